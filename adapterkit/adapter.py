@@ -1,0 +1,84 @@
+"""One tenant's adapter: method, task, tensors, head and card. Data, never a change of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import AdapterkitError
+from .method import Method, Tensors
+from .task import Task
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
+
+
+def check_name(name: str) -> str:
+    """Refuses a name that may not become a path.
+
+    Args:
+        name: `tenant/name`, or `name` alone.
+
+    Returns:
+        The name.
+
+    Raises:
+        AdapterkitError: It is no such name.
+    """
+    if not NAME.fullmatch(name) or ".." in name:
+        raise AdapterkitError(
+            f"'{name}' is not an adapter name: expected name or tenant/name, each of 1 to 64 "
+            "letters, digits, '.', '_' or '-', beginning with a letter or digit and without '..'"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """All that one tenant's answers depend on besides the backbone.
+
+    Attributes:
+        name: `tenant/name`, or `name` alone.
+        method: The method and its settings.
+        task: The task and its settings, label names filled in.
+        tensors: The method's tensors, stacked over layers (`Method.shapes`).
+        head: The task's tensors (`Task.head_shapes`).
+        backbone: Name of the backbone it was trained on.
+        fingerprint: Fingerprint of that backbone's weights; None where a foreign folder has none.
+        lower_case: Whether that backbone's tokenizer lower-cases.
+        training: How it was trained: recipe, seed, data fingerprint, history, seconds.
+        metrics: Split to metric to value.
+    """
+
+    name: str
+    method: Method
+    task: Task
+    tensors: Tensors
+    head: Tensors
+    backbone: str
+    fingerprint: str | None
+    lower_case: bool
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the method's tensors and the head."""
+        return sum(t.numel() for t in (*self.tensors.values(), *self.head.values()))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the method's tensors and the head."""
+        return sum(t.nbytes for t in (*self.tensors.values(), *self.head.values()))
+
+    def to(self, device: torch.device | str) -> Adapter:
+        """The adapter with its tensors on a device."""
+
+        def moved(tensors: Mapping[str, Tensor]) -> Tensors:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        return Adapter(**{**vars(self), "tensors": moved(self.tensors), "head": moved(self.head)})

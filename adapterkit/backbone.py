@@ -1,0 +1,274 @@
+"""The frozen model: loaded once, plugged once with inert hooks, called with a packed batch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .batch import Encoded, Inputs, Packed, Pooling
+from .checkpoint import Checkpoint, locate
+from .edits import Edits, LayerEdits
+from .errors import BackboneError
+from .geometry import LINEAR_SITES, Geometry, family
+from .ops import packed_attention
+from .tokens import tokenise
+
+ATTENTION = "adapterkit_packed"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["none", "8bit", "4bit"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Backbone:
+    """A frozen BERT that answers packed batches; nothing about it changes after loading.
+
+    Build one with `Backbone.load`. Any number of threads may call it at the same time.
+
+    Attributes:
+        name: As it was asked for.
+        fingerprint: sha256 of the source weights, the same in whatever dtype they are loaded.
+        geometry: Its measures.
+        pooling: The pooling that suits it.
+        lower_case: Whether its tokenizer lower-cases.
+    """
+
+    def __init__(self, name: str, model: nn.Module, tokenizer: Any, checkpoint: Checkpoint) -> None:
+        config: Any = model.config
+        kin = family(config.model_type)
+        first = config.pad_token_id + 1 if kin.offset else 0
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.fingerprint = checkpoint.fingerprint
+        self.geometry = Geometry(
+            family=kin,
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            heads=config.num_attention_heads,
+            positions=config.max_position_embeddings - first,
+            first_position=first,
+        )
+        self.pooling: Pooling = checkpoint.pooling
+        self.lower_case = checkpoint.lower_case
+        self._pooler = model.pooler if checkpoint.has_pooler else None
+        self._at = threading.local()
+        self._plug()
+
+    @classmethod
+    def load(
+        cls,
+        model: str = "minilm",
+        *,
+        dtype: Dtype = "float32",
+        quantization: Quantization = "none",
+        device: Device = "auto",
+        revision: str | None = None,
+    ) -> Backbone:
+        """Loads a checkpoint from safetensors, never from pickle.
+
+        Args:
+            model: `minilm` (embedded), a local folder or a hub name.
+            dtype: Dtype of weights and hidden states.
+            quantization: `8bit` or `4bit` keep the layers' linears quantised by bitsandbytes;
+                they need dtype bfloat16 or float16, and float32 is then taken as bfloat16.
+            device: `auto` is the GPU where there is one.
+            revision: Branch, tag or commit of a hub model.
+
+        Raises:
+            BackboneError: The checkpoint is not there, not sound or not supported.
+        """
+        for what, value, known in (
+            ("dtype", dtype, DTYPES),
+            ("quantization", quantization, ("none", "8bit", "4bit")),
+            ("device", device, ("auto", "cpu", "cuda")),
+        ):
+            if value not in known:
+                raise BackboneError(f"{what}: expected one of {', '.join(known)}, got '{value}'")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackboneError("device: 'cuda' was asked for but torch sees no GPU; use cpu or auto")
+        where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        checkpoint = Checkpoint.read(locate(model, revision))
+        if quantization != "none" and dtype == "float32":
+            dtype = "bfloat16"
+        network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
+        return cls(model, network, tokenizer, checkpoint)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the frozen weights (a packed 4-bit byte counts as two)."""
+        return sum(
+            p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in self.model.parameters()
+        )
+
+    def tokenise(
+        self, texts: Sequence[str], pairs: Sequence[str | None] | None, limit: int
+    ) -> list[Inputs]:
+        """Texts or text pairs to token ids, cut to a limit; safe from any thread.
+
+        Args:
+            texts: The texts.
+            pairs: A second text for each, or None where there is none.
+            limit: Most tokens, special ones included.
+        """
+        return tokenise(self.tokenizer, texts, pairs, limit)
+
+    def __call__(self, packed: Packed, edits: Edits) -> Encoded:
+        """Hidden states of a packed batch.
+
+        Args:
+            packed: T tokens.
+            edits: What the batch's adapters do.
+        """
+        # A scope of its own for weights without gradients would also stop the edits' gradients,
+        # so the caller alone decides (`torch.inference_mode` outside training).
+        output = self.model(
+            input_ids=packed.ids[None],
+            token_type_ids=packed.types[None],
+            position_ids=packed.positions[None],
+            edits=edits,
+        )
+        return Encoded(output.last_hidden_state[0], packed, self._pool if self._pooler else None)
+
+    def _pool(self, first: Tensor) -> Tensor:
+        """The pooler looks at the first token of each sequence: `[n, h] -> [n, h]`."""
+        assert self._pooler is not None
+        pooled: Tensor = self._pooler(first[:, None])
+        return pooled
+
+    def _plug(self) -> None:
+        """Installs the hooks: once, for good, and inert unless a call brings edits."""
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(ATTENTION, _attention)
+        config: Any = self.model.config
+        config._attn_implementation = ATTENTION
+        kin = self.geometry.family
+        for index, layer in enumerate(self.model.get_submodule(kin.layers)):  # type: ignore[arg-type]
+            layer.register_forward_pre_hook(self._entering(index), with_kwargs=True)
+            layer.register_forward_hook(self._leaving, always_call=True)
+            for site in LINEAR_SITES:
+                module = layer.get_submodule(kin.linears[site])
+                module.register_forward_hook(self._linear_hook(site))
+            layer.get_submodule(kin.block).register_forward_pre_hook(self._residual_hook)
+            layer.get_submodule(kin.norm).register_forward_pre_hook(self._norm_hook)
+
+    # The edits of the layer being computed are kept per thread, set on entering every layer and
+    # cleared on leaving it, also when it raises: nothing of one call can reach another.
+
+    def _entering(self, index: int) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            edits: Edits | None = kwargs.get("edits")
+            self._at.layer = edits.layers[index] if edits is not None else None
+
+        return hook
+
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._at.layer = None
+
+    @property
+    def _layer(self) -> LayerEdits | None:
+        return getattr(self._at, "layer", None)
+
+    def _linear_hook(self, site: str) -> Any:
+        after = {"attention_output": "after_attention", "ffn_down": "after_ffn"}.get(site)
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            layer = self._layer
+            if layer is None:
+                return output
+            output = layer.apply(site, output, args[0])
+            return output if after is None else layer.apply(after, output, output)
+
+        return hook
+
+    def _residual_hook(self, module: nn.Module, args: tuple[Tensor, Tensor]) -> Any:
+        layer = self._layer
+        if layer is None:
+            return None
+        inner, residual = args
+        return inner, layer.apply("ffn_residual", residual, residual)
+
+    def _norm_hook(self, module: Any, args: tuple[Tensor]) -> Any:
+        layer = self._layer
+        if layer is None:
+            return None
+
+        def normed(x: Tensor) -> Tensor:
+            return F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+
+        return (layer.apply("ffn_norm", args[0], args[0], normed),)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    edits: Edits,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface over a packed batch: `[1, heads, T, d]` in, `[1, T, heads,
+    d]` out."""
+    heads, width = query.shape[1], query.shape[1] * query.shape[3]
+    layer = edits.layers[module.layer_idx]
+    q, k, v = (x[0].transpose(0, 1).reshape(-1, width) for x in (query, key, value))
+    if layer.keys is not None and layer.values is not None:
+        k = torch.cat([k, layer.keys.to(k.dtype)])
+        v = torch.cat([v, layer.values.to(v.dtype)])
+    out = packed_attention(q, k, v, layer.plan, heads, scaling)
+    return out.view(1, -1, heads, width // heads), None
+
+
+def _from_pretrained(
+    folder: Path, dtype: torch.dtype, quantization: Quantization, device: str
+) -> tuple[nn.Module, Any]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    options: dict[str, Any] = {}
+    if quantization != "none":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantization == "8bit",
+            load_in_4bit=quantization == "4bit",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=["pooler"],
+        )
+        options["device_map"] = {"": device}
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        family(config.model_type)
+        model = AutoModel.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+        # Some tokenizer files pad and cut by themselves; a packed batch wants neither.
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BackboneError(f"{folder}: cannot be loaded as a backbone: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if quantization == "none":
+        model = model.to(device)
+    return model, tokenizer

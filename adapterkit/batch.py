@@ -1,0 +1,156 @@
+"""Packed batches: sequences laid end to end in one row of tokens, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Pooling = Literal["cls", "pooler", "mean"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One tokenised text or text pair, special tokens included.
+
+    Attributes:
+        ids: Token ids.
+        types: Token type (segment) ids, as many.
+        truncated: Whether tokens were cut off to meet a length limit.
+    """
+
+    ids: Sequence[int]
+    types: Sequence[int]
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """N sequences of T tokens in all, sorted so that each owner has one contiguous run.
+
+    Attributes:
+        ids, positions, types: Token ids, position ids and token type ids, int64 `[T]`.
+        lengths: Tokens of each sequence, in packed order.
+        owners: Owner of each sequence, in packed order, ascending; -1 is the plain backbone.
+        order: For each packed sequence, its place among the sequences that were packed.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    types: Tensor
+    lengths: tuple[int, ...]
+    owners: tuple[int, ...]
+    order: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids.device
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Start of each sequence in the row of tokens, then T: N + 1 numbers."""
+        return (0, *accumulate(self.lengths))
+
+    @cached_property
+    def cu_seqlens(self) -> Tensor:
+        """`offsets` as the int32 tensor `[N + 1]` that variable-length attention kernels take."""
+        return torch.tensor(self.offsets, dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """First token of each sequence, int64 `[N]`."""
+        return torch.tensor(self.offsets[:-1], device=self.device)
+
+    @cached_property
+    def sequence_of(self) -> Tensor:
+        """The packed sequence each token belongs to, int64 `[T]`."""
+        lengths = torch.tensor(self.lengths, device=self.device)
+        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.device), lengths)
+
+    def span(self, first_owner: int, last_owner: int) -> tuple[int, int]:
+        """First and past-the-last packed sequence of a range of owners, both ends included."""
+        from bisect import bisect_left, bisect_right
+
+        return bisect_left(self.owners, first_owner), bisect_right(self.owners, last_owner)
+
+
+def pack(
+    inputs: Sequence[Inputs],
+    owners: Sequence[int],
+    first_positions: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Packed:
+    """Lays sequences end to end, sorted by owner and then by length.
+
+    Args:
+        inputs: The sequences, at least one.
+        owners: Owner of each sequence; -1 is the plain backbone.
+        first_positions: Position id of each sequence's first token.
+        device: Where the tensors go.
+    """
+    order = sorted(range(len(inputs)), key=lambda i: (owners[i], len(inputs[i]), i))
+    ids: list[int] = []
+    types: list[int] = []
+    positions: list[int] = []
+    for i in order:
+        ids += inputs[i].ids
+        types += inputs[i].types
+        positions += range(first_positions[i], first_positions[i] + len(inputs[i]))
+    rows = torch.tensor([ids, positions, types]).to(device, non_blocking=True)
+    return Packed(
+        ids=rows[0],
+        positions=rows[1],
+        types=rows[2],
+        lengths=tuple(len(inputs[i]) for i in order),
+        owners=tuple(owners[i] for i in order),
+        order=tuple(order),
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the backbone made of a packed batch.
+
+    Attributes:
+        tokens: Hidden state of every token, `[T, h]`.
+        packed: The batch.
+        pooler: The backbone's own pooler, `[n, h] -> [n, h]`, where its checkpoint has one.
+    """
+
+    tokens: Tensor
+    packed: Packed
+    pooler: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Hidden state of each sequence's first token, `[N, h]`."""
+        return self.tokens.index_select(0, self.packed.starts)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean hidden state of each sequence's tokens, special ones included, `[N, h]`."""
+        lengths = torch.tensor(self.packed.lengths, device=self.tokens.device)
+        # Summed in float32: a bfloat16 running sum over hundreds of tokens loses its last bits.
+        zeros = self.tokens.new_zeros(
+            (len(self.packed.lengths), self.tokens.shape[-1]), dtype=torch.float32
+        )
+        sums = zeros.index_add(0, self.packed.sequence_of, self.tokens.float())
+        return (sums / lengths[:, None]).to(self.tokens.dtype)
+
+    def pooled(self, how: Pooling) -> Tensor:
+        """One vector for each packed sequence, `[N, h]`."""
+        if how == "mean":
+            return self.mean
+        if how == "cls":
+            return self.first
+        if self.pooler is None:
+            raise ValueError("this backbone has no pooler")
+        return self.pooler(self.first)

@@ -1,0 +1,219 @@
+"""Rows from CSV and JSONL files, their splits, and their faults by file and row."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, did_you_mean
+from .task import Row
+
+SPLITS = ("train", "validation", "test")
+VALIDATION_SHARE = 0.1
+LONGEST_FIELD = 1 << 24  # characters in one CSV field
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where rows come from and how they are split.
+
+    Attributes:
+        path: A CSV or JSONL file with all rows; its split column, where it has one, says which
+            are train, validation and test.
+        train: A file with the training rows, in place of path.
+        validation: A file, or the share of the training rows to set aside (drawn by seed, label by
+            label); the split column's rows, else 0.1, where left out; 0 for none.
+        test: A file or a share, likewise; the split column's rows, else none, where left out.
+        text: Column of the text.
+        text_pair: Column of a second text, for tasks on text pairs.
+        label: Column of the label.
+        split: Column of the split.
+    """
+
+    path: str | None = None
+    train: str | None = None
+    validation: str | float | None = None
+    test: str | float | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    split: str = "split"
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.train is None):
+            raise ValueError("path: give either path (one file) or train (a file for each split)")
+        for name in ("validation", "test"):
+            share = getattr(self, name)
+            if isinstance(share, float) and not 0.0 <= share < 1.0:
+                raise ValueError(f"{name}: expected a share from 0 to below 1, got {share}")
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role to column: what is read of a file, besides the split."""
+        roles = {"text": self.text, "label": self.label}
+        return roles if self.text_pair is None else {**roles, "text_pair": self.text_pair}
+
+    def load(self, folder: Path, seed: int) -> dict[str, list[Row]]:
+        """Every split that has rows.
+
+        Args:
+            folder: What relative paths start from.
+            seed: Of the drawn shares.
+
+        Raises:
+            DataError: A file or a row is not sound.
+        """
+        splits: dict[str, list[Row]] = defaultdict(list)
+        main = folder / str(self.path or self.train)
+        for split, row in read_rows(main, self.roles, self.split if self.path else None):
+            splits[split or "train"].append(row)
+        for name in ("validation", "test"):
+            source = getattr(self, name)
+            if isinstance(source, str):
+                if name in splits:
+                    raise DataError(f"{main} has rows of split '{name}', and data.{name} names a file too")
+                splits[name] = [row for _, row in read_rows(folder / source, self.roles, None)]
+            elif name not in splits:
+                share = VALIDATION_SHARE if source is None and name == "validation" else source
+                splits["train"], splits[name] = draw(splits["train"], share or 0.0, seed)
+        if not splits["train"]:
+            raise DataError(f"{main}: there are no training rows")
+        return {name: splits[name] for name in SPLITS if splits.get(name)}
+
+
+def draw(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Sets a share of the rows aside, label by label, the order of the rest kept.
+
+    A label's only row stays where it is: a label that was never trained cannot be checked.
+    """
+    by_label = defaultdict(list)
+    for place, row in enumerate(rows):
+        by_label[row.fields["label"]].append(place)
+    aside: set[int] = set()
+    generator = random.Random(seed)
+    owed = 0.0
+    for label in sorted(by_label):
+        places = by_label[label]
+        # What rounding leaves of one label's share is owed to the next: small labels count too.
+        owed += share * len(places)
+        taken = min(int(owed + 0.5), len(places) - 1)
+        owed -= taken
+        aside.update(generator.sample(places, taken))
+    kept = [row for place, row in enumerate(rows) if place not in aside]
+    return kept, [rows[place] for place in sorted(aside)]
+
+
+def read_rows(
+    path: Path, roles: Mapping[str, str], split: str | None
+) -> Iterator[tuple[str | None, Row]]:
+    """Rows of a file and their split, where the file has that column.
+
+    Args:
+        path: CSV (by its `.csv` ending) or JSONL, in UTF-8.
+        roles: Role to column; every one must be there and, in every row, filled.
+        split: Column of the split; None reads none.
+
+    Raises:
+        DataError: The first fault, with file, row and value.
+    """
+    for number, record in read_records(path):
+        where = f"{path}:{number}"
+        fields = {}
+        for role, column in roles.items():
+            if column not in record:
+                raise DataError(
+                    f"{where}: there is no column '{column}' for {role}; "
+                    f"{did_you_mean(column, [str(name) for name in record])}"
+                )
+            fields[role] = _text(record[column], f"{where}: column '{column}'")
+        part = record.get(split) if split is not None else None
+        if split in record and part not in SPLITS:
+            raise DataError(f"{where}: split is {part!r}; expected {', '.join(SPLITS)}")
+        yield part, Row(fields, where)
+
+
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and record of every row of a CSV or JSONL file.
+
+    Raises:
+        DataError: The file is missing, empty, or a row is broken.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    if path.suffix not in (".csv", ".jsonl"):
+        raise DataError(f"{path}: expected a file ending in .csv or .jsonl")
+    count = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, record in (_csv if path.suffix == ".csv" else _jsonl)(file, path):
+                count += 1
+                yield number, record
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text near row {count + 1} (byte {error.object[error.start]:#04x}); "
+            "save the file as UTF-8"
+        ) from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not CSV after row {count} ({error})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if not count:
+        raise DataError(f"{path}: there are no rows")
+
+
+def _csv(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(file, strict=True)
+    header = next(reader, [])
+    if len(set(header)) != len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise DataError(f"{path}:1: the column '{twice}' is there twice")
+    begins = reader.line_num + 1
+    for cells in reader:
+        if cells:
+            if len(cells) != len(header):
+                raise DataError(
+                    f"{path}:{begins}: {len(cells)} fields where the header has {len(header)}; "
+                    "quote texts that hold commas"
+                )
+            yield begins, dict(zip(header, cells, strict=True))
+        begins = reader.line_num + 1
+
+
+def _jsonl(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{number}: expected a JSON object, got {type(record).__name__}")
+        yield number, record
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected a text, got {json.dumps(value, ensure_ascii=False)[:60]}")
+    if not value.strip():
+        raise DataError(f"{where} is empty; fill it or leave the row out")
+    return value
+
+
+def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
+    """sha256 of every split's rows, in order."""
+    whole = hashlib.sha256()
+    for name, rows in splits.items():
+        for row in rows:
+            whole.update(json.dumps([name, dict(row.fields)], sort_keys=True).encode())
+    return f"sha256:{whole.hexdigest()}"

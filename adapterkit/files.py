@@ -1,0 +1,338 @@
+"""Adapter folders: written at once or not at all, read with every tensor checked.
+
+A folder holds `adapter_config.json` and `adapter_model.safetensors` (PEFT's own format for LoRA and
+prefix tuning), `adapterkit.json` beside them, and for people `README.md` and `learning_curve.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+
+from . import __version__
+from .adapter import Adapter, check_name
+from .backbone import Backbone
+from .checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
+from .errors import AdapterError, AdapterkitError
+from .geometry import Geometry
+from .method import Method, Tensors, methods
+from .report import learning_curve, model_card
+from .sections import build_kind, dump
+from .task import Task, tasks
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+CARD = "adapterkit.json"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Path:
+    """Writes an adapter folder, whole or not at all.
+
+    Args:
+        adapter: The adapter, trained and folded.
+        folder: Where; nothing may be there yet.
+        geometry: The backbone's.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AdapterError: Something is there already, or it cannot be written.
+    """
+    folder = Path(folder)
+    files = {
+        CONFIG: _to_json(_peft_config(adapter, geometry)),
+        WEIGHTS: to_safetensors(_to_file(adapter, geometry), metadata={"format": "pt"}),
+        CARD: _to_json(card(adapter)),
+        "README.md": model_card(adapter, folder.name).encode(),
+    }
+    if adapter.training.get("history"):
+        files["learning_curve.png"] = learning_curve(adapter)
+    write_folder(folder, files)
+    return folder
+
+
+def load_adapter(
+    folder: str | Path, backbone: Backbone, *, any_backbone: bool = False
+) -> Adapter:
+    """Reads an adapter folder, ours or PEFT's.
+
+    Args:
+        folder: The folder.
+        backbone: What it is to act on; names and shapes are checked against it.
+        any_backbone: Accept an adapter trained on other weights, or one that does not say.
+
+    Raises:
+        AdapterError: It is not sound; the message lists every fault at once.
+    """
+    folder = Path(folder)
+    config = read_json(folder, CONFIG)
+    found = _weights(folder)
+    try:
+        described = (
+            _ours(read_json(folder, CARD))
+            if (folder / CARD).is_file()
+            else _foreign(folder, config, found, backbone.geometry)
+        )
+        adapter = Adapter(tensors={}, head={}, **described)
+        shapes = _shapes(adapter, backbone.geometry, _root(found, backbone.geometry))
+        keys = adapter.method.file_keys(backbone.geometry, _root(found, backbone.geometry))
+    except (KeyError, TypeError) as error:
+        raise AdapterError(f"{folder}: {CARD} or {CONFIG} lacks or garbles {error}") from None
+    except (ValueError, AdapterkitError) as error:
+        raise AdapterError(f"{folder}: {error}") from None
+    faults = [f"{WEIGHTS}: {fault}" for fault in _faults(found, shapes)]
+    if config.get("peft_type") != adapter.method.peft_type:
+        faults.append(
+            f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}"
+        )
+    try:
+        if not any_backbone:
+            check_backbone(adapter, backbone, "the adapter")
+    except AdapterError as error:
+        faults.append(str(error))
+    if faults:
+        raise AdapterError(f"{folder}: {'; '.join(faults)}")
+    start = adapter.method.head_prefix
+    head = {name: found[start + name].float() for name in adapter.task.head_shapes(backbone.geometry.hidden)}
+    return Adapter(**{**vars(adapter), "tensors": _stacked(found, keys), "head": head})
+
+
+def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
+    """Refuses an adapter that was trained on other weights.
+
+    Args:
+        adapter: The adapter.
+        backbone: What it is to act on.
+        name: What the message calls the adapter.
+
+    Raises:
+        AdapterError: The fingerprints differ, or the adapter has none.
+    """
+    override = "pass any_backbone=True (--any-backbone) to use it all the same"
+    if adapter.fingerprint is None:
+        raise AdapterError(
+            f"{name} does not say which weights it was trained on ({CARD} is missing); {override}"
+        )
+    if adapter.fingerprint != backbone.fingerprint:
+        raise AdapterError(
+            f"{name} was trained on '{adapter.backbone}' ({adapter.fingerprint[:19]}), "
+            f"not on '{backbone.name}' ({backbone.fingerprint[:19]}); {override}"
+        )
+    if adapter.lower_case != backbone.lower_case:
+        raise AdapterError(
+            f"{name} was trained with lower-casing {'on' if adapter.lower_case else 'off'}, the "
+            f"tokenizer of '{backbone.name}' has it {'on' if backbone.lower_case else 'off'}; {override}"
+        )
+
+
+def card(adapter: Adapter) -> dict[str, Any]:
+    """What `adapterkit.json` says: all that PEFT's own files leave out."""
+    return {
+        "adapterkit": __version__,
+        "name": adapter.name,
+        "backbone": {
+            "name": adapter.backbone,
+            "fingerprint": adapter.fingerprint,
+            "lower_case": adapter.lower_case,
+        },
+        "method": dump(adapter.method),
+        "task": dump(adapter.task),
+        "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
+        "training": dict(adapter.training),
+    }
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON object of an adapter folder.
+
+    Raises:
+        AdapterError: It is not there or not one.
+    """
+    if not folder.is_dir():
+        raise AdapterError(f"{folder}: there is no such folder")
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"{folder}: not an adapter folder, {name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / name}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise AdapterError(f"{folder / name}: expected a JSON object")
+    return content
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files to a new folder that appears complete or not at all, also after a crash.
+
+    Raises:
+        AdapterError: Something is there already, or it cannot be written.
+    """
+    if folder.exists():
+        raise AdapterError(f"{folder}: something is there already; nothing was written")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
+        try:
+            draft.chmod(0o755)
+            for name, content in files.items():
+                with (draft / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync(draft)
+            draft.rename(folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        _sync(folder.parent)
+    except OSError as error:
+        raise AdapterError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _to_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:
+    official = EMBEDDED_HUB_NAME if adapter.backbone == EMBEDDED else adapter.backbone
+    return {
+        "peft_type": adapter.method.peft_type,
+        "task_type": adapter.task.peft_task_type,
+        "base_model_name_or_path": official,
+        "inference_mode": True,
+        "modules_to_save": sorted({name.rpartition(".")[0] for name in adapter.head}),
+        **adapter.method.config(geometry),
+    }
+
+
+def _to_file(adapter: Adapter, geometry: Geometry) -> Tensors:
+    root = f"{geometry.family.prefix}." if adapter.task.peft_task_type else ""
+    file: Tensors = {}
+    for key, (name, layer) in adapter.method.file_keys(geometry, root).items():
+        file[key] = adapter.tensors[name] if layer is None else adapter.tensors[name][layer]
+    for name, tensor in adapter.head.items():
+        file[adapter.method.head_prefix + name] = tensor
+    return {key: tensor.detach().cpu().float().contiguous() for key, tensor in file.items()}
+
+
+def _stacked(found: Tensors, keys: Mapping[str, tuple[str, int | None]]) -> Tensors:
+    tensors: Tensors = {}
+    layers: dict[str, dict[int, torch.Tensor]] = {}
+    for key, (name, layer) in keys.items():
+        if layer is None:
+            tensors[name] = found[key].float()
+        else:
+            layers.setdefault(name, {})[layer] = found[key].float()
+    for name, parts in layers.items():
+        tensors[name] = torch.stack([parts[layer] for layer in sorted(parts)])
+    return tensors
+
+
+def _weights(folder: Path) -> Tensors:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        hint = f"; {pickles[0]} is pickled, and pickled weights are never loaded" if pickles else ""
+        raise AdapterError(f"{folder}: {WEIGHTS} is missing{hint}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"{path}: truncated or not safetensors ({error})") from None
+
+
+def _root(found: Tensors, geometry: Geometry) -> str:
+    prefix = f"{geometry.family.prefix}."
+    return prefix if any(key.startswith(f"base_model.model.{prefix}") for key in found) else ""
+
+
+def _shapes(adapter: Adapter, geometry: Geometry, root: str) -> dict[str, tuple[int, ...]]:
+    """Name in the file to shape in the file."""
+    ready = adapter.method.shapes(geometry)
+    shapes = {}
+    for key, (name, layer) in adapter.method.file_keys(geometry, root).items():
+        shapes[key] = ready[name] if layer is None else ready[name][1:]
+    for name, shape in adapter.task.head_shapes(geometry.hidden).items():
+        shapes[adapter.method.head_prefix + name] = shape
+    return shapes
+
+
+def _faults(found: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    faults = [f"tensor '{key}' is missing" for key in shapes if key not in found]
+    faults += [f"tensor '{key}' does not belong here" for key in found if key not in shapes]
+    for key, shape in shapes.items():
+        tensor = found.get(key)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            faults.append(
+                f"tensor '{key}' has shape {list(tensor.shape)} where {list(shape)} is expected"
+            )
+        if tensor.dtype not in FLOATS:
+            faults.append(f"tensor '{key}' holds {tensor.dtype}, expected floating point")
+        elif not bool(torch.isfinite(tensor).all()):
+            faults.append(f"tensor '{key}' holds NaN or infinite numbers")
+    return faults
+
+
+def _ours(content: Mapping[str, Any]) -> dict[str, Any]:
+    backbone = content["backbone"]
+    return {
+        "name": check_name(content["name"]),
+        "method": build_kind(methods(), content["method"], f"{CARD}: method"),
+        "task": build_kind(tasks(), content["task"], f"{CARD}: task"),
+        "backbone": str(backbone["name"]),
+        "fingerprint": str(backbone["fingerprint"]),
+        "lower_case": bool(backbone["lower_case"]),
+        "training": content.get("training", {}),
+        "metrics": content.get("metrics", {}),
+    }
+
+
+def _foreign(
+    folder: Path, config: Mapping[str, Any], found: Tensors, geometry: Geometry
+) -> dict[str, Any]:
+    """A folder that PEFT wrote: what it leaves out is PEFT's own default."""
+    by_peft: dict[str, type[Method]] = {kind.peft_type: kind for kind in methods().values()}
+    by_task: dict[str | None, type[Task]] = {
+        kind.peft_task_type: kind for kind in tasks().values() if kind.peft_task_type
+    }
+    peft_type, task_type = config.get("peft_type"), config.get("task_type")
+    if peft_type not in by_peft:
+        raise ValueError(f"{CONFIG}: peft_type {peft_type} is not known here")
+    if task_type not in by_task:
+        raise ValueError(f"{CONFIG}: task_type {task_type} is not known here")
+    kind = by_peft[peft_type]
+    start = kind.head_prefix
+    head = {
+        key.removeprefix(start): tuple(tensor.shape)
+        for key, tensor in found.items()
+        if key.removeprefix(start).startswith("classifier.")
+    }
+    return {
+        "name": check_name(folder.resolve().name),
+        "method": kind.from_config(config, found, geometry),
+        "task": by_task[task_type].from_head(head),
+        "backbone": str(config.get("base_model_name_or_path")),
+        "fingerprint": None,
+        "lower_case": False,
+    }

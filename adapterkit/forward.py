@@ -1,0 +1,92 @@
+"""The one forward: training, evaluating, predicting and serving all run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .adapter import Adapter
+from .backbone import Backbone
+from .batch import Inputs, pack
+from .edits import Edits, group_key
+from .ops import Noise
+
+MAX_TOKENS = 8192
+"""Tokens in one packed batch outside training: enough to keep products wide, small in memory."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one adapter has to say about its rows of a batch.
+
+    Attributes:
+        adapter: The adapter; None for the plain backbone.
+        rows: Places of its rows among the rows that were given.
+        values: The task's logits, a line for each row; for the plain backbone its pooled vectors
+            `[n, h]`.
+    """
+
+    adapter: Adapter | None
+    rows: tuple[int, ...]
+    values: Tensor
+
+
+def forward(
+    backbone: Backbone,
+    rows: Sequence[tuple[Adapter | None, Inputs]],
+    noise: Callable[[tuple[int, ...]], Noise] | None = None,
+) -> list[Piece]:
+    """Rows of any adapters, methods and tasks through the backbone in one call.
+
+    Args:
+        backbone: The backbone.
+        rows: Adapter (None: the plain backbone) and tokenised text of each row, at least one.
+        noise: In training, from the rows in packed order to where dropout is drawn from.
+
+    Returns:
+        A piece for each adapter that occurs.
+    """
+    present = {id(adapter): adapter for adapter, _ in rows if adapter is not None}
+    adapters = sorted(present.values(), key=group_key)
+    number = {id(adapter): place for place, adapter in enumerate(adapters)}
+    start = backbone.geometry.first_position
+    packed = pack(
+        [inputs for _, inputs in rows],
+        [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
+        [start + (adapter.method.num_virtual_tokens if adapter else 0) for adapter, _ in rows],
+        backbone.device,
+    )
+    drawn = noise(packed.order) if noise is not None else None
+    encoded = backbone(packed, Edits.of(adapters, packed, backbone.geometry, drawn))
+    pieces = []
+    for owner in sorted(set(packed.owners)):
+        span = packed.span(owner, owner)
+        if owner == -1:
+            adapter, values = None, encoded.pooled(backbone.pooling)[span[0] : span[1]]
+        else:
+            adapter = adapters[owner]
+            values = adapter.task.logits(adapter.head, encoded, span, drawn)
+        pieces.append(Piece(adapter, packed.order[span[0] : span[1]], values))
+    return pieces
+
+
+def text_limit(backbone: Backbone, adapter: Adapter | None) -> int:
+    """Most tokens of a text: the task's limit within what backbone and prefix leave."""
+    if adapter is None:
+        return backbone.geometry.positions
+    room = backbone.geometry.positions - adapter.method.num_virtual_tokens
+    return min(room, adapter.task.max_length or room)
+
+
+def by_budget(sizes: Sequence[int], max_tokens: int = MAX_TOKENS) -> Iterator[range]:
+    """Cuts rows into consecutive ranges of at most `max_tokens` tokens, or of one row."""
+    first, filled = 0, 0
+    for place, size in enumerate(sizes):
+        if place > first and filled + size > max_tokens:
+            yield range(first, place)
+            first, filled = place, 0
+        filled += size
+    if first < len(sizes):
+        yield range(first, len(sizes))

@@ -1,0 +1,1 @@
+"""One adapter method a file; `method.methods()` finds them by being here."""

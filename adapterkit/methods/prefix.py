@@ -1,0 +1,129 @@
+"""Prefix tuning: trained keys and values before every text, in every layer (Li and Liang 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..geometry import Geometry
+from ..method import Contribution, FileKeys, Method, Share, Tensors
+
+
+@dataclass(frozen=True)
+class Prefix(Method):
+    """P virtual tokens whose keys and values every token of the text may attend to.
+
+    As in PEFT, the text's positions start at P, so it may be `positions - P` tokens long.
+
+    Attributes:
+        num_virtual_tokens: P.
+        projection: Train the prefix through a two-layer MLP that is folded away in the file. The
+            MLP's output is added to a directly trained prefix (as residual prompt tuning does,
+            Razdaibiedina et al. 2023), so training can go on from a saved prefix.
+        projection_size: Width inside that MLP; the hidden width where left out.
+        init_std: Standard deviation of the fresh prefix.
+    """
+
+    type: ClassVar[str] = "prefix"
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+    learning_rate: ClassVar[float] = 1e-2
+    head_prefix: ClassVar[str] = "base_model."
+
+    num_virtual_tokens: int = 20
+    projection: bool = False
+    projection_size: int | None = None
+    init_std: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.num_virtual_tokens < 1:
+            raise ValueError(
+                f"num_virtual_tokens: expected at least 1, got {self.num_virtual_tokens}"
+            )
+        if self.projection_size is not None and self.projection_size < 1:
+            raise ValueError(f"projection_size: expected at least 1, got {self.projection_size}")
+        if self.init_std < 0.0:
+            raise ValueError(f"init_std: expected 0 or more, got {self.init_std}")
+
+    @property
+    def group(self) -> Hashable:
+        return ()
+
+    def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
+        if self.num_virtual_tokens > geometry.positions - 2:
+            raise ValueError(
+                f"num_virtual_tokens: {self.num_virtual_tokens} leave no room for a text; "
+                f"the backbone has {geometry.positions} positions"
+            )
+        return {"prefix": (self.num_virtual_tokens, geometry.layers * 2 * geometry.hidden)}
+
+    def fresh(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+        prefix = torch.randn(self.shapes(geometry)["prefix"], generator=generator) * self.init_std
+        return self.resume({"prefix": prefix}, geometry, generator)
+
+    def resume(self, tensors: Tensors, geometry: Geometry, generator: torch.Generator) -> Tensors:
+        """The prefix, and the MLP where asked for; its last layer starts at zero."""
+        tensors = super().resume(tensors, geometry, generator)
+        if self.projection:
+            hidden, size = geometry.hidden, self.projection_size or geometry.hidden
+            out = geometry.layers * 2 * hidden
+            tensors |= {
+                "embedding": torch.randn(self.num_virtual_tokens, hidden, generator=generator),
+                "inner": torch.randn(size, hidden, generator=generator) / hidden**0.5,
+                "inner_bias": torch.zeros(size),
+                "outer": torch.zeros(out, size),
+                "outer_bias": torch.zeros(out),
+            }
+        return tensors
+
+    def fold(self, tensors: Tensors) -> tuple[Self, Tensors]:
+        if not self.projection:
+            return self, tensors
+        folded = replace(self, projection=False, projection_size=None)
+        return folded, {"prefix": _prefix(tensors)}
+
+    @classmethod
+    def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
+        layers, hidden = share.geometry.layers, share.geometry.hidden
+        return Contribution(
+            prefixes=[
+                _prefix(tensors).view(-1, layers, 2, hidden).permute(1, 2, 0, 3)
+                for _, tensors in members
+            ]
+        )
+
+    def config(self, geometry: Geometry) -> dict[str, Any]:
+        return {
+            "num_virtual_tokens": self.num_virtual_tokens,
+            "token_dim": geometry.hidden,
+            "num_layers": geometry.layers,
+            "num_attention_heads": geometry.heads,
+            "num_transformer_submodules": 1,
+            "encoder_hidden_size": geometry.hidden,
+            "prefix_projection": False,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
+    ) -> Self:
+        for setting, here in (("token_dim", geometry.hidden), ("num_layers", geometry.layers)):
+            if config.get(setting, here) != here:
+                raise ValueError(f"{setting} is {config[setting]}, the backbone has {here}")
+        return cls(num_virtual_tokens=int(config["num_virtual_tokens"]))
+
+    def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
+        return {"prompt_embeddings": ("prefix", None)}
+
+
+def _prefix(tensors: Tensors) -> Tensor:
+    """The prefix `[P, L * 2 * h]`, key before value in each layer, through the MLP where there is one."""
+    prefix = tensors["prefix"]
+    if "embedding" not in tensors:
+        return prefix
+    inner = torch.tanh(F.linear(tensors["embedding"], tensors["inner"], tensors["inner_bias"]))
+    return prefix + F.linear(inner, tensors["outer"], tensors["outer_bias"])

@@ -1,0 +1,299 @@
+"""The numeric kernels: grouped low-rank products, packed attention and reproducible noise.
+
+Each has a plain twin in `tests/reference.py`, a float32 loop anyone can check by eye.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TILE = 16
+"""Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
+
+
+class Runs:
+    """G contiguous runs of tokens, run g belonging to weight g.
+
+    The grouped products cut every run into tiles of `TILE` tokens, the last one padded, so that a
+    batched product over tiles costs the same however many runs there are and however skewed they
+    are (the idea of Punica's segmented gather, Chen et al. 2023, on plain batched products).
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.lengths = tuple(lengths)
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
+        starts = (0, *accumulate(self.lengths))
+        firsts, ends, owners, places = [], [], [], []
+        for g, length in enumerate(self.lengths):
+            places.append(torch.arange(length) + len(owners) * TILE)
+            for first in range(starts[g], starts[g + 1], TILE):
+                firsts.append(first)
+                ends.append(starts[g + 1] - 1)
+                owners.append(g)
+        index = torch.tensor(firsts)[:, None] + torch.arange(TILE)
+        # Padding repeats the run's last token: a valid index whose product nobody reads.
+        index = torch.minimum(index, torch.tensor(ends)[:, None]).flatten()
+        return (
+            index.to(self.device),
+            torch.tensor(owners, device=self.device),
+            torch.cat(places).to(self.device),
+        )
+
+    def tiled(self, x: Tensor) -> Tensor:
+        """Tokens `[t, d]` to tiles `[n, TILE, d]`."""
+        return x.index_select(0, self._tiles[0]).view(-1, TILE, x.shape[-1])
+
+    def untiled(self, tiles: Tensor) -> Tensor:
+        """Tiles `[n, TILE, d]` back to tokens `[t, d]`."""
+        return tiles.flatten(0, 1).index_select(0, self._tiles[2])
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Weights `[G, ...]` to one for each tile, `[n, ...]`."""
+        return weights.index_select(0, self._tiles[1])
+
+
+def low_rank(
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    runs: Runs,
+    *,
+    down_bias: Tensor | None = None,
+    up_bias: Tensor | None = None,
+    activation: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Each run of tokens through its own two thin layers.
+
+    Semantics: for run g, `y = activation(x @ down[g].T + down_bias[g]) @ up[g].T + up_bias[g]`.
+
+    Args:
+        x: Tokens `[t, in]`, run after run.
+        down: `[G, r, in]`.
+        up: `[G, out, r]`.
+        runs: Lengths of the G runs, t in all.
+        down_bias: `[G, r]`.
+        up_bias: `[G, out]`.
+        activation: Elementwise; none is the identity.
+
+    Returns:
+        `[t, out]` in the dtype of x.
+    """
+    down, up = down.to(x.dtype), up.to(x.dtype)
+    if len(runs) == 1:
+        inner = F.linear(x, down[0], None if down_bias is None else down_bias[0].to(x.dtype))
+        if activation is not None:
+            inner = activation(inner)
+        return F.linear(inner, up[0], None if up_bias is None else up_bias[0].to(x.dtype))
+    inner = torch.bmm(runs.tiled(x), runs.spread(down).transpose(1, 2))
+    if down_bias is not None:
+        inner = inner + runs.spread(down_bias).to(x.dtype)[:, None]
+    if activation is not None:
+        inner = activation(inner)
+    outer = torch.bmm(inner, runs.spread(up).transpose(1, 2))
+    if up_bias is not None:
+        outer = outer + runs.spread(up_bias).to(x.dtype)[:, None]
+    return runs.untiled(outer)
+
+
+def stack_padded(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """Stacks tensors that differ in one dimension (a rank), filled up with zeros, which are exact.
+
+    Args:
+        tensors: G tensors alike but for dimension `dim`, counted from the end (-1 or -2).
+        dim: The dimension that may differ.
+
+    Returns:
+        `[G, ...]`.
+    """
+    widest = max(t.shape[dim] for t in tensors)
+    padding = (0, 0) * (-dim - 1)
+    return torch.stack(
+        [
+            t if t.shape[dim] == widest else F.pad(t, (*padding, 0, widest - t.shape[dim]))
+            for t in tensors
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class AttentionGroup:
+    """Sequences of like length that attend in one padded call.
+
+    Attributes:
+        queries: Token of each query, `[n * Lq]`.
+        keys: Token, or T + prefix token, of each key, `[n * Lk]`.
+        rows: n.
+        mask: True where a key is real, `[n, 1, 1, Lk]`; None where all are.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    rows: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Who attends to whom in a packed batch, worked out once and used by every layer.
+
+    Padding lives here alone: sequences of like length are gathered into a few padded groups, and a
+    prefix is a list of further key tokens that any number of sequences may point at.
+
+    Attributes:
+        groups: The padded calls.
+        places: For each token, its place in the groups' outputs laid end to end, `[T]`.
+    """
+
+    groups: tuple[AttentionGroup, ...]
+    places: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        lengths: Sequence[int],
+        prefixes: Sequence[tuple[int, int]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> AttentionPlan:
+        """Plans a batch.
+
+        Args:
+            lengths: Tokens of each sequence, in packed order; T in all.
+            prefixes: For each sequence, start and length of its run among the prefix tokens.
+            device: Where the index tensors go.
+        """
+        n_tokens = sum(lengths)
+        size = torch.tensor(lengths)
+        start = torch.cumsum(size, 0) - size
+        prefix = torch.tensor(prefixes) if prefixes is not None else torch.zeros(len(size), 2, dtype=torch.long)
+        groups, places, filled = [], torch.empty(n_tokens, dtype=torch.long), 0
+        for members in _alike([(n + p, n) for n, p in zip(lengths, prefix[:, 1].tolist(), strict=True)]):
+            n, s, p = size[members, None], start[members, None], prefix[members]
+            columns = torch.arange(int(n.max()))[None]
+            real = columns < n
+            queries = torch.where(real, s + columns, s)
+            place = filled + torch.arange(queries.numel()).view_as(queries)
+            places[queries[real]] = place[real]
+            filled += queries.numel()
+            first, ahead = p[:, :1], p[:, 1:]
+            columns = torch.arange(int((n + ahead).max()))[None]
+            real = columns < n + ahead
+            keys = torch.where(columns < ahead, n_tokens + first + columns, s + columns - ahead)
+            keys = torch.where(real, keys, s)
+            mask = None if bool(real.all()) else real[:, None, None].to(device)
+            groups.append(
+                AttentionGroup(queries.flatten().to(device), keys.flatten().to(device), len(members), mask)
+            )
+        return cls(tuple(groups), places.to(device))
+
+
+def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Groups sequences so that padding stays small and calls stay few.
+
+    Args:
+        sizes: Keys and queries of each sequence.
+
+    Returns:
+        Lists of sequence indices; within one, no sequence is padded by more than a quarter plus
+        eight keys.
+    """
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and sizes[i][0] <= 1.25 * sizes[groups[-1][0]][0] + 8:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, heads: int, scaling: float
+) -> Tensor:
+    """Scaled dot-product attention within each sequence of a packed batch.
+
+    Args:
+        query: `[T, heads * d]`.
+        key, value: `[T + P, heads * d]`, the P prefix tokens after the text's.
+        plan: Who attends to whom.
+        heads: Number of heads.
+        scaling: Factor on the scores.
+
+    Returns:
+        `[T, heads * d]`.
+    """
+    width = query.shape[-1]
+
+    def gather(x: Tensor, index: Tensor, rows: int) -> Tensor:
+        return x.index_select(0, index).view(rows, -1, heads, width // heads).transpose(1, 2)
+
+    outputs = [
+        F.scaled_dot_product_attention(
+            gather(query, group.queries, group.rows),
+            gather(key, group.keys, group.rows),
+            gather(value, group.keys, group.rows),
+            attn_mask=group.mask,
+            scale=scaling,
+        )
+        .transpose(1, 2)
+        .reshape(-1, width)
+        for group in plan.groups
+    ]
+    return torch.cat(outputs).index_select(0, plan.places)
+
+
+class Noise:
+    """Dropout that depends on the seed and on a row's place in the whole batch, never on how the
+    batch was cut.
+
+    Every draw is made for all rows of the whole batch and the rows at hand are picked from it, so
+    one process, two processes and any gradient accumulation drop the same numbers.
+
+    Args:
+        seed: Differs from step to step.
+        lengths: Tokens of every row of the whole batch.
+        rows: The rows at hand, in packed order.
+        device: Where the draws are used.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        lengths: Sequence[int],
+        rows: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        starts = (0, *accumulate(lengths))
+        self._total = {"tokens": starts[-1], "rows": len(lengths)}
+        tokens = torch.cat([torch.arange(starts[r], starts[r + 1]) for r in rows])
+        self._index = {"tokens": tokens, "rows": torch.tensor(rows)}
+        self._device = device
+
+    def drop_tokens(self, x: Tensor, p: float, start: int = 0) -> Tensor:
+        """Drops elements of `[t, d]`, the tokens at hand from `start` on."""
+        return self._drop(x, p, "tokens", start)
+
+    def drop_rows(self, x: Tensor, p: float, start: int = 0) -> Tensor:
+        """Drops elements of `[n, d]`, one line for each row at hand from `start` on."""
+        return self._drop(x, p, "rows", start)
+
+    def _drop(self, x: Tensor, p: float, unit: str, start: int) -> Tensor:
+        if p == 0.0:
+            return x
+        draw = torch.rand(self._total[unit], x.shape[-1], generator=self._generator)
+        index = self._index[unit][start : start + x.shape[0]]
+        keep = draw.index_select(0, index).to(self._device) >= p
+        return x * keep / (1.0 - p)

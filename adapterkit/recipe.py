@@ -1,0 +1,233 @@
+"""A recipe: everything one training run depends on, as a short YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .adapter import check_name
+from .backbone import Backbone, Device, Dtype, Quantization
+from .data import Data
+from .errors import AdapterkitError, RecipeError, did_you_mean
+from .method import Method, methods
+from .sections import build, build_kind, convert, dump
+from .task import Task, tasks
+
+
+@dataclass(frozen=True)
+class BackboneSection:
+    """The frozen model.
+
+    Attributes:
+        model: minilm (embedded), a local folder or a hub name.
+        dtype: float32, bfloat16 or float16: dtype of the frozen weights and of hidden states.
+        quantization: none, 8bit or 4bit: the frozen linears, by bitsandbytes; heads never.
+        device: auto (the GPU where there is one), cpu or cuda.
+        revision: Branch, tag or commit of a hub model.
+    """
+
+    model: str = "minilm"
+    dtype: Dtype = "float32"
+    quantization: Quantization = "none"
+    device: Device = "auto"
+    revision: str | None = None
+
+    def load(self) -> Backbone:
+        """The backbone.
+
+        Raises:
+            BackboneError: It cannot be loaded.
+        """
+        return Backbone.load(
+            self.model,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            device=self.device,
+            revision=self.revision,
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the adapter is trained.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        batch_size: Rows in one optimiser step, over all processes.
+        learning_rate: Peak learning rate of the adapter; what suits the method where left out.
+        head_learning_rate: Peak learning rate of the fresh head; what suits the method where left
+            out.
+        schedule: linear or cosine decay to zero, or constant.
+        warmup: Share of the steps in which the learning rate climbs from zero.
+        weight_decay: AdamW's, on matrices.
+        clip: Largest norm of the gradient; 0 never clips.
+        accumulation: Pieces one batch is computed in, to save memory; the result is the same.
+        mixed_precision: no, bf16 or fp16: dtype of the frozen products while training, by Accelerate.
+        seed: Fixes initial tensors, order of rows, dropout and the drawn split.
+        keep_best: Keep the epoch with the best main validation metric, else the last.
+        patience: Stop after so many epochs without a better one; never where left out.
+        start_from: A saved adapter (folder) of the same method and labels to go on from.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    accumulation: int = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    keep_best: bool = True
+    patience: int | None = None
+    start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "head_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 < rate < 10.0:
+                raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
+        for name in ("weight_decay", "clip", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if not 0.0 <= self.warmup <= 1.0:
+            raise ValueError(f"warmup: expected a share from 0 to 1, got {self.warmup}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience: expected at least 1, got {self.patience}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything one training run depends on.
+
+    Attributes:
+        name: `tenant/name`, or `name` alone: what the adapter is called in the store.
+        data: Where the rows are.
+        task: What is learnt; its `type` names a file in `tasks/`.
+        method: How the backbone is adapted; its `type` names a file in `methods/`.
+        backbone: The frozen model.
+        training: How it is trained.
+        folder: What relative paths start from; the recipe file's own folder.
+    """
+
+    name: str
+    data: Data
+    task: Task
+    method: Method
+    backbone: BackboneSection = field(default_factory=BackboneSection)
+    training: Training = field(default_factory=Training)
+    folder: Path = field(default=Path(), compare=False)
+
+    @classmethod
+    def load(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
+        """Reads a YAML recipe.
+
+        Args:
+            path: The file.
+            changes: `section.key=value`, applied on top of the file.
+
+        Raises:
+            RecipeError: The file or a change is not a sound recipe; the message names the place.
+        """
+        path = Path(path)
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        except FileNotFoundError:
+            raise RecipeError(f"{path}: there is no such recipe") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: cannot be read ({error})") from None
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{path}: {_one_line(error)}") from None
+        try:
+            if not isinstance(content, Mapping):
+                raise ValueError("expected keys and values (name, data, task, method, ...)")
+            plain = dict(content)
+            for change in changes:
+                _apply(plain, change)
+            return cls.of(plain, path.parent)
+        except (ValueError, AdapterkitError) as error:
+            raise RecipeError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], folder: Path | str = ".") -> Recipe:
+        """A recipe from plain mappings.
+
+        Raises:
+            ValueError: A key or value is wrong; the message names it.
+        """
+        sections = {"data": Data, "backbone": BackboneSection, "training": Training}
+        kinds = {"task": tasks(), "method": methods()}
+        plain = {"task": {"type": "classification"}, "backbone": {}, "training": {}, **content}
+        valid = ("name", *kinds, *sections)
+        for key in plain:
+            if key not in valid:
+                raise ValueError(f"{key}: there is no such key; {did_you_mean(str(key), valid)}")
+        for key in valid:
+            if key not in plain:
+                raise ValueError(f"{key}: this key is required")
+        return cls(
+            name=check_name(convert(str, plain["name"], "name")),
+            folder=Path(folder),
+            **{key: build(section, plain[key], key) for key, section in sections.items()},
+            **{key: build_kind(kind, plain[key], key) for key, kind in kinds.items()},
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as `of` takes it, every default written out."""
+        return {
+            "name": self.name,
+            **{
+                key: dump(getattr(self, key))
+                for key in ("backbone", "task", "data", "method", "training")
+            },
+        }
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line}: the key '{key.value}' is given twice")
+        seen.add(key.value)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error).splitlines()[0]
+    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML, {getattr(error, 'problem', '')}"
+
+
+def _apply(plain: dict[str, Any], change: str) -> None:
+    """Sets `section.key=value` in a plain recipe; the value is read as YAML."""
+    path, equals, text = change.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys) or len(keys) > 2:
+        raise ValueError(f"--set {change}: expected key=value or section.key=value")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change}: {_one_line(error)}") from None
+    target = plain
+    if len(keys) == 2:
+        target = dict(plain.get(keys[0]) or {})
+        plain[keys[0]] = target
+    target[keys[-1]] = value

@@ -1,0 +1,121 @@
+"""A store: named adapters in a folder, every version kept as it was published.
+
+`tenant/name/1/`, `tenant/name/2/`, ... are adapter folders; `tenant/name/aliases.json` says which
+version `latest` means. A version appears complete or not at all, and only then the alias moves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .adapter import Adapter, check_name
+from .errors import AdapterError, UnknownAdapter, did_you_mean
+from .files import CARD, CONFIG, read_json, save_adapter
+from .geometry import Geometry
+
+ALIASES = "aliases.json"
+LATEST = "latest"
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class Store:
+    """Adapters by name under one folder.
+
+    Args:
+        root: The folder; it appears with the first adapter.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
+        """Saves an adapter as the next version of its name and makes it `latest`.
+
+        Args:
+            adapter: The adapter.
+            geometry: Its backbone's.
+
+        Returns:
+            The version's folder.
+
+        Raises:
+            AdapterError: It cannot be written; what was there stays as it was.
+        """
+        home = self.root / check_name(adapter.name)
+        inside = home.parent / CONFIG if "/" in adapter.name else home / CONFIG
+        if inside.exists():
+            raise AdapterError(f"{inside.parent}: is itself an adapter folder, not part of a store")
+        version = max(self._versions(home), default=0) + 1
+        folder = save_adapter(adapter, home / str(version), geometry)
+        self._alias(home, LATEST, version)
+        return folder
+
+    def path(self, reference: str) -> Path:
+        """The folder of `name`, `name@version` or `name@alias`; `name` alone is `@latest`.
+
+        Raises:
+            AdapterkitError: That is no name.
+            UnknownAdapter: There is no such adapter or version.
+        """
+        name, at, version = reference.partition("@")
+        home = self.root / check_name(name)
+        versions = self._versions(home)
+        if not versions:
+            raise UnknownAdapter(
+                f"there is no adapter '{name}' in the store {self.root}; {did_you_mean(name, self.names())}"
+            )
+        wanted = version if at else LATEST
+        aliases = self._aliases(home)
+        number = aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else None)
+        if number not in versions:
+            known = [*aliases, *map(str, sorted(versions))]
+            raise UnknownAdapter(f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}")
+        return home / str(number)
+
+    def names(self) -> list[str]:
+        """Every adapter in the store."""
+        return sorted(self._walk())
+
+    def _walk(self) -> Iterator[str]:
+        for aliases in (*self.root.glob(f"*/{ALIASES}"), *self.root.glob(f"*/*/{ALIASES}")):
+            yield aliases.parent.relative_to(self.root).as_posix()
+
+    def _versions(self, home: Path) -> set[int]:
+        if not home.is_dir():
+            return set()
+        return {
+            int(entry.name)
+            for entry in home.iterdir()
+            if VERSION.fullmatch(entry.name) and (entry / CARD).is_file()
+        }
+
+    def _aliases(self, home: Path) -> dict[str, int]:
+        if not (home / ALIASES).is_file():
+            return {}
+        return {str(k): int(v) for k, v in read_json(home, ALIASES).items()}
+
+    def _alias(self, home: Path, alias: str, version: int) -> None:
+        draft = home / f".{ALIASES}-{os.getpid()}"
+        content = json.dumps({**self._aliases(home), alias: version}, indent=2) + "\n"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(home / ALIASES)
+
+
+def find_folder(reference: str, store: Store) -> Path:
+    """The folder a user means: a folder given as such, else a name in the store.
+
+    Raises:
+        UnknownAdapter: It is neither.
+    """
+    if (Path(reference) / CONFIG).is_file():
+        return Path(reference)
+    if reference.startswith((".", "/")) or Path(reference).is_dir() and not (store.root / reference).is_dir():
+        raise UnknownAdapter(f"{reference}: not an adapter folder, {CONFIG} is missing")
+    return store.path(reference)

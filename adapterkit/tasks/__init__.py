@@ -1,0 +1,1 @@
+"""One task a file; `task.tasks()` finds them by being here."""
