@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,13 @@ from .batch import Encoded, Inputs, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
-from .geometry import LINEAR_SITES, Geometry, family
+from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
 from .ops import packed_attention
 from .tokens import tokenise
 
 ATTENTION = "adapterkit_packed"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-Dtype = Literal["float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Backbone:
@@ -59,7 +56,7 @@ class Backbone:
         )
         self.pooling: Pooling = checkpoint.pooling
         self.lower_case = checkpoint.lower_case
-        self._pooler = model.pooler if checkpoint.has_pooler else None
+        self._pooler: Any = model.pooler if checkpoint.has_pooler else None
         self._at = threading.local()
         self._plug()
 
@@ -87,14 +84,16 @@ class Backbone:
             BackboneError: The checkpoint is not there, not sound or not supported.
         """
         for what, value, known in (
-            ("dtype", dtype, DTYPES),
-            ("quantization", quantization, ("none", "8bit", "4bit")),
-            ("device", device, ("auto", "cpu", "cuda")),
+            ("dtype", dtype, get_args(Dtype)),
+            ("quantization", quantization, get_args(Quantization)),
+            ("device", device, get_args(Device)),
         ):
             if value not in known:
                 raise BackboneError(f"{what}: expected one of {', '.join(known)}, got '{value}'")
         if device == "cuda" and not torch.cuda.is_available():
-            raise BackboneError("device: 'cuda' was asked for but torch sees no GPU; use cpu or auto")
+            raise BackboneError(
+                "device: 'cuda' was asked for but torch sees no GPU; use cpu or auto"
+            )
         where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         checkpoint = Checkpoint.read(locate(model, revision))
         if quantization != "none" and dtype == "float32":
@@ -145,7 +144,6 @@ class Backbone:
 
     def _pool(self, first: Tensor) -> Tensor:
         """The pooler looks at the first token of each sequence: `[n, h] -> [n, h]`."""
-        assert self._pooler is not None
         pooled: Tensor = self._pooler(first[:, None])
         return pooled
 
@@ -157,7 +155,8 @@ class Backbone:
         config: Any = self.model.config
         config._attn_implementation = ATTENTION
         kin = self.geometry.family
-        for index, layer in enumerate(self.model.get_submodule(kin.layers)):  # type: ignore[arg-type]
+        layers: Any = self.model.get_submodule(kin.layers)
+        for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._entering(index), with_kwargs=True)
             layer.register_forward_hook(self._leaving, always_call=True)
             for site in LINEAR_SITES:
@@ -239,15 +238,17 @@ def _attention(
 def _from_pretrained(
     folder: Path, dtype: torch.dtype, quantization: Quantization, device: str
 ) -> tuple[nn.Module, Any]:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils import logging
+    import transformers
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    logging: Any = transformers.utils.logging
+    bits_and_bytes: Any = transformers.BitsAndBytesConfig
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     options: dict[str, Any] = {}
     if quantization != "none":
-        options["quantization_config"] = BitsAndBytesConfig(
+        options["quantization_config"] = bits_and_bytes(
             load_in_8bit=quantization == "8bit",
             load_in_4bit=quantization == "4bit",
             bnb_4bit_compute_dtype=dtype,

@@ -78,7 +78,9 @@ class Data:
             source = getattr(self, name)
             if isinstance(source, str):
                 if name in splits:
-                    raise DataError(f"{main} has rows of split '{name}', and data.{name} names a file too")
+                    raise DataError(
+                        f"{main} has rows of split '{name}', and data.{name} names a file too"
+                    )
                 splits[name] = [row for _, row in read_rows(folder / source, self.roles, None)]
             elif name not in splits:
                 share = VALIDATION_SHARE if source is None and name == "validation" else source
@@ -204,7 +206,9 @@ def _text(value: Any, where: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: expected a text, got {json.dumps(value, ensure_ascii=False)[:60]}")
+        raise DataError(
+            f"{where}: expected a text, got {json.dumps(value, ensure_ascii=False)[:60]}"
+        )
     if not value.strip():
         raise DataError(f"{where} is empty; fill it or leave the row out")
     return value

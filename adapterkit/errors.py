@@ -30,7 +30,7 @@ class AdapterError(AdapterkitError):
     """An adapter folder is damaged, incomplete or made for another backbone."""
 
 
-class UnknownAdapter(AdapterkitError):
+class UnknownAdapterError(AdapterkitError):
     """No adapter of that name is here."""
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
@@ -63,9 +63,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Pa
     return folder
 
 
-def load_adapter(
-    folder: str | Path, backbone: Backbone, *, any_backbone: bool = False
-) -> Adapter:
+def load_adapter(folder: str | Path, backbone: Backbone, *, any_backbone: bool = False) -> Adapter:
     """Reads an adapter folder, ours or PEFT's.
 
     Args:
@@ -94,9 +92,7 @@ def load_adapter(
         raise AdapterError(f"{folder}: {error}") from None
     faults = [f"{WEIGHTS}: {fault}" for fault in _faults(found, shapes)]
     if config.get("peft_type") != adapter.method.peft_type:
-        faults.append(
-            f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}"
-        )
+        faults.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     try:
         if not any_backbone:
             check_backbone(adapter, backbone, "the adapter")
@@ -105,7 +101,10 @@ def load_adapter(
     if faults:
         raise AdapterError(f"{folder}: {'; '.join(faults)}")
     start = adapter.method.head_prefix
-    head = {name: found[start + name].float() for name in adapter.task.head_shapes(backbone.geometry.hidden)}
+    head = {
+        name: found[start + name].float()
+        for name in adapter.task.head_shapes(backbone.geometry.hidden)
+    }
     return Adapter(**{**vars(adapter), "tensors": _stacked(found, keys), "head": head})
 
 
@@ -132,8 +131,8 @@ def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
         )
     if adapter.lower_case != backbone.lower_case:
         raise AdapterError(
-            f"{name} was trained with lower-casing {'on' if adapter.lower_case else 'off'}, the "
-            f"tokenizer of '{backbone.name}' has it {'on' if backbone.lower_case else 'off'}; {override}"
+            f"{name} was trained with lower-casing {'on' if adapter.lower_case else 'off'}, "
+            f"'{backbone.name}' has it {'on' if backbone.lower_case else 'off'}; {override}"
         )
 
 
@@ -199,6 +198,38 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         _sync(folder.parent)
     except OSError as error:
         raise AdapterError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file that appears complete or not at all, in place of what was there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a weights file, from its header alone.
+
+    Raises:
+        AdapterError: It is missing or no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path}: missing, truncated or not safetensors ({error})") from None
 
 
 def _sync(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .errors import BackboneError, did_you_mean
 
@@ -22,6 +23,11 @@ HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
     The feed-forward block's own input on its way to the residual sum: an edit reads it and adds
     to it, which places the edit in parallel to the feed-forward block.
 """
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["none", "8bit", "4bit"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,8 @@ def family(model_type: str) -> Family:
         BackboneError: The model type has no row in the table.
     """
     if model_type not in FAMILIES:
-        raise BackboneError(
-            f"backbones of type '{model_type}' are not supported: {did_you_mean(model_type, FAMILIES)}"
-        )
+        hint = did_you_mean(model_type, FAMILIES)
+        raise BackboneError(f"backbones of type '{model_type}' are not supported: {hint}")
     return FAMILIES[model_type]
 
 

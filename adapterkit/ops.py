@@ -36,7 +36,10 @@ class Runs:
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
         starts = (0, *accumulate(self.lengths))
-        firsts, ends, owners, places = [], [], [], []
+        firsts: list[int] = []
+        ends: list[int] = []
+        owners: list[int] = []
+        places: list[Tensor] = []
         for g, length in enumerate(self.lengths):
             places.append(torch.arange(length) + len(owners) * TILE)
             for first in range(starts[g], starts[g + 1], TILE):
@@ -177,9 +180,15 @@ class AttentionPlan:
         n_tokens = sum(lengths)
         size = torch.tensor(lengths)
         start = torch.cumsum(size, 0) - size
-        prefix = torch.tensor(prefixes) if prefixes is not None else torch.zeros(len(size), 2, dtype=torch.long)
+        prefix = (
+            torch.tensor(prefixes)
+            if prefixes is not None
+            else torch.zeros(len(size), 2, dtype=torch.long)
+        )
         groups, places, filled = [], torch.empty(n_tokens, dtype=torch.long), 0
-        for members in _alike([(n + p, n) for n, p in zip(lengths, prefix[:, 1].tolist(), strict=True)]):
+        for members in _alike(
+            [(n + p, n) for n, p in zip(lengths, prefix[:, 1].tolist(), strict=True)]
+        ):
             n, s, p = size[members, None], start[members, None], prefix[members]
             columns = torch.arange(int(n.max()))[None]
             real = columns < n
@@ -194,7 +203,9 @@ class AttentionPlan:
             keys = torch.where(real, keys, s)
             mask = None if bool(real.all()) else real[:, None, None].to(device)
             groups.append(
-                AttentionGroup(queries.flatten().to(device), keys.flatten().to(device), len(members), mask)
+                AttentionGroup(
+                    queries.flatten().to(device), keys.flatten().to(device), len(members), mask
+                )
             )
         return cls(tuple(groups), places.to(device))
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .adapter import Adapter, check_name
 from .backbone import Backbone
 from .batch import Inputs
-from .errors import AdapterkitError, UnknownAdapter, did_you_mean
+from .errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from .files import check_backbone, load_adapter
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
 from .task import Answer, Row
@@ -61,7 +61,9 @@ class Predictor:
             AdapterkitError: Its name is taken by the plain backbone or is no name.
         """
         if check_name(adapter.name) == BASE:
-            raise AdapterkitError(f"an adapter cannot be called '{BASE}', the plain backbone's name")
+            raise AdapterkitError(
+                f"an adapter cannot be called '{BASE}', the plain backbone's name"
+            )
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
         ready = adapter.to(self.backbone.device)
@@ -86,7 +88,7 @@ class Predictor:
         """Lets an adapter go.
 
         Raises:
-            UnknownAdapter: There is none of that name.
+            UnknownAdapterError: There is none of that name.
         """
         with self._lock:
             _known(self._adapters, name)
@@ -106,11 +108,13 @@ class Predictor:
             `truncated` where the text was too long; for the plain backbone its `vector`.
 
         Raises:
-            UnknownAdapter: A name is not known; nothing is answered then.
+            UnknownAdapterError: A name is not known; nothing is answered then.
             AdapterkitError: A text is empty or not a text.
         """
         adapters = self._adapters
-        owners = [None if name in (None, BASE) else _known(adapters, str(name)) for name, _ in requests]
+        owners = [
+            None if name in (None, BASE) else _known(adapters, str(name)) for name, _ in requests
+        ]
         inputs = tokenised(self.backbone, owners, [text for _, text in requests])
         answers: list[Answer] = [{} for _ in requests]
         with tqdm(total=len(requests), unit="text", disable=not progress) as bar:
@@ -118,7 +122,9 @@ class Predictor:
                 with torch.inference_mode():
                     pieces = forward(self.backbone, [(owners[i], inputs[i]) for i in part])
                 for piece in pieces:
-                    for row, answer in zip(piece.rows, _answers(piece.adapter, piece.values), strict=True):
+                    for row, answer in zip(
+                        piece.rows, _answers(piece.adapter, piece.values), strict=True
+                    ):
                         answers[part[row]] = answer
                 bar.update(len(part))
         for answer, text in zip(answers, inputs, strict=True):
@@ -135,7 +141,9 @@ def tokenised(
     Raises:
         AdapterkitError: A text is empty or not a text.
     """
-    firsts, seconds, by_limit = [], [], {}
+    firsts: list[str] = []
+    seconds: list[str | None] = []
+    by_limit: dict[int, list[int]] = {}
     for place, (owner, text) in enumerate(zip(owners, texts, strict=True)):
         first, second = (text, None) if isinstance(text, str) else _two(text, place)
         for part in (first, second):
@@ -160,18 +168,24 @@ def row_text(row: Row) -> Text:
     return row.fields["text"] if pair is None else (row.fields["text"], pair)
 
 
-def logits_of(backbone: Backbone, adapter: Adapter, inputs: Sequence[Inputs]) -> Tensor:
+def logits_of(
+    backbone: Backbone, adapter: Adapter, inputs: Sequence[Inputs], *, progress: bool = False
+) -> Tensor:
     """One adapter's logits for many texts, `[n, ...]` on the CPU, in their order."""
     found: list[Tensor] = [torch.empty(0)] * len(inputs)
-    for part in by_budget([len(i) for i in inputs]):
-        with torch.inference_mode():
-            (piece,) = forward(backbone, [(adapter, inputs[i]) for i in part])
-        for row, line in zip(piece.rows, piece.values.float().cpu(), strict=True):
-            found[part[row]] = line
+    with tqdm(total=len(inputs), unit="text", disable=not progress) as bar:
+        for part in by_budget([len(i) for i in inputs]):
+            with torch.inference_mode():
+                (piece,) = forward(backbone, [(adapter, inputs[i]) for i in part])
+            for row, line in zip(piece.rows, piece.values.float().cpu(), strict=True):
+                found[part[row]] = line
+            bar.update(len(part))
     return torch.stack(found)
 
 
-def evaluate(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> dict[str, float]:
+def evaluate(
+    backbone: Backbone, adapter: Adapter, rows: Sequence[Row], *, progress: bool = False
+) -> dict[str, float]:
     """An adapter's metrics on labelled rows.
 
     Raises:
@@ -179,7 +193,7 @@ def evaluate(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> dict[
     """
     targets = [adapter.task.target(row) for row in rows]
     inputs = tokenised(backbone, [adapter] * len(rows), [row_text(row) for row in rows])
-    return adapter.task.metrics(logits_of(backbone, adapter, inputs), targets)
+    return adapter.task.metrics(logits_of(backbone, adapter, inputs, progress=progress), targets)
 
 
 def _answers(adapter: Adapter | None, values: Tensor) -> list[Answer]:
@@ -190,7 +204,9 @@ def _answers(adapter: Adapter | None, values: Tensor) -> list[Answer]:
 
 def _known(adapters: dict[str, Adapter], name: str) -> Adapter:
     if name not in adapters:
-        raise UnknownAdapter(f"there is no adapter '{name}' here; {did_you_mean(name, adapters)}")
+        raise UnknownAdapterError(
+            f"there is no adapter '{name}' here; {did_you_mean(name, adapters)}"
+        )
     return adapters[name]
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 import yaml
 
 from .adapter import check_name
-from .backbone import Backbone, Device, Dtype, Quantization
+from .backbone import Backbone
 from .data import Data
 from .errors import AdapterkitError, RecipeError, did_you_mean
+from .geometry import Device, Dtype, Quantization
 from .method import Method, methods
-from .sections import build, build_kind, convert, dump
+from .sections import build, build_kind, convert, dump, keys_of
 from .task import Task, tasks
 
 
@@ -66,7 +68,7 @@ class Training:
         weight_decay: AdamW's, on matrices.
         clip: Largest norm of the gradient; 0 never clips.
         accumulation: Pieces one batch is computed in, to save memory; the result is the same.
-        mixed_precision: no, bf16 or fp16: dtype of the frozen products while training, by Accelerate.
+        mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
         keep_best: Keep the epoch with the best main validation metric, else the last.
         patience: Stop after so many epochs without a better one; never where left out.
@@ -140,7 +142,7 @@ class Recipe:
         """
         path = Path(path)
         try:
-            content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+            content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
         except FileNotFoundError:
             raise RecipeError(f"{path}: there is no such recipe") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -165,7 +167,7 @@ class Recipe:
             ValueError: A key or value is wrong; the message names it.
         """
         sections = {"data": Data, "backbone": BackboneSection, "training": Training}
-        kinds = {"task": tasks(), "method": methods()}
+        kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
         plain = {"task": {"type": "classification"}, "backbone": {}, "training": {}, **content}
         valid = ("name", *kinds, *sections)
         for key in plain:
@@ -192,8 +194,24 @@ class Recipe:
         }
 
 
+def describe_keys() -> str:
+    """Every key of a recipe with its default and meaning, as text."""
+    sections: list[tuple[str, Any]] = [("data", Data), ("backbone", BackboneSection)]
+    sections += [(f"task: {{type: {name}}}", kind) for name, kind in tasks().items()]
+    sections += [(f"method: {{type: {name}}}", kind) for name, kind in methods().items()]
+    sections.append(("training", Training))
+    lines = ["name: tenant/name, or name alone: what the adapter is called in the store"]
+    for title, section in sections:
+        lines += ["", title]
+        for key, default, meaning in keys_of(section):
+            lines += wrap(
+                f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
+            )
+    return "\n".join(lines)
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
+    """Safe YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -213,7 +231,9 @@ def _one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return str(error).splitlines()[0]
-    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML, {getattr(error, 'problem', '')}"
+    return (
+        f"line {mark.line + 1}, column {mark.column + 1}: not YAML, {getattr(error, 'problem', '')}"
+    )
 
 
 def _apply(plain: dict[str, Any], change: str) -> None:
@@ -223,7 +243,7 @@ def _apply(plain: dict[str, Any], change: str) -> None:
     if not equals or not all(keys) or len(keys) > 2:
         raise ValueError(f"--set {change}: expected key=value or section.key=value")
     try:
-        value = yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
         raise ValueError(f"--set {change}: {_one_line(error)}") from None
     target = plain

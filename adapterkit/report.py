@@ -17,8 +17,8 @@ def model_card(adapter: Adapter, folder: str) -> str:
     lines = [
         f"# {adapter.name}",
         "",
-        f"A {adapter.method.type} adapter for {adapter.task.type}, made with adapterkit. It turns the "
-        f"frozen backbone `{adapter.backbone}` into a model for one task and leaves it unchanged.",
+        f"A {adapter.method.type} adapter for {adapter.task.type}, made with adapterkit. It turns "
+        f"the frozen backbone `{adapter.backbone}` into a model for one task and leaves it as it is.",
         "",
         "| | |",
         "| --- | --- |",
@@ -43,7 +43,13 @@ def model_card(adapter: Adapter, folder: str) -> str:
             lines.append(f"| {name} | {shown} |")
     if adapter.metrics:
         names = sorted({name for scores in adapter.metrics.values() for name in scores})
-        lines += ["", "## Scores", "", f"| split | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+        lines += [
+            "",
+            "## Scores",
+            "",
+            f"| split | {' | '.join(names)} |",
+            "| --- " * (len(names) + 1) + "|",
+        ]
         for split, scores in adapter.metrics.items():
             cells = " | ".join(f"{scores[n]:.4f}" if n in scores else "" for n in names)
             lines.append(f"| {split} | {cells} |")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -73,7 +74,9 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise ValueError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
+        raise ValueError(
+            f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}"
+        )
     if origin is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(
@@ -86,10 +89,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where}: expected nothing, got {value!r}")
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         # YAML 1.1 reads 2e-3 as a text: it wants a point. People do not.
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
     raise ValueError(f"{where}: expected {WORDS.get(hint, hint)}, got {value!r}")

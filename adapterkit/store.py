@@ -7,14 +7,13 @@ version `latest` means. A version appears complete or not at all, and only then 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from .adapter import Adapter, check_name
-from .errors import AdapterError, UnknownAdapter, did_you_mean
-from .files import CARD, CONFIG, read_json, save_adapter
+from .errors import AdapterError, UnknownAdapterError, did_you_mean
+from .files import CARD, CONFIG, read_json, save_adapter, write_file
 from .geometry import Geometry
 
 ALIASES = "aliases.json"
@@ -59,21 +58,24 @@ class Store:
 
         Raises:
             AdapterkitError: That is no name.
-            UnknownAdapter: There is no such adapter or version.
+            UnknownAdapterError: There is no such adapter or version.
         """
         name, at, version = reference.partition("@")
         home = self.root / check_name(name)
         versions = self._versions(home)
         if not versions:
-            raise UnknownAdapter(
-                f"there is no adapter '{name}' in the store {self.root}; {did_you_mean(name, self.names())}"
+            raise UnknownAdapterError(
+                f"there is no adapter '{name}' in the store {self.root}; "
+                f"{did_you_mean(name, self.names())}"
             )
         wanted = version if at else LATEST
         aliases = self._aliases(home)
         number = aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else None)
         if number not in versions:
             known = [*aliases, *map(str, sorted(versions))]
-            raise UnknownAdapter(f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}")
+            raise UnknownAdapterError(
+                f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}"
+            )
         return home / str(number)
 
     def names(self) -> list[str]:
@@ -99,23 +101,19 @@ class Store:
         return {str(k): int(v) for k, v in read_json(home, ALIASES).items()}
 
     def _alias(self, home: Path, alias: str, version: int) -> None:
-        draft = home / f".{ALIASES}-{os.getpid()}"
         content = json.dumps({**self._aliases(home), alias: version}, indent=2) + "\n"
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(home / ALIASES)
+        write_file(home / ALIASES, content.encode())
 
 
 def find_folder(reference: str, store: Store) -> Path:
     """The folder a user means: a folder given as such, else a name in the store.
 
     Raises:
-        UnknownAdapter: It is neither.
+        UnknownAdapterError: It is neither.
     """
     if (Path(reference) / CONFIG).is_file():
         return Path(reference)
-    if reference.startswith((".", "/")) or Path(reference).is_dir() and not (store.root / reference).is_dir():
-        raise UnknownAdapter(f"{reference}: not an adapter folder, {CONFIG} is missing")
+    is_path = reference.startswith((".", "/"))
+    if is_path or (Path(reference).is_dir() and not (store.root / reference).is_dir()):
+        raise UnknownAdapterError(f"{reference}: not an adapter folder, {CONFIG} is missing")
     return store.path(reference)

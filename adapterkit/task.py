@@ -66,6 +66,10 @@ class Task(ABC):
         """What a person should know about the training rows, in sentences."""
         return []
 
+    @abstractmethod
+    def same_answers(self, other: Task) -> bool:
+        """Whether a head trained for the other task means the same here."""
+
     @classmethod
     @abstractmethod
     def from_head(cls, shapes: Mapping[str, tuple[int, ...]]) -> Self:

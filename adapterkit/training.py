@@ -135,7 +135,7 @@ def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = 
     trained = loop.run(progress and accelerator.is_main_process)
     method, tensors = trained.method.fold(trained.tensors)
     trained = replace(trained, method=method, tensors=tensors)
-    metrics = {
+    metrics: dict[str, dict[str, float]] = {
         name: scores(accelerator, backbone, trained, splits[name])
         for name in ("validation", "test")
         if name in splits
@@ -180,10 +180,11 @@ def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Ad
                 f"training.start_from: {recipe.training.start_from} is {saved.method}, "
                 f"the recipe asks for {recipe.method}"
             )
-        if saved.task.head_shapes(geometry.hidden) != task.head_shapes(geometry.hidden):
-            raise RecipeError(f"training.start_from: {recipe.training.start_from} has another head")
-        tensors = recipe.method.resume(saved.tensors, geometry, generator)
-        head, task = saved.head, replace(saved.task, **{"dropout": getattr(task, "dropout", 0.0)})
+        if not task.same_answers(saved.task):
+            raise RecipeError(
+                f"training.start_from: {recipe.training.start_from} was trained for other answers"
+            )
+        tensors, head = recipe.method.resume(saved.tensors, geometry, generator), saved.head
     return Adapter(
         name=recipe.name,
         method=recipe.method,
@@ -251,14 +252,15 @@ class Loop:
         self.rows, self.validation = splits["train"], splits.get("validation")
         self.settings = settings
         self.steps_an_epoch = math.ceil(len(self.rows) / settings.batch_size)
-        self.optimizer = torch.optim.AdamW(parameter_groups(trainee, adapter, settings))
-        self.module, self.optimizer = accelerator.prepare(trainee, self.optimizer)
+        optimizer = torch.optim.AdamW(parameter_groups(trainee, adapter, settings))
+        # Not prepared by Accelerate, which would take one step of it for every process.
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer.optimizer, rate_at(settings, self.steps_an_epoch * settings.epochs)
+            optimizer, rate_at(settings, self.steps_an_epoch * settings.epochs)
         )
+        self.module, self.optimizer = accelerator.prepare(trainee, optimizer)
         self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self.kept: tuple[int, Adapter] | None = None
+        self.kept = (0, adapter)
 
     def run(self, progress: bool) -> Adapter:
         """Trains to the end, or until patience runs out; returns the epoch to keep."""
@@ -268,7 +270,6 @@ class Loop:
                 self._epoch(epoch, bar)
                 if self._check(epoch):
                     break
-        assert self.kept is not None
         return self.kept[1]
 
     def record(self) -> dict[str, Any]:
@@ -279,7 +280,6 @@ class Loop:
             for first in range(0, len(self.losses), width)
             if (part := self.losses[first : first + width])
         ]
-        assert self.kept is not None
         return {"epoch": self.kept[0], "history": self.history, "losses": thinned}
 
     def _epoch(self, epoch: int, bar: Any) -> None:
@@ -363,7 +363,6 @@ class Loop:
                 file=sys.stderr,
             )
         patience = self.settings.patience
-        assert self.kept is not None
         return patience is not None and epoch - self.kept[0] >= patience
 
     def _is_best(self) -> bool:
@@ -434,6 +433,8 @@ def _report(
     )
     cut = sum(i.truncated for part in splits.values() for i in part.inputs)
     if cut:
-        log.warning(f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut")
+        log.warning(
+            f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"
+        )
     for warning in adapter.task.warnings(rows["train"]):
         log.warning(warning)

@@ -60,9 +60,13 @@ class Bottleneck(Method):
 
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS:
-            raise ValueError(f"placement: expected one of {', '.join(PLACEMENTS)}, got '{self.placement}'")
+            raise ValueError(
+                f"placement: expected one of {', '.join(PLACEMENTS)}, got '{self.placement}'"
+            )
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got '{self.activation}'")
+            raise ValueError(
+                f"activation: expected one of {', '.join(ACTIVATIONS)}, got '{self.activation}'"
+            )
         if self.size is not None and self.size < 1:
             raise ValueError(f"size: expected at least 1, got {self.size}")
         if self.reduction_factor <= 0:
@@ -131,7 +135,6 @@ class Bottleneck(Method):
         if settings.get("layers") is not None:
             settings["layers"] = tuple(settings["layers"])
         return cls(**settings)
-
 
 
 def _part(method: Bottleneck, tensors: Tensors, site: str, part: str) -> Tensor:

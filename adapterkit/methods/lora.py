@@ -76,9 +76,8 @@ class LoRA(Method):
             raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
         unknown = [site for site in self.targets if site not in LINEAR_SITES]
         if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            raise ValueError(
-                f"targets: expected distinct names of {', '.join(LINEAR_SITES)}, got {list(self.targets)}"
-            )
+            valid = ", ".join(LINEAR_SITES)
+            raise ValueError(f"targets: expected distinct of {valid}; got {list(self.targets)}")
         check_layers(self.layers)
 
     @property
@@ -157,12 +156,14 @@ class LoRA(Method):
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         return {
-            f"base_model.model.{root}{geometry.path(layer, site)}.{file}.weight": (f"{site}.{name}", at)
+            f"base_model.model.{root}{geometry.path(layer, site)}.{file}.weight": (
+                f"{site}.{name}",
+                at,
+            )
             for at, layer in enumerate(chosen_layers(self.layers, geometry))
             for site in self.targets
             for file, name in (("lora_A", "a"), ("lora_B", "b"))
         }
-
 
 
 def _delta(down: Tensor, up: Tensor, share: Share, dropout: float, x: Tensor) -> Tensor:

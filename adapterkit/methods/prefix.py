@@ -121,7 +121,7 @@ class Prefix(Method):
 
 
 def _prefix(tensors: Tensors) -> Tensor:
-    """The prefix `[P, L * 2 * h]`, key before value in each layer, through the MLP where there is one."""
+    """The prefix `[P, L * 2 * h]`, key before value, through the MLP where there is one."""
     prefix = tensors["prefix"]
     if "embedding" not in tensors:
         return prefix

@@ -42,13 +42,16 @@ class Classification(Task):
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
-            raise ValueError(f"labels: expected at least two distinct names, got {list(self.labels)}")
+            raise ValueError(
+                f"labels: expected at least two distinct names, got {list(self.labels)}"
+            )
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         labels = self.labels or tuple(sorted({row.fields["label"] for row in rows}))
         if len(labels) < 2:
             raise DataError(
-                f"classification needs at least two labels; the training rows only have '{labels[0]}'"
+                "classification needs at least two labels; "
+                f"the training rows only have '{labels[0]}'"
             )
         return replace(self, labels=labels, pooling=self.pooling or pooling)
 
@@ -59,6 +62,12 @@ class Classification(Task):
             return []
         names = ", ".join(f"'{label}'" for label in once[:5]) + (", ..." if len(once) > 5 else "")
         return [f"{len(once)} labels have a single training row and will hardly be learnt: {names}"]
+
+    def same_answers(self, other: Task) -> bool:
+        return isinstance(other, Classification) and (self.labels, self.pooling) == (
+            other.labels,
+            other.pooling,
+        )
 
     @classmethod
     def from_head(cls, shapes: Mapping[str, tuple[int, ...]]) -> Self:
@@ -128,4 +137,3 @@ class Classification(Task):
         if self.labels is None:
             raise ValueError("the task was not fitted: labels are open")
         return self.labels
-

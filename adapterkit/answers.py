@@ -1,0 +1,147 @@
+"""Answers for people: read what is asked, show what is answered."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .data import read_records
+from .errors import DataError, did_you_mean
+from .files import write_file
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One text and the adapter it is for; None where the file does not say."""
+
+    adapter: str | None
+    text: Text
+
+
+def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[Asked]:
+    """The texts of a file, and each row's adapter where it has that column.
+
+    Raises:
+        DataError: The file, a column or a row is not sound.
+    """
+    asked = []
+    for number, record in read_records(path):
+        where, parts = f"{path}:{number}", []
+        for column in (text, text_pair):
+            if column is None:
+                continue
+            if column not in record:
+                hint = did_you_mean(column, record)
+                raise DataError(f"{where}: there is no column '{column}'; {hint}")
+            value = record[column]
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(f"{where}: column '{column}' is empty or not a text")
+            parts.append(value)
+        owner = record.get(adapter)
+        if owner is not None and not isinstance(owner, str):
+            raise DataError(f"{where}: column '{adapter}' is not a name")
+        name = (owner or "base") if adapter in record else None
+        asked.append(Asked(name, parts[0] if len(parts) == 1 else (parts[0], parts[1])))
+    return asked
+
+
+def write_answers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Answers as `.csv` (nested values as JSON), `.jsonl` or `.json`, whole or not at all.
+
+    Raises:
+        DataError: The ending is none of these, or the file cannot be written.
+    """
+    if path.suffix == ".json":
+        content = json.dumps(list(rows), ensure_ascii=False, indent=2) + "\n"
+    elif path.suffix == ".jsonl":
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    elif path.suffix == ".csv":
+        content = _csv(rows)
+    else:
+        raise DataError(f"{path}: expected a file ending in .csv, .jsonl or .json")
+    try:
+        write_file(path, content.encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+
+
+def show_answers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Answers as a table: adapter, answer, text."""
+    return table(
+        ["adapter", "answer", "score", "text"],
+        [[row["adapter"], *_short(row), _one_line(row["text"])] for row in rows],
+    )
+
+
+def _short(row: Mapping[str, Any]) -> tuple[str, str]:
+    if "vector" in row:
+        head = ", ".join(f"{x:.3f}" for x in row["vector"][:3])
+        return f"[{head}, ... {len(row['vector'])}]", ""
+    return str(row["label"]), f"{row['score']:.3f}"
+
+
+def _one_line(text: Text, width: int = 72) -> str:
+    line = " ".join((text if isinstance(text, str) else " | ".join(text)).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def show_card(card: Mapping[str, Any]) -> str:
+    """What an adapter folder says about itself, as indented lines."""
+    rows = []
+    for key in ("name", "folder", "adapterkit", "bytes"):
+        if key in card:
+            rows.append(f"{key:12} {card[key]}")
+    for key in ("backbone", "method", "task", "metrics"):
+        if key in card:
+            rows.append(key)
+            rows += [f"  {name:20} {_plain(value)}" for name, value in card[key].items()]
+    training = card.get("training", {})
+    if training:
+        rows.append("training")
+        for key in ("seed", "rows", "epoch", "seconds", "processes", "data"):
+            if key in training:
+                rows.append(f"  {key:20} {_plain(training[key])}")
+    rows.append("tensors")
+    rows += [f"  {name} {shape}" for name, shape in card["tensors"].items()]
+    return "\n".join(rows)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "automatic"
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
+        )
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns padded to their widest cell; the last is left as it is."""
+    lines = [list(header), *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,467 @@
+"""The command line: answers on standard output, messages and progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import __version__
+from .errors import AdapterkitError, DataError, UnknownAdapterError
+from .geometry import Device, Dtype, Quantization
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
+    from .predict import Predictor
+
+# Everything that needs torch is imported inside the commands: --help must not wait for it.
+
+
+class _Commands(TyperGroup):
+    """Ends a user's fault as one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AdapterkitError as error:
+            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted; nothing half-written was left.", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="adapterkit",
+    help="One frozen BERT, hundreds of task models: train, keep, swap and mix small adapters.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+StoreOption = Annotated[
+    Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="minilm, a folder or a hub name; the adapter's own by default."
+    ),
+]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype of the frozen weights.")]
+QuantizationOption = Annotated[
+    Quantization, typer.Option("--quantization", help="Quantise the frozen linears.")
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="auto is the GPU where there is one.")
+]
+AnyBackboneOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-backbone", help="Accept adapters trained on other weights of the same shape."
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("adapterkit")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+@app.command()
+def quickstart(
+    output: Annotated[
+        Path, typer.Option("--output", help="Store that the three adapters go to.")
+    ] = Path("quickstart"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train three adapters on the embedded backbone, then answer one mixed batch.
+
+    Three tenants, three methods, three label sets, one of them Spanish: a minute on two CPU cores,
+    without network.
+    """
+    from .quickstart import run, show
+
+    result = run(output)
+    if as_json:
+        _print_json(result)
+    else:
+        show(result)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The YAML recipe.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.epochs=5."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", help="Store the adapter is published in.")
+    ] = Path("adapters"),
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", help="List every key of a recipe with its default and meaning."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the adapter a recipe describes and publish it as the next version of its name.
+
+    \b
+    A recipe can be this short (see --keys for the rest):
+      name: acme/intent
+      data: {path: intents.csv, text: text, label: label}
+      method: {type: lora, r: 8}
+
+    Several processes: accelerate launch -m adapterkit train RECIPE
+    """
+    from .recipe import Recipe, describe_keys
+
+    if keys:
+        typer.echo(describe_keys())
+        return
+    if recipe is None:
+        raise AdapterkitError("train needs a RECIPE; --keys lists what one may say")
+    from accelerate import PartialState
+
+    from .store import Store
+    from .training import train as run
+
+    plan = Recipe.load(recipe, changes or [])
+    backbone = plan.backbone.load()
+    adapter = run(plan, backbone)
+    if not PartialState().is_main_process:
+        return
+    folder = Store(output).publish(adapter, backbone.geometry)
+    summary = {
+        "name": adapter.name,
+        "folder": str(folder),
+        "bytes": _size(folder),
+        "parameters": adapter.n_parameters,
+        "metrics": adapter.metrics,
+        "seconds": adapter.training["seconds"],
+    }
+    if as_json:
+        _print_json(summary)
+        return
+    for split, scores in adapter.metrics.items():
+        typer.echo(
+            f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        )
+    typer.echo(f"{folder} ({summary['bytes'] / 1000:,.0f} kB, {summary['seconds']} s)")
+
+
+@app.command()
+def evaluate(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
+    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled CSV or JSONL file.")],
+    split: Annotated[
+        str, typer.Option("--split", help="Split to score, where the file has a split column.")
+    ] = "test",
+    store: StoreOption = Path("adapters"),
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
+    text_pair: Annotated[
+        str | None, typer.Option("--text-pair", help="Column of a second text.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
+    backbone: BackboneOption = None,
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
+    any_backbone: AnyBackboneOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score an adapter on labelled rows. Columns are the recipe's unless told otherwise."""
+    from .predict import evaluate as score
+
+    folder = _folder(adapter, store)
+    base = _backbone([folder], backbone, dtype, quantization, device)
+    from .files import load_adapter
+
+    loaded = load_adapter(folder, base, any_backbone=any_backbone)
+    rows = _labelled(
+        data, split, loaded.training, {"text": text, "text_pair": text_pair, "label": label}
+    )
+    metrics = score(base, loaded, rows, progress=True)
+    if as_json:
+        _print_json({"adapter": loaded.name, "rows": len(rows), "metrics": metrics})
+        return
+    for name, value in metrics.items():
+        typer.echo(f"{name} {value:.4f}")
+    typer.echo(f"{len(rows)} rows of {data}", err=True)
+
+
+@app.command()
+def predict(
+    adapter_and_texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ADAPTER] [TEXT]...", help="Adapter (unless --adapter is given) and texts."
+        ),
+    ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="Adapter name or folder; repeat it to ask several."),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="CSV or JSONL file of texts.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--output", help="Write answers here: .csv, .jsonl or .json.")
+    ] = None,
+    store: StoreOption = Path("adapters"),
+    text: Annotated[str, typer.Option("--text", help="Column of the text.")] = "text",
+    text_pair: Annotated[
+        str | None, typer.Option("--text-pair", help="Column of a second text.")
+    ] = None,
+    column: Annotated[
+        str, typer.Option("--adapter-column", help="Column that names each row's adapter.")
+    ] = "adapter",
+    backbone: BackboneOption = None,
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
+    any_backbone: AnyBackboneOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer texts, from the command line or a file, through one adapter or many at once.
+
+    \b
+    adapterkit predict acme/intent "I lost my card"
+    adapterkit predict acme/intent --input texts.csv --output answers.csv
+    adapterkit predict --adapter acme/intent --adapter initech/ticket --input mixed.csv
+
+    A file with an adapter column is answered row by row by the adapter named there; otherwise
+    every adapter answers every text. The row's adapter may be 'base', the plain backbone.
+    """
+    from .answers import Asked, read_asked, show_answers, write_answers
+
+    words = list(adapter_and_texts or [])
+    references = list(adapters or [])
+    if not references and words:
+        references.append(words.pop(0))
+    if source is not None and words:
+        raise AdapterkitError("give texts or --input, not both")
+    asked = (
+        read_asked(source, text, text_pair, column)
+        if source is not None
+        else [Asked(None, word) for word in words]
+    )
+    if not asked:
+        raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
+    named = sorted({a.adapter for a in asked if a.adapter and a.adapter != "base"})
+    predictor = _predictor(
+        references or named, store, backbone, dtype, quantization, device, any_backbone
+    )
+    unknown = [name for name in named if name not in predictor.names]
+    if unknown:
+        raise UnknownAdapterError(
+            f"{source}: rows name the adapter '{unknown[0]}', which is not among --adapter "
+            f"({', '.join(predictor.names) or 'none'})"
+        )
+    asked = [
+        Asked(name, a.text)
+        for a in asked
+        for name in ([a.adapter] if a.adapter is not None else predictor.names or ["base"])
+    ]
+    answers = predictor([(a.adapter, a.text) for a in asked], progress=len(asked) > 100)
+    rows = [{"text": a.text, **answer} for a, answer in zip(asked, answers, strict=True)]
+    if target is not None:
+        write_answers(target, rows)
+        typer.echo(f"{len(rows)} answers in {target}", err=True)
+    if as_json:
+        _print_json(rows)
+    elif target is None:
+        typer.echo(show_answers(rows))
+
+
+@app.command("list")
+def list_adapters(
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE", help="Folder of named adapters.")
+    ] = Path("adapters"),
+    as_json: JsonOption = False,
+) -> None:
+    """List a store's adapters with method, task, size and score."""
+    from .store import Store
+
+    if not store.is_dir():
+        raise UnknownAdapterError(f"there is no store {store}; train one adapter and it appears")
+    shelf = Store(store)
+    rows = [{"name": name, **_summary(shelf.path(name))} for name in shelf.names()]
+    if as_json:
+        _print_json(rows)
+        return
+    from .answers import table
+
+    typer.echo(
+        table(
+            ["name", "version", "task", "method", "backbone", "kB", "score"],
+            [
+                [
+                    row["name"],
+                    row["version"],
+                    row["task"],
+                    row["method"],
+                    row["backbone"],
+                    f"{row['bytes'] / 1000:,.0f}",
+                    row["score"] or "",
+                ]
+                for row in rows
+            ],
+        )
+    )
+
+
+@app.command()
+def inspect(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
+    ],
+    store: StoreOption = Path("adapters"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show all an adapter folder says about itself, and its tensors."""
+    from .files import CARD, WEIGHTS, read_json, tensor_shapes
+
+    folder = _folder(adapter, store)
+    content = {
+        "folder": str(folder),
+        "bytes": _size(folder),
+        **(read_json(folder, CARD) if (folder / CARD).is_file() else {}),
+        "tensors": tensor_shapes(folder / WEIGHTS),
+    }
+    if as_json:
+        _print_json(content)
+        return
+    from .answers import show_card
+
+    typer.echo(show_card(content))
+
+
+def _folder(reference: str, store: Path) -> Path:
+    from .store import Store, find_folder
+
+    return find_folder(reference, Store(store))
+
+
+def _backbone(
+    folders: list[Path],
+    model: str | None,
+    dtype: Dtype,
+    quantization: Quantization,
+    device: Device,
+) -> Backbone:
+    """The backbone asked for, or the one the first adapter was trained on."""
+    from .backbone import Backbone
+    from .files import CARD, read_json
+
+    if model is None and folders and (folders[0] / CARD).is_file():
+        model = str(read_json(folders[0], CARD).get("backbone", {}).get("name", "minilm"))
+    return Backbone.load(
+        model or "minilm",
+        dtype=dtype,
+        quantization=quantization,
+        device=device,
+    )
+
+
+def _predictor(
+    references: list[str],
+    store: Path,
+    model: str | None,
+    dtype: Dtype,
+    quantization: Quantization,
+    device: Device,
+    any_backbone: bool,
+) -> Predictor:
+    from .predict import Predictor
+
+    folders = [_folder(reference, store) for reference in references if reference != "base"]
+    predictor = Predictor(_backbone(folders, model, dtype, quantization, device))
+    for reference, folder in zip(references, folders, strict=False):
+        before = set(predictor.names)
+        name = predictor.load(folder, any_backbone=any_backbone)
+        if name in before:
+            raise AdapterkitError(f"'{reference}' is called '{name}', as another --adapter is")
+    return predictor
+
+
+def _labelled(data: Path, split: str, training: Any, columns: dict[str, str | None]) -> list[Any]:
+    """The rows of one split; all rows of a file without a split column."""
+    from .data import SPLITS, read_records, read_rows
+
+    said = training.get("recipe", {}).get("data", {})
+    roles = {
+        role: given or said.get(role) or role
+        for role, given in columns.items()
+        if given or role != "text_pair" or said.get(role)
+    }
+    if split not in SPLITS:
+        raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
+    mark = said.get("split", "split")
+    _, first = next(read_records(data))
+    has_splits = mark in first
+    rows = [
+        row
+        for part, row in read_rows(data, roles, mark if has_splits else None)
+        if part in (split, None)
+    ]
+    if not rows:
+        raise DataError(f"{data}: there are no rows of split '{split}'")
+    return rows
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    from .files import CARD, read_json
+    from .task import tasks
+
+    card = read_json(folder, CARD)
+    task = card["task"]["type"]
+    metric = tasks()[task].main_metric if task in tasks() else ""
+    metrics: dict[str, dict[str, float]] = card.get("metrics", {})
+    split, scores = next(reversed(metrics.items()), ("", {}))
+    return {
+        "version": folder.name,
+        "folder": str(folder),
+        "task": task,
+        "method": card["method"]["type"],
+        "backbone": card["backbone"]["name"],
+        "labels": card["task"].get("labels"),
+        "bytes": _size(folder),
+        "metrics": metrics,
+        "score": f"{scores[metric]:.4f} {metric} ({split})" if metric in scores else None,
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
