@@ -117,7 +117,7 @@ class Predictor:
         ]
         inputs = tokenised(self.backbone, owners, [text for _, text in requests])
         answers: list[Answer] = [{} for _ in requests]
-        with tqdm(total=len(requests), unit="text", disable=not progress) as bar:
+        with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
             for part in by_budget([len(i) for i in inputs], self.max_tokens):
                 with torch.inference_mode():
                     pieces = forward(self.backbone, [(owners[i], inputs[i]) for i in part])
@@ -173,7 +173,7 @@ def logits_of(
 ) -> Tensor:
     """One adapter's logits for many texts, `[n, ...]` on the CPU, in their order."""
     found: list[Tensor] = [torch.empty(0)] * len(inputs)
-    with tqdm(total=len(inputs), unit="text", disable=not progress) as bar:
+    with tqdm(total=len(inputs), unit="text", disable=None if progress else True) as bar:
         for part in by_budget([len(i) for i in inputs]):
             with torch.inference_mode():
                 (piece,) = forward(backbone, [(adapter, inputs[i]) for i in part])

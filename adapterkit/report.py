@@ -18,7 +18,7 @@ def model_card(adapter: Adapter, folder: str) -> str:
         f"# {adapter.name}",
         "",
         f"A {adapter.method.type} adapter for {adapter.task.type}, made with adapterkit. It turns "
-        f"the frozen backbone `{adapter.backbone}` into a model for one task and leaves it as it is.",
+        f"the frozen backbone `{adapter.backbone}` into a model for one task without changing it.",
         "",
         "| | |",
         "| --- | --- |",

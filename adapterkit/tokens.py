@@ -53,10 +53,10 @@ def _cut(encoding: Any, limit: int) -> Inputs:
 
 def _longest_first(counts: list[int], room: int) -> list[int]:
     """Tokens to keep of two texts: the longer one gives way until both fit."""
-    first, second = counts
-    shorter = min(first, second)
-    if first + second <= room:
+    if sum(counts) <= room:
         return counts
-    if shorter <= room // 2:
-        return [room - second, second] if first > second else [first, room - first]
-    return [room - room // 2, room // 2]
+    longer = 0 if counts[0] > counts[1] else 1
+    keep = [room // 2, room // 2]
+    keep[longer] = max(room - counts[1 - longer], room - room // 2)
+    keep[1 - longer] = room - keep[longer]
+    return keep

@@ -265,7 +265,7 @@ class Loop:
     def run(self, progress: bool) -> Adapter:
         """Trains to the end, or until patience runs out; returns the epoch to keep."""
         total = self.steps_an_epoch * self.settings.epochs
-        with tqdm(total=total, unit="step", disable=not progress) as bar:
+        with tqdm(total=total, unit="step", disable=None if progress else True) as bar:
             for epoch in range(1, self.settings.epochs + 1):
                 self._epoch(epoch, bar)
                 if self._check(epoch):
