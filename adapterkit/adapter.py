@@ -14,6 +14,9 @@ from .errors import AdapterkitError
 from .method import Method, Tensors
 from .task import Task
 
+BASE = "base"
+"""What requests call the plain backbone; no adapter may."""
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 
 
@@ -27,8 +30,10 @@ def check_name(name: str) -> str:
         The name.
 
     Raises:
-        AdapterkitError: It is no such name.
+        AdapterkitError: It is no such name, or the plain backbone's.
     """
+    if name == BASE:
+        raise AdapterkitError(f"an adapter cannot be called '{BASE}', the plain backbone's name")
     if not NAME.fullmatch(name) or ".." in name:
         raise AdapterkitError(
             f"'{name}' is not an adapter name: expected name or tenant/name, each of 1 to 64 "

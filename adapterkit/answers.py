@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .data import read_records
-from .errors import DataError, did_you_mean
+from .adapter import BASE
+from .data import read_fields, read_records
+from .errors import DataError
 from .files import write_file
 
 Text = str | tuple[str, str]
@@ -32,24 +33,29 @@ def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> li
         DataError: The file, a column or a row is not sound.
     """
     asked = []
+    roles = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
     for number, record in read_records(path):
-        where, parts = f"{path}:{number}", []
-        for column in (text, text_pair):
-            if column is None:
-                continue
-            if column not in record:
-                hint = did_you_mean(column, record)
-                raise DataError(f"{where}: there is no column '{column}'; {hint}")
-            value = record[column]
-            if not isinstance(value, str) or not value.strip():
-                raise DataError(f"{where}: column '{column}' is empty or not a text")
-            parts.append(value)
+        where = f"{path}:{number}"
+        fields = read_fields(record, roles, where)
         owner = record.get(adapter)
         if owner is not None and not isinstance(owner, str):
             raise DataError(f"{where}: column '{adapter}' is not a name")
-        name = (owner or "base") if adapter in record else None
-        asked.append(Asked(name, parts[0] if len(parts) == 1 else (parts[0], parts[1])))
+        name = (owner or BASE) if adapter in record else None
+        first = fields["text"]
+        asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first))
     return asked
+
+
+def check_target(path: Path) -> None:
+    """Refuses a file that answers cannot be written to, before they are computed.
+
+    Raises:
+        DataError: Its ending is none of `.csv`, `.jsonl` and `.json`, or its folder is missing.
+    """
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path}: expected a file ending in .csv, .jsonl or .json")
+    if path.is_dir() or not path.parent.is_dir():
+        raise DataError(f"{path}: is a folder, or is in a folder that does not exist")
 
 
 def write_answers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -58,18 +64,19 @@ def write_answers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         DataError: The ending is none of these, or the file cannot be written.
     """
-    if path.suffix == ".json":
-        content = json.dumps(list(rows), ensure_ascii=False, indent=2) + "\n"
-    elif path.suffix == ".jsonl":
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    elif path.suffix == ".csv":
-        content = _csv(rows)
-    else:
-        raise DataError(f"{path}: expected a file ending in .csv, .jsonl or .json")
+    check_target(path)
     try:
-        write_file(path, content.encode())
+        write_file(path, FORMATS[path.suffix](rows).encode())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(list(rows), ensure_ascii=False, indent=2) + "\n"
+
+
+def _jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -84,6 +91,9 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+
+
+FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
 
 
 def show_answers(rows: Sequence[Mapping[str, Any]]) -> str:

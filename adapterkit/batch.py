@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .errors import BackboneError
+
 Pooling = Literal["cls", "pooler", "mean"]
 
 
@@ -152,5 +154,5 @@ class Encoded:
         if how == "cls":
             return self.first
         if self.pooler is None:
-            raise ValueError("this backbone has no pooler")
+            raise BackboneError("the backbone's checkpoint has no pooler; pool by mean or cls")
         return self.pooler(self.first)

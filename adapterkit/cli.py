@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,18 +24,42 @@ if TYPE_CHECKING:
 # Everything that needs torch is imported inside the commands: --help must not wait for it.
 
 
+# Click's class for a wrong option or argument; newer versions of Typer carry their own Click.
+UsageError: Any = typer.BadParameter.__base__
+
+
 class _Commands(TyperGroup):
     """Ends a user's fault as one line and exit code 2."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # the help, which is no fault
+            return super().parse_args(ctx, args)
+        with _told_in_one_line():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _told_in_one_line():
             return super().invoke(ctx)
-        except AdapterkitError as error:
-            typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            typer.echo("Interrupted; nothing half-written was left.", err=True)
-            raise typer.Exit(130) from None
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    try:
+        yield
+        return
+    except AdapterkitError as error:
+        fault = str(error)
+    except UsageError as error:
+        fault = f"{error.format_message()} (see {error.ctx.command_path} --help)"
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fault = f"{error.filename}: {error.strerror}"
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; nothing half-written was left.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"Error: {' '.join(fault.split())}", err=True)
+    raise typer.Exit(2)
 
 
 app = typer.Typer(
@@ -150,12 +176,13 @@ def train(
     from .store import Store
     from .training import train as run
 
-    plan = Recipe.load(recipe, changes or [])
+    plan, shelf = Recipe.load(recipe, changes or []), Store(output)
+    shelf.home(plan.name)  # refuses before the training what it would refuse after
     backbone = plan.backbone.load()
     adapter = run(plan, backbone)
     if not PartialState().is_main_process:
         return
-    folder = Store(output).publish(adapter, backbone.geometry)
+    folder = shelf.publish(adapter, backbone.geometry)
     summary = {
         "name": adapter.name,
         "folder": str(folder),
@@ -259,7 +286,8 @@ def predict(
     A file with an adapter column is answered row by row by the adapter named there; otherwise
     every adapter answers every text. The row's adapter may be 'base', the plain backbone.
     """
-    from .answers import Asked, read_asked, show_answers, write_answers
+    from .adapter import BASE
+    from .answers import Asked, check_target, read_asked, show_answers, write_answers
 
     words = list(adapter_and_texts or [])
     references = list(adapters or [])
@@ -274,20 +302,24 @@ def predict(
     )
     if not asked:
         raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
-    named = sorted({a.adapter for a in asked if a.adapter and a.adapter != "base"})
-    predictor = _predictor(
+    if target is not None:
+        check_target(target)
+    named = sorted({a.adapter for a in asked if a.adapter is not None})
+    predictor, called = _predictor(
         references or named, store, backbone, dtype, quantization, device, any_backbone
     )
-    unknown = [name for name in named if name not in predictor.names]
+    known = {BASE: BASE, **{name: name for name in predictor.names}, **called}
+    unknown = [name for name in named if name not in known]
     if unknown:
         raise UnknownAdapterError(
             f"{source}: rows name the adapter '{unknown[0]}', which is not among --adapter "
-            f"({', '.join(predictor.names) or 'none'})"
+            f"({', '.join(called)})"
         )
+    everyone = list(called.values()) or [BASE]
     asked = [
         Asked(name, a.text)
         for a in asked
-        for name in ([a.adapter] if a.adapter is not None else predictor.names or ["base"])
+        for name in (everyone if a.adapter is None else [known[a.adapter]])
     ]
     answers = predictor([(a.adapter, a.text) for a in asked], progress=len(asked) > 100)
     rows = [{"text": a.text, **answer} for a, answer in zip(asked, answers, strict=True)]
@@ -347,13 +379,13 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show all an adapter folder says about itself, and its tensors."""
-    from .files import CARD, WEIGHTS, read_json, tensor_shapes
+    from .files import CARD, WEIGHTS, read_card, tensor_shapes
 
     folder = _folder(adapter, store)
     content = {
         "folder": str(folder),
         "bytes": _size(folder),
-        **(read_json(folder, CARD) if (folder / CARD).is_file() else {}),
+        **(read_card(folder) if (folder / CARD).is_file() else {}),
         "tensors": tensor_shapes(folder / WEIGHTS),
     }
     if as_json:
@@ -379,10 +411,10 @@ def _backbone(
 ) -> Backbone:
     """The backbone asked for, or the one the first adapter was trained on."""
     from .backbone import Backbone
-    from .files import CARD, read_json
+    from .files import CARD, read_card
 
     if model is None and folders and (folders[0] / CARD).is_file():
-        model = str(read_json(folders[0], CARD).get("backbone", {}).get("name", "minilm"))
+        model = str(read_card(folders[0])["backbone"]["name"])
     return Backbone.load(
         model or "minilm",
         dtype=dtype,
@@ -399,22 +431,29 @@ def _predictor(
     quantization: Quantization,
     device: Device,
     any_backbone: bool,
-) -> Predictor:
+) -> tuple[Predictor, dict[str, str]]:
+    """The adapters asked for, ready to answer, and the name of each."""
+    from .adapter import BASE
     from .predict import Predictor
 
-    folders = [_folder(reference, store) for reference in references if reference != "base"]
-    predictor = Predictor(_backbone(folders, model, dtype, quantization, device))
-    for reference, folder in zip(references, folders, strict=False):
-        before = set(predictor.names)
-        name = predictor.load(folder, any_backbone=any_backbone)
-        if name in before:
-            raise AdapterkitError(f"'{reference}' is called '{name}', as another --adapter is")
-    return predictor
+    folders = {name: _folder(name, store) for name in references if name != BASE}
+    predictor = Predictor(_backbone(list(folders.values()), model, dtype, quantization, device))
+    called: dict[str, str] = {}
+    for reference in references:
+        name = BASE
+        if reference != BASE:
+            name = predictor.load(folders[reference], any_backbone=any_backbone)
+        if name in called.values():
+            raise AdapterkitError(
+                f"'{reference}' is called '{name}', as another --adapter is; ask one of them"
+            )
+        called[reference] = name
+    return predictor, called
 
 
 def _labelled(data: Path, split: str, training: Any, columns: dict[str, str | None]) -> list[Any]:
     """The rows of one split; all rows of a file without a split column."""
-    from .data import SPLITS, read_records, read_rows
+    from .data import SPLITS, read_rows
 
     said = training.get("recipe", {}).get("data", {})
     roles = {
@@ -424,27 +463,21 @@ def _labelled(data: Path, split: str, training: Any, columns: dict[str, str | No
     }
     if split not in SPLITS:
         raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
-    mark = said.get("split", "split")
-    _, first = next(read_records(data))
-    has_splits = mark in first
-    rows = [
-        row
-        for part, row in read_rows(data, roles, mark if has_splits else None)
-        if part in (split, None)
-    ]
+    found = read_rows(data, roles, said.get("split", "split"))
+    rows = [row for part, row in found if part in (split, None)]
     if not rows:
         raise DataError(f"{data}: there are no rows of split '{split}'")
     return rows
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    from .files import CARD, read_json
+    from .files import read_card
     from .task import tasks
 
-    card = read_json(folder, CARD)
-    task = card["task"]["type"]
+    card = read_card(folder)
+    task = str(card["task"]["type"])
     metric = tasks()[task].main_metric if task in tasks() else ""
-    metrics: dict[str, dict[str, float]] = card.get("metrics", {})
+    metrics: dict[str, dict[str, float]] = card["metrics"]
     split, scores = next(reversed(metrics.items()), ("", {}))
     return {
         "version": folder.name,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, did_you_mean
+from .sections import is_text
 from .task import Row
 
 SPLITS = ("train", "validation", "test")
@@ -71,7 +72,7 @@ class Data:
             DataError: A file or a row is not sound.
         """
         splits: dict[str, list[Row]] = defaultdict(list)
-        main = folder / str(self.path or self.train)
+        main = folder / str(self.train if self.path is None else self.path)
         for split, row in read_rows(main, self.roles, self.split if self.path else None):
             splits[split or "train"].append(row)
         for name in ("validation", "test"):
@@ -127,18 +128,27 @@ def read_rows(
     """
     for number, record in read_records(path):
         where = f"{path}:{number}"
-        fields = {}
-        for role, column in roles.items():
-            if column not in record:
-                raise DataError(
-                    f"{where}: there is no column '{column}' for {role}; "
-                    f"{did_you_mean(column, [str(name) for name in record])}"
-                )
-            fields[role] = _text(record[column], f"{where}: column '{column}'")
+        fields = read_fields(record, roles, where)
         part = record.get(split) if split is not None else None
         if split in record and part not in SPLITS:
             raise DataError(f"{where}: split is {part!r}; expected {', '.join(SPLITS)}")
         yield part, Row(fields, where)
+
+
+def read_fields(record: Mapping[str, Any], roles: Mapping[str, str], where: str) -> dict[str, str]:
+    """A record's texts by role; a number in a JSONL file is a text too.
+
+    Raises:
+        DataError: A column is missing, or what it holds is empty or no text.
+    """
+    for role, column in roles.items():
+        if column not in record:
+            raise DataError(
+                f"{where}: there is no column '{column}' for {role}; {did_you_mean(column, record)}"
+            )
+    return {
+        role: _text(record[column], f"{where}: column '{column}'") for role, column in roles.items()
+    }
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -151,42 +161,49 @@ def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path}: there is no such file")
     if path.suffix not in (".csv", ".jsonl"):
         raise DataError(f"{path}: expected a file ending in .csv or .jsonl")
-    count = 0
+    empty = True
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, record in (_csv if path.suffix == ".csv" else _jsonl)(file, path):
-                count += 1
+                empty = False
                 yield number, record
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text near row {count + 1} (byte {error.object[error.start]:#04x}); "
-            "save the file as UTF-8"
-        ) from None
-    except csv.Error as error:
-        raise DataError(f"{path}: not CSV after row {count} ({error})") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{_first_foreign(path)}; save the file as UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if not count:
+    if empty:
         raise DataError(f"{path}: there are no rows")
 
 
 def _csv(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(file, strict=True)
-    header = next(reader, [])
+    rows = _cells(file, path)
+    first, header = next(rows, (1, []))
     if len(set(header)) != len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise DataError(f"{path}:1: the column '{twice}' is there twice")
-    begins = reader.line_num + 1
-    for cells in reader:
-        if cells:
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{path}:{begins}: {len(cells)} fields where the header has {len(header)}; "
-                    "quote texts that hold commas"
-                )
-            yield begins, dict(zip(header, cells, strict=True))
-        begins = reader.line_num + 1
+        raise DataError(f"{path}:{first}: the column '{twice}' is there twice")
+    for begins, cells in rows:
+        if len(cells) != len(header):
+            raise DataError(
+                f"{path}:{begins}: {len(cells)} fields where the header has {len(header)}; "
+                "quote texts that hold commas"
+            )
+        yield begins, dict(zip(header, cells, strict=True))
+
+
+def _cells(file: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """First line and fields of every row that is not blank; a quoted text may span lines."""
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(file, strict=True)
+    begins = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield begins, cells
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{begins}: not CSV ({error}); close every quote and double those inside a text"
+        ) from None
 
 
 def _jsonl(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -195,20 +212,33 @@ def _jsonl(file: Any, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error})") from None
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{number}: not JSON ({error.msg} at character {error.pos + 1})"
+            ) from None
+        except (ValueError, RecursionError) as error:  # a number too long, lists too deep
+            raise DataError(f"{path}:{number}: cannot be read ({error})") from None
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, got {type(record).__name__}")
         yield number, record
 
 
+def _first_foreign(path: Path) -> str:
+    """Where a file stops being UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"{path}:{number}: the byte {line[error.start]:#04x} is not UTF-8 text"
+    return f"{path}: not UTF-8 text"
+
+
 def _text(value: Any, where: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}: expected a text, got {json.dumps(value, ensure_ascii=False)[:60]}"
-        )
+    if not is_text(value):
+        raise DataError(f"{where}: expected a text, got {value!r:.60}")
     if not value.strip():
         raise DataError(f"{where} is empty; fill it or leave the row out")
     return value

@@ -27,12 +27,20 @@ from .errors import AdapterError, AdapterkitError
 from .geometry import Geometry
 from .method import Method, Tensors, methods
 from .report import learning_curve, model_card
-from .sections import build_kind, dump
+from .sections import build_kind, convert, dump
 from .task import Task, tasks
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CARD = "adapterkit.json"
+CARD_PARTS = {
+    "method": ("type",),
+    "task": ("type",),
+    "backbone": ("name", "fingerprint", "lower_case"),
+    "metrics": (),
+    "training": (),
+}
+"""Parts of the card and what each must say; the last two may be left out."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -79,7 +87,7 @@ def load_adapter(folder: str | Path, backbone: Backbone, *, any_backbone: bool =
     found = _weights(folder)
     try:
         described = (
-            _ours(read_json(folder, CARD))
+            _ours(read_card(folder))
             if (folder / CARD).is_file()
             else _foreign(folder, config, found, backbone.geometry)
         )
@@ -90,14 +98,15 @@ def load_adapter(folder: str | Path, backbone: Backbone, *, any_backbone: bool =
         raise AdapterError(f"{folder}: {CARD} or {CONFIG} lacks or garbles {error}") from None
     except (ValueError, AdapterkitError) as error:
         raise AdapterError(f"{folder}: {error}") from None
-    faults = [f"{WEIGHTS}: {fault}" for fault in _faults(found, shapes)]
-    if config.get("peft_type") != adapter.method.peft_type:
-        faults.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
+    faults = []
     try:
         if not any_backbone:
             check_backbone(adapter, backbone, "the adapter")
     except AdapterError as error:
         faults.append(str(error))
+    faults += [f"{WEIGHTS}: {fault}" for fault in _faults(found, shapes)]
+    if config.get("peft_type") != adapter.method.peft_type:
+        faults.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if faults:
         raise AdapterError(f"{folder}: {'; '.join(faults)}")
     start = adapter.method.head_prefix
@@ -165,10 +174,24 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AdapterError(f"{folder}: not an adapter folder, {name} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{folder / name}: not readable as JSON ({error})") from None
     if not isinstance(content, dict):
         raise AdapterError(f"{folder / name}: expected a JSON object")
+    return content
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """`adapterkit.json` of an adapter folder, with every part it must have.
+
+    Raises:
+        AdapterError: It is not there, or a part is missing or garbled.
+    """
+    content = read_json(folder, CARD)
+    for part, keys in CARD_PARTS.items():
+        held = content.get(part) if keys else content.setdefault(part, {})
+        if not isinstance(held, dict) or any(key not in held for key in keys):
+            raise AdapterError(f"{folder}: {CARD} lacks or garbles '{part}'")
     return content
 
 
@@ -328,14 +351,14 @@ def _faults(found: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 def _ours(content: Mapping[str, Any]) -> dict[str, Any]:
     backbone = content["backbone"]
     return {
-        "name": check_name(content["name"]),
+        "name": check_name(convert(str, content["name"], f"{CARD}: name")),
         "method": build_kind(methods(), content["method"], f"{CARD}: method"),
         "task": build_kind(tasks(), content["task"], f"{CARD}: task"),
         "backbone": str(backbone["name"]),
         "fingerprint": str(backbone["fingerprint"]),
         "lower_case": bool(backbone["lower_case"]),
-        "training": content.get("training", {}),
-        "metrics": content.get("metrics", {}),
+        "training": content["training"],
+        "metrics": content["metrics"],
     }
 
 

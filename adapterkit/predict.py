@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .adapter import Adapter, check_name
+from .adapter import BASE, Adapter, check_name
 from .backbone import Backbone
 from .batch import Inputs
 from .errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from .files import check_backbone, load_adapter
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
+from .sections import is_text
 from .task import Answer, Row
-
-BASE = "base"
 
 Text = str | tuple[str, str]
 
@@ -58,12 +57,9 @@ class Predictor:
 
         Raises:
             AdapterError: It was trained on another backbone.
-            AdapterkitError: Its name is taken by the plain backbone or is no name.
+            AdapterkitError: Its name is the plain backbone's or is no name.
         """
-        if check_name(adapter.name) == BASE:
-            raise AdapterkitError(
-                f"an adapter cannot be called '{BASE}', the plain backbone's name"
-            )
+        check_name(adapter.name)
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
         ready = adapter.to(self.backbone.device)
@@ -147,7 +143,7 @@ def tokenised(
     for place, (owner, text) in enumerate(zip(owners, texts, strict=True)):
         first, second = (text, None) if isinstance(text, str) else _two(text, place)
         for part in (first, second):
-            if part is not None and (not isinstance(part, str) or not part.strip()):
+            if part is not None and not (is_text(part) and part.strip()):
                 raise AdapterkitError(f"text {place + 1} is empty or not a text: {part!r}")
         firsts.append(first)
         seconds.append(second)

@@ -44,7 +44,9 @@ def run(output: Path) -> dict[str, Any]:
     store = Store(output)
     adapters = []
     for file in sorted(folder.glob("*.yaml")):
-        adapter = train(Recipe.load(file), backbone)
+        recipe = Recipe.load(file)
+        store.home(recipe.name)  # refuses before the training what it would refuse after
+        adapter = train(recipe, backbone)
         home = store.publish(adapter, backbone.geometry)
         adapters.append(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,9 +99,11 @@ class Training:
             rate = getattr(self, name)
             if rate is not None and not 0.0 < rate < 10.0:
                 raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
-        for name in ("weight_decay", "clip", "seed"):
+        for name in ("weight_decay", "clip"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: expected a number from 0 to 2**32 - 1, got {self.seed}")
         if not 0.0 <= self.warmup <= 1.0:
             raise ValueError(f"warmup: expected a share from 0 to 1, got {self.warmup}")
         if self.patience is not None and self.patience < 1:
@@ -142,14 +145,15 @@ class Recipe:
         """
         path = Path(path)
         try:
-            content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RecipeError(f"{path}: there is no such recipe") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: cannot be read ({error})") from None
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{path}: {_one_line(error)}") from None
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
         try:
+            content = _read(text)
             if not isinstance(content, Mapping):
                 raise ValueError("expected keys and values (name, data, task, method, ...)")
             plain = dict(content)
@@ -211,12 +215,15 @@ def describe_keys() -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, of which plain YAML keeps the last in silence."""
+    """Safe YAML without its two traps: a key given twice, of which plain YAML keeps the last in
+    silence, is refused; and no, yes, on, off and dates are texts, as in YAML 1.2."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key must be a text")
         if key.value in seen:
             line = key.start_mark.line + 1
             raise yaml.YAMLError(f"line {line}: the key '{key.value}' is given twice")
@@ -225,6 +232,26 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in (_BOOL, _DATE)]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+def _read(text: str) -> Any:
+    """YAML as plain values.
+
+    Raises:
+        ValueError: It is none; the message is one line and names the place.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ValueError(_one_line(error)) from None
+    except RecursionError:
+        raise ValueError("not YAML that can be read, it is nested too deeply") from None
 
 
 def _one_line(error: yaml.YAMLError) -> str:
@@ -243,11 +270,13 @@ def _apply(plain: dict[str, Any], change: str) -> None:
     if not equals or not all(keys) or len(keys) > 2:
         raise ValueError(f"--set {change}: expected key=value or section.key=value")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {change}: {_one_line(error)}") from None
+        value = _read(text)
+    except ValueError as error:
+        raise ValueError(f"--set {change}: {error}") from None
     target = plain
     if len(keys) == 2:
-        target = dict(plain.get(keys[0]) or {})
-        plain[keys[0]] = target
+        section = plain.get(keys[0]) or {}
+        if not isinstance(section, Mapping):
+            raise ValueError(f"--set {change}: {keys[0]} is {section!r}, not keys and values")
+        target = plain[keys[0]] = dict(section)
     target[keys[-1]] = value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from .errors import did_you_mean
 
@@ -55,7 +56,7 @@ def build_kind(kinds: Mapping[str, Any], values: Any, where: str) -> Any:
     if not isinstance(values, Mapping) or "type" not in values:
         raise ValueError(f"{where}.type: this key is required; one of {', '.join(sorted(kinds))}")
     kind = values["type"]
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{where}.type: '{kind}' is not known; {did_you_mean(str(kind), kinds)}")
     return build(kinds[kind], {k: v for k, v in values.items() if k != "type"}, where)
 
@@ -89,25 +90,44 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where}: expected nothing, got {value!r}")
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         # YAML 1.1 reads 2e-3 as a text: it wants a point. People do not.
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             value = float(value)
-    if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
+    if isinstance(value, hint) and isinstance(value, bool) == (hint is bool) and _is_sound(value):
         return value
-    raise ValueError(f"{where}: expected {WORDS.get(hint, hint)}, got {value!r}")
+    quotes = "; put it in quotes" if hint is str and isinstance(value, (int, float)) else ""
+    raise ValueError(f"{where}: expected {WORDS.get(hint, hint)}, got {value!r}{quotes}")
+
+
+def _is_sound(value: object) -> bool:
+    """Whether a number is finite and a text is one."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, str) or is_text(value)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that a file can hold: half of an emoji, cut apart, is none."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in hints:
         return None
     real = [hint for hint in hints if hint is not type(None)]
+    if len(real) == 1:
+        return convert(real[0], value, where)
     exact = [hint for hint in real if isinstance(hint, type) and type(value) is hint]
-    faults = []
     for hint in exact or real:
-        try:
+        with suppress(ValueError):
             return convert(hint, value, where)
-        except ValueError as error:
-            faults.append(str(error))
-    raise ValueError(" or ".join(dict.fromkeys(faults)))
+    words = " or ".join(str(WORDS.get(hint, hint)) for hint in real)
+    raise ValueError(f"{where}: expected {words}, got {value!r}")
 
 
 def dump(section: Any) -> dict[str, Any]:

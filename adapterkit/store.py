@@ -7,12 +7,15 @@ version `latest` means. A version appears complete or not at all, and only then 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from os.path import isdir, isfile, join
 from pathlib import Path
 
 from .adapter import Adapter, check_name
-from .errors import AdapterError, UnknownAdapterError, did_you_mean
+from .errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
 from .files import CARD, CONFIG, read_json, save_adapter, write_file
 from .geometry import Geometry
 
@@ -44,14 +47,27 @@ class Store:
         Raises:
             AdapterError: It cannot be written; what was there stays as it was.
         """
-        home = self.root / check_name(adapter.name)
-        inside = home.parent / CONFIG if "/" in adapter.name else home / CONFIG
-        if inside.exists():
-            raise AdapterError(f"{inside.parent}: is itself an adapter folder, not part of a store")
+        home = self.home(adapter.name)
         version = max(self._versions(home), default=0) + 1
         folder = save_adapter(adapter, home / str(version), geometry)
         self._alias(home, LATEST, version)
         return folder
+
+    def home(self, name: str) -> Path:
+        """The folder where the versions of a name lie, or will.
+
+        Raises:
+            AdapterkitError: That is no name.
+            AdapterError: Something is in the way that is not part of a store.
+        """
+        home = self.root / check_name(name)
+        for folder in (home, *home.parents)[: name.count("/") + 2]:
+            if (folder / CONFIG).exists():
+                raise AdapterError(f"{folder}: is itself an adapter folder, not part of a store")
+        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise AdapterError(f"{nearest}: not a folder that can be written to; choose another")
+        return home
 
     def path(self, reference: str) -> Path:
         """The folder of `name`, `name@version` or `name@alias`; `name` alone is `@latest`.
@@ -72,7 +88,7 @@ class Store:
         aliases = self._aliases(home)
         number = aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else None)
         if number not in versions:
-            known = [*aliases, *map(str, sorted(versions))]
+            known = [*(k for k, v in aliases.items() if v in versions), *map(str, sorted(versions))]
             raise UnknownAdapterError(
                 f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}"
             )
@@ -84,7 +100,10 @@ class Store:
 
     def _walk(self) -> Iterator[str]:
         for aliases in (*self.root.glob(f"*/{ALIASES}"), *self.root.glob(f"*/*/{ALIASES}")):
-            yield aliases.parent.relative_to(self.root).as_posix()
+            with suppress(AdapterkitError):  # a folder that only looks like part of a store
+                name = check_name(aliases.parent.relative_to(self.root).as_posix())
+                if self._versions(aliases.parent):
+                    yield name
 
     def _versions(self, home: Path) -> set[int]:
         if not home.is_dir():
@@ -98,11 +117,19 @@ class Store:
     def _aliases(self, home: Path) -> dict[str, int]:
         if not (home / ALIASES).is_file():
             return {}
-        return {str(k): int(v) for k, v in read_json(home, ALIASES).items()}
+        aliases = read_json(home, ALIASES)
+        if not all(isinstance(version, int) for version in aliases.values()):
+            raise AdapterError(
+                f'{home / ALIASES}: expected version numbers, such as {{"latest": 1}}'
+            )
+        return aliases
 
     def _alias(self, home: Path, alias: str, version: int) -> None:
         content = json.dumps({**self._aliases(home), alias: version}, indent=2) + "\n"
-        write_file(home / ALIASES, content.encode())
+        try:
+            write_file(home / ALIASES, content.encode())
+        except OSError as error:
+            raise AdapterError(f"{home / ALIASES}: cannot be written ({error.strerror})") from None
 
 
 def find_folder(reference: str, store: Store) -> Path:
@@ -111,9 +138,9 @@ def find_folder(reference: str, store: Store) -> Path:
     Raises:
         UnknownAdapterError: It is neither.
     """
-    if (Path(reference) / CONFIG).is_file():
+    if isfile(join(reference, CONFIG)):  # a text too long for a path is no path either
         return Path(reference)
     is_path = reference.startswith((".", "/"))
-    if is_path or (Path(reference).is_dir() and not (store.root / reference).is_dir()):
+    if is_path or (isdir(reference) and not isdir(store.root / reference)):
         raise UnknownAdapterError(f"{reference}: not an adapter folder, {CONFIG} is missing")
     return store.path(reference)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -121,6 +122,8 @@ def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = 
     settings = recipe.training
     if backbone is None:
         backbone = recipe.backbone.load()
+    # Accelerate keeps the precision of a process's first run for good; runs may differ in it.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=backbone.device.type == "cpu", mixed_precision=settings.mixed_precision
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from adapterkit.tasks.classification import Classification
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-WORDS = (
-    "a the card money lost my i want to where is account close open good bad not very wait help "
-    "please transfer failed fee new address bank laptop screen network slow fast tea rain sun"
-).split()
+WORDS = """
+a the card money lost my i want to where is account close open good bad not very wait help please
+transfer failed fee new address bank laptop screen network slow fast tea rain sun
+""".split()
 
 MakeAdapter = Callable[..., Adapter]
 
@@ -35,9 +35,8 @@ def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> Iterator[None]:
+def _two_threads() -> None:
     torch.set_num_threads(2)
-    yield
 
 
 def save_random_bert(folder: Path, vocabulary: list[str], **changes: Any) -> Path:
@@ -106,9 +105,10 @@ def random_adapter(
 ) -> Adapter:
     """An adapter as if trained: every tensor random and large enough to be seen in the answers."""
     generator = torch.Generator().manual_seed(seed)
+    spread = 0.2 * (32 / backbone.geometry.hidden) ** 0.5
     chosen, tensors = methods()[method](**settings), {}
     for key, shape in chosen.shapes(backbone.geometry).items():
-        tensors[key] = torch.randn(shape, generator=generator) * 0.2
+        tensors[key] = torch.randn(shape, generator=generator) * spread
     task = Classification(pooling=pooling, labels=labels)
     shapes = task.head_shapes(backbone.geometry.hidden)
     return Adapter(
@@ -116,7 +116,7 @@ def random_adapter(
         method=chosen,
         task=task,
         tensors=tensors,
-        head={key: torch.randn(s, generator=generator) * 0.2 for key, s in shapes.items()},
+        head={key: torch.randn(s, generator=generator) * spread for key, s in shapes.items()},
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
@@ -144,5 +144,8 @@ def chinese_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the Chinese vocabulary is not beside this checkout (../shared/vocab)")
     words = file.read_text(encoding="utf-8").splitlines()
     return save_random_bert(
-        tmp_path_factory.mktemp("chinese"), words, initializer_range=0.02, max_position_embeddings=128
+        tmp_path_factory.mktemp("chinese"),
+        words,
+        initializer_range=0.02,
+        max_position_embeddings=128,
     )

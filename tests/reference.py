@@ -39,11 +39,17 @@ def attention(
         columns = [slice(h * d, (h + 1) * d) for h in range(heads)]
         out.append(
             torch.cat(
-                [(query[own, c] @ k[:, c].T * d**-0.5).softmax(-1) @ v[:, c] for c in columns], dim=1
+                [(query[own, c] @ k[:, c].T * d**-0.5).softmax(-1) @ v[:, c] for c in columns],
+                dim=1,
             )
         )
         start += length
     return torch.cat(out)
+
+
+def norm(module: Any, s: Tensor) -> Tensor:
+    """Layer norm with a module's own weights."""
+    return F.layer_norm(s, (s.shape[-1],), module.weight, module.bias, module.eps)
 
 
 def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
@@ -62,13 +68,13 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
         return y
 
     def bottleneck(site: str, inner: Tensor) -> Tensor:
-        get = {part: tensors[f"{site}.{part}"][index] for part in ("down", "down_bias", "up", "up_bias")}
+        get = {
+            part: tensors[f"{site}.{part}"][index]
+            for part in ("down", "down_bias", "up", "up_bias")
+        }
         act = {"relu": torch.relu, "swish": F.silu, "gelu": F.gelu}[method.activation]
         thin = act(inner @ get["down"].T + get["down_bias"])
         return method.scaling * (thin @ get["up"].T + get["up_bias"])
-
-    def norm(module: Any, s: Tensor) -> Tensor:
-        return F.layer_norm(s, (s.shape[-1],), module.weight, module.bias, module.eps)
 
     placement = method.placement if kind == "bottleneck" else None
     own, heads = block.attention.self, block.attention.self.num_attention_heads
@@ -105,7 +111,9 @@ def hidden(backbone: Backbone, adapter: Adapter | None, inputs: Inputs) -> Tenso
         + parts.token_type_embeddings.weight[list(inputs.types)]
         + parts.position_embeddings.weight[places]
     )
-    x = F.layer_norm(x, (x.shape[-1],), parts.LayerNorm.weight, parts.LayerNorm.bias, parts.LayerNorm.eps)
+    x = F.layer_norm(
+        x, (x.shape[-1],), parts.LayerNorm.weight, parts.LayerNorm.bias, parts.LayerNorm.eps
+    )
     for index in range(backbone.geometry.layers):
         x = layer(bert, index, x, adapter)
     return x

@@ -116,7 +116,9 @@ def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, l
         assert row.truncated == (len(whole) > limit)
 
 
-def test_fingerprint_is_of_the_source_weights(tiny: Backbone, tiny_folder: Path, tmp_path: Path) -> None:
+def test_fingerprint_is_of_the_source_weights(
+    tiny: Backbone, tiny_folder: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModel, BertForSequenceClassification
 
     for dtype in ("bfloat16", "float16"):

@@ -31,9 +31,7 @@ def test_low_rank_is_the_loop_forward_and_backward(lengths: list[int], full: boo
         x, down, up, *bias = (leaf.clone().requires_grad_() for leaf in leaves)
         if fast:
             biases = {"down_bias": bias[0], "up_bias": bias[1]} if full else {}
-            y = low_rank(
-                x, down, up, Runs(lengths), activation=F.silu if full else None, **biases
-            )
+            y = low_rank(x, down, up, Runs(lengths), activation=F.silu if full else None, **biases)
         else:
             y = reference.low_rank(x, down, up, lengths, bias, F.silu if full else None)
         (y * goal).sum().backward()

@@ -1,0 +1,109 @@
+"""The 8-bit and 4-bit backbone by bitsandbytes: small, quiet, and as good."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import MakeAdapter
+from torch import nn
+
+from adapterkit.backbone import Backbone
+from adapterkit.forward import forward
+from adapterkit.predict import Predictor, evaluate
+from adapterkit.recipe import Recipe
+from adapterkit.store import Store
+from adapterkit.training import train
+
+TEXTS = ["where is my card", "the network is slow today", "please close my account " * 10]
+
+
+def load(quantization: Any) -> tuple[Backbone, list[str]]:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        backbone = Backbone.load("minilm", quantization=quantization, device="cpu")
+    return backbone, [str(w.message) for w in told if "adapterkit" in str(w.filename)]
+
+
+@pytest.fixture(scope="module")
+def eight() -> Backbone:
+    return load("8bit")[0]
+
+
+def linear_bytes(backbone: Backbone) -> int:
+    layers = backbone.model.get_submodule(backbone.geometry.family.layers)
+    return sum(m.weight.nbytes for m in layers.modules() if isinstance(m, nn.Linear))  # type: ignore[operator, union-attr]
+
+
+def test_eight_bits_take_a_quarter(minilm: Backbone, eight: Backbone) -> None:
+    assert linear_bytes(eight) <= 0.3 * linear_bytes(minilm)
+    assert eight.fingerprint == minilm.fingerprint
+    assert type(eight.model.pooler.dense) is nn.Linear  # type: ignore[union-attr]
+
+
+def test_four_bits_take_an_eighth(minilm: Backbone) -> None:
+    four, _ = load("4bit")
+    assert linear_bytes(four) <= 0.15 * linear_bytes(minilm)
+    assert four.fingerprint == minilm.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
+def test_eight_bit_answers_are_near_and_quiet(
+    minilm: Backbone, eight: Backbone, make_adapter: MakeAdapter, kind: str
+) -> None:
+    adapter = make_adapter(minilm, kind)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        exact, near = (
+            Predictor(b, [adapter])([("acme/intent", t) for t in TEXTS]) for b in (minilm, eight)
+        )
+    assert told == []
+    for one, other in zip(exact, near, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
+def test_gradients_reach_adapters_through_eight_bits(
+    minilm: Backbone, eight: Backbone, make_adapter: MakeAdapter, kind: str
+) -> None:
+    grads = []
+    for backbone in (minilm, eight):
+        adapter = make_adapter(minilm, kind)
+        leaves = list(adapter.tensors.values())
+        for tensor in leaves:
+            tensor.requires_grad_()
+        rows = [(adapter, row) for row in backbone.tokenise(TEXTS, None, 64)]
+        (piece,) = forward(backbone, rows)
+        (piece.values * torch.tensor([1.0, -1.0])).sum().backward()
+        grads.append(torch.cat([t.grad.flatten() for t in leaves if t.grad is not None]))
+    assert torch.nn.functional.cosine_similarity(*grads, dim=0) > 0.97
+
+
+@pytest.mark.slow
+def test_eight_bits_train_as_well_as_float32(
+    minilm: Backbone, eight: Backbone, shared_data: Path, tmp_path: Path
+) -> None:
+    plain = {
+        "name": "bank/intent",
+        "data": {"path": str(shared_data / "banking77" / "data.csv"), "validation": 0},
+        "method": {"type": "lora"},
+        "training": {"epochs": 2},
+    }
+    recipe = Recipe.of(plain)
+    scores = {}
+    for name, backbone in (("float32", minilm), ("8bit", eight)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            adapter = train(recipe, backbone, progress=False)
+        assert len(told) < 5
+        scores[name] = adapter.metrics["test"]["accuracy"]
+    assert scores["8bit"] >= scores["float32"] - 0.01
+    folder = Store(tmp_path).publish(adapter, eight.geometry)
+    predictor = Predictor(eight)
+    predictor.load(folder)
+    rows = recipe.data.load(Path(), 0)["test"]
+    again = evaluate(eight, predictor._adapters["bank/intent"], rows)
+    assert again["accuracy"] == pytest.approx(scores["8bit"], abs=0.005)
