@@ -207,7 +207,7 @@ def test_a_save_that_fails_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(AdapterError, match="cannot be written .No space left"):
+    with pytest.raises(AdapterError, match="cannot be written"):
         save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
     assert list(tmp_path.iterdir()) == []
 

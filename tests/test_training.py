@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_schedules_climb_then_fall(schedule: Any) -> None:
     share = rate_at(Training(schedule=schedule, warmup=0.1), 100)
     rates = [share(step) for step in range(100)]
     assert rates[0] < rates[5] < rates[10] == 1.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert (rates[-1] == 1.0) if schedule == "constant" else (rates[-1] < 0.02)
 
 
