@@ -238,17 +238,15 @@ def _attention(
 def _from_pretrained(
     folder: Path, dtype: torch.dtype, quantization: Quantization, device: str
 ) -> tuple[nn.Module, Any]:
-    import transformers
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils import logging
 
-    logging: Any = transformers.utils.logging
-    bits_and_bytes: Any = transformers.BitsAndBytesConfig
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     options: dict[str, Any] = {}
     if quantization != "none":
-        options["quantization_config"] = bits_and_bytes(
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=quantization == "8bit",
             load_in_4bit=quantization == "4bit",
             bnb_4bit_compute_dtype=dtype,

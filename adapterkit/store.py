@@ -80,9 +80,10 @@ class Store:
         home = self.root / check_name(name)
         versions = self._versions(home)
         if not versions:
+            names = self.names()
+            hint = did_you_mean(name, names) if names else "it holds none; is --store right?"
             raise UnknownAdapterError(
-                f"there is no adapter '{name}' in the store {self.root}; "
-                f"{did_you_mean(name, self.names())}"
+                f"there is no adapter '{name}' in the store {self.root}; {hint}"
             )
         wanted = version if at else LATEST
         aliases = self._aliases(home)

@@ -41,7 +41,8 @@ def _two_threads() -> None:
 
 def save_random_bert(folder: Path, vocabulary: list[str], **changes: Any) -> Path:
     """A randomly initialised BERT with a WordPiece vocabulary, saved as a checkpoint."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    import transformers
+    from transformers import BertConfig, BertModel
 
     torch.manual_seed(7)
     shape: dict[str, Any] = {
@@ -61,7 +62,8 @@ def save_random_bert(folder: Path, vocabulary: list[str], **changes: Any) -> Pat
     model.save_pretrained(folder)
     file = folder / "vocab.txt"
     file.write_text("\n".join(vocabulary), encoding="utf-8")
-    BertTokenizerFast(vocab=str(file), do_lower_case=True).save_pretrained(folder)
+    tokenizer: Any = transformers.BertTokenizerFast  # type: ignore[attr-defined]
+    tokenizer(vocab=str(file), do_lower_case=True).save_pretrained(folder)
     return folder
 
 

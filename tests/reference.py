@@ -59,7 +59,7 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
     method: Any = adapter.method if adapter else None
 
     def linear(module: Any, site: str, inner: Tensor) -> Tensor:
-        y = inner @ module.weight.T + module.bias
+        y: Tensor = inner @ module.weight.T + module.bias
         if kind == "lora" and site in method.targets and index in (method.layers or range(99)):
             at = list(method.layers).index(index) if method.layers else index
             a, b = tensors[f"{site}.a"][at], tensors[f"{site}.b"][at]
@@ -74,7 +74,8 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
         }
         act = {"relu": torch.relu, "swish": F.silu, "gelu": F.gelu}[method.activation]
         thin = act(inner @ get["down"].T + get["down_bias"])
-        return method.scaling * (thin @ get["up"].T + get["up_bias"])
+        added: Tensor = method.scaling * (thin @ get["up"].T + get["up_bias"])
+        return added
 
     placement = method.placement if kind == "bottleneck" else None
     own, heads = block.attention.self, block.attention.self.num_attention_heads

@@ -24,7 +24,7 @@ QUERY_A = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_A.wei
 Fault = Callable[[Path], None]
 
 
-def change_tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Fault:
+def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
     def fault(folder: Path) -> None:
         tensors = load_file(folder / WEIGHTS)
         change(tensors)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from adapterkit.predict import Predictor
 
 def crowd(backbone: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
     """Every method, several ranks, sites, placements, layers and label counts."""
-    plans = [
+    plans: list[tuple[str, dict[str, Any]]] = [
         ("lora", {"r": 2}),
         ("lora", {"r": 8, "alpha": 3.0}),
         ("lora", {"r": 3, "targets": LINEAR_SITES}),
@@ -129,7 +130,7 @@ def test_a_forward_that_raises_midway_leaves_the_next_answers_right(
     x = torch.ones(1, 20, 32)
     with torch.inference_mode():
         mixed, base = by_row(tiny, rows), by_row(tiny, plain)
-        for layer in tiny.model.encoder.layer:  # type: ignore[union-attr, operator]
+        for layer in tiny.model.encoder.layer:  # type: ignore[union-attr]
             linear = layer.attention.self.query
             monkeypatch.setattr(layer.intermediate.intermediate_act_fn, "forward", _raise)
             with pytest.raises(RuntimeError, match="midway"):
