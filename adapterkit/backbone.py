@@ -15,6 +15,7 @@ from .batch import Encoded, Inputs, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
+from .frozen import prepare
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
 from .ops import packed_attention
 from .tokens import tokenise
@@ -37,7 +38,14 @@ class Backbone:
         lower_case: Whether its tokenizer lower-cases.
     """
 
-    def __init__(self, name: str, model: nn.Module, tokenizer: Any, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        tokenizer: Any,
+        checkpoint: Checkpoint,
+        prepared: bool = True,
+    ) -> None:
         config: Any = model.config
         kin = family(config.model_type)
         first = config.pad_token_id + 1 if kin.offset else 0
@@ -59,6 +67,8 @@ class Backbone:
         self._pooler: Any = model.pooler if checkpoint.has_pooler else None
         self._at = threading.local()
         self._plug()
+        if prepared:
+            prepare(self.linears)
 
     @classmethod
     def load(
@@ -69,6 +79,7 @@ class Backbone:
         quantization: Quantization = "none",
         device: Device = "auto",
         revision: str | None = None,
+        prepared: bool = True,
     ) -> Backbone:
         """Loads a checkpoint from safetensors, never from pickle.
 
@@ -79,6 +90,7 @@ class Backbone:
                 they need dtype bfloat16 or float16, and float32 is then taken as bfloat16.
             device: `auto` is the GPU where there is one.
             revision: Branch, tag or commit of a hub model.
+            prepared: Lay the frozen linears out for this processor where that is faster.
 
         Raises:
             BackboneError: The checkpoint is not there, not sound or not supported.
@@ -94,17 +106,25 @@ class Backbone:
             raise BackboneError(
                 "device: 'cuda' was asked for but torch sees no GPU; use cpu or auto"
             )
-        where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        on_gpu = device != "cpu" and torch.cuda.is_available()
+        where = f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
         checkpoint = Checkpoint.read(locate(model, revision))
         if quantization != "none" and dtype == "float32":
             dtype = "bfloat16"
         network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
-        return cls(model, network, tokenizer, checkpoint)
+        return cls(model, network, tokenizer, checkpoint, prepared)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def linears(self) -> list[nn.Module]:
+        """The frozen linears of every layer, in the order they are computed."""
+        layers: Any = self.model.get_submodule(self.geometry.family.layers)
+        paths = [self.geometry.family.linears[site] for site in LINEAR_SITES]
+        return [layer.get_submodule(path) for layer in layers for path in paths]
 
     @property
     def n_parameters(self) -> int:

@@ -174,11 +174,12 @@ def train(
     from accelerate import PartialState
 
     from .store import Store
+    from .training import load_backbone
     from .training import train as run
 
     plan, shelf = Recipe.load(recipe, changes or []), Store(output)
     shelf.home(plan.name)  # refuses before the training what it would refuse after
-    backbone = plan.backbone.load()
+    backbone = load_backbone(plan)
     adapter = run(plan, backbone)
     if not PartialState().is_main_process:
         return

@@ -63,7 +63,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Pa
         CONFIG: _to_json(_peft_config(adapter, geometry)),
         WEIGHTS: to_safetensors(_to_file(adapter, geometry), metadata={"format": "pt"}),
         CARD: _to_json(card(adapter)),
-        "README.md": model_card(adapter, folder.name).encode(),
+        "README.md": model_card(adapter).encode(),
     }
     if adapter.training.get("history"):
         files["learning_curve.png"] = learning_curve(adapter)

@@ -11,7 +11,7 @@ INK, ACCENT, GRID = "#333333", "#d1495b", "#dddddd"
 BLUE = "#2e6f95"
 
 
-def model_card(adapter: Adapter, folder: str) -> str:
+def model_card(adapter: Adapter) -> str:
     """The folder's `README.md`."""
     training = adapter.training
     lines = [
@@ -98,13 +98,14 @@ def learning_curve(adapter: Adapter) -> bytes:
         scores = [entry["validation"][metric] for entry in checked]
         right.plot(steps, scores, color=ACCENT, marker="o", markersize=4, linewidth=1.2)
         right.set_ylabel(f"validation {metric}", color=ACCENT)
-        best = max(range(len(scores)), key=scores.__getitem__)
+        kept = [entry["epoch"] for entry in checked].index(adapter.training["epoch"])
+        right.plot(steps[kept], scores[kept], "o", markersize=10, fillstyle="none", color=ACCENT)
         right.annotate(
-            f"{scores[best]:.3f}",
-            (steps[best], scores[best]),
+            f"kept: {scores[kept]:.3f}",
+            (steps[kept], scores[kept]),
             textcoords="offset points",
-            xytext=(-4, -14),
-            ha="right",
+            xytext=(0, -18),
+            ha="center",
             color=ACCENT,
         )
         right.spines[["top"]].set_visible(False)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -121,7 +121,7 @@ def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = 
     began = time.perf_counter()
     settings = recipe.training
     if backbone is None:
-        backbone = recipe.backbone.load()
+        backbone = load_backbone(recipe)
     # Accelerate keeps the precision of a process's first run for good; runs may differ in it.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -154,6 +154,17 @@ def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = 
     }
     accelerator.free_memory()
     return replace(trained, training=record, metrics=metrics)
+
+
+def load_backbone(recipe: Recipe) -> Backbone:
+    """The recipe's backbone, on the device that Accelerate gives this process.
+
+    Raises:
+        BackboneError: It cannot be loaded.
+    """
+    # Joining the processes makes each one's own GPU its current one.
+    PartialState(cpu=recipe.backbone.device == "cpu")
+    return recipe.backbone.load()
 
 
 def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Adapter:

@@ -12,6 +12,7 @@ from conftest import MakeAdapter
 from torch import nn
 
 from adapterkit.backbone import Backbone
+from adapterkit.files import load_adapter
 from adapterkit.forward import forward
 from adapterkit.predict import Predictor, evaluate
 from adapterkit.recipe import Recipe
@@ -102,8 +103,6 @@ def test_eight_bits_train_as_well_as_float32(
         scores[name] = adapter.metrics["test"]["accuracy"]
     assert scores["8bit"] >= scores["float32"] - 0.01
     folder = Store(tmp_path).publish(adapter, eight.geometry)
-    predictor = Predictor(eight)
-    predictor.load(folder)
     rows = recipe.data.load(Path(), 0)["test"]
-    again = evaluate(eight, predictor._adapters["bank/intent"], rows)
+    again = evaluate(eight, load_adapter(folder, eight), rows)
     assert again["accuracy"] == pytest.approx(scores["8bit"], abs=0.005)

@@ -1,0 +1,86 @@
+"""Prepared linears are plain linears, forward and backward, and leave the module as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MakeAdapter
+from torch import nn
+
+from adapterkit.backbone import Backbone
+from adapterkit.forward import forward
+from adapterkit.frozen import Prepared, prepare
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(1,), (7,), (300,), (1, 40)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_prepared_linear_is_the_linear(
+    dtype: torch.dtype, shape: tuple[int, ...], bias: bool
+) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 80, bias=bias, dtype=dtype).requires_grad_(False)
+    prepared, goal = Prepared(linear), torch.randn(*shape, 80, dtype=dtype)
+    found = []
+    for run in (prepared, linear):
+        x = torch.linspace(-1, 1, 48).expand(*shape, 48).to(dtype).contiguous().requires_grad_()
+        y = run(x)
+        (y * goal).sum().backward()
+        assert x.grad is not None
+        found.append((y.detach(), x.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    with torch.inference_mode():
+        assert torch.equal(prepared(x), prepared.ahead(x))
+
+
+def test_autocast_and_other_dtypes_take_the_plain_way() -> None:
+    linear = nn.Linear(8, 8).requires_grad_(False)
+    prepared, x = Prepared(linear), torch.randn(3, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prepared(x).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="dtype"):
+        prepared(x.to(torch.bfloat16))
+
+
+def test_only_plain_linears_are_prepared_and_the_state_stays() -> None:
+    class Other(nn.Linear):
+        pass
+
+    torch.manual_seed(0)
+    linears = [nn.Linear(512, 512).requires_grad_(False), Other(512, 512), nn.LayerNorm(512)]
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in linears]
+    assert prepare(linears) <= 1
+    assert not isinstance(linears[1].forward, Prepared)
+    for module, state in zip(linears, before, strict=True):
+        assert state.keys() == module.state_dict().keys()
+        assert all(torch.equal(state[name], module.state_dict()[name]) for name in state)
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_prepared_backbone_answers_as_a_plain_one(
+    tiny_folder: Path, make_adapter: MakeAdapter, kind: str, dtype: str
+) -> None:
+    results = []
+    for prepared in (True, False):
+        backbone = Backbone.load(str(tiny_folder), dtype=dtype, device="cpu", prepared=False)  # type: ignore[arg-type]
+        if prepared:  # all of them, faster or not
+            for linear in backbone.linears:
+                setattr(linear, "forward", Prepared(linear))  # type: ignore[arg-type]  # noqa: B010
+        adapter = make_adapter(backbone, kind)
+        tensors = list(adapter.tensors.values())
+        for tensor in tensors:
+            tensor.requires_grad_()
+        rows = backbone.tokenise(["my card", "close the account please", "tea"], None, 40)
+        (piece,) = forward(backbone, [(adapter, row) for row in rows])
+        (piece.values * torch.tensor([1.0, -2.0])).sum().backward()
+        grads = torch.cat([t.grad.flatten() for t in tensors if t.grad is not None])
+        results.append((piece.values.detach(), grads / grads.abs().max()))
+    tolerance = TOLERANCE[getattr(torch, dtype)] * 2
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
