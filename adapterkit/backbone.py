@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -259,13 +260,14 @@ def _from_pretrained(
     folder: Path, dtype: torch.dtype, quantization: Quantization, device: str
 ) -> tuple[nn.Module, Any]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils import logging
+    from transformers.utils import logging as chatter
 
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    chatter.disable_progress_bar()
+    verbosity = chatter.get_verbosity()
+    chatter.set_verbosity_error()
     options: dict[str, Any] = {}
     if quantization != "none":
+        _hush_casts()
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=quantization == "8bit",
             load_in_4bit=quantization == "4bit",
@@ -287,7 +289,22 @@ def _from_pretrained(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"{folder}: cannot be loaded as a backbone: {reason}") from error
     finally:
-        logging.set_verbosity(verbosity)
+        chatter.set_verbosity(verbosity)
     if quantization == "none":
         model = model.to(device)
     return model, tokenizer
+
+
+def _hush_casts() -> None:
+    """Drops the message by which bitsandbytes tells, at every product, that it casts to float16.
+
+    Its 8-bit quantisation always does; bfloat16 is still the better dtype around it (on a CPU
+    float16 products are many times slower).
+    """
+    logger = logging.getLogger("bitsandbytes.autograd._functions")
+    if _is_no_cast not in logger.filters:
+        logger.addFilter(_is_no_cast)
+
+
+def _is_no_cast(record: logging.LogRecord) -> bool:
+    return "inputs will be cast" not in record.msg

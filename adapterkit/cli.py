@@ -34,23 +34,23 @@ class _Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args:  # the help, which is no fault
             return super().parse_args(ctx, args)
-        with _told_in_one_line():
+        with _told_in_one_line(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with _told_in_one_line():
+        with _told_in_one_line(ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _told_in_one_line() -> Iterator[None]:
+def _told_in_one_line(ctx: Any) -> Iterator[None]:
     try:
         yield
         return
     except AdapterkitError as error:
         fault = str(error)
     except UsageError as error:
-        fault = f"{error.format_message()} (see {error.ctx.command_path} --help)"
+        fault = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
     except OSError as error:
         if error.filename is None:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -36,8 +35,8 @@ class Predictor:
     ) -> None:
         self.backbone = backbone
         self.max_tokens = max_tokens
+        # Single entries are read, set and deleted, each of which Python does in one step.
         self._adapters: dict[str, Adapter] = {}
-        self._lock = threading.Lock()
         for adapter in adapters:
             self.add(adapter)
 
@@ -62,10 +61,7 @@ class Predictor:
         check_name(adapter.name)
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
-        ready = adapter.to(self.backbone.device)
-        with self._lock:
-            # A new mapping each time: a call reads it once and never sees a change midway.
-            self._adapters = {**self._adapters, adapter.name: ready}
+        self._adapters[adapter.name] = adapter.to(self.backbone.device)
 
     def load(self, folder: str | Path, *, any_backbone: bool = False) -> str:
         """Loads an adapter folder and makes it ready to answer.
@@ -86,9 +82,8 @@ class Predictor:
         Raises:
             UnknownAdapterError: There is none of that name.
         """
-        with self._lock:
-            _known(self._adapters, name)
-            self._adapters = {k: v for k, v in self._adapters.items() if k != name}
+        if self._adapters.pop(name, None) is None:
+            raise self._unknown(name)
 
     def __call__(
         self, requests: Sequence[tuple[str | None, Text]], *, progress: bool = False
@@ -107,10 +102,9 @@ class Predictor:
             UnknownAdapterError: A name is not known; nothing is answered then.
             AdapterkitError: A text is empty or not a text.
         """
-        adapters = self._adapters
-        owners = [
-            None if name in (None, BASE) else _known(adapters, str(name)) for name, _ in requests
-        ]
+        # Every name is looked up once: a swap midway cannot split a call between two adapters.
+        named = {name: self._find(name) for name, _ in requests}
+        owners = [named[name] for name, _ in requests]
         inputs = tokenised(self.backbone, owners, [text for _, text in requests])
         answers: list[Answer] = [{} for _ in requests]
         with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
@@ -127,6 +121,18 @@ class Predictor:
             if text.truncated:
                 answer["truncated"] = True
         return answers
+
+    def _find(self, name: str | None) -> Adapter | None:
+        if name is None or name == BASE:
+            return None
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            raise self._unknown(name)
+        return adapter
+
+    def _unknown(self, name: str) -> UnknownAdapterError:
+        hint = did_you_mean(name, self.names)
+        return UnknownAdapterError(f"there is no adapter '{name}' here; {hint}")
 
 
 def tokenised(
@@ -196,14 +202,6 @@ def _answers(adapter: Adapter | None, values: Tensor) -> list[Answer]:
     if adapter is None:
         return [{"adapter": BASE, "vector": line} for line in values.float().tolist()]
     return [{"adapter": adapter.name, **answer} for answer in adapter.task.answers(values)]
-
-
-def _known(adapters: dict[str, Adapter], name: str) -> Adapter:
-    if name not in adapters:
-        raise UnknownAdapterError(
-            f"there is no adapter '{name}' here; {did_you_mean(name, adapters)}"
-        )
-    return adapters[name]
 
 
 def _two(text: object, place: int) -> tuple[str, str]:

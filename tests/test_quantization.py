@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,16 +20,9 @@ from adapterkit.training import train
 TEXTS = ["where is my card", "the network is slow today", "please close my account " * 10]
 
 
-def load(quantization: Any) -> tuple[Backbone, list[str]]:
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        backbone = Backbone.load("minilm", quantization=quantization, device="cpu")
-    return backbone, [str(w.message) for w in told if "adapterkit" in str(w.filename)]
-
-
 @pytest.fixture(scope="module")
 def eight() -> Backbone:
-    return load("8bit")[0]
+    return Backbone.load("minilm", quantization="8bit", device="cpu")
 
 
 def linear_bytes(backbone: Backbone) -> int:
@@ -46,7 +37,7 @@ def test_eight_bits_take_a_quarter(minilm: Backbone, eight: Backbone) -> None:
 
 
 def test_four_bits_take_an_eighth(minilm: Backbone) -> None:
-    four, _ = load("4bit")
+    four = Backbone.load("minilm", quantization="4bit", device="cpu")
     assert linear_bytes(four) <= 0.15 * linear_bytes(minilm)
     assert four.fingerprint == minilm.fingerprint
 
@@ -96,10 +87,7 @@ def test_eight_bits_train_as_well_as_float32(
     recipe = Recipe.of(plain)
     scores = {}
     for name, backbone in (("float32", minilm), ("8bit", eight)):
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            adapter = train(recipe, backbone, progress=False)
-        assert len(told) < 5
+        adapter = train(recipe, backbone, progress=False)
         scores[name] = adapter.metrics["test"]["accuracy"]
     assert scores["8bit"] >= scores["float32"] - 0.01
     folder = Store(tmp_path).publish(adapter, eight.geometry)
