@@ -18,7 +18,7 @@ from .ops import AttentionPlan, Noise, Runs
 
 @dataclass(frozen=True)
 class Block:
-    """One contiguous block of tokens and what is added to it."""
+    """One contiguous block of tokens and what is done to it."""
 
     start: int
     end: int
@@ -52,7 +52,7 @@ class LayerEdits:
             read: Applied to a block of x before an edit reads it.
 
         Returns:
-            `[1, T, out]`; y itself where the batch does nothing at this site.
+            `[1, T, out]`; y itself where the batch does nothing at this site or gradients are off.
         """
         blocks = self.blocks.get(site)
         if not blocks:
@@ -60,15 +60,15 @@ class LayerEdits:
         pieces, done = [], 0
         for block in blocks:
             seen = x[0, block.start : block.end]
-            added = block.delta(seen if read is None else read(seen))
-            if block.start > done:
-                pieces.append(y[0, done : block.start])
-            pieces.append(y[0, block.start : block.end] + added.to(y.dtype))
+            pieces.append(y[0, done : block.start])
+            pieces.append(
+                block.delta(y[0, block.start : block.end], seen if read is None else read(seen))
+            )
             done = block.end
-        if done < y.shape[1]:
-            pieces.append(y[0, done:])
-        # Runs are put together, never written into: gradients flow through every one of them.
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces))[None]
+        if not torch.is_grad_enabled():
+            return y  # the blocks wrote into it
+        # Where gradients flow the runs are put together, never written into.
+        return torch.cat([*pieces, y[0, done:]])[None]
 
 
 @dataclass(frozen=True)

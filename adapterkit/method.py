@@ -21,8 +21,11 @@ from .registry import discover
 
 Tensors = dict[str, Tensor]
 
-Delta = Callable[[Tensor], Tensor]
-"""What an edit adds at a site: tokens read there `[t, in]` to what is added `[t, out]`."""
+Delta = Callable[[Tensor, Tensor], Tensor]
+"""What an edit does at a site: `(y, x) -> y + ...`, in place where gradients are off.
+
+y `[t, out]` is what is added to, x `[t, in]` what is read there.
+"""
 
 FileKeys = dict[str, tuple[str, int | None]]
 """Name in the file to (name in memory, layer); the layer is None for a tensor kept whole."""

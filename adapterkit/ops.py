@@ -56,79 +56,123 @@ class Runs:
         )
 
     def tiled(self, x: Tensor) -> Tensor:
-        """Tokens `[t, d]` to tiles `[n, TILE, d]`."""
+        """Tokens `[t, d]` to tiles `[n, TILE, d]`; a single run is one tile."""
+        if len(self) == 1:
+            return x[None]
         return x.index_select(0, self._tiles[0]).view(-1, TILE, x.shape[-1])
 
     def untiled(self, tiles: Tensor) -> Tensor:
         """Tiles `[n, TILE, d]` back to tokens `[t, d]`."""
+        if len(self) == 1:
+            return tiles[0]
         return tiles.flatten(0, 1).index_select(0, self._tiles[2])
 
     def spread(self, weights: Tensor) -> Tensor:
         """Weights `[G, ...]` to one for each tile, `[n, ...]`."""
+        if len(self) == 1:
+            return weights
         return weights.index_select(0, self._tiles[1])
 
 
-def low_rank(
-    x: Tensor,
-    down: Tensor,
-    up: Tensor,
-    runs: Runs,
-    *,
-    down_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    activation: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Each run of tokens through its own two thin layers.
-
-    Semantics: for run g, `y = activation(x @ down[g].T + down_bias[g]) @ up[g].T + up_bias[g]`.
+class Bank:
+    """One kind of weight of G adapters, each for L layers of the backbone; ranks may differ.
 
     Args:
-        x: Tokens `[t, in]`, run after run.
-        down: `[G, r, in]`.
-        up: `[G, out, r]`.
-        runs: Lengths of the G runs, t in all.
-        down_bias: `[G, r]`.
-        up_bias: `[G, out]`.
+        tensors: One `[L, ...]` for each adapter.
+        dim: The dimension that is the rank, counted from the end.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], dim: int) -> None:
+        self.tensors = tensors
+        self._dim = dim
+
+    @cached_property
+    def _stacked(self) -> tuple[Tensor, ...]:
+        # Zeros fill a smaller rank up, and they are exact.
+        widest = max(t.shape[self._dim] for t in self.tensors)
+        filler = (0, 0) * (-self._dim - 1)
+        padded = [F.pad(t, (*filler, 0, widest - t.shape[self._dim])) for t in self.tensors]
+        return torch.stack(padded, dim=1).unbind(0)
+
+    def layer(self, at: int) -> Tensor:
+        """The weights of all adapters at one of the L layers, `[G, ...]`."""
+        return self._stacked[at]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Two thin layers of each of G adapters: all that LoRA and bottleneck compute.
+
+    Attributes:
+        runs: Tokens of each adapter.
+        down: `[L, r, in]` each.
+        up: `[L, out, r]` each.
+        scales: Factor on each adapter's contribution.
+        down_bias: `[L, r]` each.
+        up_bias: `[L, out]` each.
         activation: Elementwise; none is the identity.
-
-    Returns:
-        `[t, out]` in the dtype of x.
     """
-    down, up = down.to(x.dtype), up.to(x.dtype)
-    if len(runs) == 1:
-        inner = F.linear(x, down[0], None if down_bias is None else down_bias[0].to(x.dtype))
-        if activation is not None:
-            inner = activation(inner)
-        return F.linear(inner, up[0], None if up_bias is None else up_bias[0].to(x.dtype))
-    inner = torch.bmm(runs.tiled(x), runs.spread(down).transpose(1, 2))
-    if down_bias is not None:
-        inner = inner + runs.spread(down_bias).to(x.dtype)[:, None]
-    if activation is not None:
-        inner = activation(inner)
-    outer = torch.bmm(inner, runs.spread(up).transpose(1, 2))
-    if up_bias is not None:
-        outer = outer + runs.spread(up_bias).to(x.dtype)[:, None]
-    return runs.untiled(outer)
 
+    runs: Runs
+    down: Bank
+    up: Bank
+    scales: tuple[float, ...]
+    down_bias: Bank | None = None
+    up_bias: Bank | None = None
+    activation: Callable[[Tensor], Tensor] | None = None
 
-def stack_padded(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """Stacks tensors that differ in one dimension (a rank), filled up with zeros, which are exact.
+    def add(self, y: Tensor, x: Tensor, at: int) -> Tensor:
+        """Adds to each run of tokens what its own adapter makes of it.
 
-    Args:
-        tensors: G tensors alike but for dimension `dim`, counted from the end (-1 or -2).
-        dim: The dimension that may differ.
+        Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
 
-    Returns:
-        `[G, ...]`.
-    """
-    widest = max(t.shape[dim] for t in tensors)
-    padding = (0, 0) * (-dim - 1)
-    return torch.stack(
-        [
-            t if t.shape[dim] == widest else F.pad(t, (*padding, 0, widest - t.shape[dim]))
-            for t in tensors
-        ]
-    )
+        Args:
+            y: What is added to, `[t, out]`; written in place where gradients are off.
+            x: Tokens `[t, in]`, run after run; may be y itself.
+            at: Which of the L layers.
+
+        Returns:
+            The sum, `[t, out]`, in the dtype of y.
+        """
+        if torch.is_grad_enabled():
+            return y + self._tiled(x, at, y.dtype)
+        if len(self.runs) == 1 or (y.dtype == torch.float32 and y.device.type == "cpu"):
+            self._into(y, x, at)
+            return y
+        return y.add_(self._tiled(x, at, y.dtype))
+
+    def _into(self, y: Tensor, x: Tensor, at: int) -> None:
+        """A small product for each run, straight into y: weights stay where they lie.
+
+        On a CPU in float32 nothing beats it up to hundreds of runs; in half precision, and on a
+        GPU, each small product costs too much to begin.
+        """
+        lengths = self.runs.lengths
+        for g, (into, seen) in enumerate(zip(y.split(lengths), x.split(lengths), strict=True)):
+            bias = None if self.down_bias is None else self.down_bias.tensors[g][at].to(x.dtype)
+            inner = F.linear(seen, self.down.tensors[g][at].to(x.dtype), bias)
+            if self.activation is not None:
+                inner = self.activation(inner)
+            up = self.up.tensors[g][at].t().to(y.dtype)
+            into.addmm_(inner.to(y.dtype), up, alpha=self.scales[g])
+            if self.up_bias is not None:
+                into.add_(self.up_bias.tensors[g][at].to(y.dtype), alpha=self.scales[g])
+
+    def _tiled(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
+        """All runs in one batched product over tiles; gradients flow."""
+        down = self.down.layer(at).to(x.dtype)
+        inner = torch.matmul(self.runs.tiled(x), self.runs.spread(down).transpose(1, 2))
+        if self.down_bias is not None:
+            inner = inner + self.runs.spread(self.down_bias.layer(at).to(x.dtype))[:, None]
+        if self.activation is not None:
+            inner = self.activation(inner)
+        scales = torch.tensor(self.scales, device=x.device, dtype=dtype)
+        scale = self.runs.spread(scales)[:, None, None]
+        up = self.runs.spread(self.up.layer(at).to(dtype))
+        outer = torch.matmul(inner.to(dtype) * scale, up.transpose(1, 2))
+        if self.up_bias is not None:
+            outer = outer + scale * self.runs.spread(self.up_bias.layer(at).to(dtype))[:, None]
+        return self.runs.untiled(outer).to(dtype)
 
 
 @dataclass(frozen=True)

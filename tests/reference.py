@@ -14,15 +14,16 @@ from adapterkit.batch import Inputs
 
 
 def low_rank(
-    x: Tensor, down: Tensor, up: Tensor, lengths: list[int], bias: Any, activation: Any
+    x: Tensor, weights: list[Tensor], lengths: list[int], scales: list[float], activation: Any
 ) -> Tensor:
-    """Run after run through its own two layers."""
+    """Run after run, token after token through its own two layers: down, up and their biases."""
+    down, up, *bias = weights
     lines, start = [], 0
     for g, length in enumerate(lengths):
         for token in x[start : start + length]:
             inner = down[g] @ token + (bias[0][g] if bias else 0.0)
             inner = activation(inner) if activation else inner
-            lines.append(up[g] @ inner + (bias[1][g] if bias else 0.0))
+            lines.append(scales[g] * (up[g] @ inner + (bias[1][g] if bias else 0.0)))
         start += length
     return torch.stack(lines)
 

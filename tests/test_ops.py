@@ -6,8 +6,9 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from adapterkit.ops import AttentionPlan, Noise, Runs, low_rank, packed_attention, stack_padded
+from adapterkit.ops import AttentionPlan, Bank, LowRank, Noise, Runs, packed_attention
 
 TRAFFIC = {
     "uniform": [8, 8, 8, 8],
@@ -16,6 +17,22 @@ TRAFFIC = {
     "all distinct": [1] * 40,
     "tile edges": [15, 16, 17, 31, 32, 33],
 }
+SCALES = [0.5 + 0.1 * g for g in range(40)]
+
+
+def low_rank(leaves: list[Tensor], lengths: list[int]) -> LowRank:
+    """The kernel over weights of one layer; biases and an activation where they are given."""
+    down, up, *bias = ([w[None] for w in leaf] for leaf in leaves)
+    inner, outer = (Bank(b, -1) for b in bias) if bias else (None, None)
+    return LowRank(
+        Runs(lengths),
+        Bank(down, -2),
+        Bank(up, -1),
+        tuple(SCALES[: len(lengths)]),
+        inner,
+        outer,
+        F.silu if bias else None,
+    )
 
 
 @pytest.mark.parametrize("lengths", TRAFFIC.values(), ids=TRAFFIC.keys())
@@ -25,30 +42,50 @@ def test_low_rank_is_the_loop_forward_and_backward(lengths: list[int], full: boo
     n, t = len(lengths), sum(lengths)
     leaves = [torch.randn(t, 12), torch.randn(n, 3, 12), torch.randn(n, 20, 3)]
     leaves += [torch.randn(n, 3), torch.randn(n, 20)] if full else []
-    goal = torch.randn(t, 20)
-    results = []
+    start, goal, results = torch.randn(t, 20), torch.randn(t, 20), []
     for fast in (True, False):
-        x, down, up, *bias = (leaf.clone().requires_grad_() for leaf in leaves)
+        x, *weights = (leaf.clone().requires_grad_() for leaf in leaves)
         if fast:
-            biases = {"down_bias": bias[0], "up_bias": bias[1]} if full else {}
-            y = low_rank(x, down, up, Runs(lengths), activation=F.silu if full else None, **biases)
+            y = low_rank(weights, lengths).add(start, x, 0)
         else:
-            y = reference.low_rank(x, down, up, lengths, bias, F.silu if full else None)
+            y = start + reference.low_rank(x, weights, lengths, SCALES, F.silu if full else None)
         (y * goal).sum().backward()
-        results.append([y, *(leaf.grad for leaf in (x, down, up, *bias))])
+        results.append([y.detach(), *(leaf.grad for leaf in (x, *weights))])
     for fast_one, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_ranks_are_padded_with_zeros_that_change_nothing() -> None:
+@pytest.mark.parametrize("lengths", TRAFFIC.values(), ids=TRAFFIC.keys())
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "bottleneck"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_low_rank_in_place_is_the_loop(
+    lengths: list[int], full: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    n, t = len(lengths), sum(lengths)
+    weights = [torch.randn(n, 3, 12), torch.randn(n, 12, 3)]
+    weights += [torch.randn(n, 3), torch.randn(n, 12)] if full else []
+    x = torch.randn(t, 12)
+    expected = x + reference.low_rank(x, weights, lengths, SCALES, F.silu if full else None)
+    y = x.to(dtype)
+    with torch.inference_mode():
+        found = low_rank(weights, lengths).add(y, y, 0)
+    assert found.data_ptr() == y.data_ptr()
+    assert (y.float() - expected).norm() / expected.norm() < tolerance
+
+
+def test_ranks_may_differ_within_a_group() -> None:
     torch.manual_seed(0)
     ranks = (1, 4, 2)
-    downs, ups = [torch.randn(r, 6) for r in ranks], [torch.randn(5, r) for r in ranks]
-    x = torch.randn(9, 6)
-    y = low_rank(x, stack_padded(downs, -2), stack_padded(ups, -1), Runs([3, 3, 3]))
-    for g in range(3):
-        own = slice(3 * g, 3 * g + 3)
-        torch.testing.assert_close(y[own], x[own] @ downs[g].T @ ups[g].T, rtol=1e-5, atol=1e-5)
+    downs, ups = [torch.randn(1, r, 6) for r in ranks], [torch.randn(1, 5, r) for r in ranks]
+    x, zero = torch.randn(9, 6), torch.zeros(9, 5)
+    kernel = LowRank(Runs([3, 3, 3]), Bank(downs, -2), Bank(ups, -1), (1.0, 1.0, 1.0))
+    with torch.inference_mode():
+        in_place = kernel.add(zero.clone(), x, 0)
+    for y in (kernel.add(zero, x, 0), in_place):
+        for g in range(3):
+            own = slice(3 * g, 3 * g + 3)
+            torch.testing.assert_close(y[own], x[own] @ downs[g][0].T @ ups[g][0].T)
 
 
 @pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..geometry import Geometry
 from ..method import Contribution, Delta, Method, Share, Tensors, check_layers, chosen_layers
-from ..ops import low_rank, stack_padded
+from ..ops import Bank, LowRank
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),
@@ -101,20 +101,21 @@ class Bottleneck(Method):
         first = members[0][0]
         deltas: dict[tuple[int, str], Delta] = {}
         for site in PLACEMENTS[first.placement]:
-            down, down_bias, up, up_bias = (
-                stack_padded([_part(m, tensors, site, part) for m, tensors in members], dim)
-                for part, dim in (("down", -2), ("down_bias", -1), ("up", -1), ("up_bias", -1))
+
+            def bank(part: str, dim: int, site: str = site) -> Bank:
+                return Bank([tensors[f"{site}.{part}"] for _, tensors in members], dim)
+
+            product = LowRank(
+                runs=share.runs,
+                down=bank("down", -2),
+                up=bank("up", -1),
+                scales=tuple(method.scaling for method, _ in members),
+                down_bias=bank("down_bias", -1),
+                up_bias=bank("up_bias", -1),
+                activation=ACTIVATIONS[first.activation],
             )
             for at, layer in enumerate(chosen_layers(first.layers, share.geometry)):
-                deltas[layer, site] = partial(
-                    low_rank,
-                    down=down[:, at],
-                    up=up[:, at],
-                    runs=share.runs,
-                    down_bias=down_bias[:, at],
-                    up_bias=up_bias[:, at],
-                    activation=ACTIVATIONS[first.activation],
-                )
+                deltas[layer, site] = partial(product.add, at=at)
         return Contribution(deltas)
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
@@ -135,9 +136,3 @@ class Bottleneck(Method):
         if settings.get("layers") is not None:
             settings["layers"] = tuple(settings["layers"])
         return cls(**settings)
-
-
-def _part(method: Bottleneck, tensors: Tensors, site: str, part: str) -> Tensor:
-    """One kind of tensor of one adapter; the scaling is folded into the upper half."""
-    tensor = tensors[f"{site}.{part}"]
-    return method.scaling * tensor if part.startswith("up") else tensor

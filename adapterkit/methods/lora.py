@@ -23,7 +23,7 @@ from ..method import (
     chosen_layers,
     layers_and_sites,
 )
-from ..ops import low_rank, stack_padded
+from ..ops import Bank, LowRank
 
 UNSUPPORTED = {
     "use_dora": False,
@@ -110,13 +110,16 @@ class LoRA(Method):
     @classmethod
     def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
         first = members[0][0]
-        layers = chosen_layers(first.layers, share.geometry)
         deltas: dict[tuple[int, str], Delta] = {}
         for site in first.targets:
-            a = stack_padded([tensors[f"{site}.a"] for _, tensors in members], -2)
-            b = stack_padded([m.scale * tensors[f"{site}.b"] for m, tensors in members], -1)
-            for layer, down, up in zip(layers, a.unbind(1), b.unbind(1), strict=True):
-                deltas[layer, site] = partial(_delta, down, up, share, first.dropout)
+            product = LowRank(
+                runs=share.runs,
+                down=Bank([tensors[f"{site}.a"] for _, tensors in members], dim=-2),
+                up=Bank([tensors[f"{site}.b"] for _, tensors in members], dim=-1),
+                scales=tuple(method.scale for method, _ in members),
+            )
+            for at, layer in enumerate(chosen_layers(first.layers, share.geometry)):
+                deltas[layer, site] = partial(_delta, product, share, first.dropout, at)
         return Contribution(deltas)
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
@@ -166,5 +169,5 @@ class LoRA(Method):
         }
 
 
-def _delta(down: Tensor, up: Tensor, share: Share, dropout: float, x: Tensor) -> Tensor:
-    return low_rank(share.dropped(x, dropout), down, up, share.runs)
+def _delta(product: LowRank, share: Share, dropout: float, at: int, y: Tensor, x: Tensor) -> Tensor:
+    return product.add(y, share.dropped(x, dropout), at)
