@@ -1,0 +1,234 @@
+"""Typed sections from plain mappings: what is accepted, what is refused and in which words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import pytest
+
+from adapterkit.data import Data
+from adapterkit.method import methods
+from adapterkit.recipe import BackboneSection, Recipe, Training
+from adapterkit.sections import build, build_kind, convert, dump, is_text, keys_of
+from adapterkit.task import tasks
+
+KINDS: list[Any] = [*methods().values(), *tasks().values()]
+SECTIONS: list[Any] = [Data, BackboneSection, Training, *KINDS]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel.
+
+    Attributes:
+        size: Inches across,
+            rim: included.
+        spokes: How many.
+    """
+
+    size: float
+    spokes: int = 32
+
+    def __post_init__(self) -> None:
+        if self.spokes < 3:
+            raise ValueError(f"spokes: expected at least 3, got {self.spokes}")
+
+
+@dataclass(frozen=True)
+class Bike:
+    """A bike with one wheel.
+
+    Attributes:
+        wheel: The wheel.
+        colour: Of the frame.
+        gears: Teeth of each.
+        lamp: Whether it has one.
+        brake: What stops it.
+    """
+
+    wheel: Wheel
+    colour: str | None = None
+    gears: tuple[int, ...] = (12, 24)
+    lamp: bool = True
+    brake: Literal["disc", "rim"] = "disc"
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "expected"),
+    [
+        (int, 3, 3),
+        (float, 0.5, 0.5),
+        (float, 3, 3.0),
+        (float, "2e-3", 0.002),
+        (float, "1E5", 100000.0),
+        (str, "我的卡", "我的卡"),
+        (str, "no", "no"),
+        (bool, False, False),
+        (int | None, None, None),
+        (int | None, 7, 7),
+        (float | None, "1e-4", 0.0001),
+        (tuple[int, ...], [3, 1], (3, 1)),
+        (tuple[str, ...], (), ()),
+        (tuple[int, ...] | None, [0], (0,)),
+        (Literal["cls", "mean"], "mean", "mean"),
+        (Literal["cls", "mean"] | None, None, None),
+        (str | float | None, "dev.csv", "dev.csv"),
+        (str | float | None, 0.2, 0.2),
+        (str | float | None, 0, 0.0),
+    ],
+)
+def test_values_of_the_type_are_taken(hint: Any, value: Any, expected: Any) -> None:
+    found = convert(hint, value, "place")
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "words"),
+    [
+        (int, "3", "expected a whole number, got '3'"),
+        (int, 3.0, "expected a whole number, got 3.0"),
+        (int, True, "expected a whole number, got True"),
+        (int, None, "expected a whole number, got None"),
+        (float, "fast", "expected a number, got 'fast'"),
+        (float, True, "expected a number, got True"),
+        (float, [1.0], "expected a number, got [1.0]"),
+        (float, float("nan"), "expected a number, got nan"),
+        (float, float("inf"), "expected a number, got inf"),
+        (float, "-inf", "expected a number, got -inf"),
+        (float, 10**400, f"expected a number, got 1{'0' * 400}"),
+        (str, 5, "expected a text, got 5; put it in quotes"),
+        (str, False, "expected a text, got False; put it in quotes"),
+        (str, ["a"], "expected a text, got ['a']"),
+        (str, "half \ud83d", "expected a text, got 'half \\ud83d'"),
+        (bool, 1, "expected true or false, got 1"),
+        (bool, "yes", "expected true or false, got 'yes'"),
+        (int | None, "3", "expected a whole number, got '3'"),
+        (tuple[int, ...], 3, "expected a list, got 3"),
+        (tuple[str, ...], "query", "expected a list, got 'query'"),
+        (Literal["cls", "mean"], "max", "expected one of cls, mean, got 'max'"),
+        (Literal["cls", "mean"], ["cls"], "expected one of cls, mean, got ['cls']"),
+        (str | float | None, True, "expected a text or a number, got True"),
+        (str | float | None, {"a": 1}, "expected a text or a number, got {'a': 1}"),
+        (Wheel, 26, "expected keys and values, got 26"),
+    ],
+)
+def test_values_of_another_type_are_refused_by_name(hint: Any, value: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=r"^place: ") as caught:
+        convert(hint, value, "place")
+    assert str(caught.value) == f"place: {words}"
+
+
+def test_the_place_in_a_list_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^layers\[2\]: expected a whole number, got 'x'$"):
+        convert(tuple[int, ...], [0, 1, "x"], "layers")
+
+
+def test_nested_sections_are_built() -> None:
+    plain = {"wheel": {"size": 26}, "gears": [11], "brake": "rim"}
+    assert build(Bike, plain, "bike") == Bike(Wheel(26.0), None, (11,), True, "rim")
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ({"weel": {}}, "bike.weel: there is no such key; did you mean 'wheel'?"),
+        ({"qqq": 1}, "bike.qqq: there is no such key; valid are: brake, colour, gears, lamp, whe"),
+        ({"wheel": {"size": 1}, 5: 1}, "bike.5: there is no such key; valid are: brake"),
+        ({"wheel": {"size": 1, "spoke": 1}}, "bike.wheel.spoke: there is no such key; did you me"),
+        ({"wheel": {}}, "bike.wheel.size: this key is required"),
+        ({}, "bike.wheel: this key is required"),
+        ({"wheel": None}, "bike.wheel: expected keys and values, got None"),
+        ({"wheel": {"size": 1, "spokes": 2}}, "bike.wheel.spokes: expected at least 3, got 2"),
+        ({"wheel": {"size": 1}, "gears": [1, None]}, "bike.gears[1]: expected a whole number"),
+        ([("wheel", 1)], "bike: expected keys and values"),
+        ("wheel", "bike: expected keys and values, got 'wheel'"),
+    ],
+)
+def test_faults_are_told_by_their_full_path(plain: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=r"^bike") as caught:
+        build(Bike, plain, "bike")
+    assert str(caught.value).startswith(words)
+
+
+def test_without_a_place_the_key_stands_alone() -> None:
+    with pytest.raises(ValueError, match=r"^spoke: there is no such key; did you mean 'spokes'\?$"):
+        build(Wheel, {"spoke": 3}, "")
+    with pytest.raises(ValueError, match=r"^size: this key is required$"):
+        build(Wheel, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"type": "weel"}, "part.type: 'weel' is not known; did you mean 'wheel'?"),
+        ({"type": None}, "part.type: 'None' is not known; valid are: bike, wheel"),
+        ({"type": ["wheel"]}, "part.type: '['wheel']' is not known; did you mean 'wheel'?"),
+        ({"size": 3}, "part.type: this key is required; one of bike, wheel"),
+        ("wheel", "part.type: this key is required; one of bike, wheel"),
+        (None, "part.type: this key is required; one of bike, wheel"),
+        ({"type": "wheel", "size": "x"}, "part.size: expected a number, got 'x'"),
+    ],
+)
+def test_a_kind_is_chosen_by_its_type(values: Any, words: str) -> None:
+    kinds = {"wheel": Wheel, "bike": Bike}
+    assert build_kind(kinds, {"type": "wheel", "size": 3}, "part") == Wheel(3.0)
+    with pytest.raises(ValueError, match=r"^part") as caught:
+        build_kind(kinds, values, "part")
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type)
+def test_every_kind_survives_dump_and_build(kind: Any) -> None:
+    section = kind()
+    plain = dump(section)
+    assert next(iter(plain)) == "type"
+    assert build_kind({kind.type: kind}, plain, "x") == section
+
+
+def test_nested_sections_survive_dump_and_build() -> None:
+    bike = Bike(Wheel(26.0, 36), "red", (1, 2), False, "rim")
+    assert dump(bike)["wheel"] == {"size": 26.0, "spokes": 36}
+    assert dump(bike)["gears"] == [1, 2]
+    assert build(Bike, dump(bike), "bike") == bike
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_key_has_a_default_and_a_meaning(section: Any) -> None:
+    rows = keys_of(section)
+    assert [name for name, _, _ in rows] == [field.name for field in fields(section)]
+    assert rows
+    for name, default, meaning in rows:
+        assert default, name
+        assert default != "required", f"{name}: a recipe of defaults alone must do"
+        assert meaning, f"{name} has no meaning in the docstring"
+
+
+def test_every_part_of_a_recipe_has_a_meaning() -> None:
+    assert all(meaning for _, _, meaning in keys_of(Recipe))
+
+
+def test_keys_show_default_and_whole_meaning() -> None:
+    assert keys_of(Wheel) == [
+        ("size", "required", "Inches across, rim: included."),
+        ("spokes", "32", "How many."),
+    ]
+    shown = {name: default for name, default, _ in keys_of(Bike)}
+    assert shown == {
+        "wheel": "required",
+        "colour": "automatic",
+        "gears": "[12, 24]",
+        "lamp": "true",
+        "brake": "disc",
+    }
+
+
+@pytest.mark.parametrize("value", ["", "a", "我的卡", "¿dónde?", "🙂", "a\0b"])
+def test_texts_are_texts(value: str) -> None:
+    assert is_text(value)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"a", ["a"], "\ud83d", "a\udcff"])
+def test_half_characters_and_other_values_are_no_texts(value: object) -> None:
+    assert not is_text(value)
