@@ -13,6 +13,7 @@ import yaml
 
 from .adapter import check_name
 from .backbone import Backbone
+from .checkpoint import EMBEDDED
 from .data import Data
 from .errors import AdapterkitError, RecipeError, did_you_mean
 from .geometry import Device, Dtype, Quantization
@@ -39,14 +40,18 @@ class BackboneSection:
     device: Device = "auto"
     revision: str | None = None
 
-    def load(self) -> Backbone:
+    def load(self, folder: Path) -> Backbone:
         """The backbone.
+
+        Args:
+            folder: What a relative path starts from.
 
         Raises:
             BackboneError: It cannot be loaded.
         """
+        local = self.model != EMBEDDED and (folder / self.model).is_dir()
         return Backbone.load(
-            self.model,
+            str(folder / self.model) if local else self.model,
             dtype=self.dtype,
             quantization=self.quantization,
             device=self.device,

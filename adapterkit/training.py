@@ -164,7 +164,7 @@ def load_backbone(recipe: Recipe) -> Backbone:
     """
     # Joining the processes makes each one's own GPU its current one.
     PartialState(cpu=recipe.backbone.device == "cpu")
-    return recipe.backbone.load()
+    return recipe.backbone.load(recipe.folder)
 
 
 def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Adapter:

@@ -134,12 +134,12 @@ def test_fresh_adapters_are_the_identity(
 def test_lora_starts_as_peft_starts(tiny: Backbone) -> None:
     """Kaiming uniform with a = sqrt(5): uniform within 1 / sqrt(inputs); B is zero."""
     kind: Any = methods()["lora"]
-    method = kind(r=64, targets=("ffn_down",))
+    method = kind(r=32, targets=("ffn_down",))
     tensors = method.fresh(tiny.geometry, torch.Generator().manual_seed(0))
     a = tensors["ffn_down.a"]
     bound = tiny.geometry.intermediate**-0.5
     assert float(a.abs().max()) <= bound
-    assert abs(float(a.std()) - bound / 3**0.5) < 0.02 * bound
+    assert abs(float(a.std()) - bound / 3**0.5) < 0.03 * bound
     assert not tensors["ffn_down.b"].any()
 
 
@@ -171,7 +171,10 @@ def test_settings_that_make_no_sense_are_refused(
     [
         ("lora", {"layers": (1, 3)}, "there is no layer 3; the backbone has 0 to 2"),
         ("bottleneck", {"layers": (7,)}, "there is no layer 7"),
-        ("prefix", {"num_virtual_tokens": 63}, "63 leave no room for a text"),
+        ("prefix", {"num_virtual_tokens": 62}, "62 leave no room for a text"),
+        ("lora", {"r": 33}, "r: 33 is more than the backbone's width, 32"),
+        ("bottleneck", {"size": 65}, "size: 65 is more than the backbone's widest layer, 64"),
+        ("bottleneck", {"reduction_factor": 1e-300}, "is more than the backbone's widest layer"),
     ],
 )
 def test_settings_that_do_not_fit_the_backbone_are_refused(

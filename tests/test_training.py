@@ -22,7 +22,7 @@ from adapterkit.files import load_adapter, save_adapter
 from adapterkit.predict import Predictor
 from adapterkit.recipe import Recipe, Training
 from adapterkit.store import Store
-from adapterkit.training import rate_at, train
+from adapterkit.training import load_backbone, rate_at, train
 
 TOPICS = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
 FILLERS = ["a", "the", "my", "i", "want", "to", "where", "is", "please", "help"]
@@ -222,7 +222,7 @@ def test_chinese_rows_go_through_recipe_training_and_prediction(
         },
         tmp_path,
     )
-    backbone = recipe.backbone.load()
+    backbone = recipe.backbone.load(recipe.folder)
     adapter = run(recipe, backbone)
     assert (
         adapter.training["history"][-1]["train_loss"] < adapter.training["history"][0]["train_loss"]
@@ -251,7 +251,7 @@ def launch(recipe: Path, store: Path, processes: int) -> Adapter:
     assert folder.name == "1"
     recorded = json.loads((folder / "adapterkit.json").read_text())
     assert recorded["training"]["processes"] == processes
-    backbone = Recipe.load(recipe).backbone.load()
+    backbone = load_backbone(Recipe.load(recipe))
     return load_adapter(folder, backbone)
 
 

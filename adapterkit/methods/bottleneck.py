@@ -79,7 +79,13 @@ class Bottleneck(Method):
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         n_layers, hidden = len(chosen_layers(self.layers, geometry)), geometry.hidden
-        size = self.size or max(1, round(hidden / self.reduction_factor))
+        wanted = self.size or hidden / self.reduction_factor
+        if wanted > geometry.intermediate:
+            raise ValueError(
+                f"size: {wanted:.6g} is more than the backbone's widest layer, "
+                f"{geometry.intermediate}; give a smaller size or a larger reduction_factor"
+            )
+        size = max(1, round(wanted))
         shapes: dict[str, tuple[int, ...]] = {}
         for site in PLACEMENTS[self.placement]:
             shapes[f"{site}.down"] = (n_layers, size, hidden)

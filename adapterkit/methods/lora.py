@@ -91,6 +91,8 @@ class LoRA(Method):
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         n_layers = len(chosen_layers(self.layers, geometry))
+        if self.r > geometry.hidden:
+            raise ValueError(f"r: {self.r} is more than the backbone's width, {geometry.hidden}")
         shapes: dict[str, tuple[int, ...]] = {}
         for site in self.targets:
             shapes[f"{site}.a"] = (n_layers, self.r, geometry.width_in(site))

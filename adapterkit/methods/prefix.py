@@ -21,7 +21,7 @@ class Prefix(Method):
     As in PEFT, the text's positions start at P, so it may be `positions - P` tokens long.
 
     Attributes:
-        num_virtual_tokens: P.
+        num_virtual_tokens: P, the number of trained tokens before every text.
         projection: Train the prefix through a two-layer MLP that is folded away in the file. The
             MLP's output is added to a directly trained prefix (as residual prompt tuning does,
             Razdaibiedina et al. 2023), so training can go on from a saved prefix.
@@ -54,7 +54,7 @@ class Prefix(Method):
         return ()
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
-        if self.num_virtual_tokens > geometry.positions - 2:
+        if self.num_virtual_tokens > geometry.positions - 3:
             raise ValueError(
                 f"num_virtual_tokens: {self.num_virtual_tokens} leave no room for a text; "
                 f"the backbone has {geometry.positions} positions"
