@@ -12,8 +12,8 @@ from typing import Any
 
 from .adapter import BASE
 from .data import read_fields, read_records
+from .disk import write_file
 from .errors import DataError
-from .files import write_file
 
 Text = str | tuple[str, str]
 

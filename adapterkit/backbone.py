@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import packed_attention
 from .batch import Encoded, Inputs, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
 from .frozen import prepare
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
-from .ops import packed_attention
 from .tokens import tokenise
 
 ATTENTION = "adapterkit_packed"

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter
+from .attention import AttentionPlan
 from .batch import Packed
 from .geometry import Geometry
 from .method import Delta, Share
-from .ops import AttentionPlan, Noise, Runs
+from .ops import Noise, Runs
 
 
 @dataclass(frozen=True)

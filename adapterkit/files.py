@@ -7,9 +7,6 @@ prefix tuning), `adapterkit.json` beside them, and for people `README.md` and `l
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from . import __version__
 from .adapter import Adapter, check_name
 from .backbone import Backbone
 from .checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
+from .disk import write_folder
 from .errors import AdapterError, AdapterkitError
 from .geometry import Geometry
 from .method import Method, Tensors, methods
@@ -195,53 +193,6 @@ def read_card(folder: Path) -> dict[str, Any]:
     return content
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files to a new folder that appears complete or not at all, also after a crash.
-
-    Raises:
-        AdapterError: Something is there already, or it cannot be written.
-    """
-    if folder.exists():
-        raise AdapterError(f"{folder}: something is there already; nothing was written")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
-        try:
-            draft.chmod(0o755)
-            for name, content in files.items():
-                with (draft / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            _sync(draft)
-            draft.rename(folder)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        _sync(folder.parent)
-    except OSError as error:
-        raise AdapterError(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file that appears complete or not at all, in place of what was there.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Names and shapes in a weights file, from its header alone.
 
@@ -253,14 +204,6 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: missing, truncated or not safetensors ({error})") from None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:

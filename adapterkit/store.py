@@ -15,8 +15,9 @@ from os.path import isdir, isfile, join
 from pathlib import Path
 
 from .adapter import Adapter, check_name
+from .disk import write_file
 from .errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from .files import CARD, CONFIG, read_json, save_adapter, write_file
+from .files import CARD, CONFIG, read_json, save_adapter
 from .geometry import Geometry
 
 ALIASES = "aliases.json"

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterkit.ops import AttentionPlan, Bank, LowRank, Noise, Runs, packed_attention
+from adapterkit.attention import AttentionPlan, packed_attention
+from adapterkit.ops import Bank, LowRank, Noise, Runs
 
 TRAFFIC = {
     "uniform": [8, 8, 8, 8],

@@ -19,10 +19,11 @@ from adapterkit.adapter import Adapter
 from adapterkit.backbone import Backbone
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.files import load_adapter, save_adapter
+from adapterkit.loop import rate_at
 from adapterkit.predict import Predictor
 from adapterkit.recipe import Recipe, Training
 from adapterkit.store import Store
-from adapterkit.training import load_backbone, rate_at, train
+from adapterkit.training import load_backbone, train
 
 TOPICS = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
 FILLERS = ["a", "the", "my", "i", "want", "to", "where", "is", "please", "help"]
