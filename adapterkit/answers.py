@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,36 +15,60 @@ from .adapter import BASE
 from .data import read_fields, read_records
 from .disk import write_file
 from .errors import DataError
-
-Text = str | tuple[str, str]
+from .task import Text, tasks
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One text and the adapter it is for; None where the file does not say."""
+    """What is asked and the adapter it is for; None where the file does not say."""
 
     adapter: str | None
     text: Text
 
 
 def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[Asked]:
-    """The texts of a file, and each row's adapter where it has that column.
+    """What a file asks, and each row's adapter where it has that column.
+
+    A row with columns of other roles than texts (question, tokens, choices, ...) is asked as a
+    whole.
 
     Raises:
         DataError: The file, a column or a row is not sound.
     """
     asked = []
-    roles = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
+    roles = {role for kind in tasks().values() for role in kind.reads}
+    texts = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
+    columns = {role: (column, "text") for role, column in texts.items()}
     for number, record in read_records(path):
         where = f"{path}:{number}"
-        fields = read_fields(record, roles, where)
         owner = record.get(adapter)
         if owner is not None and not isinstance(owner, str):
             raise DataError(f"{where}: column '{adapter}' is not a name")
         name = (owner or BASE) if adapter in record else None
+        structured = roles.difference(columns) & record.keys()
+        if structured:
+            plain = {role: record[column] for role, column in texts.items() if column in record}
+            asked.append(Asked(name, {**{role: record[role] for role in structured}, **plain}))
+            continue
+        fields = read_fields(record, columns, where)
         first = fields["text"]
         asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first))
     return asked
+
+
+def ask_word(word: str) -> Asked:
+    """A text from the command line; a JSON object gives values by role."""
+    if word.lstrip().startswith("{"):
+        with suppress(ValueError):
+            values = json.loads(word)
+            if isinstance(values, dict):
+                return Asked(None, values)
+    return Asked(None, word)
+
+
+def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked and what was answered, side by side."""
+    return {**(text if isinstance(text, Mapping) else {"text": text}), **answer}
 
 
 def check_target(path: Path) -> None:
@@ -97,22 +122,31 @@ FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
 
 
 def show_answers(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Answers as a table: adapter, answer, text."""
+    """Answers as a table: adapter, answer, score, text."""
     return table(
         ["adapter", "answer", "score", "text"],
-        [[row["adapter"], *_short(row), _one_line(row["text"])] for row in rows],
+        [[row["adapter"], *_short(row), _one_line(row)] for row in rows],
     )
 
 
 def _short(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The answer in a few words, whatever the task, and its score where it has one."""
     if "vector" in row:
         head = ", ".join(f"{x:.3f}" for x in row["vector"][:3])
         return f"[{head}, ... {len(row['vector'])}]", ""
-    return str(row["label"]), f"{row['score']:.3f}"
+    score = f"{row['score']:.3f}" if "score" in row else ""
+    if "entities" in row:
+        found = [f"{entity['word']} ({entity['entity_group']})" for entity in row["entities"]]
+        return ", ".join(found) or "(none)", score
+    for key in ("label", "answer"):
+        if key in row:
+            return str(row[key]) or "(none)", score
+    return (", ".join(row["labels"]) or "(none)", score) if "labels" in row else (score, "")
 
 
-def _one_line(text: Text, width: int = 72) -> str:
-    line = " ".join((text if isinstance(text, str) else " | ".join(text)).split())
+def _one_line(row: Mapping[str, Any], width: int = 72) -> str:
+    asked = row.get("text", row.get("question", row.get("tokens", "")))
+    line = " ".join((asked if isinstance(asked, str) else " | ".join(asked)).split())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 

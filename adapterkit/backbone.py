@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import packed_attention
-from .batch import Encoded, Inputs, Packed, Pooling
+from .batch import Encoded, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
 from .frozen import prepare
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
-from .tokens import tokenise
+from .tokens import Reader
 
 ATTENTION = "adapterkit_packed"
 
@@ -35,6 +34,8 @@ class Backbone:
         name: As it was asked for.
         fingerprint: sha256 of the source weights, the same in whatever dtype they are loaded.
         geometry: Its measures.
+        tokenizer: The transformers tokenizer.
+        reader: The same, for any number of threads.
         pooling: The pooling that suits it.
         lower_case: Whether its tokenizer lower-cases.
     """
@@ -53,6 +54,7 @@ class Backbone:
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.reader = Reader(tokenizer)
         self.fingerprint = checkpoint.fingerprint
         self.geometry = Geometry(
             family=kin,
@@ -133,18 +135,6 @@ class Backbone:
         return sum(
             p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in self.model.parameters()
         )
-
-    def tokenise(
-        self, texts: Sequence[str], pairs: Sequence[str | None] | None, limit: int
-    ) -> list[Inputs]:
-        """Texts or text pairs to token ids, cut to a limit; safe from any thread.
-
-        Args:
-            texts: The texts.
-            pairs: A second text for each, or None where there is none.
-            limit: Most tokens, special ones included.
-        """
-        return tokenise(self.tokenizer, texts, pairs, limit)
 
     def __call__(self, packed: Packed, edits: Edits) -> Encoded:
         """Hidden states of a packed batch.

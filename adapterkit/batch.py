@@ -24,11 +24,13 @@ class Inputs:
         ids: Token ids.
         types: Token type (segment) ids, as many.
         truncated: Whether tokens were cut off to meet a length limit.
+        places: Where each token stood before the cut; None where nothing was cut.
     """
 
     ids: Sequence[int]
     types: Sequence[int]
     truncated: bool = False
+    places: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -14,10 +14,12 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .bench.cli import app as bench
 from .errors import AdapterkitError, DataError, UnknownAdapterError
 from .geometry import Device, Dtype, Quantization
 
 if TYPE_CHECKING:
+    from .adapter import Adapter
     from .backbone import Backbone
     from .predict import Predictor
 
@@ -72,6 +74,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+app.add_typer(bench)
 
 StoreOption = Annotated[
     Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)
@@ -232,9 +236,7 @@ def evaluate(
     from .files import load_adapter
 
     loaded = load_adapter(folder, base, any_backbone=any_backbone)
-    rows = _labelled(
-        data, split, loaded.training, {"text": text, "text_pair": text_pair, "label": label}
-    )
+    rows = _labelled(data, split, loaded, {"text": text, "text_pair": text_pair, "label": label})
     metrics = score(base, loaded, rows, progress=True)
     if as_json:
         _print_json({"adapter": loaded.name, "rows": len(rows), "metrics": metrics})
@@ -288,7 +290,15 @@ def predict(
     every adapter answers every text. The row's adapter may be 'base', the plain backbone.
     """
     from .adapter import BASE
-    from .answers import Asked, check_target, read_asked, show_answers, write_answers
+    from .answers import (
+        Asked,
+        answer_row,
+        ask_word,
+        check_target,
+        read_asked,
+        show_answers,
+        write_answers,
+    )
 
     words = list(adapter_and_texts or [])
     references = list(adapters or [])
@@ -299,7 +309,7 @@ def predict(
     asked = (
         read_asked(source, text, text_pair, column)
         if source is not None
-        else [Asked(None, word) for word in words]
+        else [ask_word(word) for word in words]
     )
     if not asked:
         raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
@@ -323,7 +333,7 @@ def predict(
         for name in (everyone if a.adapter is None else [known[a.adapter]])
     ]
     answers = predictor([(a.adapter, a.text) for a in asked], progress=len(asked) > 100)
-    rows = [{"text": a.text, **answer} for a, answer in zip(asked, answers, strict=True)]
+    rows = [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)]
     if target is not None:
         write_answers(target, rows)
         typer.echo(f"{len(rows)} answers in {target}", err=True)
@@ -452,19 +462,21 @@ def _predictor(
     return predictor, called
 
 
-def _labelled(data: Path, split: str, training: Any, columns: dict[str, str | None]) -> list[Any]:
+def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | None]) -> list[Any]:
     """The rows of one split; all rows of a file without a split column."""
     from .data import SPLITS, read_rows
 
-    said = training.get("recipe", {}).get("data", {})
-    roles = {
-        role: given or said.get(role) or role
-        for role, given in columns.items()
-        if given or role != "text_pair" or said.get(role)
+    task, said = adapter.task, adapter.training.get("recipe", {}).get("data", {})
+    kinds = {**task.reads, **task.learns}
+    kinds |= {
+        role: kind for role, kind in task.may_read.items() if given.get(role) or said.get(role)
+    }
+    columns = {
+        role: (given.get(role) or said.get(role) or role, kind) for role, kind in kinds.items()
     }
     if split not in SPLITS:
         raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
-    found = read_rows(data, roles, said.get("split", "split"))
+    found = read_rows(data, columns, said.get("split", "split"))
     rows = [row for part, row in found if part in (split, None)]
     if not rows:
         raise DataError(f"{data}: there are no rows of split '{split}'")

@@ -7,17 +7,21 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError, did_you_mean
-from .sections import is_text
-from .task import Row
+from .fields import check_field
+from .task import Row, Task
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.1
+
+Columns = Mapping[str, tuple[str, str]]
+"""Role to column and kind of value."""
+
 LONGEST_FIELD = 1 << 24  # characters in one CSV field
 
 
@@ -34,7 +38,16 @@ class Data:
         test: A file or a share, likewise; the split column's rows, else none, where left out.
         text: Column of the text.
         text_pair: Column of a second text, for tasks on text pairs.
-        label: Column of the label.
+        label: Column of the label, the number or the right choice.
+        labels: Column of the labels of multi_label: a list, or labels with | between them.
+        tokens: Column of the words of tagging: a list, or words with spaces between them.
+        tags: Column of their tags, likewise.
+        question: Column of the question of question_answering.
+        context: Column of the text that holds its answer.
+        answers: Column of its answers, {text: [...], answer_start: [...]}; empty lists for none.
+        head: Column of a relation's head, {start, end} in characters.
+        tail: Column of its tail, likewise.
+        choices: Column of the choices of multiple_choice: a list, or texts with | between them.
         split: Column of the split.
     """
 
@@ -45,6 +58,15 @@ class Data:
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
+    labels: str = "labels"
+    tokens: str = "tokens"
+    tags: str = "tags"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    head: str = "head"
+    tail: str = "tail"
+    choices: str = "choices"
     split: str = "split"
 
     def __post_init__(self) -> None:
@@ -55,25 +77,28 @@ class Data:
             if isinstance(share, float) and not 0.0 <= share < 1.0:
                 raise ValueError(f"{name}: expected a share from 0 to below 1, got {share}")
 
-    @property
-    def roles(self) -> dict[str, str]:
-        """Role to column: what is read of a file, besides the split."""
-        roles = {"text": self.text, "label": self.label}
-        return roles if self.text_pair is None else {**roles, "text_pair": self.text_pair}
+    def columns(self, task: Task) -> Columns:
+        """What a task reads of a file, and in which columns; a second text only where named."""
+        kinds = {**task.reads, **task.learns}
+        if self.text_pair is not None and "text_pair" in task.may_read:
+            kinds["text_pair"] = task.may_read["text_pair"]
+        return {role: (str(getattr(self, role)), kind) for role, kind in kinds.items()}
 
-    def load(self, folder: Path, seed: int) -> dict[str, list[Row]]:
+    def load(self, folder: Path, seed: int, task: Task) -> dict[str, list[Row]]:
         """Every split that has rows.
 
         Args:
             folder: What relative paths start from.
             seed: Of the drawn shares.
+            task: What reads the rows.
 
         Raises:
             DataError: A file or a row is not sound.
         """
+        columns = self.columns(task)
         splits: dict[str, list[Row]] = defaultdict(list)
         main = folder / str(self.train if self.path is None else self.path)
-        for split, row in read_rows(main, self.roles, self.split if self.path else None):
+        for split, row in read_rows(main, columns, self.split if self.path else None):
             splits[split or "train"].append(row)
         for name in ("validation", "test"):
             source = getattr(self, name)
@@ -82,28 +107,32 @@ class Data:
                     raise DataError(
                         f"{main} has rows of split '{name}', and data.{name} names a file too"
                     )
-                splits[name] = [row for _, row in read_rows(folder / source, self.roles, None)]
+                splits[name] = [row for _, row in read_rows(folder / source, columns, None)]
             elif name not in splits:
                 share = VALIDATION_SHARE if source is None and name == "validation" else source
-                splits["train"], splits[name] = draw(splits["train"], share or 0.0, seed)
+                splits["train"], splits[name] = draw(
+                    splits["train"], share or 0.0, seed, task.stratum
+                )
         if not splits["train"]:
             raise DataError(f"{main}: there are no training rows")
         return {name: splits[name] for name in SPLITS if splits.get(name)}
 
 
-def draw(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Sets a share of the rows aside, label by label, the order of the rest kept.
+def draw(
+    rows: Sequence[Row], share: float, seed: int, stratum: Callable[[Row], Hashable]
+) -> tuple[list[Row], list[Row]]:
+    """Sets a share of the rows aside, stratum by stratum, the order of the rest kept.
 
     A label's only row stays where it is: a label that was never trained cannot be checked.
     """
-    by_label = defaultdict(list)
+    strata = defaultdict(list)
     for place, row in enumerate(rows):
-        by_label[row.fields["label"]].append(place)
+        strata[stratum(row)].append(place)
     aside: set[int] = set()
     generator = random.Random(seed)
     owed = 0.0
-    for label in sorted(by_label):
-        places = by_label[label]
+    for key in sorted(strata, key=str):
+        places = strata[key]
         # What rounding leaves of one label's share is owed to the next: small labels count too.
         owed += share * len(places)
         taken = min(int(owed + 0.5), len(places) - 1)
@@ -113,14 +142,12 @@ def draw(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[
     return kept, [rows[place] for place in sorted(aside)]
 
 
-def read_rows(
-    path: Path, roles: Mapping[str, str], split: str | None
-) -> Iterator[tuple[str | None, Row]]:
+def read_rows(path: Path, columns: Columns, split: str | None) -> Iterator[tuple[str | None, Row]]:
     """Rows of a file and their split, where the file has that column.
 
     Args:
         path: CSV (by its `.csv` ending) or JSONL, in UTF-8.
-        roles: Role to column; every one must be there and, in every row, filled.
+        columns: Role to column and kind of value; every row must have every one.
         split: Column of the split; None reads none.
 
     Raises:
@@ -128,26 +155,27 @@ def read_rows(
     """
     for number, record in read_records(path):
         where = f"{path}:{number}"
-        fields = read_fields(record, roles, where)
+        fields = read_fields(record, columns, where)
         part = record.get(split) if split is not None else None
         if split in record and part not in SPLITS:
             raise DataError(f"{where}: split is {part!r}; expected {', '.join(SPLITS)}")
         yield part, Row(fields, where)
 
 
-def read_fields(record: Mapping[str, Any], roles: Mapping[str, str], where: str) -> dict[str, str]:
-    """A record's texts by role; a number in a JSONL file is a text too.
+def read_fields(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, Any]:
+    """A record's values by role.
 
     Raises:
-        DataError: A column is missing, or what it holds is empty or no text.
+        DataError: A column is missing, or what it holds is empty or of another kind.
     """
-    for role, column in roles.items():
+    for role, (column, _) in columns.items():
         if column not in record:
             raise DataError(
                 f"{where}: there is no column '{column}' for {role}; {did_you_mean(column, record)}"
             )
     return {
-        role: _text(record[column], f"{where}: column '{column}'") for role, column in roles.items()
+        role: check_field(kind, record[column], f"{where}: column '{column}'")
+        for role, (column, kind) in columns.items()
     }
 
 
@@ -232,16 +260,6 @@ def _first_foreign(path: Path) -> str:
             except UnicodeDecodeError as error:
                 return f"{path}:{number}: the byte {line[error.start]:#04x} is not UTF-8 text"
     return f"{path}: not UTF-8 text"
-
-
-def _text(value: Any, where: str) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not is_text(value):
-        raise DataError(f"{where}: expected a text, got {value!r:.60}")
-    if not value.strip():
-        raise DataError(f"{where} is empty; fill it or leave the row out")
-    return value
 
 
 def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:

@@ -311,7 +311,7 @@ def _foreign(
     """A folder that PEFT wrote: what it leaves out is PEFT's own default."""
     by_peft: dict[str, type[Method]] = {kind.peft_type: kind for kind in methods().values()}
     by_task: dict[str | None, type[Task]] = {
-        kind.peft_task_type: kind for kind in tasks().values() if kind.peft_task_type
+        kind.peft_task_type: kind for kind in tasks().values() if kind.foreign
     }
     peft_type, task_type = config.get("peft_type"), config.get("task_type")
     if peft_type not in by_peft:
@@ -323,7 +323,7 @@ def _foreign(
     head = {
         key.removeprefix(start): tuple(tensor.shape)
         for key, tensor in found.items()
-        if key.removeprefix(start).startswith("classifier.")
+        if key.removeprefix(start).startswith(("classifier.", "qa_outputs."))
     }
     return {
         "name": check_name(folder.resolve().name),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .adapter import Adapter
 from .backbone import Backbone
-from .batch import Inputs, pack
+from .batch import Inputs, Packed, pack
 from .edits import Edits, group_key
 from .ops import Noise
 
@@ -23,14 +24,16 @@ class Piece:
 
     Attributes:
         adapter: The adapter; None for the plain backbone.
-        rows: Places of its rows among the rows that were given.
-        values: The task's logits, a line for each row; for the plain backbone its pooled vectors
-            `[n, h]`.
+        rows: Places of its rows among the rows that were given, ascending.
+        values: The task's raw scores, row after row: a line for each, or for each of its tokens;
+            for the plain backbone its pooled vectors `[n, h]`.
+        counts: Lines of each row.
     """
 
     adapter: Adapter | None
     rows: tuple[int, ...]
     values: Tensor
+    counts: tuple[int, ...]
 
 
 def forward(
@@ -63,13 +66,30 @@ def forward(
     pieces = []
     for owner in sorted(set(packed.owners)):
         span = packed.span(owner, owner)
-        if owner == -1:
-            adapter, values = None, encoded.pooled(backbone.pooling)[span[0] : span[1]]
+        adapter = None if owner == -1 else adapters[owner]
+        if adapter is None:
+            values = encoded.pooled(backbone.pooling)[span[0] : span[1]]
         else:
-            adapter = adapters[owner]
             values = adapter.task.logits(adapter.head, encoded, span, drawn)
-        pieces.append(Piece(adapter, packed.order[span[0] : span[1]], values))
+        pieces.append(_in_order(adapter, packed, span, values))
     return pieces
+
+
+def _in_order(
+    adapter: Adapter | None, packed: Packed, span: tuple[int, int], values: Tensor
+) -> Piece:
+    """A piece with its rows in the order they were given, not in packed order."""
+    rows = packed.order[span[0] : span[1]]
+    per_token = adapter is not None and adapter.task.per_token
+    counts = packed.lengths[span[0] : span[1]] if per_token else (1,) * len(rows)
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    parts = values.split(counts)
+    return Piece(
+        adapter,
+        tuple(rows[place] for place in order),
+        torch.cat([parts[place] for place in order]),
+        tuple(counts[place] for place in order),
+    )
 
 
 def text_limit(backbone: Backbone, adapter: Adapter | None) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from tqdm import tqdm
 
 from .adapter import Adapter
 from .backbone import Backbone
-from .batch import Inputs
 from .errors import DataError
-from .forward import by_budget, forward
+from .forward import forward
 from .ops import Noise
+from .predict import run
 from .recipe import Training
+from .task import Example, Outputs
 
 CURVE_POINTS = 200
 
@@ -31,11 +33,11 @@ CURVE_POINTS = 200
 class Split:
     """Rows made ready for training."""
 
-    inputs: list[Inputs]
+    examples: list[Example]
     targets: list[Any]
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.examples)
 
 
 class Trainee(nn.Module):
@@ -69,10 +71,12 @@ class Trainee(nn.Module):
             places = [batch.places[i] for i in order]
             return Noise(batch.seed, batch.lengths, places, backbone.device)
 
-        (piece,) = forward(backbone, [(adapter, inputs) for inputs in batch.inputs], noise)
-        losses = adapter.task.loss(piece.values, [batch.targets[row] for row in piece.rows])
-        weights = torch.tensor([batch.weights[row] for row in piece.rows], device=losses.device)
-        return (losses * weights).sum()
+        rows = [(adapter, inputs) for example in batch.examples for inputs in example.inputs]
+        (piece,) = forward(backbone, rows, noise)
+        counts = iter(piece.counts)
+        by_row = tuple(tuple(next(counts) for _ in row.inputs) for row in batch.examples)
+        losses = adapter.task.loss(Outputs(piece.values, by_row), batch.targets)
+        return (losses * torch.tensor(batch.weights, device=losses.device)).sum()
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,14 @@ class Portion:
     """What one process computes of one batch at a time.
 
     Attributes:
-        inputs, targets: The rows.
+        examples, targets: The rows.
         weights: Share of each row's loss in the batch's loss.
-        places: Place of each row in the whole batch.
-        lengths: Tokens of every row of the whole batch.
+        places: Place of each of the rows' sequences in the whole batch.
+        lengths: Tokens of every sequence of the whole batch.
         seed: Of this step's dropout.
     """
 
-    inputs: list[Inputs]
+    examples: list[Example]
     targets: list[Any]
     weights: list[float]
     places: list[int]
@@ -100,17 +104,14 @@ def scores(
 ) -> dict[str, float]:
     """Loss and metrics of a split, every row computed once by one of the processes."""
     mine = range(accelerator.process_index, len(split), accelerator.num_processes)
-    found: list[tuple[int, Tensor]] = []
-    for part in by_budget([len(split.inputs[i]) for i in mine]):
-        with torch.inference_mode(), accelerator.autocast():
-            (piece,) = forward(backbone, [(adapter, split.inputs[mine[i]]) for i in part])
-        values = piece.values.float().cpu()
-        found += [(mine[part[row]], line) for row, line in zip(piece.rows, values, strict=True)]
+    with accelerator.autocast():
+        said = run(backbone, [(adapter, split.examples[row]) for row in mine])
+    found = list(zip(mine, said, strict=True))
     if accelerator.num_processes > 1:
         found = gather_object(found)
-    logits = torch.stack([line for _, line in sorted(found, key=lambda pair: pair[0])])
-    loss = float(adapter.task.loss(logits, split.targets).mean())
-    return {"loss": loss, **adapter.task.metrics(logits, split.targets)}
+    outputs = Outputs.of([lines for _, lines in sorted(found, key=lambda pair: pair[0])])
+    loss = float(adapter.task.loss(outputs, split.targets).mean())
+    return {"loss": loss, **adapter.task.metrics(outputs, split.examples, split.targets)}
 
 
 class Loop:
@@ -206,22 +207,22 @@ class Loop:
     def _pieces(self, batch: list[int]) -> Iterator[Portion]:
         """This process's pieces of a batch; where it has no row it computes one without weight,
         because every process must take part in every step."""
-        lengths = [len(self.rows.inputs[row]) for row in batch]
-        seed = self.settings.seed * 1_000_003 + len(self.losses)
+        sizes = [[len(inputs) for inputs in self.rows.examples[row].inputs] for row in batch]
+        lengths = [size for row in sizes for size in row]
+        starts = (0, *accumulate(len(row) for row in sizes))
         mine = range(self.accelerator.process_index, len(batch), self.accelerator.num_processes)
-        pieces = self.settings.accumulation
-        for number in range(pieces):
-            places = list(mine[number::pieces])
-            weights = [1.0 / len(batch)] * len(places)
-            if not places:
-                places, weights = [0], [0.0]
+        for number in range(self.settings.accumulation):
+            rows = list(mine[number :: self.settings.accumulation])
+            weights = [1.0 / len(batch)] * len(rows)
+            if not rows:
+                rows, weights = [0], [0.0]
             yield Portion(
-                inputs=[self.rows.inputs[batch[place]] for place in places],
-                targets=[self.rows.targets[batch[place]] for place in places],
+                examples=[self.rows.examples[batch[row]] for row in rows],
+                targets=[self.rows.targets[batch[row]] for row in rows],
                 weights=weights,
-                places=places,
+                places=[place for row in rows for place in range(starts[row], starts[row + 1])],
                 lengths=lengths,
-                seed=seed,
+                seed=self.settings.seed * 1_000_003 + len(self.losses),
             )
 
     def _check(self, epoch: int) -> bool:

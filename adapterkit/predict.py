@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +12,14 @@ from tqdm import tqdm
 
 from .adapter import BASE, Adapter, check_name
 from .backbone import Backbone
-from .batch import Inputs
-from .errors import AdapterkitError, UnknownAdapterError, did_you_mean
+from .errors import UnknownAdapterError, did_you_mean
+from .fields import Fields
 from .files import check_backbone, load_adapter
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
-from .sections import is_text
-from .task import Answer, Row
+from .task import Answer, Example, Outputs, Row, Task, Text, tasks
 
-Text = str | tuple[str, str]
+PLAIN: Task = tasks()["classification"]()
+"""How texts for the plain backbone are read."""
 
 
 class Predictor:
@@ -105,20 +106,21 @@ class Predictor:
         # Every name is looked up once: a swap midway cannot split a call between two adapters.
         named = {name: self._find(name) for name, _ in requests}
         owners = [named[name] for name, _ in requests]
-        inputs = tokenised(self.backbone, owners, [text for _, text in requests])
+        examples = read(self.backbone, owners, [text for _, text in requests])
         answers: list[Answer] = [{} for _ in requests]
         with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
-            for part in by_budget([len(i) for i in inputs], self.max_tokens):
-                with torch.inference_mode():
-                    pieces = forward(self.backbone, [(owners[i], inputs[i]) for i in part])
-                for piece in pieces:
-                    for row, answer in zip(
-                        piece.rows, _answers(piece.adapter, piece.values), strict=True
-                    ):
-                        answers[part[row]] = answer
-                bar.update(len(part))
-        for answer, text in zip(answers, inputs, strict=True):
-            if text.truncated:
+            rows = list(zip(owners, examples, strict=True))
+            said = run(self.backbone, rows, self.max_tokens, bar)
+        asked: dict[str | None, list[int]] = {}
+        for place, (name, _) in enumerate(requests):
+            asked.setdefault(name, []).append(place)
+        for name, places in asked.items():
+            outputs = Outputs.of([said[place] for place in places])
+            found = _answers(named[name], outputs, [examples[place] for place in places])
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        for answer, example in zip(answers, examples, strict=True):
+            if example.truncated:
                 answer["truncated"] = True
         return answers
 
@@ -135,54 +137,63 @@ class Predictor:
         return UnknownAdapterError(f"there is no adapter '{name}' here; {hint}")
 
 
-def tokenised(
-    backbone: Backbone, owners: Sequence[Adapter | None], texts: Sequence[Text]
-) -> list[Inputs]:
-    """Texts as their adapters read them, cut to each adapter's limit.
+def read(
+    backbone: Backbone, owners: Sequence[Adapter | None], asked: Sequence[Text]
+) -> list[Example]:
+    """What is asked as each adapter's task reads it, cut to each adapter's limit.
 
     Raises:
         AdapterkitError: A text is empty or not a text.
     """
-    firsts: list[str] = []
-    seconds: list[str | None] = []
-    by_limit: dict[int, list[int]] = {}
-    for place, (owner, text) in enumerate(zip(owners, texts, strict=True)):
-        first, second = (text, None) if isinstance(text, str) else _two(text, place)
-        for part in (first, second):
-            if part is not None and not (is_text(part) and part.strip()):
-                raise AdapterkitError(f"text {place + 1} is empty or not a text: {part!r}")
-        firsts.append(first)
-        seconds.append(second)
-        by_limit.setdefault(text_limit(backbone, owner), []).append(place)
-    inputs: list[Inputs | None] = [None] * len(texts)
-    for limit, places in by_limit.items():
-        found = backbone.tokenise(
-            [firsts[place] for place in places], [seconds[place] for place in places], limit
-        )
-        for place, row in zip(places, found, strict=True):
-            inputs[place] = row
-    return [row for row in inputs if row is not None]
+    rows: list[Fields] = []
+    together: dict[tuple[int, Task], list[int]] = {}
+    for place, (owner, text) in enumerate(zip(owners, asked, strict=True)):
+        task = owner.task if owner is not None else PLAIN
+        rows.append(task.fields(text, f"text {place + 1}"))
+        together.setdefault((text_limit(backbone, owner), task), []).append(place)
+    examples: list[Example] = [Example(())] * len(rows)
+    for (limit, task), places in together.items():
+        found = task.examples([rows[place] for place in places], backbone.reader, limit)
+        for place, example in zip(places, found, strict=True):
+            examples[place] = example
+    return examples
 
 
-def row_text(row: Row) -> Text:
-    """The text or text pair of a data row."""
-    pair = row.fields.get("text_pair")
-    return row.fields["text"] if pair is None else (row.fields["text"], pair)
+def run(
+    backbone: Backbone,
+    rows: Sequence[tuple[Adapter | None, Example]],
+    max_tokens: int = MAX_TOKENS,
+    bar: Any = None,
+) -> list[tuple[Tensor, ...]]:
+    """Examples through the one forward, under a token budget.
 
+    Args:
+        backbone: The backbone.
+        rows: Adapter and example of each row.
+        max_tokens: Most tokens in one packed batch.
+        bar: A progress bar to move on, a step a row.
 
-def logits_of(
-    backbone: Backbone, adapter: Adapter, inputs: Sequence[Inputs], *, progress: bool = False
-) -> Tensor:
-    """One adapter's logits for many texts, `[n, ...]` on the CPU, in their order."""
-    found: list[Tensor] = [torch.empty(0)] * len(inputs)
-    with tqdm(total=len(inputs), unit="text", disable=None if progress else True) as bar:
-        for part in by_budget([len(i) for i in inputs]):
-            with torch.inference_mode():
-                (piece,) = forward(backbone, [(adapter, inputs[i]) for i in part])
-            for row, line in zip(piece.rows, piece.values.float().cpu(), strict=True):
-                found[part[row]] = line
-            bar.update(len(part))
-    return torch.stack(found)
+    Returns:
+        For each row its sequences' lines, `[lines, C]` each, float32 on the CPU.
+    """
+    flat = [
+        (adapter, inputs, row, number == len(example.inputs) - 1)
+        for row, (adapter, example) in enumerate(rows)
+        for number, inputs in enumerate(example.inputs)
+    ]
+    said: list[list[Tensor]] = [[] for _ in rows]
+    for part in by_budget([len(inputs) for _, inputs, _, _ in flat], max_tokens):
+        with torch.inference_mode():
+            pieces = forward(backbone, [flat[place][:2] for place in part])
+        lines: dict[int, Tensor] = {}
+        for piece in pieces:
+            parts = piece.values.float().cpu().split(piece.counts)
+            lines |= dict(zip(piece.rows, parts, strict=True))
+        for place in part:
+            said[flat[place][2]].append(lines[place - part.start])
+        if bar is not None:
+            bar.update(sum(flat[place][3] for place in part))
+    return [tuple(row) for row in said]
 
 
 def evaluate(
@@ -193,18 +204,19 @@ def evaluate(
     Raises:
         DataError: A row's label is not one the adapter knows.
     """
-    targets = [adapter.task.target(row) for row in rows]
-    inputs = tokenised(backbone, [adapter] * len(rows), [row_text(row) for row in rows])
-    return adapter.task.metrics(logits_of(backbone, adapter, inputs, progress=progress), targets)
+    task = adapter.task
+    limit = text_limit(backbone, adapter)
+    examples = task.examples([row.fields for row in rows], backbone.reader, limit)
+    targets = [task.target(row, example) for row, example in zip(rows, examples, strict=True)]
+    with tqdm(total=len(rows), unit="row", disable=None if progress else True) as bar:
+        said = run(backbone, [(adapter, example) for example in examples], bar=bar)
+    return task.metrics(Outputs.of(said), examples, targets)
 
 
-def _answers(adapter: Adapter | None, values: Tensor) -> list[Answer]:
+def _answers(
+    adapter: Adapter | None, outputs: Outputs, examples: Sequence[Example]
+) -> list[Answer]:
     if adapter is None:
-        return [{"adapter": BASE, "vector": line} for line in values.float().tolist()]
-    return [{"adapter": adapter.name, **answer} for answer in adapter.task.answers(values)]
-
-
-def _two(text: object, place: int) -> tuple[str, str]:
-    if isinstance(text, (tuple, list)) and len(text) == 2:
-        return text[0], text[1]
-    raise AdapterkitError(f"text {place + 1}: expected a text or a pair of texts, got {text!r}")
+        return [{"adapter": BASE, "vector": line} for line in outputs.lines.tolist()]
+    found = adapter.task.answers(outputs, examples)
+    return [{"adapter": adapter.name, **answer} for answer in found]

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from .answers import read_asked, show_answers, table
+from .answers import answer_row, read_asked, show_answers, table
 from .backbone import Backbone
 from .errors import AdapterkitError
 from .predict import Predictor
@@ -72,7 +72,7 @@ def run(output: Path) -> dict[str, Any]:
     return {
         "store": str(output),
         "adapters": adapters,
-        "answers": [{"text": a.text, **answer} for a, answer in zip(asked, answers, strict=True)],
+        "answers": [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)],
         "load_ms": 1000 * (loaded - began) / len(adapters),
         "answer_ms": 1000 * (answered - loaded),
     }

@@ -143,7 +143,9 @@ def dump(section: Any) -> dict[str, Any]:
 
 def keys_of(cls: Any) -> list[tuple[str, str, str]]:
     """Name, default and meaning of every key of a section, the meaning from its docstring."""
-    meanings = _meanings(cls.__doc__ or "")
+    meanings: dict[str, str] = {}
+    for kind in reversed(cls.__mro__):
+        meanings |= _meanings(kind.__doc__ or "")
     rows = []
     for field in fields(cls):
         default = "required" if field.default is MISSING else _shown(field.default)

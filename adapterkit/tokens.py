@@ -1,54 +1,104 @@
-"""Text to token ids with a transformers tokenizer, from any number of threads."""
+"""Text to token ids with a transformers tokenizer, from any number of threads.
+
+Setting truncation or padding on a fast tokenizer changes it for every thread, so texts are encoded
+whole, and cut here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .batch import Inputs
 
+LongText = Literal["head", "tail", "head+tail", "windows"]
 
-def tokenise(
-    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str | None] | None, limit: int
-) -> list[Inputs]:
-    """Texts or text pairs to token ids, cut to a limit as transformers' `longest_first` does.
 
-    Setting truncation on a fast tokenizer changes it for every thread, so the texts are encoded
-    whole and cut here.
+class Reader:
+    """A fast transformers tokenizer that many threads may use.
 
     Args:
-        tokenizer: A fast transformers tokenizer.
-        texts: The texts.
-        pairs: A second text for each, or None where there is none.
-        limit: Most tokens, special ones included.
+        tokenizer: The tokenizer; its padding and truncation must be off.
     """
-    if pairs is None:
-        pairs = [None] * len(texts)
-    batch = [
-        text if pair is None else (text, pair) for text, pair in zip(texts, pairs, strict=True)
-    ]
-    encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=True)
-    return [_cut(encoding, limit) for encoding in encodings]
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._whole = tokenizer.backend_tokenizer
+
+    def read(
+        self,
+        firsts: Sequence[str | Sequence[str]],
+        seconds: Sequence[str | None] | None = None,
+        *,
+        words: bool = False,
+    ) -> list[Any]:
+        """Whole encodings: ids, type ids, character offsets, word and text of every token.
+
+        Args:
+            firsts: Texts, or lists of words.
+            seconds: A second text for each, or None where there is none.
+            words: Whether the texts are lists of words.
+        """
+        pairs = seconds if seconds is not None else [None] * len(firsts)
+        batch = [one if two is None else (one, two) for one, two in zip(firsts, pairs, strict=True)]
+        found: list[Any] = self._whole.encode_batch(
+            batch, is_pretokenized=words, add_special_tokens=True
+        )
+        return found
 
 
-def _cut(encoding: Any, limit: int) -> Inputs:
+def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> list[Inputs]:
+    """An encoding within a limit: one sequence, or windows that overlap.
+
+    Args:
+        encoding: A whole encoding of one text or two.
+        limit: Most tokens, special ones included.
+        how: What is kept of texts that are too long: their head (as transformers' `longest_first`),
+            their tail, half of both, or all of it in windows. Of a pair, windows run over the
+            second text, and the first is cut to half the room where it is longer.
+        stride: Tokens that neighbouring windows share.
+    """
     if len(encoding.ids) <= limit:
-        return Inputs(encoding.ids, encoding.type_ids)
+        return [Inputs(encoding.ids, encoding.type_ids)]
     owners = encoding.sequence_ids
-    counts = [owners.count(0), owners.count(1)]
-    special = len(owners) - sum(counts)
-    keep = _longest_first(counts, max(0, limit - special))
-    seen, kept = [0, 0], []
+    places: list[list[int]] = [[], []]
+    special: list[int] = []
     for place, owner in enumerate(owners):
-        if owner is None or seen[owner] < keep[owner]:
-            kept.append(place)
-        if owner is not None:
-            seen[owner] += 1
+        (special if owner is None else places[owner]).append(place)
+    room = max(0, limit - len(special))
+    if how == "windows":
+        return [_kept(encoding, special + own) for own in _windows(places, room, stride)]
+    counts = _longest_first([len(own) for own in places], room)
+    kept = [p for own, count in zip(places, counts, strict=True) for p in _ends(own, count, how)]
+    return [_kept(encoding, special + kept)]
+
+
+def _kept(encoding: Any, places: Sequence[int]) -> Inputs:
+    places = sorted(places)
     return Inputs(
-        [encoding.ids[place] for place in kept],
-        [encoding.type_ids[place] for place in kept],
+        [encoding.ids[place] for place in places],
+        [encoding.type_ids[place] for place in places],
         truncated=True,
+        places=places,
     )
+
+
+def _ends(places: list[int], count: int, how: LongText) -> list[int]:
+    if how == "head":
+        return places[:count]
+    if how == "tail":
+        return places[len(places) - count :]
+    head = (count + 1) // 2
+    return places[:head] + places[len(places) - (count - head) :]
+
+
+def _windows(places: list[list[int]], room: int, stride: int) -> list[list[int]]:
+    first, second = places
+    fixed = first[: room // 2] if second else []
+    long = second or first
+    width = max(1, room - len(fixed))
+    step = max(1, width - stride)
+    starts = range(0, max(1, len(long) - width + step), step)
+    return [fixed + long[start : start + width] for start in starts]
 
 
 def _longest_first(counts: list[int], room: int) -> list[int]:

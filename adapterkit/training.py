@@ -19,7 +19,6 @@ from .errors import RecipeError
 from .files import load_adapter
 from .forward import text_limit
 from .loop import Loop, Split, Trainee, scores
-from .predict import row_text, tokenised
 from .recipe import Recipe
 from .task import Row
 
@@ -52,7 +51,7 @@ def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = 
         cpu=backbone.device.type == "cpu", mixed_precision=settings.mixed_precision
     )
     set_seed(settings.seed)
-    rows = recipe.data.load(recipe.folder, settings.seed)
+    rows = recipe.data.load(recipe.folder, settings.seed, recipe.task)
     adapter = fresh_adapter(recipe, backbone, rows["train"])
     splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
     if accelerator.is_main_process:
@@ -141,9 +140,12 @@ def ready(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> Split:
     Raises:
         DataError: A row's label is not one the task knows.
     """
-    targets = [adapter.task.target(row) for row in rows]
-    inputs = tokenised(backbone, [adapter] * len(rows), [row_text(row) for row in rows])
-    return Split(inputs, targets)
+    limit = text_limit(backbone, adapter)
+    examples = adapter.task.examples([row.fields for row in rows], backbone.reader, limit)
+    targets = [
+        adapter.task.target(row, example) for row, example in zip(rows, examples, strict=True)
+    ]
+    return Split(examples, targets)
 
 
 def _report(
@@ -158,7 +160,7 @@ def _report(
         f"{adapter.name}: {adapter.method.type} on {backbone.name}, {counts} rows, "
         f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
     )
-    cut = sum(i.truncated for part in splits.values() for i in part.inputs)
+    cut = sum(row.truncated for part in splits.values() for row in part.examples)
     if cut:
         log.warning(
             f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"

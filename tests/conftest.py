@@ -14,8 +14,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from adapterkit.adapter import Adapter
 from adapterkit.backbone import Backbone
+from adapterkit.batch import Inputs
 from adapterkit.method import methods
+from adapterkit.predict import run
+from adapterkit.task import Example
 from adapterkit.tasks.classification import Classification
+from adapterkit.tokens import cut
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -123,6 +127,18 @@ def random_adapter(
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
     ).to(backbone.device)
+
+
+def tokenise(
+    backbone: Backbone, texts: list[str], pairs: list[str | None] | None, limit: int
+) -> list[Inputs]:
+    """Texts or text pairs as one sequence each, cut to a limit."""
+    return [cut(encoding, limit)[0] for encoding in backbone.reader.read(texts, pairs)]
+
+
+def logits_of(backbone: Backbone, adapter: Adapter, inputs: list[Inputs]) -> torch.Tensor:
+    """One adapter's logits for many sequences, `[n, C]`, in their order."""
+    return torch.cat([row[0] for row in run(backbone, [(adapter, Example((i,))) for i in inputs])])
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WORDS, MakeAdapter
+from conftest import WORDS, MakeAdapter, tokenise
 
 from adapterkit.backbone import Backbone
 from adapterkit.batch import Inputs, pack
@@ -37,7 +37,7 @@ def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.inference_mode():
         expected = model(**batch)
-    inputs = backbone.tokenise(TEXTS, None, backbone.geometry.positions)
+    inputs = tokenise(backbone, TEXTS, None, backbone.geometry.positions)
     assert [list(i.ids) for i in inputs] == [
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
@@ -85,7 +85,7 @@ def test_every_family_is_transformers(kind: str, tiny_folder: Path, tmp_path: Pa
 
 def test_nothing_changes_the_backbone(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
-    inputs = tiny.tokenise(TEXTS, None, 44)
+    inputs = tokenise(tiny, TEXTS, None, 44)
     adapters = [make_adapter(tiny, kind, seed=n) for n, kind in enumerate(("lora", "prefix"))]
     for adapter in adapters:
         tensors = [t.requires_grad_() for t in adapter.tensors.values()]
@@ -105,7 +105,7 @@ def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, l
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     firsts = [" ".join(WORDS[:n]) for n in (1, 4, 12, 30, 2)]
     seconds = [None, " ".join(WORDS[:12]), " ".join(WORDS[:3]), " ".join(WORDS[:29]), None]
-    found = tiny.tokenise(firsts, seconds, limit)
+    found = tokenise(tiny, firsts, seconds, limit)
     for first, second, row in zip(firsts, seconds, found, strict=True):
         if second is not None and limit < 5:
             continue

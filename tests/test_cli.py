@@ -574,9 +574,9 @@ def test_a_store_that_is_not_there_is_one_line() -> None:
 PREDICT_FAULTS = {
     "nothing": ([], "there is nothing to answer: give a TEXT or --input FILE"),
     "no text": (["globex"], "there is nothing to answer: give a TEXT or --input FILE"),
-    "empty text": (["globex", "a", ""], "text 2 is empty or not a text: ''"),
-    "blank text": (["globex", " \t"], "text 1 is empty or not a text: ' \\t'"),
-    "half an emoji": (["globex", "a\udcff"], "text 1 is empty or not a text: 'a\\udcff'"),
+    "empty text": (["globex", "a", ""], "text 2: text is empty"),
+    "blank text": (["globex", " \t"], "text 1: text is empty"),
+    "half an emoji": (["globex", "a\udcff"], "text 1: text: expected a text, got 'a\\udcff'"),
     "texts and a file": (["globex", "a", "--input", "x.csv"], "give texts or --input, not both"),
     "no such file": (["globex", "--input", "no.csv"], "no.csv: there is no such file"),
     "no such column": (

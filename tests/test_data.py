@@ -13,8 +13,15 @@ import pytest
 from adapterkit.data import Data, draw, fingerprint, read_records, read_rows
 from adapterkit.errors import DataError
 from adapterkit.task import Row
+from adapterkit.tasks.classification import Classification
 
-ROLES = {"text": "text", "label": "label"}
+COLUMNS = {"text": ("text", "text"), "label": ("label", "text")}
+
+
+def by_label(row: Row) -> str:
+    return str(row.fields["label"])
+
+
 CSV = "text,label\nmy card,no\nthe bank,yes\n"
 JSONL = '{"text": "my card", "label": "no"}\n{"text": "the bank", "label": "yes"}\n'
 
@@ -134,7 +141,7 @@ def write(name: str, content: str | bytes) -> Path:
 
 
 def load(data: Data, seed: int = 0) -> dict[str, list[Row]]:
-    return data.load(Path(), seed)
+    return data.load(Path(), seed, Classification())
 
 
 def texts(rows: list[Row]) -> list[str]:
@@ -180,7 +187,7 @@ def test_a_file_or_column_that_is_not_there_is_told(data: Data, words: str) -> N
 
 def test_a_row_is_read_with_its_place() -> None:
     path = write("x.csv", CSV)
-    assert list(read_rows(path, ROLES, "split")) == [
+    assert list(read_rows(path, COLUMNS, "split")) == [
         (None, Row({"text": "my card", "label": "no"}, "x.csv:2")),
         (None, Row({"text": "the bank", "label": "yes"}, "x.csv:3")),
     ]
@@ -201,7 +208,7 @@ def test_a_row_is_read_with_its_place() -> None:
 def test_the_same_rows_may_be_written_in_many_ways(content: str) -> None:
     plain = [record for _, record in read_records(write("plain.csv", CSV))]
     found = [record for _, record in read_records(write("x.csv", content))]
-    assert [{key: record[key] for key in ROLES} for record in found] == plain
+    assert [{key: record[key] for key in COLUMNS} for record in found] == plain
 
 
 def test_csv_and_jsonl_are_the_same_rows() -> None:
@@ -293,21 +300,21 @@ def many(counts: dict[str, int]) -> list[Row]:
 
 def test_a_drawn_share_has_every_label_in_proportion() -> None:
     counts = {"a": 400, "b": 100, "c": 20}
-    kept, aside = draw(many(counts), 0.1, seed=3)
+    kept, aside = draw(many(counts), 0.1, seed=3, stratum=by_label)
     found = Counter(row.fields["label"] for row in aside)
     assert found == {"a": 40, "b": 10, "c": 2}
     assert len(kept) == 468
 
 
 def test_a_drawn_share_is_right_over_many_small_labels() -> None:
-    kept, aside = draw(many({f"l{n}": 3 for n in range(100)}), 0.1, seed=0)
+    kept, aside = draw(many({f"l{n}": 3 for n in range(100)}), 0.1, seed=0, stratum=by_label)
     assert (len(kept), len(aside)) == (270, 30)
     assert {row.fields["label"] for row in kept} == {f"l{n}" for n in range(100)}
 
 
 def test_drawing_loses_nothing_and_keeps_the_order() -> None:
     rows = many({"a": 30, "b": 9, "c": 1})
-    kept, aside = draw(rows, 0.3, seed=1)
+    kept, aside = draw(rows, 0.3, seed=1, stratum=by_label)
     place = {row.fields["text"]: n for n, row in enumerate(rows)}
     for part in (kept, aside):
         assert [place[t] for t in texts(part)] == sorted(place[t] for t in texts(part))
@@ -316,13 +323,14 @@ def test_drawing_loses_nothing_and_keeps_the_order() -> None:
 
 def test_the_seed_draws_the_rows() -> None:
     rows = many({"a": 50, "b": 50})
-    assert draw(rows, 0.2, seed=1) == draw(rows, 0.2, seed=1)
-    assert draw(rows, 0.2, seed=1)[1] != draw(rows, 0.2, seed=2)[1]
+    first, again, other = (draw(rows, 0.2, seed=n, stratum=by_label) for n in (1, 1, 2))
+    assert first == again
+    assert first[1] != other[1]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_labels_only_row_stays_in_training(share: float) -> None:
-    kept, aside = draw(many({"a": 10, "b": 1, "c": 1}), share, seed=0)
+    kept, aside = draw(many({"a": 10, "b": 1, "c": 1}), share, seed=0, stratum=by_label)
     labels = {row.fields["label"] for row in kept}
     assert labels == {"a", "b", "c"}
     assert {row.fields["label"] for row in aside} <= {"a"}
@@ -330,7 +338,7 @@ def test_a_labels_only_row_stays_in_training(share: float) -> None:
 
 def test_no_share_sets_nothing_aside() -> None:
     rows = many({"a": 5, "b": 5})
-    assert draw(rows, 0.0, seed=0) == (rows, [])
+    assert draw(rows, 0.0, seed=0, stratum=by_label) == (rows, [])
 
 
 def test_a_tenth_is_for_validation_where_nothing_is_said() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import WORDS, MakeAdapter
+from conftest import WORDS, MakeAdapter, tokenise
 
 from adapterkit.adapter import Adapter
 from adapterkit.backbone import Backbone
@@ -58,7 +58,7 @@ def some_rows(
     rng = random.Random(5)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(n)]
     owners = [rng.choice(adapters) for _ in range(n)]
-    return list(zip(owners, backbone.tokenise(texts, None, 40), strict=True))
+    return list(zip(owners, tokenise(backbone, texts, None, 40), strict=True))
 
 
 def by_row(backbone: Backbone, rows: Sequence[tuple[Adapter | None, Inputs]]) -> list[torch.Tensor]:
@@ -223,7 +223,9 @@ def test_long_texts_are_cut_and_say_so(tiny: Backbone, make_adapter: MakeAdapter
     assert cut["scores"] == pytest.approx(long["scores"], abs=1e-6)
 
 
-@pytest.mark.parametrize("text", ["", "   ", None, 3, ("a",), ("a", ""), ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    "text", ["", "   ", None, 3, (), ("a", ""), ["a", "b", "c"], {"pair": "a"}]
+)
 def test_what_is_not_a_text_is_refused(
     tiny: Backbone, make_adapter: MakeAdapter, text: object
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeAdapter
+from conftest import MakeAdapter, tokenise
 from torch import nn
 
 from adapterkit.backbone import Backbone
@@ -76,7 +76,7 @@ def test_a_prepared_backbone_answers_as_a_plain_one(
         tensors = list(adapter.tensors.values())
         for tensor in tensors:
             tensor.requires_grad_()
-        rows = backbone.tokenise(["my card", "close the account please", "tea"], None, 40)
+        rows = tokenise(backbone, ["my card", "close the account please", "tea"], None, 40)
         (piece,) = forward(backbone, [(adapter, row) for row in rows])
         (piece.values * torch.tensor([1.0, -2.0])).sum().backward()
         grads = torch.cat([t.grad.flatten() for t in tensors if t.grad is not None])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from conftest import MakeAdapter
+from conftest import MakeAdapter, logits_of, tokenise
 
 from adapterkit.backbone import Backbone
 from adapterkit.checkpoint import locate
@@ -19,7 +19,6 @@ from adapterkit.files import load_adapter, save_adapter
 from adapterkit.forward import forward
 from adapterkit.geometry import LINEAR_SITES
 from adapterkit.method import Method, methods
-from adapterkit.predict import logits_of
 from adapterkit.sections import build_kind, dump
 
 TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
@@ -48,7 +47,7 @@ def test_answers_are_the_plain_loop(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str, settings: dict[str, Any]
 ) -> None:
     adapter = make_adapter(tiny, kind, labels=("a", "b", "c"), **settings)
-    inputs = tiny.tokenise(TEXTS, None, 50)
+    inputs = tokenise(tiny, TEXTS, None, 50)
     found = logits_of(tiny, adapter, inputs)
     plain = torch.stack([reference.logits(tiny, adapter, row) for row in inputs])
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
@@ -58,7 +57,7 @@ def test_answers_are_the_plain_loop(
 def test_gradients_are_the_plain_loop(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str, settings: dict[str, Any]
 ) -> None:
-    inputs, grads = tiny.tokenise(TEXTS, None, 50), []
+    inputs, grads = tokenise(tiny, TEXTS, None, 50), []
     for fast in (True, False):
         adapter = make_adapter(tiny, kind, **settings)
         leaves = {**adapter.tensors, **adapter.head}
@@ -93,7 +92,7 @@ def test_a_saved_adapter_answers_the_same(
     save_adapter(adapter, tmp_path / "saved", anywhere.geometry)
     again = load_adapter(tmp_path / "saved", anywhere).to(anywhere.device)
     assert (again.method, again.task, again.name) == (adapter.method, adapter.task, adapter.name)
-    inputs = anywhere.tokenise(TEXTS, None, 50)
+    inputs = tokenise(anywhere, TEXTS, None, 50)
     assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
 
 
@@ -124,7 +123,7 @@ def test_fresh_adapters_are_the_identity(
     adapter = make_adapter(tiny, kind)
     fresh = adapter.method.fresh(tiny.geometry, torch.Generator().manual_seed(0))
     adapter = replace(adapter, tensors=fresh)
-    for row in tiny.tokenise(TEXTS, None, 50):
+    for row in tokenise(tiny, TEXTS, None, 50):
         (piece,) = forward(tiny, [(adapter, row)])
         pooled = reference.hidden(tiny, None, row).mean(0)
         plain = adapter.head["classifier.weight"] @ pooled + adapter.head["classifier.bias"]
@@ -197,7 +196,7 @@ def test_a_projected_prefix_folds_and_goes_on(tiny: Backbone, make_adapter: Make
     assert {n: tuple(t.shape) for n, t in folded.items()} == plain.shapes(tiny.geometry)
     finished = replace(unfolded, method=plain, tensors=folded)
     resumed = replace(unfolded, tensors=method.resume(folded, tiny.geometry, generator))
-    inputs = tiny.tokenise(TEXTS, None, 50)
+    inputs = tokenise(tiny, TEXTS, None, 50)
     expected = logits_of(tiny, unfolded, inputs)
     for other in (finished, resumed):
         torch.testing.assert_close(logits_of(tiny, other, inputs), expected, rtol=1e-5, atol=1e-5)
@@ -254,7 +253,7 @@ def test_our_folder_loads_in_peft(
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(bert_for(folder, 3), tmp_path / "ours").eval()
     theirs = peft_logits(model, folder, TEXTS)
-    ours = logits_of(backbone, adapter, backbone.tokenise(TEXTS, None, 50))
+    ours = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 50))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -293,6 +292,6 @@ def test_pefts_folder_loads_here(
         return
     adapter = load_adapter(tmp_path / "theirs", backbone, any_backbone=True)
     theirs = peft_logits(model, folder, TEXTS)
-    ours = logits_of(backbone, adapter, backbone.tokenise(TEXTS, None, 50))
+    ours = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 50))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert getattr(adapter.task, "labels", None) == ("LABEL_0", "LABEL_1", "LABEL_2")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeAdapter
+from conftest import MakeAdapter, tokenise
 from torch import nn
 
 from adapterkit.backbone import Backbone
@@ -68,7 +68,7 @@ def test_gradients_reach_adapters_through_eight_bits(
         leaves = list(adapter.tensors.values())
         for tensor in leaves:
             tensor.requires_grad_()
-        rows = [(adapter, row) for row in backbone.tokenise(TEXTS, None, 64)]
+        rows = [(adapter, row) for row in tokenise(backbone, TEXTS, None, 64)]
         (piece,) = forward(backbone, rows)
         (piece.values * torch.tensor([1.0, -1.0])).sum().backward()
         grads.append(torch.cat([t.grad.flatten() for t in leaves if t.grad is not None]))
@@ -92,6 +92,6 @@ def test_eight_bits_train_as_well_as_float32(
         scores[name] = adapter.metrics["test"]["accuracy"]
     assert scores["8bit"] >= scores["float32"] - 0.01
     folder = Store(tmp_path).publish(adapter, eight.geometry)
-    rows = recipe.data.load(Path(), 0)["test"]
+    rows = recipe.data.load(Path(), 0, recipe.task)["test"]
     again = evaluate(eight, load_adapter(folder, eight), rows)
     assert again["accuracy"] == pytest.approx(scores["8bit"], abs=0.005)

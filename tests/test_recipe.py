@@ -71,7 +71,7 @@ FAULTS = {
     ),
     "unknown data key": (
         GOOD.replace("path", "file"),
-        "r.yaml: data.file: there is no such key; valid are: label, path, split, test, text, te",
+        "r.yaml: data.file: there is no such key; valid are: answers, choices, context",
     ),
     "unknown task key": (
         GOOD.replace("classification", "classification, lables: [a, b]"),
@@ -416,7 +416,7 @@ def test_paths_start_from_the_recipes_folder() -> None:
     Path("inner/rows.csv").write_text("text,label\na,no\nb,yes\n")
     recipe = Recipe.load("inner/r.yaml")
     assert recipe.folder == Path("inner")
-    assert [row.where for row in recipe.data.load(recipe.folder, 0)["train"]] == [
+    assert [row.where for row in recipe.data.load(recipe.folder, 0, recipe.task)["train"]] == [
         "inner/rows.csv:2",
         "inner/rows.csv:3",
     ]
@@ -438,4 +438,4 @@ def test_every_key_is_described() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda f: f.stem)
 def test_the_recipes_that_come_along_are_sound(file: Path) -> None:
     recipe = Recipe.load(file)
-    assert recipe.data.load(recipe.folder, recipe.training.seed)["train"]
+    assert recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)["train"]

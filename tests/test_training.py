@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tokenise
 
 from adapterkit.adapter import Adapter
 from adapterkit.backbone import Backbone
@@ -233,7 +234,7 @@ def test_chinese_rows_go_through_recipe_training_and_prediction(
     predictor.load(store.publish(adapter, backbone.geometry).resolve())
     answers = predictor([("news/titles", "体彩大乐透今晚开奖"), ("news/titles", "北京房价")])
     assert {a["label"] for a in answers} <= set(adapter.task.labels)  # type: ignore[attr-defined]
-    tokens = backbone.tokenise(["体彩大乐透"], None, 32)[0]
+    tokens = tokenise(backbone, ["体彩大乐透"], None, 32)[0]
     assert len(tokens) == 7
     assert 100 not in tokens.ids  # [UNK]
 

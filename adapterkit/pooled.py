@@ -1,0 +1,108 @@
+"""What tasks with one answer for a whole text share: pooling, long texts and a linear head."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .batch import Encoded, Pooling
+from .fields import Fields
+from .ops import Noise
+from .task import Example, Task, Tensors
+from .tokens import LongText, Reader, cut
+
+
+@dataclass(frozen=True)
+class PooledTask(Task):
+    """A linear head on one pooled vector of a text or a text pair.
+
+    Attributes:
+        pooling: cls (first token), pooler (BERT's own dense and tanh on it) or mean (all tokens);
+            what suits the backbone where left out.
+        dropout: Share of the pooled vector dropped in training.
+        max_length: Most tokens of a text; as many as the backbone takes where left out.
+        long_text: What is read of longer texts: their head, their tail, head+tail (half of each),
+            or windows (all of it, the answer being the windows' mean).
+        stride: Tokens that neighbouring windows share.
+    """
+
+    may_read: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
+
+    pooling: Pooling | None = None
+    dropout: float = 0.1
+    max_length: int | None = None
+    long_text: LongText = "head"
+    stride: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
+        if self.stride < 0:
+            raise ValueError(f"stride: expected 0 or more, got {self.stride}")
+
+    @property
+    @abstractmethod
+    def n_outputs(self) -> int:
+        """Numbers the head says of a text, C."""
+
+    def same_answers(self, other: Task) -> bool:
+        names = ("labels", "pooling")
+        return type(other) is type(self) and all(
+            getattr(self, name, None) == getattr(other, name, None) for name in names
+        )
+
+    def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
+        return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
+
+    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
+        """BERT's own initialisation: normal with standard deviation 0.02, bias zero."""
+        head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}
+        head["classifier.weight"].normal_(std=0.02, generator=generator)
+        return head
+
+    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+        firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
+        return [
+            Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
+            for encoding in reader.read(firsts, seconds)
+        ]
+
+    def logits(
+        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+    ) -> Tensor:
+        """`[n, C]`."""
+        if self.pooling is None:
+            raise ValueError("the task was not fitted: pooling is open")
+        pooled = encoded.pooled(self.pooling)[span[0] : span[1]].float()
+        if noise is not None:
+            pooled = noise.drop_rows(pooled, self.dropout, span[0])
+        return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
+
+
+def known_labels(labels: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The labels of a fitted task."""
+    if labels is None:
+        raise ValueError("the task was not fitted: labels are open")
+    return labels
+
+
+def check_labels(labels: tuple[str, ...] | None, least: int = 2) -> None:
+    """Refuses label names in a recipe that repeat, or that leave no choice.
+
+    Raises:
+        ValueError: They do.
+    """
+    if labels is not None and len(set(labels)) < max(least, len(labels)):
+        many = "two distinct names" if least == 2 else "one name, none twice"
+        raise ValueError(f"labels: expected at least {many}, got {list(labels)}")
+
+
+def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, Any]]:
+    """Labels with their scores, the best first."""
+    return sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])

@@ -1,0 +1,87 @@
+"""Multiple choice: which of several continuations or answers fits a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ..batch import Pooling
+from ..errors import DataError
+from ..fields import Fields
+from ..pooled import PooledTask, ranked
+from ..task import Answer, Example, Outputs, Row
+from ..tokens import Reader, cut
+
+
+@dataclass(frozen=True)
+class MultipleChoice(PooledTask):
+    """A score for each choice beside the text; a row's scores compete."""
+
+    type: ClassVar[str] = "multiple_choice"
+    reads: ClassVar[Mapping[str, str]] = {"text": "text", "choices": "choices"}
+    may_read: ClassVar[Mapping[str, str]] = {}
+    learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    main_metric: ClassVar[str] = "accuracy"
+
+    @property
+    def n_outputs(self) -> int:
+        return 1
+
+    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
+        return replace(self, pooling=self.pooling or pooling)
+
+    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+        pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]
+        read = reader.read([text for text, _ in pairs], [choice for _, choice in pairs])
+        # One sequence a choice: windows of one choice would compete with other choices.
+        how = "head" if self.long_text == "windows" else self.long_text
+        sequences = iter(cut(encoding, limit, how)[0] for encoding in read)
+        return [
+            Example(tuple(next(sequences) for _ in row["choices"]), row["choices"]) for row in rows
+        ]
+
+    def target(self, row: Row, example: Example) -> int:
+        label, choices = row.fields["label"], example.notes
+        if label in choices:
+            return int(choices.index(label))
+        if label.isdecimal() and int(label) < len(choices):
+            return int(label)
+        raise DataError(
+            f"{row.where}: label '{label}' is neither a choice nor the number of one, from 0 to "
+            f"{len(choices) - 1}"
+        )
+
+    def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
+        """Cross-entropy over a row's choices, `[n]`."""
+        pairs = zip(outputs.rows(), targets, strict=True)
+        return torch.stack(
+            [-torch.cat(row)[:, 0].float().log_softmax(0)[goal] for row, goal in pairs]
+        )
+
+    def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
+        """`{"label", "index", "score", "scores"}`: the choice that fits best."""
+        found = []
+        for row, example in zip(outputs.rows(), examples, strict=True):
+            chances = torch.cat(row)[:, 0].float().softmax(0).tolist()
+            best = ranked(example.notes, chances)
+            found.append(
+                {
+                    "label": best[0][0],
+                    "index": chances.index(best[0][1]),
+                    "score": best[0][1],
+                    "scores": dict(best),
+                }
+            )
+        return found
+
+    def metrics(
+        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
+    ) -> dict[str, float]:
+        """Share of rows whose best choice is the right one."""
+        said = [int(torch.cat(row)[:, 0].argmax()) for row in outputs.rows()]
+        right = sum(a == b for a, b in zip(said, targets, strict=True))
+        return {"accuracy": right / len(targets)}
