@@ -1,0 +1,156 @@
+"""Mixed inference: one batch of many tenants, against our bare backbone, the floor and peers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbone import Backbone
+from ..errors import AdapterkitError
+from ..geometry import Device, Dtype, Quantization
+from .guest import Guest
+from .machine import machine
+from .systems import (
+    BASE,
+    FLOOR,
+    OWN,
+    PEFT,
+    System,
+    bare,
+    guest_systems,
+    job,
+    own_systems,
+    peer_systems,
+)
+from .timing import ratio, spread, take_turns
+from .workload import Kind, bench_rows, checkpoint
+
+
+@dataclass(frozen=True)
+class MixedBench:
+    """One batch of token ids through every system, ours up to the tenants' logits.
+
+    Attributes:
+        backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
+        rows: short or long.
+        dtype: Of the frozen weights, in all systems.
+        quantization: Likewise; our bare backbone in float32 is then measured too.
+        device: Likewise.
+        tenants: Numbers of tenants.
+        rounds: Rounds that count.
+        peers: Measure transformers, and PEFT where it is installed.
+        guests: Commands of systems in other environments (see `guest`).
+
+    Raises:
+        AdapterkitError: A number is less than one.
+    """
+
+    backbone: str = "minilm"
+    rows: Kind = "short"
+    dtype: Dtype = "float32"
+    quantization: Quantization = "none"
+    device: Device = "auto"
+    tenants: tuple[int, ...] = (1, 16, 64)
+    rounds: int = 7
+    peers: bool = True
+    guests: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.tenants or min(self.tenants) < 1 or self.rounds < 1:
+            raise AdapterkitError(
+                f"tenants and rounds must be at least 1, got {self.tenants} and {self.rounds}"
+            )
+
+    def run(self) -> dict[str, Any]:
+        """Times, and ratios of medians.
+
+        Returns:
+            `bench`, `settings`, `machine`, and `rows`: for each `system`, `batch` and number of
+            `tenants` the median `ms` with `min` and `max`, `tokens_per_second`, `base_over_it`,
+            `floor_over_it`, and `faster_than_peft`: the time of PEFT's LoRA on query and value with
+            as many tenants over its own.
+
+        Raises:
+            AdapterkitError: The backbone or a guest cannot be used.
+        """
+        with ExitStack() as stack:
+            folder = stack.enter_context(checkpoint(self.backbone))
+            systems, n_tokens = self.systems(folder, stack)
+            with torch.inference_mode():
+                times = take_turns({system.label: system.run for system in systems}, self.rounds)
+        return {
+            "bench": "mixed",
+            "settings": asdict(self),
+            "machine": machine(),
+            "rows": compared(systems, times, n_tokens),
+        }
+
+    def systems(self, folder: Path, stack: ExitStack) -> tuple[list[System], int]:
+        """Every system, ready to run, and the number of tokens in the batch.
+
+        Args:
+            folder: The backbone's checkpoint.
+            stack: Ends the guests.
+        """
+        backbone = self._load(folder)
+        inputs = bench_rows(self.rows, backbone)
+        systems = list(own_systems(backbone, inputs, self.tenants))
+        # Where quantising asks for it our backbone takes bfloat16 for float32: peers do as well.
+        quantised = self.quantization != "none" and self.dtype == "float32"
+        dtype: Dtype = "bfloat16" if quantised else self.dtype
+        if self.quantization != "none":
+            plain = replace(self, dtype="float32", quantization="none")._load(folder)
+            systems.append(System(OWN, "no adapters, float32", 0, bare(plain, inputs)))
+        if self.peers:
+            systems += peer_systems(
+                folder, backbone, inputs, self.tenants, dtype, self.quantization
+            )
+        told = job(folder, self.dtype, inputs, max(self.tenants))
+        for command in self.guests:
+            systems += guest_systems(stack.enter_context(Guest(shlex.split(command), told)))
+        return systems, sum(map(len, inputs))
+
+    def _load(self, folder: Path) -> Backbone:
+        return Backbone.load(
+            str(folder), dtype=self.dtype, quantization=self.quantization, device=self.device
+        )
+
+
+def compared(
+    systems: Sequence[System], times: Mapping[str, Sequence[float]], n_tokens: int
+) -> list[dict[str, Any]]:
+    """A line for each system.
+
+    Args:
+        systems: The systems.
+        times: Label to milliseconds of each round.
+        n_tokens: Tokens in the batch.
+    """
+
+    def of(owner: str, batch: str) -> Sequence[float]:
+        return next(times[s.label] for s in systems if (s.system, s.batch) == (owner, batch))
+
+    base, floor = of(OWN, BASE), of(OWN, FLOOR)
+    peft = {s.tenants: times[s.label] for s in systems if s.system == PEFT}
+    rows = []
+    for system in systems:
+        measured = times[system.label]
+        line: dict[str, Any] = {
+            "system": system.system,
+            "batch": system.batch,
+            "tenants": system.tenants,
+            **spread(measured, "ms"),
+        }
+        line["tokens_per_second"] = round(1000 * n_tokens / line["ms"])
+        line["base_over_it"] = ratio(base, measured)
+        line["floor_over_it"] = ratio(floor, measured)
+        other = peft.get(system.tenants)
+        line["faster_than_peft"] = None if other is None else ratio(other, measured)
+        rows.append(line)
+    return rows

@@ -1,0 +1,109 @@
+"""The peers that run in this process: transformers' padded batch and PEFT's mixed batch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapter import Adapter
+from ..backbone import DTYPES, Backbone
+from ..batch import Inputs
+from ..geometry import Dtype, Quantization
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps the peers' notes about their own loading from a reader of the bench."""
+    from transformers.utils import logging as chatter
+
+    chatter.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A batch as the peers take it, every row filled up to the longest.
+
+    Attributes:
+        ids: Token ids, `[n, longest]`.
+        mask: 1 where a token is real, `[n, longest]`.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Inputs], device: torch.device) -> Padded:
+        """Pads token ids with zeros, which the mask hides."""
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for line, row in enumerate(rows):
+            ids[line, : len(row)] = torch.tensor(row.ids)
+            mask[line, : len(row)] = 1
+        return cls(ids.to(device), mask.to(device))
+
+    def through(self, model: Any, **options: Any) -> Tensor:
+        """Last hidden states of a transformers model, `[n, longest, h]`."""
+        output = model(input_ids=self.ids, attention_mask=self.mask, **options)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+def plain_model(
+    folder: Path, dtype: Dtype, quantization: Quantization, device: torch.device
+) -> Any:
+    """The backbone as transformers runs it by itself."""
+    from transformers import AutoModel, BitsAndBytesConfig
+
+    options: dict[str, Any] = {"dtype": DTYPES[dtype], "device_map": {"": device}}
+    if quantization != "none":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=quantization == "8bit",
+            load_in_4bit=quantization == "4bit",
+            bnb_4bit_compute_dtype=DTYPES[dtype],
+            llm_int8_skip_modules=["pooler"],
+        )
+    model: Any = AutoModel.from_pretrained(folder, **options)
+    return model.eval()
+
+
+def peft_model(plain: Any, adapters: Sequence[Adapter], backbone: Backbone) -> Any:
+    """A transformers model with the same LoRA adapters in PEFT, called `t0`, `t1`, ...
+
+    Args:
+        plain: The model; PEFT changes it.
+        adapters: LoRA adapters.
+        backbone: The backbone they were made for.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    geometry, model = backbone.geometry, plain
+    for place, adapter in enumerate(adapters):
+        name, config = f"t{place}", LoraConfig(**adapter.method.config(geometry))
+        if place == 0:
+            model = get_peft_model(plain, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        state = {
+            key: adapter.tensors[tensor][layer]
+            for key, (tensor, layer) in adapter.method.file_keys(geometry, "").items()
+        }
+        set_peft_model_state_dict(model, state, adapter_name=name)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # PEFT keeps them in float32 for training
+            parameter.data = parameter.data.to(next(plain.parameters()).dtype)
+    return model.eval()

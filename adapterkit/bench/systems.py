@@ -1,0 +1,139 @@
+"""The systems of a mixed batch: our forward, the floor under it, the peers, and guests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..backbone import Backbone
+from ..batch import Inputs
+from ..forward import forward
+from ..geometry import Dtype, Quantization
+from .guest import Guest
+from .machine import installed
+from .peers import Padded, hushed, peft_model, plain_model
+from .timing import Run
+from .workload import LORA, MIXES, bench_adapters, owned, owners_of
+
+log = logging.getLogger("adapterkit")
+
+OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
+FLOOR, BASE, PADDED = "linears alone (floor)", "no adapters (base)", "no adapters, padded"
+
+
+class System(NamedTuple):
+    """Who runs what once in a round.
+
+    Attributes:
+        system: Who.
+        batch: Which adapters the rows are answered by.
+        tenants: How many; 0 where there are none.
+        run: Runs the batch.
+    """
+
+    system: str
+    batch: str
+    tenants: int
+    run: Run
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return f"{self.system}: {self.batch}" + (f", {self.tenants}" if self.tenants else "")
+
+
+def own_systems(
+    backbone: Backbone, inputs: Sequence[Inputs], tenants: Sequence[int]
+) -> Iterator[System]:
+    """The floor, our bare forward, and our forward with every mix of adapters."""
+    yield System(OWN, FLOOR, 0, floor_of(backbone, sum(map(len, inputs))))
+    yield System(OWN, BASE, 0, bare(backbone, inputs))
+    for mix in MIXES:
+        for n in tenants:
+            rows = owned(inputs, bench_adapters(backbone, mix, n))
+            yield System(OWN, mix, n, partial(forward, backbone, rows))
+
+
+def bare(backbone: Backbone, inputs: Sequence[Inputs]) -> Run:
+    """Our forward without adapters."""
+    return partial(forward, backbone, [(None, row) for row in inputs])
+
+
+def floor_of(backbone: Backbone, n_tokens: int) -> Run:
+    """The backbone's own linears alone, each by the best product it has."""
+    linears: list[Any] = backbone.linears
+    dtype = next(backbone.model.parameters()).dtype
+    inputs = {
+        linear.in_features: torch.randn(
+            n_tokens, linear.in_features, dtype=dtype, device=backbone.device
+        )
+        for linear in linears
+    }
+
+    def run() -> None:
+        for linear in linears:
+            linear.forward(inputs[linear.in_features])
+
+    return run
+
+
+def peer_systems(
+    folder: Path,
+    backbone: Backbone,
+    inputs: Sequence[Inputs],
+    tenants: Sequence[int],
+    dtype: Dtype,
+    quantization: Quantization,
+) -> Iterator[System]:
+    """transformers' padded batch, and PEFT's with the adapters of our own first mix.
+
+    Args:
+        folder: The backbone's checkpoint.
+        backbone: Our backbone of the same checkpoint, on the device to measure on.
+        inputs: The rows.
+        tenants: Numbers of tenants.
+        dtype, quantization: Of the peers' weights.
+    """
+    batch = Padded.of(inputs, backbone.device)
+
+    def plain() -> Any:
+        return plain_model(folder, dtype, quantization, backbone.device)
+
+    with hushed():
+        alone = plain()
+    yield System(TRANSFORMERS, PADDED, 0, partial(batch.through, alone))
+    if installed("peft") is None:
+        log.warning("PEFT is not installed: nothing is compared with it")
+        return
+    for n in tenants:
+        with hushed():
+            model = peft_model(plain(), bench_adapters(backbone, LORA, n), backbone)
+        names = [f"t{owner}" for owner in owners_of(len(inputs), n)]
+        yield System(PEFT, LORA, n, partial(batch.through, model, adapter_names=names))
+
+
+def guest_systems(guest: Guest) -> Iterator[System]:
+    """What a guest can run: it answered its job with `[system, batch, tenants]` for each.
+
+    It is asked for one by its place in that list, and answers when the batch is done.
+    """
+    for place, (system, batch, tenants) in enumerate(guest.said):
+        yield System(system, batch, tenants, partial(guest.tell, place))
+
+
+def job(folder: Path, dtype: Dtype, inputs: Sequence[Inputs], tenants: int) -> dict[str, Any]:
+    """What a guest is told: the same backbone, rows and owners, and how many threads we use."""
+    return {
+        "bench": "mixed",
+        "model": str(folder),
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "rows": [list(row.ids) for row in inputs],
+        "tenants": tenants,
+        "owners": owners_of(len(inputs), tenants),
+    }

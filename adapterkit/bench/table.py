@@ -1,0 +1,115 @@
+"""What a bench found, for people: a table, and bars."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..answers import table
+from ..disk import write_file
+from ..errors import DataError
+from ..report import ACCENT, BLUE, GRID, INK
+from .systems import OWN
+
+TITLES = {
+    "tokens_per_second": "tokens/s",
+    "rows_per_second": "rows/s",
+    "peak_mb": "peak MB",
+    "base_over_it": "base/it",
+    "floor_over_it": "floor/it",
+    "it_over_floor": "it/floor",
+    "faster_than_peft": "times PEFT's speed",
+    "peak_over_peft": "peak/PEFT's",
+    "over_fewest": "it/fewest",
+    "bytes_per_adapter": "bytes an adapter",
+    "tensor_bytes": "bytes of its tensors",
+    "over_tensors": "bytes/tensors",
+}
+"""Column heads of keys that would not read well; `base/it` is base's time over the row's."""
+
+
+def show(result: Mapping[str, Any]) -> str:
+    """A result as text: where it was measured, then a table for each list of lines."""
+    where = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
+    chosen = ", ".join(f"{key} {_cell(value)}" for key, value in result["settings"].items())
+    parts = [f"bench {result['bench']}: {chosen}", where]
+    for key in ("rows", "memory"):
+        if result.get(key):
+            parts += ["", _lines(result[key])]
+    return "\n".join(parts)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    keys = list(rows[0])
+    header = [TITLES.get(key, key) for key in keys]
+    return table(header, [[_cell(row[key]) for key in keys] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def check_plot(path: Path) -> None:
+    """Refuses a file that bars cannot be drawn to, before anything is measured.
+
+    Raises:
+        DataError: It does not end in `.png`, or its folder is missing.
+    """
+    if path.suffix != ".png":
+        raise DataError(f"{path}: expected a file ending in .png")
+    if path.is_dir() or not path.parent.is_dir():
+        raise DataError(f"{path}: is a folder, or is in a folder that does not exist")
+
+
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Horizontal bars of the median milliseconds of every system, as PNG.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = result["rows"][::-1]
+    figure = Figure(figsize=(8.0, 1.2 + 0.28 * len(rows)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    names, times = [_name(row) for row in rows], [row["ms"] for row in rows]
+    spread = [
+        [row["ms"] - row["min"] for row in rows],
+        [row["max"] - row["ms"] for row in rows],
+    ]
+    colours = [BLUE if row["system"] == OWN else ACCENT for row in rows]
+    bars = axes.barh(names, times, color=colours, xerr=spread, ecolor=INK, error_kw={"lw": 0.8})
+    axes.bar_label(bars, fmt=" %.4g", color=INK, fontsize=7)
+    axes.set_xlabel("milliseconds: median, and least to most", color=INK, fontsize=8)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.margins(x=0.08, y=0.02)
+    figure.suptitle(_title(result), x=0.01, ha="left", color=INK, fontsize=10)
+    axes.grid(axis="x", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    try:
+        write_file(path, buffer.getvalue())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    tenants = f", {row['tenants']} tenants" if row["tenants"] else ""
+    return f"{row['system']}: {row['batch']}{tenants}"
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    settings, machine = result["settings"], result["machine"]
+    quantised = "" if settings["quantization"] == "none" else f" {settings['quantization']}"
+    return (
+        f"{settings['rows']} rows, {settings['backbone']} {settings['dtype']}{quantised}, "
+        f"{machine['processor']}, threads {machine['threads']}"
+    )

@@ -1,0 +1,165 @@
+"""What `bench train` starts, each in a fresh process: one system, training on the rows it is told.
+
+`python -m adapterkit.bench.trainers SYSTEM` reads a job as one line of JSON (`TrainBench.job`) and
+answers with one line: `step_seconds` of every optimiser step after the first, and `peak_bytes`; or
+`lacks`, where it has no such method.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, autograd, randn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from ..backbone import Backbone
+from ..recipe import Recipe
+from ..training import train
+from .machine import peak_bytes
+from .peers import hushed
+
+Job = Mapping[str, Any]
+
+
+class LacksMethodError(Exception):
+    """The system has no such method."""
+
+
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """When each optimiser step of this process ended: the same clock for every system."""
+    ends: list[float] = []
+    handle = register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
+    try:
+        yield ends
+    finally:
+        handle.remove()
+
+
+def train_adapterkit(job: Job) -> list[float]:
+    """Our own training from a CSV file and a recipe, as a user runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        with (Path(folder) / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows(zip(job["texts"], job["labels"], strict=True))
+        recipe = Recipe.of(
+            {
+                "name": "bench",
+                "data": {"path": "rows.csv", "validation": 0.0},
+                "method": job["method"],
+                "backbone": {"model": job["model"], "dtype": job["dtype"], "device": "cpu"},
+                "training": {"epochs": 1, "batch_size": job["batch"]},
+            },
+            folder,
+        )
+        with watched() as ends:
+            train(recipe, progress=False)
+    return ends
+
+
+def train_peft(job: Job) -> list[float]:
+    """PEFT's adapter of the same settings under transformers' Trainer, as both document it.
+
+    Half precision is the Trainer's own (`bf16`), which is as fast as weights in bfloat16.
+
+    Raises:
+        LacksMethodError: PEFT has no such method.
+    """
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    described = dict(job["peft"])
+    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(described.pop("peft_type"))
+    if config is None:
+        raise LacksMethodError
+    names = sorted(set(job["labels"]))
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    rows = [
+        {**tokenizer(text), "labels": names.index(label)}
+        for text, label in zip(job["texts"], job["labels"], strict=True)
+    ]
+    plain = AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=len(names))
+    with tempfile.TemporaryDirectory() as folder, watched() as ends:
+        settings = TrainingArguments(
+            folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=job["batch"],
+            bf16=job["dtype"] == "bfloat16",
+            use_cpu=True,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        Trainer(
+            get_peft_model(plain, config(task_type="SEQ_CLS", **described)),
+            settings,
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        ).train()
+    return ends
+
+
+def floor(job: Job) -> list[float]:
+    """The products that no training can leave out, on the same rows: each linear of the backbone
+    ahead, and back towards its input."""
+    backbone = Backbone.load(job["model"], dtype=job["dtype"], device="cpu")
+    sizes = [len(ids) for ids in backbone.tokenizer(job["texts"])["input_ids"]]
+    batches = [sum(sizes[n : n + job["batch"]]) for n in range(0, len(sizes), job["batch"])]
+    linears: list[Any] = backbone.linears
+    dtype = next(backbone.model.parameters()).dtype
+    inputs = {n: randn(max(batches), n, dtype=dtype) for n in {it.in_features for it in linears}}
+    ends = []
+    for tokens in batches:
+        for place, linear in enumerate(linears):
+            x: Tensor = inputs[linear.in_features][:tokens].detach()
+            # Nothing trained lies before the first layer's query, key and value.
+            y = linear.forward(x.requires_grad_(place >= 3))
+            if y.requires_grad:
+                autograd.grad(y, x, y.detach())
+        ends.append(time.perf_counter())
+    return ends
+
+
+SYSTEMS: dict[str, Callable[[Job], list[float]]] = {
+    "floor": floor,
+    "adapterkit": train_adapterkit,
+    "peft": train_peft,
+}
+
+
+def main(system: str) -> None:
+    """Does the job that is told on standard input."""
+    job = json.loads(sys.stdin.readline())
+    try:
+        # What the Trainer prints is not an answer.
+        with redirect_stdout(sys.stderr), hushed():
+            ends = SYSTEMS[system](job)
+    except LacksMethodError:
+        said: dict[str, Any] = {"lacks": job["method"]["type"]}
+    else:
+        said = {
+            "step_seconds": [after - before for before, after in pairwise(ends)],
+            "peak_bytes": peak_bytes(),
+        }
+    sys.stdout.write(json.dumps(said) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,174 @@
+"""Training: rows a second and peak memory, each system in a fresh process, round after round."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import get_num_threads
+from tqdm import tqdm
+
+from ..backbone import Backbone
+from ..errors import AdapterkitError, did_you_mean
+from ..method import methods
+from ..sections import dump
+from .guest import Guest
+from .machine import installed, machine
+from .timing import ratio, spread
+from .workload import checkpoint, labelled_rows
+
+log = logging.getLogger("adapterkit")
+
+BATCH = 32
+FLOOR, OWN, PEFT = "floor: the linears alone", "adapterkit", "PEFT + Trainer"
+
+Measured = dict[tuple[str, str], list[dict[str, float]]]
+"""System and method to `rows_per_second` and `peak_mb` of each round."""
+
+
+@dataclass(frozen=True)
+class TrainBench:
+    """The same seeded rows through every system's training loop, on the CPU.
+
+    Attributes:
+        backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
+        method: A method with its default settings, or all.
+        dtype: float32, or bfloat16: ours with the frozen weights in it, PEFT's by the Trainer's
+            mixed precision.
+        steps: Optimiser steps of a run; the first quarter does not count.
+        rounds: Runs of each system.
+        peers: Measure PEFT, where it is installed.
+        guests: Commands of systems in other environments (see `guest`).
+
+    Raises:
+        AdapterkitError: There is no such method, or a number is too small.
+    """
+
+    backbone: str = "minilm"
+    method: str = "lora"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    steps: int = 40
+    rounds: int = 3
+    peers: bool = True
+    guests: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = ("all", *methods())
+        if self.method not in known:
+            hint = did_you_mean(self.method, known)
+            raise AdapterkitError(f"there is no method '{self.method}'; {hint}")
+        if self.steps < 4 or self.rounds < 1:
+            raise AdapterkitError(
+                f"expected at least 4 steps and 1 round, got {self.steps} and {self.rounds}"
+            )
+
+    def run(self) -> dict[str, Any]:
+        """Rates, peaks, and ratios of medians.
+
+        Returns:
+            `bench`, `settings`, `machine`, and `rows`: for each system and method
+            `rows_per_second` (the median) with `min` and `max`, `peak_mb`, `it_over_floor`,
+            `faster_than_peft` and `peak_over_peft`.
+
+        Raises:
+            AdapterkitError: The backbone or a system cannot be used.
+        """
+        chosen = list(methods()) if self.method == "all" else [self.method]
+        with checkpoint(self.backbone) as folder:
+            jobs = {kind: self.job(folder, kind) for kind in chosen}
+            found = self._take_turns(jobs)
+        return {
+            "bench": "train",
+            "settings": asdict(self),
+            "machine": machine(),
+            "rows": compared(found),
+        }
+
+    def job(self, folder: Path, kind: str) -> dict[str, Any]:
+        """What every system is told: backbone, rows, method, and the method as PEFT says it."""
+        backbone = Backbone.load(str(folder), device="cpu", prepared=False)
+        texts, labels = labelled_rows(backbone.tokenizer, BATCH * self.steps)
+        method = methods()[kind]()
+        return {
+            "bench": "train",
+            "model": str(folder),
+            "dtype": self.dtype,
+            "method": dump(method),
+            "peft": {"peft_type": method.peft_type, **method.config(backbone.geometry)},
+            "batch": BATCH,
+            "threads": get_num_threads(),
+            "texts": texts,
+            "labels": labels,
+        }
+
+    def _take_turns(self, jobs: Mapping[str, Mapping[str, Any]]) -> Measured:
+        own = [sys.executable, "-m", "adapterkit.bench.trainers"]
+        systems = {OWN: [*own, "adapterkit"]}
+        if self.peers and installed("peft") is not None:
+            systems[PEFT] = [*own, "peft"]
+        systems |= {command: shlex.split(command) for command in self.guests}
+        runs = [(FLOOR, "", [*own, "floor"], next(iter(jobs.values())))]
+        runs += [(name, kind, systems[name], jobs[kind]) for kind in jobs for name in systems]
+        found: Measured = {}
+        with tqdm(total=self.rounds * len(runs), unit="run", disable=None) as bar:
+            for turn in range(self.rounds):
+                for name, kind, command, job in random.Random(turn).sample(runs, len(runs)):
+                    bar.set_description(f"{name} {kind}".strip(), refresh=False)
+                    with Guest(command, job) as guest:
+                        said = guest.said
+                    if "lacks" not in said:
+                        name = said.get("system", name)
+                        found.setdefault((name, kind), []).append(rates(said))
+                    bar.update()
+        return {(name, kind): found[name, kind] for name, kind in sorted(found, key=_rank)}
+
+
+def rates(said: Mapping[str, Any]) -> dict[str, float]:
+    """Rows a second in steady state, and the peak of memory in MB.
+
+    Args:
+        said: What a trainer answered; the first quarter of its steps is left out.
+    """
+    steady = said["step_seconds"][len(said["step_seconds"]) // 4 :]
+    return {
+        "rows_per_second": BATCH * len(steady) / sum(steady),
+        "peak_mb": said["peak_bytes"] / 1e6,
+    }
+
+
+def compared(found: Measured) -> list[dict[str, Any]]:
+    """A line for each system and method."""
+
+    def column(key: tuple[str, str], name: str) -> list[float] | None:
+        return [run[name] for run in found[key]] if key in found else None
+
+    rows = []
+    floor = column((FLOOR, ""), "rows_per_second")
+    for (system, kind), runs in found.items():
+        rate, peak = ([run[name] for run in runs] for name in ("rows_per_second", "peak_mb"))
+        peft = column((PEFT, kind), "rows_per_second")
+        peft_peak = column((PEFT, kind), "peak_mb")
+        line: dict[str, Any] = {"system": system, "method": kind or None}
+        line |= spread(rate, "rows_per_second")
+        line["peak_mb"] = spread(peak, "peak_mb")["peak_mb"]
+        line["it_over_floor"] = _over(rate, floor)
+        line["faster_than_peft"] = _over(rate, peft)
+        line["peak_over_peft"] = _over(peak, peft_peak)
+        rows.append(line)
+    return rows
+
+
+def _over(measured: Sequence[float], other: Sequence[float] | None) -> float | None:
+    return None if other is None else ratio(measured, other)
+
+
+def _rank(key: tuple[str, str]) -> tuple[bool, str, bool, str]:
+    """The floor first, then method by method, ours before the others."""
+    name, kind = key
+    return name != FLOOR, kind, name != OWN, name

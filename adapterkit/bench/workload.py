@@ -1,0 +1,144 @@
+"""What everyone is measured on: seeded rows, their owners, random adapters and backbones."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..adapter import Adapter
+from ..backbone import Backbone
+from ..batch import Inputs
+from ..checkpoint import locate
+from ..geometry import LINEAR_SITES
+from ..method import methods
+from ..task import tasks
+from .peers import hushed
+
+Kind = Literal["short", "long"]
+Rows = list[tuple[Adapter | None, Inputs]]
+
+LENGTHS = {"short": (2.6, 0.45, 4, 60, 64), "long": (4.3, 0.7, 16, 384, 32)}
+"""Log-normal mu and sigma, shortest, longest and number of rows."""
+
+LORA = "lora q+v"
+
+MIXES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    LORA: [("lora", {})],
+    "lora all six": [("lora", {"targets": LINEAR_SITES})],
+    "prefix 20": [("prefix", {})],
+    "bottleneck 16": [("bottleneck", {"size": 16})],
+    "three methods": [("lora", {}), ("prefix", {}), ("bottleneck", {"size": 16})],
+}
+"""Name to methods, of which the adapters take turns."""
+
+LONGEST_PREFIX = 20
+N_LABELS = 77
+"""As many as banking77 has."""
+
+
+@contextmanager
+def checkpoint(backbone: str) -> Iterator[Path]:
+    """The folder of a backbone, so that every system loads the same weights.
+
+    Args:
+        backbone: `base` (BERT-base's shape with random weights), or what `Backbone.load` takes.
+
+    Raises:
+        BackboneError: There is no such backbone.
+    """
+    if backbone != "base":
+        yield locate(backbone)
+        return
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        with hushed():
+            BertModel(BertConfig()).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(locate("minilm")).save_pretrained(folder)
+        yield Path(folder)
+
+
+def lengths(kind: Kind, n: int | None = None) -> list[int]:
+    """Tokens of each of n rows, special ones included; as many rows as the kind has by default."""
+    mu, sigma, shortest, longest, usual = LENGTHS[kind]
+    rng = random.Random(0)
+    return [
+        max(shortest, min(longest, int(rng.lognormvariate(mu, sigma)))) for _ in range(n or usual)
+    ]
+
+
+def bench_rows(kind: Kind, backbone: Backbone) -> list[Inputs]:
+    """Seeded token ids with the kind's spread of lengths, cut to what fits beside a prefix."""
+    tokenizer = backbone.tokenizer
+    limit = backbone.geometry.positions - LONGEST_PREFIX
+    # The first ids are padding, marks and unused ones.
+    words, rng = range(len(tokenizer) // 30, len(tokenizer)), random.Random(1)
+    rows = []
+    for length in lengths(kind):
+        n = min(length, limit)
+        middle = [rng.choice(words) for _ in range(n - 2)]
+        rows.append(Inputs([tokenizer.cls_token_id, *middle, tokenizer.sep_token_id], [0] * n))
+    return rows
+
+
+def owners_of(n_rows: int, tenants: int) -> list[int]:
+    """The tenant of each row: drawn, or a tenant a row where there are enough of them."""
+    rng = random.Random(2)
+    return [rng.randrange(tenants) if tenants < n_rows else row for row in range(n_rows)]
+
+
+def owned(inputs: Sequence[Inputs], adapters: Sequence[Adapter]) -> Rows:
+    """Rows with the adapters that own them."""
+    owners = owners_of(len(inputs), len(adapters))
+    return [(adapters[owner], row) for owner, row in zip(owners, inputs, strict=True)]
+
+
+def bench_adapters(backbone: Backbone, mix: str, n: int) -> list[Adapter]:
+    """Random adapters, their methods in turn, each with a head of its own of 2 to 10 labels."""
+    return [
+        random_adapter(backbone, *MIXES[mix][place % len(MIXES[mix])], place, 2 + place % 9)
+        for place in range(n)
+    ]
+
+
+def random_adapter(
+    backbone: Backbone, kind: str, settings: dict[str, Any], seed: int, n_labels: int
+) -> Adapter:
+    """An adapter as if trained: every tensor random, none zero."""
+    method = methods()[kind](**settings)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(shape, generator=generator) * 0.02
+        for name, shape in method.shapes(backbone.geometry).items()
+    }
+    classification: Any = tasks()["classification"]
+    task = classification(pooling="mean", labels=tuple(f"label {i}" for i in range(n_labels)))
+    return Adapter(
+        name=f"tenant{seed}/{kind}",
+        method=method,
+        task=task,
+        tensors=tensors,
+        head=task.fresh_head(backbone.geometry.hidden, generator),
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        lower_case=backbone.lower_case,
+    ).to(backbone.device)
+
+
+def labelled_rows(tokenizer: Any, n: int) -> tuple[list[str], list[str]]:
+    """Texts and labels like banking77's: short rows, 77 labels in turn.
+
+    The texts are made of words that a WordPiece vocabulary has whole, so that every tokenizer call
+    finds the lengths of the short workload again.
+    """
+    words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(words, k=size - 2)) for size in lengths("short", n)]
+    return texts, [f"label {place % N_LABELS:02d}" for place in range(n)]
