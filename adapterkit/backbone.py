@@ -16,7 +16,7 @@ from .batch import Encoded, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
-from .frozen import prepare
+from .frozen import prepare, prepare_int8
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
 from .tokens import Reader
 
@@ -46,7 +46,6 @@ class Backbone:
         model: nn.Module,
         tokenizer: Any,
         checkpoint: Checkpoint,
-        prepared: bool = True,
     ) -> None:
         config: Any = model.config
         kin = family(config.model_type)
@@ -70,8 +69,6 @@ class Backbone:
         self._pooler: Any = model.pooler if checkpoint.has_pooler else None
         self._at = threading.local()
         self._plug()
-        if prepared:
-            prepare(self.linears)
 
     @classmethod
     def load(
@@ -89,8 +86,9 @@ class Backbone:
         Args:
             model: `minilm` (embedded), a local folder or a hub name.
             dtype: Dtype of weights and hidden states.
-            quantization: `8bit` or `4bit` keep the layers' linears quantised by bitsandbytes;
-                they need dtype bfloat16 or float16, and float32 is then taken as bfloat16.
+            quantization: `8bit` or `4bit` keep the layers' linears quantised by bitsandbytes, for
+                memory; they need dtype bfloat16 or float16, and float32 is then taken as bfloat16.
+                `int8` computes them in 8 bits on a CPU, for speed; the weights stay as they are.
             device: `auto` is the GPU where there is one.
             revision: Branch, tag or commit of a hub model.
             prepared: Lay the frozen linears out for this processor where that is faster.
@@ -112,10 +110,17 @@ class Backbone:
         on_gpu = device != "cpu" and torch.cuda.is_available()
         where = f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
         checkpoint = Checkpoint.read(locate(model, revision))
-        if quantization != "none" and dtype == "float32":
+        if quantization in ("8bit", "4bit") and dtype == "float32":
             dtype = "bfloat16"
+        if quantization == "int8" and where != "cpu":
+            raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
         network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
-        return cls(model, network, tokenizer, checkpoint, prepared)
+        backbone = cls(model, network, tokenizer, checkpoint)
+        if quantization == "int8":
+            prepare_int8(backbone.linears)
+        elif prepared:
+            prepare(backbone.linears)
+        return backbone
 
     @property
     def device(self) -> torch.device:
@@ -256,7 +261,7 @@ def _from_pretrained(
     verbosity = chatter.get_verbosity()
     chatter.set_verbosity_error()
     options: dict[str, Any] = {}
-    if quantization != "none":
+    if quantization in ("8bit", "4bit"):
         _hush_casts()
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=quantization == "8bit",
@@ -280,7 +285,7 @@ def _from_pretrained(
         raise BackboneError(f"{folder}: cannot be loaded as a backbone: {reason}") from error
     finally:
         chatter.set_verbosity(verbosity)
-    if quantization == "none":
+    if not options:
         model = model.to(device)
     return model, tokenizer
 

@@ -109,7 +109,7 @@ def load_adapter(folder: str | Path, backbone: Backbone, *, any_backbone: bool =
         raise AdapterError(f"{folder}: {'; '.join(faults)}")
     start = adapter.method.head_prefix
     head = {
-        name: found[start + name].float()
+        name: _own(found[start + name])
         for name in adapter.task.head_shapes(backbone.geometry.hidden)
     }
     return Adapter(**{**vars(adapter), "tensors": _stacked(found, keys), "head": head})
@@ -237,12 +237,17 @@ def _stacked(found: Tensors, keys: Mapping[str, tuple[str, int | None]]) -> Tens
     layers: dict[str, dict[int, torch.Tensor]] = {}
     for key, (name, layer) in keys.items():
         if layer is None:
-            tensors[name] = found[key].float()
+            tensors[name] = _own(found[key])
         else:
             layers.setdefault(name, {})[layer] = found[key].float()
     for name, parts in layers.items():
         tensors[name] = torch.stack([parts[layer] for layer in sorted(parts)])
     return tensors
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """A float32 copy: what safetensors loads is mapped, and would change or die with the file."""
+    return tensor.to(torch.float32, copy=True)
 
 
 def _weights(folder: Path) -> Tensors:

@@ -26,7 +26,7 @@ HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
+Quantization = Literal["none", "int8", "8bit", "4bit"]
 Device = Literal["auto", "cpu", "cuda"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ class Predictor:
         check_name(adapter.name)
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
-        self._adapters[adapter.name] = adapter.to(self.backbone.device)
+        # The training record is for people, and as large as a small adapter.
+        ready = replace(adapter.to(self.backbone.device), training={})
+        self._adapters[adapter.name] = ready
 
     def load(self, folder: str | Path, *, any_backbone: bool = False) -> str:
         """Loads an adapter folder and makes it ready to answer.

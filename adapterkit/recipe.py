@@ -29,7 +29,8 @@ class BackboneSection:
     Attributes:
         model: minilm (embedded), a local folder or a hub name.
         dtype: float32, bfloat16 or float16: dtype of the frozen weights and of hidden states.
-        quantization: none, 8bit or 4bit: the frozen linears, by bitsandbytes; heads never.
+        quantization: none; 8bit or 4bit: the frozen linears, by bitsandbytes, for memory; int8:
+            their products on a CPU, for speed. Heads never.
         device: auto (the GPU where there is one), cpu or cuda.
         revision: Branch, tag or commit of a hub model.
     """

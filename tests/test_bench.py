@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from test_cli import assert_one_line, run
 
 from adapterkit.backbone import Backbone
@@ -242,13 +241,3 @@ def test_a_table_has_a_line_for_each_row() -> None:
         "a       1234.5",
         "b",
     ]
-
-
-def test_the_recipes_speak_of_every_command_and_are_python() -> None:
-    folder = ROOT / "recipes" / "bench"
-    readme = (folder / "README.md").read_text(encoding="utf-8")
-    for name in ("mixed", "train", "swap", "start"):
-        assert f"adapterkit bench {name}" in readme
-    for script in folder.glob("*.py"):
-        compile(script.read_text(encoding="utf-8"), script.name, "exec")
-        assert script.name in readme

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from test_cli import run
 
 from adapterkit.backbone import Backbone
@@ -137,3 +138,13 @@ def test_bench_start_tells_seconds(tiny_folder: Path) -> None:
     for row in rows.values():
         assert row.keys() == {"system", "seconds", "min", "max", "faster_than_peft"}
         assert row["seconds"] > 0
+
+
+def test_the_recipes_speak_of_every_command_and_are_python() -> None:
+    folder = ROOT / "recipes" / "bench"
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    for name in ("mixed", "train", "swap", "start"):
+        assert f"adapterkit bench {name}" in readme
+    for script in folder.glob("*.py"):
+        compile(script.read_text(encoding="utf-8"), script.name, "exec")
+        assert script.name in readme

@@ -189,6 +189,20 @@ def test_the_override_takes_other_weights_of_the_same_shape(
     assert load_adapter(folder, tiny, any_backbone=True).backbone == "other"
 
 
+@pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
+def test_a_loaded_adapter_does_not_hang_on_its_file(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, kind: str
+) -> None:
+    folder = save_adapter(make_adapter(tiny, kind), tmp_path / "a", tiny.geometry)
+    predictor = Predictor(tiny)
+    predictor.load(folder)
+    before = predictor([("acme/intent", "my card")])
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.write(b"\xff" * (folder / WEIGHTS).stat().st_size)
+        file.truncate(0)
+    assert predictor([("acme/intent", "my card")]) == before
+
+
 def test_saving_never_replaces_a_folder(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

@@ -10,8 +10,10 @@ from conftest import MakeAdapter, tokenise
 from torch import nn
 
 from adapterkit.backbone import Backbone
+from adapterkit.errors import BackboneError
 from adapterkit.forward import forward
-from adapterkit.frozen import Prepared, prepare
+from adapterkit.frozen import Int8, Prepared, prepare
+from adapterkit.predict import Predictor
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -84,3 +86,44 @@ def test_a_prepared_backbone_answers_as_a_plain_one(
     tolerance = TOLERANCE[getattr(torch, dtype)] * 2
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(7,), (1, 300)])
+def test_int8_is_near_ahead_and_exact_back(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
+    x, goal = torch.randn(*shape, 96, dtype=dtype), torch.randn(*shape, 160, dtype=dtype)
+    found = []
+    for run in (Int8(linear), linear):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)
+        (y * goal).sum().backward()
+        assert leaf.grad is not None
+        found.append((y.detach().float(), leaf.grad))
+    assert (found[0][0] - found[1][0]).norm() / found[1][0].norm() < 0.03
+    torch.testing.assert_close(
+        *(pair[1] for pair in found), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+    )
+
+
+def test_int8_backbones_answer_as_float32_ones(minilm: Backbone, make_adapter: MakeAdapter) -> None:
+    before = {name: t.clone() for name, t in minilm.model.state_dict().items()}
+    fast = Backbone.load("minilm", quantization="int8", device="cpu")
+    assert fast.fingerprint == minilm.fingerprint
+    after = fast.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    texts = ["where is my card", "the network is slow today", "please close my account"]
+    for kind in ("lora", "prefix", "bottleneck"):
+        asked = [("acme/intent", text) for text in texts]
+        answers = [Predictor(b, [make_adapter(minilm, kind)])(asked) for b in (minilm, fast)]
+        for exact, near in zip(*answers, strict=True):
+            assert exact["score"] == pytest.approx(near["score"], abs=0.05)
+
+
+def test_int8_is_for_the_cpu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(BackboneError, match="'int8' is for the CPU; use 8bit on a GPU"):
+        Backbone.load(str(tiny_folder), quantization="int8")

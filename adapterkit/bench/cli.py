@@ -99,7 +99,7 @@ def mixed(
 def train(
     backbone: BackboneOption = "minilm",
     method: Annotated[
-        str, typer.Option("--method", help="lora, prefix, bottleneck, or all.")
+        str, typer.Option("--method", help="A method by name, or all of them.")
     ] = "lora",
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the products.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
@@ -9,6 +10,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("adapterkit")
 
 PACKAGES = ("adapterkit", "torch", "transformers", "peft")
 
@@ -40,6 +43,14 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def has_peft() -> bool:
+    """Whether PEFT can be measured; where it cannot, a person is told."""
+    if installed("peft") is None:
+        log.warning("PEFT is not installed (pip install peft): nothing is compared with it")
+        return False
+    return True
 
 
 def resident_bytes() -> int | None:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import AdapterkitError
-from .machine import installed, machine
+from .machine import has_peft, machine
 from .timing import ratio, spread, take_turns
 
 PYTHON = "python alone"
@@ -54,7 +54,7 @@ class StartBench:
             "adapterkit --help": ["-m", "adapterkit", "--help"],
             "first answer": ["-m", "adapterkit", *answer],
         }
-        if self.peers and installed("peft") is not None:
+        if self.peers and has_peft():
             commands["import peft"] = ["-c", "import peft"]
         systems = {name: partial(_process, command) for name, command in commands.items()}
         times = take_turns(systems, self.rounds)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,12 +16,10 @@ from tqdm import tqdm
 from ..backbone import Backbone
 from ..errors import AdapterkitError
 from .holders import OPERATIONS, Holder, OwnHolder, PeftHolder, publish_adapters
-from .machine import installed, machine, resident_bytes
+from .machine import has_peft, machine, resident_bytes
 from .peers import hushed
 from .timing import ratio, spread, timed
 from .workload import checkpoint
-
-log = logging.getLogger("adapterkit")
 
 PEFT_LIMIT = 100
 """Most adapters PEFT is asked to hold: each takes it longer to load than the one before."""
@@ -81,7 +78,7 @@ class SwapBench:
             counts = sorted(set(self.resident))
             # PEFT first: what ten thousand adapters leave of the heap would not help it.
             few = [n for n in counts if n <= PEFT_LIMIT]
-            if few and self.peers and installed("peft") is not None:
+            if few and self.peers and has_peft():
                 with hushed():
                     self._climb(PeftHolder(folder, published, work), few, ledger)
             self._climb(OwnHolder(backbone, published, work), counts, ledger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,10 @@ from ..batch import Inputs
 from ..forward import forward
 from ..geometry import Dtype, Quantization
 from .guest import Guest
-from .machine import installed
+from .machine import has_peft
 from .peers import Padded, hushed, peft_model, plain_model
 from .timing import Run
 from .workload import LORA, MIXES, bench_adapters, owned, owners_of
-
-log = logging.getLogger("adapterkit")
 
 OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
 FLOOR, BASE, PADDED = "linears alone (floor)", "no adapters (base)", "no adapters, padded"
@@ -107,8 +104,7 @@ def peer_systems(
     with hushed():
         alone = plain()
     yield System(TRANSFORMERS, PADDED, 0, partial(batch.through, alone))
-    if installed("peft") is None:
-        log.warning("PEFT is not installed: nothing is compared with it")
+    if not has_peft():
         return
     for n in tenants:
         with hushed():

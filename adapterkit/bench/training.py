@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import shlex
 import sys
@@ -19,11 +18,9 @@ from ..errors import AdapterkitError, did_you_mean
 from ..method import methods
 from ..sections import dump
 from .guest import Guest
-from .machine import installed, machine
+from .machine import has_peft, machine
 from .timing import ratio, spread
 from .workload import checkpoint, labelled_rows
-
-log = logging.getLogger("adapterkit")
 
 BATCH = 32
 FLOOR, OWN, PEFT = "floor: the linears alone", "adapterkit", "PEFT + Trainer"
@@ -110,7 +107,7 @@ class TrainBench:
     def _take_turns(self, jobs: Mapping[str, Mapping[str, Any]]) -> Measured:
         own = [sys.executable, "-m", "adapterkit.bench.trainers"]
         systems = {OWN: [*own, "adapterkit"]}
-        if self.peers and installed("peft") is not None:
+        if self.peers and has_peft():
             systems[PEFT] = [*own, "peft"]
         systems |= {command: shlex.split(command) for command in self.guests}
         runs = [(FLOOR, "", [*own, "floor"], next(iter(jobs.values())))]

@@ -28,21 +28,21 @@ from adapters import AdapterTrainer, AutoAdapterModel, LoRAConfig, PrefixTuningC
 NAME = f"AdapterHub {adapters.__version__}"
 
 
-def config_of(method: str, hidden: int) -> Any:
-    """The settings that adapterkit's own bench uses: rank 8, prefix 20, bottleneck 16 wide."""
-    return {
-        "lora": lambda: LoRAConfig(r=8, alpha=16),
-        "prefix": lambda: PrefixTuningConfig(flat=True, prefix_length=20),
-        "bottleneck": lambda: SeqBnConfig(reduction_factor=hidden // 16),
-    }[method]()
+CONFIGS: dict[str, Callable[[int], Any]] = {
+    "lora": lambda reduction: LoRAConfig(r=8, alpha=16),
+    "prefix": lambda reduction: PrefixTuningConfig(flat=True, prefix_length=20),
+    "bottleneck": lambda reduction: SeqBnConfig(reduction_factor=reduction),
+}
+"""The settings of adapterkit's own bench, from hidden width over a bottleneck's."""
 
 
 def mixed_batch(job: dict[str, Any], method: str) -> Callable[[], Any]:
     """One padded batch whose rows, sorted by tenant, are split between the tenants' adapters."""
     model = AutoModel.from_pretrained(job["model"]).eval()
     adapters.init(model)
+    config = CONFIGS[method](model.config.hidden_size // 16)
     for tenant in range(job["tenants"]):
-        model.add_adapter(f"t{tenant}", config=config_of(method, model.config.hidden_size))
+        model.add_adapter(f"t{tenant}", config=config)
     model.to(getattr(torch, job["dtype"])).eval()
     order = sorted(range(len(job["rows"])), key=lambda row: job["owners"][row])
     rows = [job["rows"][row] for row in order]
@@ -70,15 +70,16 @@ def serve(job: dict[str, Any], say: Callable[[Any], None]) -> None:
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
     """One epoch of AdapterHub's own trainer; seconds of every step after the first, and memory."""
-    names = sorted(set(job["labels"]))
+    method, names = job["method"]["type"], sorted(set(job["labels"]))
+    if method not in CONFIGS:
+        return {"lacks": method}
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     rows = [
         {**tokenizer(text), "labels": names.index(label)}
         for text, label in zip(job["texts"], job["labels"], strict=True)
     ]
     model = AutoAdapterModel.from_pretrained(job["model"])
-    method = job["method"]["type"]
-    model.add_adapter("t", config=config_of(method, model.config.hidden_size))
+    model.add_adapter("t", config=CONFIGS[method](job["method"].get("reduction_factor")))
     model.add_classification_head("t", num_labels=len(names), layers=1)
     model.train_adapter("t")
     ends: list[float] = []
