@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Encoded, Inputs, Pooling
@@ -234,6 +235,22 @@ class Task(ABC):
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> dict[str, float]:
         """Scores of a whole split, `main_metric` among them."""
+
+
+def token_logits(
+    weight: Tensor,
+    bias: Tensor,
+    encoded: Encoded,
+    span: tuple[int, int],
+    noise: Noise | None,
+    dropout: float,
+) -> Tensor:
+    """A linear head on every token of packed sequences `span[0]` to `span[1]`, `[t, C]` float32."""
+    start, end = (encoded.packed.offsets[place] for place in span)
+    states = encoded.tokens[start:end].float()
+    if noise is not None:
+        states = noise.drop_tokens(states, dropout, start)
+    return F.linear(states, weight, bias)
 
 
 @cache

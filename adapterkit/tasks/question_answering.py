@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Encoded, Pooling
 from ..errors import DataError
 from ..fields import Fields
 from ..ops import Noise
-from ..task import Answer, Example, Outputs, Row, Task, Tensors
+from ..task import Answer, Example, Outputs, Row, Task, Tensors, token_logits
 from ..tokens import Reader, cut
 
 CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
@@ -135,11 +134,8 @@ class QuestionAnswering(Task):
         self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
     ) -> Tensor:
         """`[t, 2]`: for each token, how much it begins and how much it ends the answer."""
-        start, end = (encoded.packed.offsets[place] for place in span)
-        states = encoded.tokens[start:end].float()
-        if noise is not None:
-            states = noise.drop_tokens(states, self.dropout, start)
-        return F.linear(states, head["qa_outputs.weight"], head["qa_outputs.bias"])
+        weight, bias = head["qa_outputs.weight"], head["qa_outputs.bias"]
+        return token_logits(weight, bias, encoded, span, noise, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy of first and last token, averaged over a row's windows, `[n]`."""

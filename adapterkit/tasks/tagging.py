@@ -18,7 +18,7 @@ from ..fields import Fields, check_field
 from ..ops import Noise
 from ..pooled import check_labels, known_labels
 from ..sections import is_text
-from ..task import Answer, Example, Outputs, Row, Task, Tensors, Text
+from ..task import Answer, Example, Outputs, Row, Task, Tensors, Text, token_logits
 from ..tokens import Reader, cut
 
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
@@ -142,11 +142,8 @@ class Tagging(Task):
         self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
     ) -> Tensor:
         """`[t, C]`, a line for each token."""
-        start, end = (encoded.packed.offsets[place] for place in span)
-        states = encoded.tokens[start:end].float()
-        if noise is not None:
-            states = noise.drop_tokens(states, self.dropout, start)
-        return F.linear(states, head["classifier.weight"], head["classifier.bias"])
+        weight, bias = head["classifier.weight"], head["classifier.bias"]
+        return token_logits(weight, bias, encoded, span, noise, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy averaged over a row's words, `[n]`."""
