@@ -94,6 +94,11 @@ class Bank:
         padded = [F.pad(t, (*filler, 0, widest - t.shape[self._dim])) for t in self.tensors]
         return torch.stack(padded, dim=1).unbind(0)
 
+    @cached_property
+    def turned(self) -> list[tuple[Tensor, ...]]:
+        """Each adapter's matrices transposed, layer by layer: views, made once a batch."""
+        return [t.transpose(-1, -2).unbind(0) for t in self.tensors]
+
     def layer(self, at: int) -> Tensor:
         """The weights of all adapters at one of the L layers, `[G, ...]`."""
         return self._stacked[at]
@@ -148,12 +153,17 @@ class LowRank:
         GPU, each small product costs too much to begin.
         """
         lengths = self.runs.lengths
+        downs, ups = self.down.turned, self.up.turned
         for g, (into, seen) in enumerate(zip(y.split(lengths), x.split(lengths), strict=True)):
-            bias = None if self.down_bias is None else self.down_bias.tensors[g][at].to(x.dtype)
-            inner = F.linear(seen, self.down.tensors[g][at].to(x.dtype), bias)
+            down, up = downs[g][at], ups[g][at]
+            if x.dtype != down.dtype or y.dtype != up.dtype:
+                down, up = down.to(x.dtype), up.to(y.dtype)
+            if self.down_bias is None:
+                inner = torch.mm(seen, down)
+            else:
+                inner = torch.addmm(self.down_bias.tensors[g][at].to(x.dtype), seen, down)
             if self.activation is not None:
                 inner = self.activation(inner)
-            up = self.up.tensors[g][at].t().to(y.dtype)
             into.addmm_(inner.to(y.dtype), up, alpha=self.scales[g])
             if self.up_bias is not None:
                 into.add_(self.up_bias.tensors[g][at].to(y.dtype), alpha=self.scales[g])
