@@ -210,7 +210,7 @@ FAULTS = {
     ),
     "quantization unknown": (
         GOOD.replace("minilm", "minilm, quantization: 8"),
-        "backbone.quantization: expected one of none, 8bit, 4bit, got 8",
+        "backbone.quantization: expected one of none, int8, 8bit, 4bit, got 8",
     ),
     "no rows named": (GOOD.replace("path: rows.csv", ""), "data.path: give either path (one file)"),
     "rows named twice": (
