@@ -98,7 +98,7 @@ def test_gradients_mixed_are_gradients_solo(anywhere: Backbone, make_adapter: Ma
         assert mixed is not None
         assert solo is not None
         scale = max(float(solo.abs().max()), 1e-6)
-        torch.testing.assert_close(mixed / scale, solo / scale, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mixed / scale, solo / scale, rtol=1e-5, atol=1e-5)
 
 
 def test_eight_threads_with_eight_adapters_are_never_mixed_up(

@@ -77,7 +77,7 @@ def test_gradients_are_the_plain_loop(
         assert plain is not None
         scale = plain.abs().max()
         assert scale > 0, name
-        torch.testing.assert_close(grad / scale, plain / scale, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(grad / scale, plain / scale, rtol=1e-5, atol=1e-5)
 
 
 @every
