@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,11 +80,9 @@ class Packed:
         lengths = torch.tensor(self.lengths, device=self.device)
         return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.device), lengths)
 
-    def span(self, first_owner: int, last_owner: int) -> tuple[int, int]:
-        """First and past-the-last packed sequence of a range of owners, both ends included."""
-        from bisect import bisect_left, bisect_right
-
-        return bisect_left(self.owners, first_owner), bisect_right(self.owners, last_owner)
+    def span(self, owner: int) -> tuple[int, int]:
+        """First and past-the-last packed sequence of an owner."""
+        return bisect_left(self.owners, owner), bisect_right(self.owners, owner)
 
 
 def pack(

@@ -105,7 +105,7 @@ class Edits:
         owners = sorted(set(packed.owners) - {-1})
         for _, members in groupby(owners, key=lambda owner: group_key(adapters[owner])):
             group = list(members)
-            spans = [packed.span(owner, owner) for owner in group]
+            spans = [packed.span(owner) for owner in group]
             tokens = [packed.offsets[b] - packed.offsets[a] for a, b in spans]
             start = packed.offsets[spans[0][0]]
             contribution = type(adapters[group[0]].method).contribute(

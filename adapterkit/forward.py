@@ -65,7 +65,7 @@ def forward(
     encoded = backbone(packed, Edits.of(adapters, packed, backbone.geometry, drawn))
     pieces = []
     for owner in sorted(set(packed.owners)):
-        span = packed.span(owner, owner)
+        span = packed.span(owner)
         adapter = None if owner == -1 else adapters[owner]
         if adapter is None:
             values = encoded.pooled(backbone.pooling)[span[0] : span[1]]

@@ -168,6 +168,11 @@ class LowRank:
             if self.up_bias is not None:
                 into.add_(self.up_bias.tensors[g][at].to(y.dtype), alpha=self.scales[g])
 
+    @cached_property
+    def _scale(self) -> Tensor:
+        """The factor of each tile, `[n, 1, 1]`, made once a batch and not at every layer."""
+        return self.runs.spread(torch.tensor(self.scales, device=self.runs.device))[:, None, None]
+
     def _tiled(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
         """All runs in one batched product over tiles; gradients flow."""
         down = self.down.layer(at).to(x.dtype)
@@ -176,8 +181,7 @@ class LowRank:
             inner = inner + self.runs.spread(self.down_bias.layer(at).to(x.dtype))[:, None]
         if self.activation is not None:
             inner = self.activation(inner)
-        scales = torch.tensor(self.scales, device=x.device, dtype=dtype)
-        scale = self.runs.spread(scales)[:, None, None]
+        scale = self._scale.to(dtype)
         up = self.runs.spread(self.up.layer(at).to(dtype))
         outer = torch.matmul(inner.to(dtype) * scale, up.transpose(1, 2))
         if self.up_bias is not None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -59,12 +58,6 @@ class PooledTask(Task):
 
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
-
-    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
-        """BERT's own initialisation: normal with standard deviation 0.02, bias zero."""
-        head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}
-        head["classifier.weight"].normal_(std=0.02, generator=generator)
-        return head
 
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
         firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]

@@ -193,9 +193,14 @@ class Task(ABC):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the head's tensors, named as in transformers' task models."""
 
-    @abstractmethod
     def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
-        """A head to train from scratch, float32."""
+        """A head to train from scratch, float32, as BERT begins: weights normal with standard
+        deviation 0.02, biases zero."""
+        head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}
+        for name, tensor in head.items():
+            if name.endswith(".weight"):
+                tensor.normal_(std=0.02, generator=generator)
+        return head
 
     @abstractmethod
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:

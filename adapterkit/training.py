@@ -24,8 +24,6 @@ from .task import Row
 
 log = logging.getLogger("adapterkit")
 
-CURVE_POINTS = 200
-
 
 def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = True) -> Adapter:
     """Trains the adapter a recipe describes, on as many processes as Accelerate was launched with.

@@ -92,10 +92,6 @@ class QuestionAnswering(Task):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"qa_outputs.weight": (2, hidden), "qa_outputs.bias": (2,)}
 
-    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
-        weight = torch.zeros(2, hidden).normal_(std=0.02, generator=generator)
-        return {"qa_outputs.weight": weight, "qa_outputs.bias": torch.zeros(2)}
-
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
         read = reader.read([row["question"] for row in rows], [row["context"] for row in rows])
         found = []

@@ -99,11 +99,6 @@ class Tagging(Task):
         n = len(known_labels(self.labels))
         return {"classifier.weight": (n, hidden), "classifier.bias": (n,)}
 
-    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
-        head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}
-        head["classifier.weight"].normal_(std=0.02, generator=generator)
-        return head
-
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
         found = []
         read = reader.read([row["tokens"] for row in rows], words=True)
