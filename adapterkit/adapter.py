@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Adapter:
         lower_case: Whether that backbone's tokenizer lower-cases.
         training: How it was trained: recipe, seed, data fingerprint, history, seconds.
         metrics: Split to metric to value.
+        on_top_of: The frozen adapter it was trained on and is applied after; None for most.
+        digest: sha256 of the weights file it came from; None where it was never in one.
     """
 
     name: str
@@ -69,6 +71,18 @@ class Adapter:
     lower_case: bool
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    on_top_of: Adapter | None = None
+    digest: str | None = None
+
+    @property
+    def floors(self) -> tuple[Adapter, ...]:
+        """All that is applied to a text in turn: from the ground up, itself last."""
+        return (*(self.on_top_of.floors if self.on_top_of is not None else ()), self)
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Positions taken before the text by the prefixes of every floor."""
+        return sum(floor.method.num_virtual_tokens for floor in self.floors)
 
     @property
     def n_parameters(self) -> int:
@@ -86,4 +100,9 @@ class Adapter:
         def moved(tensors: Mapping[str, Tensor]) -> Tensors:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-        return Adapter(**{**vars(self), "tensors": moved(self.tensors), "head": moved(self.head)})
+        return replace(
+            self,
+            tensors=moved(self.tensors),
+            head=moved(self.head),
+            on_top_of=None if self.on_top_of is None else self.on_top_of.to(device),
+        )

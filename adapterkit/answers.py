@@ -7,23 +7,32 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
-from .adapter import BASE
-from .data import read_fields, read_records
 from .disk import write_file
 from .errors import DataError
-from .task import Text, tasks
+
+if TYPE_CHECKING:
+    from .task import Text
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked and the adapter it is for; None where the file does not say."""
+    """What is asked.
+
+    Attributes:
+        adapter: Who it is for; None where the file does not say.
+        text: The text, or values by role.
+        where: File and row, or its number, for messages.
+    """
 
     adapter: str | None
     text: Text
+    where: str = field(default="", compare=False)
 
 
 def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[Asked]:
@@ -35,12 +44,17 @@ def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> li
     Raises:
         DataError: The file, a column or a row is not sound.
     """
+    # A client shows answers as well and must not wait for torch, which these import.
+    from .adapter import BASE
+    from .data import read_fields
+    from .sources import read_records
+    from .task import tasks
+
     asked = []
     roles = {role for kind in tasks().values() for role in kind.reads}
     texts = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
     columns = {role: (column, "text") for role, column in texts.items()}
-    for number, record in read_records(path):
-        where = f"{path}:{number}"
+    for where, record in read_records(path):
         owner = record.get(adapter)
         if owner is not None and not isinstance(owner, str):
             raise DataError(f"{where}: column '{adapter}' is not a name")
@@ -48,22 +62,23 @@ def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> li
         structured = roles.difference(columns) & record.keys()
         if structured:
             plain = {role: record[column] for role, column in texts.items() if column in record}
-            asked.append(Asked(name, {**{role: record[role] for role in structured}, **plain}))
+            parts = {role: record[role] for role in structured}
+            asked.append(Asked(name, {**parts, **plain}, where))
             continue
         fields = read_fields(record, columns, where)
         first = fields["text"]
-        asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first))
+        asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first, where))
     return asked
 
 
-def ask_word(word: str) -> Asked:
+def ask_word(word: str, where: str) -> Asked:
     """A text from the command line; a JSON object gives values by role."""
     if word.lstrip().startswith("{"):
         with suppress(ValueError):
             values = json.loads(word)
             if isinstance(values, dict):
-                return Asked(None, values)
-    return Asked(None, word)
+                return Asked(None, values, where)
+    return Asked(None, word, where)
 
 
 def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +133,9 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
 
 
+ASKED = ("sentences", "text", "question", "tokens")
+"""Roles that stand for what was asked, the first that is there."""
+
 FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
 
 
@@ -138,16 +156,28 @@ def _short(row: Mapping[str, Any]) -> tuple[str, str]:
     if "entities" in row:
         found = [f"{entity['word']} ({entity['entity_group']})" for entity in row["entities"]]
         return ", ".join(found) or "(none)", score
-    for key in ("label", "answer"):
+    for key in ("label", "answer", "summary"):
         if key in row:
-            return str(row[key]) or "(none)", score
+            return _line(str(row[key])) or "(none)", score
     return (", ".join(row["labels"]) or "(none)", score) if "labels" in row else (score, "")
 
 
-def _one_line(row: Mapping[str, Any], width: int = 72) -> str:
-    asked = row.get("text", row.get("question", row.get("tokens", "")))
-    line = " ".join((asked if isinstance(asked, str) else " | ".join(asked)).split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+def _one_line(row: Mapping[str, Any]) -> str:
+    asked = next((row[role] for role in ASKED if role in row), "")
+    return _line(asked if isinstance(asked, str) else " | ".join(asked))
+
+
+def _line(text: str, width: int = 72) -> str:
+    line = " ".join(text.split())
+    if _width(line) <= width:
+        return line
+    ends = accumulate(_width(character) for character in line)
+    return line[: sum(end < width for end in ends)] + "…"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for a Chinese character."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def show_card(card: Mapping[str, Any]) -> str:
@@ -156,7 +186,7 @@ def show_card(card: Mapping[str, Any]) -> str:
     for key in ("name", "folder", "adapterkit", "bytes"):
         if key in card:
             rows.append(f"{key:12} {card[key]}")
-    for key in ("backbone", "method", "task", "metrics"):
+    for key in ("backbone", "on_top_of", "method", "task", "metrics"):
         if key in card:
             rows.append(key)
             rows += [f"  {name:20} {_plain(value)}" for name, value in card[key].items()]
@@ -166,6 +196,12 @@ def show_card(card: Mapping[str, Any]) -> str:
         for key in ("seed", "rows", "epoch", "seconds", "processes", "data"):
             if key in training:
                 rows.append(f"  {key:20} {_plain(training[key])}")
+        intervals = training.get("intervals")
+        for split, sure in intervals.items() if isinstance(intervals, Mapping) else ():
+            rows.append(f"  {f'95% of {split}':20} {_plain(sure)}")
+    if card.get("report"):
+        rows.append("report")
+        rows += [f"  {file}" for file in card["report"]]
     rows.append("tensors")
     rows += [f"  {name} {shape}" for name, shape in card["tensors"].items()]
     return "\n".join(rows)
@@ -175,17 +211,24 @@ def _plain(value: Any) -> str:
     if value is None:
         return "automatic"
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items()
-        )
+        return ", ".join(f"{name} {_inner(inner)}" for name, inner in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _inner(value: Any) -> str:
+    """A number, or the ends of an interval."""
+    if isinstance(value, list):
+        return " to ".join(map(_inner, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Columns padded to their widest cell; the last is left as it is."""
     lines = [list(header), *[[str(cell) for cell in row] for row in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        ).rstrip()
         for line in lines
     )

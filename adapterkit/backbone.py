@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from .edits import Edits, LayerEdits
 from .errors import BackboneError
 from .frozen import prepare, prepare_int8
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
+from .lm_head import LMHead
 from .tokens import Reader
 
 ATTENTION = "adapterkit_packed"
@@ -38,6 +40,8 @@ class Backbone:
         reader: The same, for any number of threads.
         pooling: The pooling that suits it.
         lower_case: Whether its tokenizer lower-cases.
+        quantization: How its linears are quantised.
+        lm_head: Its word embeddings as a decoder; None where they are narrower than its states.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Backbone:
         model: nn.Module,
         tokenizer: Any,
         checkpoint: Checkpoint,
+        quantization: Quantization = "none",
     ) -> None:
         config: Any = model.config
         kin = family(config.model_type)
@@ -66,7 +71,9 @@ class Backbone:
         )
         self.pooling: Pooling = checkpoint.pooling
         self.lower_case = checkpoint.lower_case
+        self.quantization = quantization
         self._pooler: Any = model.pooler if checkpoint.has_pooler else None
+        self.lm_head = self._lm_head(checkpoint)
         self._at = threading.local()
         self._plug()
 
@@ -115,12 +122,17 @@ class Backbone:
         if quantization == "int8" and where != "cpu":
             raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
         network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
-        backbone = cls(model, network, tokenizer, checkpoint)
+        backbone = cls(model, network, tokenizer, checkpoint, quantization)
         if quantization == "int8":
             prepare_int8(backbone.linears)
         elif prepared:
             prepare(backbone.linears)
         return backbone
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of hidden states."""
+        return next(self.model.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
@@ -141,22 +153,73 @@ class Backbone:
             p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in self.model.parameters()
         )
 
-    def __call__(self, packed: Packed, edits: Edits) -> Encoded:
+    def __call__(
+        self, packed: Packed, edits: Edits, entering: tuple[int, Tensor] | None = None
+    ) -> Encoded:
         """Hidden states of a packed batch.
 
         Args:
             packed: T tokens.
             edits: What the batch's adapters do.
+            entering: A layer and the states that enter it, `[T, h]`, to begin there.
         """
         # A scope of its own for weights without gradients would also stop the edits' gradients,
         # so the caller alone decides (`torch.inference_mode` outside training).
-        output = self.model(
-            input_ids=packed.ids[None],
+        first, states = entering or (0, self._embedded(packed))
+        tokens = self._through(states, edits, first, self.geometry.layers)
+        pool = self._pool if self._pooler else None
+        return Encoded(tokens, packed, pool, self.lm_head)
+
+    def entering(self, layer: int, packed: Packed, edits: Edits) -> Tensor:
+        """Hidden states of a packed batch that enter a layer, `[T, h]`; as many layers: the last.
+
+        Args:
+            layer: The layer.
+            packed: T tokens.
+            edits: What the batch's adapters do.
+        """
+        return self._through(self._embedded(packed), edits, 0, layer)
+
+    # The model's own forward is embeddings, then layer after layer, then a pooler over the first
+    # token of each line, of which a packed batch has one; its parts are called here one by one.
+
+    def _embedded(self, packed: Packed) -> Tensor:
+        model: Any = self.model
+        read = (
+            {"input_ids": packed.ids[None]}
+            if packed.words is None
+            else {"inputs_embeds": packed.words[None]}
+        )
+        states = model.embeddings(
+            **read,
             token_type_ids=packed.types[None],
             position_ids=packed.positions[None],
-            edits=edits,
         )
-        return Encoded(output.last_hidden_state[0], packed, self._pool if self._pooler else None)
+        if hasattr(model, "embeddings_project"):  # ELECTRA, where the embeddings are thinner
+            states = model.embeddings_project(states)
+        embedded: Tensor = states[0]
+        return embedded
+
+    def _through(self, states: Tensor, edits: Edits, first: int, end: int) -> Tensor:
+        layers: Any = self.model.get_submodule(self.geometry.family.layers)
+        states = states[None]
+        for layer in layers[first:end]:
+            states = layer(states, None, edits=edits)
+        return states[0]
+
+    def words(self, ids: Sequence[int]) -> Tensor:
+        """Word embeddings of token ids, `[n, e]`, before positions and token types are added."""
+        table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        found: Tensor = table(torch.tensor(ids, device=self.device))
+        return found
+
+    def _lm_head(self, checkpoint: Checkpoint) -> LMHead | None:
+        model: Any = self.model
+        weight = model.get_input_embeddings().weight
+        if weight.shape[-1] != self.geometry.hidden:
+            return None
+        tensors = {name: tensor.to(weight.device) for name, tensor in checkpoint.lm_head.items()}
+        return LMHead(weight, tensors, model.config.layer_norm_eps)
 
     def _pool(self, first: Tensor) -> Tensor:
         """The pooler looks at the first token of each sequence: `[n, h] -> [n, h]`."""
@@ -206,7 +269,7 @@ class Backbone:
             if layer is None:
                 return output
             output = layer.apply(site, output, args[0])
-            return output if after is None else layer.apply(after, output, output)
+            return output if after is None else layer.apply(after, output)
 
         return hook
 
@@ -215,7 +278,7 @@ class Backbone:
         if layer is None:
             return None
         inner, residual = args
-        return inner, layer.apply("ffn_residual", residual, residual)
+        return inner, layer.apply("ffn_residual", residual)
 
     def _norm_hook(self, module: Any, args: tuple[Tensor]) -> Any:
         layer = self._layer
@@ -225,7 +288,7 @@ class Backbone:
         def normed(x: Tensor) -> Tensor:
             return F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
-        return (layer.apply("ffn_norm", args[0], args[0], normed),)
+        return (layer.apply("ffn_norm", args[0], read=normed),)
 
 
 def _attention(

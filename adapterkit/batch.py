@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import BackboneError
+from .lm_head import LMHead
 
 Pooling = Literal["cls", "pooler", "mean"]
 
@@ -24,14 +25,20 @@ class Inputs:
     Attributes:
         ids: Token ids.
         types: Token type (segment) ids, as many.
-        truncated: Whether tokens were cut off to meet a length limit.
+        truncated: Whether tokens were cut off to meet a length limit, and no other window of the
+            text has them.
         places: Where each token stood before the cut; None where nothing was cut.
+        words: Word embeddings to be read in place of those of `ids`, `[n, e]`; None outside
+            explanations.
+        blanks: Place and token of what is to be guessed; -1 for a token nobody knows.
     """
 
     ids: Sequence[int]
     types: Sequence[int]
     truncated: bool = False
     places: Sequence[int] | None = None
+    words: Tensor | None = None
+    blanks: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -46,6 +53,8 @@ class Packed:
         lengths: Tokens of each sequence, in packed order.
         owners: Owner of each sequence, in packed order, ascending; -1 is the plain backbone.
         order: For each packed sequence, its place among the sequences that were packed.
+        words: Word embeddings in place of those of `ids`, `[T, e]`.
+        blanks: Blanks of each sequence, in packed order.
     """
 
     ids: Tensor
@@ -54,6 +63,8 @@ class Packed:
     lengths: tuple[int, ...]
     owners: tuple[int, ...]
     order: tuple[int, ...]
+    blanks: tuple[tuple[tuple[int, int], ...], ...]
+    words: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -65,11 +76,6 @@ class Packed:
         return (0, *accumulate(self.lengths))
 
     @cached_property
-    def cu_seqlens(self) -> Tensor:
-        """`offsets` as the int32 tensor `[N + 1]` that variable-length attention kernels take."""
-        return torch.tensor(self.offsets, dtype=torch.int32, device=self.device)
-
-    @cached_property
     def starts(self) -> Tensor:
         """First token of each sequence, int64 `[N]`."""
         return torch.tensor(self.offsets[:-1], device=self.device)
@@ -79,6 +85,21 @@ class Packed:
         """The packed sequence each token belongs to, int64 `[T]`."""
         lengths = torch.tensor(self.lengths, device=self.device)
         return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.device), lengths)
+
+    def only(self, sequences: Sequence[int]) -> Packed:
+        """The batch with some of its sequences, ascending; owners keep their numbers."""
+        index = torch.cat([torch.arange(*self.offsets[n : n + 2]) for n in sequences])
+        index = index.to(self.device)
+        return Packed(
+            ids=self.ids[index],
+            positions=self.positions[index],
+            types=self.types[index],
+            lengths=tuple(self.lengths[n] for n in sequences),
+            owners=tuple(self.owners[n] for n in sequences),
+            order=tuple(self.order[n] for n in sequences),
+            words=None if self.words is None else self.words[index],
+            blanks=tuple(self.blanks[n] for n in sequences),
+        )
 
     def span(self, owner: int) -> tuple[int, int]:
         """First and past-the-last packed sequence of an owner."""
@@ -94,7 +115,7 @@ def pack(
     """Lays sequences end to end, sorted by owner and then by length.
 
     Args:
-        inputs: The sequences, at least one.
+        inputs: The sequences, at least one; all of them bring word embeddings, or none.
         owners: Owner of each sequence; -1 is the plain backbone.
         first_positions: Position id of each sequence's first token.
         device: Where the tensors go.
@@ -108,6 +129,7 @@ def pack(
         types += inputs[i].types
         positions += range(first_positions[i], first_positions[i] + len(inputs[i]))
     rows = torch.tensor([ids, positions, types]).to(device, non_blocking=True)
+    words = [given for i in order if (given := inputs[i].words) is not None]
     return Packed(
         ids=rows[0],
         positions=rows[1],
@@ -115,6 +137,8 @@ def pack(
         lengths=tuple(len(inputs[i]) for i in order),
         owners=tuple(owners[i] for i in order),
         order=tuple(order),
+        words=torch.cat(words) if words else None,
+        blanks=tuple(inputs[i].blanks for i in order),
     )
 
 
@@ -126,11 +150,13 @@ class Encoded:
         tokens: Hidden state of every token, `[T, h]`.
         packed: The batch.
         pooler: The backbone's own pooler, `[n, h] -> [n, h]`, where its checkpoint has one.
+        lm_head: The backbone's word embeddings as a decoder, where they fit its hidden states.
     """
 
     tokens: Tensor
     packed: Packed
     pooler: Callable[[Tensor], Tensor] | None = None
+    lm_head: LMHead | None = None
 
     @cached_property
     def first(self) -> Tensor:

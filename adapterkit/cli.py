@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +15,13 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .bench.cli import app as bench
-from .errors import AdapterkitError, DataError, UnknownAdapterError
+from .check_cli import app as data
+from .client_cli import app as client
+from .disk import folder_bytes
+from .errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
 from .geometry import Device, Dtype, Quantization
+from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption
+from .serving import cli as serving
 
 if TYPE_CHECKING:
     from .adapter import Adapter
@@ -76,25 +81,19 @@ app = typer.Typer(
 
 
 app.add_typer(bench)
+app.add_typer(client)
+app.command()(serving.serve)
+app.command()(serving.keys)
+app.add_typer(data)
 
 StoreOption = Annotated[
     Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
 ]
 BackboneOption = Annotated[
     str | None,
     typer.Option(
         "--backbone", help="minilm, a folder or a hub name; the adapter's own by default."
     ),
-]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype of the frozen weights.")]
-QuantizationOption = Annotated[
-    Quantization, typer.Option("--quantization", help="Quantise the frozen linears.")
-]
-DeviceOption = Annotated[
-    Device, typer.Option("--device", help="auto is the GPU where there is one.")
 ]
 AnyBackboneOption = Annotated[
     bool,
@@ -142,23 +141,31 @@ def quickstart(
 
 @app.command()
 def train(
-    recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="The YAML recipe.")
+    recipes: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RECIPE]...", help="The YAML recipes.")
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.epochs=5."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key of all: --set training.epochs=5."
+        ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", help="Store the adapter is published in.")
+        Path, typer.Option("--output", help="Store the adapters are published in.")
     ] = Path("adapters"),
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens", min=1, help="Most tokens of several recipes in one step; bounds memory."
+        ),
+    ] = 4096,
     keys: Annotated[
         bool,
         typer.Option("--keys", help="List every key of a recipe with its default and meaning."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the adapter a recipe describes and publish it as the next version of its name.
+    """Train the adapters that recipes describe; each is published as its name's next version.
 
     \b
     A recipe can be this short (see --keys for the rest):
@@ -166,44 +173,105 @@ def train(
       data: {path: intents.csv, text: text, label: label}
       method: {type: lora, r: 8}
 
-    Several processes: accelerate launch -m adapterkit train RECIPE
+    Several recipes of one backbone train side by side in shared steps, and each adapter comes out
+    as if trained alone: adapterkit train recipes/*.yaml
+
+    Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
     """
     from .recipe import Recipe, describe_keys
 
     if keys:
         typer.echo(describe_keys())
         return
-    if recipe is None:
+    if not recipes:
         raise AdapterkitError("train needs a RECIPE; --keys lists what one may say")
     from accelerate import PartialState
 
     from .store import Store
-    from .training import load_backbone
-    from .training import train as run
+    from .training import StoppedError, check_together, load_backbone, train_many
 
-    plan, shelf = Recipe.load(recipe, changes or []), Store(output)
-    shelf.home(plan.name)  # refuses before the training what it would refuse after
-    backbone = load_backbone(plan)
-    adapter = run(plan, backbone)
-    if not PartialState().is_main_process:
-        return
-    folder = shelf.publish(adapter, backbone.geometry)
-    summary = {
+    plans, shelf = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
+    for plan in plans:
+        shelf.home(plan.name)  # refuses before the training what it would refuse after
+    check_together(plans)
+    backbone = load_backbone(plans[0])
+    stopped = None
+    try:
+        adapters = train_many(plans, backbone, store=shelf, max_tokens=max_tokens)
+    except StoppedError as error:
+        stopped, adapters = error, error.finished
+    if PartialState().is_main_process:
+        told = [
+            _trained(adapter, shelf.publish(adapter, backbone.geometry)) for adapter in adapters
+        ]
+        if as_json and told:
+            _print_json(told if len(plans) > 1 else told[0])
+        elif told:
+            typer.echo("\n".join(map(_told, told)))
+    if stopped is not None:
+        raise stopped
+
+
+def _trained(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """What there is to say of a fresh adapter."""
+    return {
         "name": adapter.name,
         "folder": str(folder),
-        "bytes": _size(folder),
+        "bytes": folder_bytes(folder),
         "parameters": adapter.n_parameters,
         "metrics": adapter.metrics,
+        "intervals": adapter.training.get("intervals", {}),
         "seconds": adapter.training["seconds"],
     }
-    if as_json:
-        _print_json(summary)
+
+
+def _told(trained: dict[str, Any]) -> str:
+    """The same for people."""
+    from .report import score_text
+
+    lines = []
+    for split, scores in trained["metrics"].items():
+        sure = trained["intervals"].get(split, {})
+        said = (f"{name} {score_text(value, sure.get(name))}" for name, value in scores.items())
+        lines.append(f"{split}: {', '.join(said)}")
+    size, seconds = trained["bytes"] / 1000, trained["seconds"]
+    return "\n".join([*lines, f"{trained['folder']} ({size:,.0f} kB, {seconds} s)"])
+
+
+@app.command("cross-validate")
+def cross_validate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set data.folds=10."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe once for each fold and tell how much its scores vary; nothing is published.
+
+    The recipe's data.folds says how many folds, 5 where it is left out. Every fold is trained for
+    all epochs and scored after the last; test rows are left alone.
+    """
+    from .recipe import Recipe
+
+    plan = Recipe.load(recipe, changes or [])
+    from accelerate import PartialState
+
+    from .folds import cross_validate as run
+
+    result = run(plan)
+    if not PartialState().is_main_process:
         return
-    for split, scores in adapter.metrics.items():
-        typer.echo(
-            f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        )
-    typer.echo(f"{folder} ({summary['bytes'] / 1000:,.0f} kB, {summary['seconds']} s)")
+    if as_json:
+        _print_json(result)
+        return
+    from .answers import table
+
+    names = list(result["mean"])
+    lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]
+    lines += [[key, *result[key].values()] for key in ("mean", "std")]
+    rows = [[str(first), *(f"{value:.4f}" for value in rest)] for first, *rest in lines]
+    typer.echo(table(["fold", *names], rows))
 
 
 @app.command()
@@ -211,7 +279,9 @@ def evaluate(
     adapter: Annotated[
         str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
     ],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled CSV or JSONL file.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Labelled CSV, TSV, JSONL or Parquet file.")
+    ],
     split: Annotated[
         str, typer.Option("--split", help="Split to score, where the file has a split column.")
     ] = "test",
@@ -228,21 +298,34 @@ def evaluate(
     any_backbone: AnyBackboneOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score an adapter on labelled rows. Columns are the recipe's unless told otherwise."""
-    from .predict import evaluate as score
+    """Score an adapter on labelled rows, the main metric with its 95% bootstrap interval.
+
+    Columns are the recipe's unless told otherwise.
+    """
+    from .predict import predictions
 
     folder = _folder(adapter, store)
     base = _backbone([folder], backbone, dtype, quantization, device)
     from .files import load_adapter
 
-    loaded = load_adapter(folder, base, any_backbone=any_backbone)
+    loaded = load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store)
     rows = _labelled(data, split, loaded, {"text": text, "text_pair": text_pair, "label": label})
-    metrics = score(base, loaded, rows, progress=True)
+    said = predictions(base, loaded, rows, progress=True)
+    metrics, intervals = loaded.task.metrics(said), loaded.task.intervals(said)
     if as_json:
-        _print_json({"adapter": loaded.name, "rows": len(rows), "metrics": metrics})
+        _print_json(
+            {
+                "adapter": loaded.name,
+                "rows": len(rows),
+                "metrics": metrics,
+                "intervals": intervals,
+            }
+        )
         return
+    from .report import score_text
+
     for name, value in metrics.items():
-        typer.echo(f"{name} {value:.4f}")
+        typer.echo(f"{name} {score_text(value, intervals.get(name))}")
     typer.echo(f"{len(rows)} rows of {data}", err=True)
 
 
@@ -259,7 +342,7 @@ def predict(
         typer.Option("--adapter", help="Adapter name or folder; repeat it to ask several."),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", help="CSV or JSONL file of texts.")
+        Path | None, typer.Option("--input", help="CSV, TSV, JSONL or Parquet file of texts.")
     ] = None,
     target: Annotated[
         Path | None, typer.Option("--output", help="Write answers here: .csv, .jsonl or .json.")
@@ -277,6 +360,13 @@ def predict(
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
     any_backbone: AnyBackboneOption = False,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Show which words speak for and against each answer.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--explain-html", metavar="FILE", help="Write that as one HTML page."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer texts, from the command line or a file, through one adapter or many at once.
@@ -288,6 +378,7 @@ def predict(
 
     A file with an adapter column is answered row by row by the adapter named there; otherwise
     every adapter answers every text. The row's adapter may be 'base', the plain backbone.
+    Explanations (integrated gradients) need the extra adapterkit[explain].
     """
     from .adapter import BASE
     from .answers import (
@@ -309,12 +400,16 @@ def predict(
     asked = (
         read_asked(source, text, text_pair, column)
         if source is not None
-        else [ask_word(word) for word in words]
+        else [ask_word(word, f"text {number}") for number, word in enumerate(words, start=1)]
     )
     if not asked:
         raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
     if target is not None:
         check_target(target)
+    if page is not None:
+        from .explanation_html import check_page
+
+        check_page(page)
     named = sorted({a.adapter for a in asked if a.adapter is not None})
     predictor, called = _predictor(
         references or named, store, backbone, dtype, quantization, device, any_backbone
@@ -328,19 +423,41 @@ def predict(
         )
     everyone = list(called.values()) or [BASE]
     asked = [
-        Asked(name, a.text)
+        Asked(name, a.text, a.where)
         for a in asked
         for name in (everyone if a.adapter is None else [known[a.adapter]])
     ]
-    answers = predictor([(a.adapter, a.text) for a in asked], progress=len(asked) > 100)
+    requests = [(a.adapter, a.text) for a in asked]
+    explanations = []
+    if explained or page is not None:
+        from .explanation import explain_all
+
+        explanations = explain_all(predictor, requests, [a.where for a in asked])
+    answers = predictor(
+        requests,
+        called=[a.where for a in asked],
+        progress=len(asked) > 100,
+    )
     rows = [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)]
+    for row, explanation in zip(rows, explanations, strict=False):
+        row["explanation"] = explanation.plain()
     if target is not None:
         write_answers(target, rows)
         typer.echo(f"{len(rows)} answers in {target}", err=True)
+    if page is not None:
+        from .explanation_html import write_page
+
+        write_page(page, explanations)
+        typer.echo(f"{len(rows)} explanations in {page}", err=True)
     if as_json:
         _print_json(rows)
     elif target is None:
         typer.echo(show_answers(rows))
+        if explained:
+            from .explanation_text import in_colour, show
+
+            # Whether there are colours is decided here, not by what typer makes of the stream.
+            typer.echo(f"\n{show(explanations, in_colour())}", color=True)
 
 
 @app.command("list")
@@ -356,7 +473,10 @@ def list_adapters(
     if not store.is_dir():
         raise UnknownAdapterError(f"there is no store {store}; train one adapter and it appears")
     shelf = Store(store)
-    rows = [{"name": name, **_summary(shelf.path(name))} for name in shelf.names()]
+    rows = []
+    for name in shelf.names():
+        with suppress(UnknownAdapterError):  # a name whose versions somebody took away by hand
+            rows.append({"name": name, **_summary(shelf.find(name).folder)})
     if as_json:
         _print_json(rows)
         return
@@ -370,7 +490,7 @@ def list_adapters(
                     row["name"],
                     row["version"],
                     row["task"],
-                    row["method"],
+                    row["method"] + (f" on {row['on_top_of']}" if row["on_top_of"] else ""),
                     row["backbone"],
                     f"{row['bytes'] / 1000:,.0f}",
                     row["score"] or "",
@@ -390,15 +510,23 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show all an adapter folder says about itself, and its tensors."""
-    from .files import CARD, WEIGHTS, read_card, tensor_shapes
+    from .files import CARD, WEIGHTS, folder_below, footing, read_card, tensor_shapes
+    from .report import REPORT
 
     folder = _folder(adapter, store)
-    content = {
+    content: dict[str, Any] = {
         "folder": str(folder),
-        "bytes": _size(folder),
+        "bytes": folder_bytes(folder),
         **(read_card(folder) if (folder / CARD).is_file() else {}),
         "tensors": tensor_shapes(folder / WEIGHTS),
     }
+    if (folder / REPORT).is_dir():
+        content["report"] = sorted(str(file) for file in (folder / REPORT).iterdir())
+    if footing(folder) is not None:
+        try:
+            content["on_top_of"]["folder"] = str(folder_below(folder, store))
+        except AdapterError as error:  # it can be looked at all the same
+            content["on_top_of"]["folder"] = str(error)
     if as_json:
         _print_json(content)
         return
@@ -453,7 +581,8 @@ def _predictor(
     for reference in references:
         name = BASE
         if reference != BASE:
-            name = predictor.load(folders[reference], any_backbone=any_backbone)
+            folder = folders[reference]
+            name = predictor.load(folder, any_backbone=any_backbone, on_top_of=store)
         if name in called.values():
             raise AdapterkitError(
                 f"'{reference}' is called '{name}', as another --adapter is; ask one of them"
@@ -464,19 +593,20 @@ def _predictor(
 
 def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | None]) -> list[Any]:
     """The rows of one split; all rows of a file without a split column."""
-    from .data import SPLITS, read_rows
+    from .data import read_rows
+    from .sources import read_records
+    from .splits import SPLITS
 
     task, said = adapter.task, adapter.training.get("recipe", {}).get("data", {})
     kinds = {**task.reads, **task.learns}
-    kinds |= {
-        role: kind for role, kind in task.may_read.items() if given.get(role) or said.get(role)
-    }
+    optional = {**task.may_read, **task.may_learn}
+    kinds |= {role: kind for role, kind in optional.items() if given.get(role) or said.get(role)}
     columns = {
         role: (given.get(role) or said.get(role) or role, kind) for role, kind in kinds.items()
     }
     if split not in SPLITS:
         raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
-    found = read_rows(data, columns, said.get("split", "split"))
+    found = read_rows(read_records(data), columns, said.get("split", "split"))
     rows = [row for part, row in found if part in (split, None)]
     if not rows:
         raise DataError(f"{data}: there are no rows of split '{split}'")
@@ -484,7 +614,7 @@ def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | N
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    from .files import read_card
+    from .files import footing, read_card
     from .task import tasks
 
     card = read_card(folder)
@@ -497,16 +627,13 @@ def _summary(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "task": task,
         "method": card["method"]["type"],
+        "on_top_of": below.name if (below := footing(folder)) is not None else None,
         "backbone": card["backbone"]["name"],
         "labels": card["task"].get("labels"),
-        "bytes": _size(folder),
+        "bytes": folder_bytes(folder),
         "metrics": metrics,
         "score": f"{scores[metric]:.4f} {metric} ({split})" if metric in scores else None,
     }
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
 def _print_json(content: Any) -> None:

@@ -1,18 +1,30 @@
-"""Files and folders that appear complete or not at all, also after a crash."""
+"""Files and folders that appear complete or not at all, also after a crash; and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .errors import AdapterError
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(
+    folder: Path, files: Mapping[str, bytes], check: Callable[[Path], object] | None = None
+) -> Path:
     """Writes files to a new folder that appears complete or not at all, also after a crash.
+
+    Args:
+        folder: The folder.
+        files: Path inside the folder to content.
+        check: Called with the written folder before it gets its name; what it raises passes
+            through, and nothing is left.
+
+    Returns:
+        The folder.
 
     Raises:
         AdapterError: Something is there already, or it cannot be written.
@@ -24,17 +36,24 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         draft = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
         try:
             draft.chmod(0o755)
+            parts = {(draft / name).parent for name in files} - {draft}
+            for part in sorted(parts):
+                part.mkdir(parents=True)
             for name, content in files.items():
                 with (draft / name).open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            _sync(draft)
+            for part in (*sorted(parts), draft):
+                _sync(part)
+            if check is not None:
+                check(draft)
             draft.rename(folder)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         _sync(folder.parent)
+        return folder
     except OSError as error:
         raise AdapterError(f"{folder}: cannot be written ({error.strerror})") from None
 
@@ -56,6 +75,21 @@ def write_file(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:` and the hash of a file's content.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _sync(folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class LayerEdits:
     """What a batch does to one layer.
 
     Attributes:
-        blocks: Site to blocks, in order of tokens and disjoint.
+        blocks: Site to blocks, floor after floor of the adapters that stand on others; those of
+            one floor in order of tokens and disjoint.
         plan: Who attends to whom.
         keys, values: The prefix tokens' keys and values, `[P, h]`; None without prefixes.
     """
@@ -42,15 +44,19 @@ class LayerEdits:
     values: Tensor | None = None
 
     def apply(
-        self, site: str, y: Tensor, x: Tensor, read: Callable[[Tensor], Tensor] | None = None
+        self,
+        site: str,
+        y: Tensor,
+        x: Tensor | None = None,
+        read: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Adds the site's deltas.
 
         Args:
             site: Canonical name.
             y: What is added to, `[1, T, out]`.
-            x: What the edits read, `[1, T, in]`.
-            read: Applied to a block of x before an edit reads it.
+            x: What the edits read, `[1, T, in]`; y, as the floors below left it, where left out.
+            read: Applied to a block of that before an edit reads it.
 
         Returns:
             `[1, T, out]`; y itself where the batch does nothing at this site or gradients are off.
@@ -58,18 +64,23 @@ class LayerEdits:
         blocks = self.blocks.get(site)
         if not blocks:
             return y
-        pieces, done = [], 0
+        pieces: list[Tensor] = []
+        done = 0
         for block in blocks:
-            seen = x[0, block.start : block.end]
-            pieces.append(y[0, done : block.start])
-            pieces.append(
-                block.delta(y[0, block.start : block.end], seen if read is None else read(seen))
-            )
+            if block.start < done:  # the next floor begins, on what those below made
+                y, pieces, done = _joined(pieces, y, done), [], 0
+            own = slice(block.start, block.end)
+            seen = (y if x is None else x)[0, own]
+            pieces += [y[0, done : block.start]]
+            pieces += [block.delta(y[0, own], seen if read is None else read(seen))]
             done = block.end
-        if not torch.is_grad_enabled():
-            return y  # the blocks wrote into it
-        # Where gradients flow the runs are put together, never written into.
-        return torch.cat([*pieces, y[0, done:]])[None]
+        return _joined(pieces, y, done)
+
+
+def _joined(pieces: Sequence[Tensor], y: Tensor, done: int) -> Tensor:
+    """y after the blocks up to token `done`: what they wrote into where gradients are off, else
+    put together, never written into."""
+    return torch.cat([*pieces, y[0, done:]])[None] if torch.is_grad_enabled() else y
 
 
 @dataclass(frozen=True)
@@ -78,9 +89,11 @@ class Edits:
 
     Attributes:
         layers: One entry for each layer.
+        untouched: For each packed sequence the layers, from the first, that nothing is done to.
     """
 
     layers: tuple[LayerEdits, ...]
+    untouched: tuple[int, ...]
 
     @classmethod
     def of(
@@ -92,6 +105,15 @@ class Edits:
     ) -> Edits:
         """Gathers what the adapters of a batch do.
 
+        Semantics of an adapter T on top of D, whatever their methods, D frozen and without dropout:
+
+        - at a linear, `W x + D(x) + T(x)`: both read the linear's own input;
+        - in the residual stream, `y' = y + D(y)` and then `y' + T(y')`: T reads what D left, as
+          the stack of Pfeiffer et al. 2020 (MAD-X) does; at `ffn_norm` both read through the norm;
+        - prefixes: a text attends to D's virtual tokens and to T's, and its positions start after
+          as many, as if they were one prefix; no other edit touches a prefix;
+        - at different places: as the layer comes to them, so T reads what D did to all before it.
+
         Args:
             adapters: Owner number to adapter; equal groups stand together (see `group_key`).
             packed: The batch.
@@ -99,37 +121,85 @@ class Edits:
             noise: Where dropout is drawn from; None outside training.
         """
         blocks: list[dict[str, list[Block]]] = [{} for _ in range(geometry.layers)]
-        prefixes: list[Tensor] = []
-        windows: list[tuple[int, int]] = [(0, 0)] * len(packed.owners)
-        n_virtual = 0
+        untouched = [geometry.layers] * len(packed.owners)
         owners = sorted(set(packed.owners) - {-1})
-        for _, members in groupby(owners, key=lambda owner: group_key(adapters[owner])):
-            group = list(members)
-            spans = [packed.span(owner) for owner in group]
+        prefixes: dict[int, list[Tensor]] = {owner: [] for owner in owners}
+        for runs, drawn in _groups(adapters, owners, noise):
+            spans = [(packed.span(run[0])[0], packed.span(run[-1])[1]) for _, run in runs]
             tokens = [packed.offsets[b] - packed.offsets[a] for a, b in spans]
             start = packed.offsets[spans[0][0]]
-            contribution = type(adapters[group[0]].method).contribute(
-                [(adapters[owner].method, adapters[owner].tensors) for owner in group],
-                Share(Runs(tokens, packed.device), start, geometry, noise),
+            contribution = type(runs[0][0].method).contribute(
+                [(floor.method, floor.tensors) for floor, _ in runs],
+                Share(Runs(tokens, packed.device), geometry, drawn),
             )
             for (layer, site), delta in contribution.deltas.items():
                 blocks[layer].setdefault(site, []).append(Block(start, start + sum(tokens), delta))
-            for (a, b), prefix in zip(spans, contribution.prefixes or (), strict=False):
-                windows[a:b] = [(n_virtual, prefix.shape[2])] * (b - a)
-                n_virtual += prefix.shape[2]
-                prefixes.append(prefix)
-        plan = AttentionPlan.of(packed.lengths, windows if prefixes else None, packed.device)
-        together = torch.cat(prefixes, dim=2) if prefixes else None
+            lowest = min((layer for layer, _ in contribution.deltas), default=geometry.layers)
+            for a, b in spans:
+                depth = 0 if contribution.prefixes else lowest
+                untouched[a:b] = [min(depth, known) for known in untouched[a:b]]
+            for (_, run), prefix in zip(runs, contribution.prefixes or (), strict=False):
+                for owner in run:
+                    prefixes[owner].append(prefix)
+        together, windows = _laid(prefixes, packed)
+        plan = AttentionPlan.of(packed.lengths, windows, packed.device)
         return cls(
             tuple(
                 LayerEdits(blocks[i], plan)
                 if together is None
                 else LayerEdits(blocks[i], plan, together[i, 0], together[i, 1])
                 for i in range(geometry.layers)
-            )
+            ),
+            tuple(untouched),
         )
 
 
-def group_key(adapter: Adapter) -> tuple[str, str]:
-    """Adapters with equal keys are computed as one block; batches are sorted by it."""
-    return adapter.method.type, repr(adapter.method.group)
+def group_key(adapter: Adapter) -> tuple[Any, ...]:
+    """Batches are sorted by it: adapters that are computed as one block stand together, and so do
+    those that stand on the same one."""
+    key: list[Any] = []
+    for floor in adapter.floors:
+        key += [*_kind(floor), floor.name, id(floor)]
+    return tuple(key[:-2])
+
+
+def _kind(floor: Adapter) -> tuple[str, str]:
+    """Adapters of one kind are computed as one block where their tokens are neighbours."""
+    return floor.method.type, repr(floor.method.group)
+
+
+def _groups(
+    adapters: Sequence[Adapter], owners: Sequence[int], noise: Noise | None
+) -> Iterator[tuple[list[tuple[Adapter, list[int]]], Noise | None]]:
+    """What is computed as one block, floor after floor: each of its adapters with the owners whose
+    texts it is applied to, and where dropout is drawn from."""
+    floors = {owner: adapters[owner].floors for owner in owners}
+    for level in range(max(map(len, floors.values()), default=0)):
+        here = {owner: own[level] for owner, own in floors.items() if level < len(own)}
+        frozen = {owner: noise is not None and here[owner] is not adapters[owner] for owner in here}
+        kinds = {owner: (*_kind(floor), frozen[owner]) for owner, floor in here.items()}
+        same = {owner: id(floor) for owner, floor in here.items()}
+        for kind, group in groupby(owners, key=kinds.get):
+            if kind is not None:
+                runs = [list(run) for _, run in groupby(group, key=same.__getitem__)]
+                drawn = None if noise is None or kind[-1] else noise.of([run[0] for run in runs])
+                yield [(here[run[0]], run) for run in runs], drawn
+
+
+def _laid(
+    prefixes: Mapping[int, Sequence[Tensor]], packed: Packed
+) -> tuple[Tensor | None, list[tuple[int, int]] | None]:
+    """Prefix tokens end to end, `[L, 2, P, h]`, and each sequence's run among them; owners of the
+    same prefixes share one."""
+    windows = [(0, 0)] * len(packed.owners)
+    places: dict[tuple[int, ...], tuple[int, int]] = {}
+    laid: list[Tensor] = []
+    for owner, own in prefixes.items():
+        key = tuple(map(id, own))
+        if own and key not in places:
+            start = sum(prefix.shape[2] for prefix in laid)
+            places[key] = (start, sum(prefix.shape[2] for prefix in own))
+            laid += own
+        a, b = packed.span(owner)
+        windows[a:b] = [places.get(key, (0, 0))] * (b - a)
+    return (torch.cat(laid, dim=2), windows) if laid else (None, None)

@@ -34,6 +34,30 @@ class UnknownAdapterError(AdapterkitError):
     """No adapter of that name is here."""
 
 
+class OverloadedError(AdapterkitError):
+    """A server's queue is full, or a quota is used up.
+
+    Attributes:
+        retry_after: Seconds after which it is worth trying again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnavailableError(AdapterkitError):
+    """A server cannot be reached, is closing, or could not answer in time."""
+
+
+class AccessError(AdapterkitError):
+    """A server does not know the API key, or the key does not open what was asked."""
+
+
+class ServerError(AdapterkitError):
+    """A server failed, or what answers there is no server of adapterkit."""
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the nearest valid one, else all of them."""
     valid = sorted(options)

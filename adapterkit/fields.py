@@ -1,8 +1,9 @@
-"""What a column may hold: texts, words, labels, numbers, spans and answers, each with its check."""
+"""What a column may hold: texts, words, labels, numbers, spans, ..., each with its check."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ Fields = Mapping[str, Any]
 
 SEPARATOR = "|"
 """Between the parts of a list that stands in one CSV field."""
+
+NUMBERS = re.compile(r"\s*[0-9]{1,9}\s*(\|\s*[0-9]{1,9}\s*)*")
+"""A list of numbers in one CSV field."""
 
 
 def check_field(kind: str, value: Any, where: str) -> Any:
@@ -31,7 +35,8 @@ def check_field(kind: str, value: Any, where: str) -> Any:
 
 
 def _text(value: Any, where: str) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole or (isinstance(value, float) and math.isfinite(value)):
         value = str(value)
     if not is_text(value):
         raise DataError(f"{where}: expected a text, got {value!r:.60}")
@@ -70,7 +75,7 @@ def _choices(value: Any, where: str) -> tuple[str, ...]:
 def _number(value: Any, where: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{where}: expected a number, got {value!r:.60}") from None
     if isinstance(value, bool) or not math.isfinite(number):
         raise DataError(f"{where}: expected a number, got {value!r:.60}")
@@ -101,6 +106,27 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
     return tuple(zip(texts, starts, strict=True))
 
 
+def _sentences(value: Any, where: str) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return _text(value, where)
+    return _tokens(value, where)
+
+
+def _summary(value: Any, where: str) -> str | tuple[int, ...]:
+    if isinstance(value, str) and NUMBERS.fullmatch(value):
+        value = [int(number) for number in value.split(SEPARATOR)]
+    if isinstance(value, str):
+        return _text(value, where)
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(
+            f"{where}: expected numbers of sentences from 0, or a text, got {value!r:.60}"
+        )
+    for number in value:
+        if type(number) is not int or number < 0:
+            raise DataError(f"{where}: expected numbers of sentences from 0, got {number!r:.60}")
+    return tuple(value)
+
+
 KINDS: dict[str, Callable[[Any, str], Any]] = {
     "text": _text,
     "tokens": _tokens,
@@ -109,4 +135,6 @@ KINDS: dict[str, Callable[[Any, str], Any]] = {
     "number": _number,
     "span": _span,
     "answers": _answers,
+    "sentences": _sentences,
+    "summary": _summary,
 }

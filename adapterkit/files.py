@@ -1,13 +1,16 @@
 """Adapter folders: written at once or not at all, read with every tensor checked.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors` (PEFT's own format for LoRA and
-prefix tuning), `adapterkit.json` beside them, and for people `README.md` and `learning_curve.png`.
+prefix tuning), `adapterkit.json` beside them, for people `README.md` and `report/`, and
+`SHA256SUMS` over all of them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,19 @@ from . import __version__
 from .adapter import Adapter, check_name
 from .backbone import Backbone
 from .checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
-from .disk import write_folder
+from .disk import file_digest, write_folder
 from .errors import AdapterError, AdapterkitError
+from .footing import WEIGHTS as WEIGHTS
+from .footing import Footing
 from .geometry import Geometry
 from .method import Method, Tensors, methods
-from .report import learning_curve, model_card
+from .report import REPORT, model_card, report_files
 from .sections import build_kind, convert, dump
 from .task import Task, tasks
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 CARD = "adapterkit.json"
+SUMS = "SHA256SUMS"
 CARD_PARTS = {
     "method": ("type",),
     "task": ("type",),
@@ -39,6 +44,8 @@ CARD_PARTS = {
     "training": (),
 }
 """Parts of the card and what each must say; the last two may be left out."""
+BARE = (None, "FEATURE_EXTRACTION")
+"""PEFT's task types whose model is the backbone itself, not a task model around it."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -56,31 +63,141 @@ def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Pa
     Raises:
         AdapterError: Something is there already, or it cannot be written.
     """
-    folder = Path(folder)
-    files = {
+    return write_folder(Path(folder), sealed(adapter_files(adapter, geometry)))
+
+
+def adapter_files(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
+    """The files of an adapter folder, name to content; `sealed` adds their checksums.
+
+    Args:
+        adapter: The adapter, trained and folded.
+        geometry: The backbone's.
+    """
+    reports = report_files(adapter)
+    return {
         CONFIG: _to_json(_peft_config(adapter, geometry)),
         WEIGHTS: to_safetensors(_to_file(adapter, geometry), metadata={"format": "pt"}),
         CARD: _to_json(card(adapter)),
-        "README.md": model_card(adapter).encode(),
+        "README.md": model_card(adapter, reports).encode(),
+        **{f"{REPORT}/{name}": content for name, content in reports.items()},
     }
-    if adapter.training.get("history"):
-        files["learning_curve.png"] = learning_curve(adapter)
-    write_folder(folder, files)
-    return folder
 
 
-def load_adapter(folder: str | Path, backbone: Backbone, *, any_backbone: bool = False) -> Adapter:
-    """Reads an adapter folder, ours or PEFT's.
+def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Files with their checksums, in the form of `sha256sum -c`.
+
+    Raises:
+        AdapterError: They carry checksums already, and a file is not what these say.
+    """
+    own = {name: content for name, content in files.items() if name != SUMS}
+    sums = {name: sha256(content).hexdigest() for name, content in sorted(own.items())}
+    for name, told in _sums(files.get(SUMS, b"")).items():
+        if sums.get(name) != told:
+            raise AdapterError(f"{name}: missing, or not what {SUMS} says; send the folder again")
+    return {**own, SUMS: "".join(f"{told}  {name}\n" for name, told in sums.items()).encode()}
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over an adapter folder: equal content has equal digests, other content others."""
+    if (folder / SUMS).is_file():
+        return f"sha256:{sha256((folder / SUMS).read_bytes()).hexdigest()}"
+    inside = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in inside}
+    return f"sha256:{sha256(sealed(files)[SUMS]).hexdigest()}"
+
+
+def faults_of(folder: Path) -> list[str]:
+    """What differs between a folder's files and its checksums; nothing where all is well."""
+    if not (folder / SUMS).is_file():
+        return [f"{SUMS} is missing: the folder was saved without checksums"]
+    faults = []
+    for name, told in _sums((folder / SUMS).read_bytes()).items():
+        try:
+            found = sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            faults.append(f"{name} cannot be read ({error.strerror})")
+            continue
+        if found != told:
+            faults.append(f"{name} was changed: sha256 {found[:12]}, published as {told[:12]}")
+    return faults
+
+
+def _sums(content: bytes) -> dict[str, str]:
+    lines = content.decode(errors="replace").splitlines()
+    pairs = [line.partition("  ") for line in lines if line]
+    for _, _, name in pairs:
+        if not name or name.startswith("/") or ".." in name:
+            raise AdapterError(f"{SUMS}: {name!r:.80} is not a file of an adapter folder")
+    return {name: told for told, _, name in pairs}
+
+
+def load_adapter(
+    folder: str | Path,
+    backbone: Backbone,
+    *,
+    any_backbone: bool = False,
+    on_top_of: str | Path | None = None,
+) -> Adapter:
+    """Reads an adapter folder, ours or PEFT's, and those it stands on.
 
     Args:
         folder: The folder.
         backbone: What it is to act on; names and shapes are checked against it.
         any_backbone: Accept an adapter trained on other weights, or one that does not say.
+        on_top_of: Where an adapter that it stands on lies, as a folder or in a store; looked for
+            beside the folder, and in the store that holds it, where it is not there.
 
     Raises:
-        AdapterError: It is not sound; the message lists every fault at once.
+        AdapterError: It is not sound; the message lists every fault at once. Or what it stands on
+            is missing or not what it was trained on.
     """
-    folder = Path(folder)
+    floors = [Path(folder)]
+    while (below := folder_below(floors[-1], on_top_of)) is not None:
+        if below.resolve() in [floor.resolve() for floor in floors]:
+            raise AdapterError(f"{folder}: stands on itself, through {below}")
+        floors.append(below)
+    adapter = _load_floor(floors.pop(), backbone, any_backbone)
+    while floors:
+        adapter = replace(_load_floor(floors.pop(), backbone, any_backbone), on_top_of=adapter)
+    return adapter
+
+
+def footing(folder: Path) -> Footing | None:
+    """What an adapter folder's card says it stands on; None for most.
+
+    Raises:
+        AdapterError: The card is garbled.
+    """
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return Footing.read(read_card(folder).get("on_top_of"))
+    except ValueError as error:
+        raise AdapterError(f"{folder}: {CARD}: {error}") from None
+
+
+def folder_below(folder: Path, on_top_of: str | Path | None = None) -> Path | None:
+    """The folder of what an adapter folder stands on; None for most.
+
+    Args:
+        folder: The adapter folder.
+        on_top_of: Where to look first, as `load_adapter` takes it.
+
+    Raises:
+        AdapterError: The card is garbled, or there is no folder with those weights.
+    """
+    below = footing(folder)
+    if below is None:
+        return None
+    places = [*([] if on_top_of is None else [Path(on_top_of)]), *folder.resolve().parents[:3]]
+    try:
+        return below.find(places)
+    except AdapterError as error:
+        raise AdapterError(f"{folder}: {error}") from None
+
+
+def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter:
+    """An adapter folder by itself."""
     config = read_json(folder, CONFIG)
     found = _weights(folder)
     try:
@@ -112,7 +229,8 @@ def load_adapter(folder: str | Path, backbone: Backbone, *, any_backbone: bool =
         name: _own(found[start + name])
         for name in adapter.task.head_shapes(backbone.geometry.hidden)
     }
-    return Adapter(**{**vars(adapter), "tensors": _stacked(found, keys), "head": head})
+    digest = file_digest(folder / WEIGHTS)
+    return replace(adapter, tensors=_stacked(found, keys), head=head, digest=digest)
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
@@ -155,6 +273,7 @@ def card(adapter: Adapter) -> dict[str, Any]:
         },
         "method": dump(adapter.method),
         "task": dump(adapter.task),
+        **({} if adapter.on_top_of is None else {"on_top_of": vars(Footing.of(adapter.on_top_of))}),
         "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
         "training": dict(adapter.training),
     }
@@ -223,7 +342,7 @@ def _peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:
 
 
 def _to_file(adapter: Adapter, geometry: Geometry) -> Tensors:
-    root = f"{geometry.family.prefix}." if adapter.task.peft_task_type else ""
+    root = "" if adapter.task.peft_task_type in BARE else f"{geometry.family.prefix}."
     file: Tensors = {}
     for key, (name, layer) in adapter.method.file_keys(geometry, root).items():
         file[key] = adapter.tensors[name] if layer is None else adapter.tensors[name][layer]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from .adapter import Adapter
 from .backbone import Backbone
 from .batch import Inputs, Packed, pack
 from .edits import Edits, group_key
+from .fanout import Memory, encode
 from .ops import Noise
 
 MAX_TOKENS = 8192
@@ -40,6 +41,7 @@ def forward(
     backbone: Backbone,
     rows: Sequence[tuple[Adapter | None, Inputs]],
     noise: Callable[[tuple[int, ...]], Noise] | None = None,
+    memory: Memory | None = None,
 ) -> list[Piece]:
     """Rows of any adapters, methods and tasks through the backbone in one call.
 
@@ -47,6 +49,7 @@ def forward(
         backbone: The backbone.
         rows: Adapter (None: the plain backbone) and tokenised text of each row, at least one.
         noise: In training, from the rows in packed order to where dropout is drawn from.
+        memory: In training, states of texts below the layers that adapters act on.
 
     Returns:
         A piece for each adapter that occurs.
@@ -55,14 +58,20 @@ def forward(
     adapters = sorted(present.values(), key=group_key)
     number = {id(adapter): place for place, adapter in enumerate(adapters)}
     start = backbone.geometry.first_position
+    firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
     packed = pack(
         [inputs for _, inputs in rows],
         [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
-        [start + (adapter.method.num_virtual_tokens if adapter else 0) for adapter, _ in rows],
+        firsts,
         backbone.device,
     )
     drawn = noise(packed.order) if noise is not None else None
-    encoded = backbone(packed, Edits.of(adapters, packed, backbone.geometry, drawn))
+    texts = [_text(rows[n][1], firsts[n]) for n in packed.order]
+
+    def edits(part: Packed) -> Edits:
+        return Edits.of(adapters, part, backbone.geometry, drawn)
+
+    encoded = encode(backbone, packed, texts, edits, memory)
     pieces = []
     for owner in sorted(set(packed.owners)):
         span = packed.span(owner)
@@ -70,9 +79,17 @@ def forward(
         if adapter is None:
             values = encoded.pooled(backbone.pooling)[span[0] : span[1]]
         else:
-            values = adapter.task.logits(adapter.head, encoded, span, drawn)
+            own = drawn.of([owner]) if drawn is not None else None
+            values = adapter.task.logits(adapter.head, encoded, span, own)
         pieces.append(_in_order(adapter, packed, span, values))
     return pieces
+
+
+def _text(inputs: Inputs, first: int) -> Hashable:
+    """What two sequences must have in common to be computed once where nothing is done to them."""
+    if inputs.words is not None:
+        return id(inputs.words)
+    return first, tuple(inputs.ids), tuple(inputs.types)
 
 
 def _in_order(
@@ -80,8 +97,7 @@ def _in_order(
 ) -> Piece:
     """A piece with its rows in the order they were given, not in packed order."""
     rows = packed.order[span[0] : span[1]]
-    per_token = adapter is not None and adapter.task.per_token
-    counts = packed.lengths[span[0] : span[1]] if per_token else (1,) * len(rows)
+    counts = (1,) * len(rows) if adapter is None else adapter.task.counts(packed, span)
     order = sorted(range(len(rows)), key=rows.__getitem__)
     parts = values.split(counts)
     return Piece(
@@ -93,10 +109,10 @@ def _in_order(
 
 
 def text_limit(backbone: Backbone, adapter: Adapter | None) -> int:
-    """Most tokens of a text: the task's limit within what backbone and prefix leave."""
+    """Most tokens of a text: the task's limit within what backbone and prefixes leave."""
     if adapter is None:
         return backbone.geometry.positions
-    room = backbone.geometry.positions - adapter.method.num_virtual_tokens
+    room = backbone.geometry.positions - adapter.num_virtual_tokens
     return min(room, adapter.task.max_length or room)
 
 

@@ -50,19 +50,17 @@ class Share:
 
     Attributes:
         runs: Tokens of each of the group's adapters, one run after another.
-        start: The group's first token in the batch.
         geometry: The backbone's.
-        noise: Where dropout is drawn from; None outside training.
+        noise: Where their dropout is drawn from; None outside training.
     """
 
     runs: Runs
-    start: int
     geometry: Geometry
     noise: Noise | None = None
 
     def dropped(self, x: Tensor, p: float) -> Tensor:
         """The group's tokens `[t, d]` after dropout, outside training unchanged."""
-        return x if self.noise is None else self.noise.drop_tokens(x, p, self.start)
+        return x if self.noise is None else self.noise.drop_tokens(x, p)
 
 
 class Method(ABC):

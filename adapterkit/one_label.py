@@ -7,14 +7,17 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Pooling
 from .errors import DataError, did_you_mean
-from .pooled import PooledTask, check_labels, known_labels, ranked
-from .task import Answer, Example, Outputs, Row
+from .metric import Predictions
+from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from .tables import confusion, per_class
+from .task import Answer, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class OneLabelTask(PooledTask):
 
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"
 
     labels: tuple[str, ...] | None = None
@@ -98,14 +102,26 @@ class OneLabelTask(PooledTask):
             found.append({"label": best[0][0], "score": best[0][1], "scores": dict(best)})
         return found
 
-    def metrics(
-        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """Accuracy, and F1 averaged over the labels that occur."""
-        from sklearn.metrics import accuracy_score, f1_score
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The logit of the answered label."""
+        best = int(outputs.means()[0].argmax())
+        return [mean_score(known_labels(self.labels)[best], outputs.lines, best)]
 
-        predicted = outputs.means().argmax(-1).tolist()
+    def predictions(
+        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
+    ) -> Predictions:
+        """Number of each row's label."""
+        lines = outputs.means()
+        chances = lines.double().softmax(-1).numpy()
+        return Predictions(lines.argmax(-1).numpy(), np.array(targets), chances)
+
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        names, said, goal = (
+            known_labels(self.labels),
+            predictions.predicted,
+            predictions.references,
+        )
         return {
-            "accuracy": float(accuracy_score(targets, predicted)),
-            "f1_macro": float(f1_score(targets, predicted, average="macro", zero_division=0)),
+            "per_class": per_class(names, range(len(names)), said, goal),
+            "confusion": confusion(predictions),
         }

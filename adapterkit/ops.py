@@ -189,46 +189,67 @@ class LowRank:
         return self.runs.untiled(outer).to(dtype)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What one adapter's dropout is drawn from: its own batch, whoever else is in the forward.
+
+    Attributes:
+        seed: Differs from step to step.
+        lengths: Tokens of every row of the adapter's whole batch.
+        rows: Its rows at hand, in packed order.
+    """
+
+    seed: int
+    lengths: Sequence[int]
+    rows: Sequence[int]
+
+
 class Noise:
-    """Dropout that depends on the seed and on a row's place in the whole batch, never on how the
-    batch was cut.
+    """Dropout that depends on an adapter's seed and on a row's place in its whole batch, never on
+    how the batch was cut or on who else is there.
 
     Every draw is made for all rows of the whole batch and the rows at hand are picked from it, so
     one process, two processes and any gradient accumulation drop the same numbers.
 
     Args:
-        seed: Differs from step to step.
-        lengths: Tokens of every row of the whole batch.
-        rows: The rows at hand, in packed order.
+        draws: Of each owner in the packed batch, in order.
         device: Where the draws are used.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        lengths: Sequence[int],
-        rows: Sequence[int],
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        starts = (0, *accumulate(lengths))
-        self._total = {"tokens": starts[-1], "rows": len(lengths)}
-        tokens = torch.cat([torch.arange(starts[r], starts[r + 1]) for r in rows])
-        self._index = {"tokens": tokens, "rows": torch.tensor(rows)}
+    def __init__(self, draws: Sequence[Draws], device: torch.device | str = "cpu") -> None:
+        self._sources = [_Source(each) for each in draws]
         self._device = device
 
-    def drop_tokens(self, x: Tensor, p: float, start: int = 0) -> Tensor:
-        """Drops elements of `[t, d]`, the tokens at hand from `start` on."""
-        return self._drop(x, p, "tokens", start)
+    def of(self, owners: Sequence[int]) -> Noise:
+        """The noise of some owners alone; each goes on with its own draws."""
+        some = Noise([], self._device)
+        some._sources = [self._sources[owner] for owner in owners]
+        return some
 
-    def drop_rows(self, x: Tensor, p: float, start: int = 0) -> Tensor:
-        """Drops elements of `[n, d]`, one line for each row at hand from `start` on."""
-        return self._drop(x, p, "rows", start)
+    def drop_tokens(self, x: Tensor, p: float) -> Tensor:
+        """Drops elements of `[t, d]`, the tokens of all owners, one after another."""
+        return self._drop(x, p, "tokens")
 
-    def _drop(self, x: Tensor, p: float, unit: str, start: int) -> Tensor:
+    def drop_rows(self, x: Tensor, p: float) -> Tensor:
+        """Drops elements of `[n, d]`, one line for each row of all owners."""
+        return self._drop(x, p, "rows")
+
+    def _drop(self, x: Tensor, p: float, unit: str) -> Tensor:
         if p == 0.0:
             return x
-        draw = torch.rand(self._total[unit], x.shape[-1], generator=self._generator)
-        index = self._index[unit][start : start + x.shape[0]]
-        keep = draw.index_select(0, index).to(self._device) >= p
-        return x * keep / (1.0 - p)
+        drawn = torch.cat([source.draw(unit, x.shape[-1]) for source in self._sources])
+        return x * (drawn.to(self._device) >= p) / (1.0 - p)
+
+
+class _Source:
+    def __init__(self, draws: Draws) -> None:
+        self._generator = torch.Generator().manual_seed(draws.seed)
+        starts = (0, *accumulate(draws.lengths))
+        self._total = {"tokens": starts[-1], "rows": len(draws.lengths)}
+        tokens = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in draws.rows])
+        self._index = {"tokens": tokens, "rows": torch.tensor(draws.rows)}
+
+    def draw(self, unit: str, width: int) -> Tensor:
+        """Uniform numbers for the rows at hand, `[t, width]` or `[n, width]`."""
+        whole = torch.rand(self._total[unit], width, generator=self._generator)
+        return whole.index_select(0, self._index[unit])

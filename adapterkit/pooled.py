@@ -1,4 +1,5 @@
-"""What tasks with one answer for a whole text share: pooling, long texts and a linear head."""
+"""What tasks with one answer for a whole text share: pooling, long texts and, most of them, a
+linear head."""
 
 from __future__ import annotations
 
@@ -7,19 +8,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Encoded, Pooling
 from .fields import Fields
+from .metric import check_metrics
 from .ops import Noise
-from .task import Example, Task, Tensors
+from .task import Example, Score, Task, Tensors
 from .tokens import LongText, Reader, cut
 
 
 @dataclass(frozen=True)
-class PooledTask(Task):
-    """A linear head on one pooled vector of a text or a text pair.
+class PooledText(Task):
+    """One pooled vector of a text or a text pair.
 
     Attributes:
         pooling: cls (first token), pooler (BERT's own dense and tanh on it) or mean (all tokens);
@@ -29,6 +32,7 @@ class PooledTask(Task):
         long_text: What is read of longer texts: their head, their tail, head+tail (half of each),
             or windows (all of it, the answer being the windows' mean).
         stride: Tokens that neighbouring windows share.
+        extra_metrics: Metrics to tell besides the task's own, such as [matthews, roc_auc].
     """
 
     may_read: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
@@ -38,12 +42,33 @@ class PooledTask(Task):
     max_length: int | None = None
     long_text: LongText = "head"
     stride: int = 32
+    extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
         if self.stride < 0:
             raise ValueError(f"stride: expected 0 or more, got {self.stride}")
+        check_metrics((self.metric_kind,), self.extra_metrics)
+
+    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+        firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
+        return [
+            Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
+            for encoding in reader.read(firsts, seconds)
+        ]
+
+    def pooled(self, encoded: Encoded, span: tuple[int, int], noise: Noise | None) -> Tensor:
+        """The vectors of packed sequences `span[0]` to `span[1]`, `[n, h]` float32."""
+        if self.pooling is None:
+            raise ValueError("the task was not fitted: pooling is open")
+        pooled = encoded.pooled(self.pooling)[span[0] : span[1]].float()
+        return pooled if noise is None else noise.drop_rows(pooled, self.dropout)
+
+
+@dataclass(frozen=True)
+class PooledTask(PooledText):
+    """A linear head on it."""
 
     @property
     @abstractmethod
@@ -59,23 +84,25 @@ class PooledTask(Task):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
-        firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
-        return [
-            Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
-            for encoding in reader.read(firsts, seconds)
-        ]
-
     def logits(
         self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
     ) -> Tensor:
         """`[n, C]`."""
-        if self.pooling is None:
-            raise ValueError("the task was not fitted: pooling is open")
-        pooled = encoded.pooled(self.pooling)[span[0] : span[1]].float()
-        if noise is not None:
-            pooled = noise.drop_rows(pooled, self.dropout, span[0])
+        pooled = self.pooled(encoded, span, noise)
         return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
+
+
+def mean_score(name: str, lines: Tensor, column: int = 0) -> Score:
+    """One column's mean over the windows of a text.
+
+    Args:
+        name: What it speaks for.
+        lines: The row's, `[windows, C]`.
+        column: The column.
+    """
+    weights = torch.zeros_like(lines)
+    weights[:, column] = 1.0 / len(lines)
+    return Score(name, weights)
 
 
 def known_labels(labels: tuple[str, ...] | None) -> tuple[str, ...]:

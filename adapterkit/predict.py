@@ -16,7 +16,11 @@ from .backbone import Backbone
 from .errors import UnknownAdapterError, did_you_mean
 from .fields import Fields
 from .files import check_backbone, load_adapter
+from .footing import Grounds
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
+from .labelled import ready
+from .lanes import ALONE, Lanes, lanes_of
+from .metric import Predictions
 from .task import Answer, Example, Outputs, Row, Task, Text, tasks
 
 PLAIN: Task = tasks()["classification"]()
@@ -39,6 +43,7 @@ class Predictor:
         self.max_tokens = max_tokens
         # Single entries are read, set and deleted, each of which Python does in one step.
         self._adapters: dict[str, Adapter] = {}
+        self._grounds = Grounds()
         for adapter in adapters:
             self.add(adapter)
 
@@ -64,11 +69,22 @@ class Predictor:
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
         # The training record is for people, and as large as a small adapter.
-        ready = replace(adapter.to(self.backbone.device), training={})
-        self._adapters[adapter.name] = ready
+        resident = replace(adapter.to(self.backbone.device), training={})
+        self._adapters[adapter.name] = self._grounds.settle(resident)
 
-    def load(self, folder: str | Path, *, any_backbone: bool = False) -> str:
+    def load(
+        self,
+        folder: str | Path,
+        *,
+        any_backbone: bool = False,
+        on_top_of: str | Path | None = None,
+    ) -> str:
         """Loads an adapter folder and makes it ready to answer.
+
+        Args:
+            folder: The folder.
+            any_backbone: Accept one that was trained on other weights.
+            on_top_of: Where an adapter that it stands on lies, if not beside it (`load_adapter`).
 
         Returns:
             The adapter's name.
@@ -76,7 +92,9 @@ class Predictor:
         Raises:
             AdapterError: The folder is not sound; what was loaded stays as it was.
         """
-        adapter = load_adapter(folder, self.backbone, any_backbone=any_backbone)
+        adapter = load_adapter(
+            folder, self.backbone, any_backbone=any_backbone, on_top_of=on_top_of
+        )
         self.add(adapter, any_backbone=any_backbone)
         return adapter.name
 
@@ -89,13 +107,32 @@ class Predictor:
         if self._adapters.pop(name, None) is None:
             raise self._unknown(name)
 
+    def find(self, name: str | None) -> Adapter | None:
+        """The adapter of a name; None for the plain backbone (None or `base`).
+
+        Raises:
+            UnknownAdapterError: There is none of that name.
+        """
+        if name is None or name == BASE:
+            return None
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            raise self._unknown(name)
+        return adapter
+
     def __call__(
-        self, requests: Sequence[tuple[str | None, Text]], *, progress: bool = False
+        self,
+        requests: Sequence[tuple[str | None, Text]],
+        *,
+        called: Sequence[str] | None = None,
+        progress: bool = False,
     ) -> list[Answer]:
         """Answers a list that may mix adapters, methods and tasks.
 
         Args:
             requests: Adapter name (None or `base`: the plain backbone) and text or text pair.
+            called: What messages call each text, such as its file and row; its number where left
+                out.
             progress: Show a progress bar.
 
         Returns:
@@ -107,33 +144,13 @@ class Predictor:
             AdapterkitError: A text is empty or not a text.
         """
         # Every name is looked up once: a swap midway cannot split a call between two adapters.
-        named = {name: self._find(name) for name, _ in requests}
+        named = {name: self.find(name) for name, _ in requests}
         owners = [named[name] for name, _ in requests]
-        examples = read(self.backbone, owners, [text for _, text in requests])
-        answers: list[Answer] = [{} for _ in requests]
+        examples = read(self.backbone, owners, [text for _, text in requests], called)
         with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
             rows = list(zip(owners, examples, strict=True))
-            said = run(self.backbone, rows, self.max_tokens, bar)
-        asked: dict[str | None, list[int]] = {}
-        for place, (name, _) in enumerate(requests):
-            asked.setdefault(name, []).append(place)
-        for name, places in asked.items():
-            outputs = Outputs.of([said[place] for place in places])
-            found = _answers(named[name], outputs, [examples[place] for place in places])
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
-        for answer, example in zip(answers, examples, strict=True):
-            if example.truncated:
-                answer["truncated"] = True
-        return answers
-
-    def _find(self, name: str | None) -> Adapter | None:
-        if name is None or name == BASE:
-            return None
-        adapter = self._adapters.get(name)
-        if adapter is None:
-            raise self._unknown(name)
-        return adapter
+            lanes = lanes_of(self.backbone.device)
+            return answer(self.backbone, rows, self.max_tokens, bar, lanes)
 
     def _unknown(self, name: str) -> UnknownAdapterError:
         hint = did_you_mean(name, self.names)
@@ -141,18 +158,22 @@ class Predictor:
 
 
 def read(
-    backbone: Backbone, owners: Sequence[Adapter | None], asked: Sequence[Text]
+    backbone: Backbone,
+    owners: Sequence[Adapter | None],
+    asked: Sequence[Text],
+    called: Sequence[str] | None = None,
 ) -> list[Example]:
     """What is asked as each adapter's task reads it, cut to each adapter's limit.
 
     Raises:
         AdapterkitError: A text is empty or not a text.
     """
+    names = called or [f"text {number}" for number in range(1, len(asked) + 1)]
     rows: list[Fields] = []
     together: dict[tuple[int, Task], list[int]] = {}
-    for place, (owner, text) in enumerate(zip(owners, asked, strict=True)):
+    for place, (owner, text, where) in enumerate(zip(owners, asked, names, strict=True)):
         task = owner.task if owner is not None else PLAIN
-        rows.append(task.fields(text, f"text {place + 1}"))
+        rows.append(task.fields(text, where))
         together.setdefault((text_limit(backbone, owner), task), []).append(place)
     examples: list[Example] = [Example(())] * len(rows)
     for (limit, task), places in together.items():
@@ -167,6 +188,7 @@ def run(
     rows: Sequence[tuple[Adapter | None, Example]],
     max_tokens: int = MAX_TOKENS,
     bar: Any = None,
+    lanes: Lanes = ALONE,
 ) -> list[tuple[Tensor, ...]]:
     """Examples through the one forward, under a token budget.
 
@@ -175,6 +197,7 @@ def run(
         rows: Adapter and example of each row.
         max_tokens: Most tokens in one packed batch.
         bar: A progress bar to move on, a step a row.
+        lanes: Where batches are computed side by side.
 
     Returns:
         For each row its sequences' lines, `[lines, C]` each, float32 on the CPU.
@@ -184,19 +207,73 @@ def run(
         for row, (adapter, example) in enumerate(rows)
         for number, inputs in enumerate(example.inputs)
     ]
-    said: list[list[Tensor]] = [[] for _ in rows]
-    for part in by_budget([len(inputs) for _, inputs, _, _ in flat], max_tokens):
+    # An adapter's rows stand together, so that as few batches as can be have to gather it.
+    first: dict[int, int] = {}
+    flat.sort(key=lambda part: first.setdefault(id(part[0]), len(first)))
+    sizes = [len(inputs) for _, inputs, _, _ in flat]
+
+    def through(part: range) -> list[tuple[int, Tensor]]:
         with torch.inference_mode():
             pieces = forward(backbone, [flat[place][:2] for place in part])
-        lines: dict[int, Tensor] = {}
-        for piece in pieces:
-            parts = piece.values.float().cpu().split(piece.counts)
-            lines |= dict(zip(piece.rows, parts, strict=True))
-        for place in part:
-            said[flat[place][2]].append(lines[place - part.start])
+        return [
+            (part.start + place, lines)
+            for piece in pieces
+            for place, lines in zip(
+                piece.rows, piece.values.float().cpu().split(piece.counts), strict=True
+            )
+        ]
+
+    said: list[list[Tensor]] = [[] for _ in rows]
+    parts = list(by_budget(sizes, lanes.budget(sizes, max_tokens)))
+    for found in lanes.map(through, parts):
+        for place, lines in sorted(found, key=lambda pair: pair[0]):
+            said[flat[place][2]].append(lines)
         if bar is not None:
-            bar.update(sum(flat[place][3] for place in part))
+            bar.update(sum(flat[place][3] for place, _ in found))
     return [tuple(row) for row in said]
+
+
+def answer(
+    backbone: Backbone,
+    rows: Sequence[tuple[Adapter | None, Example]],
+    max_tokens: int = MAX_TOKENS,
+    bar: Any = None,
+    lanes: Lanes = ALONE,
+) -> list[Answer]:
+    """Examples of any adapters to what each adapter's task answers, in their order.
+
+    Args:
+        backbone: The backbone.
+        rows: Adapter (None: the plain backbone) and example of each row.
+        max_tokens: Most tokens in one packed batch.
+        bar: A progress bar to move on, a step a row.
+        lanes: Where batches are computed side by side.
+    """
+    said = run(backbone, rows, max_tokens, bar, lanes)
+    asked: dict[int, list[int]] = {}
+    for place, (adapter, _) in enumerate(rows):
+        asked.setdefault(id(adapter), []).append(place)
+    answers: list[Answer] = [{} for _ in rows]
+    for places in asked.values():
+        outputs = Outputs.of([said[place] for place in places])
+        found = _answers(rows[places[0]][0], outputs, [rows[place][1] for place in places])
+        for place, one in zip(places, found, strict=True):
+            answers[place] = {**one, "truncated": True} if rows[place][1].truncated else one
+    return answers
+
+
+def predictions(
+    backbone: Backbone, adapter: Adapter, rows: Sequence[Row], *, progress: bool = False
+) -> Predictions:
+    """What an adapter says of labelled rows beside what is right.
+
+    Raises:
+        DataError: A row's label is not one the adapter knows.
+    """
+    split = ready(backbone, adapter, rows).judged(adapter.task)
+    with tqdm(total=len(rows), unit="row", disable=None if progress else True) as bar:
+        said = run(backbone, [(adapter, example) for example in split.examples], bar=bar)
+    return split.predictions(adapter.task, Outputs.of(said))
 
 
 def evaluate(
@@ -207,13 +284,7 @@ def evaluate(
     Raises:
         DataError: A row's label is not one the adapter knows.
     """
-    task = adapter.task
-    limit = text_limit(backbone, adapter)
-    examples = task.examples([row.fields for row in rows], backbone.reader, limit)
-    targets = [task.target(row, example) for row, example in zip(rows, examples, strict=True)]
-    with tqdm(total=len(rows), unit="row", disable=None if progress else True) as bar:
-        said = run(backbone, [(adapter, example) for example in examples], bar=bar)
-    return task.metrics(Outputs.of(said), examples, targets)
+    return adapter.task.metrics(predictions(backbone, adapter, rows, progress=progress))
 
 
 def _answers(

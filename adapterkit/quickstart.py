@@ -11,6 +11,7 @@ import typer
 
 from .answers import answer_row, read_asked, show_answers, table
 from .backbone import Backbone
+from .disk import folder_bytes
 from .errors import AdapterkitError
 from .predict import Predictor
 from .recipe import Recipe
@@ -55,7 +56,7 @@ def run(output: Path) -> dict[str, Any]:
                 "labels": len(getattr(adapter.task, "labels", None) or ()),
                 "parameters": adapter.n_parameters,
                 "share": adapter.n_parameters / backbone.n_parameters,
-                "bytes": sum(f.stat().st_size for f in home.iterdir()),
+                "bytes": folder_bytes(home),
                 "seconds": adapter.training["seconds"],
                 "metrics": adapter.metrics,
                 "folder": str(home),

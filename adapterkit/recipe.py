@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, Literal
-
-import yaml
 
 from .adapter import check_name
 from .backbone import Backbone
@@ -18,8 +15,10 @@ from .data import Data
 from .errors import AdapterkitError, RecipeError, did_you_mean
 from .geometry import Device, Dtype, Quantization
 from .method import Method, methods
+from .metric import metric_kinds
 from .sections import build, build_kind, convert, dump, keys_of
 from .task import Task, tasks
+from .yaml_text import read_yaml
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,15 @@ class BackboneSection:
     device: Device = "auto"
     revision: str | None = None
 
+    def source(self, folder: Path) -> str:
+        """The model, as a path from here where it is a folder.
+
+        Args:
+            folder: What a relative path starts from.
+        """
+        local = self.model != EMBEDDED and (folder / self.model).is_dir()
+        return str(folder / self.model) if local else self.model
+
     def load(self, folder: Path) -> Backbone:
         """The backbone.
 
@@ -50,9 +58,8 @@ class BackboneSection:
         Raises:
             BackboneError: It cannot be loaded.
         """
-        local = self.model != EMBEDDED and (folder / self.model).is_dir()
         return Backbone.load(
-            str(folder / self.model) if local else self.model,
+            self.source(folder),
             dtype=self.dtype,
             quantization=self.quantization,
             device=self.device,
@@ -80,6 +87,10 @@ class Training:
         keep_best: Keep the epoch with the best main validation metric, else the last.
         patience: Stop after so many epochs without a better one; never where left out.
         start_from: A saved adapter (folder) of the same method and labels to go on from.
+        cache_mb: Most megabytes of what the layers below the adapter's first make of the training
+            rows, kept from epoch to epoch; texts beyond that are computed anew. 0 keeps none.
+        on_top_of: A saved adapter (folder, or name in the store), such as one trained on texts of
+            the domain, that is applied first and stays as it is; answering needs it too.
     """
 
     epochs: int = 3
@@ -96,6 +107,8 @@ class Training:
     keep_best: bool = True
     patience: int | None = None
     start_from: str | None = None
+    cache_mb: int = 1024
+    on_top_of: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation"):
@@ -105,7 +118,7 @@ class Training:
             rate = getattr(self, name)
             if rate is not None and not 0.0 < rate < 10.0:
                 raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
-        for name in ("weight_decay", "clip"):
+        for name in ("weight_decay", "clip", "cache_mb"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
@@ -138,6 +151,18 @@ class Recipe:
     training: Training = field(default_factory=Training)
     folder: Path = field(default=Path(), compare=False)
 
+    def __post_init__(self) -> None:
+        if not self.task.whole_batch:
+            return
+        why = f"{self.task.type} compares the rows of a batch with each other"
+        if self.training.accumulation > 1:
+            raise ValueError(
+                f"training.accumulation: {why}, so a batch cannot be computed in "
+                f"{self.training.accumulation} pieces; leave it at 1"
+            )
+        if self.training.batch_size < 2:
+            raise ValueError(f"training.batch_size: {why}; give at least 2, 32 or more learn best")
+
     @classmethod
     def load(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
         """Reads a YAML recipe.
@@ -159,7 +184,7 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
         try:
-            content = _read(text)
+            content = read_yaml(text)
             if not isinstance(content, Mapping):
                 raise ValueError("expected keys and values (name, data, task, method, ...)")
             plain = dict(content)
@@ -217,56 +242,13 @@ def describe_keys() -> str:
             lines += wrap(
                 f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
             )
+    for name, kind in metric_kinds().items():
+        more = [metric for metric in kind.metrics if metric not in kind.defaults]
+        told = f"{name}: {', '.join(kind.defaults)}" + (
+            f"; extra: {', '.join(more)}" if more else ""
+        )
+        lines += ["", *wrap(f"metrics of {told}", 96, subsequent_indent="      ")]
     return "\n".join(lines)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without its two traps: a key given twice, of which plain YAML keeps the last in
-    silence, is refused; and no, yes, on, off and dates are texts, as in YAML 1.2."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key must be a text")
-        if key.value in seen:
-            line = key.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: the key '{key.value}' is given twice")
-        seen.add(key.value)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag not in (_BOOL, _DATE)]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
-
-
-def _read(text: str) -> Any:
-    """YAML as plain values.
-
-    Raises:
-        ValueError: It is none; the message is one line and names the place.
-    """
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ValueError(_one_line(error)) from None
-    except RecursionError:
-        raise ValueError("not YAML that can be read, it is nested too deeply") from None
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return str(error).splitlines()[0]
-    return (
-        f"line {mark.line + 1}, column {mark.column + 1}: not YAML, {getattr(error, 'problem', '')}"
-    )
 
 
 def _apply(plain: dict[str, Any], change: str) -> None:
@@ -276,7 +258,7 @@ def _apply(plain: dict[str, Any], change: str) -> None:
     if not equals or not all(keys) or len(keys) > 2:
         raise ValueError(f"--set {change}: expected key=value or section.key=value")
     try:
-        value = _read(text)
+        value = read_yaml(text)
     except ValueError as error:
         raise ValueError(f"--set {change}: {error}") from None
     target = plain

@@ -1,18 +1,26 @@
-"""What a person reads in an adapter folder: a model card and a learning curve."""
+"""What a person reads in an adapter folder: a model card, figures and tables."""
 
 from __future__ import annotations
 
+import csv
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .adapter import Adapter
+from .figures import confusions, learning_curve
 
-INK, ACCENT, GRID = "#333333", "#d1495b", "#dddddd"
-BLUE = "#2e6f95"
+REPORT = "report"
+"""Folder of figures and tables in an adapter folder; nothing reads it but people."""
 
 
-def model_card(adapter: Adapter) -> str:
-    """The folder's `README.md`."""
+def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
+    """The folder's `README.md`.
+
+    Args:
+        adapter: The adapter.
+        reports: Names of the files of `report/`, to link to.
+    """
     training = adapter.training
     lines = [
         f"# {adapter.name}",
@@ -25,6 +33,10 @@ def model_card(adapter: Adapter) -> str:
         f"| task | {adapter.task.type} |",
         f"| method | {_settings(adapter.method)} |",
         f"| backbone | `{adapter.backbone}`, weights `{adapter.fingerprint}` |",
+        *(
+            f"| stands on | `{floor.name}`, weights `{floor.digest}` |"
+            for floor in adapter.floors[:-1]
+        ),
         f"| parameters | {adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB) |",
     ]
     labels = getattr(adapter.task, "labels", None)
@@ -51,10 +63,17 @@ def model_card(adapter: Adapter) -> str:
             "| --- " * (len(names) + 1) + "|",
         ]
         for split, scores in adapter.metrics.items():
-            cells = " | ".join(f"{scores[n]:.4f}" if n in scores else "" for n in names)
+            sure = training.get("intervals", {}).get(split, {})
+            cells = " | ".join(
+                score_text(scores[n], sure.get(n)) if n in scores else "" for n in names
+            )
             lines.append(f"| {split} | {cells} |")
-    if training.get("history"):
-        lines += ["", "![learning curve](learning_curve.png)"]
+        if training.get("intervals"):
+            lines += ["", "In brackets: 95% bootstrap interval over the split's rows."]
+    for name in reports:
+        title = name.partition(".")[0].replace("_", " ")
+        picture = "!" if name.endswith(".png") else ""
+        lines += ["", f"{picture}[{title}]({REPORT}/{name})"]
     lines += [
         "",
         "## Use",
@@ -77,40 +96,31 @@ def _settings(section: Any) -> str:
     return f"{section.type} ({', '.join(shown)})"
 
 
-def learning_curve(adapter: Adapter) -> bytes:
-    """Training loss and the main validation metric over the steps, as PNG."""
-    from matplotlib.figure import Figure
+def report_files(adapter: Adapter) -> dict[str, bytes]:
+    """Files of `report/` by name, drawn from the card's record of the training."""
+    training, files = adapter.training, {}
+    report = training.get("report", {})
+    if training.get("history"):
+        curve = learning_curve(adapter.name, adapter.task.main_metric, training)
+        files["learning_curve.png"] = curve
+    if report.get("confusion"):
+        title = f"{adapter.name}, {report['split']} rows"
+        labels = getattr(adapter.task, "labels", ())
+        files["confusion_matrix.png"] = confusions(title, labels, report["confusion"])
+    if report.get("per_class"):
+        files["per_class.csv"] = _per_class(report["per_class"])
+    return files
 
-    history = adapter.training["history"]
-    figure = Figure(figsize=(6.4, 3.6), dpi=120, layout="constrained")
-    left = figure.subplots()
-    losses = adapter.training.get("losses", [])
-    left.plot([step for step, _ in losses], [loss for _, loss in losses], color=BLUE, linewidth=1.2)
-    left.set_xlabel("step", color=INK)
-    left.set_ylabel("training loss", color=BLUE)
-    left.set_ylim(bottom=0)
-    left.grid(color=GRID, linewidth=0.6)
-    metric = adapter.task.main_metric
-    checked = [entry for entry in history if metric in entry.get("validation", {})]
-    if checked:
-        right = left.twinx()
-        steps = [entry["step"] for entry in checked]
-        scores = [entry["validation"][metric] for entry in checked]
-        right.plot(steps, scores, color=ACCENT, marker="o", markersize=4, linewidth=1.2)
-        right.set_ylabel(f"validation {metric}", color=ACCENT)
-        kept = [entry["epoch"] for entry in checked].index(adapter.training["epoch"])
-        right.plot(steps[kept], scores[kept], "o", markersize=10, fillstyle="none", color=ACCENT)
-        right.annotate(
-            f"kept: {scores[kept]:.3f}",
-            (steps[kept], scores[kept]),
-            textcoords="offset points",
-            xytext=(0, -18),
-            ha="center",
-            color=ACCENT,
-        )
-        right.spines[["top"]].set_visible(False)
-    left.spines[["top"]].set_visible(False)
-    left.set_title(adapter.name, loc="left", color=INK)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+
+def _per_class(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["number", *rows[0]], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"number": number, **row} for number, row in enumerate(rows, start=1))
+    return out.getvalue().encode()
+
+
+def score_text(value: float, interval: Sequence[float] | None) -> str:
+    """A score, with its 95% interval where it has one."""
+    told = f"{value:.4f}"
+    return told if interval is None else f"{told} (95%: {interval[0]:.4f} to {interval[1]:.4f})"

@@ -126,8 +126,14 @@ def _one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
     for hint in exact or real:
         with suppress(ValueError):
             return convert(hint, value, where)
-    words = " or ".join(str(WORDS.get(hint, hint)) for hint in real)
+    words = " or ".join(map(_word, real))
     raise ValueError(f"{where}: expected {words}, got {value!r}")
+
+
+def _word(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return "a list" if get_origin(hint) is tuple else str(WORDS.get(hint, hint))
 
 
 def dump(section: Any) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A store: named adapters in a folder, every version kept as it was published.
 
 `tenant/name/1/`, `tenant/name/2/`, ... are adapter folders; `tenant/name/aliases.json` says which
-version `latest` means. A version appears complete or not at all, and only then the alias moves.
+version `latest` means, and any alias a user adds (`stable`). A version appears complete or not at
+all, and only then an alias moves. Every change ends in a new `aliases.json`, so its file signature
+tells a reader at the price of one `stat` that nothing has changed.
 """
 
 from __future__ import annotations
@@ -9,31 +11,73 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from os.path import isdir, isfile, join
 from pathlib import Path
 
-from .adapter import Adapter, check_name
-from .disk import write_file
+from filelock import FileLock
+
+from .adapter import NAME, Adapter, check_name
+from .disk import file_digest, write_file, write_folder
 from .errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from .files import CARD, CONFIG, read_json, save_adapter
+from .files import CARD, CONFIG, adapter_files, digest_of, faults_of, footing, read_json, sealed
+from .footing import WEIGHTS, Footing
 from .geometry import Geometry
+from .remote import Remote, is_url
 
 ALIASES = "aliases.json"
 LATEST = "latest"
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of one adapter.
+
+    Attributes:
+        name: `tenant/name`, or `name` alone.
+        number: Its number, from 1.
+        folder: The adapter folder.
+        digest: Of all the folder's files: a name published anew has another one.
+    """
+
+    name: str
+    number: int
+    folder: Path
+    digest: str
+
+
+@dataclass
+class _Shelf:
+    """What is known of one name while its `aliases.json` has one signature."""
+
+    signature: tuple[int, int, int]
+    aliases: dict[str, int]
+    versions: set[int]
+    found: dict[int, Version] = field(default_factory=dict)
 
 
 class Store:
-    """Adapters by name under one folder.
+    """Adapters by name under one folder, or under a URL with a local copy of what was asked for.
+
+    Any number of threads and processes may read and write at the same time.
 
     Args:
-        root: The folder; it appears with the first adapter.
+        root: The folder, which appears with the first adapter; or any fsspec URL
+            (`s3://bucket/adapters`).
+        cache: Where a URL's adapters are kept; a folder of the user's cache where left out.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
+        self.remote = Remote(str(root)) if is_url(str(root)) else None
+        self.root = Path(root) if self.remote is None else self.remote.cache(cache)
+        self.shown = str(root)
+        # Single entries are read and set, each of which Python does in one step.
+        self._shelves: dict[str, _Shelf] = {}
 
     def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
         """Saves an adapter as the next version of its name and makes it `latest`.
@@ -46,13 +90,124 @@ class Store:
             The version's folder.
 
         Raises:
+            AdapterError: It cannot be written, or what it stands on is not in this store; what
+                was there stays as it was.
+        """
+        if adapter.on_top_of is not None:
+            self.holding(Footing.of(adapter.on_top_of))
+        return self.publish_files(adapter.name, adapter_files(adapter, geometry)).folder
+
+    def publish_files(
+        self,
+        name: str,
+        files: Mapping[str, bytes],
+        check: Callable[[Path], object] | None = None,
+    ) -> Version:
+        """Publishes the files of an adapter folder as the next version, and makes it `latest`.
+
+        Args:
+            name: The adapter's name.
+            files: Name in the folder to content.
+            check: Called with the written folder before it appears under its name; what it raises
+                ends the publishing, and nothing is left of it.
+
+        Raises:
             AdapterError: It cannot be written; what was there stays as it was.
         """
-        home = self.home(adapter.name)
-        version = max(self._versions(home), default=0) + 1
-        folder = save_adapter(adapter, home / str(version), geometry)
-        self._alias(home, LATEST, version)
-        return folder
+        home = self.home(name)
+        with self._alone():
+            number = max(self._versions(name), default=0) + 1
+            folder = write_folder(home / str(number), sealed(files), check)
+            if self.remote is not None:
+                self.remote.push(folder, f"{name}/{number}")
+            self._write_aliases(name, {**self._aliases(home / ALIASES), LATEST: number})
+        return self.find(f"{name}@{number}")
+
+    def alias(self, name: str, alias: str, version: int | None) -> None:
+        """Points an alias at a version, or removes it.
+
+        Args:
+            name: The adapter's name.
+            alias: The alias (`stable`); `latest` may be moved, not removed.
+            version: The version; None removes the alias.
+
+        Raises:
+            AdapterkitError: It is no alias.
+            UnknownAdapterError: There is no such adapter, version or alias.
+        """
+        if not ALIAS.fullmatch(alias) or (version is None and alias == LATEST):
+            raise AdapterkitError(
+                f"'{alias}' is not an alias one can {'set' if version else 'remove'}: expected a "
+                "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
+            )
+        with self._alone():
+            shelf = self._shelf(name)
+            aliases = dict(shelf.aliases)
+            if version is None:
+                if aliases.pop(alias, None) is None:
+                    raise UnknownAdapterError(f"'{name}' has no alias '{alias}'")
+            elif version not in shelf.versions:
+                raise UnknownAdapterError(f"'{name}' has no version '{version}'")
+            else:
+                aliases[alias] = version
+            self._write_aliases(name, aliases)
+
+    def roll_back(self, name: str) -> Version:
+        """Makes the version before `latest` the latest again; no version is lost.
+
+        Raises:
+            UnknownAdapterError: There is no such adapter, or no version before.
+        """
+        with self._alone():
+            shelf = self._shelf(name)
+            latest = shelf.aliases.get(LATEST, 0)
+            before = max((v for v in shelf.versions if v < latest), default=None)
+            if before is None:
+                raise UnknownAdapterError(f"'{name}' has no version before {latest} to go back to")
+            self._write_aliases(name, {**shelf.aliases, LATEST: before})
+        return self.find(name)
+
+    def delete(self, name: str, version: int | None = None) -> None:
+        """Deletes a version, or a name with all its versions.
+
+        Args:
+            name: The adapter's name.
+            version: Its number; None deletes them all.
+
+        Raises:
+            UnknownAdapterError: There is no such adapter or version.
+            AdapterkitError: An alias still points at the version.
+        """
+        with self._alone():
+            shelf, home = self._shelf(name), self.root / name
+            if version is not None and version not in shelf.versions:
+                raise UnknownAdapterError(f"'{name}' has no version '{version}'")
+            pointing = [alias for alias, number in shelf.aliases.items() if number == version]
+            if pointing:
+                raise AdapterkitError(
+                    f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
+                )
+            # Names go first: a reader finds the whole version, or no longer finds it.
+            if version is None:
+                self._write_aliases(name, None)
+            for number in sorted(shelf.versions) if version is None else [version]:
+                if self.remote is not None:
+                    self.remote.remove(f"{name}/{number}")
+                shutil.rmtree(home / str(number), ignore_errors=True)
+            if version is None:
+                for folder in (home, home.parent) if "/" in name else (home,):
+                    with suppress(OSError):  # another name lives there
+                        folder.rmdir()
+            else:
+                self._write_aliases(name, shelf.aliases)
+
+    def verify(self, reference: str) -> list[str]:
+        """What differs between a version's files and the checksums they were published with.
+
+        Raises:
+            UnknownAdapterError: There is no such adapter.
+        """
+        return faults_of(self.find(reference).folder)
 
     def home(self, name: str) -> Path:
         """The folder where the versions of a name lie, or will.
@@ -70,68 +225,148 @@ class Store:
             raise AdapterError(f"{nearest}: not a folder that can be written to; choose another")
         return home
 
+    def find(self, reference: str) -> Version:
+        """The version that `name`, `name@version` or `name@alias` means; `name` is `@latest`.
+
+        Raises:
+            AdapterkitError: That is no name.
+            UnknownAdapterError: There is no such adapter or version. The message names no other
+                adapter: it may be shown to a tenant.
+        """
+        name, at, wanted = reference.partition("@")
+        shelf = self._shelf(name)
+        wanted = wanted if at else LATEST
+        number = shelf.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
+        if number not in shelf.versions:
+            known = [*(a for a, v in shelf.aliases.items() if v in shelf.versions)]
+            known += map(str, sorted(shelf.versions))
+            raise UnknownAdapterError(
+                f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}"
+            )
+        if number not in shelf.found:
+            folder = self.root / name / str(number)
+            if self.remote is not None:
+                self.remote.pull(f"{name}/{number}", folder)
+            shelf.found[number] = Version(name, number, folder, digest_of(folder))
+            below = footing(folder) if self.remote is not None else None
+            if below is not None:  # it is looked for beside the folder, so it must be here
+                with suppress(AdapterkitError):
+                    self.holding(below)
+        return shelf.found[number]
+
+    def holding(self, below: Footing) -> Path:
+        """The folder of what an adapter stands on.
+
+        Raises:
+            AdapterError: There is none with those weights.
+        """
+        if self.remote is not None:
+            for number in reversed(self.versions(below.name)[0]):
+                folder = self.find(f"{below.name}@{number}").folder
+                if file_digest(folder / WEIGHTS) == below.digest:
+                    return folder
+        return below.find([self.root])
+
     def path(self, reference: str) -> Path:
-        """The folder of `name`, `name@version` or `name@alias`; `name` alone is `@latest`.
+        """The folder of a reference, for a person: an unknown name is told the nearest one.
 
         Raises:
             AdapterkitError: That is no name.
             UnknownAdapterError: There is no such adapter or version.
         """
-        name, at, version = reference.partition("@")
-        home = self.root / check_name(name)
-        versions = self._versions(home)
-        if not versions:
-            names = self.names()
+        try:
+            return self.find(reference).folder
+        except UnknownAdapterError:
+            name, names = reference.partition("@")[0], self.names()
+            if name in names:
+                raise
             hint = did_you_mean(name, names) if names else "it holds none; is --store right?"
             raise UnknownAdapterError(
-                f"there is no adapter '{name}' in the store {self.root}; {hint}"
-            )
-        wanted = version if at else LATEST
-        aliases = self._aliases(home)
-        number = aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else None)
-        if number not in versions:
-            known = [*(k for k, v in aliases.items() if v in versions), *map(str, sorted(versions))]
-            raise UnknownAdapterError(
-                f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}"
-            )
-        return home / str(number)
+                f"there is no adapter '{name}' in the store {self.shown}; {hint}"
+            ) from None
 
     def names(self) -> list[str]:
-        """Every adapter in the store."""
-        return sorted(self._walk())
+        """Every adapter in the store; the price is one look a name, whatever it holds."""
+        return sorted(self._walk() if self.remote is None else self.remote.names(ALIASES))
+
+    def versions(self, name: str) -> tuple[list[int], dict[str, int]]:
+        """The versions of a name, ascending, and its aliases.
+
+        Raises:
+            AdapterkitError: That is no name.
+            UnknownAdapterError: There is no such adapter.
+        """
+        shelf = self._shelf(name)
+        return sorted(shelf.versions), dict(shelf.aliases)
 
     def _walk(self) -> Iterator[str]:
-        for aliases in (*self.root.glob(f"*/{ALIASES}"), *self.root.glob(f"*/*/{ALIASES}")):
-            with suppress(AdapterkitError):  # a folder that only looks like part of a store
-                name = check_name(aliases.parent.relative_to(self.root).as_posix())
-                if self._versions(aliases.parent):
+        for first in _folders(self.root):
+            for name in (first, *(f"{first}/{second}" for second in _folders(self.root / first))):
+                if NAME.fullmatch(name) and isfile(self.root / name / ALIASES):
                     yield name
 
-    def _versions(self, home: Path) -> set[int]:
-        if not home.is_dir():
-            return set()
-        return {
-            int(entry.name)
-            for entry in home.iterdir()
-            if VERSION.fullmatch(entry.name) and (entry / CARD).is_file()
-        }
+    def _shelf(self, name: str) -> _Shelf:
+        """What is known of a name, read anew only where its aliases changed."""
+        file = self.root / check_name(name) / ALIASES
+        if self.remote is not None:
+            self.remote.refresh(f"{name}/{ALIASES}", file)
+        try:
+            status = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._shelves.pop(name, None)
+            raise UnknownAdapterError(f"there is no adapter '{name}'") from None
+        signature = (status.st_mtime_ns, status.st_ino, status.st_size)
+        shelf = self._shelves.get(name)
+        if shelf is None or shelf.signature != signature:
+            aliases = self._aliases(file)
+            shelf = _Shelf(signature, aliases, self._versions(name))
+            if not shelf.versions:
+                raise UnknownAdapterError(f"there is no adapter '{name}'")
+            self._shelves[name] = shelf
+        return shelf
 
-    def _aliases(self, home: Path) -> dict[str, int]:
-        if not (home / ALIASES).is_file():
+    def _versions(self, name: str) -> set[int]:
+        if self.remote is not None:
+            entries = self.remote.entries(name)
+        else:
+            home = self.root / name
+            entries = [e.name for e in home.iterdir()] if home.is_dir() else []
+            entries = [entry for entry in entries if (home / entry / CARD).is_file()]
+        return {int(entry) for entry in entries if VERSION.fullmatch(entry)}
+
+    def _aliases(self, file: Path) -> dict[str, int]:
+        if not file.is_file():
             return {}
-        aliases = read_json(home, ALIASES)
+        aliases = read_json(file.parent, ALIASES)
         if not all(isinstance(version, int) for version in aliases.values()):
-            raise AdapterError(
-                f'{home / ALIASES}: expected version numbers, such as {{"latest": 1}}'
-            )
+            raise AdapterError(f'{file}: expected version numbers, such as {{"latest": 1}}')
         return aliases
 
-    def _alias(self, home: Path, alias: str, version: int) -> None:
-        content = json.dumps({**self._aliases(home), alias: version}, indent=2) + "\n"
+    def _write_aliases(self, name: str, aliases: Mapping[str, int] | None) -> None:
+        """The one write that readers see; None takes the name away."""
+        file = self.root / name / ALIASES
         try:
-            write_file(home / ALIASES, content.encode())
+            if aliases is None:
+                file.unlink(missing_ok=True)
+            else:
+                write_file(file, (json.dumps(dict(aliases), indent=2) + "\n").encode())
         except OSError as error:
-            raise AdapterError(f"{home / ALIASES}: cannot be written ({error.strerror})") from None
+            raise AdapterError(f"{file}: cannot be written ({error.strerror})") from None
+        if self.remote is not None:
+            self.remote.put(f"{name}/{ALIASES}", None if aliases is None else file)
+
+    def _alone(self) -> FileLock:
+        """One writer at a time, over threads and processes of this machine."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / ".lock")
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def find_folder(reference: str, store: Store) -> Path:

@@ -6,7 +6,7 @@ A new task is one new file in `tasks/` with one frozen dataclass that extends `T
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -15,9 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import Encoded, Inputs, Pooling
-from .errors import DataError
+from .batch import Encoded, Inputs, Packed, Pooling
+from .bootstrap import interval
+from .errors import AdapterkitError, DataError
 from .fields import Fields, check_field
+from .lm_head import LMHead
+from .metric import Predictions, metric_kinds
 from .ops import Noise
 from .registry import discover
 from .sections import is_text
@@ -57,7 +60,7 @@ class Example:
     @property
     def truncated(self) -> bool:
         """Whether a part of the row is not read at all."""
-        return len(self.inputs) == 1 and self.inputs[0].truncated
+        return any(inputs.truncated for inputs in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,37 @@ class Outputs:
         return torch.stack([part.mean(0) for part in self.lines.split(sizes)])
 
 
+@dataclass(frozen=True)
+class Score:
+    """A number behind an answer: a weighted sum of the lines that a row's head says.
+
+    Attributes:
+        name: What it speaks for, such as the label.
+        weights: Weight of every raw score, `[t, C]` as the row's lines.
+        offset: What is added.
+    """
+
+    name: str
+    weights: Tensor
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One text that the tokenizer reads of a row.
+
+    Attributes:
+        role: The role it has in the row.
+        text: The text as it was asked.
+        at: From a word of the tokenizer's and characters it counted, to characters of `text`; None
+            where the task put them in.
+    """
+
+    role: str
+    text: str
+    at: Callable[[int, int, int], tuple[int, int] | None] = lambda word, start, end: (start, end)
+
+
 class Task(ABC):
     """One kind of task with one adapter's settings; a frozen dataclass."""
 
@@ -112,11 +146,24 @@ class Task(ABC):
     learns: ClassVar[Mapping[str, str]]
     """Likewise, of what a row must have besides to be learnt from."""
 
+    may_learn: ClassVar[Mapping[str, str]] = {}
+    """Likewise, of what a row may have besides to be learnt from."""
+
+    metric_kind: ClassVar[str]
+    """Kind of its predictions: which file of `metrics/` judges them."""
+
     per_token: ClassVar[bool] = False
     """Whether the head says a line for every token, or one for every sequence."""
 
+    whole_batch: ClassVar[bool] = False
+    """Whether a row is learnt from beside the other rows of its batch, so that a batch must be
+    computed in one piece by one process."""
+
     main_metric: ClassVar[str]
     """The metric that decides which epoch is kept; higher is better."""
+
+    extra_metrics: tuple[str, ...]
+    """Metrics the recipe asks for besides the kind's own."""
 
     max_length: int | None
     """Most tokens of a text, special ones included; as many as the backbone takes where None."""
@@ -132,6 +179,14 @@ class Task(ABC):
         Raises:
             DataError: The rows cannot be trained on.
         """
+
+    def suited(self, lm_head: LMHead | None) -> Self:
+        """The task with what depends on the backbone's head for tokens filled in.
+
+        Raises:
+            RecipeError: The backbone does not fit the task.
+        """
+        return self
 
     def fields(self, asked: Text, where: str) -> Fields:
         """What is asked as values by role.
@@ -168,6 +223,12 @@ class Task(ABC):
     def stratum(self, row: Row) -> Hashable:
         """What drawn splits keep the shares of: the label, where a row has one."""
         return None
+
+    def counted(self, row: Row) -> Sequence[str | float]:
+        """What a report on the data makes of a row's answer: names, which it counts, or numbers,
+        which it sums up."""
+        stratum = self.stratum(row)
+        return [] if stratum is None else [str(stratum)]
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """What a person should know about the training rows, in sentences."""
@@ -212,9 +273,18 @@ class Task(ABC):
             limit: Most tokens of a sequence, special ones included.
         """
 
+    def posed(self, example: Example, seed: str) -> Example:
+        """A labelled row as it is put to the model: as it is, unless tokens of it are hidden.
+
+        Args:
+            example: The row.
+            seed: Of what is drawn; in training it differs from step to step.
+        """
+        return example
+
     @abstractmethod
     def target(self, row: Row, example: Example) -> Any:
-        """What a row's answer should be, as `loss` and `metrics` take it.
+        """What a row's answer should be, as `loss` and `predictions` take it.
 
         Raises:
             DataError: The row has no answer this task knows.
@@ -227,6 +297,11 @@ class Task(ABC):
         """Raw scores of packed sequences `span[0]` to `span[1]`, float32: a line for each, or for
         each of their tokens where the task is `per_token`."""
 
+    def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
+        """Lines that `logits` says of each packed sequence from `span[0]` to `span[1]`."""
+        lengths = packed.lengths[slice(*span)]
+        return lengths if self.per_token else (1,) * len(lengths)
+
     @abstractmethod
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Loss of each row, `[n]`."""
@@ -235,11 +310,72 @@ class Task(ABC):
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """What a person wants to read, one answer for each row."""
 
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The raw scores, before softmax or sigmoid, that speak for one row's answer.
+
+        Args:
+            outputs: Of that row alone.
+            example: The row.
+
+        Raises:
+            AdapterkitError: No answer of this task is a score.
+        """
+        raise AdapterkitError(
+            f"task '{self.type}' answers with vectors, which no single score stands for; there is "
+            "nothing to explain"
+        )
+
+    def parts(self, row: Fields) -> list[tuple[Part, ...]]:
+        """For each of a row's encodings the one or two texts in it, in their order."""
+        kinds = {**self.reads, **self.may_read}
+        return [
+            tuple(
+                Part(role, row[role])
+                for role, kind in kinds.items()
+                if kind == "text" and role in row
+            )
+        ]
+
+    def as_pipeline(self, answer: Answer) -> Any:
+        """An answer in the shape that Hugging Face pipelines and TEI give: labels with their
+        scores, the best first, where the task has labels."""
+        if "scores" not in answer:
+            return answer
+        return [{"label": label, "score": score} for label, score in answer["scores"].items()]
+
+    @property
+    def tunes(self) -> str | None:
+        """The key of the recipe that leaves something to `tuned`, if one does."""
+        return None
+
+    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+        """The task with what it chooses on the validation rows after training, such as a
+        threshold. It never sees the test rows."""
+        return self
+
     @abstractmethod
-    def metrics(
+    def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """Scores of a whole split, `main_metric` among them."""
+    ) -> Predictions:
+        """What was said of a split beside what is right, as `metric_kind`'s metrics take it."""
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Scores of a whole split, `main_metric` among them; what the rows leave undefined is left
+        out."""
+        from .evaluation import measure  # takes seconds, and answering never needs it
+
+        kind = metric_kinds()[self.metric_kind]
+        return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
+
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        """What else a person may want to know of a split: `per_class` (see `tables.per_class`) and
+        `confusion` (see `tables.confusion`), where the task has them."""
+        return {}
+
+    def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:
+        """The main metric's 95% bootstrap interval over the rows of a split."""
+        metric = metric_kinds()[self.metric_kind].metrics[self.main_metric]
+        return {self.main_metric: interval(metric, predictions)}
 
 
 def token_logits(
@@ -254,7 +390,7 @@ def token_logits(
     start, end = (encoded.packed.offsets[place] for place in span)
     states = encoded.tokens[start:end].float()
     if noise is not None:
-        states = noise.drop_tokens(states, dropout, start)
+        states = noise.drop_tokens(states, dropout)
     return F.linear(states, weight, bias)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from .batch import Inputs
+from .errors import BackboneError
 
 LongText = Literal["head", "tail", "head+tail", "windows"]
 
@@ -19,10 +20,17 @@ class Reader:
 
     Args:
         tokenizer: The tokenizer; its padding and truncation must be off.
+
+    Attributes:
+        mask_token: What stands for a hidden token in a text; None where it has none.
+        n_tokens: How many tokens it knows.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
         self._whole = tokenizer.backend_tokenizer
+        self.mask_token: str | None = tokenizer.mask_token
+        self.n_tokens = len(tokenizer)
 
     def read(
         self,
@@ -45,6 +53,25 @@ class Reader:
         )
         return found
 
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """Ids as the pieces of text they stand for."""
+        return [self._whole.id_to_token(number) for number in ids]
+
+    @property
+    def mask(self) -> int:
+        """The token that stands for a hidden one.
+
+        Raises:
+            BackboneError: There is none.
+        """
+        if self.mask_token is None:
+            raise BackboneError("the backbone's tokenizer has no mask token; use another backbone")
+        return int(self._tokenizer.mask_token_id)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of some tokens."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
 
 def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> list[Inputs]:
     """An encoding within a limit: one sequence, or windows that overlap.
@@ -66,18 +93,20 @@ def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> l
         (special if owner is None else places[owner]).append(place)
     room = max(0, limit - len(special))
     if how == "windows":
-        return [_kept(encoding, special + own) for own in _windows(places, room, stride)]
+        windows = _windows(places, room, stride)
+        lost = len(set().union(*windows)) < len(places[0]) + len(places[1])
+        return [_kept(encoding, special + own, lost) for own in windows]
     counts = _longest_first([len(own) for own in places], room)
     kept = [p for own, count in zip(places, counts, strict=True) for p in _ends(own, count, how)]
-    return [_kept(encoding, special + kept)]
+    return [_kept(encoding, special + kept, truncated=True)]
 
 
-def _kept(encoding: Any, places: Sequence[int]) -> Inputs:
+def _kept(encoding: Any, places: Sequence[int], truncated: bool) -> Inputs:
     places = sorted(places)
     return Inputs(
         [encoding.ids[place] for place in places],
         [encoding.type_ids[place] for place in places],
-        truncated=True,
+        truncated=truncated,
         places=places,
     )
 

@@ -1,37 +1,65 @@
-"""Training one adapter: from a recipe to an adapter with its history and scores."""
+"""Training: from recipes, one or many, to adapters with their histories and scores."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import set_seed
 
 from .adapter import Adapter
 from .backbone import Backbone
 from .data import fingerprint
-from .errors import RecipeError
-from .files import load_adapter
+from .errors import AdapterkitError, DataError, RecipeError
+from .fanout import Memory
+from .files import CONFIG, load_adapter
+from .footing import Footing
 from .forward import text_limit
-from .loop import Loop, Split, Trainee, scores
-from .recipe import Recipe
-from .task import Row
+from .labelled import Split, ready
+from .loop import STEP_TOKENS, Loop, outputs_of, scores_of
+from .recipe import BackboneSection, Recipe
+from .run import Run
+from .store import Store, find_folder
+from .task import Outputs, Row
+from .trainees import Trainees
 
 log = logging.getLogger("adapterkit")
 
+HELD_OUT = ("validation", "test")
 
-def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = True) -> Adapter:
+
+class StoppedError(DataError):
+    """Runs stopped before their end; what the others came to is not lost.
+
+    Attributes:
+        finished: The adapters of the runs that did not stop.
+    """
+
+    def __init__(self, faults: Mapping[str, str], finished: list[Adapter]) -> None:
+        super().__init__("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        self.finished = finished
+
+
+def train(
+    recipe: Recipe,
+    backbone: Backbone | None = None,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
+) -> Adapter:
     """Trains the adapter a recipe describes, on as many processes as Accelerate was launched with.
 
     Args:
         recipe: The recipe.
         backbone: An already loaded backbone in place of the recipe's.
-        progress: Show a progress bar.
+        store: Where the adapter is meant for, and what it stands on is looked up by name; names
+            are looked up in `adapters` where left out.
+        progress: Show a progress bar, and a line for every epoch.
 
     Returns:
         The adapter, with its history and metrics; the same on every process.
@@ -39,42 +67,203 @@ def train(recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = 
     Raises:
         AdapterkitError: Recipe, data or backbone do not allow it.
     """
+    return train_many([recipe], backbone, store=store, progress=progress)[0]
+
+
+def train_many(
+    recipes: Sequence[Recipe],
+    backbone: Backbone | None = None,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
+    max_tokens: int = STEP_TOKENS,
+) -> list[Adapter]:
+    """Trains the adapters of several recipes side by side over one backbone.
+
+    Each keeps its own batches, rates, dropout, epochs and checks, so each comes out as if it had
+    been trained alone; their current steps share one packed forward and backward.
+
+    Args:
+        recipes: The recipes, of one backbone and one precision.
+        backbone: An already loaded backbone in place of the recipes'.
+        store: As `train` takes it.
+        progress: Show a progress bar, and a line for every epoch.
+        max_tokens: Most tokens of several recipes' batches in one forward; it bounds memory.
+
+    Returns:
+        The adapters in the order of the recipes, with their histories and metrics.
+
+    Raises:
+        RecipeError: The recipes cannot be trained together.
+        StoppedError: A run's loss became no number; it holds the adapters of the others.
+        AdapterkitError: A recipe, its data or the backbone do not allow it; nothing was trained.
+    """
     began = time.perf_counter()
-    settings = recipe.training
+    check_together(recipes)
     if backbone is None:
-        backbone = load_backbone(recipe)
+        backbone = load_backbone(recipes[0])
     # Accelerate keeps the precision of a process's first run for good; runs may differ in it.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=backbone.device.type == "cpu", mixed_precision=settings.mixed_precision
+        cpu=backbone.device.type == "cpu", mixed_precision=recipes[0].training.mixed_precision
     )
-    set_seed(settings.seed)
-    rows = recipe.data.load(recipe.folder, settings.seed, recipe.task)
-    adapter = fresh_adapter(recipe, backbone, rows["train"])
-    splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
+    _check_processes(recipes, accelerator.num_processes)
+    plans = [Plan.of(recipe, backbone, store) for recipe in recipes]
     if accelerator.is_main_process:
-        _report(adapter, backbone, rows, splits)
-    trainee = Trainee(backbone, adapter).to(backbone.device)
-    loop = Loop(accelerator, trainee, adapter, splits, settings)
-    trained = loop.run(progress and accelerator.is_main_process)
-    method, tensors = trained.method.fold(trained.tensors)
-    trained = replace(trained, method=method, tensors=tensors)
-    metrics: dict[str, dict[str, float]] = {
-        name: scores(accelerator, backbone, trained, splits[name])
-        for name in ("validation", "test")
-        if name in splits
-    }
-    record = {
-        "recipe": recipe.plain(),
-        "seed": settings.seed,
-        "data": fingerprint(rows),
-        "rows": {name: len(part) for name, part in splits.items()},
-        "processes": accelerator.num_processes,
-        "seconds": round(time.perf_counter() - began, 1),
-        **loop.record(),
-    }
+        for plan in plans:
+            _report(plan, backbone)
+    trainees = Trainees(backbone, [plan.adapter for plan in plans], _memory(recipes))
+    trainees = trainees.to(backbone.device)
+    runs = [
+        Run(trainee, plan.splits, plan.recipe.training)
+        for trainee, plan in zip(trainees.members, plans, strict=True)
+    ]
+    Loop(accelerator, trainees, runs, max_tokens).run(progress and accelerator.is_main_process)
+    adapters = _finished(accelerator, backbone, plans, runs)
+    seconds = round(time.perf_counter() - began, 1)
+    adapters = [replace(a, training={**a.training, "seconds": seconds}) for a in adapters]
     accelerator.free_memory()
-    return replace(trained, training=record, metrics=metrics)
+    faults = {run.name: run.fault for run in runs if run.fault is not None}
+    if faults:
+        raise StoppedError(faults, adapters)
+    return adapters
+
+
+def check_together(recipes: Sequence[Recipe]) -> None:
+    """Refuses recipes that cannot share a forward.
+
+    Raises:
+        RecipeError: There is none, two have one name, or two differ in what all must share.
+    """
+    if not recipes:
+        raise RecipeError("there is no recipe to train")
+    first, *others = recipes
+    names = [recipe.name for recipe in recipes]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"two recipes are called '{name}'; adapters need names of their own")
+    for other in others:
+        for what, mine, theirs in _shared(first, other):
+            if mine != theirs:
+                raise RecipeError(
+                    f"{first.name} and {other.name} cannot be trained together: {what} is "
+                    f"{mine} in the first and {theirs} in the second"
+                )
+    if others and first.training.mixed_precision == "fp16":
+        raise RecipeError(
+            "training.mixed_precision: fp16 scales the gradients of all adapters alike; train one "
+            "recipe at a time, or with bf16"
+        )
+    if others and first.backbone.quantization == "int8":
+        raise RecipeError(
+            "backbone.quantization: int8 rounds the rows of all adapters alike; train one recipe "
+            "at a time, or without it"
+        )
+
+
+def _check_processes(recipes: Sequence[Recipe], processes: int) -> None:
+    """Refuses what several processes cannot train.
+
+    Raises:
+        RecipeError: There are several recipes, or one compares the rows of a whole batch.
+    """
+    if processes == 1:
+        return
+    if len(recipes) > 1:
+        raise RecipeError(
+            f"{len(recipes)} recipes on {processes} processes: several processes train one recipe "
+            "at a time; start one process, or one command for each recipe"
+        )
+    task = recipes[0].task
+    if task.whole_batch:
+        raise RecipeError(
+            f"task.type: {task.type} compares the rows of a batch with each other, so it "
+            f"trains on one process, not on {processes}; start it without accelerate launch"
+        )
+
+
+def _shared(one: Recipe, other: Recipe) -> Iterator[tuple[str, object, object]]:
+    """What two recipes must have in common: key and both values."""
+    for field in fields(BackboneSection):
+        mine, theirs = (
+            recipe.backbone.source(recipe.folder)
+            if field.name == "model"
+            else getattr(recipe.backbone, field.name)
+            for recipe in (one, other)
+        )
+        yield f"backbone.{field.name}", mine, theirs
+    yield (
+        "training.mixed_precision",
+        one.training.mixed_precision,
+        other.training.mixed_precision,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with all that its training begins with."""
+
+    recipe: Recipe
+    rows: Mapping[str, Sequence[Row]]
+    adapter: Adapter
+    splits: Mapping[str, Split]
+
+    @classmethod
+    def of(cls, recipe: Recipe, backbone: Backbone, store: Store | None = None) -> Plan:
+        """Reads the rows and draws the fresh adapter.
+
+        Raises:
+            AdapterkitError: Recipe or data do not allow it.
+        """
+        try:
+            rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
+            adapter = fresh_adapter(recipe, backbone, rows["train"], store)
+            if adapter.task.tunes and "validation" not in rows:
+                raise RecipeError(
+                    f"task.{adapter.task.tunes}: it is tuned on validation rows, and there are "
+                    "none; give some, or set data.validation above 0"
+                )
+            splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
+            splits |= {n: splits[n].judged(adapter.task) for n in HELD_OUT if n in splits}
+        except AdapterkitError as error:
+            raise type(error)(f"{recipe.name}: {error}") from None
+        return cls(recipe, rows, adapter, splits)
+
+
+def _memory(recipes: Sequence[Recipe]) -> Memory | None:
+    """Where states of the training rows are kept; a single epoch would never look at them again."""
+    rooms = [recipe.training.cache_mb for recipe in recipes if recipe.training.epochs > 1]
+    return Memory(max(rooms) * 1_000_000) if any(rooms) else None
+
+
+def _finished(
+    accelerator: Accelerator, backbone: Backbone, plans: Sequence[Plan], runs: Sequence[Run]
+) -> list[Adapter]:
+    """The adapters that were kept, folded, judged on every held-out split, with their records."""
+    done = [(plan, run) for plan, run in zip(plans, runs, strict=True) if run.fault is None]
+    trained = []
+    for _, run in done:
+        method, tensors = run.kept[1].method.fold(run.kept[1].tensors)
+        trained.append(replace(run.kept[1], method=method, tensors=tensors))
+    said: list[dict[str, Outputs]] = [{} for _ in done]
+    for name in HELD_OUT:
+        having = [place for place, (plan, _) in enumerate(done) if name in plan.splits]
+        asked = [(trained[place], done[place][0].splits[name]) for place in having]
+        for place, outputs in zip(having, outputs_of(accelerator, backbone, asked), strict=True):
+            said[place][name] = outputs
+    finished = []
+    for adapter, outputs_by_split, (plan, run) in zip(trained, said, done, strict=True):
+        record = {
+            "recipe": plan.recipe.plain(),
+            "seed": plan.recipe.training.seed,
+            "data": fingerprint(plan.rows),
+            "rows": {name: len(part) for name, part in plan.splits.items()},
+            "processes": accelerator.num_processes,
+            "together": len(plans),
+            **run.record(),
+        }
+        finished.append(judged(replace(adapter, training=record), plan.splits, outputs_by_split))
+    return finished
 
 
 def load_backbone(recipe: Recipe) -> Backbone:
@@ -88,7 +277,9 @@ def load_backbone(recipe: Recipe) -> Backbone:
     return recipe.backbone.load(recipe.folder)
 
 
-def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Adapter:
+def fresh_adapter(
+    recipe: Recipe, backbone: Backbone, rows: Sequence[Row], store: Store | None = None
+) -> Adapter:
     """The adapter before its first step: drawn from the recipe's seed, or from a saved one.
 
     Raises:
@@ -96,8 +287,10 @@ def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Ad
     """
     generator = torch.Generator().manual_seed(recipe.training.seed)
     geometry = backbone.geometry
-    task = recipe.task.fit(rows, backbone.pooling)
-    room = geometry.positions - recipe.method.num_virtual_tokens
+    task = recipe.task.fit(rows, backbone.pooling).suited(backbone.lm_head)
+    below = _below(recipe, backbone, store)
+    taken = below.num_virtual_tokens if below is not None else 0
+    room = geometry.positions - taken - recipe.method.num_virtual_tokens
     if task.max_length is not None and not 3 <= task.max_length <= room:
         raise RecipeError(
             f"task.max_length: {task.max_length} is not from 3 to {room}, the most that backbone "
@@ -107,6 +300,11 @@ def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Ad
         tensors = recipe.method.fresh(geometry, generator)
     except ValueError as error:
         raise RecipeError(f"method.{error}") from None
+    if room < 3:
+        raise RecipeError(
+            f"method.num_virtual_tokens: {recipe.method.num_virtual_tokens} leave no room for a "
+            f"text beside the {taken} of training.on_top_of; there are {geometry.positions}"
+        )
     head = task.fresh_head(geometry.hidden, generator)
     if recipe.training.start_from is not None:
         saved = load_adapter(recipe.folder / recipe.training.start_from, backbone)
@@ -119,6 +317,13 @@ def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Ad
             raise RecipeError(
                 f"training.start_from: {recipe.training.start_from} was trained for other answers"
             )
+        if [floor.digest for floor in saved.floors[:-1]] != (
+            [floor.digest for floor in below.floors] if below is not None else []
+        ):
+            raise RecipeError(
+                f"training.start_from: {recipe.training.start_from} stands on another adapter "
+                "than training.on_top_of"
+            )
         tensors, head = recipe.method.resume(saved.tensors, geometry, generator), saved.head
     return Adapter(
         name=recipe.name,
@@ -129,33 +334,48 @@ def fresh_adapter(recipe: Recipe, backbone: Backbone, rows: Sequence[Row]) -> Ad
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
+        on_top_of=below,
     )
 
 
-def ready(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> Split:
-    """Rows tokenised and their targets found.
+def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
+    """The frozen adapter a recipe's stands on, on the backbone's device."""
+    reference = recipe.training.on_top_of
+    if reference is None:
+        return None
+    folder = recipe.folder / reference
+    if not (folder / CONFIG).is_file():
+        folder = find_folder(reference, store or Store("adapters"))
+    below = load_adapter(folder, backbone)
+    if store is not None:
+        # Refuses before the training what publishing would refuse after it.
+        store.holding(Footing.of(below))
+    return below.to(backbone.device)
 
-    Raises:
-        DataError: A row's label is not one the task knows.
-    """
-    limit = text_limit(backbone, adapter)
-    examples = adapter.task.examples([row.fields for row in rows], backbone.reader, limit)
-    targets = [
-        adapter.task.target(row, example) for row, example in zip(rows, examples, strict=True)
-    ]
-    return Split(examples, targets)
+
+def judged(trained: Adapter, splits: Mapping[str, Split], said: Mapping[str, Outputs]) -> Adapter:
+    """The adapter with its thresholds tuned on the validation rows, its metrics, and in `training`
+    their intervals and what the task reports of the last split."""
+    task, metrics = trained.task, {}
+    record: dict[str, Any] = {"intervals": {}}
+    if "validation" in said:
+        held = splits["validation"]
+        task = task.tuned(said["validation"], held.examples, held.targets)
+    for name, outputs in said.items():
+        predictions = splits[name].predictions(task, outputs)
+        metrics[name] = scores_of(task, splits[name], outputs)
+        record["intervals"][name] = task.intervals(predictions)
+        record["report"] = {"split": name, **task.report(predictions)}
+    return replace(trained, task=task, metrics=metrics, training={**trained.training, **record})
 
 
-def _report(
-    adapter: Adapter,
-    backbone: Backbone,
-    rows: Mapping[str, Sequence[Row]],
-    splits: Mapping[str, Split],
-) -> None:
+def _report(plan: Plan, backbone: Backbone) -> None:
+    adapter, splits = plan.adapter, plan.splits
     counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
+    below = [*(floor.name for floor in adapter.floors[-2::-1]), backbone.name]
     share = 100.0 * adapter.n_parameters / (adapter.n_parameters + backbone.n_parameters)
     log.info(
-        f"{adapter.name}: {adapter.method.type} on {backbone.name}, {counts} rows, "
+        f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {counts} rows, "
         f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
     )
     cut = sum(row.truncated for part in splits.values() for row in part.examples)
@@ -163,5 +383,5 @@ def _report(
         log.warning(
             f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"
         )
-    for warning in adapter.task.warnings(rows["train"]):
+    for warning in adapter.task.warnings(plan.rows["train"]):
         log.warning(warning)

@@ -53,63 +53,74 @@ def norm(module: Any, s: Tensor) -> Tensor:
     return F.layer_norm(s, (s.shape[-1],), module.weight, module.bias, module.eps)
 
 
+def lora(floor: Adapter, index: int, site: str, x: Tensor) -> Tensor:
+    """What one adapter adds to a linear that reads x, 0 where it does nothing there."""
+    method: Any = floor.method
+    if method.type != "lora" or site not in method.targets:
+        return torch.zeros(())
+    if index not in (method.layers or range(99)):
+        return torch.zeros(())
+    at = list(method.layers).index(index) if method.layers else index
+    a, b = floor.tensors[f"{site}.a"][at], floor.tensors[f"{site}.b"][at]
+    root = method.r**0.5 if method.rank_stabilised else method.r
+    added: Tensor = (x @ a.T) @ b.T * (method.alpha / root)
+    return added
+
+
+def bottleneck(floor: Adapter, index: int, site: str, x: Tensor) -> Tensor:
+    """What one adapter adds to the residual stream where it reads x, 0 where it does nothing."""
+    method: Any = floor.method
+    if f"{site}.down" not in floor.tensors:
+        return torch.zeros(())
+    get = {part: floor.tensors[f"{site}.{part}"][index] for part in ("down", "up")}
+    get |= {part: floor.tensors[f"{site}.{part}"][index] for part in ("down_bias", "up_bias")}
+    act = {"relu": torch.relu, "swish": F.silu, "gelu": F.gelu}[method.activation]
+    thin = act(x @ get["down"].T + get["down_bias"])
+    added: Tensor = method.scaling * (thin @ get["up"].T + get["up_bias"])
+    return added
+
+
 def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
-    """One BERT layer over one sequence `[n, h]`, every step written out."""
-    block, tensors = bert.encoder.layer[index], adapter.tensors if adapter else {}
-    kind = adapter.method.type if adapter else "none"
-    method: Any = adapter.method if adapter else None
+    """One BERT layer over one sequence `[n, h]`, every step written out, floor after floor."""
+    block, floors = bert.encoder.layer[index], adapter.floors if adapter else ()
 
     def linear(module: Any, site: str, inner: Tensor) -> Tensor:
         y: Tensor = inner @ module.weight.T + module.bias
-        if kind == "lora" and site in method.targets and index in (method.layers or range(99)):
-            at = list(method.layers).index(index) if method.layers else index
-            a, b = tensors[f"{site}.a"][at], tensors[f"{site}.b"][at]
-            root = method.r**0.5 if method.rank_stabilised else method.r
-            y = y + (inner @ a.T) @ b.T * (method.alpha / root)
+        for floor in floors:
+            y = y + lora(floor, index, site, inner)
         return y
 
-    def bottleneck(site: str, inner: Tensor) -> Tensor:
-        get = {
-            part: tensors[f"{site}.{part}"][index]
-            for part in ("down", "down_bias", "up", "up_bias")
-        }
-        act = {"relu": torch.relu, "swish": F.silu, "gelu": F.gelu}[method.activation]
-        thin = act(inner @ get["down"].T + get["down_bias"])
-        added: Tensor = method.scaling * (thin @ get["up"].T + get["up_bias"])
-        return added
+    def hidden(site: str, inner: Tensor, read: Any = lambda inner: inner) -> Tensor:
+        for floor in floors:
+            inner = inner + bottleneck(floor, index, site, read(inner))
+        return inner
 
-    placement = method.placement if kind == "bottleneck" else None
     own, heads = block.attention.self, block.attention.self.num_attention_heads
     q, k, v = (linear(getattr(own, site), site, x) for site in ("query", "key", "value"))
-    prefix: Any = None
-    if kind == "prefix":
-        flat = tensors["prefix"].view(method.num_virtual_tokens, -1, 2, x.shape[-1])
-        prefix = (flat[:, index, 0], flat[:, index, 1])
+    flat = [
+        floor.tensors["prefix"].view(-1, bert.config.num_hidden_layers, 2, x.shape[-1])
+        for floor in floors
+        if floor.method.type == "prefix"
+    ]
+    prefix = tuple(torch.cat([one[:, index, i] for one in flat]) for i in (0, 1)) if flat else None
     mixed = attention(q, k, v, [len(x)], heads, [prefix])
     r = linear(block.attention.output.dense, "attention_output", mixed)
-    if placement == "houlsby":
-        r = r + bottleneck("after_attention", r)
-    x = norm(block.attention.output.LayerNorm, r + x)
+    x = norm(block.attention.output.LayerNorm, hidden("after_attention", r) + x)
     r = F.gelu(linear(block.intermediate.dense, "ffn_up", x))
-    r = linear(block.output.dense, "ffn_down", r)
-    if placement == "houlsby":
-        r = r + bottleneck("after_ffn", r)
-    s = r + x
-    if placement == "pfeiffer":
-        s = s + bottleneck("ffn_norm", norm(block.output.LayerNorm, s))
-    if placement == "parallel":
-        s = s + bottleneck("ffn_residual", x)
-    return norm(block.output.LayerNorm, s)
+    r = hidden("after_ffn", linear(block.output.dense, "ffn_down", r))
+    last = block.output.LayerNorm
+    return norm(last, hidden("ffn_norm", r + hidden("ffn_residual", x), lambda s: norm(last, s)))
 
 
 def hidden(backbone: Backbone, adapter: Adapter | None, inputs: Inputs) -> Tensor:
-    """Last hidden state of one sequence, `[n, h]`."""
+    """Last hidden state of one sequence, `[n, h]`, from its `words` where it has them."""
     bert: Any = backbone.model
-    start = adapter.method.num_virtual_tokens if adapter else 0
+    start = adapter.num_virtual_tokens if adapter else 0
     places = torch.arange(start, start + len(inputs))
     parts = bert.embeddings
+    words = parts.word_embeddings.weight[list(inputs.ids)] if inputs.words is None else inputs.words
     x = (
-        parts.word_embeddings.weight[list(inputs.ids)]
+        words
         + parts.token_type_embeddings.weight[list(inputs.types)]
         + parts.position_embeddings.weight[places]
     )

@@ -85,7 +85,7 @@ def test_a_number_is_a_text_as_in_training() -> None:
             '{"text": "a"}\n{"text": "a", "adapter": 5}\n',
             "x.jsonl:2: column 'adapter' is not a name",
         ),
-        ("x.txt", "a\n", "x.txt: expected a file ending in .csv or .jsonl"),
+        ("x.text", "a\n", "x.text: expected a file ending in .csv, .tsv, .jsonl, .txt or .parquet"),
     ],
 )
 def test_a_fault_is_told_with_file_and_line(name: str, content: str, words: str) -> None:
@@ -194,13 +194,31 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert table(["a", "b"], []) == "a  b"
 
 
+def test_chinese_takes_two_columns_a_character() -> None:
+    rows = [answered("a", label="我的卡"), answered("b", label="card"), answered("卡" * 60)]
+    _, *lines = show_answers(rows).splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["acme/intent", "我的卡", "0.500", "a"],
+        ["acme/intent", "card", "0.500", "b"],
+    ]
+    # The first label is six columns wide, the second four: two blanks more, one character more.
+    assert lines[1].index("0.500") == lines[0].index("0.500") + 3
+    assert lines[2].endswith(" " + "卡" * 35 + "…"), "71 columns hold 35 of them and the sign"
+
+
 def test_a_card_is_shown_with_all_it_says(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     content = {
         "folder": "shelf/acme/intent/1",
         "bytes": 1234,
         **card(make_adapter(tiny, labels=("envío", "银行"))),
         "metrics": {"test": {"accuracy": 0.5}},
-        "training": {"seed": 3, "rows": {"train": 9, "test": 2}, "history": []},
+        "training": {
+            "seed": 3,
+            "rows": {"train": 9, "test": 2},
+            "history": [],
+            "intervals": {"test": {"accuracy": [0.25, 0.75]}},
+        },
+        "report": ["shelf/acme/intent/1/report/per_class.csv"],
         "tensors": {"classifier.weight": [2, 32]},
     }
     text = show_card(content)
@@ -211,6 +229,8 @@ def test_a_card_is_shown_with_all_it_says(tiny: Backbone, make_adapter: MakeAdap
         "envío, 银行",
         "query, value",
         "accuracy 0.5000",
+        "accuracy 0.2500 to 0.7500",
+        "shelf/acme/intent/1/report/per_class.csv",
         "train 9, test 2",
         "classifier.weight [2, 32]",
     ):

@@ -6,6 +6,7 @@ import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,12 +60,10 @@ def test_what_is_timed_is_what_the_predictor_answers(
     adapters = bench_adapters(tiny, mix, 5)
     names = [adapters[owner].name for owner in owners_of(len(texts), 5)]
     answers = Predictor(tiny, adapters)(list(zip(names, texts, strict=True)))
-    with torch.inference_mode():
-        pieces = system.run()
-    assert isinstance(pieces, list)
-    for row, line in by_row(pieces).items():
-        expected = torch.tensor(list(answers[row]["scores"].values()))
-        found = line.softmax(-1).sort(descending=True).values
+    said: Any = system.run()
+    for answer, (line,) in zip(answers, said, strict=True):
+        expected = torch.tensor(list(answer["scores"].values()))
+        found = line[0].softmax(-1).sort(descending=True).values
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -16,6 +16,7 @@ from adapterkit.bench.peers import hushed
 from adapterkit.bench.swap import Ledger, SwapBench
 from adapterkit.bench.trainers import SYSTEMS, LacksMethodError
 from adapterkit.bench.training import TrainBench
+from adapterkit.bench.workload import tenant_rows
 from adapterkit.method import methods
 
 
@@ -140,10 +141,51 @@ def test_bench_start_tells_seconds(tiny_folder: Path) -> None:
         assert row["seconds"] > 0
 
 
+def test_bench_many_trains_every_way_to_the_same_scores(tiny_folder: Path) -> None:
+    options = ("--tenants", "2", "--epochs", "1", "--batch", "16", "--json")
+    result = run("bench", "many", "--backbone", tiny_folder, *options).json
+    assert result.keys() == {"bench", "settings", "machine", "rows"}
+    assert [row["system"] for row in result["rows"]] == [
+        "train in turn, one process",
+        "train_many, one process",
+        "one command for each",
+        "one command for all",
+    ]
+    for row in result["rows"]:
+        assert row["seconds"] > 0
+        assert row["most_apart"] <= 0.02
+        assert row["accuracy"] == pytest.approx(result["rows"][0]["accuracy"], abs=0.01)
+
+
+def test_tenants_of_the_bench_differ_and_can_be_learnt(tiny: Backbone) -> None:
+    one, other = (tenant_rows(tiny.tokenizer, tenant) for tenant in (0, 1))
+    assert one == tenant_rows(tiny.tokenizer, 0) != other
+    for rows in (one, other):
+        assert 100 <= sum(row["split"] != "test" for row in rows) <= 300
+        assert sum(row["split"] == "test" for row in rows) == 100
+        labels = {
+            split: {r["label"] for r in rows if r["split"] == split} for split in ("train", "test")
+        }
+        assert len(labels["train"]) >= 2
+        assert labels["test"] <= labels["train"]
+
+
+def test_bench_fanout_tells_times_and_ratios(tiny_folder: Path) -> None:
+    options = ("--adapters", "3", "--texts", "4", "--epochs", "1", "--rounds", "1", "--json")
+    result = run("bench", "fanout", "--backbone", tiny_folder, *options).json
+    assert result.keys() == {"bench", "settings", "machine", "rows"}
+    assert [row["system"].split(":")[0] for row in result["rows"]] == ["answering"] * 2 + [
+        "training"
+    ] * 2
+    for row in result["rows"]:
+        assert {"ms", "min", "max", "rows_per_second", "faster_than_plain"} < row.keys()
+    assert [row["faster_than_plain"] for row in result["rows"][::2]] == [1.0, 1.0]
+
+
 def test_the_recipes_speak_of_every_command_and_are_python() -> None:
     folder = ROOT / "recipes" / "bench"
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    for name in ("mixed", "train", "swap", "start"):
+    for name in ("mixed", "train", "many", "fanout", "swap", "start"):
         assert f"adapterkit bench {name}" in readme
     for script in folder.glob("*.py"):
         compile(script.read_text(encoding="utf-8"), script.name, "exec")

@@ -172,9 +172,11 @@ def test_train_publishes_what_the_recipe_and_the_changes_say(trained: Trained) -
     assert card["task"]["labels"] == ["lluvia", "银行"]
     assert card["metrics"] == first["metrics"]
     assert first["metrics"].keys() == {"validation", "test"}
-    files = {p.name: p.stat().st_size for p in (trained.store / "acme/topic/1").iterdir()}
-    assert {"README.md", "learning_curve.png", CARD} < files.keys()
-    assert first["bytes"] == sum(files.values())
+    files = contents(trained.store / "acme/topic/1")
+    names = {str(Path(path).relative_to(trained.store / "acme/topic/1")) for path in files}
+    assert {"README.md", "report/learning_curve.png", "report/per_class.csv", CARD} < names
+    assert first["bytes"] == sum(len(content or b"") for content in files.values())
+    assert first["intervals"] == card["training"]["intervals"]
 
 
 def test_train_tells_people_scores_and_folder(tiny_folder: Path) -> None:
@@ -233,7 +235,7 @@ def test_inspect_shows_the_card_and_the_tensors(trained: Trained) -> None:
 def test_inspect_shows_a_foreign_folder(store: Path) -> None:
     (store / "globex/1" / CARD).unlink()
     content = run("inspect", store / "globex/1", "--json").json
-    assert content.keys() == {"folder", "bytes", "tensors"}
+    assert content.keys() == {"folder", "bytes", "report", "tensors"}
 
 
 def test_evaluate_finds_what_training_found(trained: Trained) -> None:
@@ -243,14 +245,20 @@ def test_evaluate_finds_what_training_found(trained: Trained) -> None:
         expected = dict(said.json["metrics"]["test"])
         del expected["loss"]
         name = reference.partition("@")[0]
-        assert found == {"adapter": name, "rows": 12, "metrics": pytest.approx(expected)}
+        assert found == {
+            "adapter": name,
+            "rows": 12,
+            "metrics": pytest.approx(expected),
+            "intervals": said.json["intervals"]["test"],
+        }
 
 
 def test_evaluate_takes_another_split_and_other_columns(trained: Trained) -> None:
     Path("rows.csv").write_text(ROWS.replace("text,label", "body,topic", 1), encoding="utf-8")
     columns = ("--text", "body", "--label", "topic", "--split", "train")
     said = run("evaluate", "globex", "rows.csv", "--store", trained.store, *columns)
-    assert re.fullmatch(r"accuracy [01]\.\d{4}\nf1_macro [01]\.\d{4}\n", said.out)
+    n = r"[01]\.\d{4}"
+    assert re.fullmatch(rf"accuracy {n} \(95%: {n} to {n}\)\nf1_macro {n}\n", said.out)
     assert said.err == "12 rows of rows.csv\n"
 
 
@@ -258,6 +266,24 @@ def test_evaluate_takes_all_rows_where_there_are_no_splits(trained: Trained) -> 
     Path("x.jsonl").write_text('{"text": "sun", "label": "lluvia"}\n' * 3)
     found = run("evaluate", "globex", "x.jsonl", "--store", trained.store, "--json").json
     assert found["rows"] == 3
+
+
+def test_every_format_is_scored_and_answered(trained: Trained) -> None:
+    from datasets import Dataset
+
+    rows = list(csv.DictReader(ROWS.splitlines()))
+    Dataset.from_list(rows).to_parquet("x.parquet")
+    Path("x.tsv").write_text(ROWS.replace(",", "\t"), encoding="utf-8")
+    Path("x.csv").write_text(ROWS, encoding="utf-8")
+    store = ("--store", trained.store, "--json")
+    scored = [run("evaluate", "globex", f"x.{e}", *store).json for e in ("csv", "tsv", "parquet")]
+    assert scored[0] == scored[1] == scored[2]
+    said = [
+        run("predict", "globex", "--input", f"x.{ending}", *store).json
+        for ending in ("csv", "tsv", "parquet")
+    ]
+    assert said[0] == said[1] == said[2]
+    assert len(said[0]) == len(rows)
 
 
 def test_predict_answers_in_order_as_the_library_does(trained: Trained, tiny: Backbone) -> None:
@@ -514,7 +540,7 @@ USAGE_FAULTS = {
     "list --jsn": "--json) (see adapterkit list --help)",
     "train r.yaml --epochs 3": "No such option: --epochs (see adapterkit train --help)",
     "train r.yaml --set": "Option '--set' requires an argument. (see adapterkit",
-    "train r.yaml s.yaml": "Got unexpected extra argument",
+    "inspect acme/topic globex": "Got unexpected extra argument",
     "evaluate": "Missing argument 'ADAPTER'. (see adapterkit evaluate --help)",
     "evaluate globex": "Missing argument 'DATA'. (see adapterkit evaluate --help)",
     "evaluate globex rows.csv more": "Got unexpected extra argument",
@@ -588,6 +614,15 @@ PREDICT_FAULTS = {
         "x.csv:2: there is no column 'second' for text_pair; valid are: adapter, text",
     ),
     "empty row": (["globex", "--input", "hole.csv"], "hole.csv:3: column 'text' is empty"),
+    "row of another task": (
+        ["globex", "--input", "roles.jsonl"],
+        "roles.jsonl:3: there is no text",
+    ),
+    "empty part of a row": (["globex", "--input", "parts.jsonl"], "parts.jsonl:1: text is empty"),
+    "empty text for two": (
+        ["--adapter", "acme/topic", "--adapter", "globex", "a", ""],
+        "text 2: text is empty",
+    ),
     "adapter twice": (
         ["--adapter", "globex", "--adapter", "globex", "a"],
         "'globex' is called 'globex', as another --adapter is",
@@ -638,6 +673,8 @@ def test_what_cannot_be_answered_is_one_line(store: Path, fault: str) -> None:
     Path("hole.csv").write_text('text\nsun\n""\n')
     Path("typo.csv").write_text("text,adapter\nsun,globex\nrain,globx\n")
     Path("climb.csv").write_text("text,adapter\nsun,acme/../globex\n")
+    Path("roles.jsonl").write_text('{"text": "a"}\n\n{"question": "who?", "context": "b"}\n')
+    Path("parts.jsonl").write_text('{"text": "", "choices": ["a", "b"]}\n')
     arguments, words = PREDICT_FAULTS[fault]
     assert_refused("predict", *arguments, "--store", store, words=words)
 

@@ -6,13 +6,20 @@ import csv
 import json
 import random
 from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow.parquet import write_table
 
-from adapterkit.data import Data, draw, fingerprint, read_records, read_rows
+from adapterkit.data import Data, fingerprint, read_rows
 from adapterkit.errors import DataError
-from adapterkit.task import Row
+from adapterkit.sources import read_records
+from adapterkit.splits import draw, first, fold, shuffled
+from adapterkit.task import Row, tasks
 from adapterkit.tasks.classification import Classification
 
 COLUMNS = {"text": ("text", "text"), "label": ("label", "text")}
@@ -86,6 +93,14 @@ JSONL_FAULTS: dict[str, tuple[str | bytes, str]] = {
     "array": (JSONL + "[1, 2]\n", "x.jsonl:3: expected a JSON object, got list"),
     "bare text": (JSONL + '"a"\n', "x.jsonl:3: expected a JSON object, got str"),
     "whole file an array": ("[\n" + JSONL, "x.jsonl:1: not JSON ("),
+    "key twice": (
+        JSONL + '{"text": "a", "label": "b", "text": "c"}\n',
+        "x.jsonl:3: the key 'text' is there twice",
+    ),
+    "key twice inside": (
+        JSONL + '{"text": "a", "label": "b", "more": [{"我": 1, "我": 1}]}\n',
+        "x.jsonl:3: the key '我' is there twice",
+    ),
     "key missing": (JSONL + '{"text": "a"}\n', "x.jsonl:3: there is no column 'label' for label"),
     "key misspelt": (
         JSONL + '{"txt": "a", "label": "b"}\n',
@@ -128,9 +143,64 @@ JSONL_FAULTS: dict[str, tuple[str | bytes, str]] = {
 }
 """What is wrong with a JSONL file, and the telling part of the message."""
 
+TSV_FAULTS: dict[str, tuple[str | bytes, str]] = {
+    label: (
+        content.replace(b",", b"\t") if isinstance(content, bytes) else content.replace(",", "\t"),
+        words.replace("x.csv", "x.tsv"),
+    )
+    for label, (content, words) in CSV_FAULTS.items()
+}
+"""The same of a TSV file."""
+
+
+def parquet(*columns: tuple[str, list[Any]]) -> bytes:
+    """A Parquet file with these columns, in row groups of two."""
+    names, values = [name for name, _ in columns], [pa.array(values) for _, values in columns]
+    out = pa.BufferOutputStream()
+    write_table(pa.Table.from_arrays(values, names), out, row_group_size=2)
+    return bytes(out.getvalue())
+
+
+TEXTS = ("text", ["my card", "the bank", "a", "b"])
+LABELS = ("label", ["no", "yes", "no", "yes"])
+FOREIGN = pa.array([b"a", b"b", b"caf\xe9", b"d"]).view(pa.string())
+"""Bytes that claim to be text."""
+
+PARQUET_FAULTS: dict[str, tuple[str | bytes, str]] = {
+    "empty file": ("", "x.parquet: not a Parquet file that can be read ("),
+    "a CSV file": (CSV, "x.parquet: not a Parquet file that can be read ("),
+    "cut short": (parquet(TEXTS, LABELS)[:-9], "x.parquet: not a Parquet file that can be read ("),
+    "no rows": (parquet(("text", []), ("label", [])), "x.parquet: there are no rows"),
+    "no text column": (
+        parquet(("txt", TEXTS[1]), LABELS),
+        "x.parquet:1: there is no column 'text' for text; did you mean 'txt'?",
+    ),
+    "column twice": (parquet(TEXTS, TEXTS, LABELS), "x.parquet: the column 'text' is there twice"),
+    "empty text": (
+        parquet(("text", ["a", "b", "c", " "]), LABELS),
+        "x.parquet:4: column 'text' is empty",
+    ),
+    "no label": (
+        parquet(TEXTS, ("label", ["no", "yes", None, "no"])),
+        "x.parquet:3: column 'label': expected a text, got None",
+    ),
+    "text of bytes": (
+        parquet(("text", [b"a"]), ("label", ["no"])),
+        "x.parquet:1: column 'text': expected a text, got b'a'",
+    ),
+    "text not UTF-8": (parquet(("text", FOREIGN), LABELS), "x.parquet:3: cannot be read ('utf-8'"),
+    "unknown split": (
+        parquet(TEXTS, LABELS, ("split", ["train", "test", "train", "dev"])),
+        "x.parquet:4: split is 'dev'; expected train, validation, test",
+    ),
+}
+"""What is wrong with a Parquet file, and the telling part of the message."""
+
 FAULTS = {
     **{f"CSV, {label}": ("x.csv", *fault) for label, fault in CSV_FAULTS.items()},
+    **{f"TSV, {label}": ("x.tsv", *fault) for label, fault in TSV_FAULTS.items()},
     **{f"JSONL, {label}": ("x.jsonl", *fault) for label, fault in JSONL_FAULTS.items()},
+    **{f"Parquet, {label}": ("x.parquet", *fault) for label, fault in PARQUET_FAULTS.items()},
 }
 
 
@@ -169,7 +239,7 @@ def test_a_fault_is_told_with_file_and_line(fault: str) -> None:
         (Data(train="no.csv"), "no.csv: there is no such file"),
         (Data(path="."), "there is no such file"),
         (Data(path=""), "there is no such file"),
-        (Data(path="a.txt"), "a.txt: expected a file ending in .csv or .jsonl"),
+        (Data(path="a.text"), "a.text: expected a file ending in .csv, .tsv, .jsonl, .txt or "),
         (Data(path="a.csv", validation="no.csv"), "no.csv: there is no such file"),
         (Data(path="a.csv", test="b.csv"), "b.csv:2: there is no column 'label' for label; did yo"),
         (Data(path="a.csv", text="body"), "a.csv:2: there is no column 'body' for text; valid are"),
@@ -179,7 +249,7 @@ def test_a_fault_is_told_with_file_and_line(fault: str) -> None:
     ],
 )
 def test_a_file_or_column_that_is_not_there_is_told(data: Data, words: str) -> None:
-    for name, content in (("a.csv", CSV), ("a.txt", CSV), ("b.csv", "text,lbl\na,b\n")):
+    for name, content in (("a.csv", CSV), ("a.text", CSV), ("b.csv", "text,lbl\na,b\n")):
         write(name, content)
     write("c.csv", "text,label,split\na,no,train\nb,no,test\n")
     assert_told(data, words)
@@ -187,7 +257,7 @@ def test_a_file_or_column_that_is_not_there_is_told(data: Data, words: str) -> N
 
 def test_a_row_is_read_with_its_place() -> None:
     path = write("x.csv", CSV)
-    assert list(read_rows(path, COLUMNS, "split")) == [
+    assert list(read_rows(read_records(path), COLUMNS, "split")) == [
         (None, Row({"text": "my card", "label": "no"}, "x.csv:2")),
         (None, Row({"text": "the bank", "label": "yes"}, "x.csv:3")),
     ]
@@ -211,23 +281,48 @@ def test_the_same_rows_may_be_written_in_many_ways(content: str) -> None:
     assert [{key: record[key] for key in COLUMNS} for record in found] == plain
 
 
-def test_csv_and_jsonl_are_the_same_rows() -> None:
+def test_every_format_holds_the_same_rows() -> None:
     rows = [
         {"text": 'He said "no", twice,\nand left.', "label": "señal"},
-        {"text": "¿Dónde está mi paquete? ¡Ñandú!", "label": "envío"},
+        {"text": "¿Dónde\testá mi paquete? ¡Ñandú!", "label": "envío"},
         {"text": "我的卡丢了\uff0c怎么办\uff1f\r\n谢谢", "label": "银行"},
         {"text": "🙂👩‍👩‍👧", "label": "🙂"},
     ]
     write("x.jsonl", "\n".join(json.dumps(row) for row in rows))
     write("y.jsonl", "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
-    with Path("x.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["text", "label"])
-        writer.writeheader()
-        writer.writerows(rows)
-    found = [load(Data(path=name, validation=0.0)) for name in ("x.csv", "x.jsonl", "y.jsonl")]
+    write("x.parquet", parquet(*((key, [row[key] for row in rows]) for key in ("text", "label"))))
+    for name, delimiter in (("x.csv", ","), ("x.tsv", "\t")):
+        with Path(name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    names = ("x.csv", "x.tsv", "x.jsonl", "y.jsonl", "x.parquet")
+    found = [load(Data(path=name, validation=0.0)) for name in names]
     for splits in found:
         assert [dict(row.fields) for row in splits["train"]] == rows
     assert len({fingerprint(splits) for splits in found}) == 1
+    assert [row.where for row in found[-1]["train"]] == [f"x.parquet:{n}" for n in (1, 2, 3, 4)]
+
+
+def test_parquet_holds_lists_spans_and_answers() -> None:
+    answers = [{"text": ["Ada"], "answer_start": [0]}, {"text": [], "answer_start": []}]
+    columns = (("question", ["who?", "why?"]), ("context", ["Ada did."] * 2), ("answers", answers))
+    write("x.parquet", parquet(*columns))
+    rows = Data(path="x.parquet").load(Path(), 0, tasks()["question_answering"]())["train"]
+    assert [row.fields["answers"] for row in rows] == [(("Ada", 0),), ()]
+
+
+def test_every_fault_is_told_to_whoever_reads_on() -> None:
+    write("x.csv", CSV + ',no\n"a" b,no\nc,no,no\nd,\ne,no\n')
+    write("x.jsonl", JSONL + '[]\n{"text": \n{"text": "a", "text": "b"}\n{"text": ""}\n' + JSONL)
+    told: list[str] = []
+    data = Data(train="x.csv", validation="x.jsonl", test="no.tsv")
+    splits = data.load(Path(), 0, Classification(), lambda fault: told.append(str(fault)))
+    places = ["x.csv:4", "x.csv:5", "x.csv:6", "x.csv:7"]
+    places += ["x.jsonl:3", "x.jsonl:4", "x.jsonl:5", "x.jsonl:6", "no.tsv"]
+    assert [fault.split(": ")[0] for fault in told] == places
+    assert texts(splits["train"]) == ["my card", "the bank", "e"]
+    assert texts(splits["validation"]) == ["my card", "the bank"] * 2
 
 
 def test_a_number_in_jsonl_is_a_text() -> None:
@@ -237,6 +332,15 @@ def test_a_number_in_jsonl_is_a_text() -> None:
         {"text": "12", "label": "0"},
         {"text": "1.5", "label": "1"},
     ]
+
+
+def test_numbers_past_every_range_are_told_or_texts() -> None:
+    whole = "1" * 400
+    write("x.jsonl", f'{{"text": {whole}, "label": 1}}\n{{"text": "b", "label": {whole}}}\n')
+    splits = Data(path="x.jsonl", validation=0.0)
+    assert texts(load(splits)["train"]) == [whole, "b"]
+    with pytest.raises(DataError, match=r"^x\.jsonl:2: column 'label': expected a number, got 111"):
+        splits.load(Path(), 0, tasks()["regression"]())
 
 
 def test_columns_go_by_the_names_that_are_given() -> None:
@@ -380,3 +484,105 @@ def test_the_fingerprint_knows_rows_order_and_splits() -> None:
         {"test": rows},
     ]
     assert len({first, *(fingerprint(splits) for splits in different)}) == 5
+
+
+# Folds.
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_every_row_is_in_exactly_one_fold_and_labels_are_spread(folds: int) -> None:
+    counts = {"a": 40, "b": 11, "c": 3, "d": 1}
+    rows = many(counts)
+    parts = [fold(rows, folds, number, 5, by_label) for number in range(folds)]
+    asides = [texts(aside) for _, aside in parts]
+    assert sorted(text for aside in asides for text in aside) == sorted(texts(rows))
+    for kept, aside in parts:
+        assert sorted(texts(kept) + texts(aside)) == sorted(texts(rows))
+        assert abs(len(aside) - len(rows) / folds) < 1
+        found = Counter(row.fields["label"] for row in aside)
+        assert all(abs(found[label] - count / folds) < 1 for label, count in counts.items())
+
+
+def test_the_seed_deals_the_folds() -> None:
+    rows = many({"a": 50, "b": 50})
+    first, again, other = (fold(rows, 5, 2, seed, by_label)[1] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_fold_takes_the_place_of_validation_and_leaves_the_test_rows() -> None:
+    parts = ["train", "validation", "train", "test", "train"] * 6
+    lines = [f"t{n},{'ab'[n % 2]},{part}" for n, part in enumerate(parts)]
+    write("x.csv", "\n".join(["text,label,split", *lines]))
+    found = [load(Data(path="x.csv", folds=4, fold=number)) for number in range(4)]
+    assert all(texts(splits["test"]) == texts(found[0]["test"]) for splits in found)
+    checked = [text for splits in found for text in texts(splits["validation"])]
+    assert sorted(checked) == sorted(f"t{n}" for n, part in enumerate(parts) if part != "test")
+    shares = [load(Data(path="x.csv", test=0.25, folds=4, fold=number)) for number in range(2)]
+    assert texts(shares[0]["test"]) == texts(shares[1]["test"])
+
+
+def test_fewer_rows_than_folds_are_told() -> None:
+    write("x.csv", CSV)
+    assert_told(Data(path="x.csv", folds=3), "data.folds: 3 folds need as many rows, there are 2")
+
+
+# Streams.
+
+
+def test_a_stream_keeps_the_first_of_what_the_seed_draws() -> None:
+    write("x.csv", "text,label\n" + "".join(f"t{n},{'ab'[n % 2]}\n" for n in range(100)))
+
+    def kept(seed: int) -> list[str]:
+        data = Data(path="x.csv", validation=0.0, streaming=True, limit=10)
+        return texts(load(data, seed)["train"])
+
+    assert len(set(kept(1))) == 10
+    assert kept(1) == kept(1) != kept(2)
+    assert kept(1) != [f"t{n}" for n in range(10)]
+
+
+def test_a_stream_is_read_once_and_no_further_than_needed() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    stream = shuffled(numbers(), 0, size=20)
+    some = [next(stream) for _ in range(30)]
+    assert taken == list(range(50))
+    assert sorted([*some, *stream]) == list(range(1000))
+
+
+def test_a_limit_counts_for_each_split() -> None:
+    row = Row({"text": "a", "label": "b"}, "x")
+    parts = ["train"] * 5 + ["test"] * 3 + ["validation"] + ["train"] * 5
+    stream = iter([(part, row) for part in parts])
+    assert Counter(part for part, _ in first(stream, 2)) == {
+        "train": 2,
+        "test": 2,
+        "validation": 1,
+    }
+    endless = ((None, row) for _ in count())
+    assert len(list(first(endless, 7))) == 7
+
+
+def test_none_of_a_split_means_none() -> None:
+    lines = [f"t{n},{'ab'[n % 2]},{'validation' if n > 35 else 'train'}" for n in range(40)]
+    write("x.csv", "\n".join(["text,label,split", *lines]))
+    assert list(load(Data(path="x.csv", validation=0.0))) == ["train"]
+
+
+def test_a_plain_text_file_has_a_text_a_line() -> None:
+    write("a.txt", "  first line, with a comma \n\n第二行\r\nthird")
+    task = tasks()["masked_language_modelling"]()
+    rows = Data(path="a.txt", validation=0).load(Path(), 0, task)["train"]
+    assert [row.fields for row in rows] == [
+        {"text": text} for text in ("first line, with a comma", "第二行", "third")
+    ]
+    assert [row.where for row in rows] == ["a.txt:1", "a.txt:3", "a.txt:4"]
+    assert_told(Data(path="a.txt"), "a.txt:1: there is no column 'label' for label; valid are: te")
+    write("a.txt", " \n\n")
+    assert_told(Data(path="a.txt"), "a.txt: there are no rows")

@@ -12,7 +12,7 @@ from torch import nn
 from adapterkit.backbone import Backbone
 from adapterkit.errors import BackboneError
 from adapterkit.forward import forward
-from adapterkit.frozen import Int8, Prepared, prepare
+from adapterkit.frozen import Int8, Prepared, fill_up, prepare
 from adapterkit.predict import Predictor
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -127,3 +127,11 @@ def test_int8_is_for_the_cpu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     with pytest.raises(BackboneError, match="'int8' is for the CPU; use 8bit on a GPU"):
         Backbone.load(str(tiny_folder), quantization="int8")
+
+
+def test_batches_of_every_size_are_of_few_sizes_to_the_processor() -> None:
+    sizes = range(1, 8193)
+    filled = {fill_up(n) for n in sizes}
+    assert all(n <= fill_up(n) <= max(16, n * 17 / 16 + 16) for n in sizes)
+    assert len(filled) < 200
+    assert len({fill_up(n) for n in range(1, 513)}) == 32

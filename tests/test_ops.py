@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapterkit.attention import AttentionPlan, packed_attention
-from adapterkit.ops import Bank, LowRank, Noise, Runs
+from adapterkit.ops import Bank, Draws, LowRank, Noise, Runs
 
 TRAFFIC = {
     "uniform": [8, 8, 8, 8],
@@ -133,11 +133,11 @@ def test_sequences_may_share_one_prefix() -> None:
 def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:
     lengths = [3, 5, 2, 4]
     ones = [torch.ones(n, 6) for n in lengths]
-    whole = Noise(11, lengths, [0, 1, 2, 3])
+    whole = Noise([Draws(11, lengths, [0, 1, 2, 3])])
     together = [whole.drop_tokens(torch.cat(ones), 0.5), whole.drop_tokens(torch.cat(ones), 0.5)]
     parts: list[list[torch.Tensor]] = [[], []]
     for rows in ([2, 0], [3], [1]):
-        noise = Noise(11, lengths, rows)
+        noise = Noise([Draws(11, lengths, rows)])
         for draw in parts:
             draw.append(noise.drop_tokens(torch.cat([ones[row] for row in rows]), 0.5))
     starts = [0, 3, 8, 10]
@@ -149,6 +149,6 @@ def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:
 
 
 def test_noise_keeps_the_mean_and_drops_its_share() -> None:
-    x = Noise(0, [4000], [0]).drop_tokens(torch.ones(4000, 10), 0.25)
+    x = Noise([Draws(0, [4000], [0])]).drop_tokens(torch.ones(4000, 10), 0.25)
     assert abs(float((x == 0).float().mean()) - 0.25) < 0.01
     assert abs(float(x.mean()) - 1.0) < 0.02

@@ -46,7 +46,7 @@ def test_the_sample_adapters_answer_right_after_installation(minilm: Backbone) -
     store, predictor = Store(ROOT / "adapters"), Predictor(minilm)
     for name in store.names():
         folder = store.path(name)
-        assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
+        assert sum(file.stat().st_size for file in folder.rglob("*")) < 500_000
         assert predictor.load(folder) == name
     asked = read_asked(recipes_folder() / "mixed.csv", "text", None, "adapter")
     answers = predictor([(a.adapter, a.text) for a in asked])

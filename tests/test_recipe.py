@@ -215,8 +215,23 @@ FAULTS = {
     "no rows named": (GOOD.replace("path: rows.csv", ""), "data.path: give either path (one file)"),
     "rows named twice": (
         GOOD.replace("rows.csv", "rows.csv, train: rows.csv"),
-        "data.path: give either path (one file) or train",
+        "data.path: give either path (one file), train (a file",
     ),
+    **{
+        f"data {label}": (GOOD.replace("rows.csv", f"rows.csv, {keys}"), f"r.yaml: data.{words}")
+        for label, keys, words in (
+            ("named twice", "dataset: glue", "path: give either path (one file), train (a file"),
+            ("subset of a file", "subset: mrpc", "subset: goes with dataset, and there is none"),
+            ("revision of a file", "revision: v2", "revision: goes with dataset, and there is"),
+            ("stream without end", "streaming: true", "limit: goes with streaming: true; give"),
+            ("limit of no stream", "limit: 5", "limit: goes with streaming: true; give both or"),
+            ("limit 0", "streaming: true, limit: 0", "limit: expected at least 1, got 0"),
+            ("one fold", "folds: 1", "folds: expected at least 2, got 1"),
+            ("fold too high", "folds: 5, fold: 5", "fold: expected one of 5 folds from 0, got 5"),
+            ("fold of none", "fold: 2", "fold: expected one of no folds from 0, got 2"),
+            ("folds and a share", "folds: 5, validation: 0.2", "validation: a fold is the valid"),
+        )
+    },
     "validation of all": (
         GOOD.replace("rows.csv", "rows.csv, validation: 1"),
         "data.validation: expected a share from 0 to below 1, got 1.0",

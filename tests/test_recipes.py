@@ -9,15 +9,30 @@ import pytest
 from conftest import ROOT
 
 from adapterkit.backbone import Backbone
-from adapterkit.data import SPLITS
+from adapterkit.labelled import ready
 from adapterkit.recipe import Recipe
+from adapterkit.splits import SPLITS
+from adapterkit.store import Store
 from adapterkit.task import Row, tasks
-from adapterkit.training import fresh_adapter, ready, train
+from adapterkit.training import fresh_adapter, train
 
 FOLDER = ROOT / "recipes" / "tasks"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 every = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+@pytest.fixture(scope="session")
+def store(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store that holds what a sample recipe stands on, trained on the tiny backbone."""
+    shelf = Store(tmp_path_factory.mktemp("store"))
+    recipes = {recipe.name: recipe for recipe in map(Recipe.load, FILES)}
+    for recipe in recipes.values():
+        below = recipe.training.on_top_of
+        if below is not None:
+            ground = train(small(recipes[below], tiny), tiny, progress=False)
+            shelf.publish(ground, tiny.geometry)
+    return shelf
 
 
 def small(recipe: Recipe, backbone: Backbone) -> Recipe:
@@ -50,7 +65,7 @@ def test_the_table_speaks_of_every_recipe_and_its_method() -> None:
 
 
 @every
-def test_rows_are_sound_for_their_task(tiny: Backbone, file: Path) -> None:
+def test_rows_are_sound_for_their_task(tiny: Backbone, store: Store, file: Path) -> None:
     recipe = small(Recipe.load(file), tiny)
     splits = load(recipe)
     assert tuple(splits) == SPLITS
@@ -61,7 +76,7 @@ def test_rows_are_sound_for_their_task(tiny: Backbone, file: Path) -> None:
     assert max(asked.values()) == 1, "no row is there twice"
     for row in rows:
         recipe.task.fields({role: row.fields[role] for role in _read(recipe)}, row.where)
-    adapter = fresh_adapter(recipe, tiny, splits["train"])
+    adapter = fresh_adapter(recipe, tiny, splits["train"], store)
     for part in splits.values():
         assert len(ready(tiny, adapter, part)) == len(part)
     strata = [{recipe.task.stratum(row) for row in part} for part in splits.values()]
@@ -69,12 +84,15 @@ def test_rows_are_sound_for_their_task(tiny: Backbone, file: Path) -> None:
 
 
 @every
-def test_one_epoch_gives_the_main_metric(tiny: Backbone, file: Path) -> None:
+def test_one_epoch_gives_the_main_metric(tiny: Backbone, store: Store, file: Path) -> None:
     recipe = small(Recipe.load(file), tiny)
-    adapter = train(recipe, tiny, progress=False)
+    adapter = train(recipe, tiny, store=store, progress=False)
     assert adapter.name == recipe.name
     for split in ("validation", "test"):
         assert -1.0 <= adapter.metrics[split][recipe.task.main_metric] <= 1.0
+    assert [floor.name for floor in adapter.floors[:-1]] == (
+        [recipe.training.on_top_of] if recipe.training.on_top_of else []
+    )
     assert adapter.training["rows"] == {name: len(part) for name, part in load(recipe).items()}
 
 

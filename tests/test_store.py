@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import MakeAdapter
+from typer.testing import CliRunner
 
+from adapterkit import remote
 from adapterkit.adapter import Adapter
 from adapterkit.backbone import Backbone
+from adapterkit.cli import app
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
-from adapterkit.files import CARD, CONFIG, load_adapter, save_adapter
+from adapterkit.files import CARD, CONFIG, SUMS, WEIGHTS, load_adapter, save_adapter
 from adapterkit.store import ALIASES, Store, find_folder
 
 ROOT = Path("shelf")
@@ -310,11 +317,16 @@ def test_a_damaged_alias_file_is_told(store: Store, content: str, words: str) ->
 
 
 def test_folders_that_only_look_like_adapters_are_not_listed(store: Store) -> None:
-    for name in ("acme/my intent", "acme/.trash", "empty", "acme/gone"):
+    for name in ("acme/my intent", "acme/.trash", "acme/gone"):
         (ROOT / name).mkdir(parents=True)
         (ROOT / name / ALIASES).write_text('{"latest": 1}')
     shutil.copytree(ROOT / "globex/1", ROOT / "acme/my intent/1")
-    assert store.names() == ["acme/intent", "globex"]
+    (ROOT / "acme/plain").mkdir()
+    assert store.names() == ["acme/gone", "acme/intent", "globex"]
+    with pytest.raises(UnknownAdapterError):  # its versions were taken away by hand
+        store.find("acme/gone")
+    listed = CliRunner().invoke(app, ["list", str(ROOT), "--json"])
+    assert [row["name"] for row in json.loads(listed.stdout)] == ["acme/intent", "globex"]
 
 
 def test_an_adapter_may_be_called_like_the_alias_file(
@@ -324,3 +336,232 @@ def test_an_adapter_may_be_called_like_the_alias_file(
     store.publish(make_adapter(tiny, name=name), tiny.geometry)
     assert store.names() == [name, "acme/intent", "globex"]
     assert store.path(name).is_dir()
+
+
+def test_aliases_move_and_go(store: Store) -> None:
+    store.alias("acme/intent", "stable", 1)
+    assert store.versions("acme/intent") == ([1, 2], {"latest": 2, "stable": 1})
+    assert store.path("acme/intent@stable") == store.path("acme/intent@1")
+    store.alias("acme/intent", "stable", 2)
+    assert store.path("acme/intent@stable") == store.path("acme/intent@2")
+    store.alias("acme/intent", "stable", None)
+    with pytest.raises(UnknownAdapterError, match="'stable'"):
+        store.path("acme/intent@stable")
+    with pytest.raises(UnknownAdapterError, match="no alias"):
+        store.alias("acme/intent", "stable", None)
+    with pytest.raises(UnknownAdapterError, match="no version '9'"):
+        store.alias("acme/intent", "stable", 9)
+    with pytest.raises(UnknownAdapterError):
+        store.alias("acme/nobody", "stable", 1)
+
+
+@pytest.mark.parametrize(
+    "alias", ["", "1", "7x", "Stable", "a/b", "..", "-x", "a b", "a" * 33, "é"]
+)
+def test_what_is_no_alias_is_refused(store: Store, alias: str) -> None:
+    before = contents(ROOT)
+    with pytest.raises(AdapterkitError, match="alias"):
+        store.alias("acme/intent", alias, 1)
+    assert contents(ROOT).items() >= before.items()
+
+
+def test_latest_cannot_be_removed(store: Store) -> None:
+    with pytest.raises(AdapterkitError, match="alias"):
+        store.alias("acme/intent", "latest", None)
+
+
+def test_rolling_back_moves_latest_and_loses_nothing(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    assert store.roll_back("acme/intent").number == 1
+    assert store.versions("acme/intent") == ([1, 2], {"latest": 1})
+    with pytest.raises(UnknownAdapterError, match="no version before 1"):
+        store.roll_back("acme/intent")
+    folder = store.publish(make_adapter(tiny, seed=3), tiny.geometry)
+    assert folder.name == "3", "a number is never used for something else"
+    assert store.find("acme/intent").number == 3
+
+
+def test_deleting_versions_and_names(store: Store) -> None:
+    with pytest.raises(AdapterkitError, match="'latest' means"):
+        store.delete("acme/intent", 2)
+    store.delete("acme/intent", 1)
+    assert store.versions("acme/intent") == ([2], {"latest": 2})
+    with pytest.raises(UnknownAdapterError, match="no version '1'"):
+        store.path("acme/intent@1")
+    with pytest.raises(UnknownAdapterError):
+        store.delete("acme/intent", 1)
+    store.delete("acme/intent")
+    assert store.names() == ["globex"]
+    assert not (ROOT / "acme").exists()
+    with pytest.raises(UnknownAdapterError):
+        store.delete("acme/intent")
+
+
+def test_deleting_a_name_spares_the_names_below_it(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    store.publish(make_adapter(tiny, name="acme"), tiny.geometry)
+    store.delete("acme")
+    assert store.names() == ["acme/intent", "globex"]
+    assert store.find("acme/intent").number == 2
+
+
+def test_every_changed_byte_is_found(store: Store) -> None:
+    folder = store.path("acme/intent")
+    assert store.verify("acme/intent") == []
+    for file in sorted(folder.iterdir()):
+        if file.name == SUMS:
+            continue
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        (fault,) = store.verify("acme/intent")
+        assert file.name in fault
+        file.unlink()
+        (fault,) = store.verify("acme/intent")
+        assert file.name in fault
+        file.write_bytes(whole)
+    (folder / SUMS).unlink()
+    assert "without checksums" in store.verify("acme/intent")[0]
+
+
+def test_checksums_are_those_of_sha256sum(store: Store) -> None:
+    done = subprocess.run(
+        ["sha256sum", "-c", SUMS], cwd=store.path("acme/intent"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_equal_content_has_equal_digests(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    first = store.find("acme/intent@1").digest
+    assert first != store.find("acme/intent@2").digest
+    store.publish(make_adapter(tiny, seed=1), tiny.geometry)
+    assert store.find("acme/intent@3").digest == first
+    bare = store.path("acme/intent@3")
+    (bare / SUMS).unlink()
+    assert Store(ROOT).find("acme/intent@3").digest == first
+
+
+def test_a_reader_sees_what_another_process_published(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    assert store.find("acme/intent").number == 2
+    Store(ROOT).publish(make_adapter(tiny, seed=5), tiny.geometry)
+    assert store.find("acme/intent").number == 3
+    Store(ROOT).roll_back("acme/intent")
+    assert store.find("acme/intent").number == 2
+    Store(ROOT).delete("acme/intent")
+    with pytest.raises(UnknownAdapterError):
+        store.find("acme/intent")
+
+
+def test_an_unknown_name_tells_nothing_of_others(store: Store) -> None:
+    with pytest.raises(UnknownAdapterError) as error:
+        store.find("acme/intend")
+    assert str(error.value) == "there is no adapter 'acme/intend'"
+    with pytest.raises(UnknownAdapterError, match="did you mean 'acme/intent'"):
+        store.path("acme/intend")
+
+
+def test_many_writers_publish_a_version_each(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapters = [make_adapter(tiny, seed=n) for n in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        folders = list(
+            pool.map(lambda a: Store(tmp_path / "s").publish(a, tiny.geometry), adapters)
+        )
+    store = Store(tmp_path / "s")
+    assert sorted(int(folder.name) for folder in folders) == list(range(1, 13))
+    assert store.versions("acme/intent") == (list(range(1, 13)), {"latest": 12})
+    for adapter, folder in zip(adapters, folders, strict=True):
+        assert same(load_adapter(folder, tiny), adapter)
+
+
+PUBLISH = """
+import sys, torch
+from adapterkit.backbone import Backbone
+from adapterkit.cli import app
+from adapterkit.files import load_adapter
+from adapterkit.store import Store
+backbone = Backbone.load(sys.argv[1], device="cpu")
+store = Store(sys.argv[2])
+adapter = load_adapter(store.path("acme/intent"), backbone)
+print("ready", flush=True)
+while True:
+    store.publish(adapter, backbone.geometry)
+"""
+
+
+def test_killed_in_the_midst_of_publishing_the_store_is_sound(
+    store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    for wait in (0.005, 0.02, 0.05):
+        command = [sys.executable, "-c", PUBLISH, str(tiny_folder), str(ROOT)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(wait)
+            process.kill()
+        fresh = Store(ROOT)
+        versions, aliases = fresh.versions("acme/intent")
+        assert versions == list(range(1, len(versions) + 1))
+        assert aliases["latest"] in (versions[-1], versions[-1] - 1)
+        for version in versions:
+            assert fresh.verify(f"acme/intent@{version}") == []
+            load_adapter(fresh.path(f"acme/intent@{version}"), tiny)
+        folder = fresh.publish(make_adapter(tiny, seed=4), tiny.geometry)
+        assert int(folder.name) == versions[-1] + 1
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store behind a URL, seen without delay."""
+    monkeypatch.setattr(remote, "FRESH", 0.0)
+    return f"memory://{tmp_path.name}/shelf"
+
+
+def test_a_store_behind_a_url(
+    far: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    here, there = Store(far, tmp_path / "here"), Store(far, tmp_path / "there")
+    assert there.names() == []
+    adapters = [make_adapter(tiny, seed=n) for n in (1, 2)]
+    for adapter in adapters:
+        here.publish(adapter, tiny.geometry)
+    assert there.names() == ["acme/intent"]
+    assert there.versions("acme/intent") == ([1, 2], {"latest": 2})
+    for number, adapter in enumerate(adapters, start=1):
+        assert same(load_adapter(there.path(f"acme/intent@{number}"), tiny), adapter)
+    assert there.verify("acme/intent") == []
+    here.roll_back("acme/intent")
+    assert there.find("acme/intent").number == 1
+    there.alias("acme/intent", "stable", 2)
+    assert here.find("acme/intent@stable").number == 2
+    here.delete("acme/intent")
+    with pytest.raises(UnknownAdapterError):
+        there.find("acme/intent")
+    fresh = make_adapter(tiny, seed=9)
+    here.publish(fresh, tiny.geometry)
+    assert same(load_adapter(there.path("acme/intent"), tiny), fresh), "not the copy of the old"
+
+
+def test_what_was_damaged_on_the_way_is_refused(
+    far: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    import fsspec
+
+    Store(far, tmp_path / "here").publish(make_adapter(tiny), tiny.geometry)
+    files = fsspec.filesystem("memory")
+    files.pipe_file(f"/{tmp_path.name}/shelf/acme/intent/1/{WEIGHTS}", b"broken")
+    there = Store(far, tmp_path / "there")
+    with pytest.raises(AdapterError, match="damaged on the way"):
+        there.find("acme/intent")
+    assert not (tmp_path / "there" / "acme" / "intent" / "1").exists()
+
+
+def test_a_url_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="nowhere://"):
+        Store("nowhere://bucket/adapters", tmp_path)

@@ -14,17 +14,19 @@ import torch
 from conftest import WORDS
 
 from adapterkit.backbone import Backbone
-from adapterkit.errors import DataError
+from adapterkit.errors import DataError, RecipeError
 from adapterkit.fields import KINDS, check_field
 from adapterkit.files import load_adapter
 from adapterkit.forward import text_limit
-from adapterkit.loop import Portion, Trainee
+from adapterkit.labelled import ready
+from adapterkit.metric import Predictions
 from adapterkit.predict import Predictor, evaluate
 from adapterkit.recipe import Recipe
 from adapterkit.store import Store
 from adapterkit.task import Example, Outputs, Row, tasks
 from adapterkit.tokens import cut
-from adapterkit.training import fresh_adapter, ready, train
+from adapterkit.trainees import Portion, Trainees
+from adapterkit.training import fresh_adapter, train
 
 
 def many(kind: str, n: int = 24) -> list[dict[str, Any]]:
@@ -40,7 +42,16 @@ def many(kind: str, n: int = 24) -> list[dict[str, Any]]:
             {
                 "classification": {"text": line, "label": "money" if money else "weather"},
                 "multi_label": {"text": line, "labels": ["money"] if money else []},
+                "masked_language_modelling": {"text": f"{line} [MASK]"},
                 "regression": {"text": line, "text_pair": "bank", "label": 5.0 * money},
+                "embedding": {
+                    "text": line,
+                    "text_pair": "money is good" if money else "wait for sun",
+                },
+                "summarisation": {
+                    "sentences": _around(line, place % 4),
+                    "summary": [place % 4] if money else line,
+                },
                 "tagging": {"tokens": text, "tags": [_tag(word) for word in text]},
                 "relation": {
                     "text": f"{line} card",
@@ -63,6 +74,12 @@ def many(kind: str, n: int = 24) -> list[dict[str, Any]]:
             }[kind]
         )
     return rows
+
+
+def _around(line: str, place: int) -> list[str]:
+    """A document of four sentences, the line in its place."""
+    others = ["please wait", "the tea is not hot", "open the new screen"]
+    return [*others[:place], line, *others[place:]]
 
 
 def _tag(word: str) -> str:
@@ -92,6 +109,12 @@ def plan(kind: str, folder: Path, **changes: Any) -> Recipe:
 
 
 every = pytest.mark.parametrize("kind", sorted(tasks()))
+cut_freely = pytest.mark.parametrize(
+    "kind", sorted(kind for kind, task in tasks().items() if not task.whole_batch)
+)
+kept_whole = pytest.mark.parametrize(
+    "kind", sorted(kind for kind, task in tasks().items() if task.whole_batch)
+)
 
 
 @every
@@ -126,11 +149,12 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
-@every
+@cut_freely
 def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     tiny: Backbone, tmp_path: Path, kind: str
 ) -> None:
-    changes = {"max_length": 9, "stride": 2} if kind in ("tagging", "question_answering") else {}
+    in_windows = kind in ("tagging", "question_answering", "summarisation")
+    changes = {"max_length": 9, "stride": 2} if in_windows else {}
     recipe = plan(kind, tmp_path, **changes)
     rows = recipe.data.load(tmp_path, 0, recipe.task)["train"]
     adapter = fresh_adapter(recipe, tiny, rows)
@@ -139,7 +163,7 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     starts = [sum(len(row) for row in lengths[:n]) for n in range(len(lengths))]
     found = []
     for parts in ([range(24)], [range(0, 24, 3), range(1, 24, 3), range(2, 24, 3)]):
-        trainee, total = Trainee(tiny, adapter), 0.0
+        trainee, total = Trainees(tiny, [adapter]), 0.0
         for part in parts:
             places = [s for n in part for s in range(starts[n], starts[n] + len(lengths[n]))]
             portion = Portion(
@@ -150,7 +174,7 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
                 [size for row in lengths for size in row],
                 seed=3,
             )
-            loss = trainee(portion)
+            (loss,) = trainee({0: portion})
             loss.backward()
             total += float(loss.detach())
         grads = torch.cat([p.grad.flatten() for p in trainee.parameters() if p.grad is not None])
@@ -159,9 +183,25 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
 
 
+@kept_whole
+def test_a_batch_that_must_stay_whole_is_not_cut(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    recipe = plan(kind, tmp_path)
+    for key, value in (("accumulation", 2), ("batch_size", 1)):
+        content = recipe.plain()
+        content["training"][key] = value
+        with pytest.raises(ValueError, match=rf"^training\.{key}: {kind} compares the rows of a"):
+            Recipe.of(content, tmp_path)
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(RecipeError, match="trains on one process, not on 2"):
+        train(recipe, tiny, progress=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "row", "message"),
     [
+        ("embedding", {"text": "a"}, "there is no column 'text_pair' for text_pair"),
         ("multi_label", {"text": "a", "labels": ["moneyy"]}, "did you mean 'money'"),
         (
             "regression",
@@ -183,6 +223,14 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
             "end past the last character",
         ),
         ("multiple_choice", {"text": "a", "choices": ["b"], "label": "b"}, "at least two choices"),
+        (
+            "summarisation",
+            {"sentences": "One. Two.", "summary": [0, 2]},
+            "summary names sentence 2, the last of the document is 1",
+        ),
+        ("summarisation", {"sentences": ["a"], "summary": [-1]}, "sentences from 0, got -1"),
+        ("summarisation", {"sentences": ["a"], "summary": []}, "sentences from 0, or a text"),
+        ("summarisation", {"sentences": [], "summary": [0]}, "column 'sentences' is empty"),
         ("multiple_choice", {"text": "a", "choices": "b|c", "label": "7"}, "from 0 to 1"),
     ],
 )
@@ -242,6 +290,14 @@ def test_windows_of_a_pair_run_over_the_second_text(tiny: Backbone) -> None:
     ]
 
 
+def test_windows_tell_whether_anything_is_lost(tiny: Backbone) -> None:
+    (one,) = tiny.reader.read(["a b c d e f g h"])
+    assert not any(window.truncated for window in cut(one, 6, "windows", 1))
+    (short, long) = tiny.reader.read(["a b", "a b c d e f"], ["the card is lost"] * 2)
+    assert not any(window.truncated for window in cut(short, 8, "windows", 1))
+    assert all(window.truncated for window in cut(long, 8, "windows", 1))
+
+
 def test_windows_agree_by_their_mean(tiny: Backbone, tmp_path: Path) -> None:
     recipe = plan("classification", tmp_path, long_text="windows", max_length=8, stride=2)
     adapter = train(recipe, tiny, progress=False)
@@ -261,7 +317,7 @@ def tagging(labels: tuple[str, ...]) -> Any:
 
 
 def test_entities_are_what_conll_counts() -> None:
-    from adapterkit.tasks.tagging import entities_of
+    from adapterkit.entities import entities_of
 
     cases = {
         "B-A I-A O B-B": [("A", 0, 2), ("B", 3, 4)],
@@ -283,7 +339,7 @@ def test_entity_scores_count_whole_entities() -> None:
     said = torch.full((4, 3), -9.0)
     said[range(4), [0, 2, 2, 0]] = 9.0  # B-A O O B-A: one of two entities is whole
     outputs = Outputs(said, ((4,),))
-    metrics = task.metrics(outputs, [], [(places, goal)])
+    metrics = task.metrics(task.predictions(outputs, [], [(places, goal)]))
     assert metrics == pytest.approx({"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.75})
 
 
@@ -337,7 +393,8 @@ def test_answer_spans_are_found_across_windows(tiny: Backbone) -> None:
         rows.append(said)
     (answer,) = task.answers(Outputs.of([rows]), [example])
     assert (answer["answer"], answer["start"], answer["end"]) == ("bank is", 25, 32)
-    assert task.metrics(Outputs.of([rows]), [example], [goal]) == {"f1": 1.0, "exact_match": 1.0}
+    told = task.predictions(Outputs.of([rows]), [example], [goal])
+    assert task.metrics(told) == {"f1": 1.0, "exact_match": 1.0}
     nothing = [said * 0.0 for said in rows]
     for said in nothing:
         said[0] += 8.0
@@ -358,10 +415,8 @@ def test_answer_spans_are_found_across_windows(tiny: Backbone) -> None:
     ],
 )
 def test_squads_metrics_on_tricky_cases(said: str, goal: str, exact: bool, f1: float) -> None:
-    from adapterkit.tasks.question_answering import word_f1, words_of
-
-    assert (words_of(said) == words_of(goal)) is exact
-    assert word_f1(said, goal) == pytest.approx(f1)
+    metrics = answering().metrics(Predictions([said], [[goal]]))
+    assert metrics == pytest.approx({"exact_match": float(exact), "f1": f1})
 
 
 # Relation, multiple choice, multi-label, regression.
@@ -389,7 +444,8 @@ def test_multi_label_gives_what_is_above_its_threshold() -> None:
     first, second = task.answers(Outputs(lines, ((1,), (1,))), [])
     assert first["labels"] == ["a", "c"]
     assert second["labels"] == []
-    metrics = task.metrics(Outputs(lines, ((1,), (1,))), [], [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    goal = [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    metrics = task.metrics(task.predictions(Outputs(lines, ((1,), (1,))), [], goal))
     assert metrics == pytest.approx({"f1_micro": 0.8, "f1_macro": 2 / 3, "exact": 0.5})
 
 
@@ -400,10 +456,10 @@ def test_regression_speaks_in_the_rows_own_units() -> None:
     exact = Outputs((torch.tensor(goal)[:, None] - task.center) / task.spread, ((1,),) * 3)
     assert float(task.loss(exact, goal).abs().max()) < 1e-10
     assert [a["score"] for a in task.answers(exact, [])] == pytest.approx(goal)
-    metrics = task.metrics(exact, [], goal)
+    metrics = task.metrics(task.predictions(exact, [], goal))
     assert metrics == pytest.approx({"pearson": 1.0, "spearman": 1.0, "mae": 0.0}, abs=1e-6)
     flat = Outputs(torch.zeros(3, 1), ((1,),) * 3)
-    assert task.metrics(flat, [], goal)["spearman"] == 0.0
+    assert task.metrics(task.predictions(flat, [], goal))["spearman"] == 0.0
 
 
 def test_balanced_classes_weigh_rare_labels_more() -> None:

@@ -20,9 +20,9 @@ from adapterkit.adapter import Adapter
 from adapterkit.backbone import Backbone
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.files import load_adapter, save_adapter
-from adapterkit.loop import rate_at
 from adapterkit.predict import Predictor
 from adapterkit.recipe import Recipe, Training
+from adapterkit.run import rate_at
 from adapterkit.store import Store
 from adapterkit.training import load_backbone, train
 
@@ -182,12 +182,13 @@ def test_the_card_has_all_that_training_was(
     folder = Store(tmp_path / "store").publish(adapter, tiny.geometry)
     assert sorted(file.name for file in folder.iterdir()) == [
         "README.md",
+        "SHA256SUMS",
         "adapter_config.json",
         "adapter_model.safetensors",
         "adapterkit.json",
-        "learning_curve.png",
+        "report",
     ]
-    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "report" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     card = json.loads((folder / "adapterkit.json").read_text())
     assert card["training"]["seed"] == 0
     assert card["training"]["data"].startswith("sha256:")
@@ -319,5 +320,5 @@ def test_banking77_reaches_its_mark(
     adapter = run(recipe, minilm)
     assert adapter.metrics["test"]["accuracy"] >= floor
     folder = Store(tmp_path).publish(adapter, minilm.geometry)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.rglob("*"))
     assert method != "lora" or size < 500_000

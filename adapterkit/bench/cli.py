@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import AdapterkitError
-from ..geometry import Device, Dtype, Quantization
+from ..geometry import Quantization
+from ..options import DeviceOption, DtypeOption, JsonOption, QuantizationOption
 
 # As in the other commands, what needs torch is imported inside them.
 
@@ -37,9 +38,6 @@ GuestOption = Annotated[
         help="A system in an environment of its own that takes its turns (see recipes/bench).",
     ),
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,15 +52,9 @@ def mixed(
     rows: Annotated[
         Literal["short", "long"], typer.Option("--rows", help="64 short rows, or 32 long ones.")
     ] = "short",
-    dtype: Annotated[
-        Dtype, typer.Option("--dtype", help="Dtype of the frozen weights.")
-    ] = "float32",
-    quantization: Annotated[
-        Quantization, typer.Option("--quantization", help="Quantise the frozen linears.")
-    ] = "none",
-    device: Annotated[
-        Device, typer.Option("--device", help="auto is the GPU where there is one.")
-    ] = "auto",
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
     tenants: Annotated[str, typer.Option("--tenants", help="Numbers of tenants.")] = "1,16,64",
     rounds: RoundsOption = 7,
     peers: PeersOption = True,
@@ -123,6 +115,53 @@ def train(
 
 
 @app.command()
+def many(
+    backbone: BackboneOption = "minilm",
+    method: Annotated[str, typer.Option("--method", help="A method by name.")] = "lora",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the frozen weights.")
+    ] = "float32",
+    tenants: Annotated[int, typer.Option("--tenants", help="How many.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", help="Rows of each tenant in a step.")] = 32,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over each tenant's rows.")] = 3,
+    rounds: RoundsOption = 1,
+    commands: Annotated[
+        bool, typer.Option("--commands/--no-commands", help="Measure whole commands too.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train many tenants of 100 to 300 rows side by side, in turn, and as one command each.
+
+    On the CPU.
+    """
+    from .many import ManyBench
+
+    bench = ManyBench(backbone, method, dtype, tenants, batch, epochs, rounds, commands)
+    _print(bench.run(), as_json)
+
+
+@app.command()
+def fanout(
+    backbone: BackboneOption = "minilm",
+    dtype: DtypeOption = "float32",
+    adapters: Annotated[
+        int, typer.Option("--adapters", help="Adapters that every text is asked of.")
+    ] = 16,
+    texts: Annotated[int, typer.Option("--texts", help="Texts, at most 64.")] = 16,
+    epochs: Annotated[int, typer.Option("--epochs", help="Epochs of training.")] = 6,
+    rounds: RoundsOption = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask texts of many adapters of the upper layers; train one with the lower layers kept.
+
+    On the CPU.
+    """
+    from .fanout import FanOutBench
+
+    _print(FanOutBench(backbone, dtype, adapters, texts, epochs, rounds).run(), as_json)
+
+
+@app.command()
 def swap(
     backbone: BackboneOption = "minilm",
     resident: Annotated[
@@ -152,6 +191,122 @@ def start(
     from .start import StartBench
 
     _print(StartBench(backbone, rounds, peers).run(), as_json)
+
+
+@app.command()
+def tenants(
+    scenarios: Annotated[
+        str,
+        typer.Option(
+            "--scenarios", help="exact, evict, rate, swap, flood, overload, drain, or all of them."
+        ),
+    ] = "all",
+    adapters: Annotated[int, typer.Option("--adapters", help="Adapters of the store.")] = 300,
+    registered: Annotated[
+        int, typer.Option("--registered", help="Adapters of the store that evict uses.")
+    ] = 10_000,
+    seconds: Annotated[float, typer.Option("--seconds", help="Of each load.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Drive a server with many tenants: right answers, flat memory, fair shares, overload, drain.
+
+    Server and clients share this machine; the store is made of random adapters.
+    """
+    from .tenants import SCENARIOS, TenantsBench
+
+    chosen = SCENARIOS if scenarios == "all" else tuple(scenarios.split(","))
+    bench = TenantsBench(chosen, adapters, registered, seconds=seconds)
+    _print(bench.run(), as_json)
+
+
+@app.command()
+def serve(
+    url: Annotated[
+        str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="Where the server listens.")
+    ] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str | None,
+        typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, where the server has keys."),
+    ] = None,
+    clients: Annotated[
+        str, typer.Option("--clients", help="Closed loop: numbers of clients.")
+    ] = "8",
+    rate: Annotated[
+        str | None,
+        typer.Option("--rate", help="Open loop instead: numbers of requests a second."),
+    ] = None,
+    connections: Annotated[
+        int, typer.Option("--connections", help="Open loop: most requests under way at once.")
+    ] = 256,
+    adapters: Annotated[
+        str, typer.Option("--adapters", metavar="PATTERN", help="Adapters that are asked.")
+    ] = "*",
+    skew: Annotated[
+        float,
+        typer.Option("--skew", help="Exponent of Zipf's law over adapters; 0 asks all alike."),
+    ] = 1.0,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of a request.")] = 1,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", metavar="FILE", help="Own texts; else generated ones."),
+    ] = None,
+    column: Annotated[str, typer.Option("--column", help="Column of own texts.")] = "text",
+    lengths: Annotated[
+        Literal["short", "long"], typer.Option("--lengths", help="Of generated texts.")
+    ] = "short",
+    duration: Annotated[float, typer.Option("--duration", help="Seconds that count.")] = 10.0,
+    warmup: Annotated[float, typer.Option("--warmup", help="Seconds before them.")] = 2.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds to wait for an answer.")
+    ] = 30.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of adapters, texts and arrivals.")] = 0,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="STORE",
+            help="Measure the engine alone as well, in this process, on the same rows of the "
+            "store the server serves. The ratio means something only on a quiet machine.",
+        ),
+    ] = None,
+    quantization: Annotated[
+        Quantization,
+        typer.Option("--quantization", help="As the server was started with, for --engine."),
+    ] = "none",
+    as_json: JsonOption = False,
+) -> None:
+    """Put a running server under load: throughput, waiting times, errors.
+
+    \b
+    adapterkit bench serve --clients 1,8,32
+    adapterkit bench serve --rate 50,100 --skew 1.2 --adapters 'acme/*'
+
+    Clients ask again as soon as they have their answer (closed loop). With --rate, requests come
+    at random times (Poisson) whether or not others were answered (open loop), and a request's time
+    runs from when it was due, not from when it could be sent.
+    """
+    from .serve import ServeBench
+
+    bench = ServeBench(
+        url,
+        key,
+        _numbers("clients", clients),
+        _numbers("rate", rate) if rate else (),
+        connections,
+        adapters,
+        skew,
+        rows,
+        texts,
+        column,
+        lengths,
+        duration,
+        warmup,
+        timeout,
+        seed,
+        engine,
+        quantization,
+    )
+    _print(bench.run(), as_json)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

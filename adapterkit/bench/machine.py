@@ -53,9 +53,10 @@ def has_peft() -> bool:
     return True
 
 
-def resident_bytes() -> int | None:
-    """Memory this process has now; None where the system does not tell."""
-    return _status("VmRSS")
+def resident_bytes(process: int | None = None) -> int | None:
+    """Memory a process has now, this one where none is named; None where the system does not
+    tell."""
+    return _status("VmRSS", process)
 
 
 def peak_bytes() -> int:
@@ -69,9 +70,9 @@ def peak_bytes() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _status(key: str) -> int | None:
+def _status(key: str, process: int | None = None) -> int | None:
     try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{process or 'self'}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)

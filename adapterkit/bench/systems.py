@@ -11,13 +11,15 @@ import torch
 
 from ..backbone import Backbone
 from ..batch import Inputs
-from ..forward import forward
 from ..geometry import Dtype, Quantization
+from ..lanes import lanes_of
+from ..predict import run
+from ..task import Example
 from .guest import Guest
 from .machine import has_peft
 from .peers import Padded, hushed, peft_model, plain_model
 from .timing import Run
-from .workload import LORA, MIXES, bench_adapters, owned, owners_of
+from .workload import LORA, MIXES, Rows, bench_adapters, owned, owners_of
 
 OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
 FLOOR, BASE, PADDED = "linears alone (floor)", "no adapters (base)", "no adapters, padded"
@@ -53,12 +55,18 @@ def own_systems(
     for mix in MIXES:
         for n in tenants:
             rows = owned(inputs, bench_adapters(backbone, mix, n))
-            yield System(OWN, mix, n, partial(forward, backbone, rows))
+            yield System(OWN, mix, n, ours(backbone, rows))
 
 
 def bare(backbone: Backbone, inputs: Sequence[Inputs]) -> Run:
     """Our forward without adapters."""
-    return partial(forward, backbone, [(None, row) for row in inputs])
+    return ours(backbone, [(None, row) for row in inputs])
+
+
+def ours(backbone: Backbone, rows: Rows) -> Run:
+    """Our forward as a predictor runs it: in the lanes of this process."""
+    examples = [(adapter, Example((inputs,))) for adapter, inputs in rows]
+    return partial(run, backbone, examples, lanes=lanes_of(backbone.device))
 
 
 def floor_of(backbone: Backbone, n_tokens: int) -> Run:

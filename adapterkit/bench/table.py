@@ -10,7 +10,7 @@ from typing import Any
 from ..answers import table
 from ..disk import write_file
 from ..errors import DataError
-from ..report import ACCENT, BLUE, GRID, INK
+from ..figures import ACCENT, BLUE, GRID, INK
 from .systems import OWN
 
 TITLES = {
@@ -23,7 +23,17 @@ TITLES = {
     "faster_than_peft": "times PEFT's speed",
     "peak_over_peft": "peak/PEFT's",
     "over_fewest": "it/fewest",
+    "faster_than_in_turn": "times in turn's speed",
+    "most_apart": "most apart",
+    "faster_than_plain": "times the plain speed",
     "bytes_per_adapter": "bytes an adapter",
+    "requests_per_second": "requests/s",
+    "p50": "p50 ms",
+    "p95": "p95 ms",
+    "p99": "p99 ms",
+    "longest": "longest ms",
+    "overloaded": "429",
+    "over_engine": "of the engine's rows/s",
     "tensor_bytes": "bytes of its tensors",
     "over_tensors": "bytes/tensors",
 }
@@ -33,9 +43,10 @@ TITLES = {
 def show(result: Mapping[str, Any]) -> str:
     """A result as text: where it was measured, then a table for each list of lines."""
     where = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
-    chosen = ", ".join(f"{key} {_cell(value)}" for key, value in result["settings"].items())
+    settings = {key: value for key, value in result["settings"].items() if value is not None}
+    chosen = ", ".join(f"{key} {_cell(value)}" for key, value in settings.items())
     parts = [f"bench {result['bench']}: {chosen}", where]
-    for key in ("rows", "memory"):
+    for key in ("rows", "memory", "faults", "engine"):
         if result.get(key):
             parts += ["", _lines(result[key])]
     return "\n".join(parts)

@@ -13,23 +13,24 @@ from tqdm import tqdm
 Run = Callable[[], object]
 
 
-def take_turns(systems: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every system in every round, after one round to warm up.
+def take_turns(systems: Mapping[str, Run], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Milliseconds of every system in every round, after some rounds to warm up.
 
     The order is drawn anew for each round: nobody always runs in the wake of the same other.
 
     Args:
         systems: What each one runs once in a round.
         rounds: Rounds that count, at least one.
+        warm_up: Rounds before them.
     """
     times: dict[str, list[float]] = {name: [] for name in systems}
     names = list(systems)
-    with tqdm(total=(rounds + 1) * len(names), unit="run", disable=None) as bar:
-        for turn in range(rounds + 1):
+    with tqdm(total=(warm_up + rounds) * len(names), unit="run", disable=None) as bar:
+        for turn in range(warm_up + rounds):
             for name in random.Random(turn).sample(names, len(names)):
                 bar.set_description(name, refresh=False)
                 milliseconds = timed(systems[name])
-                if turn:
+                if turn >= warm_up:
                     times[name].append(milliseconds)
                 bar.update()
     return times

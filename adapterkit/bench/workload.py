@@ -132,13 +132,36 @@ def random_adapter(
     ).to(backbone.device)
 
 
-def labelled_rows(tokenizer: Any, n: int) -> tuple[list[str], list[str]]:
-    """Texts and labels like banking77's: short rows, 77 labels in turn.
+def texts_of(tokenizer: Any, kind: Kind, n: int) -> list[str]:
+    """Seeded texts with the kind's spread of lengths.
 
-    The texts are made of words that a WordPiece vocabulary has whole, so that every tokenizer call
-    finds the lengths of the short workload again.
+    They are made of words that a WordPiece vocabulary has whole, so that every tokenizer call
+    finds the lengths of the workload again.
     """
     words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
     rng = random.Random(1)
-    texts = [" ".join(rng.choices(words, k=size - 2)) for size in lengths("short", n)]
-    return texts, [f"label {place % N_LABELS:02d}" for place in range(n)]
+    return [" ".join(rng.choices(words, k=size - 2)) for size in lengths(kind, n)]
+
+
+def labelled_rows(tokenizer: Any, n: int) -> tuple[list[str], list[str]]:
+    """Texts and labels like banking77's: short rows, 77 labels in turn."""
+    return texts_of(tokenizer, "short", n), [f"label {place % N_LABELS:02d}" for place in range(n)]
+
+
+def tenant_rows(tokenizer: Any, tenant: int) -> list[dict[str, str]]:
+    """A small tenant's rows: 100 to 300 short texts for training and validation and 100 for test.
+
+    Each of its 2 to 9 labels has a few words that it prefers; half of a text's words are drawn from
+    everywhere, so that labels must be learnt and some texts cannot be told apart.
+    """
+    words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
+    rng = random.Random(f"tenant {tenant}")
+    labels = {f"label {n}": rng.sample(words, 12) for n in range(rng.randint(2, 9))}
+    n = rng.randint(100, 300)
+    rows = []
+    for place, size in enumerate(rng.sample(lengths("short", 400), n + 100)):
+        label = rng.choice(list(labels))
+        text = [rng.choice(labels[label] if rng.random() < 0.5 else words) for _ in range(size - 2)]
+        split = "test" if place >= n else "validation" if place % 10 == 0 else "train"
+        rows.append({"text": " ".join(text), "label": label, "split": split})
+    return rows

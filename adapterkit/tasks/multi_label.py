@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Pooling
 from ..errors import DataError, did_you_mean
-from ..pooled import PooledTask, check_labels, known_labels, ranked
-from ..task import Answer, Example, Outputs, Row
+from ..metric import Array, Predictions
+from ..pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from ..tables import per_class
+from ..task import Answer, Example, Outputs, Row, Score
+from ..thresholds import best_cut
+
+HALF = 0.5
+ENOUGH = 20
+"""Rows with a label, and rows without it, from which it may have a threshold of its own."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +30,47 @@ class MultiLabel(PooledTask):
 
     Attributes:
         labels: Label names in order; the sorted labels of the training rows where left out.
-        threshold: Probability from which a label is given.
+        threshold: Probability from which a label is given; one for all, or a list with one for each
+            label. tuned chooses one for all on the validation rows after training, tuned_per_label
+            one for each label that at least 20 of these rows have and 20 have not, the others
+            sharing that of tuned. Either way F1 is made as high as it goes, so read the test score:
+            that of the validation rows is flattered.
     """
 
     type: ClassVar[str] = "multi_label"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     learns: ClassVar[Mapping[str, str]] = {"labels": "labels"}
+    metric_kind: ClassVar[str] = "labels"
     main_metric: ClassVar[str] = "f1_micro"
 
     labels: tuple[str, ...] | None = None
-    threshold: float = 0.5
+    threshold: float | tuple[float, ...] | Literal["tuned", "tuned_per_label"] = HALF
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_labels(self.labels, least=1)
-        if not 0.0 < self.threshold < 1.0:
-            raise ValueError(f"threshold: expected between 0 and 1, got {self.threshold}")
+        if isinstance(self.threshold, str):
+            return
+        given = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        for value in given:
+            if not 0.0 < value < 1.0:
+                raise ValueError(f"threshold: expected between 0 and 1, got {value}")
+        if isinstance(self.threshold, tuple) and len(given) != len(self.labels or ()):
+            raise ValueError(
+                f"threshold: {len(given)} for {len(self.labels or ())} labels; a list needs labels "
+                "and has one for each"
+            )
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Probability from which each label is given."""
+        if isinstance(self.threshold, tuple):
+            return self.threshold
+        return (HALF if isinstance(self.threshold, str) else self.threshold,) * self.n_outputs
+
+    @property
+    def tunes(self) -> str | None:
+        return "threshold" if isinstance(self.threshold, str) else None
 
     @property
     def n_outputs(self) -> int:
@@ -48,6 +81,9 @@ class MultiLabel(PooledTask):
         if not labels:
             raise DataError("multi_label needs at least one label; no training row has any")
         return replace(self, labels=labels, pooling=self.pooling or pooling)
+
+    def counted(self, row: Row) -> Sequence[str | float]:
+        return tuple(row.fields["labels"])
 
     def target(self, row: Row, example: Example) -> list[float]:
         labels = known_labels(self.labels)
@@ -67,23 +103,65 @@ class MultiLabel(PooledTask):
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """`{"labels", "scores"}`: the labels above the threshold and every label's probability."""
-        found = []
+        found, labels = [], known_labels(self.labels)
+        least = dict(zip(labels, self.thresholds, strict=True))
         for line in outputs.means().float().sigmoid().tolist():
-            best = ranked(known_labels(self.labels), line)
-            given = [label for label, score in best if score >= self.threshold]
+            best = ranked(labels, line)
+            given = [label for label, score in best if score >= least[label]]
             found.append({"labels": given, "scores": dict(best)})
         return found
 
-    def metrics(
-        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """F1 over all decisions and averaged over labels, and the share of wholly right rows."""
-        from sklearn.metrics import accuracy_score, f1_score
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The logit of each given label; of the best one where none is given."""
+        chances, labels = outputs.means()[0].float().sigmoid().tolist(), known_labels(self.labels)
+        best = sorted(range(len(chances)), key=lambda column: -chances[column])
+        given = [column for column in best if chances[column] >= self.thresholds[column]]
+        return [mean_score(labels[c], outputs.lines, c) for c in given or best[:1]]
 
-        given = (outputs.means().sigmoid() >= self.threshold).int().numpy()
-        goal = torch.tensor(targets).int().numpy()
-        return {
-            "f1_micro": float(f1_score(goal, given, average="micro", zero_division=0)),
-            "f1_macro": float(f1_score(goal, given, average="macro", zero_division=0)),
-            "exact": float(accuracy_score(goal, given)),
-        }
+    def predictions(
+        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
+    ) -> Predictions:
+        """1 for each label that is given, else 0."""
+        chances = outputs.means().float().sigmoid().double().numpy()
+        given = (chances >= np.array(self.thresholds)).astype(int)
+        return Predictions(given, np.array(targets, dtype=int), chances)
+
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        names, said, goal = (
+            known_labels(self.labels),
+            predictions.predicted,
+            predictions.references,
+        )
+        return {"per_class": per_class(names, range(len(names)), said, goal)}
+
+    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+        if self.tunes is None:
+            return self
+        held = self.predictions(outputs, examples, targets)
+        chances, goals = held.probabilities, held.references
+        shared = best_threshold(chances.ravel(), goals.ravel())
+        if self.threshold == "tuned":
+            return replace(self, threshold=shared)
+        enough = [min(sum(column), len(column) - sum(column)) >= ENOUGH for column in goals.T]
+        own = [
+            best_threshold(chances[:, label], goals[:, label]) if is_enough else shared
+            for label, is_enough in enumerate(enough)
+        ]
+        return replace(self, threshold=tuple(own))
+
+
+def best_threshold(chances: Array, goals: Array) -> float:
+    """The probability from which giving a label has the highest F1.
+
+    Args:
+        chances: Probabilities, `[n]`.
+        goals: 1 where the label is right, else 0, `[n]`.
+    """
+    total, lowest = goals.sum(), chances.min()
+    return best_cut(
+        chances,
+        np.stack([goals, np.ones_like(goals)], axis=1),
+        lambda above: 2 * above[:, 0] / np.maximum(above[:, 1] + total, 1),
+        HALF,
+        ends=[lowest / 2] if lowest > 0 else [],
+    )

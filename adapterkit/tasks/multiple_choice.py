@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..batch import Pooling
 from ..errors import DataError
 from ..fields import Fields
+from ..metric import Predictions
 from ..pooled import PooledTask, ranked
-from ..task import Answer, Example, Outputs, Row
+from ..task import Answer, Example, Outputs, Part, Row, Score
 from ..tokens import Reader, cut
 
 
@@ -25,6 +27,7 @@ class MultipleChoice(PooledTask):
     reads: ClassVar[Mapping[str, str]] = {"text": "text", "choices": "choices"}
     may_read: ClassVar[Mapping[str, str]] = {}
     learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    metric_kind: ClassVar[str] = "choices"
     main_metric: ClassVar[str] = "accuracy"
 
     @property
@@ -78,10 +81,22 @@ class MultipleChoice(PooledTask):
             )
         return found
 
-    def metrics(
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The score of the answered choice, before it competes."""
+        best = int(outputs.lines[:, 0].argmax())
+        weights = torch.zeros_like(outputs.lines)
+        weights[best] = 1.0
+        return [Score(example.notes[best], weights)]
+
+    def parts(self, row: Fields) -> list[tuple[Part, ...]]:
+        return [
+            (Part("text", row["text"]), Part(f"choices[{number}]", choice))
+            for number, choice in enumerate(row["choices"])
+        ]
+
+    def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """Share of rows whose best choice is the right one."""
+    ) -> Predictions:
+        """Number of each row's choice."""
         said = [int(torch.cat(row)[:, 0].argmax()) for row in outputs.rows()]
-        right = sum(a == b for a, b in zip(said, targets, strict=True))
-        return {"accuracy": right / len(targets)}
+        return Predictions(np.array(said), np.array(targets))

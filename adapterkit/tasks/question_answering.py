@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
-import string
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..batch import Encoded, Pooling
 from ..errors import DataError
 from ..fields import Fields
+from ..metric import Predictions, check_metrics, metric_kinds
 from ..ops import Noise
-from ..task import Answer, Example, Outputs, Row, Task, Tensors, token_logits
+from ..task import Answer, Example, Outputs, Row, Score, Task, Tensors, token_logits
+from ..thresholds import best_cut
 from ..tokens import Reader, cut
 
-CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 CANDIDATES = 20
 """Best starts and best ends of a window that are combined."""
 
@@ -47,6 +45,15 @@ class Goal:
     lines: tuple[tuple[int, int], ...]
 
 
+class Candidate(NamedTuple):
+    """A possible answer: its score, the window it stands in, its first and last line there."""
+
+    score: float
+    window: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
     """First and last token of the answer in the context, said by two scores a token.
@@ -60,6 +67,10 @@ class QuestionAnswering(Task):
         max_answer: Most tokens of an answer.
         n_best: Answers that are told.
         unanswerable: Whether there may be no answer; filled in from the training rows.
+        null_threshold: By how much the score of "no answer" must exceed that of the best answer to
+            be believed; tuned chooses it on the validation rows after training, so that their F1
+            is as high as it goes.
+        extra_metrics: Metrics to tell besides the task's own, such as [squad_f1, cmrc_f1].
     """
 
     type: ClassVar[str] = "question_answering"
@@ -67,6 +78,7 @@ class QuestionAnswering(Task):
     reads: ClassVar[Mapping[str, str]] = {"question": "text", "context": "text"}
     learns: ClassVar[Mapping[str, str]] = {"answers": "answers"}
     per_token: ClassVar[bool] = True
+    metric_kind: ClassVar[str] = "answers"
     main_metric: ClassVar[str] = "f1"
 
     dropout: float = 0.1
@@ -75,11 +87,18 @@ class QuestionAnswering(Task):
     max_answer: int = 30
     n_best: int = 3
     unanswerable: bool | None = None
+    null_threshold: float | Literal["tuned"] = 0.0
+    extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_answer", "n_best"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_metrics((self.metric_kind,), self.extra_metrics)
+
+    @property
+    def tunes(self) -> str | None:
+        return "null_threshold" if self.null_threshold == "tuned" else None
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         if self.unanswerable is not None:
@@ -107,6 +126,9 @@ class QuestionAnswering(Task):
             )
             found.append(Example(tuple(windows), Context(row["context"], spans)))
         return found
+
+    def counted(self, row: Row) -> Sequence[str | float]:
+        return ["answerable" if row.fields["answers"] else "unanswerable"]
 
     def target(self, row: Row, example: Example) -> Goal:
         context: Context = example.notes
@@ -153,33 +175,80 @@ class QuestionAnswering(Task):
             found.append({**best[0], "best": best})
         return found
 
-    def metrics(
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The score of the answer's first token as a beginning plus that of its last as an end."""
+        (row,), context = outputs.rows(), example.notes
+        place, best = max(self._competing(row, context).items(), key=lambda pair: pair[1].score)
+        weights, start = torch.zeros_like(outputs.lines), sum(outputs.counts[0][: best.window])
+        weights[start + best.first, 0] = 1.0
+        weights[start + best.last, 1] = 1.0
+        offset = best.score - float((weights * outputs.lines).sum())
+        return [Score(context.text[slice(*place)] or "(no answer)", weights, offset)]
+
+    def as_pipeline(self, answer: Answer) -> Any:
+        return answer["best"][0]
+
+    def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """Exact match and token F1 as SQuAD counts them; Chinese is counted by character."""
-        exact, overlap = 0.0, 0.0
-        for answer, goal in zip(self.answers(outputs, examples), targets, strict=True):
-            texts = goal.texts or ("",)
-            exact += max(float(words_of(answer["answer"]) == words_of(text)) for text in texts)
-            overlap += max(word_f1(answer["answer"], text) for text in texts)
-        return {"f1": overlap / len(targets), "exact_match": exact / len(targets)}
+    ) -> Predictions:
+        """The best answer's text, empty for none, and the texts of all right ones."""
+        said = [answer["answer"] for answer in self.answers(outputs, examples)]
+        return Predictions(said, [list(goal.texts) for goal in targets])
+
+    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+        """As the official script of SQuAD 2.0 finds its best threshold."""
+        if self.tunes is None:
+            return self
+        said, goals, excess = [], [], []
+        for row, example, goal in zip(outputs.rows(), examples, targets, strict=True):
+            found = self._candidates(row, example.notes)
+            if found:  # else there is nothing to choose
+                (start, end), best = max(found.items(), key=lambda pair: pair[1].score)
+                said.append(example.notes.text[start:end])
+                goals.append(list(goal.texts))
+                excess.append(_none(row).score - best.score)
+        if not self.unanswerable or not excess:
+            return replace(self, null_threshold=0.0)
+        f1: Any = metric_kinds()[self.metric_kind].metrics[self.main_metric].counts
+        nothing = Predictions([""] * len(said), goals)
+        gains = f1(nothing)[:, :1] - f1(Predictions(said, goals))[:, :1]
+        ends = [min(excess) - 1, max(excess) + 1]
+        cut = best_cut(np.array(excess), gains, lambda above: above[:, 0], 0.0, ends)
+        return replace(self, null_threshold=cut)
 
     def _best(self, row: Sequence[Tensor], context: Context) -> list[Answer]:
         """The best answers over all windows, scores as shares of the candidates' chances."""
-        candidates: dict[tuple[int, int], float] = {}
-        none = min(float(window[0].sum()) for window in row)
-        for window, spans in zip(row, context.spans, strict=True):
-            for first, last, score in self._pairs(window.float(), spans):
-                place = (spans[first][0], spans[last][1])  # type: ignore[index]
-                candidates[place] = max(score, candidates.get(place, score))
-        if self.unanswerable or not candidates:
-            candidates[0, 0] = none
-        chances = torch.tensor(list(candidates.values())).softmax(0).tolist()
+        candidates = self._competing(row, context)
+        scores = [candidate.score for candidate in candidates.values()]
+        chances = torch.tensor(scores).softmax(0).tolist()
         told = sorted(zip(candidates, chances, strict=True), key=lambda pair: -pair[1])
         return [
             {"answer": context.text[start:end], "score": chance, "start": start, "end": end}
             for (start, end), chance in told[: self.n_best]
         ]
+
+    def _competing(
+        self, row: Sequence[Tensor], context: Context
+    ) -> dict[tuple[int, int], Candidate]:
+        """The candidates, and 0 and 0 for "no answer" less what its score must exceed others by."""
+        found = self._candidates(row, context)
+        if self.unanswerable or not found:
+            least = 0.0 if self.null_threshold == "tuned" else self.null_threshold
+            none = _none(row)
+            found[0, 0] = none._replace(score=none.score - least)
+        return found
+
+    def _candidates(
+        self, row: Sequence[Tensor], context: Context
+    ) -> dict[tuple[int, int], Candidate]:
+        """Spans of the context that may be the answer, each where it scores best."""
+        found: dict[tuple[int, int], Candidate] = {}
+        for number, (window, spans) in enumerate(zip(row, context.spans, strict=True)):
+            for first, last, score in self._pairs(window.float(), spans):
+                place = (spans[first][0], spans[last][1])  # type: ignore[index]
+                if place not in found or score > found[place].score:
+                    found[place] = Candidate(score, number, first, last)
+        return found
 
     def _pairs(self, window: Tensor, spans: Sequence[Any]) -> list[tuple[int, int, float]]:
         inside = [line for line, span in enumerate(spans) if span is not None]
@@ -195,6 +264,12 @@ class QuestionAnswering(Task):
         ]
 
 
+def _none(row: Sequence[Tensor]) -> Candidate:
+    """ "No answer", as the window says it that is least sure of it."""
+    windows = [Candidate(float(w[0].sum()), number, 0, 0) for number, w in enumerate(row)]
+    return min(windows, key=lambda candidate: candidate.score)
+
+
 def _lines(spans: Sequence[tuple[int, int] | None], start: int, end: int) -> tuple[int, int] | None:
     """First and last line that touch the characters, where the window holds all of them."""
     touched = [n for n, span in enumerate(spans) if span and span[0] < end and span[1] > start]
@@ -202,25 +277,3 @@ def _lines(spans: Sequence[tuple[int, int] | None], start: int, end: int) -> tup
     if not touched or inside[0][0] > start or inside[-1][1] < end:
         return None
     return touched[0], touched[-1]
-
-
-def words_of(text: str) -> list[str]:
-    """What SQuAD's metric compares: lower case, no punctuation, no articles; Chinese characters
-    one by one (as CMRC's metric)."""
-    lowered = CHINESE.sub(lambda match: f" {match.group()} ", text.lower())
-    kept = "".join(c for c in lowered if c not in string.punctuation and not _is_sign(c))
-    return [word for word in kept.split() if word not in ("a", "an", "the")]
-
-
-def _is_sign(character: str) -> bool:
-    """Whether a character is punctuation in any script."""
-    return unicodedata.category(character).startswith("P")
-
-
-def word_f1(said: str, goal: str) -> float:
-    """Harmonic mean of the shares of words that two answers have in common."""
-    one, other = words_of(said), words_of(goal)
-    if not one or not other:
-        return float(one == other)
-    common = sum((Counter(one) & Counter(other)).values())
-    return 2 * common / (len(one) + len(other))

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..batch import Pooling
-from ..pooled import PooledTask
-from ..task import Answer, Example, Outputs, Row
+from ..metric import Predictions
+from ..pooled import PooledTask, mean_score
+from ..task import Answer, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Regression(PooledTask):
     type: ClassVar[str] = "regression"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     learns: ClassVar[Mapping[str, str]] = {"label": "number"}
+    metric_kind: ClassVar[str] = "numbers"
     main_metric: ClassVar[str] = "spearman"
 
     center: float | None = None
@@ -41,6 +44,9 @@ class Regression(PooledTask):
         pooling = self.pooling or pooling
         return replace(self, pooling=pooling, center=float(goal.mean()), spread=spread)
 
+    def counted(self, row: Row) -> Sequence[str | float]:
+        return [float(row.fields["label"])]
+
     def target(self, row: Row, example: Example) -> float:
         return float(row.fields["label"])
 
@@ -54,20 +60,16 @@ class Regression(PooledTask):
         """`{"score"}`: the number."""
         return [{"score": value} for value in self._values(outputs)]
 
-    def metrics(
-        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """Pearson's and Spearman's correlation (0 where a side is constant), and mean absolute
-        error."""
-        from scipy.stats import pearsonr, spearmanr
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The number itself."""
+        mean = mean_score("number", outputs.lines)
+        return [Score(mean.name, mean.weights * (self.spread or 1.0), self.center or 0.0)]
 
-        said = self._values(outputs)
-        constant = len(set(said)) < 2 or len(set(targets)) < 2
-        return {
-            "pearson": 0.0 if constant else float(pearsonr(said, targets).statistic),
-            "spearman": 0.0 if constant else float(spearmanr(said, targets).statistic),
-            "mae": sum(abs(a - b) for a, b in zip(said, targets, strict=True)) / len(said),
-        }
+    def predictions(
+        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
+    ) -> Predictions:
+        """Each row's number, in the rows' own units."""
+        return Predictions(np.array(self._values(outputs)), np.array(targets, dtype=float))
 
     def _values(self, outputs: Outputs) -> list[float]:
         values: list[float] = outputs.means()[:, 0].float().tolist()

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ..errors import DataError
 from ..fields import Fields
 from ..one_label import OneLabelTask
-from ..task import Example, Text
+from ..task import Example, Part, Row, Text
 from ..tokens import Reader
 
 MARKS = ("@", "#")
@@ -26,26 +26,56 @@ class Relation(OneLabelTask):
 
     def fields(self, asked: Text, where: str) -> Fields:
         fields = super().fields(asked, where)
-        for role in ("head", "tail"):
-            if fields[role][1] > len(fields["text"]):
-                raise DataError(
-                    f"{where}: {role} ends at character {fields[role][1]}, "
-                    f"the text has {len(fields['text'])}"
-                )
+        _check_spans(fields, where)
         return fields
 
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
         return super().examples([{"text": marked(row)} for row in rows], reader, limit)
 
+    def parts(self, row: Fields) -> list[tuple[Part, ...]]:
+        origins = _origins(row)
+
+        def at(word: int, start: int, end: int) -> tuple[int, int] | None:
+            own = [place for place in origins[start:end] if place is not None]
+            return (own[0], own[-1] + 1) if own else None
+
+        return [(Part("text", row["text"], at),)]
+
+    def target(self, row: Row, example: Example) -> int:
+        _check_spans(row.fields, row.where)
+        return super().target(row, example)
+
+
+def _check_spans(fields: Fields, where: str) -> None:
+    for role in ("head", "tail"):
+        if fields[role][1] > len(fields["text"]):
+            raise DataError(
+                f"{where}: {role} ends at character {fields[role][1]}, "
+                f"the text has {len(fields['text'])}"
+            )
+
 
 def marked(row: Fields) -> str:
     """The text with a mark on either side of head and tail."""
+    text = str(row["text"])
+    for place, mark in _marks(row):
+        text = text[:place] + mark + text[place:]
+    return text
+
+
+def _origins(row: Fields) -> list[int | None]:
+    """For each character of the marked text, its place in the row's text; None in a mark."""
+    origins: list[int | None] = list(range(len(row["text"])))
+    for place, mark in _marks(row):
+        origins[place:place] = [None] * len(mark)
+    return origins
+
+
+def _marks(row: Fields) -> list[tuple[int, str]]:
+    """Where marks go into a row's text, the last first, so that each place is still good."""
     cuts = []
     for order, (role, mark) in enumerate(zip(("head", "tail"), MARKS, strict=True)):
         start, end = row[role]
         # At one place an entity that ends is closed before one that begins is opened.
         cuts += [(start, 1, order, f" {mark} "), (end, 0, order, f" {mark} ")]
-    text = str(row["text"])
-    for place, _, _, mark in sorted(cuts, reverse=True):
-        text = text[:place] + mark + text[place:]
-    return text
+    return [(place, mark) for place, _, _, mark in sorted(cuts, reverse=True)]

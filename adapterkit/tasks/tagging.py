@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Encoded, Pooling
+from ..entities import OUTSIDE, entities_of, has_entities
 from ..errors import DataError, did_you_mean
 from ..fields import Fields, check_field
+from ..metric import Predictions, check_metrics
 from ..ops import Noise
 from ..pooled import check_labels, known_labels
 from ..sections import is_text
-from ..task import Answer, Example, Outputs, Row, Task, Tensors, Text, token_logits
+from ..tables import per_class, per_entity
+from ..task import Answer, Example, Outputs, Part, Row, Score, Task, Tensors, Text, token_logits
 from ..tokens import Reader, cut
 
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
 """A Chinese character, a run of other letters and digits, or one sign."""
-
-
-OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Tagging(Task):
         max_length: Most tokens of a window; as many as the backbone takes where left out.
         stride: Tokens that neighbouring windows share.
         labels: Tags in order; the sorted tags of the training rows where left out.
+        extra_metrics: Metrics to tell besides the task's own, such as [strict_f1].
     """
 
     type: ClassVar[str] = "tagging"
@@ -69,11 +70,19 @@ class Tagging(Task):
     max_length: int | None = None
     stride: int = 32
     labels: tuple[str, ...] | None = None
+    extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
+        open_yet = ("entities", "tags") if self.labels is None else (self.metric_kind,)
+        check_metrics(open_yet, self.extra_metrics)
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
+
+    @property
+    def metric_kind(self) -> str:  # type: ignore[override]
+        """Whole entities are judged where tags are BIO, else single tags."""
+        return "entities" if has_entities(known_labels(self.labels)) else "tags"
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         labels = self.labels or tuple(sorted({tag for row in rows for tag in row.fields["tags"]}))
@@ -81,7 +90,10 @@ class Tagging(Task):
             raise DataError(
                 f"tagging needs at least two tags; the training rows only have {labels}"
             )
-        return replace(self, labels=labels)
+        try:
+            return replace(self, labels=labels)
+        except ValueError as error:  # what suits entities may not suit other tags
+            raise DataError(f"task.{error}") from None
 
     def fields(self, asked: Text, where: str) -> Fields:
         if is_text(asked):
@@ -116,6 +128,12 @@ class Tagging(Task):
             places = tuple(first.get(word) for word in range(len(spans)))
             found.append(Example(tuple(sequences), Words(text, spans, places)))
         return found
+
+    def counted(self, row: Row) -> Sequence[str | float]:
+        """The kinds of its entities, and the tags that are part of none."""
+        tags = row.fields["tags"]
+        others = [tag for tag in tags if _stands_alone(tag)]
+        return [*(kind for kind, _, _ in entities_of(tags)), *others]
 
     def target(self, row: Row, example: Example) -> tuple[Any, list[int]]:
         """Where each word is said, and its tag."""
@@ -175,33 +193,50 @@ class Tagging(Task):
             found.append({"entities": entities, "tags": tags})
         return found
 
-    def metrics(
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """For each entity, and each tag that is part of none, the mean logit of its words' tags."""
+        (row,), words = outputs.rows(), example.notes
+        tags, labels = self._said(row, words.places)[0], known_labels(self.labels)
+        others = [(t, n, n + 1) for n, t in enumerate(tags) if _stands_alone(t)]
+        before = [0, *accumulate(outputs.counts[0])]
+        found = []
+        for kind, first, last in sorted([*entities_of(tags), *others], key=lambda one: one[1]):
+            weights = torch.zeros_like(outputs.lines)
+            for place, tag in zip(words.places[first:last], tags[first:last], strict=True):
+                weights[before[place[0]] + place[1], labels.index(tag)] = 1.0
+            span = slice(words.spans[first][0], words.spans[last - 1][1])
+            found.append(Score(f"{words.text[span]} ({kind})", weights / (last - first)))
+        return found
+
+    def parts(self, row: Fields) -> list[tuple[Part, ...]]:
+        text, spans = _standing(row)
+
+        def at(word: int, start: int, end: int) -> tuple[int, int]:
+            return spans[word][0] + start, spans[word][0] + end
+
+        return [(Part("tokens", text, at),)]
+
+    def as_pipeline(self, answer: Answer) -> Any:
+        return answer["entities"]
+
+    def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> dict[str, float]:
-        """F1, precision and recall over whole entities as CoNLL counts them, and the share of right
-        tags; without BIO tags F1 is that of the tags, averaged over those that occur."""
-        labels = known_labels(self.labels)
-        said, goal = [], []
+    ) -> Predictions:
+        """Each row's tags."""
+        labels, said, goal = known_labels(self.labels), [], []
         for row, (places, tags) in zip(outputs.rows(), targets, strict=True):
             said.append(self._said(row, places)[0])
             goal.append([labels[tag] for tag in tags])
-        flat = list(zip(chain(*said), chain(*goal), strict=True))
-        accuracy = sum(a == b for a, b in flat) / len(flat)
-        if not any(tag.startswith(("B-", "I-")) for tag in labels):
-            from sklearn.metrics import f1_score
+        return Predictions(said, goal)
 
-            ours, theirs = [a for a, _ in flat], [b for _, b in flat]
-            f1 = float(f1_score(theirs, ours, average="macro", zero_division=0))
-            return {"f1": f1, "accuracy": accuracy}
-        found = {(n, *entity) for n, tags in enumerate(said) for entity in entities_of(tags)}
-        real = {(n, *entity) for n, tags in enumerate(goal) for entity in entities_of(tags)}
-        right = len(found & real)
-        return {
-            "f1": 2 * right / max(1, len(found) + len(real)),
-            "precision": right / max(1, len(found)),
-            "recall": right / max(1, len(real)),
-            "accuracy": accuracy,
-        }
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        if self.metric_kind == "entities":
+            return {"per_class": per_entity(predictions)}
+        tags = known_labels(self.labels)
+        said, goal = (
+            list(chain(*rows)) for rows in (predictions.predicted, predictions.references)
+        )
+        return {"per_class": per_class(tags, tags, said, goal)}
 
     def _said(
         self, row: Sequence[Tensor], places: Sequence[tuple[int, int] | None]
@@ -220,21 +255,9 @@ class Tagging(Task):
         return tags, chances
 
 
-def entities_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Kind, first and past-the-last word of each entity in BIO tags.
-
-    As CoNLL's own script counts: `I-` after another kind, or after nothing, begins an entity too.
-    """
-    found, begun = [], None
-    for place, tag in enumerate([*tags, OUTSIDE]):
-        mark, _, kind = tag.partition("-")
-        goes_on = begun is not None and mark == "I" and kind == begun[0]
-        if begun is not None and not goes_on:
-            found.append((begun[0], begun[1], place))
-            begun = None
-        if not goes_on and mark in ("B", "I") and kind:
-            begun = (kind, place)
-    return found
+def _stands_alone(tag: str) -> bool:
+    """Whether a tag says something by itself, not as part of an entity."""
+    return tag != OUTSIDE and not tag.startswith(("B-", "I-"))
 
 
 def _standing(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:

@@ -1,0 +1,224 @@
+"""Figures in an adapter folder, as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+INK, ACCENT, GRID, BLUE = "#333333", "#d1495b", "#dddddd", "#2e6f95"
+MATRIX = 40
+"""Labels up to which a matrix can be read; of more, the most confused pairs are drawn."""
+PAIRS = 20
+OWN = "DejaVu Sans"
+"""Comes with Matplotlib."""
+TITLE: dict[str, Any] = {"loc": "left", "color": INK, "fontsize": 11, "parse_math": False}
+NUMBERED = 20
+"""Labels up to which every cell of a matrix has its number."""
+
+
+def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes:
+    """Training loss and the main validation metric over the steps.
+
+    Args:
+        name: The adapter's.
+        metric: The main metric's.
+        training: The card's record of the run.
+    """
+    history = training["history"]
+    figure = _figure(6.4, 3.6)
+    left = figure.subplots()
+    losses = training.get("losses", [])
+    left.plot([step for step, _ in losses], [loss for _, loss in losses], color=BLUE, linewidth=1.2)
+    left.set_xlabel("step", color=INK)
+    left.set_ylabel("training loss", color=BLUE)
+    left.set_ylim(bottom=0)
+    left.grid(color=GRID, linewidth=0.6)
+    checked = [entry for entry in history if metric in entry.get("validation", {})]
+    if checked:
+        right = left.twinx()
+        steps = [entry["step"] for entry in checked]
+        scores = [entry["validation"][metric] for entry in checked]
+        right.plot(steps, scores, color=ACCENT, marker="o", markersize=4, linewidth=1.2)
+        right.set_ylabel(f"validation {metric}", color=ACCENT)
+        kept = [entry["epoch"] for entry in checked].index(training["epoch"])
+        right.plot(steps[kept], scores[kept], "o", markersize=10, fillstyle="none", color=ACCENT)
+        right.annotate(
+            f"kept: {scores[kept]:.3f}",
+            (steps[kept], scores[kept]),
+            textcoords="offset points",
+            xytext=(0, -18),
+            ha="center",
+            color=ACCENT,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+        )
+        right.spines[["top"]].set_visible(False)
+    left.spines[["top"]].set_visible(False)
+    left.set_title(name, loc="left", color=INK)
+    return _png(figure)
+
+
+def confusions(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> bytes:
+    """Which labels are taken for which: a matrix, or of many labels the most confused pairs.
+
+    Labels in a script that no installed font has are shown by their number, from 1, as in
+    `per_class.csv`.
+
+    Args:
+        title: What is said above.
+        labels: Their names.
+        counts: Right label, predicted label and number of rows, where there are any.
+    """
+    names, families = _shown(labels)
+    if families is None:
+        names, families = [str(number) for number in range(1, len(labels) + 1)], [OWN]
+        title += " (numbers: see per_class.csv)"
+    style = {"fontfamily": families, "parse_math": False, "color": INK}
+    if len(labels) <= MATRIX:
+        return _matrix(title, names, counts, style)
+    return _pairs(title, names, counts, style)
+
+
+def _matrix(
+    title: str, names: Sequence[str], counts: Sequence[Sequence[int]], style: dict[str, Any]
+) -> bytes:
+    n = len(names)
+    rows = [[0] * n for _ in names]
+    for goal, said, count in counts:
+        rows[goal][said] = count
+    shares = [[count / max(1, sum(row)) for count in row] for row in rows]
+    side = max(2.0, min(9.5, 0.42 * n))
+    long = max(map(len, names))
+    margin = 0.065 * long
+    figure = _figure(side + 1.7 + margin, side + 0.9 + 0.7 * margin)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap=_shades(), norm=_norm())
+    small = 9 if n <= 12 else 7
+    if long <= 6 and n <= 12:
+        axes.set_xticks(range(n), names, **style)
+    else:
+        axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor", **style)
+    axes.set_yticks(range(n), names, **style)
+    axes.tick_params(labelsize=small, length=0)
+    axes.set_xticks([place - 0.5 for place in range(1, n)], minor=True)
+    axes.set_yticks([place - 0.5 for place in range(1, n)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.0)
+    axes.tick_params(which="minor", length=0)
+    for goal, row in enumerate(rows) if n <= NUMBERED else ():
+        for said, count in enumerate(row):
+            if count:
+                color = "white" if shares[goal][said] > 0.4 else INK
+                axes.text(said, goal, count, ha="center", va="center", color=color, fontsize=small)
+    axes.set_xlabel("predicted label", color=INK)
+    axes.set_ylabel("true label", color=INK)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, **TITLE)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02)
+    bar.set_ticks(
+        [0.0, 0.1, 0.25, 0.5, 0.75, 1.0], labels=["0", "10%", "25%", "50%", "75%", "100%"]
+    )
+    bar.set_label("of the true label's rows", color=INK, fontsize=8)
+    bar.ax.tick_params(labelsize=8, length=0, labelcolor=INK)
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def _pairs(
+    title: str, names: Sequence[str], counts: Sequence[Sequence[int]], style: dict[str, Any]
+) -> bytes:
+    wrong = sorted((row for row in counts if row[0] != row[1]), key=lambda row: -row[2])[:PAIRS]
+    figure = _figure(7.6, 1.1 + 0.27 * len(wrong))
+    axes = figure.subplots()
+    axes.set_title(f"{title}: most confused labels", **TITLE)
+    if not wrong:
+        axes.set_axis_off()
+        axes.text(0, 0.5, "No row was given a wrong label.", color=INK, transform=axes.transAxes)
+        return _png(figure)
+    axes.barh(range(len(wrong)), [count for *_, count in wrong], color=BLUE, height=0.68)
+    told = [f"{names[goal]}  →  {names[said]}" for goal, said, _ in wrong]
+    axes.set_yticks(range(len(wrong)), told, **style)
+    axes.tick_params(labelsize=8, length=0)
+    axes.invert_yaxis()
+    for place, (*_, count) in enumerate(wrong):
+        axes.annotate(
+            str(count),
+            (count, place),
+            textcoords="offset points",
+            xytext=(4, 0),
+            va="center",
+            color=INK,
+            fontsize=8,
+        )
+    axes.set_xticks([])
+    axes.margins(x=0.08, y=0.02)
+    axes.set_xlabel("rows, true label → predicted label", color=INK, fontsize=9)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.spines["left"].set_color(GRID)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    return Figure(figsize=(width, height), dpi=120, layout=layout)
+
+
+def _shades() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list(
+        "shares", ["#f2f5f7", "#9fc3d6", BLUE, "#173f58"], N=20
+    )
+
+
+def _norm() -> Any:
+    """A tenth of a label's rows gone astray is to be seen."""
+    from matplotlib.colors import PowerNorm
+
+    return PowerNorm(0.6, vmin=0.0, vmax=1.0)
+
+
+def _png(figure: Any) -> bytes:
+    """A figure in 128 colours: a third as large as in all of them, and looks the same."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+            small, format="png", optimize=True
+        )
+    return small.getvalue()
+
+
+def _shown(labels: Sequence[str], width: int = 28) -> tuple[list[str], list[str] | None]:
+    """Labels short enough for an axis, and the fonts that have them."""
+    names = [" ".join(label.split()) for label in labels]
+    names = [name if len(name) <= width else name[: width - 1] + "…" for name in names]
+    return names, _families("".join(sorted(set("".join(names)))))
+
+
+@cache
+def _families(characters: str) -> list[str] | None:
+    """Matplotlib's own font, and where it lacks characters an installed one that has the rest."""
+    from matplotlib import font_manager
+
+    missing = _without(characters, font_manager.findfont(OWN))
+    if not missing:
+        return [OWN]
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.name):
+        # Matplotlib's "last resort" has every character, as a box.
+        if not entry.name.startswith("Last Resort") and not _without(missing, entry.fname):
+            return [OWN, entry.name]
+    return None
+
+
+def _without(characters: Iterable[str], font: str) -> str:
+    """The characters a font file lacks."""
+    from matplotlib.ft2font import FT2Font
+
+    known = FT2Font(font).get_charmap()
+    return "".join(c for c in characters if ord(c) not in known)

@@ -1,0 +1,82 @@
+"""Lanes: packed batches computed side by side on a CPU.
+
+Two batches on a core each are done sooner than one after the other on both: no operator waits for
+the other core to finish its half, and the many small products of adapters, which one core computes
+alone, are computed on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+MOST = 4
+"""Lanes at most: with many cores each lane has several, for batches would become too small."""
+
+LEAST_TOKENS = 192
+"""Tokens that are worth a lane: below, what a forward costs whatever its size counts for more."""
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+class Lanes:
+    """Threads that share the cores among them.
+
+    Args:
+        n: How many.
+        threads: Of torch, for each lane.
+    """
+
+    def __init__(self, n: int, threads: int) -> None:
+        self.n = n
+        self._pool: ThreadPoolExecutor | None = None
+        if n == 1:
+            return
+        # torch's number of threads belongs to the thread that sets it, but the last one set is
+        # also what threads to come begin with: that is put back when every lane has its own.
+        before, begun = torch.get_num_threads(), Barrier(n + 1)
+
+        def begin() -> None:
+            torch.get_num_threads()  # a thread's first look would undo what was set before it
+            torch.set_num_threads(threads)
+            begun.wait()
+
+        self._pool = ThreadPoolExecutor(n, thread_name_prefix="lane", initializer=begin)
+        for _ in range(n):
+            self._pool.submit(int)
+        begun.wait()
+        torch.set_num_threads(before)
+
+    def map(self, work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
+        """The work on each part, in order of the parts; one part is done where it is asked for."""
+        if self._pool is None or len(parts) == 1:
+            return map(work, parts)
+        return self._pool.map(work, parts)
+
+    def budget(self, sizes: Sequence[int], max_tokens: int) -> int:
+        """Most tokens of a batch, so that all lanes have as much to do where sizes allow it."""
+        if self.n == 1:
+            return max_tokens
+        share = sum(sizes) // self.n + max(sizes, default=0)
+        return min(max_tokens, max(share, LEAST_TOKENS))
+
+
+ALONE = Lanes(1, 1)
+"""One batch after the other."""
+
+
+def lanes_of(device: torch.device) -> Lanes:
+    """The lanes of this process: its torch threads on a CPU, one lane on anything else."""
+    return _lanes(torch.get_num_threads()) if device.type == "cpu" else ALONE
+
+
+@cache
+def _lanes(threads: int) -> Lanes:
+    n = min(threads, MOST)
+    return Lanes(n, threads // n)

@@ -1,0 +1,15 @@
+"""Metrics of one choice of several, where each row has choices of its own."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..metric import Metric, MetricKind
+from .classes import ACCURACY
+
+
+class Choices(MetricKind):
+    type: ClassVar[str] = "choices"
+    features: ClassVar[dict[str, Any]] = {"predictions": "int64", "references": "int64"}
+    defaults: ClassVar[tuple[str, ...]] = ("accuracy",)
+    metrics: ClassVar[dict[str, Metric]] = {"accuracy": ACCURACY}

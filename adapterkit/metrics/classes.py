@@ -1,0 +1,93 @@
+"""Metrics of one class of several for each row, as scikit-learn defines them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..metric import Array, Metric, MetricKind, Predictions
+
+
+def averaged(name: str, average: str) -> Metric:
+    """scikit-learn's F1, precision or recall, averaged over what occurs; 0 where there is
+    nothing to divide by."""
+
+    def score(p: Predictions) -> float:
+        from sklearn import metrics
+
+        function: Any = getattr(metrics, f"{name}_score")
+        return float(function(p.references, p.predicted, average=average, zero_division=0))
+
+    return Metric(score)
+
+
+def accuracy(p: Predictions) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(p.references, p.predicted))
+
+
+def right(p: Predictions) -> Array:
+    """Whether each row is right, and 1."""
+    hit = p.predicted == p.references
+    return np.stack([hit, np.ones_like(hit)], axis=1).astype(float)
+
+
+def matthews(p: Predictions) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(p.references, p.predicted))
+
+
+def balanced_accuracy(p: Predictions) -> float:
+    """Recall averaged over the classes that occur in the references."""
+    from sklearn.metrics import recall_score
+
+    labels = np.unique(p.references)
+    return float(
+        recall_score(p.references, p.predicted, labels=labels, average="macro", zero_division=0)
+    )
+
+
+def roc_auc(p: Predictions) -> float:
+    """One class against the rest, averaged over the classes that occur; of two classes it is the
+    usual area. Undefined where all rows are of one class."""
+    from sklearn.metrics import roc_auc_score
+
+    found = np.unique(p.references)
+    if len(found) < 2:
+        return float("nan")
+    return float(np.mean([roc_auc_score(p.references == c, p.probabilities[:, c]) for c in found]))
+
+
+def log_loss(p: Predictions) -> float:
+    from sklearn import metrics
+
+    every = range(p.probabilities.shape[1])
+    return float(metrics.log_loss(p.references, p.probabilities, labels=every))
+
+
+ACCURACY = Metric(accuracy, counts=right)
+
+
+class Classes(MetricKind):
+    type: ClassVar[str] = "classes"
+    features: ClassVar[dict[str, Any]] = {
+        "predictions": "int64",
+        "references": "int64",
+        "probabilities": ["float64"],
+    }
+    defaults: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
+    metrics: ClassVar[dict[str, Metric]] = {
+        "accuracy": ACCURACY,
+        "balanced_accuracy": Metric(balanced_accuracy),
+        **{
+            f"{name}_{average}": averaged(name, average)
+            for name in ("f1", "precision", "recall")
+            for average in ("micro", "macro", "weighted")
+        },
+        "matthews": Metric(matthews),
+        "roc_auc": Metric(roc_auc),
+        "log_loss": Metric(log_loss),
+    }

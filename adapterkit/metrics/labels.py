@@ -1,0 +1,72 @@
+"""Metrics of any number of labels for each row, as scikit-learn defines them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..metric import Array, Metric, MetricKind, Predictions
+from .classes import averaged
+
+
+def shared(p: Predictions) -> Array:
+    """Twice the labels that each row has in common, and the labels of both sides."""
+    both = (p.predicted & p.references).sum(1)
+    return np.stack([2 * both, p.predicted.sum(1) + p.references.sum(1)], axis=1).astype(float)
+
+
+def exact(p: Predictions) -> float:
+    """The share of rows whose labels are all right."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(p.references, p.predicted))
+
+
+def hamming_loss(p: Predictions) -> float:
+    """The share of decisions, a row and a label each, that are wrong."""
+    from sklearn import metrics
+
+    return float(metrics.hamming_loss(p.references, p.predicted))
+
+
+def over_labels(name: str) -> Metric:
+    """scikit-learn's score of each label's probabilities, averaged over the labels that some rows
+    have and some have not; undefined where there is none."""
+
+    def score(p: Predictions) -> float:
+        from sklearn import metrics
+
+        share = p.references.mean(0)
+        mixed = np.flatnonzero((share > 0) & (share < 1))
+        if not len(mixed):
+            return float("nan")
+        function: Any = getattr(metrics, f"{name}_score")
+        return float(function(p.references[:, mixed], p.probabilities[:, mixed], average="macro"))
+
+    return Metric(score)
+
+
+F1_MICRO = Metric(averaged("f1", "micro").score, counts=shared)
+
+
+class Labels(MetricKind):
+    type: ClassVar[str] = "labels"
+    features: ClassVar[dict[str, Any]] = {
+        "predictions": ["int64"],
+        "references": ["int64"],
+        "probabilities": ["float64"],
+    }
+    defaults: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "exact")
+    metrics: ClassVar[dict[str, Metric]] = {
+        **{
+            f"{name}_{average}": averaged(name, average)
+            for name in ("f1", "precision", "recall")
+            for average in ("micro", "macro", "weighted", "samples")
+        },
+        "f1_micro": F1_MICRO,
+        "exact": Metric(exact),
+        "hamming_loss": Metric(hamming_loss),
+        "roc_auc": over_labels("roc_auc"),
+        "average_precision": over_labels("average_precision"),
+    }

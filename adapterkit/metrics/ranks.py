@@ -1,0 +1,25 @@
+"""Metrics of the place at which each row's own answer was found, 1 being the first."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..metric import Metric, MetricKind, mean
+
+
+def recall(k: int) -> Metric:
+    """The share of rows whose own answer is among the first k."""
+    return mean(lambda rank, _: float(rank <= k))
+
+
+class Ranks(MetricKind):
+    """What is predicted is the place, what is right is how many candidates there were."""
+
+    type: ClassVar[str] = "ranks"
+    features: ClassVar[dict[str, Any]] = {"predictions": "int64", "references": "int64"}
+    defaults: ClassVar[tuple[str, ...]] = ("mrr", "recall@1", "recall@5", "recall@10")
+    metrics: ClassVar[dict[str, Metric]] = {
+        "mrr": mean(lambda rank, _: 1.0 / rank),
+        **{f"recall@{k}": recall(k) for k in (1, 3, 5, 10, 50, 100)},
+        "mean_rank": mean(lambda rank, _: float(rank)),
+    }

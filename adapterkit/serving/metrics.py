@@ -1,0 +1,115 @@
+"""What a server tells Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .activity import Activity
+from .engine import Engine, Watch
+from .resident import ResidentSet
+from .traces import Traces
+
+MAX_ADAPTERS = 500
+"""Adapters counted by name; later ones are counted as `_other`, so that a scrape stays small."""
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Metrics(Watch):
+    """Counters and histograms of one server.
+
+    Args:
+        traces: Where stages are traced as well.
+    """
+
+    def __init__(self, traces: Traces | None = None) -> None:
+        self.traces = traces
+        self.activity = Activity()
+        self.registry = CollectorRegistry()
+        self._stages = Histogram(
+            "adapterkit_stage_seconds",
+            "Seconds of a request by stage",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "adapterkit_batch_seconds",
+            "Seconds of a packed forward",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._rows = Histogram(
+            "adapterkit_batch_rows",
+            "Rows of a batch",
+            buckets=[2**n for n in range(11)],
+            registry=self.registry,
+        )
+        self._tokens = Histogram(
+            "adapterkit_batch_tokens",
+            "Tokens of a batch",
+            buckets=[2**n for n in range(4, 16)],
+            registry=self.registry,
+        )
+        self._requests = Counter(
+            "adapterkit_requests", "Answered HTTP requests", ["status"], registry=self.registry
+        )
+        self._adapters = Counter(
+            "adapterkit_adapter_rows", "Rows answered", ["adapter"], registry=self.registry
+        )
+        self._named: set[str] = set()
+
+    def watch(self, engine: Engine, resident: ResidentSet) -> None:
+        """Shows what engine and resident set hold at the moment of a scrape."""
+        self.registry.register(_Held(engine, resident))
+
+    def stage(self, name: str, seconds: float) -> None:
+        self._stages.labels(name).observe(seconds)
+        if self.traces is not None:
+            self.traces.stage(name, seconds)
+
+    def batch(self, rows: int, tokens: int, seconds: float) -> None:
+        self._rows.observe(rows)
+        self._tokens.observe(tokens)
+        self._seconds.observe(seconds)
+        self.activity.batch(rows, tokens)
+
+    def request(self, status: int) -> None:
+        """An HTTP request was answered."""
+        self._requests.labels(str(status)).inc()
+
+    def rows(self, adapter: str, rows: int) -> None:
+        """Rows of an adapter were answered."""
+        if adapter not in self._named and len(self._named) >= MAX_ADAPTERS:
+            adapter = "_other"
+        self._named.add(adapter)
+        self._adapters.labels(adapter).inc(rows)
+
+    def text(self) -> bytes:
+        """The scrape, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Held(Collector):
+    def __init__(self, engine: Engine, resident: ResidentSet) -> None:
+        self._engine = engine
+        self._resident = resident
+
+    def collect(self) -> Iterator[Metric]:
+        queue, resident = self._engine.queue, self._resident
+        yield GaugeMetricFamily("adapterkit_queue_rows", "Rows that wait", queue.rows)
+        yield GaugeMetricFamily("adapterkit_queue_tokens", "Tokens that wait", queue.tokens)
+        yield GaugeMetricFamily("adapterkit_queue_tenants", "Tenants that wait", queue.tenants)
+        yield CounterMetricFamily("adapterkit_loads", "Adapters read from disk", resident.loads)
+        adapters = GaugeMetricFamily("adapterkit_resident_adapters", "Adapters", labels=["tier"])
+        held = GaugeMetricFamily("adapterkit_resident_bytes", "Bytes held", labels=["tier"])
+        evictions = CounterMetricFamily("adapterkit_evictions", "Adapters let go", labels=["tier"])
+        for name, tier in resident.tiers.items():
+            adapters.add_metric([name], len(tier))
+            held.add_metric([name], tier.bytes)
+            evictions.add_metric([name], tier.evictions)
+        yield from (adapters, held, evictions)

@@ -1,0 +1,87 @@
+"""Servers on free ports of this machine, running in threads while a test asks them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import uvicorn
+
+from adapterkit.serving.app import make_app
+from adapterkit.serving.run import Settings, make_service
+
+
+@contextmanager
+def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]:
+    """The URL of a server over a store."""
+    service = make_service(Settings(str(store), backbone=str(backbone), device="cpu", **settings))
+    server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False))
+    sock = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([sock],))
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        sock.close()
+
+
+class Canned(NamedTuple):
+    """A reply as it was told beforehand."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = {}
+
+
+class Stub(NamedTuple):
+    """A server that says what it was told to, and what it was asked: path and headers."""
+
+    url: str
+    seen: list[tuple[str, Mapping[str, str]]]
+
+
+@contextmanager
+def stub(answer: Callable[[int], Canned]) -> Iterator[Stub]:
+    """A server that answers its first, second, ... request with what a function says of it."""
+    seen: list[tuple[str, Mapping[str, str]]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _reply(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            seen.append((self.path, dict(self.headers)))
+            canned = answer(len(seen))
+            self.send_response(canned.status)
+            for name, value in canned.headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(canned.body)))
+            self.end_headers()
+            self.wfile.write(canned.body)
+
+        do_GET = do_POST = do_PUT = do_DELETE = _reply  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing is told."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield Stub(f"http://127.0.0.1:{server.server_address[1]}", seen)
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()

@@ -1,0 +1,332 @@
+"""Real Chinese rows from recipe to answer: alignment, characters and metrics, row by row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from adapterkit.adapter import Adapter
+from adapterkit.backbone import Backbone
+from adapterkit.files import load_adapter
+from adapterkit.forward import text_limit
+from adapterkit.predict import Predictor, evaluate
+from adapterkit.recipe import Recipe
+from adapterkit.store import Store
+from adapterkit.task import Example, Row
+from adapterkit.training import train
+
+TRAINED, SCORED = 24, 12
+"""Rows of each split in the fast runs."""
+
+KINDS = [f"{kind}.{name}" for kind in ("GPE", "LOC", "ORG", "PER") for name in ("NAM", "NOM")]
+TAGS = ", ".join(f"{mark}-{kind}" for kind in KINDS for mark in "BI")
+"""Few rows do not have every tag."""
+
+SECTIONS = {
+    "thucnews_titles": ("data.csv", "", "classification", "test"),
+    "waimai_10k": ("data.csv", "", "classification", "test"),
+    "fewclue_ocnli": ("data.csv", ", text: text_a, text_pair: text_b", "classification", "test"),
+    "weibo_ner": ("data.jsonl", "", f"tagging, labels: [O, {TAGS}]", "test"),
+    "cmrc2018": ("data.jsonl", "", "question_answering, stride: 32", "validation"),
+}
+"""Data set to its file, its columns, its task (YAML) and the split that is scored."""
+
+WHOLE = pytest.param(None, marks=pytest.mark.slow, id="whole")
+sizes = pytest.mark.parametrize("size", [pytest.param((TRAINED, SCORED), id="few"), WHOLE])
+labelled = pytest.mark.parametrize("name", ["thucnews_titles", "waimai_10k", "fewclue_ocnli"])
+Size = tuple[int, int] | None
+
+
+class Case(NamedTuple):
+    """One data set, trained on: the adapter as its folder has it, the rows that are scored, and
+    what training said of them."""
+
+    backbone: Backbone
+    adapter: Adapter
+    rows: list[Row]
+    said: dict[str, float]
+
+    def loud(self) -> Adapter:
+        """The adapter with a random head: its answers differ, which little training does not
+        reach."""
+        generator = torch.Generator().manual_seed(5)
+        head = {k: torch.randn(t.shape, generator=generator) for k, t in self.adapter.head.items()}
+        return replace(self.adapter, head=head)
+
+    def answers(self, adapter: Adapter) -> list[Any]:
+        roles = [role for role in self.rows[0].fields if role not in adapter.task.learns]
+        asked = [{role: row.fields[role] for role in roles} for row in self.rows]
+        return Predictor(self.backbone, [adapter])([(adapter.name, one) for one in asked])
+
+    def examples(self) -> list[Example]:
+        task, limit = self.adapter.task, text_limit(self.backbone, self.adapter)
+        return task.examples([row.fields for row in self.rows], self.backbone.reader, limit)
+
+
+@pytest.fixture(scope="module")
+def chinese(chinese_folder: Path) -> Backbone:
+    return Backbone.load(str(chinese_folder), device="cpu")
+
+
+def run(chinese: Backbone, data: Path, name: str, size: Size) -> Case:
+    """Rows of a data set, a recipe file, training, a published folder, and back."""
+    file, columns, task, scored = SECTIONS[name]
+    parts = {"train": size[0], scored: size[1]} if size else None
+    _copy(data / name / file, Path(file), parts)
+    kept = "validation: 0, " if scored == "test" else "test: 0, "
+    Path("recipe.yaml").write_text(
+        f"name: zh/{name.replace('_', '-')}\n"
+        f"data: {{path: {file}, {kept.rstrip(', ')}{columns}}}\n"
+        f"task: {{type: {task}}}\n"
+        "method: {type: lora, r: 4}\n"
+        "training: {epochs: 1, batch_size: 8}\n",
+        encoding="utf-8",
+    )
+    recipe = Recipe.load(Path("recipe.yaml"))
+    adapter = train(recipe, chinese, progress=False)
+    folder = Store(Path("store")).publish(adapter, chinese.geometry)
+    rows = recipe.data.load(recipe.folder, 0, recipe.task)[scored]
+    said = {key: value for key, value in adapter.metrics[scored].items() if key != "loss"}
+    return Case(chinese, load_adapter(folder, chinese), rows, said)
+
+
+def _copy(source: Path, target: Path, parts: dict[str, int] | None) -> None:
+    """The first rows of each split, or all; label by label where rows have one."""
+    text = source.read_text(encoding="utf-8")
+    if parts is None:
+        target.write_text(text, encoding="utf-8")
+    elif source.suffix == ".csv":
+        reader = csv.DictReader(text.splitlines())
+        with target.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, reader.fieldnames or ())
+            writer.writeheader()
+            writer.writerows(_first(list(reader), parts))
+    else:
+        rows = _first([json.loads(line) for line in text.splitlines()], parts)
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        target.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _first(rows: list[Any], parts: dict[str, int]) -> list[Any]:
+    found, seen = [], Counter[Any]()
+    labels = {row["label"] for row in rows if "label" in row}
+    for row in rows:
+        key = row["split"], row.get("label")
+        if seen[key] < parts.get(row["split"], 0) / max(1, len(labels)):
+            seen[key] += 1
+            found.append(row)
+    return found
+
+
+@labelled
+@sizes
+def test_labels_of_texts_and_pairs(
+    chinese: Backbone, shared_data: Path, name: str, size: Size
+) -> None:
+    case = run(chinese, shared_data, name, size)
+    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
+    goal = [row.fields["label"] for row in case.rows]
+    for adapter in (case.adapter, case.loud()):
+        said = [answer["label"] for answer in case.answers(adapter)]
+        assert set(said) <= set(adapter.task.labels)  # type: ignore[attr-defined]
+        metrics = evaluate(chinese, adapter, case.rows)
+        right = sum(a == b for a, b in zip(said, goal, strict=True))
+        assert metrics["accuracy"] == pytest.approx(right / len(goal))
+        assert metrics["f1_macro"] == pytest.approx(_f1_macro(said, goal))
+    for row, example in zip(case.rows, case.examples(), strict=True):
+        _read_once(chinese, row, example)
+
+
+def _f1_macro(said: Sequence[str], goal: Sequence[str]) -> float:
+    """F1 of each label that occurs, averaged."""
+    found = []
+    for label in set(said) | set(goal):
+        hits = sum(a == b == label for a, b in zip(said, goal, strict=True))
+        found.append(2 * hits / (said.count(label) + goal.count(label)))
+    return sum(found) / len(found)
+
+
+def _read_once(backbone: Backbone, row: Row, example: Example) -> None:
+    """Every Chinese character is a token of its own, or is cut off at the end and told so."""
+    (inputs,) = example.inputs
+    tokens = backbone.reader.tokens(inputs.ids)
+    unknown = {"[UNK]"} if "[UNK]" in tokens else set()
+    read = [token for token in tokens if _is_chinese(token)]
+    asked = [
+        c for role in ("text", "text_pair") for c in row.fields.get(role, "") if _is_chinese(c)
+    ]
+    if example.truncated:
+        assert Counter(read) <= Counter(asked)
+    elif not unknown:
+        assert read == asked
+    assert tokens[0] == "[CLS]"
+    assert tokens.count("[SEP]") == 1 + ("text_pair" in row.fields)
+
+
+def _is_chinese(token: str) -> bool:
+    return len(token) == 1 and "\u4e00" <= token <= "\u9fff"
+
+
+@sizes
+def test_entities(chinese: Backbone, shared_data: Path, size: Size) -> None:
+    case = run(chinese, shared_data, "weibo_ner", size)
+    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
+    goal = [list(row.fields["tags"]) for row in case.rows]
+    adapter = case.loud()
+    answers = case.answers(adapter)
+    said = [answer["tags"] for answer in answers]
+    assert evaluate(chinese, adapter, case.rows) == pytest.approx(_entity_scores(said, goal))
+    assert sum(len(answer["entities"]) for answer in answers) > len(case.rows)
+    for row, answer in zip(case.rows, answers, strict=True):
+        tokens = row.fields["tokens"]
+        assert len(answer["tags"]) == len(tokens)
+        text = " ".join(tokens)
+        found = [(e["entity_group"], e["word"]) for e in answer["entities"]]
+        runs = _chunks(answer["tags"])
+        assert found == [(kind, " ".join(tokens[a:b])) for kind, a, b in runs]
+        assert all(text[e["start"] : e["end"]] == e["word"] for e in answer["entities"])
+    _check_plain_texts(case, adapter)
+
+
+def _check_plain_texts(case: Case, adapter: Adapter) -> None:
+    """The same rows as a text without blanks: positions are those of that text."""
+    texts = ["".join(row.fields["tokens"]) for row in case.rows]
+    for text, answer in zip(
+        texts, Predictor(case.backbone, [adapter])([(adapter.name, t) for t in texts]), strict=True
+    ):
+        ends = [0]
+        for entity in answer["entities"]:
+            assert text[entity["start"] : entity["end"]] == entity["word"]
+            assert entity["start"] >= ends[-1], "entities do not overlap"
+            ends.append(entity["end"])
+
+
+def _chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Entities as CoNLL's script counts them: a run of one kind, begun anew by every B-."""
+    found: list[list[Any]] = []
+    for place, tag in enumerate(tags):
+        kind, before = tag[2:], tags[place - 1] if place else "O"
+        if tag == "O":
+            continue
+        if tag[0] == "B" or before == "O" or before[2:] != kind:
+            found.append([kind, place, place])
+        found[-1][2] = place + 1
+    return [(kind, start, end) for kind, start, end in found]
+
+
+def _entity_scores(said: list[list[str]], goal: list[list[str]]) -> dict[str, float]:
+    ours = {(n, *chunk) for n, tags in enumerate(said) for chunk in _chunks(tags)}
+    theirs = {(n, *chunk) for n, tags in enumerate(goal) for chunk in _chunks(tags)}
+    precision = len(ours & theirs) / max(1, len(ours))
+    recall = len(ours & theirs) / max(1, len(theirs))
+    both = precision + recall
+    pairs = [(a, b) for x, y in zip(said, goal, strict=True) for a, b in zip(x, y, strict=True)]
+    return {
+        "f1": 2 * precision * recall / both if both else 0.0,
+        "precision": precision,
+        "recall": recall,
+        "accuracy": sum(a == b for a, b in pairs) / len(pairs),
+    }
+
+
+def test_entity_scores_are_seqevals(chinese: Backbone, shared_data: Path) -> None:
+    seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
+    case = run(chinese, shared_data, "weibo_ner", (TRAINED, 3 * SCORED))
+    goal = [list(row.fields["tags"]) for row in case.rows]
+    # Half of the right tags beside random ones, so that some entities are right.
+    said = [answer["tags"] for answer in case.answers(case.loud())]
+    mixed = [
+        right if n % 2 else wrong for n, (right, wrong) in enumerate(zip(goal, said, strict=True))
+    ]
+    for tags in (said, mixed):
+        scores = _entity_scores(tags, goal)
+        for name in ("f1", "precision", "recall"):
+            theirs = getattr(seqeval, f"{name}_score")(goal, tags)
+            assert scores[name] == pytest.approx(theirs)
+    assert _entity_scores(mixed, goal)["f1"] > 0
+    found = evaluate(chinese, case.loud(), case.rows)
+    assert found == pytest.approx(_entity_scores(said, goal))
+
+
+@pytest.mark.parametrize("size", [pytest.param((8, 5), id="few"), WHOLE])
+def test_answers_to_questions(chinese: Backbone, shared_data: Path, size: Size) -> None:
+    case = run(chinese, shared_data, "cmrc2018", size)
+    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
+    adapter = case.loud()
+    answers = case.answers(adapter)
+    for row, answer in zip(case.rows, answers, strict=True):
+        context = row.fields["context"]
+        assert answer["answer"]
+        for one in answer["best"]:
+            assert context[one["start"] : one["end"]] == one["answer"]
+    goal = [[text for text, _ in row.fields["answers"]] for row in case.rows]
+    said = [answer["answer"] for answer in answers]
+    assert evaluate(chinese, adapter, case.rows) == pytest.approx(_answer_scores(said, goal))
+    for row, example in zip(case.rows, case.examples(), strict=True):
+        _right_answer_is_in_a_window(case.adapter, row, example)
+
+
+def _right_answer_is_in_a_window(adapter: Adapter, row: Row, example: Example) -> None:
+    """The lines that are learnt stand for the answer's own characters."""
+    (text, start), context = row.fields["answers"][0], row.fields["context"]
+    goal, found = adapter.task.target(row, example), 0
+    assert len(example.inputs) == len(goal.lines)
+    for spans, (first, last) in zip(example.notes.spans, goal.lines, strict=True):
+        if (first, last) == (0, 0):
+            continue
+        found += 1
+        begin, end = spans[first][0], spans[last][1]
+        assert text.strip() in context[begin:end]
+        # A word of Latin letters or digits is one token, and cannot be learnt in part.
+        around = context[begin:start] + context[start + len(text) : end]
+        assert not any(_is_chinese(character) for character in around)
+    # Neighbouring windows share `stride` tokens: what is no longer stands whole in one of them.
+    assert found or len(text) > adapter.task.stride  # type: ignore[attr-defined]
+
+
+def _answer_scores(said: list[str], goal: list[list[str]]) -> dict[str, float]:
+    """Best of the right answers, row by row: equal or not, and the overlap of characters."""
+    exact = overlap = 0.0
+    for answer, texts in zip(said, goal, strict=True):
+        ours = _units(answer)
+        exact += any(ours == _units(text) for text in texts)
+        overlap += max(_overlap(ours, _units(text)) for text in texts)
+    return {"f1": overlap / len(said), "exact_match": exact / len(said)}
+
+
+def _units(text: str) -> list[str]:
+    """Chinese characters one by one, other words whole, no punctuation."""
+    found: list[str] = []
+    apart = True
+    for character in text.lower():
+        if unicodedata.category(character).startswith("P") or character in "$+<=>^`|~":
+            continue
+        if _is_chinese(character) or character.isspace():
+            found += [character] if _is_chinese(character) else []
+            apart = True
+        elif apart:
+            found.append(character)
+            apart = False
+        else:
+            found[-1] += character
+    return [unit for unit in found if unit not in ("a", "an", "the")]
+
+
+def _overlap(ours: list[str], theirs: list[str]) -> float:
+    left, common = list(theirs), 0
+    for unit in ours:
+        if unit in left:
+            left.remove(unit)
+            common += 1
+    if not ours or not theirs:
+        return float(ours == theirs)
+    return 2 * common / (len(ours) + len(theirs))

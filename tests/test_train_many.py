@@ -1,0 +1,291 @@
+"""Many at once: every adapter of a joint training is the one its recipe trains alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import WORDS
+from test_cli import assert_refused, run
+from test_training import assert_same
+
+from adapterkit import trainees
+from adapterkit.adapter import Adapter
+from adapterkit.backbone import Backbone
+from adapterkit.errors import AdapterkitError, DataError, RecipeError
+from adapterkit.files import save_adapter
+from adapterkit.forward import forward
+from adapterkit.recipe import Recipe
+from adapterkit.training import StoppedError, train, train_many
+
+
+def write_rows(seed: int, n: int, name: str | None = None) -> str:
+    """A file of n rows whose label shows in their words; a tenth of them is for validation."""
+    rng, lines = random.Random(seed), ["text,label,split"]
+    for place in range(n):
+        label = ("money", "weather", "work")[place % 3]
+        shows = {"money": "bank", "weather": "rain", "work": "laptop"}[label]
+        words = [shows, *rng.choices(WORDS[:10], k=rng.randint(1, 6))]
+        rng.shuffle(words)
+        lines.append(f"{' '.join(words)},{label},{'validation' if place % 5 == 0 else 'train'}")
+    path = Path(name or f"rows{seed}.csv").resolve()
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def plan(name: str, rows: str, method: Any = None, task: Any = None, **training: Any) -> Recipe:
+    return Recipe.of(
+        {
+            "name": name,
+            "data": {"path": rows},
+            "task": {"type": "classification", **(task or {})},
+            "method": method or {"type": "lora"},
+            "training": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, **training},
+        }
+    )
+
+
+def crowd() -> list[Recipe]:
+    """Recipes that differ in everything a tenant may choose."""
+    lora = {"type": "lora", "dropout": 0.2}
+    return [
+        plan("a/one", write_rows(1, 40), lora, {"dropout": 0.3}, seed=4),
+        plan("a/two", write_rows(2, 61), {**lora, "r": 3}, {"pooling": "cls"}, epochs=3, seed=5),
+        plan("b/clip", write_rows(3, 33), {"type": "lora"}, batch_size=5, clip=0.01),
+        plan("b/cosine", write_rows(4, 30), {"type": "prefix"}, schedule="cosine", warmup=0.5),
+        plan("c", write_rows(5, 25), {"type": "prefix", "projection": True, "init_std": 0.1}),
+        plan("d", write_rows(6, 50), {"type": "bottleneck", "size": 4}, accumulation=3),
+        plan("e", write_rows(7, 45), {"type": "bottleneck"}, epochs=9, patience=1, seed=8),
+        plan("f", write_rows(8, 20), keep_best=False, weight_decay=0.3, batch_size=64),
+    ]
+
+
+def many(recipes: list[Recipe], backbone: Backbone, **options: Any) -> list[Adapter]:
+    return train_many(recipes, backbone, progress=False, **options)
+
+
+def alone(recipe: Recipe, backbone: Backbone) -> Adapter:
+    return train(recipe, backbone, progress=False)
+
+
+def assert_like_alone(together: Adapter, solo: Adapter) -> None:
+    """Losses to 1e-5 of their size, tensors to 1e-4, the same epochs, checks and scores."""
+    assert together.name == solo.name
+    assert together.method == solo.method
+    mine, theirs = together.training, solo.training
+    for (step, loss), (other_step, other) in zip(mine["losses"], theirs["losses"], strict=True):
+        assert step == other_step
+        assert loss == pytest.approx(other, rel=1e-5, abs=1e-5)
+    assert mine["epoch"] == theirs["epoch"]
+    assert len(mine["history"]) == len(theirs["history"])
+    for entry, expected in zip(mine["history"], theirs["history"], strict=True):
+        assert entry["learning_rate"] == expected["learning_rate"]
+        assert entry["validation"] == pytest.approx(expected["validation"], abs=1e-5)
+    for split, scores in solo.metrics.items():
+        assert together.metrics[split] == pytest.approx(scores, abs=1e-5)
+    assert_same(together, solo, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 150, 1])
+def test_joint_is_solo_under_any_budget(tiny: Backbone, max_tokens: int) -> None:
+    recipes = crowd()
+    expected = {recipe.name: alone(recipe, tiny) for recipe in recipes}
+    assert len({len(solo.training["losses"]) for solo in expected.values()}) > 4
+    for together in many(recipes, tiny, max_tokens=max_tokens):
+        assert_like_alone(together, expected[together.name])
+        assert together.training["together"] == len(recipes)
+
+
+def test_the_order_of_recipes_does_not_matter(tiny: Backbone) -> None:
+    recipes = crowd()
+    straight = many(recipes, tiny)
+    back = many(recipes[::-1], tiny)[::-1]
+    assert [adapter.name for adapter in straight] == [recipe.name for recipe in recipes]
+    for one, other in zip(straight, back, strict=True):
+        assert_like_alone(one, other)
+
+
+def test_tasks_train_side_by_side(tiny: Backbone) -> None:
+    Path("numbers.jsonl").write_text(
+        "\n".join(json.dumps({"text": f"a {w}", "label": len(w)}) for w in WORDS)
+    )
+    tags = [{"tokens": ["my", w], "tags": ["O", "B-x" if len(w) > 4 else "O"]} for w in WORDS]
+    Path("tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
+    recipes = [
+        plan("class", write_rows(1, 30)),
+        plan("number", str(Path("numbers.jsonl").resolve()), task={"type": "regression"}),
+        plan("tags", str(Path("tags.jsonl").resolve()), task={"type": "tagging"}),
+    ]
+    for together, recipe in zip(many(recipes, tiny), recipes, strict=True):
+        assert_like_alone(together, alone(recipe, tiny))
+
+
+def test_one_forward_holds_no_more_than_the_budget(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def spied(backbone: Any, rows: Any, *more: Any) -> Any:
+        seen.append((len({id(adapter) for adapter, _ in rows}), sum(len(i) for _, i in rows)))
+        return forward(backbone, rows, *more)
+
+    monkeypatch.setattr(trainees, "forward", spied)
+    recipes = [plan(f"t{n}", write_rows(n, 30), epochs=1) for n in range(6)]
+    many(recipes, tiny, max_tokens=150)
+    assert max(owners for owners, _ in seen) > 1
+    assert all(tokens <= 150 or owners == 1 for owners, tokens in seen)
+    seen.clear()
+    many(recipes, tiny)
+    assert {owners for owners, _ in seen} == {6}
+    assert len(seen) == 3  # 24 rows in batches of 8
+
+
+def endless(backbone: Backbone) -> Recipe:
+    """A recipe whose loss is no number at its first step: it goes on from a head that overflows."""
+    recipe = plan("bad/endless", write_rows(9, 30))
+    solo = alone(recipe, backbone)
+    broken = replace(solo, head={name: t.sign() * 3e38 for name, t in solo.head.items()})
+    save_adapter(broken, Path("broken"), backbone.geometry)
+    return changed(recipe, training={"start_from": str(Path("broken").resolve())})
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 1])
+def test_one_run_that_diverges_stops_and_spoils_no_other(tiny: Backbone, max_tokens: int) -> None:
+    recipes = crowd()[:6]
+    recipes.insert(2, endless(tiny))
+    with pytest.raises(
+        StoppedError, match=r"^bad/endless: the training loss became (inf|nan) at step 1; lower"
+    ) as caught:
+        many(recipes, tiny, max_tokens=max_tokens)
+    del recipes[2]
+    assert [adapter.name for adapter in caught.value.finished] == [r.name for r in recipes]
+    for together, recipe in zip(caught.value.finished, recipes, strict=True):
+        assert_like_alone(together, alone(recipe, tiny))
+
+
+def test_a_run_alone_that_diverges_has_nothing_to_show(tiny: Backbone) -> None:
+    with pytest.raises(StoppedError) as caught:
+        alone(endless(tiny), tiny)
+    assert caught.value.finished == []
+
+
+def test_bfloat16_products_train_side_by_side(tiny: Backbone) -> None:
+    recipes = [plan(f"t{n}", write_rows(n, 30), mixed_precision="bf16") for n in range(3)]
+    for together, recipe in zip(many(recipes, tiny), recipes, strict=True):
+        solo = alone(recipe, tiny)
+        assert {tensor.dtype for tensor in together.tensors.values()} == {torch.float32}
+        for (_, mine), (_, theirs) in zip(
+            together.training["losses"], solo.training["losses"], strict=True
+        ):
+            assert mine == pytest.approx(theirs, rel=0.02)
+
+
+def changed(recipe: Recipe, **sections: Any) -> Recipe:
+    content = recipe.plain()
+    for key, changes in sections.items():
+        content[key] = {**content[key], **changes} if isinstance(changes, dict) else changes
+    return Recipe.of(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "two recipes are called 'a'"),
+        (
+            {"name": "b", "backbone": {"dtype": "bfloat16"}},
+            "a and b cannot be trained together: backbone.dtype is float32 in the first and "
+            "bfloat16 in the second",
+        ),
+        ({"name": "b", "backbone": {"model": "other"}}, "backbone.model is minilm in the first"),
+        (
+            {"name": "b", "training": {"mixed_precision": "bf16"}},
+            "training.mixed_precision is no in the first and bf16 in the second",
+        ),
+    ],
+)
+def test_recipes_that_cannot_share_a_forward_are_refused(
+    tiny: Backbone, changes: dict[str, Any], message: str
+) -> None:
+    one = plan("a", write_rows(1, 20))
+    with pytest.raises(RecipeError, match=message):
+        many([one, changed(one, **changes)], tiny)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [("training", {"mixed_precision": "fp16"}), ("backbone", {"quantization": "int8"})],
+)
+def test_what_all_rows_would_share_is_refused(
+    tiny: Backbone, section: str, changes: dict[str, Any]
+) -> None:
+    both = [changed(plan(name, write_rows(1, 20)), **{section: changes}) for name in "ab"]
+    with pytest.raises(RecipeError, match=rf"{section}\.{next(iter(changes))}: .* at a time"):
+        many(both, tiny)
+
+
+def test_no_recipe_is_no_training(tiny: Backbone) -> None:
+    with pytest.raises(RecipeError, match="there is no recipe"):
+        many([], tiny)
+
+
+def test_a_fault_in_one_recipe_is_told_before_any_training(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(trainees, "forward", never)
+    good = plan("good", write_rows(1, 20))
+    Path("bad.csv").write_text("text,label\na card,\n")
+    with pytest.raises(DataError, match=r"bad: .*bad\.csv:2: column 'label'"):
+        many([good, plan("bad", str(Path("bad.csv").resolve()))], tiny)
+    with pytest.raises(AdapterkitError, match=r"wide: method\.r"):
+        many([good, plan("wide", write_rows(2, 20), {"type": "lora", "r": 500})], tiny)
+
+
+def write_recipe(name: str, backbone: Path, rows: str, **training: str) -> Path:
+    file = Path(f"{name.replace('/', '_')}.yaml")
+    file.write_text(
+        f"name: {name}\nbackbone: {{model: {backbone}, device: cpu}}\ndata: {{path: {rows}}}\n"
+        f"method: {{type: lora}}\ntraining: {json.dumps({'epochs': 1, **training})}\n"
+    )
+    return file
+
+
+def test_the_command_trains_and_publishes_all(tiny_folder: Path) -> None:
+    files = [write_recipe(f"t/n{n}", tiny_folder, write_rows(n, 20)) for n in range(3)]
+    said = run("train", *files, "--output", "store", "--json").json
+    assert [one["name"] for one in said] == ["t/n0", "t/n1", "t/n2"]
+    assert [one["folder"] for one in said] == [f"store/t/n{n}/1" for n in range(3)]
+    alone = run("train", files[1], "--output", "store", "--json").json
+    assert alone["folder"] == "store/t/n1/2"
+    assert alone["metrics"]["validation"] == pytest.approx(said[1]["metrics"]["validation"])
+    people = run("train", *files[:2], "--output", "store")
+    assert [line.split(" (")[0] for line in people.out.splitlines() if line.startswith("s")] == [
+        "store/t/n0/2",
+        "store/t/n1/3",
+    ]
+    assert "t/n0, epoch 1: training loss" in people.err
+
+
+def test_the_command_refuses_what_does_not_go_together(tiny_folder: Path) -> None:
+    first = write_recipe("t/a", tiny_folder, write_rows(1, 20))
+    second = write_recipe("t/b", Path("elsewhere"), write_rows(1, 20))
+    assert_refused("train", first, second, words="t/a and t/b cannot be trained together")
+    assert_refused("train", first, first, words="two recipes are called 't/a'")
+
+
+def test_the_command_keeps_what_did_not_diverge(tiny_folder: Path, tiny: Backbone) -> None:
+    rows = endless(tiny).data.path
+    good = write_recipe("t/good", tiny_folder, write_rows(1, 20))
+    bad = write_recipe("t/bad", tiny_folder, str(rows), start_from="broken")
+    said = run("train", bad, good, "--output", "store")
+    assert said.code == 2
+    assert "store/t/good/1" in said.out
+    assert said.err.splitlines()[-1].startswith("Error: t/bad: the training loss became nan")
+    assert not Path("store/t/bad").exists()

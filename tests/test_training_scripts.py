@@ -1,0 +1,93 @@
+"""The scripts that train, run as people run them, in small."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from adapterkit.backbone import Backbone
+from adapterkit.files import read_card
+from adapterkit.method import methods
+from adapterkit.predict import Predictor
+
+SCRIPTS = ROOT / "recipes" / "scripts"
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Rows of two labels that single words tell apart, in three splits."""
+    path = tmp_path / "rows.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "split"])
+        for word, label in (("card", "bank"), ("rain", "sky"), ("money", "bank"), ("sun", "sky")):
+            for place, split in enumerate(("train", "train", "train", "validation", "test")):
+                writer.writerow([f"{'my the a please i'.split()[place]} {word}", label, split])
+    return path
+
+
+def run(script: str, *words: Any) -> None:
+    runpy.run_path(str(SCRIPTS / script))["main"]([str(word) for word in words])
+
+
+def test_train_in_code_from_its_own_rows(
+    tiny: Backbone, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "topic"
+    run("train_in_code.py", folder, "--backbone", tiny_folder, "--epochs", 2)
+    card = read_card(folder)
+    assert card["training"]["rows"] == {"train": 6}
+    assert card["task"]["labels"] == ["card", "transfer"]
+    said = capsys.readouterr().out.splitlines()
+    predictor = Predictor(tiny)
+    name = predictor.load(folder)
+    for line, text in zip(said[-2:], ("where is my card", "my money did not arrive"), strict=True):
+        (answer,) = predictor([(name, text)])
+        assert line == f"{text}: {answer['label']} ({answer['score']:.2f})"
+    with pytest.raises(SystemExit):
+        run("train_in_code.py", folder, "--backbone", tiny_folder, "--epochs", 1)
+    assert "something is there already" in capsys.readouterr().err
+
+
+def test_train_in_code_from_a_csv(
+    tiny_folder: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        "train_in_code.py",
+        tmp_path / "out",
+        "--csv",
+        rows,
+        "--backbone",
+        tiny_folder,
+        "--epochs",
+        1,
+    )
+    assert read_card(tmp_path / "out")["task"]["labels"] == ["bank", "sky"]
+    assert "'test'" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("train_in_code.py", tmp_path / "x", "--csv", "no.csv", "--backbone", tiny_folder)
+    assert "no.csv: there is no such file" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_compare_methods_prints_a_line_for_each(
+    tiny_folder: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("compare_methods.py", rows, "--backbone", tiny_folder, "--epochs", 1)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "method"
+    assert [line.split()[0] for line in lines] == sorted(methods())
+    for line in lines:
+        _, parameters, *_, accuracy, f1, split = line.split()
+        assert int(parameters.replace(",", "")) > 0
+        assert 0.0 <= float(accuracy) <= 1.0
+        assert 0.0 <= float(f1) <= 1.0
+        assert split == "test"
+    with pytest.raises(SystemExit):
+        run("compare_methods.py", rows, "--label", "topic", "--backbone", tiny_folder)
+    assert "there is no column 'topic'" in capsys.readouterr().err
