@@ -161,8 +161,8 @@ def run(settings: Settings, host: str, port: int) -> None:
     """
     check_open(host, keys_of(settings.keys))
     sock = _listen(host, port)
-    log_lines()
     service = make_service(settings)
+    log_lines()
     config = uvicorn.Config(
         make_app(service),
         log_config=None,
