@@ -17,6 +17,7 @@ from . import __version__
 from .bench.cli import app as bench
 from .check_cli import app as data
 from .client_cli import app as client
+from .compare_cli import compare
 from .disk import folder_bytes
 from .errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
 from .geometry import Device, Dtype, Quantization
@@ -85,6 +86,7 @@ app.add_typer(client)
 app.command()(serving.serve)
 app.command()(serving.keys)
 app.add_typer(data)
+app.command()(compare)
 
 StoreOption = Annotated[
     Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)

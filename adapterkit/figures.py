@@ -158,6 +158,43 @@ def _pairs(
     return _png(figure)
 
 
+def comparison(result: Mapping[str, Any]) -> bytes:
+    """Score against trained parameters, a point a method, a small one a seed.
+
+    Args:
+        result: As `compare.compare` gives it.
+    """
+    figure = _figure(6.8, 4.0)
+    axes = figure.subplots()
+    for entry in result["methods"]:
+        full = entry["method"] == "full"
+        color = ACCENT if full else BLUE
+        x, scores = entry["parameters"], entry["scores"]
+        axes.plot([x] * len(scores), scores, ".", color=color, alpha=0.45, markersize=6)
+        axes.plot([x], [entry["mean"]], "o", color=color, markersize=9)
+        axes.annotate(
+            f"{entry['method']} {entry['mean']:.3f}",
+            (x, entry["mean"]),
+            textcoords="offset points",
+            xytext=(-10, 0) if full else (10, 0),
+            ha="right" if full else "left",
+            va="center",
+            color=color,
+            fontsize=9,
+        )
+        if full:
+            axes.axhline(entry["mean"], color=ACCENT, linewidth=0.8, linestyle=(0, (4, 4)))
+    axes.set_xscale("log")
+    axes.margins(x=0.12, y=0.12)
+    axes.set_xlabel("trained parameters", color=INK)
+    axes.set_ylabel(f"{result['split']} {result['metric']}", color=INK)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    seeds = len(result["seeds"])
+    axes.set_title(f"{result['name']}" + (f", {seeds} seeds" if seeds > 1 else ""), **TITLE)
+    return _png(figure)
+
+
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

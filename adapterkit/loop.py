@@ -75,6 +75,7 @@ class Loop:
 
     def _step(self, steps: Sequence[tuple[Run, Sequence[Portion]]]) -> None:
         """One optimiser step of each of some runs."""
+        self.module.train()
         totals = torch.zeros(len(steps), device=self.backbone.device)
         most = max(len(pieces) for _, pieces in steps)
         for turn in range(most):
@@ -98,6 +99,7 @@ class Loop:
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Scores the validation rows of runs that have ended an epoch."""
+        self.module.eval()
         asked = {
             place: (run.trainee.adapter, run.validation)
             for place, run in enumerate(runs)

@@ -49,11 +49,12 @@ class BackboneSection:
         local = self.model != EMBEDDED and (folder / self.model).is_dir()
         return str(folder / self.model) if local else self.model
 
-    def load(self, folder: Path) -> Backbone:
+    def load(self, folder: Path, prepared: bool = True) -> Backbone:
         """The backbone.
 
         Args:
             folder: What a relative path starts from.
+            prepared: As `Backbone.load` takes it.
 
         Raises:
             BackboneError: It cannot be loaded.
@@ -64,6 +65,7 @@ class BackboneSection:
             quantization=self.quantization,
             device=self.device,
             revision=self.revision,
+            prepared=prepared,
         )
 
 

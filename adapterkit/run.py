@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .adapter import Adapter
 from .labelled import Split
 from .recipe import Training
 from .trainees import Portion, Trainee
@@ -130,7 +127,7 @@ class Run:
             entry["validation"] = dict(scores)
         self.history.append(entry)
         if not self.settings.keep_best or scores is None or self._is_best():
-            self.kept = (self.epoch, _detached(self.trainee.adapter))
+            self.kept = (self.epoch, self.trainee.kept())
 
     def record(self) -> dict[str, Any]:
         """What the card keeps of the run; the loss curve is thinned to a few hundred points."""
@@ -161,18 +158,19 @@ class Run:
 
 
 def parameter_groups(trainee: Trainee, settings: Training) -> list[dict[str, Any]]:
-    """AdamW's groups: adapter and head have their own rates, biases are not decayed."""
-    method = trainee.start.method
-    rate = settings.learning_rate or method.learning_rate
-    head_rate = settings.head_learning_rate or method.head_learning_rate
+    """AdamW's groups: each part has its own rate; biases and the gains of norms are not decayed."""
     groups = []
-    for parameters, peak in ((trainee.tensors, rate), (trainee.head, head_rate)):
+    for parameters, peak in trainee.parts(settings):
         for decayed in (True, False):
-            chosen = [p for name, p in parameters.items() if name.endswith("bias") != decayed]
+            chosen = [p for name, p in parameters.items() if _decays(name) == decayed]
             decay = settings.weight_decay if decayed else 0.0
             if chosen:
                 groups.append({"params": chosen, "lr": peak, "weight_decay": decay})
     return groups
+
+
+def _decays(name: str) -> bool:
+    return not name.endswith("bias") and "norm" not in name.lower()
 
 
 def rate_at(settings: Training, total: int) -> Any:
@@ -190,10 +188,3 @@ def rate_at(settings: Training, total: int) -> Any:
         return 1.0
 
     return share
-
-
-def _detached(adapter: Adapter) -> Adapter:
-    def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-    return replace(adapter, tensors=copied(adapter.tensors), head=copied(adapter.head))

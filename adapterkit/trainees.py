@@ -16,6 +16,7 @@ from .batch import Inputs
 from .fanout import Memory
 from .forward import Piece, forward
 from .ops import Draws, Noise
+from .recipe import Training
 from .task import Example, Outputs, Task
 
 
@@ -88,6 +89,22 @@ class Trainee(nn.Module):
             head={name: self.head[_flat(name)] for name in self.start.head},
         )
 
+    def parts(self, settings: Training) -> list[tuple[Mapping[str, nn.Parameter], float]]:
+        """What is trained, by name, with its peak learning rate."""
+        method = self.start.method
+        return [
+            (dict(self.tensors.items()), settings.learning_rate or method.learning_rate),
+            (dict(self.head.items()), settings.head_learning_rate or method.head_learning_rate),
+        ]
+
+    def kept(self) -> Adapter:
+        """A copy of the adapter as it stands, to fall back on."""
+        adapter = self.adapter
+        return replace(adapter, tensors=_copied(adapter.tensors), head=_copied(adapter.head))
+
+    def settle(self) -> None:
+        """Called once after the last step: nothing but the adapter was changed, and it is kept."""
+
 
 class Trainees(nn.Module):
     """All adapters under training as one module, so that Accelerate sees their parameters alone.
@@ -96,12 +113,12 @@ class Trainees(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, adapters: Iterable[Adapter], memory: Memory | None = None
+        self, backbone: Backbone, members: Iterable[Trainee], memory: Memory | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.memory = memory
-        self.members: Any = nn.ModuleList(map(Trainee, adapters))
+        self.members: Any = nn.ModuleList(members)
 
     def forward(self, portions: Mapping[int, Portion]) -> Tensor:
         """Losses of pieces of some adapters' batches, through one packed forward.
@@ -137,6 +154,10 @@ class Trainees(nn.Module):
                 for n, portion in portions.items()
             ]
         )
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _flat(name: str) -> str:

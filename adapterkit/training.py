@@ -26,7 +26,7 @@ from .recipe import BackboneSection, Recipe
 from .run import Run
 from .store import Store, find_folder
 from .task import Outputs, Row
-from .trainees import Trainees
+from .trainees import Trainee, Trainees
 
 log = logging.getLogger("adapterkit")
 
@@ -102,23 +102,47 @@ def train_many(
     check_together(recipes)
     if backbone is None:
         backbone = load_backbone(recipes[0])
-    # Accelerate keeps the precision of a process's first run for good; runs may differ in it.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        cpu=backbone.device.type == "cpu", mixed_precision=recipes[0].training.mixed_precision
-    )
+    accelerator = accelerate_over(backbone, recipes[0])
     _check_processes(recipes, accelerator.num_processes)
     plans = [Plan.of(recipe, backbone, store) for recipe in recipes]
     if accelerator.is_main_process:
         for plan in plans:
             _report(plan, backbone)
-    trainees = Trainees(backbone, [plan.adapter for plan in plans], _memory(recipes))
+    members = [Trainee(plan.adapter) for plan in plans]
+    trainees = Trainees(backbone, members, _memory(recipes))
+    return carry_out(plans, trainees, accelerator, began, progress, max_tokens)
+
+
+def carry_out(
+    plans: Sequence[Plan],
+    trainees: Trainees,
+    accelerator: Accelerator,
+    began: float,
+    progress: bool = True,
+    max_tokens: int = STEP_TOKENS,
+) -> list[Adapter]:
+    """Takes every step of some plans, and judges what comes of them.
+
+    Args:
+        plans: What the training begins with.
+        trainees: What is trained, in the order of the plans.
+        accelerator: Accelerate's.
+        began: When the work on them began, by `time.perf_counter`.
+        progress: As `train_many` takes it.
+        max_tokens: As `train_many` takes it.
+
+    Raises:
+        StoppedError: A run's loss became no number; it holds the adapters of the others.
+    """
+    backbone = trainees.backbone
     trainees = trainees.to(backbone.device)
     runs = [
         Run(trainee, plan.splits, plan.recipe.training)
         for trainee, plan in zip(trainees.members, plans, strict=True)
     ]
     Loop(accelerator, trainees, runs, max_tokens).run(progress and accelerator.is_main_process)
+    for run in runs:
+        run.trainee.settle()
     adapters = _finished(accelerator, backbone, plans, runs)
     seconds = round(time.perf_counter() - began, 1)
     adapters = [replace(a, training={**a.training, "seconds": seconds}) for a in adapters]
@@ -266,15 +290,28 @@ def _finished(
     return finished
 
 
-def load_backbone(recipe: Recipe) -> Backbone:
+def accelerate_over(backbone: Backbone, recipe: Recipe) -> Accelerator:
+    """Accelerate, for the backbone's device and the recipe's precision."""
+    # Accelerate keeps the precision of a process's first run for good; runs may differ in it.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=backbone.device.type == "cpu", mixed_precision=recipe.training.mixed_precision
+    )
+
+
+def load_backbone(recipe: Recipe, *, prepared: bool = True) -> Backbone:
     """The recipe's backbone, on the device that Accelerate gives this process.
+
+    Args:
+        recipe: The recipe.
+        prepared: As `Backbone.load` takes it.
 
     Raises:
         BackboneError: It cannot be loaded.
     """
     # Joining the processes makes each one's own GPU its current one.
     PartialState(cpu=recipe.backbone.device == "cpu")
-    return recipe.backbone.load(recipe.folder)
+    return recipe.backbone.load(recipe.folder, prepared)
 
 
 def fresh_adapter(

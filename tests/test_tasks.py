@@ -25,7 +25,7 @@ from adapterkit.recipe import Recipe
 from adapterkit.store import Store
 from adapterkit.task import Example, Outputs, Row, tasks
 from adapterkit.tokens import cut
-from adapterkit.trainees import Portion, Trainees
+from adapterkit.trainees import Portion, Trainee, Trainees
 from adapterkit.training import fresh_adapter, train
 
 
@@ -163,7 +163,7 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     starts = [sum(len(row) for row in lengths[:n]) for n in range(len(lengths))]
     found = []
     for parts in ([range(24)], [range(0, 24, 3), range(1, 24, 3), range(2, 24, 3)]):
-        trainee, total = Trainees(tiny, [adapter]), 0.0
+        trainee, total = Trainees(tiny, [Trainee(adapter)]), 0.0
         for part in parts:
             places = [s for n in part for s in range(starts[n], starts[n] + len(lengths[n]))]
             portion = Portion(

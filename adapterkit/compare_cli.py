@@ -1,0 +1,94 @@
+"""`adapterkit compare`: methods beside each other, as a table and a plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import AdapterkitError
+from .options import JsonOption
+
+# As in the other commands, what needs torch is imported inside it.
+
+
+def compare(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
+    methods: Annotated[
+        str, typer.Option("--methods", help="Methods to compare, with commas between them.")
+    ] = "lora,prefix,bottleneck,head,full",
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="How often each is trained; scores are averaged.")
+    ] = 1,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set method.r=16."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw score against parameters as PNG."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe by several methods, with the same head, data, epochs and seeds.
+
+    \b
+    adapterkit compare intent.yaml --seeds 3 --plot comparison.png
+    adapterkit compare intent.yaml --methods lora,full --set training.epochs=5
+
+    head is a linear probe of the frozen backbone, full trains all of its weights: what adapters are
+    held against. The recipe's own method keeps its settings; the others have their defaults.
+    Nothing is published.
+    """
+    from .recipe import Recipe
+
+    plan = Recipe.load(recipe, changes or [])
+    if plot is not None:
+        _check_plot(plot)
+    from .compare import check_names
+    from .compare import compare as run
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    check_names(names)
+    result = run(plan, names, seeds)
+    if plot is not None:
+        from .figures import comparison
+
+        plot.write_bytes(comparison(result))
+        typer.echo(f"the plot is in {plot}", err=True)
+    typer.echo(json.dumps(result, ensure_ascii=False, indent=2) if as_json else show(result))
+
+
+def show(result: dict[str, Any]) -> str:
+    """The comparison as a table."""
+    from .answers import table
+
+    metric, many = result["metric"], len(result["seeds"]) > 1
+    against = any(entry["against_full"] is not None for entry in result["methods"])
+    header = ["method", metric, *(["std"] if many else []), *(["against full"] if against else [])]
+    rows = []
+    for entry in result["methods"]:
+        cells = [entry["method"], f"{entry['mean']:.4f}"]
+        cells += [f"{entry['std']:.4f}"] if many else []
+        cells += [f"{100 * entry['against_full']:+.1f} points"] if against else []
+        size = f"{entry['bytes'] / 1000:,.0f}"
+        cells += [f"{entry['parameters']:,}", f"{100 * entry['share']:.2f}%", size]
+        rows.append([*cells, f"{entry['seconds']:.0f}"])
+    counts = ", ".join(f"{n:,} {split}" for split, n in result["rows"].items())
+    seeds = f", mean of {len(result['seeds'])} seeds" if many else ""
+    return "\n".join(
+        [
+            table([*header, "trained", "share", "kB", "seconds"], rows),
+            f"{metric} of the {result['split']} rows ({counts}){seeds}",
+        ]
+    )
+
+
+def _check_plot(path: Path) -> None:
+    """Refuses before the training what would fail after it."""
+    if path.suffix != ".png":
+        raise AdapterkitError(f"--plot {path}: expected a file that ends in .png")
+    if not path.parent.is_dir():
+        raise AdapterkitError(f"--plot {path}: there is no folder {path.parent}")
