@@ -14,6 +14,8 @@ PAIRS = 20
 OWN = "DejaVu Sans"
 """Comes with Matplotlib."""
 TITLE: dict[str, Any] = {"loc": "left", "color": INK, "fontsize": 11, "parse_math": False}
+NAME_WIDTH, NAME_HEIGHT = 130, 17
+"""Pixels of a point's name in a plot."""
 NUMBERED = 20
 """Labels up to which every cell of a matrix has its number."""
 
@@ -172,20 +174,11 @@ def comparison(result: Mapping[str, Any]) -> bytes:
         x, scores = entry["parameters"], entry["scores"]
         axes.plot([x] * len(scores), scores, ".", color=color, alpha=0.45, markersize=6)
         axes.plot([x], [entry["mean"]], "o", color=color, markersize=9)
-        axes.annotate(
-            f"{entry['method']} {entry['mean']:.3f}",
-            (x, entry["mean"]),
-            textcoords="offset points",
-            xytext=(-10, 0) if full else (10, 0),
-            ha="right" if full else "left",
-            va="center",
-            color=color,
-            fontsize=9,
-        )
         if full:
             axes.axhline(entry["mean"], color=ACCENT, linewidth=0.8, linestyle=(0, (4, 4)))
     axes.set_xscale("log")
-    axes.margins(x=0.12, y=0.12)
+    axes.margins(x=0.16, y=0.12)
+    _name_points(axes, result["methods"])
     axes.set_xlabel("trained parameters", color=INK)
     axes.set_ylabel(f"{result['split']} {result['metric']}", color=INK)
     axes.grid(color=GRID, linewidth=0.6)
@@ -193,6 +186,24 @@ def comparison(result: Mapping[str, Any]) -> bytes:
     seeds = len(result["seeds"])
     axes.set_title(f"{result['name']}" + (f", {seeds} seeds" if seeds > 1 else ""), **TITLE)
     return _png(figure)
+
+
+def _name_points(axes: Any, methods: Sequence[Mapping[str, Any]]) -> None:
+    """A name to the right of each point, moved up where it would lie on another's."""
+    taken: list[tuple[float, float]] = []
+    for entry in sorted(methods, key=lambda entry: entry["mean"]):
+        x, y = axes.transData.transform((entry["parameters"], entry["mean"]))
+        free = max([y, *(b + NAME_HEIGHT for a, b in taken if abs(a - x) < NAME_WIDTH)])
+        taken.append((x, free))
+        axes.annotate(
+            f"{entry['method']} {entry['mean']:.3f}",
+            (entry["parameters"], entry["mean"]),
+            textcoords="offset pixels",
+            xytext=(13, free - y + 10),
+            va="center",
+            color=ACCENT if entry["method"] == "full" else BLUE,
+            fontsize=9,
+        )
 
 
 def _figure(width: float, height: float) -> Any:

@@ -24,6 +24,7 @@ from adapterkit.sections import build_kind, dump
 TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("head", {}),
     ("lora", {}),
     ("lora", {"r": 3, "alpha": 5.0, "targets": LINEAR_SITES}),
     ("lora", {"r": 4, "rank_stabilised": True, "targets": ("key", "ffn_down")}),

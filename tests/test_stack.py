@@ -38,6 +38,7 @@ from adapterkit.store import Store
 from adapterkit.training import train
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("head", {}),
     ("lora", {"r": 3}),
     ("lora", {"r": 2, "targets": LINEAR_SITES, "layers": (0, 2)}),
     ("prefix", {"num_virtual_tokens": 4}),
@@ -45,7 +46,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("bottleneck", {"size": 3, "placement": "houlsby", "activation": "gelu"}),
     ("bottleneck", {"size": 3, "placement": "parallel", "scaling": 2.0}),
 ]
-IDS = ["lora", "lora-all", "prefix", "pfeiffer", "houlsby", "parallel"]
+IDS = ["head", "lora", "lora-all", "prefix", "pfeiffer", "houlsby", "parallel"]
 below = pytest.mark.parametrize("below", KINDS, ids=[f"on-{name}" for name in IDS])
 above = pytest.mark.parametrize("above", KINDS, ids=IDS)
 Kind = tuple[str, dict[str, Any]]
