@@ -288,7 +288,8 @@ def _strangers(folder: Path, n_others: int) -> list[str]:
     if not (folder / MEMBERS).is_dir():
         return []
     known = {member_file(number) for number in range(1, n_others + 1)}
-    inside = sorted(path.relative_to(folder).as_posix() for path in (folder / MEMBERS).iterdir())
+    shown = (path for path in (folder / MEMBERS).iterdir() if not path.name.startswith("."))
+    inside = sorted(path.relative_to(folder).as_posix() for path in shown)
     return [
         f"{name} does not belong here: {CARD} speaks of no such member"
         for name in inside
