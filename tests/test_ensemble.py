@@ -323,12 +323,12 @@ def test_every_task_is_averaged_or_says_why_not(tiny: Backbone, tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", sorted(methods()))
 def test_mixed_with_others_is_alone_in_one_batch(
-    tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, kind: str
+    anywhere: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    three = ensemble(tiny, make_adapter, method=kind)
-    two = ensemble(tiny, make_adapter, 2, "globex/pair", method="lora", layers=(2,), r=3)
-    one = make_adapter(tiny, name="initech/one", seed=9)
-    predictor = Predictor(tiny, [three, one, two])
+    three = ensemble(anywhere, make_adapter, method=kind)
+    two = ensemble(anywhere, make_adapter, 2, "globex/pair", method="lora", layers=(2,), r=3)
+    one = make_adapter(anywhere, name="initech/one", seed=9)
+    predictor = Predictor(anywhere, [three, one, two])
     names = ["acme/crowd", None, "globex/pair", "initech/one"]
     requests = [(names[n % 4], TEXTS[n // 4 % 4]) for n in range(16)]
     single = [predictor([request])[0] for request in requests]
@@ -340,8 +340,8 @@ def test_mixed_with_others_is_alone_in_one_batch(
 
     monkeypatch.setattr(predict, "forward", spied)
     rows = [(predictor.find(name), text) for name, text in requests]
-    examples = predict.read(tiny, [a for a, _ in rows], [text for _, text in rows])
-    answers = predict.answer(tiny, list(zip([a for a, _ in rows], examples, strict=True)))
+    examples = predict.read(anywhere, [a for a, _ in rows], [text for _, text in rows])
+    answers = predict.answer(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
     for got, goal in zip(answers, single, strict=True):
         near(got, goal)
     (batch,) = batches
