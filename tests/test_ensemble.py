@@ -30,11 +30,13 @@ from adapterkit import figures, predict
 from adapterkit.adapter import Adapter, Weights
 from adapterkit.backbone import Backbone
 from adapterkit.client import Client
+from adapterkit.compare import compare
 from adapterkit.disk import file_digest
 from adapterkit.errors import AdapterError, OverloadedError, RecipeError
 from adapterkit.explanation import explain
 from adapterkit.files import CARD, CONFIG, WEIGHTS, faults_of, load_adapter, save_adapter
 from adapterkit.forward import forward
+from adapterkit.full import fine_tune
 from adapterkit.method import methods
 from adapterkit.predict import Predictor, evaluate
 from adapterkit.recipe import Recipe
@@ -278,6 +280,14 @@ def test_several_processes_train_no_ensemble(
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
     with pytest.raises(RecipeError, match=r"training\.ensemble: 2 members on 2 processes"):
         many([plan("a", write_rows(1, 20), ensemble=2)], tiny)
+
+
+def test_methods_are_not_compared_by_ensembles() -> None:
+    recipe = plan("a", write_rows(1, 20), ensemble=2)
+    with pytest.raises(RecipeError, match=r"training\.ensemble: methods are compared by single"):
+        compare(recipe, ["lora", "full"])
+    with pytest.raises(RecipeError, match=r"training\.ensemble: full fine-tuning trains a single"):
+        fine_tune(recipe)
 
 
 # Answers.
