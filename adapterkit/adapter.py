@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from .task import Task
 
 BASE = "base"
 """What requests call the plain backbone; no adapter may."""
+
+MOST_MEMBERS = 32
+"""Members of the largest ensemble: each costs a forward of its own."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 
@@ -43,6 +47,27 @@ def check_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """What members of one ensemble do not share.
+
+    Attributes:
+        tensors: The method's tensors.
+        head: The task's tensors.
+    """
+
+    tensors: Tensors
+    head: Tensors
+
+    def to(self, device: torch.device | str) -> Weights:
+        """The weights on a device."""
+
+        def moved(tensors: Mapping[str, Tensor]) -> Tensors:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        return Weights(moved(self.tensors), moved(self.head))
+
+
+@dataclass(frozen=True)
 class Adapter:
     """All that one tenant's answers depend on besides the backbone.
 
@@ -58,7 +83,13 @@ class Adapter:
         training: How it was trained: recipe, seed, data fingerprint, history, seconds.
         metrics: Split to metric to value.
         on_top_of: The frozen adapter it was trained on and is applied after; None for most.
-        digest: sha256 of the weights file it came from; None where it was never in one.
+        digest: sha256 of the weights file it came from, of an ensemble that over its files'; None
+            where it was never in one.
+        others: The further members of an ensemble, trained from other seeds: the raw scores of all
+            are averaged (Lakshminarayanan et al. 2017, there the probabilities).
+
+    Raises:
+        ValueError: It is an ensemble of a task that can be none, or stands on an ensemble.
     """
 
     name: str
@@ -73,6 +104,34 @@ class Adapter:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     on_top_of: Adapter | None = None
     digest: str | None = None
+    others: tuple[Weights, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.others and self.task.no_mean is not None:
+            raise ValueError(f"others: {self.task.no_mean}")
+        if self.on_top_of is not None and self.on_top_of.others:
+            raise ValueError(
+                f"on_top_of: '{self.on_top_of.name}' is an ensemble of "
+                f"{self.on_top_of.n_members} members; an adapter stands on a single one"
+            )
+
+    @property
+    def members(self) -> tuple[Adapter, ...]:
+        """All that are asked for one answer, each to be computed by itself: the adapter as its own
+        first member, then the others; the same objects every time."""
+        return (self, *self._further)
+
+    @cached_property
+    def _further(self) -> tuple[Adapter, ...]:
+        return tuple(
+            replace(self, tensors=own.tensors, head=own.head, others=(), digest=None)
+            for own in self.others
+        )
+
+    @property
+    def n_members(self) -> int:
+        """Members of the ensemble; 1 for most."""
+        return 1 + len(self.others)
 
     @property
     def floors(self) -> tuple[Adapter, ...]:
@@ -86,23 +145,26 @@ class Adapter:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers in the method's tensors and the head."""
-        return sum(t.numel() for t in (*self.tensors.values(), *self.head.values()))
+        """Numbers in the method's tensors and the head, of all members."""
+        return sum(t.numel() for t in self._held())
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the method's tensors and the head."""
-        return sum(t.nbytes for t in (*self.tensors.values(), *self.head.values()))
+        """Bytes of the method's tensors and the head, of all members."""
+        return sum(t.nbytes for t in self._held())
+
+    def _held(self) -> Iterator[Tensor]:
+        for own in (Weights(self.tensors, self.head), *self.others):
+            yield from own.tensors.values()
+            yield from own.head.values()
 
     def to(self, device: torch.device | str) -> Adapter:
         """The adapter with its tensors on a device."""
-
-        def moved(tensors: Mapping[str, Tensor]) -> Tensors:
-            return {name: tensor.to(device) for name, tensor in tensors.items()}
-
+        own = Weights(self.tensors, self.head).to(device)
         return replace(
             self,
-            tensors=moved(self.tensors),
-            head=moved(self.head),
+            tensors=own.tensors,
+            head=own.head,
             on_top_of=None if self.on_top_of is None else self.on_top_of.to(device),
+            others=tuple(other.to(device) for other in self.others),
         )

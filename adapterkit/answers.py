@@ -186,6 +186,8 @@ def show_card(card: Mapping[str, Any]) -> str:
     for key in ("name", "folder", "adapterkit", "bytes"):
         if key in card:
             rows.append(f"{key:12} {card[key]}")
+    if card.get("members"):
+        rows.append(f"{'members':12} {1 + len(card['members'])}")
     for key in ("backbone", "on_top_of", "method", "task", "metrics"):
         if key in card:
             rows.append(key)
@@ -196,6 +198,8 @@ def show_card(card: Mapping[str, Any]) -> str:
         for key in ("seed", "rows", "epoch", "seconds", "processes", "data"):
             if key in training:
                 rows.append(f"  {key:20} {_plain(training[key])}")
+        for member in training.get("members", ()):
+            rows.append(f"  {'further member':20} seed {member['seed']}, epoch {member['epoch']}")
         intervals = training.get("intervals")
         for split, sure in intervals.items() if isinstance(intervals, Mapping) else ():
             rows.append(f"  {f'95% of {split}':20} {_plain(sure)}")

@@ -492,7 +492,9 @@ def list_adapters(
                     row["name"],
                     row["version"],
                     row["task"],
-                    row["method"] + (f" on {row['on_top_of']}" if row["on_top_of"] else ""),
+                    (f"{row['members']} x " if row["members"] > 1 else "")
+                    + row["method"]
+                    + (f" on {row['on_top_of']}" if row["on_top_of"] else ""),
                     row["backbone"],
                     f"{row['bytes'] / 1000:,.0f}",
                     row["score"] or "",
@@ -616,7 +618,7 @@ def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | N
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    from .files import footing, read_card
+    from .files import footing, n_members, read_card
     from .task import tasks
 
     card = read_card(folder)
@@ -629,6 +631,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "task": task,
         "method": card["method"]["type"],
+        "members": n_members(card),
         "on_top_of": below.name if (below := footing(folder)) is not None else None,
         "backbone": card["backbone"]["name"],
         "labels": card["task"].get("labels"),

@@ -67,6 +67,11 @@ def compare(
     check_names(names)
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, got {seeds}")
+    if recipe.training.ensemble > 1:
+        raise RecipeError(
+            "training.ensemble: methods are compared by single adapters; leave it at 1 "
+            "(--set training.ensemble=1)"
+        )
     backbone = load_backbone(recipe)
     found: list[dict[str, Any]] = []
     split, rows = "", {}

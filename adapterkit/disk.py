@@ -87,6 +87,11 @@ def file_digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def content_digest(content: bytes) -> str:
+    """Likewise of what a file holds, or will."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

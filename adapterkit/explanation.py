@@ -269,7 +269,7 @@ class _Path:
             high[None].requires_grad_(),
             baselines=low[None],
             n_steps=steps,
-            internal_batch_size=max(1, MAX_TOKENS // len(high)),
+            internal_batch_size=max(1, MAX_TOKENS // (len(high) * self._adapter.n_members)),
         )
         return found[0].detach().double().sum(-1)
 
@@ -277,12 +277,13 @@ class _Path:
         """The score at some points, `[n, T, e] -> [n]`."""
         sizes = [len(source.inputs) for source in self._sources]
         rows = [
-            (self._adapter, replace(source.inputs, words=words))
+            (member, replace(source.inputs, words=words))
+            for member in self._adapter.members
             for point in points
             for source, words in zip(self._sources, point.split(sizes), strict=True)
         ]
-        (piece,) = forward(self._backbone, rows)
-        lines = piece.values.float().view(len(points), *self._weights.shape)
+        said = [piece.values.float() for piece in forward(self._backbone, rows)]
+        lines = torch.stack(said).mean(0).view(len(points), *self._weights.shape)
         return (lines * self._weights).sum((1, 2)) + self._score.offset
 
 

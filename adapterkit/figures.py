@@ -21,44 +21,56 @@ NUMBERED = 20
 
 
 def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes:
-    """Training loss and the main validation metric over the steps.
+    """Training loss and the main validation metric over the steps; of an ensemble every member's,
+    the first one's in front.
 
     Args:
         name: The adapter's.
         metric: The main metric's.
         training: The card's record of the run.
     """
-    history = training["history"]
+    others = training.get("members", [])
     figure = _figure(6.4, 3.6)
     left = figure.subplots()
-    losses = training.get("losses", [])
-    left.plot([step for step, _ in losses], [loss for _, loss in losses], color=BLUE, linewidth=1.2)
     left.set_xlabel("step", color=INK)
     left.set_ylabel("training loss", color=BLUE)
-    left.set_ylim(bottom=0)
     left.grid(color=GRID, linewidth=0.6)
-    checked = [entry for entry in history if metric in entry.get("validation", {})]
-    if checked:
-        right = left.twinx()
-        steps = [entry["step"] for entry in checked]
-        scores = [entry["validation"][metric] for entry in checked]
-        right.plot(steps, scores, color=ACCENT, marker="o", markersize=4, linewidth=1.2)
-        right.set_ylabel(f"validation {metric}", color=ACCENT)
-        kept = [entry["epoch"] for entry in checked].index(training["epoch"])
-        right.plot(steps[kept], scores[kept], "o", markersize=10, fillstyle="none", color=ACCENT)
-        right.annotate(
-            f"kept: {scores[kept]:.3f}",
-            (steps[kept], scores[kept]),
-            textcoords="offset points",
-            xytext=(0, -18),
-            ha="center",
-            color=ACCENT,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
-        )
-        right.spines[["top"]].set_visible(False)
     left.spines[["top"]].set_visible(False)
-    left.set_title(name, loc="left", color=INK)
+    right = None
+    for record in (*others, training):
+        light = {"alpha": 1.0 if record is training else 0.35, "linewidth": 1.2}
+        losses = record.get("losses", [])
+        left.plot(*_columns(losses), color=BLUE, **light)
+        checked = [entry for entry in record["history"] if metric in entry.get("validation", {})]
+        if not checked:
+            continue
+        if right is None:
+            right = left.twinx()
+            right.set_ylabel(f"validation {metric}", color=ACCENT)
+            right.spines[["top"]].set_visible(False)
+        points = [(entry["step"], entry["validation"][metric]) for entry in checked]
+        right.plot(*_columns(points), color=ACCENT, marker="o", markersize=4, **light)
+        kept = points[[entry["epoch"] for entry in checked].index(record["epoch"])]
+        ring = {"markersize": 10, "fillstyle": "none", "color": ACCENT, "alpha": light["alpha"]}
+        right.plot(*kept, "o", **ring)
+        if record is training:
+            right.annotate(
+                f"kept: {kept[1]:.3f}",
+                kept,
+                textcoords="offset points",
+                xytext=(0, -18),
+                ha="center",
+                color=ACCENT,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+            )
+    left.set_ylim(bottom=0)
+    title = f"{name}, {1 + len(others)} members" if others else name
+    left.set_title(title, loc="left", color=INK)
     return _png(figure)
+
+
+def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def confusions(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> bytes:

@@ -2,13 +2,14 @@
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors` (PEFT's own format for LoRA and
 prefix tuning), `adapterkit.json` beside them, for people `README.md` and `report/`, and
-`SHA256SUMS` over all of them.
+`SHA256SUMS` over all of them. An ensemble's folder is its first member's with the weights of the
+others in `members/1.safetensors`, `members/2.safetensors`, ..., whose digests are in the card.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,13 +21,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
 from . import __version__
-from .adapter import Adapter, check_name
+from .adapter import MOST_MEMBERS, Adapter, Weights, check_name
 from .backbone import Backbone
 from .checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
-from .disk import file_digest, write_folder
+from .disk import content_digest, file_digest, write_folder
 from .errors import AdapterError, AdapterkitError
+from .footing import DIGEST, Footing
 from .footing import WEIGHTS as WEIGHTS
-from .footing import Footing
 from .geometry import Geometry
 from .method import Method, Tensors, methods
 from .report import REPORT, model_card, report_files
@@ -36,6 +37,8 @@ from .task import Task, tasks
 CONFIG = "adapter_config.json"
 CARD = "adapterkit.json"
 SUMS = "SHA256SUMS"
+MEMBERS = "members"
+"""Folder of the weights of an ensemble's further members; nothing else may be in it."""
 CARD_PARTS = {
     "method": ("type",),
     "task": ("type",),
@@ -74,13 +77,23 @@ def adapter_files(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
         geometry: The backbone's.
     """
     reports = report_files(adapter)
+    own, *others = (
+        to_safetensors(_to_file(member, geometry), metadata={"format": "pt"})
+        for member in adapter.members
+    )
     return {
         CONFIG: _to_json(_peft_config(adapter, geometry)),
-        WEIGHTS: to_safetensors(_to_file(adapter, geometry), metadata={"format": "pt"}),
-        CARD: _to_json(card(adapter)),
+        WEIGHTS: own,
+        **{member_file(number): content for number, content in enumerate(others, start=1)},
+        CARD: _to_json(card(adapter, [content_digest(content) for content in others])),
         "README.md": model_card(adapter, reports).encode(),
         **{f"{REPORT}/{name}": content for name, content in reports.items()},
     }
+
+
+def member_file(number: int) -> str:
+    """The weights file of an ensemble's member, counted from 0."""
+    return f"{MEMBERS}/{number}.safetensors" if number else WEIGHTS
 
 
 def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -158,7 +171,11 @@ def load_adapter(
         floors.append(below)
     adapter = _load_floor(floors.pop(), backbone, any_backbone)
     while floors:
-        adapter = replace(_load_floor(floors.pop(), backbone, any_backbone), on_top_of=adapter)
+        top = floors.pop()
+        try:
+            adapter = replace(_load_floor(top, backbone, any_backbone), on_top_of=adapter)
+        except ValueError as error:
+            raise AdapterError(f"{top}: {error}") from None
     return adapter
 
 
@@ -200,13 +217,15 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
     """An adapter folder by itself."""
     config = read_json(folder, CONFIG)
     found = _weights(folder)
+    told: tuple[str, ...] = ()
     try:
-        described = (
-            _ours(read_card(folder))
-            if (folder / CARD).is_file()
-            else _foreign(folder, config, found, backbone.geometry)
-        )
-        adapter = Adapter(tensors={}, head={}, **described)
+        if (folder / CARD).is_file():
+            content = read_card(folder)
+            described, told = _ours(content), tuple(content.get("members", ()))
+        else:
+            described = _foreign(folder, config, found, backbone.geometry)
+        unread = tuple(Weights({}, {}) for _ in told)
+        adapter = Adapter(tensors={}, head={}, others=unread, **described)
         shapes = _shapes(adapter, backbone.geometry, _root(found, backbone.geometry))
         keys = adapter.method.file_keys(backbone.geometry, _root(found, backbone.geometry))
     except (KeyError, TypeError) as error:
@@ -219,18 +238,63 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
             check_backbone(adapter, backbone, "the adapter")
     except AdapterError as error:
         faults.append(str(error))
+    members = [found]
     faults += [f"{WEIGHTS}: {fault}" for fault in _faults(found, shapes)]
+    for number, digest in enumerate(told, start=1):
+        try:
+            members.append(_member(folder, member_file(number), digest, shapes))
+        except AdapterError as error:
+            faults.append(str(error))
+    faults += _strangers(folder, len(told))
     if config.get("peft_type") != adapter.method.peft_type:
         faults.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if faults:
         raise AdapterError(f"{folder}: {'; '.join(faults)}")
     start = adapter.method.head_prefix
-    head = {
-        name: _own(found[start + name])
-        for name in adapter.task.head_shapes(backbone.geometry.hidden)
-    }
+    names = adapter.task.head_shapes(backbone.geometry.hidden)
+    own, *others = (
+        Weights(_stacked(tensors, keys), {name: _own(tensors[start + name]) for name in names})
+        for tensors in members
+    )
     digest = file_digest(folder / WEIGHTS)
-    return replace(adapter, tensors=_stacked(found, keys), head=head, digest=digest)
+    if others:
+        digest = content_digest("\n".join((digest, *told)).encode())
+    return replace(adapter, tensors=own.tensors, head=own.head, others=tuple(others), digest=digest)
+
+
+def _member(folder: Path, name: str, digest: str, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+    """The tensors of a further member, checked like the first's.
+
+    Raises:
+        AdapterError: They are not sound, or not those that the card speaks of.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise AdapterError(f"{name} is missing")
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"{name}: truncated or not safetensors ({error})") from None
+    faults = _faults(found, shapes)
+    if not faults and (held := file_digest(path)) != digest:
+        faults = [f"has weights {held[:19]}, {CARD} speaks of {digest[:19]}"]
+    if faults:
+        raise AdapterError("; ".join(f"{name}: {fault}" for fault in faults))
+    return found
+
+
+def _strangers(folder: Path, n_others: int) -> list[str]:
+    """What is among the members without being one of so many."""
+    if not (folder / MEMBERS).is_dir():
+        return []
+    known = {member_file(number) for number in range(1, n_others + 1)}
+    shown = (path for path in (folder / MEMBERS).iterdir() if not path.name.startswith("."))
+    inside = sorted(path.relative_to(folder).as_posix() for path in shown)
+    return [
+        f"{name} does not belong here: {CARD} speaks of no such member"
+        for name in inside
+        if name not in known
+    ]
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
@@ -261,8 +325,13 @@ def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
         )
 
 
-def card(adapter: Adapter) -> dict[str, Any]:
-    """What `adapterkit.json` says: all that PEFT's own files leave out."""
+def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
+    """What `adapterkit.json` says: all that PEFT's own files leave out.
+
+    Args:
+        adapter: The adapter.
+        members: Digests of the files of its further members.
+    """
     return {
         "adapterkit": __version__,
         "name": adapter.name,
@@ -274,6 +343,7 @@ def card(adapter: Adapter) -> dict[str, Any]:
         "method": dump(adapter.method),
         "task": dump(adapter.task),
         **({} if adapter.on_top_of is None else {"on_top_of": vars(Footing.of(adapter.on_top_of))}),
+        **({"members": list(members)} if members else {}),
         "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
         "training": dict(adapter.training),
     }
@@ -309,7 +379,19 @@ def read_card(folder: Path) -> dict[str, Any]:
         held = content.get(part) if keys else content.setdefault(part, {})
         if not isinstance(held, dict) or any(key not in held for key in keys):
             raise AdapterError(f"{folder}: {CARD} lacks or garbles '{part}'")
+    told = content.get("members", [])
+    sound = isinstance(told, list) and all(DIGEST.fullmatch(str(digest)) for digest in told)
+    if not sound or len(told) >= MOST_MEMBERS:
+        raise AdapterError(
+            f"{folder}: {CARD}: members: expected up to {MOST_MEMBERS - 1} digests (sha256:...), "
+            f"got {told!r:.80}"
+        )
     return content
+
+
+def n_members(content: Mapping[str, Any]) -> int:
+    """Members of the adapter that a card speaks of; 1 for most."""
+    return 1 + len(content.get("members", ()))
 
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:

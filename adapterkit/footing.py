@@ -14,6 +14,7 @@ from .disk import file_digest
 from .errors import AdapterError
 
 WEIGHTS = "adapter_model.safetensors"
+"""An adapter's weights; of an ensemble its first member's."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 

@@ -75,6 +75,8 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> Tuned:
     for key in ("on_top_of", "start_from"):
         if getattr(recipe.training, key) is not None:
             raise RecipeError(f"training.{key}: full fine-tuning has no adapter to begin with")
+    if recipe.training.ensemble > 1:
+        raise RecipeError("training.ensemble: full fine-tuning trains a single one; leave it at 1")
     section = replace(recipe.backbone, dtype="float32", quantization="none")
     recipe = replace(recipe, method=methods()["head"](), backbone=section)
     # Laid out for a frozen model, the linears would not see their weights change.

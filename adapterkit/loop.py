@@ -71,7 +71,9 @@ class Loop:
                 self._check(checked)
                 if progress:
                     self._tell(checked)
-                running = [run for run in running if not run.ended]
+                # An ensemble that has lost a member is lost.
+                lost = {run.name for run in running if run.fault is not None}
+                running = [run for run in running if not run.ended and run.name not in lost]
 
     def _step(self, steps: Sequence[tuple[Run, Sequence[Portion]]]) -> None:
         """One optimiser step of each of some runs."""
@@ -122,7 +124,7 @@ class Loop:
     def _tell(self, runs: Sequence[Run]) -> None:
         for run in runs:
             entry = run.history[-1]
-            whose = f"{run.name}, " if len(self.runs) > 1 else ""
+            whose = f"{run.called}, " if len(self.runs) > 1 else ""
             checked = entry.get("validation", {})
             told = ", ".join(f"{name} {value:.4f}" for name, value in checked.items())
             tqdm.write(

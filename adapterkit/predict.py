@@ -200,17 +200,21 @@ def run(
         lanes: Where batches are computed side by side.
 
     Returns:
-        For each row its sequences' lines, `[lines, C]` each, float32 on the CPU.
+        For each row its sequences' lines, `[lines, C]` each, float32 on the CPU; of an ensemble
+        their mean over the members, the one place where members meet.
     """
-    flat = [
-        (adapter, inputs, row, number == len(example.inputs) - 1)
-        for row, (adapter, example) in enumerate(rows)
-        for number, inputs in enumerate(example.inputs)
-    ]
-    # An adapter's rows stand together, so that as few batches as can be have to gather it.
+    # An adapter's rows stand together, so that as few batches as can be have to gather it, and a
+    # row's members do, so that what they share of it is computed once.
     first: dict[int, int] = {}
-    flat.sort(key=lambda part: first.setdefault(id(part[0]), len(first)))
-    sizes = [len(inputs) for _, inputs, _, _ in flat]
+    order = sorted(range(len(rows)), key=lambda row: first.setdefault(id(rows[row][0]), len(first)))
+    flat = [
+        (member, inputs, row)
+        for row in order
+        for member in members_of(rows[row][0])
+        for inputs in rows[row][1].inputs
+    ]
+    sizes = [len(inputs) for _, inputs, _ in flat]
+    last = {row: place for place, (_, _, row) in enumerate(flat)}
 
     def through(part: range) -> list[tuple[int, Tensor]]:
         with torch.inference_mode():
@@ -229,8 +233,29 @@ def run(
         for place, lines in sorted(found, key=lambda pair: pair[0]):
             said[flat[place][2]].append(lines)
         if bar is not None:
-            bar.update(sum(flat[place][3] for place, _ in found))
-    return [tuple(row) for row in said]
+            bar.update(sum(last[flat[place][2]] == place for place, _ in found))
+    return [
+        _averaged(lines, len(members_of(adapter)))
+        for (adapter, _), lines in zip(rows, said, strict=True)
+    ]
+
+
+def members_of(adapter: Adapter | None) -> Sequence[Adapter | None]:
+    """All that compute a row asked of an adapter: the members of an ensemble, itself for most."""
+    return (None,) if adapter is None else adapter.members
+
+
+def n_tokens(adapter: Adapter | None, example: Example) -> int:
+    """Tokens that are computed to answer a row."""
+    return len(members_of(adapter)) * sum(map(len, example.inputs))
+
+
+def _averaged(lines: Sequence[Tensor], members: int) -> tuple[Tensor, ...]:
+    """A row's lines, member after member, to their mean over the members, sequence by sequence."""
+    if members == 1:
+        return tuple(lines)
+    n = len(lines) // members
+    return tuple(torch.stack(list(lines[place::n])).mean(0) for place in range(n))
 
 
 def answer(

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, Literal
 
-from .adapter import check_name
+from .adapter import MOST_MEMBERS, check_name
 from .backbone import Backbone
 from .checkpoint import EMBEDDED
 from .data import Data
@@ -93,6 +93,9 @@ class Training:
             rows, kept from epoch to epoch; texts beyond that are computed anew. 0 keeps none.
         on_top_of: A saved adapter (folder, or name in the store), such as one trained on texts of
             the domain, that is applied first and stays as it is; answering needs it too.
+        ensemble: Members trained side by side from the seeds seed, seed + 1, ... on the same
+            splits, kept as one adapter; every text is asked of all of them, in one batch, and
+            their raw scores are averaged.
     """
 
     epochs: int = 3
@@ -111,6 +114,7 @@ class Training:
     start_from: str | None = None
     cache_mb: int = 1024
     on_top_of: str | None = None
+    ensemble: int = 1
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation"):
@@ -123,8 +127,12 @@ class Training:
         for name in ("weight_decay", "clip", "cache_mb"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected a number from 0 to 2**32 - 1, got {self.seed}")
+        if not 1 <= self.ensemble <= MOST_MEMBERS:
+            raise ValueError(f"ensemble: expected from 1 to {MOST_MEMBERS}, got {self.ensemble}")
+        if not 0 <= self.seed <= 2**32 - self.ensemble:
+            raise ValueError(
+                f"seed: expected a number from 0 to 2**32 - {self.ensemble}, got {self.seed}"
+            )
         if not 0.0 <= self.warmup <= 1.0:
             raise ValueError(f"warmup: expected a share from 0 to 1, got {self.warmup}")
         if self.patience is not None and self.patience < 1:
@@ -154,6 +162,8 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.training.ensemble > 1 and self.task.no_mean is not None:
+            raise ValueError(f"training.ensemble: {self.task.no_mean}")
         if not self.task.whole_batch:
             return
         why = f"{self.task.type} compares the rows of a batch with each other"

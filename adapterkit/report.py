@@ -14,6 +14,15 @@ REPORT = "report"
 """Folder of figures and tables in an adapter folder; nothing reads it but people."""
 
 
+TOLD = (
+    ("rows", "rows"),
+    ("seeds", "seeds of the members"),
+    ("epoch", "epoch kept"),
+    ("seconds", "training time (s)"),
+)
+"""What a model card tells of the training, and how it calls it."""
+
+
 def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
     """The folder's `README.md`.
 
@@ -39,19 +48,24 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         ),
         f"| parameters | {adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB) |",
     ]
+    others = training.get("members", [])
+    if adapter.others:
+        lines.append(f"| members | {adapter.n_members}, whose raw scores are averaged |")
+    if others:
+        seeds = [training["seed"], *(member["seed"] for member in others)]
+        kept = [training["epoch"], *(member["epoch"] for member in others)]
+        training = {**training, "seeds": seeds, "epoch": kept}
     labels = getattr(adapter.task, "labels", None)
     if labels:
         shown = ", ".join(f"`{label}`" for label in labels[:20])
         more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
         lines.append(f"| labels | {len(labels)}: {shown}{more} |")
-    for key, name in (("rows", "rows"), ("epoch", "epoch kept"), ("seconds", "training time (s)")):
+    for key, name in TOLD:
         if key in training:
             value = training[key]
-            shown = (
-                ", ".join(f"{split} {n:,}" for split, n in value.items())
-                if isinstance(value, dict)
-                else str(value)
-            )
+            if isinstance(value, dict):
+                value = [f"{split} {n:,}" for split, n in value.items()]
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             lines.append(f"| {name} | {shown} |")
     if adapter.metrics:
         names = sorted({name for scores in adapter.metrics.values() for name in scores})

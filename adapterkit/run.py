@@ -23,10 +23,11 @@ class Run:
     Args:
         trainee: What is trained.
         splits: Rows of `train` and, where there are any, `validation`.
-        settings: The recipe's.
+        settings: The recipe's, the seed its own.
+        called: What messages call it; the adapter's name where left out.
 
     Attributes:
-        name: The adapter's.
+        name: The adapter's, which members of one ensemble share.
         total: Steps to the end, unless patience runs out before.
         losses: Of every step so far.
         history: An entry for every epoch so far.
@@ -34,8 +35,15 @@ class Run:
         fault: Why the run stopped before its end; None where it did not.
     """
 
-    def __init__(self, trainee: Trainee, splits: Mapping[str, Split], settings: Training) -> None:
+    def __init__(
+        self,
+        trainee: Trainee,
+        splits: Mapping[str, Split],
+        settings: Training,
+        called: str | None = None,
+    ) -> None:
         self.trainee = trainee
+        self.called = called or trainee.start.name
         self.rows, self.validation = splits["train"], splits.get("validation")
         self.settings = settings
         self.steps_an_epoch = math.ceil(len(self.rows) / settings.batch_size)

@@ -234,6 +234,12 @@ class Task(ABC):
         """What a person should know about the training rows, in sentences."""
         return []
 
+    @property
+    def no_mean(self) -> str | None:
+        """Why the raw scores of adapters that were trained apart have no mean, so that they make no
+        ensemble; None where they have one, as most."""
+        return None
+
     @abstractmethod
     def same_answers(self, other: Task) -> bool:
         """Whether a head trained for the other task means the same here."""

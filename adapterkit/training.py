@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
-from .adapter import Adapter
+from .adapter import Adapter, Weights
 from .backbone import Backbone
 from .data import fingerprint
 from .errors import AdapterkitError, DataError, RecipeError
@@ -20,12 +20,13 @@ from .fanout import Memory
 from .files import CONFIG, load_adapter
 from .footing import Footing
 from .forward import text_limit
+from .geometry import Geometry
 from .labelled import Split, ready
 from .loop import STEP_TOKENS, Loop, outputs_of, scores_of
 from .recipe import BackboneSection, Recipe
 from .run import Run
 from .store import Store, find_folder
-from .task import Outputs, Row
+from .task import Outputs, Row, Task
 from .trainees import Trainee, Trainees
 
 log = logging.getLogger("adapterkit")
@@ -108,7 +109,7 @@ def train_many(
     if accelerator.is_main_process:
         for plan in plans:
             _report(plan, backbone)
-    members = [Trainee(plan.adapter) for plan in plans]
+    members = [Trainee(start) for plan in plans for start in plan.starts]
     trainees = Trainees(backbone, members, _memory(recipes))
     return carry_out(plans, trainees, accelerator, began, progress, max_tokens)
 
@@ -125,7 +126,7 @@ def carry_out(
 
     Args:
         plans: What the training begins with.
-        trainees: What is trained, in the order of the plans.
+        trainees: What is trained, in the order of the plans, member after member.
         accelerator: Accelerate's.
         began: When the work on them began, by `time.perf_counter`.
         progress: As `train_many` takes it.
@@ -136,18 +137,17 @@ def carry_out(
     """
     backbone = trainees.backbone
     trainees = trainees.to(backbone.device)
-    runs = [
-        Run(trainee, plan.splits, plan.recipe.training)
-        for trainee, plan in zip(trainees.members, plans, strict=True)
-    ]
+    fresh = iter(trainees.members)
+    grouped = [plan.runs(fresh) for plan in plans]
+    runs = [run for members in grouped for run in members]
     Loop(accelerator, trainees, runs, max_tokens).run(progress and accelerator.is_main_process)
     for run in runs:
         run.trainee.settle()
-    adapters = _finished(accelerator, backbone, plans, runs)
+    adapters = _finished(accelerator, backbone, plans, grouped)
     seconds = round(time.perf_counter() - began, 1)
     adapters = [replace(a, training={**a.training, "seconds": seconds}) for a in adapters]
     accelerator.free_memory()
-    faults = {run.name: run.fault for run in runs if run.fault is not None}
+    faults = {run.called: run.fault for run in runs if run.fault is not None}
     if faults:
         raise StoppedError(faults, adapters)
     return adapters
@@ -157,7 +157,8 @@ def check_together(recipes: Sequence[Recipe]) -> None:
     """Refuses recipes that cannot share a forward.
 
     Raises:
-        RecipeError: There is none, two have one name, or two differ in what all must share.
+        RecipeError: There is none, two have one name, two differ in what all must share, or what
+            is computed for all alike would not leave each as if trained alone.
     """
     if not recipes:
         raise RecipeError("there is no recipe to train")
@@ -173,15 +174,18 @@ def check_together(recipes: Sequence[Recipe]) -> None:
                     f"{first.name} and {other.name} cannot be trained together: {what} is "
                     f"{mine} in the first and {theirs} in the second"
                 )
-    if others and first.training.mixed_precision == "fp16":
+    if not others and first.training.ensemble == 1:
+        return
+    singly = "one recipe" if others else "without training.ensemble, one seed"
+    if first.training.mixed_precision == "fp16":
         raise RecipeError(
-            "training.mixed_precision: fp16 scales the gradients of all adapters alike; train one "
-            "recipe at a time, or with bf16"
+            "training.mixed_precision: fp16 scales the gradients of all adapters alike; train "
+            f"{singly} at a time, or with bf16"
         )
-    if others and first.backbone.quantization == "int8":
+    if first.backbone.quantization == "int8":
         raise RecipeError(
-            "backbone.quantization: int8 rounds the rows of all adapters alike; train one recipe "
-            "at a time, or without it"
+            "backbone.quantization: int8 rounds the rows of all adapters alike; train "
+            f"{singly} at a time, or without it"
         )
 
 
@@ -189,7 +193,8 @@ def _check_processes(recipes: Sequence[Recipe], processes: int) -> None:
     """Refuses what several processes cannot train.
 
     Raises:
-        RecipeError: There are several recipes, or one compares the rows of a whole batch.
+        RecipeError: There are several recipes, one is of an ensemble, or one compares the rows of a
+            whole batch.
     """
     if processes == 1:
         return
@@ -197,6 +202,12 @@ def _check_processes(recipes: Sequence[Recipe], processes: int) -> None:
         raise RecipeError(
             f"{len(recipes)} recipes on {processes} processes: several processes train one recipe "
             "at a time; start one process, or one command for each recipe"
+        )
+    members = recipes[0].training.ensemble
+    if members > 1:
+        raise RecipeError(
+            f"training.ensemble: {members} members on {processes} processes: several processes "
+            "train one adapter at a time; start one process"
         )
     task = recipes[0].task
     if task.whole_batch:
@@ -225,12 +236,37 @@ def _shared(one: Recipe, other: Recipe) -> Iterator[tuple[str, object, object]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with all that its training begins with."""
+    """A recipe with all that its training begins with.
+
+    Attributes:
+        recipe: The recipe.
+        rows: Of each split.
+        adapter: The adapter before its first step, with all its members.
+        splits: The rows made ready, the same for every member.
+    """
 
     recipe: Recipe
     rows: Mapping[str, Sequence[Row]]
     adapter: Adapter
     splits: Mapping[str, Split]
+
+    @property
+    def starts(self) -> list[Adapter]:
+        """The members, each as an adapter that is trained, and checked after every epoch, alone."""
+        return [replace(member, others=()) for member in self.adapter.members]
+
+    def runs(self, trainees: Iterator[Any]) -> list[Run]:
+        """A run for each member, which takes the next trainee.
+
+        Members differ in their seeds alone.
+        """
+        settings = self.recipe.training
+        runs = []
+        for number in range(settings.ensemble):
+            own = replace(settings, seed=settings.seed + number, ensemble=1)
+            called = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
+            runs.append(Run(next(trainees), self.splits, own, called))
+        return runs
 
     @classmethod
     def of(cls, recipe: Recipe, backbone: Backbone, store: Store | None = None) -> Plan:
@@ -261,14 +297,22 @@ def _memory(recipes: Sequence[Recipe]) -> Memory | None:
 
 
 def _finished(
-    accelerator: Accelerator, backbone: Backbone, plans: Sequence[Plan], runs: Sequence[Run]
+    accelerator: Accelerator,
+    backbone: Backbone,
+    plans: Sequence[Plan],
+    runs: Sequence[Sequence[Run]],
 ) -> list[Adapter]:
-    """The adapters that were kept, folded, judged on every held-out split, with their records."""
-    done = [(plan, run) for plan, run in zip(plans, runs, strict=True) if run.fault is None]
-    trained = []
-    for _, run in done:
-        method, tensors = run.kept[1].method.fold(run.kept[1].tensors)
-        trained.append(replace(run.kept[1], method=method, tensors=tensors))
+    """The adapters that were kept, folded, judged on every held-out split, with their records.
+
+    Args:
+        runs: Of each plan, a run for each member.
+    """
+    done = [
+        (plan, members)
+        for plan, members in zip(plans, runs, strict=True)
+        if all(run.fault is None for run in members)
+    ]
+    trained = [_joined([run.kept[1] for run in members]) for _, members in done]
     said: list[dict[str, Outputs]] = [{} for _ in done]
     for name in HELD_OUT:
         having = [place for place, (plan, _) in enumerate(done) if name in plan.splits]
@@ -276,7 +320,8 @@ def _finished(
         for place, outputs in zip(having, outputs_of(accelerator, backbone, asked), strict=True):
             said[place][name] = outputs
     finished = []
-    for adapter, outputs_by_split, (plan, run) in zip(trained, said, done, strict=True):
+    for adapter, outputs_by_split, (plan, members) in zip(trained, said, done, strict=True):
+        first, *others = members
         record = {
             "recipe": plan.recipe.plain(),
             "seed": plan.recipe.training.seed,
@@ -284,10 +329,22 @@ def _finished(
             "rows": {name: len(part) for name, part in plan.splits.items()},
             "processes": accelerator.num_processes,
             "together": len(plans),
-            **run.record(),
+            **first.record(),
         }
+        if others:
+            record["members"] = [{"seed": run.settings.seed, **run.record()} for run in others]
         finished.append(judged(replace(adapter, training=record), plan.splits, outputs_by_split))
     return finished
+
+
+def _joined(members: Sequence[Adapter]) -> Adapter:
+    """Trained members, folded, as one adapter."""
+    folded = []
+    for member in members:
+        method, tensors = member.method.fold(member.tensors)
+        folded.append(replace(member, method=method, tensors=tensors))
+    first, *others = folded
+    return replace(first, others=tuple(Weights(other.tensors, other.head) for other in others))
 
 
 def accelerate_over(backbone: Backbone, recipe: Recipe) -> Accelerator:
@@ -317,12 +374,12 @@ def load_backbone(recipe: Recipe, *, prepared: bool = True) -> Backbone:
 def fresh_adapter(
     recipe: Recipe, backbone: Backbone, rows: Sequence[Row], store: Store | None = None
 ) -> Adapter:
-    """The adapter before its first step: drawn from the recipe's seed, or from a saved one.
+    """The adapter before its first step: drawn from the recipe's seed, or from a saved one; an
+    ensemble has all its members, each drawn from its own seed.
 
     Raises:
         AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
     """
-    generator = torch.Generator().manual_seed(recipe.training.seed)
     geometry = backbone.geometry
     task = recipe.task.fit(rows, backbone.pooling).suited(backbone.lm_head)
     below = _below(recipe, backbone, store)
@@ -334,7 +391,7 @@ def fresh_adapter(
             f"'{backbone.name}' takes with this method"
         )
     try:
-        tensors = recipe.method.fresh(geometry, generator)
+        recipe.method.shapes(geometry)
     except ValueError as error:
         raise RecipeError(f"method.{error}") from None
     if room < 3:
@@ -342,37 +399,70 @@ def fresh_adapter(
             f"method.num_virtual_tokens: {recipe.method.num_virtual_tokens} leave no room for a "
             f"text beside the {taken} of training.on_top_of; there are {geometry.positions}"
         )
-    head = task.fresh_head(geometry.hidden, generator)
-    if recipe.training.start_from is not None:
-        saved = load_adapter(recipe.folder / recipe.training.start_from, backbone)
-        if saved.method.shapes(geometry) != recipe.method.shapes(geometry):
-            raise RecipeError(
-                f"training.start_from: {recipe.training.start_from} is {saved.method}, "
-                f"the recipe asks for {recipe.method}"
-            )
-        if not task.same_answers(saved.task):
-            raise RecipeError(
-                f"training.start_from: {recipe.training.start_from} was trained for other answers"
-            )
-        if [floor.digest for floor in saved.floors[:-1]] != (
-            [floor.digest for floor in below.floors] if below is not None else []
-        ):
-            raise RecipeError(
-                f"training.start_from: {recipe.training.start_from} stands on another adapter "
-                "than training.on_top_of"
-            )
-        tensors, head = recipe.method.resume(saved.tensors, geometry, generator), saved.head
+    saved = _saved(recipe, backbone, task, below)
+    first, *others = (
+        _drawn(recipe, geometry, task, recipe.training.seed + number, member)
+        for number, member in enumerate(saved)
+    )
     return Adapter(
         name=recipe.name,
         method=recipe.method,
         task=task,
-        tensors=tensors,
-        head=head,
+        tensors=first.tensors,
+        head=first.head,
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
         on_top_of=below,
+        others=tuple(others),
     )
+
+
+def _drawn(
+    recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: Adapter | None
+) -> Weights:
+    """What one member begins with: fresh from its seed, or a saved adapter's."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = recipe.method.fresh(geometry, generator)
+    head = task.fresh_head(geometry.hidden, generator)
+    if saved is None:
+        return Weights(tensors, head)
+    return Weights(recipe.method.resume(saved.tensors, geometry, generator), saved.head)
+
+
+def _saved(
+    recipe: Recipe, backbone: Backbone, task: Task, below: Adapter | None
+) -> Sequence[Adapter | None]:
+    """For each member the saved adapter it goes on from: all from a single one, or each from its
+    own of an ensemble of as many; None where they begin afresh.
+
+    Raises:
+        AdapterkitError: It does not fit the recipe.
+    """
+    reference, wanted = recipe.training.start_from, recipe.training.ensemble
+    if reference is None:
+        return [None] * wanted
+    saved, geometry = load_adapter(recipe.folder / reference, backbone), backbone.geometry
+    if saved.method.shapes(geometry) != recipe.method.shapes(geometry):
+        raise RecipeError(
+            f"training.start_from: {reference} is {saved.method}, the recipe asks for "
+            f"{recipe.method}"
+        )
+    if not task.same_answers(saved.task):
+        raise RecipeError(f"training.start_from: {reference} was trained for other answers")
+    if [floor.digest for floor in saved.floors[:-1]] != (
+        [floor.digest for floor in below.floors] if below is not None else []
+    ):
+        raise RecipeError(
+            f"training.start_from: {reference} stands on another adapter than training.on_top_of"
+        )
+    if saved.n_members not in (1, wanted):
+        raise RecipeError(
+            f"training.start_from: {reference} is an ensemble of {saved.n_members} members, "
+            f"training.ensemble is {wanted}; make it {saved.n_members}, or start from a single "
+            "adapter"
+        )
+    return saved.members if saved.others else [saved] * wanted
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
@@ -384,6 +474,11 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
     if not (folder / CONFIG).is_file():
         folder = find_folder(reference, store or Store("adapters"))
     below = load_adapter(folder, backbone)
+    if below.others:
+        raise RecipeError(
+            f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "
+            "adapter stands on a single one"
+        )
     if store is not None:
         # Refuses before the training what publishing would refuse after it.
         store.holding(Footing.of(below))
@@ -411,8 +506,9 @@ def _report(plan: Plan, backbone: Backbone) -> None:
     counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
     below = [*(floor.name for floor in adapter.floors[-2::-1]), backbone.name]
     share = 100.0 * adapter.n_parameters / (adapter.n_parameters + backbone.n_parameters)
+    many = f"{adapter.n_members} members, " if adapter.others else ""
     log.info(
-        f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {counts} rows, "
+        f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {many}{counts} rows, "
         f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
     )
     cut = sum(row.truncated for part in splits.values() for row in part.examples)

@@ -21,7 +21,7 @@ from heapq import heapify, heappop, heapreplace
 from ..adapter import Adapter
 from ..backbone import Backbone
 from ..errors import OverloadedError, UnavailableError
-from ..predict import answer, read
+from ..predict import answer, n_tokens, read
 from ..task import Answer, Example, Text
 
 SHORT = 1000
@@ -121,7 +121,7 @@ class Queue:
         Returns:
             Requests that had to leave for it, the request itself where its own tenant holds most.
         """
-        sizes = [sum(map(len, example.inputs)) for _, example in job.rows]
+        sizes = [n_tokens(adapter, example) for adapter, example in job.rows]
         job.tokens, job.left, job.unanswered = sum(sizes), len(sizes), len(sizes)
         job.answers = [{}] * len(job.rows)
         share = self._shares.setdefault(job.tenant, _Share())

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from ..errors import DataError
-from ..files import CARD, CONFIG, SUMS, WEIGHTS
+from ..files import CARD, CONFIG, MEMBERS, SUMS, WEIGHTS
 from .access import admin
 from .routes import At
 from .shapes import VersionBody
@@ -21,6 +21,7 @@ router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin)
 NEEDED = (CONFIG, WEIGHTS, CARD)
 ALLOWED = re.compile(
     "|".join(map(re.escape, (*NEEDED, SUMS)))
+    + rf"|{MEMBERS}/[1-9][0-9]?\.safetensors"
     + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
 )
 
@@ -144,7 +145,7 @@ def unpack(content: bytes, limit: int) -> dict[str, bytes]:
 
 async def _parts(request: Request) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
-    async with request.form(max_files=32, max_fields=0) as form:
+    async with request.form(max_files=64, max_fields=0) as form:
         for part in form.values():
             if isinstance(part, str):
                 raise DataError("expected files, each with its name")

@@ -15,8 +15,9 @@ from ..adapter import BASE
 from ..backbone import Backbone
 from ..disk import folder_bytes
 from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
-from ..files import load_adapter, read_card
+from ..files import load_adapter, n_members, read_card
 from ..forward import text_limit
+from ..predict import n_tokens
 from ..store import Store, Version
 from ..task import Answer, Example, Text, tasks
 from .engine import Engine
@@ -129,10 +130,10 @@ class Service:
         ]
 
         def charge(examples: list[Example]) -> None:
+            asked_of = [adapter for adapter, _ in rows]
             if not truncate:
-                self._refuse_cut([adapter for adapter, _ in rows], examples)
-            tokens = sum(len(inputs) for example in examples for inputs in example.inputs)
-            caller.tokens.take(tokens, "tokens")
+                self._refuse_cut(asked_of, examples)
+            caller.tokens.take(sum(map(n_tokens, asked_of, examples)), "tokens")
 
         tenant = caller.tenant or (asked[0][0] or BASE).partition("/")[0]
         answers = await self.engine.ask(tenant, rows, self.limits.timeout, charge)
@@ -185,6 +186,7 @@ class Service:
             "reads": dict(task.reads) if task else None,
             "may_read": dict(task.may_read) if task else None,
             "method": card["method"]["type"],
+            "members": n_members(card),
             "labels": card["task"].get("labels"),
             "scores": {k: v for k, v in scores.items() if isinstance(v, float)},
             "bytes": folder_bytes(version.folder),

@@ -107,6 +107,18 @@ class Embedding(PooledText):
             raise DataError("embedding needs at least two different text_pair in its training rows")
         return replace(self, pooling=self.pooling or pooling)
 
+    @property
+    def no_mean(self) -> str | None:
+        """Without a projection all vectors are the frozen backbone's states, moved a little; each
+        fresh projection begins a space of its own."""
+        if self.dimensions is None:
+            return None
+        return (
+            f"task.dimensions: every member would learn a projection to {self.dimensions} numbers "
+            "of its own, and vectors of different spaces have no mean; leave dimensions out, or "
+            "train a single adapter"
+        )
+
     def same_answers(self, other: Task) -> bool:
         mine = (self.pooling, self.dimensions)
         return isinstance(other, Embedding) and mine == (other.pooling, other.dimensions)

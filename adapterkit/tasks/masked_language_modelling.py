@@ -86,6 +86,13 @@ class MaskedLanguageModelling(Task):
             )
         return replace(self, transform=self.transform or _transform(lm_head))
 
+    @property
+    def no_mean(self) -> str | None:
+        return (
+            f"task '{self.type}' keeps the best guesses among all tokens, not every token's score, "
+            "and guesses have no mean; train a single adapter"
+        )
+
     def same_answers(self, other: Task) -> bool:
         return isinstance(other, type(self)) and other.transform == self.transform
 
