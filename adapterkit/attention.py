@@ -135,16 +135,18 @@ def packed_attention(
     def gather(x: Tensor, index: Tensor, rows: int) -> Tensor:
         return x.index_select(0, index).view(rows, -1, heads, width // heads).transpose(1, 2)
 
-    outputs = [
-        F.scaled_dot_product_attention(
-            gather(query, group.queries, group.rows),
-            gather(key, group.keys, group.rows),
-            gather(value, group.keys, group.rows),
-            attn_mask=group.mask,
-            scale=scaling,
-        )
-        .transpose(1, 2)
-        .reshape(-1, width)
-        for group in plan.groups
-    ]
+    # Under autocast torch would take its half-precision attention after all.
+    with torch.autocast(query.device.type, enabled=False):
+        outputs = [
+            F.scaled_dot_product_attention(
+                gather(query, group.queries, group.rows),
+                gather(key, group.keys, group.rows),
+                gather(value, group.keys, group.rows),
+                attn_mask=group.mask,
+                scale=scaling,
+            )
+            .transpose(1, 2)
+            .reshape(-1, width)
+            for group in plan.groups
+        ]
     return torch.cat(outputs).index_select(0, plan.places).to(dtype)

@@ -12,7 +12,7 @@ from .adapter import Adapter
 from .backbone import Backbone
 from .errors import RecipeError, did_you_mean
 from .files import adapter_files
-from .full import fine_tune
+from .full import check_tunable, fine_tune
 from .method import methods
 from .recipe import Recipe
 from .training import HELD_OUT, load_backbone, train
@@ -72,18 +72,16 @@ def compare(
             "training.ensemble: methods are compared by single adapters; leave it at 1 "
             "(--set training.ensemble=1)"
         )
+    if FULL in names:
+        check_tunable(recipe)
+    rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
+    split = next((part for part in reversed(HELD_OUT) if part in rows), None)
+    if split is None:
+        raise RecipeError("data: there are no validation or test rows to compare by")
     backbone = load_backbone(recipe)
-    found: list[dict[str, Any]] = []
-    split, rows = "", {}
+    found = []
     for name in names:
-        trials = []
-        for trial in _trials(_by(recipe, name), name, backbone, seeds, progress):
-            scores = trial.adapter.metrics
-            split = next((part for part in reversed(HELD_OUT) if part in scores), "")
-            if not split:
-                raise RecipeError("data: there are no validation or test rows to compare by")
-            rows = trial.adapter.training["rows"]
-            trials.append(trial)
+        trials = list(_trials(_by(recipe, name), name, backbone, seeds, progress))
         found.append(_summary(name, trials, split, recipe.task.main_metric))
     reference = next((entry["mean"] for entry in found if entry["method"] == FULL), None)
     for entry in found:
@@ -92,7 +90,7 @@ def compare(
         "name": recipe.name,
         "metric": recipe.task.main_metric,
         "split": split,
-        "rows": rows,
+        "rows": {name: len(part) for name, part in rows.items()},
         "seeds": [recipe.training.seed + n for n in range(seeds)],
         "methods": found,
     }

@@ -108,7 +108,7 @@ class Grounds:
             return adapter
         # Head and training record are for answering by itself.
         below = replace(self.settle(adapter.on_top_of), head={}, training={})
-        if below.digest is not None:
+        if below.digest is not None and below.tensors:
             device = next(iter(below.tensors.values())).device
             key = (below.digest, below.method, device, id(below.on_top_of))
             below = self._held.setdefault(key, below)

@@ -57,6 +57,19 @@ class Whole(Trainee):
         self.model.load_state_dict(self._best, strict=False)
 
 
+def check_tunable(recipe: Recipe) -> None:
+    """Refuses what only an adapter can do.
+
+    Raises:
+        RecipeError: The recipe asks for it.
+    """
+    for key in ("on_top_of", "start_from"):
+        if getattr(recipe.training, key) is not None:
+            raise RecipeError(f"training.{key}: full fine-tuning has no adapter to begin with")
+    if recipe.training.ensemble > 1:
+        raise RecipeError("training.ensemble: full fine-tuning trains a single one; leave it at 1")
+
+
 def fine_tune(recipe: Recipe, *, progress: bool = True) -> Tuned:
     """Trains a recipe's head together with a backbone of its own, in float32.
 
@@ -72,11 +85,7 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> Tuned:
         AdapterkitError: Recipe, data or backbone do not allow it.
     """
     began = time.perf_counter()
-    for key in ("on_top_of", "start_from"):
-        if getattr(recipe.training, key) is not None:
-            raise RecipeError(f"training.{key}: full fine-tuning has no adapter to begin with")
-    if recipe.training.ensemble > 1:
-        raise RecipeError("training.ensemble: full fine-tuning trains a single one; leave it at 1")
+    check_tunable(recipe)
     section = replace(recipe.backbone, dtype="float32", quantization="none")
     recipe = replace(recipe, method=methods()["head"](), backbone=section)
     # Laid out for a frozen model, the linears would not see their weights change.

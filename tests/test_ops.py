@@ -120,6 +120,21 @@ def test_packed_attention_is_the_loop_forward_and_backward(
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
+def test_attention_is_computed_in_full_precision_under_autocast() -> None:
+    """torch's half-precision attention on a CPU is several times slower, and coarser."""
+    plan, results = AttentionPlan.of([3, 60, 5], None), []
+    torch.manual_seed(0)
+    leaves, goal = [torch.randn(68, 8) for _ in range(3)], torch.randn(68, 8)
+    for enabled in (False, True):
+        q, k, v = (leaf.clone().requires_grad_() for leaf in leaves)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = packed_attention(q, k, v, plan, 2, 0.5)
+        (y * goal).sum().backward()
+        results.append([y, q.grad, k.grad, v.grad])
+    for plain, cast in zip(*results, strict=True):
+        torch.testing.assert_close(cast, plain, rtol=0, atol=0)
+
+
 def test_sequences_may_share_one_prefix() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(7, 4) for _ in range(3))
