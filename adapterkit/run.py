@@ -105,7 +105,7 @@ class Run:
                     places=[place for row in rows for place in range(starts[row], starts[row + 1])],
                     lengths=lengths,
                     seed=self.settings.seed * 1_000_003 + len(self.losses),
-                )
+                ).posed(self.trainee.start.task)
             )
         return pieces
 
