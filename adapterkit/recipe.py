@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import Any, Literal
 
 from .adapter import MOST_MEMBERS, check_name
+from .augmentation import Augmentation
 from .backbone import Backbone
 from .checkpoint import EMBEDDED
 from .data import Data
@@ -154,6 +155,7 @@ class Recipe:
         method: How the backbone is adapted; its `type` names a file in `methods/`.
         backbone: The frozen model.
         training: How it is trained.
+        augmentation: How its training rows are varied.
         folder: What relative paths start from; the recipe file's own folder.
     """
 
@@ -163,11 +165,22 @@ class Recipe:
     method: Method
     backbone: BackboneSection = field(default_factory=BackboneSection)
     training: Training = field(default_factory=Training)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
         if self.training.ensemble > 1 and self.task.no_mean is not None:
             raise ValueError(f"training.ensemble: {self.task.no_mean}")
+        if self.augmentation.synonyms is not None and not self.task.rewords:
+            raise ValueError(
+                f"augmentation.synonyms: {self.task.type} has answers that are places in a text, "
+                "which other words would move; leave it out"
+            )
+        if self.augmentation.token_dropout and self.task.hides:
+            raise ValueError(
+                f"augmentation.token_dropout: {self.task.type} hides tokens by itself (task.share "
+                "says how many); leave it out"
+            )
         if not self.task.whole_batch:
             return
         why = f"{self.task.type} compares the rows of a batch with each other"
@@ -217,9 +230,15 @@ class Recipe:
         Raises:
             ValueError: A key or value is wrong; the message names it.
         """
-        sections = {"data": Data, "backbone": BackboneSection, "training": Training}
+        sections = {
+            "data": Data,
+            "backbone": BackboneSection,
+            "training": Training,
+            "augmentation": Augmentation,
+        }
         kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
-        plain = {"task": {"type": "classification"}, "backbone": {}, "training": {}, **content}
+        empty: dict[str, Any] = {"backbone": {}, "training": {}, "augmentation": {}}
+        plain = {"task": {"type": "classification"}, **empty, **content}
         valid = ("name", *kinds, *sections)
         for key in plain:
             if key not in valid:
@@ -240,7 +259,7 @@ class Recipe:
             "name": self.name,
             **{
                 key: dump(getattr(self, key))
-                for key in ("backbone", "task", "data", "method", "training")
+                for key in ("backbone", "task", "data", "method", "training", "augmentation")
             },
         }
 
@@ -250,7 +269,7 @@ def describe_keys() -> str:
     sections: list[tuple[str, Any]] = [("data", Data), ("backbone", BackboneSection)]
     sections += [(f"task: {{type: {name}}}", kind) for name, kind in tasks().items()]
     sections += [(f"method: {{type: {name}}}", kind) for name, kind in methods().items()]
-    sections.append(("training", Training))
+    sections += [("training", Training), ("augmentation", Augmentation)]
     lines = ["name: tenant/name, or name alone: what the adapter is called in the store"]
     for title, section in sections:
         lines += ["", title]
