@@ -29,7 +29,7 @@ class Inputs:
             text has them.
         places: Where each token stood before the cut; None where nothing was cut.
         words: Word embeddings to be read in place of those of `ids`, `[n, e]`; None outside
-            explanations.
+            explanations and adversarial training.
         blanks: Place and token of what is to be guessed; -1 for a token nobody knows.
     """
 

@@ -18,6 +18,7 @@ from .errors import DataError
 from .forward import text_limit
 from .recipe import Recipe
 from .sources import Tell, stop
+from .synonyms import Synonyms
 from .task import Example, Row, Task
 from .training import fresh_adapter
 
@@ -45,6 +46,7 @@ class Reading:
         examples: The same, cut to the limit.
         lengths: For each row the tokens of each of its sequences before they are cut.
         targets: What each row's answer should be.
+        synonyms: What words of the training rows may be exchanged for.
     """
 
     task: Task
@@ -53,6 +55,7 @@ class Reading:
     examples: dict[str, list[Example]]
     lengths: dict[str, list[tuple[int, ...]]]
     targets: dict[str, list[Any]]
+    synonyms: Synonyms | None = None
 
 
 def read(
@@ -69,12 +72,13 @@ def read(
     Raises:
         AdapterkitError: The rows cannot be trained on at all.
     """
+    synonyms = recipe.augmentation.load(recipe.folder, tell)
     rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task, tell)
     everything = [row for part in rows.values() for row in part]
     plan = replace(recipe, training=replace(recipe.training, start_from=None, on_top_of=None))
     adapter = fresh_adapter(plan, backbone, everything)
     limit, task, reader = text_limit(backbone, adapter), adapter.task, backbone.reader
-    found = Reading(task, limit, rows, {}, {}, {})
+    found = Reading(task, limit, rows, {}, {}, {}, synonyms)
     with tqdm(total=len(everything), unit="row", disable=None if progress else True) as bar:
         for split, part in rows.items():
             examples: list[Example] = []
@@ -130,7 +134,8 @@ def check(
 
     Returns:
         `splits` (of each the number of rows, tokens and answers), `histogram` of tokens,
-        `duplicates` inside and across splits, `only_outside_training` (labels), `refused` (why
+        `synonyms` (words in the table, training rows that have one of them), `duplicates` inside
+        and across splits, `only_outside_training` (labels), `refused` (why
         training would stop, if it would), `first_rows`.
 
     Raises:
@@ -154,6 +159,7 @@ def check(
         "histogram": histogram(
             [n for part in reading.lengths.values() for row in part for n in row]
         ),
+        "synonyms": _reach(reading),
         "duplicates": duplicates(rows, task),
         "only_outside_training": _strays(task, rows),
         "refused": _refusal(recipe.task, backbone, reading),
@@ -268,6 +274,22 @@ def _normal(value: Any) -> Any:
     if isinstance(value, str):
         return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
     return tuple(map(_normal, value)) if isinstance(value, tuple) else value
+
+
+def _reach(reading: Reading) -> dict[str, int] | None:
+    """What the table of synonyms has and how many training rows it can change."""
+    table, task = reading.synonyms, reading.task
+    if table is None:
+        return None
+
+    def exchanged(text: str, at: str) -> str:
+        return table.reworded(text, 1.0, at)
+
+    rows = [row.fields for row in reading.rows["train"]]
+    return {
+        "words": len(table),
+        "rows": sum(task.reworded(fields, exchanged) != fields for fields in rows),
+    }
 
 
 def _strays(task: Task, rows: Splits) -> dict[str, Any]:

@@ -13,7 +13,7 @@ BAR = 40
 
 def show(report: Mapping[str, Any]) -> str:
     """What `check` found, as text."""
-    parts = [_rows, _histogram, _labels, _numbers, _duplicates, _strays, _first_rows]
+    parts = [_rows, _histogram, _labels, _numbers, _synonyms, _duplicates, _strays, _first_rows]
     blocks = ["\n".join(part(report)) for part in parts]
     return "\n\n".join(block for block in blocks if block)
 
@@ -65,6 +65,16 @@ def _numbers(report: Mapping[str, Any]) -> Iterator[str]:
         keys = list(next(iter(found.values())))
         rows = [[split, *(f"{entry[key]:.4g}" for key in keys)] for split, entry in found.items()]
         yield table(["number", *keys], rows)
+
+
+def _synonyms(report: Mapping[str, Any]) -> Iterator[str]:
+    found = report["synonyms"]
+    if found is not None:
+        rows = report["splits"]["train"]["rows"]
+        yield (
+            f"{found['rows']:,} of {rows:,} training rows have one of the {found['words']:,} words "
+            "with synonyms"
+        )
 
 
 def _duplicates(report: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Memory:
 def encode(
     backbone: Backbone,
     packed: Packed,
-    texts: Sequence[Hashable],
+    texts: Sequence[Hashable | None],
     edits: Callable[[Packed], Edits],
     memory: Memory | None = None,
 ) -> Encoded:
@@ -57,15 +57,19 @@ def encode(
     Args:
         backbone: The backbone.
         packed: The batch.
-        texts: For each packed sequence all that its states depend on where nothing is done to it.
+        texts: For each packed sequence all that its states depend on where nothing is done to it;
+            None for one that is neither shared nor remembered.
         edits: What the adapters do to the batch, or to a part of it.
         memory: States of batches before, and where to keep this one's.
     """
     whole = edits(packed)
-    layer = best_layer(packed, texts, whole.untouched, backbone.geometry.layers, memory is None)
+    untouched = [
+        depth if text is not None else 0 for depth, text in zip(whole.untouched, texts, strict=True)
+    ]
+    layer = best_layer(packed, texts, untouched, backbone.geometry.layers, memory is None)
     if layer == 0:
         return backbone(packed, whole)
-    shared = [depth >= layer for depth in whole.untouched]
+    shared = [depth >= layer for depth in untouched]
     known: dict[Hashable, Tensor] = {}
     below: dict[Hashable, int] = {}
     for n, text in enumerate(texts):
@@ -90,7 +94,7 @@ def encode(
 
 def best_layer(
     packed: Packed,
-    texts: Sequence[Hashable],
+    texts: Sequence[Hashable | None],
     untouched: Sequence[int],
     n_layers: int,
     repeated: bool = True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def forward(
     start = backbone.geometry.first_position
     firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
     packed = pack(
-        [inputs for _, inputs in rows],
+        _alike(backbone, [inputs for _, inputs in rows]),
         [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
         firsts,
         backbone.device,
@@ -85,10 +85,21 @@ def forward(
     return pieces
 
 
-def _text(inputs: Inputs, first: int) -> Hashable:
-    """What two sequences must have in common to be computed once where nothing is done to them."""
+def _alike(backbone: Backbone, inputs: Sequence[Inputs]) -> Sequence[Inputs]:
+    """The sequences as one batch packs them: where some bring word embeddings, all do."""
+    if all(one.words is None for one in inputs):
+        return inputs
+    return [
+        one if one.words is not None else replace(one, words=backbone.words(one.ids))
+        for one in inputs
+    ]
+
+
+def _text(inputs: Inputs, first: int) -> Hashable | None:
+    """What two sequences must have in common to be computed once where nothing is done to them;
+    None for one that has nothing in common with any other."""
     if inputs.words is not None:
-        return id(inputs.words)
+        return None
     return first, tuple(inputs.ids), tuple(inputs.types)
 
 

@@ -23,6 +23,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def only(self, numbers: Sequence[int]) -> Split:
+        """Some of the rows, in lists of their own."""
+        return Split([self.examples[n] for n in numbers], [self.targets[n] for n in numbers])
+
     def judged(self, task: Task) -> Split:
         """The rows as scoring puts them to the model, every time the same (`Task.posed`)."""
         examples = [task.posed(example, f"judged {n}") for n, example in enumerate(self.examples)]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 from tqdm import tqdm
 
 from .adapter import Adapter
+from .adversarial import Attack
 from .backbone import Backbone
 from .edits import group_key
 from .forward import by_budget
@@ -83,12 +85,7 @@ class Loop:
         for turn in range(most):
             here = [place for place, (_, pieces) in enumerate(steps) if turn < len(pieces)]
             portions = {self._number[id(steps[at][0])]: steps[at][1][turn] for at in here}
-            with nullcontext() if turn == most - 1 else self.accelerator.no_sync(self.module):
-                with self.accelerator.autocast():
-                    losses = self.module(portions)
-                # Processes average their gradients; a run's weights sum to 1 over all of them.
-                self.accelerator.backward(losses.sum() * self.accelerator.num_processes)
-            totals[here] += losses.detach()
+            totals[here] += self._gradients(portions, last=turn == most - 1)
         whole = self.accelerator.reduce(totals, "sum").tolist()
         for (run, _), loss in zip(steps, whole, strict=True):
             if math.isfinite(loss):
@@ -98,6 +95,37 @@ class Loop:
                 run.schedule.step()
             run.optimizer.zero_grad()
             run.stepped(loss)
+
+    def _gradients(self, portions: Mapping[int, Portion], last: bool) -> Tensor:
+        """Adds the gradients of some runs' pieces to their parameters'.
+
+        Args:
+            portions: Number of the run to its piece.
+            last: Whether the step ends with them.
+
+        Returns:
+            Losses of the rows as they are, `[n]`; no number where that of moved rows is none.
+        """
+        epsilons = {n: epsilon for n in portions if (epsilon := self.runs[n].settings.adversarial)}
+        if not epsilons:
+            return self._backward(portions, last)
+        attacks = {n: Attack(portions[n], self.backbone) for n in epsilons}
+        standing = {n: attack.standing() for n, attack in attacks.items()}
+        with _same_again(self.backbone.device):
+            losses = self._backward({**portions, **standing}, last=False)
+        harmed = self._backward({n: a.moved(epsilons[n]) for n, a in attacks.items()}, last)
+        at = [place for place, n in enumerate(portions) if n in attacks]
+        losses[at] += torch.where(harmed.isfinite(), torch.zeros_like(harmed), harmed)
+        return losses
+
+    def _backward(self, portions: Mapping[int, Portion], last: bool) -> Tensor:
+        """One forward and backward; processes exchange gradients in the last of a step."""
+        with nullcontext() if last else self.accelerator.no_sync(self.module):
+            with self.accelerator.autocast():
+                losses: Tensor = self.module(portions)
+            # Processes average their gradients; a run's weights sum to 1 over all of them.
+            self.accelerator.backward(losses.sum() * self.accelerator.num_processes)
+        return losses.detach()
 
     def _check(self, runs: Sequence[Run]) -> None:
         """Scores the validation rows of runs that have ended an epoch."""
@@ -132,6 +160,12 @@ class Loop:
                 + (f"; validation {told}" if told else ""),
                 file=sys.stderr,
             )
+
+
+def _same_again(device: torch.device) -> Any:
+    """What is drawn inside is drawn again after it: a backbone that is trained itself drops out by
+    torch's own generator, and both passes of a step must drop the same."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def outputs_of(

@@ -36,6 +36,7 @@ class PooledText(Task):
     """
 
     may_read: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
+    rewords: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     pooling: Pooling | None = None
     dropout: float = 0.1
@@ -54,9 +55,13 @@ class PooledText(Task):
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
         firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
         return [
-            Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
-            for encoding in reader.read(firsts, seconds)
+            self.example(row, encoding, limit)
+            for row, encoding in zip(rows, reader.read(firsts, seconds), strict=True)
         ]
+
+    def example(self, row: Fields, encoding: Any, limit: int) -> Example:
+        """A row, from the encoding of its text or text pair."""
+        return Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
 
     def pooled(self, encoded: Encoded, span: tuple[int, int], noise: Noise | None) -> Tensor:
         """The vectors of packed sequences `span[0]` to `span[1]`, `[n, h]` float32."""

@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import Any, Literal
 
 from .adapter import MOST_MEMBERS, check_name
+from .augmentation import Augmentation
 from .backbone import Backbone
 from .checkpoint import EMBEDDED
 from .data import Data
@@ -83,6 +84,9 @@ class Training:
         warmup: Share of the steps in which the learning rate climbs from zero.
         weight_decay: AdamW's, on matrices.
         clip: Largest norm of the gradient; 0 never clips.
+        adversarial: Against overfitting: every step also learns from its rows with their word
+            embeddings moved to where the loss grows fastest (fast gradient method), each sequence
+            by so large an L2 norm, such as 1.0; a step takes twice as long. 0 is off.
         accumulation: Pieces one batch is computed in, to save memory; the result is the same.
         mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
@@ -106,6 +110,7 @@ class Training:
     warmup: float = 0.06
     weight_decay: float = 0.01
     clip: float = 1.0
+    adversarial: float = 0.0
     accumulation: int = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
@@ -124,7 +129,7 @@ class Training:
             rate = getattr(self, name)
             if rate is not None and not 0.0 < rate < 10.0:
                 raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
-        for name in ("weight_decay", "clip", "cache_mb"):
+        for name in ("weight_decay", "clip", "adversarial", "cache_mb"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not 1 <= self.ensemble <= MOST_MEMBERS:
@@ -150,6 +155,7 @@ class Recipe:
         method: How the backbone is adapted; its `type` names a file in `methods/`.
         backbone: The frozen model.
         training: How it is trained.
+        augmentation: How its training rows are varied.
         folder: What relative paths start from; the recipe file's own folder.
     """
 
@@ -159,11 +165,22 @@ class Recipe:
     method: Method
     backbone: BackboneSection = field(default_factory=BackboneSection)
     training: Training = field(default_factory=Training)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
         if self.training.ensemble > 1 and self.task.no_mean is not None:
             raise ValueError(f"training.ensemble: {self.task.no_mean}")
+        if self.augmentation.synonyms is not None and not self.task.rewords:
+            raise ValueError(
+                f"augmentation.synonyms: {self.task.type} has answers that are places in a text, "
+                "which other words would move; leave it out"
+            )
+        if self.augmentation.token_dropout and self.task.hides:
+            raise ValueError(
+                f"augmentation.token_dropout: {self.task.type} hides tokens by itself (task.share "
+                "says how many); leave it out"
+            )
         if not self.task.whole_batch:
             return
         why = f"{self.task.type} compares the rows of a batch with each other"
@@ -213,9 +230,15 @@ class Recipe:
         Raises:
             ValueError: A key or value is wrong; the message names it.
         """
-        sections = {"data": Data, "backbone": BackboneSection, "training": Training}
+        sections = {
+            "data": Data,
+            "backbone": BackboneSection,
+            "training": Training,
+            "augmentation": Augmentation,
+        }
         kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
-        plain = {"task": {"type": "classification"}, "backbone": {}, "training": {}, **content}
+        empty: dict[str, Any] = {"backbone": {}, "training": {}, "augmentation": {}}
+        plain = {"task": {"type": "classification"}, **empty, **content}
         valid = ("name", *kinds, *sections)
         for key in plain:
             if key not in valid:
@@ -236,7 +259,7 @@ class Recipe:
             "name": self.name,
             **{
                 key: dump(getattr(self, key))
-                for key in ("backbone", "task", "data", "method", "training")
+                for key in ("backbone", "task", "data", "method", "training", "augmentation")
             },
         }
 
@@ -246,7 +269,7 @@ def describe_keys() -> str:
     sections: list[tuple[str, Any]] = [("data", Data), ("backbone", BackboneSection)]
     sections += [(f"task: {{type: {name}}}", kind) for name, kind in tasks().items()]
     sections += [(f"method: {{type: {name}}}", kind) for name, kind in methods().items()]
-    sections.append(("training", Training))
+    sections += [("training", Training), ("augmentation", Augmentation)]
     lines = ["name: tenant/name, or name alone: what the adapter is called in the store"]
     for title, section in sections:
         lines += ["", title]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -25,6 +25,8 @@ class Run:
         splits: Rows of `train` and, where there are any, `validation`.
         settings: The recipe's, the seed its own.
         called: What messages call it; the adapter's name where left out.
+        augmented: From numbers of training rows, an epoch and a seed to these rows; as they are
+            where left out.
 
     Attributes:
         name: The adapter's, which members of one ensemble share.
@@ -41,10 +43,12 @@ class Run:
         splits: Mapping[str, Split],
         settings: Training,
         called: str | None = None,
+        augmented: Callable[[Sequence[int], int, int], Split] | None = None,
     ) -> None:
         self.trainee = trainee
         self.called = called or trainee.start.name
         self.rows, self.validation = splits["train"], splits.get("validation")
+        self.augmented = augmented
         self.settings = settings
         self.steps_an_epoch = math.ceil(len(self.rows) / settings.batch_size)
         self.total = self.steps_an_epoch * settings.epochs
@@ -87,7 +91,7 @@ class Run:
         process must take part in every step.
         """
         batch = next(self._batches)
-        sizes = [[len(inputs) for inputs in self.rows.examples[row].inputs] for row in batch]
+        sizes = [[len(inputs) for inputs in example.inputs] for example in batch.examples]
         lengths = [size for row in sizes for size in row]
         starts = (0, *accumulate(len(row) for row in sizes))
         mine = range(process, len(batch), processes)
@@ -99,13 +103,13 @@ class Run:
                 rows, weights = [0], [0.0]
             pieces.append(
                 Portion(
-                    examples=[self.rows.examples[batch[row]] for row in rows],
-                    targets=[self.rows.targets[batch[row]] for row in rows],
+                    examples=[batch.examples[row] for row in rows],
+                    targets=[batch.targets[row] for row in rows],
                     weights=weights,
                     places=[place for row in rows for place in range(starts[row], starts[row + 1])],
                     lengths=lengths,
                     seed=self.settings.seed * 1_000_003 + len(self.losses),
-                )
+                ).posed(self.trainee.start.task)
             )
         return pieces
 
@@ -147,13 +151,19 @@ class Run:
         ]
         return {"epoch": self.kept[0], "history": self.history, "losses": thinned}
 
-    def _plan(self) -> Iterator[list[int]]:
-        """Rows of every batch of every epoch."""
+    def _plan(self) -> Iterator[Split]:
+        """Every batch of every epoch."""
         for epoch in range(1, self.settings.epochs + 1):
             order = list(range(len(self.rows)))
             random.Random(f"{self.settings.seed} {epoch}").shuffle(order)
             for first in range(0, len(order), self.settings.batch_size):
-                yield order[first : first + self.settings.batch_size]
+                some = order[first : first + self.settings.batch_size]
+                yield self._read(some, epoch)
+
+    def _read(self, rows: Sequence[int], epoch: int) -> Split:
+        if self.augmented is None:
+            return self.rows.only(rows)
+        return self.augmented(rows, epoch, self.settings.seed)
 
     def _is_best(self) -> bool:
         """Whether the last entry has the best main metric, a lower loss deciding between equals."""

@@ -6,7 +6,7 @@ A new task is one new file in `tasks/` with one frozen dataclass that extends `T
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -30,6 +30,9 @@ Tensors = dict[str, Tensor]
 Answer = dict[str, Any]
 Text = str | Sequence[Any] | Mapping[str, Any]
 """What is asked: a text, several texts in the order of the task's roles, or values by role."""
+
+Reword = Callable[[str, str], str]
+"""From a text, and what else a draw hangs on, to the text with other words."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,13 @@ class Task(ABC):
 
     per_token: ClassVar[bool] = False
     """Whether the head says a line for every token, or one for every sequence."""
+
+    rewords: ClassVar[tuple[str, ...]] = ()
+    """Roles in whose texts words may be exchanged for synonyms in training; none where an answer is
+    a place in a text."""
+
+    hides: ClassVar[bool] = False
+    """Whether `posed` hides tokens, so that nobody else may."""
 
     whole_batch: ClassVar[bool] = False
     """Whether a row is learnt from beside the other rows of its batch, so that a batch must be
@@ -287,6 +297,24 @@ class Task(ABC):
             seed: Of what is drawn; in training it differs from step to step.
         """
         return example
+
+    def reworded(self, fields: Fields, reword: Reword) -> Fields:
+        """A training row with other words in the texts of `rewords`, and the same answer.
+
+        Args:
+            fields: Values by role.
+            reword: From a text, and what else the draw hangs on, to the text with other words;
+                from the same two always to the same.
+        """
+        return {
+            role: reword(value, "") if role in self.rewords else value
+            for role, value in fields.items()
+        }
+
+    def in_sight(self, example: Example, target: Any) -> Sequence[Collection[int]]:
+        """For each of a row's sequences the places of tokens without which nobody could answer, so
+        that they are not hidden in training."""
+        return [()] * len(example.inputs)
 
     @abstractmethod
     def target(self, row: Row, example: Example) -> Any:

@@ -24,6 +24,7 @@ class Reader:
     Attributes:
         mask_token: What stands for a hidden token in a text; None where it has none.
         n_tokens: How many tokens it knows.
+        special: Ids that stand for no part of a text, such as [SEP]; not that of unknown words.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -31,6 +32,7 @@ class Reader:
         self._whole = tokenizer.backend_tokenizer
         self.mask_token: str | None = tokenizer.mask_token
         self.n_tokens = len(tokenizer)
+        self.special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
     def read(
         self,

@@ -127,13 +127,12 @@ class Trainees(nn.Module):
         own.
 
         Args:
-            portions: Number of the adapter to the piece of its batch.
+            portions: Number of the adapter to the piece of its batch, as its task poses it.
 
         Returns:
             `[n]`, in the order of the portions.
         """
         adapters: dict[int, Adapter] = {n: self.members[n].adapter for n in portions}
-        portions = {n: portion.posed(adapters[n].task) for n, portion in portions.items()}
         source = [(n, at) for n, portion in portions.items() for at in range(len(portion.places))]
 
         def noise(order: tuple[int, ...]) -> Noise:

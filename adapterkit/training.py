@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from .adapter import Adapter, Weights
+from .augmentation import Augment, Augmented
 from .backbone import Backbone
 from .data import fingerprint
-from .errors import AdapterkitError, DataError, RecipeError
+from .errors import AdapterkitError, DataError, RecipeError, did_you_mean
 from .fanout import Memory
 from .files import CONFIG, load_adapter
 from .footing import Footing
@@ -51,6 +52,7 @@ def train(
     backbone: Backbone | None = None,
     *,
     store: Store | None = None,
+    augment: Augment | None = None,
     progress: bool = True,
 ) -> Adapter:
     """Trains the adapter a recipe describes, on as many processes as Accelerate was launched with.
@@ -60,6 +62,8 @@ def train(
         backbone: An already loaded backbone in place of the recipe's.
         store: Where the adapter is meant for, and what it stands on is looked up by name; names
             are looked up in `adapters` where left out.
+        augment: Your own augmentation: from a training row's values by role, and where to draw
+            from, to values for the same roles, anew in every epoch (`augmentation.Augment`).
         progress: Show a progress bar, and a line for every epoch.
 
     Returns:
@@ -68,7 +72,8 @@ def train(
     Raises:
         AdapterkitError: Recipe, data or backbone do not allow it.
     """
-    return train_many([recipe], backbone, store=store, progress=progress)[0]
+    own = {recipe.name: augment} if augment is not None else {}
+    return train_many([recipe], backbone, store=store, augment=own, progress=progress)[0]
 
 
 def train_many(
@@ -76,6 +81,7 @@ def train_many(
     backbone: Backbone | None = None,
     *,
     store: Store | None = None,
+    augment: Mapping[str, Augment] | None = None,
     progress: bool = True,
     max_tokens: int = STEP_TOKENS,
 ) -> list[Adapter]:
@@ -88,6 +94,7 @@ def train_many(
         recipes: The recipes, of one backbone and one precision.
         backbone: An already loaded backbone in place of the recipes'.
         store: As `train` takes it.
+        augment: Name of a recipe to what `train` takes for it.
         progress: Show a progress bar, and a line for every epoch.
         max_tokens: Most tokens of several recipes' batches in one forward; it bounds memory.
 
@@ -101,16 +108,21 @@ def train_many(
     """
     began = time.perf_counter()
     check_together(recipes)
+    names = [recipe.name for recipe in recipes]
+    for name in augment or {}:
+        if name not in names:
+            raise RecipeError(f"augment: no recipe is called '{name}'; {did_you_mean(name, names)}")
     if backbone is None:
         backbone = load_backbone(recipes[0])
     accelerator = accelerate_over(backbone, recipes[0])
     _check_processes(recipes, accelerator.num_processes)
-    plans = [Plan.of(recipe, backbone, store) for recipe in recipes]
+    own = augment or {}
+    plans = [Plan.of(recipe, backbone, store, own.get(recipe.name)) for recipe in recipes]
     if accelerator.is_main_process:
         for plan in plans:
             _report(plan, backbone)
     members = [Trainee(start) for plan in plans for start in plan.starts]
-    trainees = Trainees(backbone, members, _memory(recipes))
+    trainees = Trainees(backbone, members, _memory(plans))
     return carry_out(plans, trainees, accelerator, began, progress, max_tokens)
 
 
@@ -243,12 +255,14 @@ class Plan:
         rows: Of each split.
         adapter: The adapter before its first step, with all its members.
         splits: The rows made ready, the same for every member.
+        augmented: The training rows as each epoch draws them; None where they stay as they are.
     """
 
     recipe: Recipe
     rows: Mapping[str, Sequence[Row]]
     adapter: Adapter
     splits: Mapping[str, Split]
+    augmented: Augmented | None = None
 
     @property
     def starts(self) -> list[Adapter]:
@@ -265,11 +279,17 @@ class Plan:
         for number in range(settings.ensemble):
             own = replace(settings, seed=settings.seed + number, ensemble=1)
             called = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
-            runs.append(Run(next(trainees), self.splits, own, called))
+            runs.append(Run(next(trainees), self.splits, own, called, self.augmented))
         return runs
 
     @classmethod
-    def of(cls, recipe: Recipe, backbone: Backbone, store: Store | None = None) -> Plan:
+    def of(
+        cls,
+        recipe: Recipe,
+        backbone: Backbone,
+        store: Store | None = None,
+        augment: Augment | None = None,
+    ) -> Plan:
         """Reads the rows and draws the fresh adapter.
 
         Raises:
@@ -285,14 +305,39 @@ class Plan:
                 )
             splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
             splits |= {n: splits[n].judged(adapter.task) for n in HELD_OUT if n in splits}
+            augmented = _augmented(
+                recipe, backbone, adapter, rows["train"], splits["train"], augment
+            )
         except AdapterkitError as error:
             raise type(error)(f"{recipe.name}: {error}") from None
-        return cls(recipe, rows, adapter, splits)
+        return cls(recipe, rows, adapter, splits, augmented)
 
 
-def _memory(recipes: Sequence[Recipe]) -> Memory | None:
-    """Where states of the training rows are kept; a single epoch would never look at them again."""
-    rooms = [recipe.training.cache_mb for recipe in recipes if recipe.training.epochs > 1]
+def _augmented(
+    recipe: Recipe,
+    backbone: Backbone,
+    adapter: Adapter,
+    rows: Sequence[Row],
+    split: Split,
+    augment: Augment | None,
+) -> Augmented | None:
+    """The training rows as each epoch draws them; None where they stay as they are."""
+    settings = recipe.augmentation
+    synonyms = settings.load(recipe.folder)
+    if synonyms is None and augment is None and not settings.token_dropout:
+        return None
+    return Augmented(rows, split, settings, synonyms, augment, backbone, adapter)
+
+
+def _memory(plans: Sequence[Plan]) -> Memory | None:
+    """Where states of the training rows are kept; a single epoch, or rows that are other ones in
+    every epoch, would never look at them again."""
+    again = [
+        plan.recipe.training
+        for plan in plans
+        if plan.augmented is None and not plan.recipe.training.adversarial
+    ]
+    rooms = [training.cache_mb for training in again if training.epochs > 1]
     return Memory(max(rooms) * 1_000_000) if any(rooms) else None
 
 
@@ -333,6 +378,8 @@ def _finished(
         }
         if others:
             record["members"] = [{"seed": run.settings.seed, **run.record()} for run in others]
+        if plan.augmented is not None and plan.augmented.own is not None:
+            record["augment"] = plan.augmented.own
         finished.append(judged(replace(adapter, training=record), plan.splits, outputs_by_split))
     return finished
 

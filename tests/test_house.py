@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
+from adapterkit.augmentation import Augmentation
 from adapterkit.method import methods
 from adapterkit.recipe import BackboneSection, Training, describe_keys
 from adapterkit.sections import keys_of
@@ -64,7 +65,8 @@ def test_nobody_names_a_single_method_or_task() -> None:
 
 
 def test_every_key_of_a_recipe_has_a_meaning() -> None:
-    for section in (*methods().values(), *tasks().values(), BackboneSection, Training):
+    own = (BackboneSection, Training, Augmentation)
+    for section in (*methods().values(), *tasks().values(), *own):
         for key, _, meaning in keys_of(section):
             assert meaning, f"{section.__name__}.{key} has no meaning in its docstring"
     assert "training" in describe_keys()

@@ -387,7 +387,7 @@ def test_no_more_than_the_hidden_tokens_are_scored(
     examples = examples_of(adapter.task, tiny, TEXTS)
     lengths = [len(i) for e in examples for i in e.inputs]
     portion = Portion(examples, [None] * 5, [0.2] * 5, list(range(len(lengths))), lengths, seed=1)
-    Trainees(tiny, [Trainee(adapter)])({0: portion}).sum().backward()
+    Trainees(tiny, [Trainee(adapter)])({0: portion.posed(adapter.task)}).sum().backward()
     posed = [n for length in lengths for n in [max(1, round(0.15 * (length - 2)))]]
     assert sum(sizes) == sum(posed)
     assert max(sizes) == 4

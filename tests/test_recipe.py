@@ -60,7 +60,7 @@ FAULTS = {
     "key twice inside": (GOOD.replace("r: 2", "r: 2, r: 4"), "line 4: the key 'r' is given twice"),
     "list as a key": ("? [a, b]\n: c\n" + GOOD, "r.yaml: line 1: a key must be a text"),
     "unknown key": ("nmae: x\n" + GOOD, "r.yaml: nmae: there is no such key; did you mean 'name'?"),
-    "number as a key": ("5: x\n" + GOOD, "r.yaml: 5: there is no such key; valid are: backbone, d"),
+    "number as a key": ("5: x\n" + GOOD, "r.yaml: 5: there is no such key; valid are: augmentat"),
     "unknown method key": (
         GOOD.replace("r: 2", "drop: 0.1"),
         "r.yaml: method.drop: there is no such key; did you mean 'dropout'?",

@@ -173,7 +173,7 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
                 places,
                 [size for row in lengths for size in row],
                 seed=3,
-            )
+            ).posed(adapter.task)
             (loss,) = trainee({0: portion})
             loss.backward()
             total += float(loss.detach())

@@ -86,6 +86,7 @@ class Embedding(PooledText):
     learns: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
     may_learn: ClassVar[Mapping[str, str]] = {"negative": "text"}
     whole_batch: ClassVar[bool] = True
+    rewords: ClassVar[tuple[str, ...]] = ROLES
     metric_kind: ClassVar[str] = "ranks"
     # Of a small split recall@1 moves in large steps; the reciprocal rank sees every row get better.
     main_metric: ClassVar[str] = "mrr"

@@ -56,6 +56,8 @@ class MaskedLanguageModelling(Task):
 
     type: ClassVar[str] = "masked_language_modelling"
     learns: ClassVar[Mapping[str, str]] = {}
+    rewords: ClassVar[tuple[str, ...]] = ("text",)
+    hides: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "tokens"
     main_metric: ClassVar[str] = "accuracy"
 

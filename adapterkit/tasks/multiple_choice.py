@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..fields import Fields
 from ..metric import Predictions
 from ..pooled import PooledTask, ranked
-from ..task import Answer, Example, Outputs, Part, Row, Score
+from ..task import Answer, Example, Outputs, Part, Reword, Row, Score
 from ..tokens import Reader, cut
 
 
@@ -27,6 +27,7 @@ class MultipleChoice(PooledTask):
     reads: ClassVar[Mapping[str, str]] = {"text": "text", "choices": "choices"}
     may_read: ClassVar[Mapping[str, str]] = {}
     learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    rewords: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"
     main_metric: ClassVar[str] = "accuracy"
 
@@ -47,16 +48,23 @@ class MultipleChoice(PooledTask):
             Example(tuple(next(sequences) for _ in row["choices"]), row["choices"]) for row in rows
         ]
 
+    def reworded(self, fields: Fields, reword: Reword) -> Fields:
+        """Text and choices; the choices stay where two would become one."""
+        said, goal = fields["choices"], _goal(fields)
+        choices = tuple(reword(choice, "") for choice in said)
+        found = {**fields, "text": reword(fields["text"], "")}
+        if goal is None or len(set(choices)) < len(said):
+            return found
+        return {**found, "choices": choices, "label": choices[goal]}
+
     def target(self, row: Row, example: Example) -> int:
-        label, choices = row.fields["label"], example.notes
-        if label in choices:
-            return int(choices.index(label))
-        if label.isdecimal() and int(label) < len(choices):
-            return int(label)
-        raise DataError(
-            f"{row.where}: label '{label}' is neither a choice nor the number of one, from 0 to "
-            f"{len(choices) - 1}"
-        )
+        goal = _goal(row.fields)
+        if goal is None:
+            raise DataError(
+                f"{row.where}: label '{row.fields['label']}' is neither a choice nor the number of "
+                f"one, from 0 to {len(row.fields['choices']) - 1}"
+            )
+        return goal
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy over a row's choices, `[n]`."""
@@ -100,3 +108,11 @@ class MultipleChoice(PooledTask):
         """Number of each row's choice."""
         said = [int(torch.cat(row)[:, 0].argmax()) for row in outputs.rows()]
         return Predictions(np.array(said), np.array(targets))
+
+
+def _goal(fields: Fields) -> int | None:
+    """Number of a row's right choice, which its label names or is; None where it does neither."""
+    label, choices = fields["label"], fields["choices"]
+    if label in choices:
+        return int(choices.index(label))
+    return int(label) if label.isdecimal() and int(label) < len(choices) else None

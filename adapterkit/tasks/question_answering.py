@@ -148,6 +148,10 @@ class QuestionAnswering(Task):
             lines.append(found)
         return Goal(tuple(text for text, _ in answers), tuple(lines))
 
+    def in_sight(self, example: Example, target: Any) -> list[range]:
+        """The answer's tokens; the first one where a window has none."""
+        return [range(first, last + 1) for first, last in target.lines]
+
     def logits(
         self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
     ) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..errors import DataError
 from ..fields import Fields
@@ -23,6 +23,7 @@ class Relation(OneLabelTask):
     type: ClassVar[str] = "relation"
     reads: ClassVar[Mapping[str, str]] = {"text": "text", "head": "span", "tail": "span"}
     may_read: ClassVar[Mapping[str, str]] = {}
+    rewords: ClassVar[tuple[str, ...]] = ()
 
     def fields(self, asked: Text, where: str) -> Fields:
         fields = super().fields(asked, where)
@@ -30,7 +31,26 @@ class Relation(OneLabelTask):
         return fields
 
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
-        return super().examples([{"text": marked(row)} for row in rows], reader, limit)
+        read = reader.read([marked(row) for row in rows])
+        return [self.example(*pair, limit) for pair in zip(rows, read, strict=True)]
+
+    def example(self, row: Fields, encoding: Any, limit: int) -> Example:
+        """A row; its notes are for each sequence the places of the marks."""
+        origins = _origins(row)
+        marks = {
+            place
+            for place, (start, end) in enumerate(encoding.offsets)
+            if start < end and origins[start:end] == [None] * (end - start)
+        }
+        inputs = super().example(row, encoding, limit).inputs
+        whole = range(len(encoding.ids))
+        notes = [[n for n, p in enumerate(one.places or whole) if p in marks] for one in inputs]
+        return Example(inputs, notes)
+
+    def in_sight(self, example: Example, target: Any) -> list[list[int]]:
+        """The marks."""
+        notes: list[list[int]] = example.notes
+        return notes
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
         origins = _origins(row)

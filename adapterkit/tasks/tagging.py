@@ -21,7 +21,19 @@ from ..ops import Noise
 from ..pooled import check_labels, known_labels
 from ..sections import is_text
 from ..tables import per_class, per_entity
-from ..task import Answer, Example, Outputs, Part, Row, Score, Task, Tensors, Text, token_logits
+from ..task import (
+    Answer,
+    Example,
+    Outputs,
+    Part,
+    Reword,
+    Row,
+    Score,
+    Task,
+    Tensors,
+    Text,
+    token_logits,
+)
 from ..tokens import Reader, cut
 
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
@@ -63,6 +75,7 @@ class Tagging(Task):
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
     reads: ClassVar[Mapping[str, str]] = {"tokens": "tokens"}
     learns: ClassVar[Mapping[str, str]] = {"tags": "tokens"}
+    rewords: ClassVar[tuple[str, ...]] = ("tokens",)
     per_token: ClassVar[bool] = True
     main_metric: ClassVar[str] = "f1"
 
@@ -134,6 +147,15 @@ class Tagging(Task):
         tags = row.fields["tags"]
         others = [tag for tag in tags if _stands_alone(tag)]
         return [*(kind for kind, _, _ in entities_of(tags)), *others]
+
+    def reworded(self, fields: Fields, reword: Reword) -> Fields:
+        """Word by word: one that would become several keeps its place, and stays."""
+        line = " ".join(fields["tokens"])
+        pairs = (
+            (word, reword(word, f"{place} {line}")) for place, word in enumerate(fields["tokens"])
+        )
+        tokens = tuple(new if _is_no_longer(new, word) else word for word, new in pairs)
+        return {**fields, "tokens": tokens}
 
     def target(self, row: Row, example: Example) -> tuple[Any, list[int]]:
         """Where each word is said, and its tag."""
@@ -253,6 +275,11 @@ class Tagging(Task):
             tags.append(labels[int(likely[number].indices[line])])
             chances.append(float(likely[number].values[line]))
         return tags, chances
+
+
+def _is_no_longer(word: str, other: str) -> bool:
+    """Whether a word is one, and has no more signs and Chinese characters than another."""
+    return len(word.split()) == 1 and len(WORD.findall(word)) <= max(1, len(WORD.findall(other)))
 
 
 def _stands_alone(tag: str) -> bool:
