@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
     from .client import AsyncClient as AsyncClient
     from .client import Client as Client
+    from .comparison import compare as compare
     from .errors import AdapterkitError as AdapterkitError
     from .explanation import explain as explain
     from .predict import Predictor as Predictor
@@ -26,6 +27,7 @@ _HOME = {
     "AsyncClient": "client",
     "Backbone": "backbone",
     "Client": "client",
+    "compare": "comparison",
     "explain": "explanation",
     "Predictor": "predict",
     "Recipe": "recipe",

@@ -17,7 +17,7 @@ from . import __version__
 from .bench.cli import app as bench
 from .check_cli import app as data
 from .client_cli import app as client
-from .compare_cli import compare
+from .comparison_cli import compare
 from .disk import folder_bytes
 from .errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
 from .geometry import Device, Dtype, Quantization

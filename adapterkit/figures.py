@@ -176,7 +176,7 @@ def comparison(result: Mapping[str, Any]) -> bytes:
     """Score against trained parameters, a point a method, a small one a seed.
 
     Args:
-        result: As `compare.compare` gives it.
+        result: As `comparison.compare` gives it.
     """
     figure = _figure(6.8, 4.0)
     axes = figure.subplots()

@@ -15,7 +15,7 @@ from PIL import Image
 from test_cli import assert_refused, run
 
 from adapterkit.backbone import Backbone
-from adapterkit.compare import compare
+from adapterkit.comparison import compare
 from adapterkit.errors import RecipeError
 from adapterkit.full import RATE, Whole, fine_tune
 from adapterkit.labelled import ready

@@ -30,7 +30,7 @@ from adapterkit import figures, predict
 from adapterkit.adapter import Adapter, Weights
 from adapterkit.backbone import Backbone
 from adapterkit.client import Client
-from adapterkit.compare import compare
+from adapterkit.comparison import compare
 from adapterkit.disk import file_digest
 from adapterkit.errors import AdapterError, OverloadedError, RecipeError
 from adapterkit.explanation import explain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,8 +47,8 @@ def compare(
     plan = Recipe.load(recipe, changes or [])
     if plot is not None:
         _check_plot(plot)
-    from .compare import check_names
-    from .compare import compare as run
+    from .comparison import check_names, show
+    from .comparison import compare as run
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)
@@ -59,31 +59,6 @@ def compare(
         plot.write_bytes(comparison(result))
         typer.echo(f"the plot is in {plot}", err=True)
     typer.echo(json.dumps(result, ensure_ascii=False, indent=2) if as_json else show(result))
-
-
-def show(result: dict[str, Any]) -> str:
-    """The comparison as a table."""
-    from .answers import table
-
-    metric, many = result["metric"], len(result["seeds"]) > 1
-    against = any(entry["against_full"] is not None for entry in result["methods"])
-    header = ["method", metric, *(["std"] if many else []), *(["against full"] if against else [])]
-    rows = []
-    for entry in result["methods"]:
-        cells = [entry["method"], f"{entry['mean']:.4f}"]
-        cells += [f"{entry['std']:.4f}"] if many else []
-        cells += [f"{100 * entry['against_full']:+.1f} points"] if against else []
-        size = f"{entry['bytes'] / 1000:,.0f}"
-        cells += [f"{entry['parameters']:,}", f"{100 * entry['share']:.2f}%", size]
-        rows.append([*cells, f"{entry['seconds']:.0f}"])
-    counts = ", ".join(f"{n:,} {split}" for split, n in result["rows"].items())
-    seeds = f", mean of {len(result['seeds'])} seeds" if many else ""
-    return "\n".join(
-        [
-            table([*header, "trained", "share", "kB", "seconds"], rows),
-            f"{metric} of the {result['split']} rows ({counts}){seeds}",
-        ]
-    )
 
 
 def _check_plot(path: Path) -> None:

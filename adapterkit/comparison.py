@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from .adapter import Adapter
+from .answers import table
 from .backbone import Backbone
 from .errors import RecipeError, did_you_mean
 from .files import adapter_files
@@ -94,6 +95,29 @@ def compare(
         "seeds": [recipe.training.seed + n for n in range(seeds)],
         "methods": found,
     }
+
+
+def show(result: dict[str, Any]) -> str:
+    """The comparison as a table."""
+    metric, many = result["metric"], len(result["seeds"]) > 1
+    against = any(entry["against_full"] is not None for entry in result["methods"])
+    header = ["method", metric, *(["std"] if many else []), *(["against full"] if against else [])]
+    rows = []
+    for entry in result["methods"]:
+        cells = [entry["method"], f"{entry['mean']:.4f}"]
+        cells += [f"{entry['std']:.4f}"] if many else []
+        cells += [f"{100 * entry['against_full']:+.1f} points"] if against else []
+        size = f"{entry['bytes'] / 1000:,.0f}"
+        cells += [f"{entry['parameters']:,}", f"{100 * entry['share']:.2f}%", size]
+        rows.append([*cells, f"{entry['seconds']:.0f}"])
+    counts = ", ".join(f"{n:,} {split}" for split, n in result["rows"].items())
+    seeds = f", mean of {len(result['seeds'])} seeds" if many else ""
+    return "\n".join(
+        [
+            table([*header, "trained", "share", "kB", "seconds"], rows),
+            f"{metric} of the {result['split']} rows ({counts}){seeds}",
+        ]
+    )
 
 
 def check_names(names: Sequence[str]) -> None:
