@@ -19,7 +19,7 @@ class AttentionGroup:
 
     Attributes:
         queries: Token of each query, `[n * Lq]`.
-        keys: Token, or T + prefix token, of each key, `[n * Lk]`.
+        keys: Token, or R + prefix token, of each key, `[n * Lk]`.
         rows: n.
         mask: True where a key is real, `[n, 1, 1, Lk]`; None where all are.
     """
@@ -39,7 +39,8 @@ class AttentionPlan:
 
     Attributes:
         groups: The padded calls.
-        places: For each token, its place in the groups' outputs laid end to end, `[T]`.
+        places: For each token, its place in the groups' outputs laid end to end, `[R]`; R is T, or
+            more where the batch is filled up with copies of its last token.
     """
 
     groups: tuple[AttentionGroup, ...]
@@ -51,6 +52,7 @@ class AttentionPlan:
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]] | None = None,
         device: torch.device | str = "cpu",
+        filled: int | None = None,
     ) -> AttentionPlan:
         """Plans a batch.
 
@@ -58,8 +60,10 @@ class AttentionPlan:
             lengths: Tokens of each sequence, in packed order; T in all.
             prefixes: For each sequence, start and length of its run among the prefix tokens.
             device: Where the index tensors go.
+            filled: R, the tokens with those that fill the batch up; T where left out.
         """
         n_tokens = sum(lengths)
+        filled = n_tokens if filled is None else filled
         size = torch.tensor(lengths)
         start = torch.cumsum(size, 0) - size
         prefix = (
@@ -67,7 +71,7 @@ class AttentionPlan:
             if prefixes is not None
             else torch.zeros(len(size), 2, dtype=torch.long)
         )
-        groups, places, filled = [], torch.empty(n_tokens, dtype=torch.long), 0
+        groups, places, laid = [], torch.empty(filled, dtype=torch.long), 0
         for members in _alike(
             [(n + p, n) for n, p in zip(lengths, prefix[:, 1].tolist(), strict=True)]
         ):
@@ -75,13 +79,13 @@ class AttentionPlan:
             columns = torch.arange(int(n.max()))[None]
             real = columns < n
             queries = torch.where(real, s + columns, s)
-            place = filled + torch.arange(queries.numel()).view_as(queries)
+            place = laid + torch.arange(queries.numel()).view_as(queries)
             places[queries[real]] = place[real]
-            filled += queries.numel()
+            laid += queries.numel()
             first, ahead = p[:, :1], p[:, 1:]
             columns = torch.arange(int((n + ahead).max()))[None]
             real = columns < n + ahead
-            keys = torch.where(columns < ahead, n_tokens + first + columns, s + columns - ahead)
+            keys = torch.where(columns < ahead, filled + first + columns, s + columns - ahead)
             keys = torch.where(real, keys, s)
             mask = None if bool(real.all()) else real[:, None, None].to(device)
             groups.append(
@@ -89,6 +93,7 @@ class AttentionPlan:
                     queries.flatten().to(device), keys.flatten().to(device), len(members), mask
                 )
             )
+        places[n_tokens:] = places[n_tokens - 1]
         return cls(tuple(groups), places.to(device))
 
 
@@ -118,14 +123,14 @@ def packed_attention(
     """Scaled dot-product attention within each sequence of a packed batch.
 
     Args:
-        query: `[T, heads * d]`.
-        key, value: `[T + P, heads * d]`, the P prefix tokens after the text's.
+        query: `[R, heads * d]`.
+        key, value: `[R + P, heads * d]`, the P prefix tokens after the text's.
         plan: Who attends to whom.
         heads: Number of heads.
         scaling: Factor on the scores.
 
     Returns:
-        `[T, heads * d]`.
+        `[R, heads * d]`.
     """
     width, dtype = query.shape[-1], query.dtype
     if query.device.type == "cpu" and dtype != torch.float32:

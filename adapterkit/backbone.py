@@ -202,10 +202,13 @@ class Backbone:
 
     def _through(self, states: Tensor, edits: Edits, first: int, end: int) -> Tensor:
         layers: Any = self.model.get_submodule(self.geometry.family.layers)
-        states = states[None]
+        tokens = len(states)
+        # Filled up once with a token like the others, and not at every product; nobody sees it.
+        filler = states[-1:].expand(edits.filled - tokens, -1)
+        states = torch.cat([states, filler])[None]
         for layer in layers[first:end]:
             states = layer(states, None, edits=edits)
-        return states[0]
+        return states[0, :tokens]
 
     def words(self, ids: Sequence[int]) -> Tensor:
         """Word embeddings of token ids, `[n, e]`, before positions and token types are added."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from .adapter import Adapter
 from .attention import AttentionPlan
 from .batch import Packed
+from .frozen import fill_up
 from .geometry import Geometry
 from .method import Delta, Share
 from .ops import Noise, Runs
@@ -90,10 +91,12 @@ class Edits:
     Attributes:
         layers: One entry for each layer.
         untouched: For each packed sequence the layers, from the first, that nothing is done to.
+        filled: Tokens that layers compute: the batch's, filled up to one of few sizes.
     """
 
     layers: tuple[LayerEdits, ...]
     untouched: tuple[int, ...]
+    filled: int
 
     @classmethod
     def of(
@@ -142,7 +145,8 @@ class Edits:
                 for owner in run:
                     prefixes[owner].append(prefix)
         together, windows = _laid(prefixes, packed)
-        plan = AttentionPlan.of(packed.lengths, windows, packed.device)
+        filled = fill_up(packed.offsets[-1])
+        plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled)
         return cls(
             tuple(
                 LayerEdits(blocks[i], plan)
@@ -151,6 +155,7 @@ class Edits:
                 for i in range(geometry.layers)
             ),
             tuple(untouched),
+            filled,
         )
 
 

@@ -100,21 +100,17 @@ class _Product(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product, with the tokens filled up to one of few sizes.
-
-    oneDNN makes a program for each size it meets and keeps a thousand of them, each of up to a
-    megabyte: batches of every size would cost a gigabyte, and a millisecond a size and shape.
-    """
-    tokens = x.shape[-2]
-    filled = fill_up(tokens)
-    if filled != tokens:
-        x = F.pad(x, (0, 0, 0, filled - tokens))
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return y[..., :tokens, :]
+    return y
 
 
 def fill_up(tokens: int) -> int:
-    """The next multiple of 16, and of a 32nd to a 64th of larger sizes."""
+    """The next multiple of 16, and of a 32nd to a 64th of larger sizes.
+
+    oneDNN makes a program for each size it meets and keeps a thousand of them, each of up to a
+    megabyte: batches of every size would cost a gigabyte, and a millisecond a size and shape. All
+    else that a batch allocates comes in few sizes too, and is found again.
+    """
     step = max(16, 1 << max(0, tokens.bit_length() - 6))
     return -(-tokens // step) * step
 

@@ -22,6 +22,7 @@ from adapterkit.backbone import Backbone
 from adapterkit.batch import Inputs, pack
 from adapterkit.fanout import Memory, best_layer
 from adapterkit.forward import forward
+from adapterkit.frozen import fill_up
 from adapterkit.methods.lora import LoRA
 from adapterkit.predict import Predictor
 
@@ -30,7 +31,7 @@ Rows = list[tuple[Adapter | None, Inputs]]
 
 @pytest.fixture
 def below(tiny: Backbone) -> Iterator[list[int]]:
-    """Tokens that went through the first layer, call by call."""
+    """Tokens that went through the first layer, call by call, with those that fill a batch up."""
     seen: list[int] = []
     layer: Any = tiny.model.encoder.layer[0]  # type: ignore[union-attr, index]
     handle = layer.register_forward_hook(lambda _, args, __: seen.append(args[0].shape[1]))
@@ -88,13 +89,15 @@ def test_shared_texts_go_through_the_lower_layers_once(
     inputs = texts(tiny, 5)
     with torch.inference_mode():
         forward(tiny, asked([*top(tiny, make_adapter)], inputs))
-        assert below == [sum(map(len, inputs))]
+        assert below == [fill_up(sum(map(len, inputs)))]
         below.clear()
         forward(tiny, asked([None, *crowd(tiny, make_adapter)[:3]], inputs))
-        assert below == [4 * sum(map(len, inputs))]  # the adapters act from the first layer on
+        assert below == [
+            fill_up(4 * sum(map(len, inputs)))
+        ]  # the adapters act from the first layer on
         below.clear()
         forward(tiny, asked([*top(tiny, make_adapter, 1)], inputs))
-        assert below == [sum(map(len, inputs))]
+        assert below == [fill_up(sum(map(len, inputs)))]
 
 
 def test_rows_that_do_not_share_may_stand_between(
@@ -153,7 +156,7 @@ def test_texts_at_other_positions_are_other_texts(
     rows = asked([*adapters, replace(adapters[0]), replace(adapters[1])], inputs)
     with torch.inference_mode():
         together = by_row(tiny, rows)
-        assert below == [2 * sum(map(len, inputs))]
+        assert below == [fill_up(2 * sum(map(len, inputs)))]
         alone = [by_row(tiny, [row])[0] for row in rows]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
