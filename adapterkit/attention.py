@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 VECTOR = 16
 """Float32 numbers that a processor computes at once, where it has the widest of vectors."""
 
