@@ -226,9 +226,18 @@ def _inner(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
+PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""Control character to what stands for it: Unicode's pictures, which are for the first 32 and the
+127th alone."""
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns padded to their widest cell; the last is left as it is."""
-    lines = [list(header), *[[str(cell) for cell in row] for row in rows]]
+    """Columns padded to their widest cell; the last is left as it is.
+
+    Control characters are shown by their pictures: a text cannot steer the terminal.
+    """
+    lines = [list(header), *[[str(cell).translate(PICTURES) for cell in row] for row in rows]]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(

@@ -335,7 +335,9 @@ def _memory(plans: Sequence[Plan]) -> Memory | None:
     again = [
         plan.recipe.training
         for plan in plans
-        if plan.augmented is None and not plan.recipe.training.adversarial
+        if plan.augmented is None
+        and not plan.recipe.training.adversarial
+        and not plan.recipe.task.hides
     ]
     rooms = [training.cache_mb for training in again if training.epochs > 1]
     return Memory(max(rooms) * 1_000_000) if any(rooms) else None

@@ -246,3 +246,11 @@ def test_a_foreign_folder_is_shown_by_its_tensors() -> None:
         ["tensors"],
         ["a", "[1]"],
     ]
+
+
+def test_a_text_cannot_steer_the_terminal() -> None:
+    said = show_answers([answered("\x1b[31mred\x07 \x9b2J", label="\x1b]0;title\x07")])
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in said if c != "\n")
+    assert "␛[31mred␇" in said
+    assert "␛]0;title␇" in said
+    assert table(["a"], [["我\x7f"]]).splitlines()[1] == "我␡"

@@ -11,12 +11,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from .. import __version__
 from ..adapter import BASE
-from ..errors import DataError
+from ..errors import DataError, UnavailableError
 from ..files import read_card
 from ..predict import PLAIN
 from ..task import Answer
 from .access import Who, admin, service_of
-from .faults import fault_of
 from .service import Answered, Service
 from .shapes import EmbedBody, PredictBody, SimilarityBody
 
@@ -136,7 +135,7 @@ async def health() -> Response:
 async def ready(service: At) -> Response:
     """Whether it takes requests: 503 while it drains."""
     if service.engine.closing:
-        return fault_of(503, "closing")
+        raise UnavailableError("the server is closing")
     return JSONResponse({"status": "ready"})
 
 
