@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -65,23 +65,47 @@ class LayerEdits:
         blocks = self.blocks.get(site)
         if not blocks:
             return y
-        pieces: list[Tensor] = []
-        done = 0
+        if torch.is_grad_enabled():
+            for floor in _floors(blocks):
+                y = _added(floor, y, x, read)
+            return y
         for block in blocks:
-            if block.start < done:  # the next floor begins, on what those below made
-                y, pieces, done = _joined(pieces, y, done), [], 0
             own = slice(block.start, block.end)
             seen = (y if x is None else x)[0, own]
-            pieces += [y[0, done : block.start]]
-            pieces += [block.delta(y[0, own], seen if read is None else read(seen))]
-            done = block.end
-        return _joined(pieces, y, done)
+            block.delta(y[0, own], seen if read is None else read(seen))
+        return y
 
 
-def _joined(pieces: Sequence[Tensor], y: Tensor, done: int) -> Tensor:
-    """y after the blocks up to token `done`: what they wrote into where gradients are off, else
-    put together, never written into."""
-    return torch.cat([*pieces, y[0, done:]])[None] if torch.is_grad_enabled() else y
+def _floors(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """The blocks of each floor: one begins where a block lies before the one ahead of it."""
+    floor: list[Block] = []
+    for block in blocks:
+        if floor and block.start < floor[-1].end:
+            yield floor
+            floor = []
+        floor.append(block)
+    yield floor
+
+
+def _added(
+    blocks: Sequence[Block],
+    y: Tensor,
+    x: Tensor | None,
+    read: Callable[[Tensor], Tensor] | None,
+) -> Tensor:
+    """One floor's deltas where gradients flow: y is put together anew, never written into.
+
+    It is cut with one split and not with slices, each of which would go back through zeros of the
+    size of y.
+    """
+    ends = [0, *(end for block in blocks for end in (block.start, block.end)), y.shape[1]]
+    sizes = [after - before for before, after in pairwise(ends)]
+    pieces = list(y.squeeze(0).split(sizes))
+    seen = pieces if x is None else x.squeeze(0).split(sizes)
+    for place, block in zip(range(1, len(sizes), 2), blocks, strict=False):
+        one = seen[place]
+        pieces[place] = block.delta(pieces[place], one if read is None else read(one))
+    return torch.cat(pieces)[None]
 
 
 @dataclass(frozen=True)

@@ -56,21 +56,15 @@ class Runs:
         )
 
     def tiled(self, x: Tensor) -> Tensor:
-        """Tokens `[t, d]` to tiles `[n, TILE, d]`; a single run is one tile."""
-        if len(self) == 1:
-            return x[None]
+        """Tokens `[t, d]` to tiles `[n, TILE, d]`."""
         return x.index_select(0, self._tiles[0]).view(-1, TILE, x.shape[-1])
 
     def untiled(self, tiles: Tensor) -> Tensor:
         """Tiles `[n, TILE, d]` back to tokens `[t, d]`."""
-        if len(self) == 1:
-            return tiles[0]
         return tiles.flatten(0, 1).index_select(0, self._tiles[2])
 
     def spread(self, weights: Tensor) -> Tensor:
         """Weights `[G, ...]` to one for each tile, `[n, ...]`."""
-        if len(self) == 1:
-            return weights
         return weights.index_select(0, self._tiles[1])
 
 
@@ -98,6 +92,11 @@ class Bank:
     def turned(self) -> list[tuple[Tensor, ...]]:
         """Each adapter's matrices transposed, layer by layer: views, made once a batch."""
         return [t.transpose(-1, -2).unbind(0) for t in self.tensors]
+
+    @cached_property
+    def alone(self) -> tuple[Tensor, ...]:
+        """The weights of the one adapter there is, layer by layer."""
+        return self.tensors[0].unbind(0)
 
     def layer(self, at: int) -> Tensor:
         """The weights of all adapters at one of the L layers, `[G, ...]`."""
@@ -140,7 +139,8 @@ class LowRank:
             The sum, `[t, out]`, in the dtype of y.
         """
         if torch.is_grad_enabled():
-            return y + self._tiled(x, at, y.dtype)
+            one = len(self.runs) == 1
+            return y + (self._alone if one else self._tiled)(x, at, y.dtype)
         if len(self.runs) == 1 or (y.dtype == torch.float32 and y.device.type == "cpu"):
             self._into(y, x, at)
             return y
@@ -167,6 +167,20 @@ class LowRank:
             into.addmm_(inner.to(y.dtype), up, alpha=self.scales[g])
             if self.up_bias is not None:
                 into.add_(self.up_bias.tensors[g][at].to(y.dtype), alpha=self.scales[g])
+
+    def _alone(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
+        """The one run there is, through plain linears, whose way back is faster than that of
+        batched products; gradients flow."""
+        down, up = self.down.alone[at].to(x.dtype), self.up.alone[at].to(dtype)
+        biases = (
+            None if bank is None else bank.alone[at].to(kind)
+            for bank, kind in ((self.down_bias, x.dtype), (self.up_bias, dtype))
+        )
+        inner = F.linear(x, down, next(biases))
+        if self.activation is not None:
+            inner = self.activation(inner)
+        outer = F.linear(inner.to(dtype), up, next(biases))
+        return (outer if self.scales[0] == 1.0 else outer * self.scales[0]).to(dtype)
 
     @cached_property
     def _scale(self) -> Tensor:

@@ -173,7 +173,7 @@ def test_a_backbone_that_is_trained_itself_has_its_gradients(tiny_folder: Path) 
     assert found[0].keys() == found[1].keys()
     assert "embeddings.word_embeddings.weight" in found[0]
     for name, gradient in found[1].items():
-        scale = max(float(gradient.abs().max()), 1e-3)  # of some biases only rounding is left
+        scale = max(float(gradient.abs().max()), 1e-2)  # of some biases only rounding is left
         torch.testing.assert_close(found[0][name] / scale, gradient / scale, rtol=1e-5, atol=1e-5)
 
 

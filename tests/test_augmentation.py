@@ -403,7 +403,7 @@ def test_a_member_of_an_ensemble_is_what_its_seed_trains(tiny: Backbone) -> None
     members = alone(with_(recipe, both(), ensemble=2), tiny).members
     for seed, member in enumerate(members):
         solo = alone(with_(recipe, both(), seed=seed), tiny)
-        assert_same(replace(member, others=()), solo, tolerance=1e-4)
+        assert_same(replace(member, others=()), solo, tolerance=1e-3)
 
 
 def test_held_out_rows_are_never_varied(
@@ -450,7 +450,7 @@ def test_two_processes_draw_what_one_draws(tiny_folder: Path, tmp_path: Path) ->
         """
     )
     one, two = (launch(tmp_path / "recipe.yaml", tmp_path / f"store{n}", n) for n in (1, 2))
-    assert_same(one, two, tolerance=1e-4)
+    assert_same(one, two, tolerance=1e-3)
     for (_, mine), (_, theirs) in zip(one.training["losses"], two.training["losses"], strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4)
 

@@ -194,9 +194,9 @@ def test_members_go_on_from_saved_ones(tiny: Backbone) -> None:
         return alone(changed(recipe, training={"start_from": where, "ensemble": n, **still}), tiny)
 
     for member, expected in zip(apart(resumed("three", 3)), apart(first), strict=True):
-        assert_same(member, expected, tolerance=1e-4)
+        assert_same(member, expected, tolerance=1e-3)
     for member in apart(resumed("one", 2)):
-        assert_same(member, apart(first)[1], tolerance=1e-4)
+        assert_same(member, apart(first)[1], tolerance=1e-3)
     for n in (1, 2):
         with pytest.raises(
             RecipeError,

@@ -74,21 +74,22 @@ def alone(recipe: Recipe, backbone: Backbone) -> Adapter:
 
 
 def assert_like_alone(together: Adapter, solo: Adapter) -> None:
-    """Losses to 1e-5 of their size, tensors to 1e-4, the same epochs, checks and scores."""
+    """Losses and scores to 1e-4, the same epochs and checks; tensors to 1e-3, since Adam makes a
+    full step of a gradient that is all rounding, and other draws would move them by 1e-2."""
     assert together.name == solo.name
     assert together.method == solo.method
     mine, theirs = together.training, solo.training
     for (step, loss), (other_step, other) in zip(mine["losses"], theirs["losses"], strict=True):
         assert step == other_step
-        assert loss == pytest.approx(other, rel=1e-5, abs=1e-5)
+        assert loss == pytest.approx(other, rel=1e-4, abs=1e-4)
     assert mine["epoch"] == theirs["epoch"]
     assert len(mine["history"]) == len(theirs["history"])
     for entry, expected in zip(mine["history"], theirs["history"], strict=True):
         assert entry["learning_rate"] == expected["learning_rate"]
-        assert entry["validation"] == pytest.approx(expected["validation"], abs=1e-5)
+        assert entry["validation"] == pytest.approx(expected["validation"], abs=1e-4)
     for split, scores in solo.metrics.items():
-        assert together.metrics[split] == pytest.approx(scores, abs=1e-5)
-    assert_same(together, solo, tolerance=1e-4)
+        assert together.metrics[split] == pytest.approx(scores, abs=1e-4)
+    assert_same(together, solo, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("max_tokens", [4096, 150, 1])
