@@ -79,6 +79,7 @@ class Bank:
     def __init__(self, tensors: Sequence[Tensor], dim: int) -> None:
         self.tensors = tensors
         self._dim = dim
+        self._apart: dict[torch.dtype, list[tuple[Tensor, ...]]] = {}
 
     @cached_property
     def _stacked(self) -> tuple[Tensor, ...]:
@@ -88,10 +89,14 @@ class Bank:
         padded = [F.pad(t, (*filler, 0, widest - t.shape[self._dim])) for t in self.tensors]
         return torch.stack(padded, dim=1).unbind(0)
 
-    @cached_property
-    def turned(self) -> list[tuple[Tensor, ...]]:
-        """Each adapter's matrices transposed, layer by layer: views, made once a batch."""
-        return [t.transpose(-1, -2).unbind(0) for t in self.tensors]
+    def apart(self, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+        """At each of the L layers every adapter's own weight, a matrix transposed: views where the
+        dtype is theirs, and made once a batch."""
+        if dtype not in self._apart:
+            own = (t.to(dtype) for t in self.tensors)
+            turned = (t.transpose(-1, -2) if t.ndim > 2 else t for t in own)
+            self._apart[dtype] = list(zip(*(t.unbind(0) for t in turned), strict=True))
+        return self._apart[dtype]
 
     @cached_property
     def alone(self) -> tuple[Tensor, ...]:
@@ -153,20 +158,22 @@ class LowRank:
         GPU, each small product costs too much to begin.
         """
         lengths = self.runs.lengths
-        downs, ups = self.down.turned, self.up.turned
-        for g, (into, seen) in enumerate(zip(y.split(lengths), x.split(lengths), strict=True)):
-            down, up = downs[g][at], ups[g][at]
-            if x.dtype != down.dtype or y.dtype != up.dtype:
-                down, up = down.to(x.dtype), up.to(y.dtype)
-            if self.down_bias is None:
-                inner = torch.mm(seen, down)
-            else:
-                inner = torch.addmm(self.down_bias.tensors[g][at].to(x.dtype), seen, down)
+        downs, ups = self.down.apart(x.dtype)[at], self.up.apart(y.dtype)[at]
+        runs = zip(y.split(lengths), x.split(lengths), downs, ups, self.scales, strict=True)
+        if self.down_bias is None and self.up_bias is None and self.activation is None:
+            for into, seen, down, up, scale in runs:
+                into.addmm_(seen.mm(down).to(y.dtype), up, alpha=scale)
+            return
+        nothing = [None] * len(lengths)
+        before = self.down_bias.apart(x.dtype)[at] if self.down_bias else nothing
+        after = self.up_bias.apart(y.dtype)[at] if self.up_bias else nothing
+        for (into, seen, down, up, scale), b, c in zip(runs, before, after, strict=True):
+            inner = seen.mm(down) if b is None else torch.addmm(b, seen, down)
             if self.activation is not None:
                 inner = self.activation(inner)
-            into.addmm_(inner.to(y.dtype), up, alpha=self.scales[g])
-            if self.up_bias is not None:
-                into.add_(self.up_bias.tensors[g][at].to(y.dtype), alpha=self.scales[g])
+            into.addmm_(inner.to(y.dtype), up, alpha=scale)
+            if c is not None:
+                into.add_(c, alpha=scale)
 
     def _alone(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
         """The one run there is, through plain linears, whose way back is faster than that of
