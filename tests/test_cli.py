@@ -843,7 +843,10 @@ def test_a_process_ends_in_one_line_and_2() -> None:
 
 def test_an_interrupted_process_ends_in_one_line_and_130() -> None:
     os.mkfifo("r.yaml")
+    # A job in the background ignores the signal, and what it starts inherits that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     running = process("train", "r.yaml")
+    signal.signal(signal.SIGINT, before)
     with Path("r.yaml").open("w"):  # opens once the process waits for the recipe to be written
         running.send_signal(signal.SIGINT)
         said = finished(running)
