@@ -48,6 +48,9 @@ class Reader:
             seconds: A second text for each, or None where there is none.
             words: Whether the texts are lists of words.
         """
+        if len(firsts) == 1:  # a pool of threads costs more than one text does
+            second = seconds[0] if seconds is not None else None
+            return [self._whole.encode(firsts[0], second, is_pretokenized=words)]
         pairs = seconds if seconds is not None else [None] * len(firsts)
         batch = [one if two is None else (one, two) for one, two in zip(firsts, pairs, strict=True)]
         found: list[Any] = self._whole.encode_batch(

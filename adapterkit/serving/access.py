@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from .service import Service
@@ -21,9 +22,6 @@ class _Name(StringConvertor):
 
 register_url_convertor("adapter", _Name())
 
-bearer = HTTPBearer(auto_error=False, description="An API key, where the server has keys")
-
-
 class DeniedError(Exception):
     """The caller is not known, or may not do this.
 
@@ -36,28 +34,40 @@ class DeniedError(Exception):
         self.status = status
 
 
-def service_of(request: Request) -> Service:
-    """The service behind the app."""
+async def service_of(request: Request) -> Service:
+    """The service behind the app; asynchronous, because FastAPI runs the others in threads."""
     service: Service = request.app.state.service
     return service
 
 
-def caller_of(
-    request: Request,
-    given: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
-) -> Caller:
-    """Who calls.
+class _Door(SecurityBase):
+    """The dependency that says who calls, and the description's word that a key may be needed.
 
-    Raises:
-        DeniedError: The server has keys and this is none of them.
+    One object for both: each dependency of a route costs every request.
     """
-    if service_of(request).keys is None and _is_foreign(request):
-        raise DeniedError(403, "a page from elsewhere may not ask a server without keys")
-    caller = service_of(request).caller(given.credentials if given else None)
-    if caller is None:
-        raise DeniedError(401, "send a known API key: Authorization: Bearer ak-...")
-    request.state.facts = {"tenant": caller.tenant}
-    return caller
+
+    def __init__(self) -> None:
+        self._bearer = HTTPBearer(
+            auto_error=False, description="An API key, where the server has keys"
+        )
+        self.model = self._bearer.model
+        self.scheme_name = self._bearer.scheme_name
+
+    async def __call__(self, request: Request) -> Caller:
+        """Who calls.
+
+        Raises:
+            DeniedError: The server has keys and this is none of them.
+        """
+        service = await service_of(request)
+        if service.keys is None and _is_foreign(request):
+            raise DeniedError(403, "a page from elsewhere may not ask a server without keys")
+        given = await self._bearer(request)
+        caller = service.caller(given.credentials if given else None)
+        if caller is None:
+            raise DeniedError(401, "send a known API key: Authorization: Bearer ak-...")
+        request.state.facts = {"tenant": caller.tenant}
+        return caller
 
 
 def _is_foreign(request: Request) -> bool:
@@ -66,10 +76,10 @@ def _is_foreign(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
-Who = Annotated[Caller, Depends(caller_of)]
+Who = Annotated[Caller, Security(_Door())]
 
 
-def admin(caller: Who) -> Caller:
+async def admin(caller: Who) -> Caller:
     """Who calls, where it is an admin.
 
     Raises:

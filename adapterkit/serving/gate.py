@@ -98,7 +98,8 @@ class Gate:
                 raise HTTPException(413, f"the body is larger than {most} bytes")
             try:
                 patience = min(PATIENCE, end - time.monotonic())
-                message = await asyncio.wait_for(receive(), patience)
+                async with asyncio.timeout(patience):
+                    message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "the body came too slowly") from None
             taken += len(message.get("body", b""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import signal
@@ -178,6 +179,10 @@ def run(settings: Settings, host: str, port: int) -> None:
         "backbone": service.backbone.name,
         "keys": service.keys is not None,
     }
+    # What is loaded now stays: the collector need not walk a million objects of it again and again
+    # while every thread waits.
+    gc.collect()
+    gc.freeze()
     _Server(config, facts).run([sock])
     log.info("ended")
 
