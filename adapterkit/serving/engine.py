@@ -14,8 +14,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heapify, heappop, heapreplace
 
 from ..adapter import Adapter
@@ -28,6 +29,9 @@ SHORT = 1000
 """Characters that are tokenised sooner than another thread could be asked to."""
 
 log = logging.getLogger("adapterkit")
+
+Found = list[Answer | Exception]
+"""What a lane found: an answer for each row, or why there is none."""
 
 
 @dataclass(eq=False)
@@ -284,10 +288,10 @@ class Engine:
         self._watch = watch or Watch()
         self._closing = False
         self._lanes = lanes
-        self._running: dict[asyncio.Task[None], set[str]] = {}
+        self._running: dict[Future[Found], set[str]] = {}
         self._usage = Usage()
-        self._changed = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._filling = False
         self._compute = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
@@ -298,7 +302,8 @@ class Engine:
 
     def start(self) -> None:
         """Begins to answer; called on the running event loop."""
-        self._worker = asyncio.create_task(self._work())
+        self._loop = asyncio.get_running_loop()
+        self._fill()
 
     async def ask(
         self,
@@ -343,7 +348,10 @@ class Engine:
         )
         for loser in self.queue.add(job):
             loser.end(self._overloaded())
-        self._changed.set()
+        if self._loop is not None and not self._filling:
+            # Not at once: requests that came together are answered together.
+            self._filling = True
+            self._loop.call_soon(self._fill)
         timer = loop.call_at(loop.time() + timeout, job.end, _late())
         try:
             answers = await job.done
@@ -360,8 +368,6 @@ class Engine:
         self._closing = True
         while self.queue.rows or self._running:
             await asyncio.sleep(0.01)
-        if self._worker is not None:
-            self._worker.cancel()
         self._compute.shutdown(wait=False)
         self._readers.shutdown(wait=False)
 
@@ -369,24 +375,27 @@ class Engine:
         wait = self.queue.tokens / (self._lanes * self.rate) if self.rate else 1.0
         return OverloadedError("too many requests are waiting; try again later", min(wait, 60.0))
 
-    async def _work(self) -> None:
-        """Fills every free lane, then waits until a request comes or a lane is done."""
-        while True:
-            while len(self._running) < self._lanes:
-                taken = self.queue.take(self.max_batch_tokens, self._barred())
-                if not taken:
-                    break
-                for waiting in taken:
-                    self._usage.add(waiting.job.tenant, waiting.tokens)
-                task = asyncio.create_task(self._answer(taken))
-                self._running[task] = {waiting.job.tenant for waiting in taken}
-                task.add_done_callback(self._freed)
-            self._changed.clear()
-            await self._changed.wait()
+    def _fill(self) -> None:
+        """Gives every free lane its next batch."""
+        self._filling = False
+        while len(self._running) < self._lanes:
+            taken = self.queue.take(self.max_batch_tokens, self._barred())
+            if not taken:
+                return
+            began = time.monotonic()
+            for waiting in taken:
+                waiting.job.begun = waiting.job.begun or began
+                self._usage.add(waiting.job.tenant, waiting.tokens)
+            rows = [waiting.job.rows[waiting.place] for waiting in taken]
+            batch = self._compute.submit(_found, self.backbone, rows)
+            self._running[batch] = {waiting.job.tenant for waiting in taken}
+            batch.add_done_callback(partial(self._tell, taken, began))
 
-    def _freed(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
-        self._changed.set()
+    def _tell(self, taken: Sequence[Waiting], began: float, batch: Future[Found]) -> None:
+        """Brings what a lane found to the event loop."""
+        seconds = time.monotonic() - began
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._answered, taken, seconds, batch)
 
     def _barred(self) -> str | None:
         """Who may not take the last free lane."""
@@ -396,16 +405,13 @@ class Engine:
         held = any(dominant in tenants for tenants in self._running.values())
         return dominant if held else None
 
-    async def _answer(self, taken: Sequence[Waiting]) -> None:
-        began = time.monotonic()
-        for waiting in taken:
-            waiting.job.begun = waiting.job.begun or began
-        found = await self._forward(taken)
-        seconds = time.monotonic() - began
+    def _answered(self, taken: Sequence[Waiting], seconds: float, batch: Future[Found]) -> None:
+        del self._running[batch]
+        self._fill()  # before anyone is told: no lane waits until answers are written out
         tokens = sum(waiting.tokens for waiting in taken)
         self.rate = 0.9 * self.rate + 0.1 * tokens / seconds if self.rate else tokens / seconds
         self._watch.batch(len(taken), tokens, seconds)
-        for waiting, one in zip(taken, found, strict=True):
+        for waiting, one in zip(taken, batch.result(), strict=True):
             job = waiting.job
             if isinstance(one, Exception):
                 job.end(one)
@@ -415,22 +421,18 @@ class Engine:
             if job.unanswered == 0 and not job.done.done():
                 job.done.set_result(job.answers)
 
-    async def _forward(self, taken: Sequence[Waiting]) -> list[Answer | Exception]:
-        """An answer for each row; where a batch fails, each row's own fault."""
-        loop = asyncio.get_running_loop()
-        rows = [waiting.job.rows[waiting.place] for waiting in taken]
-        try:
-            found: list[Answer | Exception] = list(
-                await loop.run_in_executor(self._compute, answer, self.backbone, rows)
-            )
-        except Exception as error:
-            if len(taken) == 1:
-                log.exception("a row could not be answered")
-                return [error]
-            # One tenant's fault is not another's: the halves find whose it is.
-            middle = len(taken) // 2
-            return await self._forward(taken[:middle]) + await self._forward(taken[middle:])
-        return found
+
+def _found(backbone: Backbone, rows: Sequence[tuple[Adapter | None, Example]]) -> Found:
+    """An answer for each row; where a batch fails, each row's own fault."""
+    try:
+        return list(answer(backbone, rows))
+    except Exception as error:
+        if len(rows) == 1:
+            log.exception("a row could not be answered")
+            return [error]
+        # One tenant's fault is not another's: the halves find whose it is.
+        middle = len(rows) // 2
+        return _found(backbone, rows[:middle]) + _found(backbone, rows[middle:])
 
 
 def _late() -> UnavailableError:
