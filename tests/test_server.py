@@ -280,7 +280,7 @@ def test_bad_bodies_have_their_status_and_a_sentence(
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"", 422),
+        (b"", 400),
         (b"{", 400),
         (b"\xff\xfe", 400),
         (b"nonsense", 400),
@@ -289,7 +289,7 @@ def test_bad_bodies_have_their_status_and_a_sentence(
         (b'{"inputs": NaN}', 422),
         (b'{"inputs": {"text": NaN}}', 422),
         (b'{"inputs": ' + b"9" * 5000 + b"}", 400),
-        (b'{"inputs": "\\ud800"}', 422),
+        (b'{"inputs": "\\ud800"}', 400),
         (b'{"inputs": "a\\u0000b\\u001b"}', 200),
     ],
 )
@@ -300,6 +300,8 @@ def test_hostile_bytes(client: TestClient, content: bytes, status: int) -> None:
     assert response.status_code == status, response.text
     if status != 200:
         assert set(response.json()) == {"error", "error_type"}
+    if status == 400:
+        assert response.json()["error"].startswith("the body is not JSON: ")
 
 
 def test_long_texts_are_cut_as_the_recipe_says_or_refused(client: TestClient) -> None:

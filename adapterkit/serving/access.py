@@ -76,7 +76,9 @@ def _is_foreign(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
-Who = Annotated[Caller, Security(_Door())]
+door = _Door()
+
+Who = Annotated[Caller, Security(door)]
 
 
 async def admin(caller: Who) -> Caller:

@@ -68,7 +68,7 @@ def make_app(service: Service) -> FastAPI:
         },
     )
     app.state.service = service
-    for router in (routes.router, inference.router, publishing.router):
+    for router in (routes.direct, routes.router, inference.router, publishing.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)
@@ -89,8 +89,9 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         faults = error.errors()
-        if any(fault["type"] == "json_invalid" for fault in faults):
-            return fault_of(400, "the body is not JSON")
+        for fault in faults:
+            if fault["type"] == "json_invalid":
+                return fault_of(400, f"the body is not JSON: {fault['ctx']['error']}")
         return fault_of(422, "; ".join(map(_sentence, faults[:5])))
 
     @app.exception_handler(HTTPException)

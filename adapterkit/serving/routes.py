@@ -16,15 +16,17 @@ from ..files import read_card
 from ..predict import PLAIN
 from ..task import Answer
 from .access import Who, admin, service_of
+from .direct import Direct
 from .service import Answered, Service
 from .shapes import EmbedBody, PredictBody, SimilarityBody
 
 router = APIRouter()
+direct = APIRouter(route_class=Direct)
 
 At = Annotated[Service, Depends(service_of)]
 
 
-@router.post("/predict", tags=["answers"])
+@direct.post("/predict", tags=["answers"])
 async def predict(body: PredictBody, service: At, caller: Who) -> Response:
     """Answers of one adapter in the shape of TEI, or of many adapters in one request.
 
@@ -39,7 +41,7 @@ async def predict(body: PredictBody, service: At, caller: Who) -> Response:
     return _json(shaped if body.is_batch else shaped[0], said)
 
 
-@router.post("/embed", tags=["answers"])
+@direct.post("/embed", tags=["answers"])
 async def embed(body: EmbedBody, service: At, caller: Who) -> Response:
     """A vector for each text: the plain backbone's, or an embedding adapter's."""
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
@@ -48,7 +50,7 @@ async def embed(body: EmbedBody, service: At, caller: Who) -> Response:
     return _json([unit(v) for v in vectors] if body.normalize else vectors, said)
 
 
-@router.post("/similarity", tags=["answers"])
+@direct.post("/similarity", tags=["answers"])
 async def similarity(body: SimilarityBody, service: At, caller: Who) -> Response:
     """The cosine of one sentence with each of several."""
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
