@@ -55,6 +55,12 @@ TAR = "application/x-tar"
 QUIET = 2.0
 """Requests a second of the quiet tenant; the loud one sends fifty times as many."""
 
+ROUNDS = 5
+"""How often each rate is measured, in turn with the others."""
+
+REQUEST_ROWS = (1, 4, 16)
+"""Rows of a request whose rates are measured."""
+
 CLOSE = 2e-3
 """What numbers may differ by: a batch of other rows rounds otherwise."""
 
@@ -239,21 +245,25 @@ class Scene:
             store.publish(adapter, self.backbone.geometry)
         wanted = self._wanted(adapters)
         some = {"one": adapters[:1], "all": adapters}
+        predictor = Predictor(self.backbone, adapters, max_tokens=1024)
         rates: dict[tuple[str, int], list[float]] = {}
         with server(store.root) as (url, _):
             await self._closed(url, CLIENTS, self.bench.seconds / 4, self._checked(wanted, 16))
             # Turn by turn, so that a drift of the machine's speed is in all of them.
-            for name, rows in [(name, rows) for name in some for rows in (1, 16)] * 3:
-                mine = self._checked({a.name: wanted[a.name] for a in some[name]}, rows)
-                load = await self._closed(url, CLIENTS, self.bench.seconds / 8, mine)
-                rates.setdefault((name, rows), []).append(load.summary()["rows/s"])
-        offline = self._offline(adapters, self.bench.seconds / 4)
+            for _ in range(ROUNDS):
+                alone = self._offline(predictor, adapters, self.bench.seconds / 20)
+                rates.setdefault(("offline", 0), []).append(alone)
+                for name, rows in [(name, rows) for name in some for rows in REQUEST_ROWS]:
+                    mine = self._checked({a.name: wanted[a.name] for a in some[name]}, rows)
+                    load = await self._closed(url, CLIENTS, self.bench.seconds / 20, mine)
+                    rates.setdefault((name, rows), []).append(load.summary()["rows/s"])
+        offline = median(rates["offline", 0])
         found: dict[str, Any] = {"rows/s offline": offline}
-        for rows in (1, 16):
-            one, every = median(rates["one", rows]), median(rates["all", rows])
-            found[f"rows/s, {rows} a request"] = every
-            found[f"HTTP / offline, {rows} a request"] = round(every / offline, 3)
-            found[f"all / one adapter, {rows} a request"] = round(every / one, 3)
+        for rows in REQUEST_ROWS:
+            one, every = rates["one", rows], rates["all", rows]
+            found[f"rows/s, {rows} a request"] = median(every)
+            found[f"HTTP / offline, {rows} a request"] = _beside(every, rates["offline", 0])
+            found[f"all / one adapter, {rows} a request"] = _beside(every, one)
         return found
 
     async def swap(self) -> dict[str, Any]:
@@ -535,9 +545,8 @@ class Scene:
             wire.close()
         return loads
 
-    def _offline(self, adapters: Sequence[Adapter], seconds: float) -> float:
+    def _offline(self, predictor: Predictor, adapters: Sequence[Adapter], seconds: float) -> float:
         """Rows a second of the same rows without a server, in lists of 64."""
-        predictor = Predictor(self.backbone, adapters, max_tokens=1024)
         rng = random.Random(1)
         rates, end = [], time.perf_counter() + seconds
         while time.perf_counter() < end:
@@ -578,6 +587,11 @@ async def change_round(wire: Wire, name: str, version: int, archive: bytes) -> l
     if version > 2:
         replies.append(await wire.send("DELETE", f"{path}?version={version - 2}"))
     return replies
+
+
+def _beside(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median ratio of rates that were measured in turn."""
+    return round(median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
 
 
 def row_of(kind: str, text: str, context: str) -> Text:

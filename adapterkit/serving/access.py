@@ -22,6 +22,7 @@ class _Name(StringConvertor):
 
 register_url_convertor("adapter", _Name())
 
+
 class DeniedError(Exception):
     """The caller is not known, or may not do this.
 
