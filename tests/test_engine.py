@@ -299,15 +299,21 @@ def test_who_takes_most_leaves_a_lane_while_others_are_about(
     assert running(tiny, use)
 
 
-def test_usage_fades_and_forgets() -> None:
+def test_usage_fades_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
     usage = Usage()
     usage.add("loud", 1000)
     assert usage.dominant() is None, "alone, nobody is in the way of anybody"
     usage.add("quiet", 10)
     assert usage.dominant() == "loud"
-    usage._at -= 5.0
+    now += module.ABOUT - 1.0
+    usage.add("loud", 100_000)
+    assert usage.dominant() == "loud", "the quiet one was here a moment ago"
+    now += 2.0
+    assert usage.dominant() is None, "nobody else has been about for a while"
+    usage.add("quiet", 10)
+    assert usage.dominant() == "loud"
+    now += 60.0
     assert usage.dominant() is None
-    assert usage._taken.keys() == {"loud"}
-    usage._at -= 60.0
-    usage.dominant()
-    assert usage._taken == {}
+    assert not usage._taken, "no name is remembered"

@@ -28,6 +28,9 @@ from ..task import Answer, Example, Text
 SHORT = 1000
 """Characters that are tokenised sooner than another thread could be asked to."""
 
+ABOUT = 3.0
+"""Seconds without a request after which a tenant no longer has a lane kept free for it."""
+
 log = logging.getLogger("adapterkit")
 
 Found = list[Answer | Exception]
@@ -222,16 +225,21 @@ class Queue:
 
 
 class Usage:
-    """What each tenant took of the engine lately: tokens that fade with a half-life of a second."""
+    """What each tenant took of the engine lately: tokens that fade with a half-life of a second.
+
+    A tenant is about until it has asked for nothing for `ABOUT` seconds.
+    """
 
     def __init__(self) -> None:
         self._taken: dict[str, float] = {}
+        self._last: dict[str, float] = {}
         self._at = time.monotonic()
 
     def add(self, tenant: str, tokens: int) -> None:
         """Tokens of a tenant are about to be computed."""
         self._fade()
         self._taken[tenant] = self._taken.get(tenant, 0.0) + tokens
+        self._last[tenant] = self._at
 
     def dominant(self) -> str | None:
         """The tenant that takes more than two thirds, where others are about."""
@@ -248,8 +256,8 @@ class Usage:
             return
         left = 0.5 ** (now - self._at)
         self._at = now
-        # Below a token a tenant is no longer about, and is forgotten.
-        self._taken = {k: v * left for k, v in self._taken.items() if v * left >= 1.0}
+        self._last = {k: at for k, at in self._last.items() if now - at <= ABOUT}
+        self._taken = {k: v * left for k, v in self._taken.items() if k in self._last}
 
 
 class Watch:
