@@ -39,8 +39,8 @@ def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # threads cost these small tensors more than they gain
 
 
 def save_random_bert(folder: Path, vocabulary: list[str], **changes: Any) -> Path:
