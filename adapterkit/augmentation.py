@@ -15,6 +15,7 @@ from .batch import Inputs
 from .errors import DataError
 from .fields import Fields, check_field
 from .labelled import Split, ready
+from .ranges import check_share
 from .sources import Tell, stop
 from .synonyms import Synonyms
 from .task import Example, Row
@@ -47,10 +48,7 @@ class Augmentation:
     replace: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.token_dropout < 1.0:
-            raise ValueError(
-                f"token_dropout: expected 0 or more and less than 1, got {self.token_dropout}"
-            )
+        check_share(self, "token_dropout")
         if self.replace is not None and not 0.0 <= self.replace <= 1.0:
             raise ValueError(f"replace: expected a share from 0 to 1, got {self.replace}")
         if self.replace is not None and self.synonyms is None:

@@ -13,6 +13,7 @@ from typing import Any
 from . import hub
 from .errors import DataError, did_you_mean
 from .fields import check_field
+from .ranges import check_least
 from .sources import Records, Tell, read_records, stop
 from .splits import SPLITS, draw, first, fold, shuffled
 from .task import Row, Task
@@ -106,10 +107,8 @@ class Data:
                 raise ValueError(f"{name}: expected a share from 0 to below 1, got {share}")
         if self.streaming != (self.limit is not None):
             raise ValueError("limit: goes with streaming: true; give both or neither")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: expected at least 1, got {self.limit}")
-        if self.folds is not None and self.folds < 2:
-            raise ValueError(f"folds: expected at least 2, got {self.folds}")
+        check_least(self, 1, "limit")
+        check_least(self, 2, "folds")
         if not 0 <= self.fold < (self.folds or 1):
             raise ValueError(
                 f"fold: expected one of {self.folds or 'no'} folds from 0, got {self.fold}"

@@ -16,6 +16,7 @@ from .batch import Pooling
 from .errors import DataError, did_you_mean
 from .metric import Predictions
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from .ranges import check_share
 from .tables import confusion, per_class
 from .task import Answer, Example, Outputs, Row, Score
 
@@ -44,10 +45,7 @@ class OneLabelTask(PooledTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_labels(self.labels)
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(
-                f"label_smoothing: expected 0 or more and less than 1, got {self.label_smoothing}"
-            )
+        check_share(self, "label_smoothing")
 
     @property
     def n_outputs(self) -> int:

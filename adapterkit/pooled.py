@@ -16,6 +16,7 @@ from .batch import Encoded, Pooling
 from .fields import Fields
 from .metric import check_metrics
 from .ops import Noise
+from .ranges import check_least, check_share
 from .task import Example, Score, Task, Tensors
 from .tokens import LongText, Reader, cut
 
@@ -46,10 +47,8 @@ class PooledText(Task):
     extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
-        if self.stride < 0:
-            raise ValueError(f"stride: expected 0 or more, got {self.stride}")
+        check_share(self, "dropout")
+        check_least(self, 0, "stride")
         check_metrics((self.metric_kind,), self.extra_metrics)
 
     def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:

@@ -17,6 +17,7 @@ from .errors import AdapterkitError, RecipeError, did_you_mean
 from .geometry import Device, Dtype, Quantization
 from .method import Method, methods
 from .metric import metric_kinds
+from .ranges import check_least
 from .sections import build, build_kind, convert, dump, keys_of
 from .task import Task, tasks
 from .yaml_text import read_yaml
@@ -122,16 +123,12 @@ class Training:
     ensemble: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "epochs", "batch_size", "accumulation", "patience")
+        check_least(self, 0, "weight_decay", "clip", "adversarial", "cache_mb")
         for name in ("learning_rate", "head_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0.0 < rate < 10.0:
                 raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
-        for name in ("weight_decay", "clip", "adversarial", "cache_mb"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not 1 <= self.ensemble <= MOST_MEMBERS:
             raise ValueError(f"ensemble: expected from 1 to {MOST_MEMBERS}, got {self.ensemble}")
         if not 0 <= self.seed <= 2**32 - self.ensemble:
@@ -140,8 +137,6 @@ class Training:
             )
         if not 0.0 <= self.warmup <= 1.0:
             raise ValueError(f"warmup: expected a share from 0 to 1, got {self.warmup}")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"patience: expected at least 1, got {self.patience}")
 
 
 @dataclass(frozen=True)

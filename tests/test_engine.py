@@ -301,7 +301,7 @@ def test_who_takes_most_leaves_a_lane_while_others_are_about(
 
 def test_usage_fades_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     usage = Usage()
     usage.add("loud", 1000)
     assert usage.dominant() is None, "alone, nobody is in the way of anybody"

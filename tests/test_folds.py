@@ -105,5 +105,5 @@ def test_the_command_tells_people_and_programs_and_publishes_nothing(tiny_folder
     assert found.keys() == {"name", "folds", "mean", "std"}
     assert lines[2].split()[1] == f"{found['mean']['loss']:.4f}"
     assert sorted(os.listdir()) == before
-    words = "r.yaml: data.folds: expected at least 2, got 1"
+    words = "r.yaml: data.folds: expected 2 or more, got 1"
     assert_one_line(run("cross-validate", "r.yaml", "--set", "data.folds=1"), words)

@@ -148,16 +148,16 @@ def test_lora_starts_as_peft_starts(tiny: Backbone) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("lora", {"r": 0}, "r: expected a rank of at least 1, got 0"),
+        ("lora", {"r": 0}, "r: expected 1 or more, got 0"),
         ("lora", {"dropout": 1.0}, "dropout: expected 0 or more and less than 1"),
         ("lora", {"targets": ("querry",)}, "targets: expected distinct of query"),
         ("lora", {"targets": ("query", "query")}, "targets: expected distinct"),
         ("lora", {"layers": (2, 1)}, "layers: expected ascending"),
-        ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens: expected at least 1"),
+        ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens: expected 1 or more"),
         ("prefix", {"init_std": -1.0}, "init_std: expected 0 or more"),
         ("bottleneck", {"placement": "sideways"}, "placement: expected one of houlsby"),
         ("bottleneck", {"activation": "nope"}, "activation: expected one of relu"),
-        ("bottleneck", {"size": 0}, "size: expected at least 1"),
+        ("bottleneck", {"size": 0}, "size: expected 1 or more"),
         ("bottleneck", {"reduction_factor": 0.0}, "reduction_factor: expected more than 0"),
     ],
 )

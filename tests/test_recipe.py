@@ -157,7 +157,7 @@ FAULTS = {
         "data.validation: expected a text or a number, got True",
     ),
     # Values out of range.
-    "rank 0": (GOOD.replace("r: 2", "r: 0"), "method.r: expected a rank of at least 1, got 0"),
+    "rank 0": (GOOD.replace("r: 2", "r: 0"), "method.r: expected 1 or more, got 0"),
     "dropout 1": (
         GOOD.replace("r: 2", "dropout: 1"),
         "method.dropout: expected 0 or more and less",
@@ -174,7 +174,7 @@ FAULTS = {
     ),
     "prefix of nothing": (
         GOOD.replace("lora, r: 2", "prefix, num_virtual_tokens: 0"),
-        "method.num_virtual_tokens: expected at least 1, got 0",
+        "method.num_virtual_tokens: expected 1 or more, got 0",
     ),
     "bottleneck nowhere": (
         GOOD.replace("lora, r: 2", "bottleneck, placement: anywhere"),
@@ -182,7 +182,7 @@ FAULTS = {
     ),
     "bottleneck of nothing": (
         GOOD.replace("lora, r: 2", "bottleneck, size: 0"),
-        "method.size: expected at least 1, got 0",
+        "method.size: expected 1 or more, got 0",
     ),
     "activation unknown": (
         GOOD.replace("lora, r: 2", "bottleneck, activation: step"),
@@ -225,8 +225,8 @@ FAULTS = {
             ("revision of a file", "revision: v2", "revision: goes with dataset, and there is"),
             ("stream without end", "streaming: true", "limit: goes with streaming: true; give"),
             ("limit of no stream", "limit: 5", "limit: goes with streaming: true; give both or"),
-            ("limit 0", "streaming: true, limit: 0", "limit: expected at least 1, got 0"),
-            ("one fold", "folds: 1", "folds: expected at least 2, got 1"),
+            ("limit 0", "streaming: true, limit: 0", "limit: expected 1 or more, got 0"),
+            ("one fold", "folds: 1", "folds: expected 2 or more, got 1"),
             ("fold too high", "folds: 5, fold: 5", "fold: expected one of 5 folds from 0, got 5"),
             ("fold of none", "fold: 2", "fold: expected one of no folds from 0, got 2"),
             ("folds and a share", "folds: 5, validation: 0.2", "validation: a fold is the valid"),
@@ -254,10 +254,10 @@ FAULTS = {
             f"r.yaml: training.{key}: expected {words}, got {value}",
         )
         for key, value, words in (
-            ("epochs", "0", "at least 1"),
-            ("batch_size", "0", "at least 1"),
-            ("accumulation", "-1", "at least 1"),
-            ("patience", "0", "at least 1"),
+            ("epochs", "0", "1 or more"),
+            ("batch_size", "0", "1 or more"),
+            ("accumulation", "-1", "1 or more"),
+            ("patience", "0", "1 or more"),
             ("learning_rate", "0.0", "more than 0 and less than 10"),
             ("head_learning_rate", "10.0", "more than 0 and less than 10"),
             ("weight_decay", "-0.1", "0 or more"),

@@ -201,7 +201,7 @@ def test_documents_that_are_all_summary_are_told(tiny: Backbone, tmp_path: Path)
     assert summarisation(sentences=3).warnings(rows) == []
     (warning,) = summarisation(sentences=4).warnings(rows)
     assert warning.startswith("24 of 24 training documents have no more than 4 sentences")
-    with pytest.raises(ValueError, match="sentences: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="sentences: expected 1 or more, got 0"):
         summarisation(sentences=0)
 
 

@@ -479,3 +479,22 @@ def test_limits_leave_room_for_a_prefix(tiny: Backbone, tmp_path: Path) -> None:
     adapter = fresh_adapter(recipe, tiny, rows)
     assert text_limit(tiny, adapter) == 14
     assert all(len(i) <= 14 for e in ready(tiny, adapter, rows).examples for i in e.inputs)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("dropout", 1.0, "expected 0 or more and less than 1, got 1.0"),
+        ("dropout", -0.1, "expected 0 or more and less than 1, got -0.1"),
+        ("stride", -1, "expected 0 or more, got -1"),
+    ],
+)
+def test_no_task_takes_a_share_or_stride_that_makes_no_sense(
+    setting: str, value: float, told: str
+) -> None:
+    having = [task for task in tasks().values() if setting in {one.name for one in fields(task)}]
+    assert len(having) >= 6
+    for task in having:
+        make: Any = task
+        with pytest.raises(ValueError, match=f"{setting}: {told}"):
+            make(**{setting: value})

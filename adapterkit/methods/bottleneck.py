@@ -14,6 +14,7 @@ from torch import Tensor
 from ..geometry import Geometry
 from ..method import Contribution, Delta, Method, Share, Tensors, check_layers, chosen_layers
 from ..ops import Bank, LowRank
+from ..ranges import check_least
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),
@@ -67,8 +68,7 @@ class Bottleneck(Method):
             raise ValueError(
                 f"activation: expected one of {', '.join(ACTIVATIONS)}, got '{self.activation}'"
             )
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"size: expected at least 1, got {self.size}")
+        check_least(self, 1, "size")
         if self.reduction_factor <= 0:
             raise ValueError(f"reduction_factor: expected more than 0, got {self.reduction_factor}")
         check_layers(self.layers)

@@ -24,6 +24,7 @@ from ..method import (
     layers_and_sites,
 )
 from ..ops import Bank, LowRank
+from ..ranges import check_least, check_share
 
 UNSUPPORTED = {
     "use_dora": False,
@@ -70,10 +71,8 @@ class LoRA(Method):
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"r: expected a rank of at least 1, got {self.r}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
+        check_least(self, 1, "r")
+        check_share(self, "dropout")
         unknown = [site for site in self.targets if site not in LINEAR_SITES]
         if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
             valid = ", ".join(LINEAR_SITES)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..geometry import Geometry
 from ..method import Contribution, FileKeys, Method, Share, Tensors
+from ..ranges import check_least
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,8 @@ class Prefix(Method):
     init_std: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.num_virtual_tokens < 1:
-            raise ValueError(
-                f"num_virtual_tokens: expected at least 1, got {self.num_virtual_tokens}"
-            )
-        if self.projection_size is not None and self.projection_size < 1:
-            raise ValueError(f"projection_size: expected at least 1, got {self.projection_size}")
-        if self.init_std < 0.0:
-            raise ValueError(f"init_std: expected 0 or more, got {self.init_std}")
+        check_least(self, 1, "num_virtual_tokens", "projection_size")
+        check_least(self, 0, "init_std")
 
     @property
     def group(self) -> Hashable:

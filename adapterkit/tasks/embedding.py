@@ -19,6 +19,7 @@ from ..fields import Fields
 from ..metric import Predictions
 from ..ops import Noise
 from ..pooled import PooledText
+from ..ranges import check_least
 from ..task import Answer, Example, Outputs, Row, Task, Tensors
 from ..tokens import Reader, cut
 
@@ -98,8 +99,7 @@ class Embedding(PooledText):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dimensions is not None and self.dimensions < 1:
-            raise ValueError(f"dimensions: expected at least 1, got {self.dimensions}")
+        check_least(self, 1, "dimensions")
         if not self.temperature > 0.0:
             raise ValueError(f"temperature: expected more than 0, got {self.temperature}")
 

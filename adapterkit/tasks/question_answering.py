@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..fields import Fields
 from ..metric import Predictions, check_metrics, metric_kinds
 from ..ops import Noise
+from ..ranges import check_least, check_share
 from ..task import Answer, Example, Outputs, Row, Score, Task, Tensors, token_logits
 from ..thresholds import best_cut
 from ..tokens import Reader, cut
@@ -91,9 +92,9 @@ class QuestionAnswering(Task):
     extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("max_answer", "n_best"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_share(self, "dropout")
+        check_least(self, 0, "stride")
+        check_least(self, 1, "max_answer", "n_best")
         check_metrics((self.metric_kind,), self.extra_metrics)
 
     @property

@@ -17,6 +17,7 @@ from ..errors import DataError
 from ..fields import Fields
 from ..metric import Predictions, check_metrics
 from ..ops import Noise
+from ..ranges import check_least, check_share
 from ..rouge import rouge_n, words_of
 from ..task import Answer, Example, Outputs, Part, Row, Score, Task, Tensors, Text, token_logits
 from ..tokens import Reader, cut
@@ -93,12 +94,9 @@ class Summarisation(Task):
     extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
-        if self.stride < 0:
-            raise ValueError(f"stride: expected 0 or more, got {self.stride}")
-        if self.sentences < 1:
-            raise ValueError(f"sentences: expected at least 1, got {self.sentences}")
+        check_share(self, "dropout")
+        check_least(self, 0, "stride")
+        check_least(self, 1, "sentences")
         check_metrics((self.metric_kind,), self.extra_metrics)
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:

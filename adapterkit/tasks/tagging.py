@@ -19,6 +19,7 @@ from ..fields import Fields, check_field
 from ..metric import Predictions, check_metrics
 from ..ops import Noise
 from ..pooled import check_labels, known_labels
+from ..ranges import check_least, check_share
 from ..sections import is_text
 from ..tables import per_class, per_entity
 from ..task import (
@@ -89,8 +90,8 @@ class Tagging(Task):
         check_labels(self.labels)
         open_yet = ("entities", "tags") if self.labels is None else (self.metric_kind,)
         check_metrics(open_yet, self.extra_metrics)
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout: expected 0 or more and less than 1, got {self.dropout}")
+        check_share(self, "dropout")
+        check_least(self, 0, "stride")
 
     @property
     def metric_kind(self) -> str:  # type: ignore[override]
