@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import JsonOption
+from .options import JsonOption, json_text
 
 # As in the other commands, what needs torch is imported inside them.
 
@@ -56,9 +55,9 @@ def check(
     backbone = plan.backbone.load(plan.folder)
     if all_faults and (found := faults(plan, backbone)):
         if as_json:
-            typer.echo(json.dumps({"faults": found}, ensure_ascii=False, indent=2))
+            typer.echo(json_text({"faults": found}))
         for fault in [] if as_json else found:
             typer.echo(f"Error: {' '.join(fault.split())}", err=True)
         raise typer.Exit(2)
     report = run(plan, backbone, shown=shown, progress=True)
-    typer.echo(json.dumps(report, ensure_ascii=False, indent=2) if as_json else show(report))
+    typer.echo(json_text(report) if as_json else show(report))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import AdapterkitError
-from .options import JsonOption
+from .options import JsonOption, json_text
 
 if TYPE_CHECKING:
     from .client import Client
@@ -66,7 +65,7 @@ def predict(
     with _client(url, key) as client:
         answers = client.predict(adapter, asked)
     rows = [answer_row(text, answer) for text, answer in zip(asked, answers, strict=True)]
-    typer.echo(_json(rows) if as_json else show_answers(rows))
+    typer.echo(json_text(rows) if as_json else show_answers(rows))
 
 
 @app.command()
@@ -77,7 +76,7 @@ def models(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = F
     with _client(url, key) as client:
         found = list(client.models())
     if as_json:
-        typer.echo(_json(found))
+        typer.echo(json_text(found))
         return
     header = ["name", "version", "task", "method", "backbone", "kB", "scores"]
     typer.echo(table(header, [_line(model) for model in found]))
@@ -90,7 +89,7 @@ def info(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = Fal
         found = client.info()
     plain = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
     lines = [f"{name:22} {value}" for name, value in plain.items()]
-    typer.echo(_json(found) if as_json else "\n".join(lines))
+    typer.echo(json_text(found) if as_json else "\n".join(lines))
 
 
 @app.command()
@@ -133,7 +132,7 @@ def alias(
     with _client(url, key) as client:
         aliases = client.alias(name, alias, version)
     lines = [f"{name}@{word} is version {number}" for word, number in aliases.items()]
-    typer.echo(_json({"name": name, "aliases": aliases}) if as_json else "\n".join(lines))
+    typer.echo(json_text({"name": name, "aliases": aliases}) if as_json else "\n".join(lines))
 
 
 @app.command("rollback")
@@ -162,7 +161,9 @@ def delete(
     with _client(url, key) as client:
         client.delete(name, version)
     told = "all versions" if version is None else f"version {version}"
-    typer.echo(_json({"name": name, "deleted": version}) if as_json else f"deleted {name}, {told}")
+    typer.echo(
+        json_text({"name": name, "deleted": version}) if as_json else f"deleted {name}, {told}"
+    )
 
 
 def _client(url: str, key: str | None) -> Client:
@@ -174,7 +175,7 @@ def _client(url: str, key: str | None) -> Client:
 def _tell(published: Mapping[str, Any], as_json: bool) -> None:
     """What is `latest` now."""
     line = f"{published['name']} is version {published['version']} ({published['digest'][:19]})"
-    typer.echo(_json(published) if as_json else line)
+    typer.echo(json_text(published) if as_json else line)
 
 
 def _line(model: Mapping[str, Any]) -> list[str]:
@@ -182,7 +183,3 @@ def _line(model: Mapping[str, Any]) -> list[str]:
     size = f"{model['bytes'] / 1000:,.0f}" if "bytes" in model else ""
     told = [str(model.get(key) or "") for key in ("version", "task", "method", "parent")]
     return [model["id"], *told, size, scores]
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False, indent=2)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .errors import AdapterkitError
-from .options import JsonOption
+from .options import JsonOption, json_text
 
 # As in the other commands, what needs torch is imported inside it.
 
@@ -58,7 +57,7 @@ def compare(
 
         plot.write_bytes(comparison(result))
         typer.echo(f"the plot is in {plot}", err=True)
-    typer.echo(json.dumps(result, ensure_ascii=False, indent=2) if as_json else show(result))
+    typer.echo(json_text(result) if as_json else show(result))
 
 
 def _check_plot(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -18,3 +20,24 @@ QuantizationOption = Annotated[
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="auto is the GPU where there is one.")
 ]
+
+StoreOption = Annotated[
+    Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="minilm, a folder or a hub name; the adapter's own by default."
+    ),
+]
+AnyBackboneOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-backbone", help="Accept adapters trained on other weights of the same shape."
+    ),
+]
+
+
+def json_text(content: Any) -> str:
+    """What `--json` prints."""
+    return json.dumps(content, ensure_ascii=False, indent=2)

@@ -492,9 +492,9 @@ def test_limits_leave_room_for_a_prefix(tiny: Backbone, tmp_path: Path) -> None:
 def test_no_task_takes_a_share_or_stride_that_makes_no_sense(
     setting: str, value: float, told: str
 ) -> None:
-    having = [task for task in tasks().values() if setting in {one.name for one in fields(task)}]
+    kinds: list[Any] = list(tasks().values())
+    having = [make for make in kinds if setting in {one.name for one in fields(make)}]
     assert len(having) >= 6
-    for task in having:
-        make: Any = task
+    for make in having:
         with pytest.raises(ValueError, match=f"{setting}: {told}"):
             make(**{setting: value})

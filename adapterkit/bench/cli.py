@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ import typer
 
 from ..errors import AdapterkitError
 from ..geometry import Quantization
-from ..options import DeviceOption, DtypeOption, JsonOption, QuantizationOption
+from ..options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
 
 # As in the other commands, what needs torch is imported inside them.
 
@@ -320,7 +319,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _print(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        typer.echo(json_text(result))
         return
     from .table import show
 
