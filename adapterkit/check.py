@@ -18,9 +18,9 @@ from .errors import DataError
 from .forward import text_limit
 from .recipe import Recipe
 from .sources import Tell, stop
+from .start import fresh_adapter
 from .synonyms import Synonyms
 from .task import Example, Row, Task
-from .training import fresh_adapter
 
 MOST_FAULTS = 20
 EXAMPLES = 3

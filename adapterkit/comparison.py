@@ -15,8 +15,9 @@ from .errors import RecipeError, did_you_mean
 from .files import adapter_files
 from .full import check_tunable, fine_tune
 from .method import methods
+from .plan import HELD_OUT
 from .recipe import Recipe
-from .training import HELD_OUT, load_backbone, train
+from .training import load_backbone, train
 
 log = logging.getLogger("adapterkit")
 

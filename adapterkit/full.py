@@ -16,9 +16,10 @@ from .adapter import Adapter
 from .backbone import Backbone
 from .errors import RecipeError
 from .method import methods
+from .plan import Plan
 from .recipe import Recipe, Training
 from .trainees import Trainee, Trainees
-from .training import Plan, accelerate_over, carry_out, load_backbone
+from .training import accelerate_over, carry_out, load_backbone
 
 RATE = 1e-4
 """Peak learning rate of the backbone's weights, where the recipe leaves it open."""

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from .adapter import Adapter, Weights
-from .augmentation import Augment, Augmented
+from .augmentation import Augment
 from .backbone import Backbone
 from .data import fingerprint
-from .errors import AdapterkitError, DataError, RecipeError, did_you_mean
+from .errors import DataError, RecipeError, did_you_mean
 from .fanout import Memory
-from .files import CONFIG, load_adapter
-from .footing import Footing
-from .forward import text_limit
-from .geometry import Geometry
-from .labelled import Split, ready
+from .labelled import Split
 from .loop import STEP_TOKENS, Loop, outputs_of, scores_of
-from .recipe import BackboneSection, Recipe
+from .plan import HELD_OUT, Plan
+from .recipe import Recipe
 from .run import Run
-from .store import Store, find_folder
-from .task import Outputs, Row, Task
+from .store import Store
+from .task import Outputs
+from .together import check_processes, check_together
 from .trainees import Trainee, Trainees
 
 log = logging.getLogger("adapterkit")
-
-HELD_OUT = ("validation", "test")
 
 
 class StoppedError(DataError):
@@ -115,12 +110,12 @@ def train_many(
     if backbone is None:
         backbone = load_backbone(recipes[0])
     accelerator = accelerate_over(backbone, recipes[0])
-    _check_processes(recipes, accelerator.num_processes)
+    check_processes(recipes, accelerator.num_processes)
     own = augment or {}
     plans = [Plan.of(recipe, backbone, store, own.get(recipe.name)) for recipe in recipes]
     if accelerator.is_main_process:
         for plan in plans:
-            _report(plan, backbone)
+            plan.tell(backbone)
     members = [Trainee(start) for plan in plans for start in plan.starts]
     trainees = Trainees(backbone, members, _memory(plans))
     return carry_out(plans, trainees, accelerator, began, progress, max_tokens)
@@ -163,170 +158,6 @@ def carry_out(
     if faults:
         raise StoppedError(faults, adapters)
     return adapters
-
-
-def check_together(recipes: Sequence[Recipe]) -> None:
-    """Refuses recipes that cannot share a forward.
-
-    Raises:
-        RecipeError: There is none, two have one name, two differ in what all must share, or what
-            is computed for all alike would not leave each as if trained alone.
-    """
-    if not recipes:
-        raise RecipeError("there is no recipe to train")
-    first, *others = recipes
-    names = [recipe.name for recipe in recipes]
-    for name in names:
-        if names.count(name) > 1:
-            raise RecipeError(f"two recipes are called '{name}'; adapters need names of their own")
-    for other in others:
-        for what, mine, theirs in _shared(first, other):
-            if mine != theirs:
-                raise RecipeError(
-                    f"{first.name} and {other.name} cannot be trained together: {what} is "
-                    f"{mine} in the first and {theirs} in the second"
-                )
-    if not others and first.training.ensemble == 1:
-        return
-    singly = "one recipe" if others else "without training.ensemble, one seed"
-    if first.training.mixed_precision == "fp16":
-        raise RecipeError(
-            "training.mixed_precision: fp16 scales the gradients of all adapters alike; train "
-            f"{singly} at a time, or with bf16"
-        )
-    if first.backbone.quantization == "int8":
-        raise RecipeError(
-            "backbone.quantization: int8 rounds the rows of all adapters alike; train "
-            f"{singly} at a time, or without it"
-        )
-
-
-def _check_processes(recipes: Sequence[Recipe], processes: int) -> None:
-    """Refuses what several processes cannot train.
-
-    Raises:
-        RecipeError: There are several recipes, one is of an ensemble, or one compares the rows of a
-            whole batch.
-    """
-    if processes == 1:
-        return
-    if len(recipes) > 1:
-        raise RecipeError(
-            f"{len(recipes)} recipes on {processes} processes: several processes train one recipe "
-            "at a time; start one process, or one command for each recipe"
-        )
-    members = recipes[0].training.ensemble
-    if members > 1:
-        raise RecipeError(
-            f"training.ensemble: {members} members on {processes} processes: several processes "
-            "train one adapter at a time; start one process"
-        )
-    task = recipes[0].task
-    if task.whole_batch:
-        raise RecipeError(
-            f"task.type: {task.type} compares the rows of a batch with each other, so it "
-            f"trains on one process, not on {processes}; start it without accelerate launch"
-        )
-
-
-def _shared(one: Recipe, other: Recipe) -> Iterator[tuple[str, object, object]]:
-    """What two recipes must have in common: key and both values."""
-    for field in fields(BackboneSection):
-        mine, theirs = (
-            recipe.backbone.source(recipe.folder)
-            if field.name == "model"
-            else getattr(recipe.backbone, field.name)
-            for recipe in (one, other)
-        )
-        yield f"backbone.{field.name}", mine, theirs
-    yield (
-        "training.mixed_precision",
-        one.training.mixed_precision,
-        other.training.mixed_precision,
-    )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A recipe with all that its training begins with.
-
-    Attributes:
-        recipe: The recipe.
-        rows: Of each split.
-        adapter: The adapter before its first step, with all its members.
-        splits: The rows made ready, the same for every member.
-        augmented: The training rows as each epoch draws them; None where they stay as they are.
-    """
-
-    recipe: Recipe
-    rows: Mapping[str, Sequence[Row]]
-    adapter: Adapter
-    splits: Mapping[str, Split]
-    augmented: Augmented | None = None
-
-    @property
-    def starts(self) -> list[Adapter]:
-        """The members, each as an adapter that is trained, and checked after every epoch, alone."""
-        return [replace(member, others=()) for member in self.adapter.members]
-
-    def runs(self, trainees: Iterator[Any]) -> list[Run]:
-        """A run for each member, which takes the next trainee.
-
-        Members differ in their seeds alone.
-        """
-        settings = self.recipe.training
-        runs = []
-        for number in range(settings.ensemble):
-            own = replace(settings, seed=settings.seed + number, ensemble=1)
-            called = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
-            runs.append(Run(next(trainees), self.splits, own, called, self.augmented))
-        return runs
-
-    @classmethod
-    def of(
-        cls,
-        recipe: Recipe,
-        backbone: Backbone,
-        store: Store | None = None,
-        augment: Augment | None = None,
-    ) -> Plan:
-        """Reads the rows and draws the fresh adapter.
-
-        Raises:
-            AdapterkitError: Recipe or data do not allow it.
-        """
-        try:
-            rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
-            adapter = fresh_adapter(recipe, backbone, rows["train"], store)
-            if adapter.task.tunes and "validation" not in rows:
-                raise RecipeError(
-                    f"task.{adapter.task.tunes}: it is tuned on validation rows, and there are "
-                    "none; give some, or set data.validation above 0"
-                )
-            splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
-            splits |= {n: splits[n].judged(adapter.task) for n in HELD_OUT if n in splits}
-            augmented = _augmented(
-                recipe, backbone, adapter, rows["train"], splits["train"], augment
-            )
-        except AdapterkitError as error:
-            raise type(error)(f"{recipe.name}: {error}") from None
-        return cls(recipe, rows, adapter, splits, augmented)
-
-
-def _augmented(
-    recipe: Recipe,
-    backbone: Backbone,
-    adapter: Adapter,
-    rows: Sequence[Row],
-    split: Split,
-    augment: Augment | None,
-) -> Augmented | None:
-    """The training rows as each epoch draws them; None where they stay as they are."""
-    settings = recipe.augmentation
-    synonyms = settings.load(recipe.folder)
-    if synonyms is None and augment is None and not settings.token_dropout:
-        return None
-    return Augmented(rows, split, settings, synonyms, augment, backbone, adapter)
 
 
 def _memory(plans: Sequence[Plan]) -> Memory | None:
@@ -420,120 +251,6 @@ def load_backbone(recipe: Recipe, *, prepared: bool = True) -> Backbone:
     return recipe.backbone.load(recipe.folder, prepared)
 
 
-def fresh_adapter(
-    recipe: Recipe, backbone: Backbone, rows: Sequence[Row], store: Store | None = None
-) -> Adapter:
-    """The adapter before its first step: drawn from the recipe's seed, or from a saved one; an
-    ensemble has all its members, each drawn from its own seed.
-
-    Raises:
-        AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
-    """
-    geometry = backbone.geometry
-    task = recipe.task.fit(rows, backbone.pooling).suited(backbone.lm_head)
-    below = _below(recipe, backbone, store)
-    taken = below.num_virtual_tokens if below is not None else 0
-    room = geometry.positions - taken - recipe.method.num_virtual_tokens
-    if task.max_length is not None and not 3 <= task.max_length <= room:
-        raise RecipeError(
-            f"task.max_length: {task.max_length} is not from 3 to {room}, the most that backbone "
-            f"'{backbone.name}' takes with this method"
-        )
-    try:
-        recipe.method.shapes(geometry)
-    except ValueError as error:
-        raise RecipeError(f"method.{error}") from None
-    if room < 3:
-        raise RecipeError(
-            f"method.num_virtual_tokens: {recipe.method.num_virtual_tokens} leave no room for a "
-            f"text beside the {taken} of training.on_top_of; there are {geometry.positions}"
-        )
-    saved = _saved(recipe, backbone, task, below)
-    first, *others = (
-        _drawn(recipe, geometry, task, recipe.training.seed + number, member)
-        for number, member in enumerate(saved)
-    )
-    return Adapter(
-        name=recipe.name,
-        method=recipe.method,
-        task=task,
-        tensors=first.tensors,
-        head=first.head,
-        backbone=backbone.name,
-        fingerprint=backbone.fingerprint,
-        lower_case=backbone.lower_case,
-        on_top_of=below,
-        others=tuple(others),
-    )
-
-
-def _drawn(
-    recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: Adapter | None
-) -> Weights:
-    """What one member begins with: fresh from its seed, or a saved adapter's."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = recipe.method.fresh(geometry, generator)
-    head = task.fresh_head(geometry.hidden, generator)
-    if saved is None:
-        return Weights(tensors, head)
-    return Weights(recipe.method.resume(saved.tensors, geometry, generator), saved.head)
-
-
-def _saved(
-    recipe: Recipe, backbone: Backbone, task: Task, below: Adapter | None
-) -> Sequence[Adapter | None]:
-    """For each member the saved adapter it goes on from: all from a single one, or each from its
-    own of an ensemble of as many; None where they begin afresh.
-
-    Raises:
-        AdapterkitError: It does not fit the recipe.
-    """
-    reference, wanted = recipe.training.start_from, recipe.training.ensemble
-    if reference is None:
-        return [None] * wanted
-    saved, geometry = load_adapter(recipe.folder / reference, backbone), backbone.geometry
-    if saved.method.shapes(geometry) != recipe.method.shapes(geometry):
-        raise RecipeError(
-            f"training.start_from: {reference} is {saved.method}, the recipe asks for "
-            f"{recipe.method}"
-        )
-    if not task.same_answers(saved.task):
-        raise RecipeError(f"training.start_from: {reference} was trained for other answers")
-    if [floor.digest for floor in saved.floors[:-1]] != (
-        [floor.digest for floor in below.floors] if below is not None else []
-    ):
-        raise RecipeError(
-            f"training.start_from: {reference} stands on another adapter than training.on_top_of"
-        )
-    if saved.n_members not in (1, wanted):
-        raise RecipeError(
-            f"training.start_from: {reference} is an ensemble of {saved.n_members} members, "
-            f"training.ensemble is {wanted}; make it {saved.n_members}, or start from a single "
-            "adapter"
-        )
-    return saved.members if saved.others else [saved] * wanted
-
-
-def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
-    """The frozen adapter a recipe's stands on, on the backbone's device."""
-    reference = recipe.training.on_top_of
-    if reference is None:
-        return None
-    folder = recipe.folder / reference
-    if not (folder / CONFIG).is_file():
-        folder = find_folder(reference, store or Store("adapters"))
-    below = load_adapter(folder, backbone)
-    if below.others:
-        raise RecipeError(
-            f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "
-            "adapter stands on a single one"
-        )
-    if store is not None:
-        # Refuses before the training what publishing would refuse after it.
-        store.holding(Footing.of(below))
-    return below.to(backbone.device)
-
-
 def judged(trained: Adapter, splits: Mapping[str, Split], said: Mapping[str, Outputs]) -> Adapter:
     """The adapter with its thresholds tuned on the validation rows, its metrics, and in `training`
     their intervals and what the task reports of the last split."""
@@ -548,22 +265,3 @@ def judged(trained: Adapter, splits: Mapping[str, Split], said: Mapping[str, Out
         record["intervals"][name] = task.intervals(predictions)
         record["report"] = {"split": name, **task.report(predictions)}
     return replace(trained, task=task, metrics=metrics, training={**trained.training, **record})
-
-
-def _report(plan: Plan, backbone: Backbone) -> None:
-    adapter, splits = plan.adapter, plan.splits
-    counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
-    below = [*(floor.name for floor in adapter.floors[-2::-1]), backbone.name]
-    share = 100.0 * adapter.n_parameters / (adapter.n_parameters + backbone.n_parameters)
-    many = f"{adapter.n_members} members, " if adapter.others else ""
-    log.info(
-        f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {many}{counts} rows, "
-        f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
-    )
-    cut = sum(row.truncated for part in splits.values() for row in part.examples)
-    if cut:
-        log.warning(
-            f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"
-        )
-    for warning in adapter.task.warnings(plan.rows["train"]):
-        log.warning(warning)

@@ -65,7 +65,8 @@ def train(
     from accelerate import PartialState
 
     from .store import Store
-    from .training import StoppedError, check_together, load_backbone, train_many
+    from .together import check_together
+    from .training import StoppedError, load_backbone, train_many
 
     plans, shelf = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:

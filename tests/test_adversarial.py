@@ -29,10 +29,11 @@ from adapterkit.forward import forward
 from adapterkit.full import Whole, fine_tune
 from adapterkit.method import methods
 from adapterkit.recipe import Recipe
+from adapterkit.start import fresh_adapter
 from adapterkit.task import Example
 from adapterkit.tasks.classification import Classification
 from adapterkit.trainees import Portion, Trainee, Trainees
-from adapterkit.training import fresh_adapter, train
+from adapterkit.training import train
 
 TEXTS = ["my card", "the bank is open", "rain", "i want to close my account please", "sun sun"]
 EPSILON = 0.7

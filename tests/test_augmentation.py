@@ -24,10 +24,11 @@ from adapterkit.check import check, faults
 from adapterkit.check_text import show
 from adapterkit.errors import AdapterkitError, DataError, RecipeError
 from adapterkit.labelled import Split
+from adapterkit.plan import Plan
 from adapterkit.recipe import Recipe, describe_keys
 from adapterkit.synonyms import Synonyms
 from adapterkit.task import Row, tasks
-from adapterkit.training import Plan, train, train_many
+from adapterkit.training import train, train_many
 
 TABLE = {"bank": ["tea"], "card": ["laptop", "screen"], "the card": ["a laptop"], "RAIN": ["sun"]}
 PAIRS = [(word, synonym) for word, some in TABLE.items() for synonym in some]

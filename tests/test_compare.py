@@ -22,9 +22,10 @@ from adapterkit.labelled import ready
 from adapterkit.method import methods
 from adapterkit.recipe import Recipe, Training
 from adapterkit.run import Run
+from adapterkit.start import fresh_adapter
 from adapterkit.task import Row, tasks
 from adapterkit.trainees import Trainees
-from adapterkit.training import fresh_adapter, train
+from adapterkit.training import train
 
 TOPICS = {"bank": "money fee bank account card", "sky": "rain sun wait slow fast"}
 

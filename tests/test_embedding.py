@@ -24,8 +24,9 @@ from adapterkit.files import load_adapter, save_adapter
 from adapterkit.labelled import ready
 from adapterkit.predict import Predictor, evaluate
 from adapterkit.recipe import Recipe
+from adapterkit.start import fresh_adapter
 from adapterkit.task import Outputs, Row, tasks
-from adapterkit.training import fresh_adapter, train
+from adapterkit.training import train
 
 
 def embedding(**settings: Any) -> Any:

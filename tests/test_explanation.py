@@ -29,9 +29,9 @@ from adapterkit.explanation_html import page
 from adapterkit.explanation_text import show
 from adapterkit.forward import forward, text_limit
 from adapterkit.method import methods
+from adapterkit.start import fresh_adapter
 from adapterkit.store import Store
 from adapterkit.task import Answer, Example, Outputs, tasks
-from adapterkit.training import fresh_adapter
 
 TEXT = "please, where is my unbelievable card?"
 SPECIAL = ("[CLS]", "[SEP]", "@", "#")

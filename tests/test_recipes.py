@@ -12,9 +12,10 @@ from adapterkit.backbone import Backbone
 from adapterkit.labelled import ready
 from adapterkit.recipe import Recipe
 from adapterkit.splits import SPLITS
+from adapterkit.start import fresh_adapter
 from adapterkit.store import Store
 from adapterkit.task import Row, tasks
-from adapterkit.training import fresh_adapter, train
+from adapterkit.training import train
 
 FOLDER = ROOT / "recipes" / "tasks"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -17,9 +17,10 @@ from adapterkit.fields import check_field
 from adapterkit.labelled import ready
 from adapterkit.predict import Predictor
 from adapterkit.rouge import rouge_l, words_of
+from adapterkit.start import fresh_adapter
 from adapterkit.task import Outputs, Row, tasks
 from adapterkit.tasks.summarisation import greedy, joined, split
-from adapterkit.training import fresh_adapter, train
+from adapterkit.training import train
 
 
 def summarisation(**settings: Any) -> Any:

@@ -22,11 +22,12 @@ from adapterkit.labelled import ready
 from adapterkit.metric import Predictions
 from adapterkit.predict import Predictor, evaluate
 from adapterkit.recipe import Recipe
+from adapterkit.start import fresh_adapter
 from adapterkit.store import Store
 from adapterkit.task import Example, Outputs, Row, tasks
 from adapterkit.tokens import cut
 from adapterkit.trainees import Portion, Trainee, Trainees
-from adapterkit.training import fresh_adapter, train
+from adapterkit.training import train
 
 
 def many(kind: str, n: int = 24) -> list[dict[str, Any]]:
