@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import isdir, isfile, join
@@ -176,7 +176,8 @@ class Store:
 
         Raises:
             UnknownAdapterError: There is no such adapter or version.
-            AdapterkitError: An alias still points at the version.
+            AdapterkitError: An alias still points at the version, or another adapter of this store
+                stands on it (a remote store is not searched for one).
         """
         with self._alone():
             shelf, home = self._shelf(name), self.root / name
@@ -187,10 +188,15 @@ class Store:
                 raise AdapterkitError(
                     f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
                 )
+            doomed = sorted(shelf.versions) if version is None else [version]
+            above = self._above(name, doomed) if self.remote is None else None
+            if above is not None:
+                which = name if version is None else f"{name}@{version}"
+                raise AdapterkitError(f"'{above}' stands on '{which}'; delete that one first")
             # Names go first: a reader finds the whole version, or no longer finds it.
             if version is None:
                 self._write_aliases(name, None)
-            for number in sorted(shelf.versions) if version is None else [version]:
+            for number in doomed:
                 if self.remote is not None:
                     self.remote.remove(f"{name}/{number}")
                 shutil.rmtree(home / str(number), ignore_errors=True)
@@ -200,6 +206,23 @@ class Store:
                         folder.rmdir()
             else:
                 self._write_aliases(name, shelf.aliases)
+
+    def _above(self, name: str, doomed: Sequence[int]) -> str | None:
+        """A version that could no longer be loaded without some versions of a name."""
+        home = self.root / name
+        left = self._versions(name) - set(doomed)
+        lost, kept = (
+            {file_digest(file) for n in numbers if (file := home / str(n) / WEIGHTS).is_file()}
+            for numbers in (doomed, left)
+        )
+        for other in self.names():
+            for number in sorted(self._versions(other) - (set(doomed) if other == name else set())):
+                below = None
+                with suppress(AdapterError):  # a broken folder stands on nothing
+                    below = footing(self.root / other / str(number))
+                if below is not None and below.name == name and below.digest in lost - kept:
+                    return f"{other}@{number}"
+        return None
 
     def verify(self, reference: str) -> list[str]:
         """What differs between a version's files and the checksums they were published with.

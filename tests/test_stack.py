@@ -297,6 +297,24 @@ def test_what_lies_below_may_have_later_versions(
     assert torch.equal(logits(tiny, load_adapter(shop.path("acme/task"), tiny)), before)
 
 
+def test_what_others_stand_on_is_not_deleted(
+    tiny: Backbone, make_adapter: MakeAdapter, shop: Store
+) -> None:
+    with pytest.raises(AdapterkitError, match="'acme/task@1' stands on 'acme/domain'; delete that"):
+        shop.delete("acme/domain")
+    assert logits(tiny, load_adapter(shop.path("acme/task"), tiny)).shape
+    published(tiny, make_adapter, shop, seed=2)
+    with pytest.raises(AdapterkitError, match="'acme/task@1' stands on 'acme/domain@1'"):
+        shop.delete("acme/domain", 1)
+    published(tiny, make_adapter, shop, seed=1)  # version 3 has the weights of version 1
+    shop.delete("acme/domain", 1)
+    assert logits(tiny, load_adapter(shop.path("acme/task"), tiny)).shape
+    (shop.path("globex/other") / CARD).write_text("{")
+    shop.delete("acme/task")
+    shop.delete("acme/domain")
+    assert shop.names() == ["globex/other"]
+
+
 def test_other_weights_below_are_refused_by_both_digests(
     tiny: Backbone, make_adapter: MakeAdapter, shop: Store
 ) -> None:
