@@ -212,8 +212,8 @@ class Backbone:
 
     def words(self, ids: Sequence[int]) -> Tensor:
         """Word embeddings of token ids, `[n, e]`, before positions and token types are added."""
-        table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
-        found: Tensor = table(torch.tensor(ids, device=self.device))
+        model: Any = self.model  # to mypy a module's attributes may all be tensors
+        found: Tensor = model.get_input_embeddings()(torch.tensor(ids, device=self.device))
         return found
 
     def _lm_head(self, checkpoint: Checkpoint) -> LMHead | None:

@@ -17,7 +17,7 @@ from datasets import Features, Value
 from .metric import MetricKind, Predictions
 
 
-class LocalMetric(evaluate.Metric):  # type: ignore[misc]
+class LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """Metrics of one kind of prediction; `compute`, `add`, `add_batch` as in every such module.
 
     Args:

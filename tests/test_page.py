@@ -20,7 +20,7 @@ import torch
 import uvicorn
 from conftest import MakeAdapter
 
-from adapterkit.adapter import Adapter
+from adapterkit.adapter import Adapter, Weights
 from adapterkit.backbone import Backbone
 from adapterkit.serving.app import make_app
 from adapterkit.serving.engine import Engine
@@ -87,7 +87,9 @@ def shelf(
     }
     for kind, settings in others.items():
         adapter = make_adapter(tiny, name=f"globex/{kind}", method="prefix", num_virtual_tokens=2)
-        publish(with_task(adapter, kind, pooling="mean", **settings))
+        made = with_task(adapter, kind, pooling="mean", **settings)
+        twin = (Weights(made.tensors, made.head),) if kind == "regression" else ()
+        publish(replace(made, others=twin))
     publish(make_adapter(tiny, name="many/Task-000", r=1))
     for n in range(1, MANY):
         shutil.copytree(root / "many/Task-000", root / f"many/Task-{n:03}")
@@ -189,6 +191,8 @@ def test_pick_an_adapter_ask_and_see_bars(page: Page, url: str) -> None:
     row.wait_for()
     assert "classification · lora · v2" in row.inner_text()
     assert "kB" in row.inner_text()
+    ensemble = page.locator('#models tr[data-id="globex/regression"]')
+    assert "regression · 2 × prefix · v1" in ensemble.inner_text()
     row.click()
     page.fill("#field-main", "my card is lost")
     page.click("#go")

@@ -250,6 +250,7 @@ class QuestionAnswering(Task):
         found: dict[tuple[int, int], Candidate] = {}
         for number, (window, spans) in enumerate(zip(row, context.spans, strict=True)):
             for first, last, score in self._pairs(window.float(), spans):
+                # Lines of a pair are tokens of the context, which all have a span.
                 place = (spans[first][0], spans[last][1])  # type: ignore[index]
                 if place not in found or score > found[place].score:
                     found[place] = Candidate(score, number, first, last)

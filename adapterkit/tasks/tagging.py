@@ -93,7 +93,7 @@ class Tagging(Task):
         check_share(self, "dropout")
         check_least(self, 0, "stride")
 
-    @property
+    @property  # of all tasks the only one whose kind depends on its labels
     def metric_kind(self) -> str:  # type: ignore[override]
         """Whole entities are judged where tags are BIO, else single tags."""
         return "entities" if has_entities(known_labels(self.labels)) else "tags"
