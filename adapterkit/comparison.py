@@ -60,7 +60,9 @@ def compare(
     Returns:
         `name`, `metric`, `split`, `rows`, and in `methods` for each: `method`, `settings`,
         `parameters`, `share`, `bytes`, `seconds` (mean), `scores` (one a seed), `mean`, `std`
-        (n - 1; None of one seed) and `against_full` (points of the mean; None without `full`).
+        (n - 1; None of one seed), `validation` (mean over the seeds, to choose by: test rows that
+        chose a method flatter it; None where the score is that or there are no such rows) and
+        `against_full` (difference of the means; None without `full`).
 
     Raises:
         RecipeError: A method is not known, or there are no rows to score.
@@ -101,11 +103,16 @@ def compare(
 def show(result: dict[str, Any]) -> str:
     """The comparison as a table."""
     metric, many = result["metric"], len(result["seeds"]) > 1
-    against = any(entry["against_full"] is not None for entry in result["methods"])
-    header = ["method", metric, *(["std"] if many else []), *(["against full"] if against else [])]
+    against, held = (
+        any(entry[key] is not None for entry in result["methods"])
+        for key in ("against_full", "validation")
+    )
+    header = ["method", *(["validation"] if held else []), metric]
+    header += [*(["std"] if many else []), *(["against full"] if against else [])]
     rows = []
     for entry in result["methods"]:
-        cells = [entry["method"], f"{entry['mean']:.4f}"]
+        cells = [entry["method"], *([f"{entry['validation']:.4f}"] if held else [])]
+        cells += [f"{entry['mean']:.4f}"]
         cells += [f"{entry['std']:.4f}"] if many else []
         cells += [f"{100 * entry['against_full']:+.1f} points"] if against else []
         size = f"{entry['bytes'] / 1000:,.0f}"
@@ -170,6 +177,11 @@ def _trials(
 
 def _summary(name: str, trials: Sequence[Trial], split: str, metric: str) -> dict[str, Any]:
     scores = [trial.adapter.metrics[split][metric] for trial in trials]
+    held = [
+        found["validation"][metric]
+        for found in (trial.adapter.metrics for trial in trials)
+        if split != "validation" and "validation" in found
+    ]
     recipe = trials[0].adapter.training["recipe"]
     return {
         "method": name,
@@ -181,4 +193,5 @@ def _summary(name: str, trials: Sequence[Trial], split: str, metric: str) -> dic
         "scores": scores,
         "mean": mean(scores),
         "std": stdev(scores) if len(scores) > 1 else None,
+        "validation": mean(held) if held else None,
     }

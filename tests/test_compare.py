@@ -62,11 +62,14 @@ def test_every_method_is_trained_as_alone(recipe: Recipe, tiny: Backbone) -> Non
     assert result["rows"] == {"train": 54, "validation": 18, "test": 18}
     assert result["seeds"] == [0, 1]
     lora, head, full = result["methods"]
+    held = []
     for n in range(2):
         alone = train(settings(recipe, seed=n), tiny, progress=False)
         assert lora["scores"][n] == alone.metrics["test"]["accuracy"]
+        held.append(alone.metrics["validation"]["accuracy"])
         tuned = fine_tune(settings(recipe, seed=n, learning_rate=None), progress=False)
         assert full["scores"][n] == tuned.adapter.metrics["test"]["accuracy"]
+    assert lora["validation"] == mean(held)
     assert lora["settings"]["r"] == 2
     assert lora["parameters"] == alone.n_parameters
     assert head["parameters"] == 2 * 32 + 2
@@ -95,7 +98,9 @@ def test_only_the_recipes_own_method_has_its_rates(recipe: Recipe, tiny: Backbon
 
 def test_validation_rows_judge_where_there_are_no_test_rows(recipe: Recipe) -> None:
     data = replace(recipe.data, test=0.0)
-    assert compare(replace(recipe, data=data), ["head"], progress=False)["split"] == "validation"
+    result = compare(replace(recipe, data=data), ["head"], progress=False)
+    assert result["split"] == "validation"
+    assert result["methods"][0]["validation"] is None
     with pytest.raises(RecipeError, match=r"^data: there are no validation or test rows"):
         compare(replace(recipe, data=replace(data, validation=0.0)), ["head"], progress=False)
 
@@ -202,9 +207,10 @@ def test_the_command_prints_a_table_and_draws(recipe: Recipe, tmp_path: Path) ->
     said = run("compare", "r.yaml", "--methods", "lora, full", "--seeds", "2", "--plot", "c.png")
     assert said.code == 0, said.err
     header, lora, full, last = said.out.splitlines()
-    assert header.split() == "method accuracy std against full trained share kB seconds".split()
+    columns = "method validation accuracy std against full trained share kB seconds"
+    assert header.split() == columns.split()
     assert lora.split()[0] == "lora"
-    assert full.split()[:1] + full.split()[3:5] == ["full", "+0.0", "points"]
+    assert full.split()[:1] + full.split()[4:6] == ["full", "+0.0", "points"]
     assert last == ("accuracy of the test rows (54 train, 18 validation, 18 test), mean of 2 seeds")
     with Image.open(tmp_path / "c.png") as image:
         assert image.width > 600

@@ -192,7 +192,7 @@ def test_pick_an_adapter_ask_and_see_bars(page: Page, url: str) -> None:
     assert "classification · lora · v2" in row.inner_text()
     assert "kB" in row.inner_text()
     ensemble = page.locator('#models tr[data-id="globex/regression"]')
-    assert "regression · 2 × prefix · v1" in ensemble.inner_text()
+    assert "regression · 2 \u00d7 prefix · v1" in ensemble.inner_text()
     row.click()
     page.fill("#field-main", "my card is lost")
     page.click("#go")
