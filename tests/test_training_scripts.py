@@ -81,9 +81,9 @@ def test_compare_methods_prints_a_line_for_each(
     plot = tmp_path / "methods.png"
     run("compare_methods.py", rows, "--backbone", tiny_folder, "--epochs", 1, "--plot", plot)
     header, *lines, last = capsys.readouterr().out.splitlines()
-    assert header.split()[:2] == ["method", "accuracy"]
+    assert header.split()[:3] == ["method", "validation", "accuracy"]
     assert sorted(line.split()[0] for line in lines) == sorted([*methods(), "full"])
-    assert all(0.0 <= float(line.split()[1]) <= 1.0 for line in lines)
+    assert all(0.0 <= float(one) <= 1.0 for line in lines for one in line.split()[1:3])
     assert last == "accuracy of the test rows (12 train, 4 validation, 4 test)"
     assert plot.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
