@@ -7,7 +7,9 @@ import io
 import json
 import logging
 import math
+import socket
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import MakeAdapter
+from live import serving
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
@@ -685,6 +688,33 @@ def test_broken_binary_tensors_are_refused(client: TestClient, length: str) -> N
     assert client.post(path, content=content, headers=headers).status_code == 400
     content, headers = binary_body("a card")
     assert client.post(path, content=content + b"more", headers=headers).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/acme/intent/infer", "/admin/adapters/x"])
+def test_a_caller_who_hangs_up_midway_is_no_fault_of_the_server(
+    store: Store, tiny_folder: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = "PUT" if path.startswith("/admin") else "POST"
+    lines = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 100\r\n"
+    lines += "content-type: application/x-tar\r\n\r\n{"
+    with caplog.at_level(logging.INFO), serving(store.root, tiny_folder) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as caller:
+            caller.sendall(lines.encode())
+            time.sleep(0.1)
+        told = _told(caplog, path)
+    assert told["status"] == 400
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def _told(caplog: pytest.LogCaptureFixture, path: str) -> dict[str, Any]:
+    """What the log says of a request, as soon as it does."""
+    for _ in range(500):
+        for record in caplog.records:
+            facts: dict[str, Any] = getattr(record, "facts", {})
+            if facts.get("path") == path:
+                return facts
+        time.sleep(0.01)
+    raise AssertionError(f"nothing was logged of {path}")
 
 
 @pytest.mark.parametrize(("patience", "longest"), [(0.05, 60.0), (0.05, 0.12)])

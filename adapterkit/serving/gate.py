@@ -102,6 +102,8 @@ class Gate:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, "the body came too slowly") from None
+            if message["type"] == "http.disconnect":
+                raise HTTPException(400, "the caller hung up before the body was whole")
             taken += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if taken > most:
