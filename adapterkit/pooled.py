@@ -32,7 +32,7 @@ class PooledText(Task):
         max_length: Most tokens of a text; as many as the backbone takes where left out.
         long_text: What is read of longer texts: their head, their tail, head+tail (half of each),
             or windows (all of it, the answer being the windows' mean).
-        stride: Tokens that neighbouring windows share.
+        stride: Tokens that neighbouring windows share, at most half of a window.
         extra_metrics: Metrics to tell besides the task's own, such as [matthews, roc_auc].
     """
 

@@ -87,7 +87,8 @@ def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> l
         how: What is kept of texts that are too long: their head (as transformers' `longest_first`),
             their tail, half of both, or all of it in windows. Of a pair, windows run over the
             second text, and the first is cut to half the room where it is longer.
-        stride: Tokens that neighbouring windows share.
+        stride: Tokens that neighbouring windows share, at most half of a window: one that shares
+            more says little new, and a long text would become hundreds of them.
     """
     if len(encoding.ids) <= limit:
         return [Inputs(encoding.ids, encoding.type_ids)]
@@ -130,7 +131,7 @@ def _windows(places: list[list[int]], room: int, stride: int) -> list[list[int]]
     fixed = first[: room // 2] if second else []
     long = second or first
     width = max(1, room - len(fixed))
-    step = max(1, width - stride)
+    step = max(1, width - min(stride, width // 2))
     starts = range(0, max(1, len(long) - width + step), step)
     return [fixed + long[start : start + width] for start in starts]
 

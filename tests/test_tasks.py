@@ -271,7 +271,7 @@ def test_long_texts_keep_what_the_recipe_says(tiny: Backbone, how: Any, kept: st
 
 def test_windows_overlap_and_miss_nothing(tiny: Backbone) -> None:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    for n, limit, stride in ((26, 9, 3), (26, 9, 0), (8, 9, 3), (7, 9, 6), (26, 5, 2)):
+    for n, limit, stride in ((26, 9, 3), (26, 9, 0), (8, 9, 3), (7, 9, 6), (26, 6, 2)):
         (encoding,) = tiny.reader.read([" ".join(letters[:n])])
         windows = cut(encoding, limit, "windows", stride)
         words = [tiny.tokenizer.decode(w.ids).split()[1:-1] for w in windows]
@@ -279,6 +279,17 @@ def test_windows_overlap_and_miss_nothing(tiny: Backbone) -> None:
         assert all(len(window) <= limit for window in windows)
         for one, other in pairwise(words):
             assert one[len(one) - stride :] == other[:stride]
+
+
+@pytest.mark.parametrize("stride", [3, 4, 6, 7, 128])
+def test_windows_share_at_most_half_of_themselves(tiny: Backbone, stride: int) -> None:
+    (encoding,) = tiny.reader.read(["a b c d e f g h i j k l"])
+    windows = cut(encoding, 8, "windows", stride)
+    assert [tiny.tokenizer.decode(w.ids).split()[1:-1] for w in windows] == [
+        "a b c d e f".split(),
+        "d e f g h i".split(),
+        "g h i j k l".split(),
+    ]
 
 
 def test_windows_of_a_pair_run_over_the_second_text(tiny: Backbone) -> None:

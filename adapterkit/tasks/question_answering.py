@@ -64,7 +64,7 @@ class QuestionAnswering(Task):
     Attributes:
         dropout: Share of each token's hidden state dropped in training.
         max_length: Most tokens of question and window; as many as fit where left out.
-        stride: Tokens that neighbouring windows share.
+        stride: Tokens that neighbouring windows share, at most half of a window.
         max_answer: Most tokens of an answer.
         n_best: Answers that are told.
         unanswerable: Whether there may be no answer; filled in from the training rows.

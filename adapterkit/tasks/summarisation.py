@@ -73,7 +73,7 @@ class Summarisation(Task):
     Attributes:
         dropout: Share of each token's hidden state dropped in training.
         max_length: Most tokens of a window; as many as the backbone takes where left out.
-        stride: Tokens that neighbouring windows share.
+        stride: Tokens that neighbouring windows share, at most half of a window.
         sentences: Sentences in a summary.
         extra_metrics: Metrics to tell besides the task's own, such as [rouge_3].
     """

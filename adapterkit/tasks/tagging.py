@@ -67,7 +67,7 @@ class Tagging(Task):
     Attributes:
         dropout: Share of each token's hidden state dropped in training.
         max_length: Most tokens of a window; as many as the backbone takes where left out.
-        stride: Tokens that neighbouring windows share.
+        stride: Tokens that neighbouring windows share, at most half of a window.
         labels: Tags in order; the sorted tags of the training rows where left out.
         extra_metrics: Metrics to tell besides the task's own, such as [strict_f1].
     """
