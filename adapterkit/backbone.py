@@ -17,7 +17,7 @@ from .batch import Encoded, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
-from .frozen import prepare, prepare_int8
+from .frozen import activate, prepare, prepare_int8
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
 from .lm_head import LMHead
 from .tokens import Reader
@@ -127,6 +127,7 @@ class Backbone:
             prepare_int8(backbone.linears)
         elif prepared:
             prepare(backbone.linears)
+            backbone._activate()
         return backbone
 
     @property
@@ -246,6 +247,21 @@ class Backbone:
                 module.register_forward_hook(self._linear_hook(site))
             layer.get_submodule(kin.block).register_forward_pre_hook(self._residual_hook)
             layer.get_submodule(kin.norm).register_forward_pre_hook(self._norm_hook)
+
+    def _activate(self) -> None:
+        """Makes the GELU of every layer part of the product before it."""
+        config: Any = self.model.config
+        if config.hidden_act != "gelu":
+            return
+        kin = self.geometry.family
+
+        def between() -> bool:
+            return self._layer is not None and bool(self._layer.blocks.get("ffn_up"))
+
+        layers: Any = self.model.get_submodule(kin.layers)
+        for layer in layers:
+            up, gelu = layer.get_submodule(kin.linears["ffn_up"]), kin.activation
+            activate(up, layer.get_submodule(gelu), between)
 
     # The edits of the layer being computed are kept per thread, set on entering every layer and
     # cleared on leaving it, also when it raises: nothing of one call can reach another.

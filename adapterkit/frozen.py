@@ -6,9 +6,10 @@ remain wherever they are missing, of another kind or not faster on this processo
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Prepared:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
-        if x.dtype != self.linear.weight.dtype or torch.is_autocast_enabled("cpu"):
+        if not self._suits(x):
             return F.linear(x, self.linear.weight, self.linear.bias)
         if x.requires_grad and torch.is_grad_enabled():
             apply: Any = _Product.apply
@@ -43,10 +44,17 @@ class Prepared:
 
     def ahead(self, x: Tensor) -> Tensor:
         """The product."""
+        return _product(x, self._laid_out(), self.linear.bias)
+
+    def _suits(self, x: Tensor) -> bool:
+        """Whether it is the prepared product that is asked for."""
+        return x.dtype == self.linear.weight.dtype and not torch.is_autocast_enabled("cpu")
+
+    def _laid_out(self) -> Tensor:
         if self._ahead is None:
             weight = self.linear.weight.detach()
             self._ahead = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        return _product(x, self._ahead, self.linear.bias)
+        return self._ahead
 
     def back(self, gradient: Tensor) -> Tensor:
         """The gradient towards the input, from the one towards the output."""
@@ -54,6 +62,37 @@ class Prepared:
             weight = self.linear.weight.detach().t().contiguous()
             self._back = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         return _product(gradient.contiguous(), self._back, None)
+
+
+class Activated(Prepared):
+    """One frozen linear and the GELU after it in one product, where nothing stands between them.
+
+    It takes the place of both: the linear gives what the GELU would, and the GELU lets that very
+    tensor through. Where something stands between them, or gradients flow, each does its own part.
+
+    Args:
+        linear: The linear.
+        between: Whether something stands between them in the forward at hand.
+    """
+
+    def __init__(self, linear: nn.Linear, between: Callable[[], bool]) -> None:
+        super().__init__(linear)
+        self._between = between
+        self._done = threading.local()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[..., in]` to `[..., out]`, with or without the GELU."""
+        flows = x.requires_grad and torch.is_grad_enabled()
+        if flows or not self._suits(x) or self._between():
+            return super().__call__(x)
+        self._done.output = _product(x, self._laid_out(), self.linear.bias, "gelu")
+        output: Tensor = self._done.output
+        return output
+
+    def activation(self, x: Tensor) -> Tensor:
+        """GELU, unless it is part of x already."""
+        done, self._done.output = getattr(self._done, "output", None), None
+        return x if x is done else F.gelu(x)
 
 
 class Int8(Prepared):
@@ -99,8 +138,8 @@ class _Product(torch.autograd.Function):
         return ctx.prepared.back(gradients[0]), None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "none") -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "none")
     return y
 
 
@@ -147,6 +186,20 @@ def prepare(linears: Iterable[nn.Module]) -> int:
             setattr(linear, "forward", Prepared(linear))  # noqa: B010
             count += 1
     return count
+
+
+def activate(linear: nn.Module, gelu: nn.Module, between: Callable[[], bool]) -> None:
+    """Computes a prepared linear and the GELU after it in one product; others stay as they are.
+
+    Args:
+        linear: The linear.
+        gelu: The GELU, exact and not the tanh kind.
+        between: Whether something stands between them in the forward at hand.
+    """
+    if isinstance(linear, nn.Linear) and type(linear.forward) is Prepared:
+        both = Activated(linear, between)
+        setattr(linear, "forward", both)  # noqa: B010
+        setattr(gelu, "forward", both.activation)  # noqa: B010
 
 
 def _is_faster(linear: nn.Linear) -> bool:

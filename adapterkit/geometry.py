@@ -38,6 +38,7 @@ class Family:
         prefix: Name of the backbone inside transformers' task models (`bert.encoder...`).
         layers: Path of the list of layers inside the backbone.
         linears: Canonical site to path inside a layer.
+        activation: Path, inside a layer, of what follows the linear `ffn_up`.
         block: Path, inside a layer, of the module that sums feed-forward and residual.
         norm: Path, inside a layer, of the layer's last norm.
         offset: First position id is the padding id plus this (0: positions start at 0).
@@ -55,6 +56,7 @@ class Family:
             "ffn_down": "output.dense",
         }
     )
+    activation: str = "intermediate.intermediate_act_fn"
     block: str = "output"
     norm: str = "output.LayerNorm"
     offset: int = 0

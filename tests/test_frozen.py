@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import MakeAdapter, tokenise
 from torch import nn
 
 from adapterkit.backbone import Backbone
 from adapterkit.errors import BackboneError
 from adapterkit.forward import forward
-from adapterkit.frozen import Int8, Prepared, fill_up, prepare
+from adapterkit.frozen import Activated, Int8, Prepared, fill_up, prepare
 from adapterkit.predict import Predictor
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -47,6 +48,52 @@ def test_autocast_and_other_dtypes_take_the_plain_way() -> None:
         assert prepared(x).dtype == torch.bfloat16
     with pytest.raises(RuntimeError, match="dtype"):
         prepared(x.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("between", [True, False])
+@pytest.mark.parametrize("flows", [True, False])
+def test_a_linear_with_its_gelu_is_both(dtype: torch.dtype, between: bool, flows: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 80, dtype=dtype).requires_grad_(False)
+    both = Activated(linear, lambda: between)
+    x = torch.randn(7, 48, dtype=dtype).requires_grad_(flows)
+    y = both(x)
+    assert torch.equal(y, both.activation(y)) == (not between and not flows)
+    said, goal = both.activation(both(x)), F.gelu(linear(x))
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(said, goal, rtol=tolerance, atol=tolerance)
+    assert torch.equal(both.activation(goal), F.gelu(goal)), "what it did not make it activates"
+    if flows:
+        found = [torch.autograd.grad(one.sum(), x)[0] for one in (said, goal)]
+        torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+
+
+def test_a_backbone_with_its_gelus_in_the_products_answers_as_a_plain_one(
+    tiny_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    """Adapters that act between the two stand in a batch with others that do not."""
+    plain, fused = (Backbone.load(str(tiny_folder), device="cpu", prepared=False) for _ in range(2))
+    for linear in fused.linears:
+        setattr(linear, "forward", Prepared(linear))  # type: ignore[arg-type]  # noqa: B010
+    fused._activate()
+    kinds = [type(linear.forward) for linear in fused.linears]
+    assert kinds.count(Activated) == fused.geometry.layers
+    texts = ["my card", "close the account please", "tea", "it rains"]
+    adapters = [
+        None,
+        make_adapter(plain, "lora", targets=("query",)),
+        make_adapter(plain, "lora", targets=("ffn_up", "ffn_down"), layers=(1,)),
+        make_adapter(plain, "bottleneck"),
+    ]
+    for some in ([0, 1], [2], [0, 1, 2, 3]):
+        said = []
+        for backbone in (plain, fused):
+            rows = [(adapters[n], tokenise(backbone, [texts[n]], None, 40)[0]) for n in some]
+            with torch.inference_mode():
+                said.append([piece.values for piece in forward(backbone, rows)])
+        for one, other in zip(*said, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_only_plain_linears_are_prepared_and_the_state_stays() -> None:
