@@ -49,7 +49,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.monotonic()
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
         number = given if NUMBER.fullmatch(given) else uuid.uuid4().hex
         status = 500
 
@@ -64,10 +65,10 @@ class Gate:
         name = f"{scope['method']} {scope['path']}"
         spanned: AbstractContextManager[dict[str, Any]] = nullcontext({})
         if traces is not None:
-            spanned = traces.request(name, Headers(scope=scope))
+            spanned = traces.request(name, headers)
         try:
             with spanned as traced:
-                await self._app(scope, self._bounded(scope, receive), answer)
+                await self._app(scope, self._bounded(scope["path"], headers, receive), answer)
                 traced |= {"status": status, **scope.get("state", {}).get("facts", {})}
         finally:
             self._metrics.request(status)
@@ -82,11 +83,11 @@ class Gate:
                 }
                 log.info("request", extra={"facts": facts})
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+    def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
         """Reads a body no larger and no slower than is fair."""
-        admin = scope["path"].startswith("/admin/")
+        admin = path.startswith("/admin/")
         most = self._limits.upload_bytes if admin else self._limits.body_bytes
-        told = Headers(scope=scope).get("content-length", "0")
+        told = headers.get("content-length", "0")
         taken = int(told) if told.isdigit() and int(told) > most else 0
         whole, end = False, time.monotonic() + LONGEST
 
