@@ -49,6 +49,8 @@ CARD_PARTS = {
 """Parts of the card and what each must say; the last two may be left out."""
 BARE = (None, "FEATURE_EXTRACTION")
 """PEFT's task types whose model is the backbone itself, not a task model around it."""
+LINE = 100
+"""Most characters of a line of a card, where it can be broken."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -408,7 +410,29 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    return f"{_lines(content)}\n".encode()
+
+
+def _lines(content: Any, indent: str = "") -> str:
+    """JSON in lines as a person would break it, so that labels and curves take few of them."""
+    whole = json.dumps(content, ensure_ascii=False)
+    if len(indent) + len(whole) <= LINE or not isinstance(content, (Mapping, list, tuple)):
+        return whole
+    inner = f"{indent}  "
+    lines: list[str] = []
+    if isinstance(content, Mapping):
+        begin, end = "{}"
+        for key, value in content.items():
+            lines.append(f"{json.dumps(key, ensure_ascii=False)}: {_lines(value, inner)}")
+    else:
+        begin, end = "[]"
+        for item in (_lines(value, inner) for value in content):
+            fits = lines and len(inner) + len(lines[-1]) + len(item) + 2 <= LINE
+            if fits and "\n" not in lines[-1] + item:
+                lines[-1] += f", {item}"
+            else:
+                lines.append(item)
+    return "\n".join([begin, inner + f",\n{inner}".join(lines), indent + end])
 
 
 def _peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,20 @@ def _publish_and_die(store: Store, adapter: object, backbone: Backbone, moment: 
             os._exit(0)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_card_is_written_in_few_lines_that_a_person_can_read(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    labels = tuple(f"label number {n}" for n in range(60))
+    losses = [[step, 1.0 / (1 + step)] for step in range(200)]
+    odd: dict[str, Any] = {"名": 'a "quoted" [1,\n 2] }', "nothing": [], "deep": [[[]], {}, None, True]}
+    adapter = make_adapter(tiny, labels=labels)
+    adapter = replace(adapter, training={"losses": losses, "odd": odd})
+    folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
+    text = (folder / CARD).read_text(encoding="utf-8")
+    assert json.loads(text)["training"] == {"losses": losses, "odd": odd}
+    assert json.loads(text)["task"]["labels"] == list(labels)
+    assert len(text.splitlines()) < 120
+    assert max(map(len, text.splitlines())) <= 110
+    assert '  "method": {' in text.splitlines()
