@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -297,7 +298,7 @@ def test_a_card_is_written_in_few_lines_that_a_person_can_read(
 ) -> None:
     labels = tuple(f"label number {n}" for n in range(60))
     losses = [[step, 1.0 / (1 + step)] for step in range(200)]
-    odd: dict[str, Any] = {"名": 'a "quoted" [1,\n 2] }', "nothing": [], "deep": [[[]], {}, None, True]}
+    odd: dict[str, Any] = {"名": 'a "quoted" [1,\n 2] }', "nothing": [], "deep": [[[]], {}, None]}
     adapter = make_adapter(tiny, labels=labels)
     adapter = replace(adapter, training={"losses": losses, "odd": odd})
     folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
