@@ -338,6 +338,8 @@ class Scene:
             process.send_signal(signal.SIGTERM)
             replies = await asyncio.gather(*under_way)
             await asyncio.to_thread(process.wait, 60)
+        for wire in wires:
+            wire.close()
         statuses = Counter(reply.status for reply in replies)
         return {
             "requests under way": len(replies),
