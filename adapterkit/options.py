@@ -30,6 +30,7 @@ BackboneOption = Annotated[
         "--backbone", help="minilm, a folder or a hub name; the adapter's own by default."
     ),
 ]
+TextPairOption = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.")]
 AnyBackboneOption = Annotated[
     bool,
     typer.Option(

@@ -19,6 +19,7 @@ from .options import (
     JsonOption,
     QuantizationOption,
     StoreOption,
+    TextPairOption,
     json_text,
 )
 
@@ -50,9 +51,7 @@ def predict(
     ] = None,
     store: StoreOption = Path("adapters"),
     text: Annotated[str, typer.Option("--text", help="Column of the text.")] = "text",
-    text_pair: Annotated[
-        str | None, typer.Option("--text-pair", help="Column of a second text.")
-    ] = None,
+    text_pair: TextPairOption = None,
     column: Annotated[
         str, typer.Option("--adapter-column", help="Column that names each row's adapter.")
     ] = "adapter",
@@ -184,9 +183,7 @@ def evaluate(
     ] = "test",
     store: StoreOption = Path("adapters"),
     text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
-    text_pair: Annotated[
-        str | None, typer.Option("--text-pair", help="Column of a second text.")
-    ] = None,
+    text_pair: TextPairOption = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
     backbone: BackboneOption = None,
     dtype: DtypeOption = "float32",

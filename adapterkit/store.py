@@ -209,20 +209,23 @@ class Store:
 
     def _above(self, name: str, doomed: Sequence[int]) -> str | None:
         """A version that could no longer be loaded without some versions of a name."""
+        needed: dict[str, str] = {}
+        for other in self.names():
+            for number in sorted(self._versions(other) - (set(doomed) if other == name else set())):
+                below = None
+                with suppress(AdapterError):  # a broken folder stands on nothing
+                    below = footing(self.root / other / str(number))
+                if below is not None and below.name == name:
+                    needed.setdefault(below.digest, f"{other}@{number}")
+        if not needed:  # as for most, whose weights need not be read then
+            return None
         home = self.root / name
         left = self._versions(name) - set(doomed)
         lost, kept = (
             {file_digest(file) for n in numbers if (file := home / str(n) / WEIGHTS).is_file()}
             for numbers in (doomed, left)
         )
-        for other in self.names():
-            for number in sorted(self._versions(other) - (set(doomed) if other == name else set())):
-                below = None
-                with suppress(AdapterError):  # a broken folder stands on nothing
-                    below = footing(self.root / other / str(number))
-                if below is not None and below.name == name and below.digest in lost - kept:
-                    return f"{other}@{number}"
-        return None
+        return next((above for digest, above in needed.items() if digest in lost - kept), None)
 
     def verify(self, reference: str) -> list[str]:
         """What differs between a version's files and the checksums they were published with.

@@ -57,15 +57,20 @@ class Stock:
 
     def store(self, n: int) -> tuple[Store, list[Adapter]]:
         """A store of n adapters of three methods and four tasks, of ten tenants."""
-        store = Store(self.work / f"store{n}")
-        adapters = [self._adapter(number) for number in range(n)]
+        return self._filled(f"store{n}", [self._adapter(number) for number in range(n)])
+
+    def alike(self, n: int) -> tuple[Store, list[Adapter]]:
+        """A store of n classifiers that differ in their numbers alone, of ten tenants."""
+        return self._filled(f"alike{n}", [self._plain(number) for number in range(n)])
+
+    def _filled(self, name: str, adapters: list[Adapter]) -> tuple[Store, list[Adapter]]:
+        store = Store(self.work / name)
         if not store.root.exists():
             for adapter in tqdm(adapters, "publish", unit="adapter", leave=False):
                 store.publish(adapter, self.backbone.geometry)
         return store, adapters
 
-    def plain(self, number: int) -> Adapter:
-        """A classifier like all others but for its numbers: what is compared is how many."""
+    def _plain(self, number: int) -> Adapter:
         plain = random_adapter(self.backbone, "lora", {"r": 4}, number, 4)
         return replace(plain, name=f"t{number % 10}/p{number}")
 

@@ -26,7 +26,6 @@ from ..backbone import Backbone
 from ..errors import AdapterkitError
 from ..files import adapter_files, sealed
 from ..predict import Predictor
-from ..store import Store
 from .clients import Ask, Load, checked, closed, steady
 from .machine import machine
 from .served import memory_of, scrape, server
@@ -166,10 +165,7 @@ class Scene:
 
     async def rate(self) -> dict[str, Any]:
         """Rows a second over HTTP against the engine's own, and one adapter against all."""
-        store = Store(self.stock.work / "rate")
-        adapters = [self.stock.plain(number) for number in range(self.bench.adapters)]
-        for adapter in tqdm(adapters, "publish", unit="adapter", leave=False):
-            store.publish(adapter, self.stock.backbone.geometry)
+        store, adapters = self.stock.alike(self.bench.adapters)
         wanted = self.stock.wanted(adapters)
         some = {"one": adapters[:1], "all": adapters}
         predictor = Predictor(self.stock.backbone, adapters, max_tokens=1024)
@@ -238,16 +234,16 @@ class Scene:
             wire.close()
 
         with server(store.root) as (url, _):
-            checked = self._asks(quiet, 1)
-            await closed(url, 10, 3.0, checked)
+            ask_others = self._asks(quiet, 1)
+            await closed(url, 10, 3.0, ask_others)
             # The one who asks the changed adapter asks it before it changes, too: equal load.
             alone, _ = await asyncio.gather(
-                closed(url, 10, self.bench.seconds / 2, checked),
+                closed(url, 10, self.bench.seconds / 2, ask_others),
                 closed(url, 1, self.bench.seconds / 2, ask, Load()),
             )
             admin = asyncio.create_task(change(url))
             asking = asyncio.create_task(closed(url, 1, self.bench.seconds / 2, ask, changed))
-            await closed(url, 10, self.bench.seconds / 2, checked, others)
+            await closed(url, 10, self.bench.seconds / 2, ask_others, others)
             await asking
             going = False
             await admin
