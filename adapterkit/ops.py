@@ -9,10 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .kernels import Thin
 
 TILE = 16
 """Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
@@ -32,6 +38,11 @@ class Runs:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First token of each run, then the number of tokens: G + 1 numbers."""
+        return np.array((0, *accumulate(self.lengths)))
 
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +90,6 @@ class Bank:
     def __init__(self, tensors: Sequence[Tensor], dim: int) -> None:
         self.tensors = tensors
         self._dim = dim
-        self._apart: dict[torch.dtype, list[tuple[Tensor, ...]]] = {}
 
     @cached_property
     def _stacked(self) -> tuple[Tensor, ...]:
@@ -89,14 +99,27 @@ class Bank:
         padded = [F.pad(t, (*filler, 0, widest - t.shape[self._dim])) for t in self.tensors]
         return torch.stack(padded, dim=1).unbind(0)
 
-    def apart(self, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
-        """At each of the L layers every adapter's own weight, a matrix transposed: views where the
-        dtype is theirs, and made once a batch."""
-        if dtype not in self._apart:
-            own = (t.to(dtype) for t in self.tensors)
-            turned = (t.transpose(-1, -2) if t.ndim > 2 else t for t in own)
-            self._apart[dtype] = list(zip(*(t.unbind(0) for t in turned), strict=True))
-        return self._apart[dtype]
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """The rank of each adapter's weight."""
+        return np.array([t.shape[self._dim] for t in self.tensors])
+
+    def addresses(self, at: int) -> NDArray[np.int64]:
+        """Where each adapter's weight at one of the L layers lies, for the compiled kernels."""
+        firsts, steps = self._places
+        found: NDArray[np.int64] = firsts + at * steps
+        return found
+
+    @cached_property
+    def _plain(self) -> list[Tensor]:
+        """The tensors as kernels read them, themselves as a rule; kept for as long as their
+        addresses are."""
+        return [t.to(torch.float32).contiguous() for t in self.tensors]
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        firsts = np.array([t.data_ptr() for t in self._plain])
+        return firsts, np.array([t.stride(0) * t.element_size() for t in self._plain])
 
     @cached_property
     def alone(self) -> tuple[Tensor, ...]:
@@ -143,37 +166,38 @@ class LowRank:
         Returns:
             The sum, `[t, out]`, in the dtype of y.
         """
-        if torch.is_grad_enabled():
-            one = len(self.runs) == 1
-            return y + (self._alone if one else self._tiled)(x, at, y.dtype)
-        if len(self.runs) == 1 or (y.dtype == torch.float32 and y.device.type == "cpu"):
+        one = len(self.runs) == 1
+        if not one and not torch.is_grad_enabled() and y.device.type == "cpu":
             self._into(y, x, at)
             return y
-        return y.add_(self._tiled(x, at, y.dtype))
+        added = (self._alone if one else self._tiled)(x, at, y.dtype)
+        return y + added if torch.is_grad_enabled() else y.add_(added)
 
     def _into(self, y: Tensor, x: Tensor, at: int) -> None:
-        """A small product for each run, straight into y: weights stay where they lie.
+        """All runs by the compiled kernels, in float32, straight into y or by way of its dtype."""
+        from . import kernels  # with numba, half a second, which a single adapter can do without
 
-        On a CPU in float32 nothing beats it up to hundreds of runs; in half precision, and on a
-        GPU, each small product costs too much to begin.
-        """
-        lengths = self.runs.lengths
-        downs, ups = self.down.apart(x.dtype)[at], self.up.apart(y.dtype)[at]
-        runs = zip(y.split(lengths), x.split(lengths), downs, ups, self.scales, strict=True)
-        if self.down_bias is None and self.up_bias is None and self.activation is None:
-            for into, seen, down, up, scale in runs:
-                into.addmm_(seen.mm(down).to(y.dtype), up, alpha=scale)
-            return
-        nothing = [None] * len(lengths)
-        before = self.down_bias.apart(x.dtype)[at] if self.down_bias else nothing
-        after = self.up_bias.apart(y.dtype)[at] if self.up_bias else nothing
-        for (into, seen, down, up, scale), b, c in zip(runs, before, after, strict=True):
-            inner = seen.mm(down) if b is None else torch.addmm(b, seen, down)
-            if self.activation is not None:
-                inner = self.activation(inner)
-            into.addmm_(inner.to(y.dtype), up, alpha=scale)
-            if c is not None:
-                into.add_(c, alpha=scale)
+        starts, down = self.runs.starts, self._thin(self.down, self.down_bias, at)
+        room = -(-int(down.ranks.max()) // kernels.BLOCK) * kernels.BLOCK
+        inner = torch.zeros(len(x), room)
+        kernels.shrink(_lines(x), starts, down, inner)
+        if self.activation is not None:
+            inner = self.activation(inner)
+        into = _lines(y)
+        kernels.expand(inner, starts, self._thin(self.up, self.up_bias, at), self._factors, into)
+        if into is not y:
+            y.copy_(into)
+
+    def _thin(self, weight: Bank, bias: Bank | None, at: int) -> Thin:
+        from .kernels import Thin
+
+        weights = weight.addresses(at)
+        biases = np.zeros_like(weights) if bias is None else bias.addresses(at)
+        return Thin(weights, biases, weight.ranks)
+
+    @cached_property
+    def _factors(self) -> NDArray[np.float32]:
+        return np.array(self.scales, np.float32)
 
     def _alone(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
         """The one run there is, through plain linears, whose way back is faster than that of
@@ -208,6 +232,12 @@ class LowRank:
         if self.up_bias is not None:
             outer = outer + scale * self.runs.spread(self.up_bias.layer(at).to(dtype))[:, None]
         return self.runs.untiled(outer).to(dtype)
+
+
+def _lines(x: Tensor) -> Tensor:
+    """Tokens `[t, d]` as the kernels read them, themselves where they are so already."""
+    x = x.float()
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 @dataclass(frozen=True)

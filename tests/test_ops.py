@@ -77,16 +77,22 @@ def test_low_rank_in_place_is_the_loop(
 
 def test_ranks_may_differ_within_a_group() -> None:
     torch.manual_seed(0)
-    ranks = (1, 4, 2)
+    ranks = (1, 4, 2, 8, 11, 24)
     downs, ups = [torch.randn(1, r, 6) for r in ranks], [torch.randn(1, 5, r) for r in ranks]
-    x, zero = torch.randn(9, 6), torch.zeros(9, 5)
-    kernel = LowRank(Runs([3, 3, 3]), Bank(downs, -2), Bank(ups, -1), (1.0, 1.0, 1.0))
-    with torch.inference_mode():
-        in_place = kernel.add(zero.clone(), x, 0)
-    for y in (kernel.add(zero, x, 0), in_place):
-        for g in range(3):
-            own = slice(3 * g, 3 * g + 3)
-            torch.testing.assert_close(y[own], x[own] @ downs[g][0].T @ ups[g][0].T)
+    inner, outer = [torch.randn(1, r) for r in ranks], [torch.randn(1, 5) for _ in ranks]
+    x, zero, runs = torch.randn(18, 6), torch.zeros(18, 5), Runs([3] * 6)
+    for biases in (False, True):
+        both = (Bank(inner, -1), Bank(outer, -1), F.gelu) if biases else ()
+        kernel = LowRank(runs, Bank(downs, -2), Bank(ups, -1), (1.0,) * 6, *both)
+        with torch.inference_mode():
+            in_place = kernel.add(zero.clone(), x, 0)
+        for y in (kernel.add(zero, x, 0), in_place):
+            for g in range(6):
+                own = slice(3 * g, 3 * g + 3)
+                thin, thick = (b[g][0] if biases else None for b in (inner, outer))
+                thin = F.linear(x[own], downs[g][0], thin)
+                expected = F.linear(F.gelu(thin) if biases else thin, ups[g][0], thick)
+                torch.testing.assert_close(y[own], expected)
 
 
 @pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
