@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .kernels import Windows
 
 VECTOR = 16
 """Float32 numbers that a processor computes at once, where it has the widest of vectors."""
@@ -37,17 +44,17 @@ class AttentionGroup:
 class AttentionPlan:
     """Who attends to whom in a packed batch, worked out once and used by every layer.
 
-    Padding lives here alone: sequences of like length are gathered into a few padded groups, and a
-    prefix is a list of further key tokens that any number of sequences may point at.
-
     Attributes:
-        groups: The padded calls.
-        places: For each token, its place in the groups' outputs laid end to end, `[R]`; R is T, or
-            more where the batch is filled up with copies of its last token.
+        lengths: Tokens of each sequence, in packed order; T in all.
+        prefixes: For each sequence, start and length of its run among the prefix tokens.
+        device: Where the attention is computed.
+        filled: R: T, or more where the batch is filled up with copies of its last token.
     """
 
-    groups: tuple[AttentionGroup, ...]
-    places: Tensor
+    lengths: tuple[int, ...]
+    prefixes: tuple[tuple[int, int], ...]
+    device: torch.device | str
+    filled: int
 
     @classmethod
     def of(
@@ -57,27 +64,30 @@ class AttentionPlan:
         device: torch.device | str = "cpu",
         filled: int | None = None,
     ) -> AttentionPlan:
-        """Plans a batch.
+        """Plans a batch; no prefixes and nothing filled up where they are left out."""
+        windows = ((0, 0),) * len(lengths) if prefixes is None else tuple(prefixes)
+        return cls(tuple(lengths), windows, device, sum(lengths) if filled is None else filled)
 
-        Args:
-            lengths: Tokens of each sequence, in packed order; T in all.
-            prefixes: For each sequence, start and length of its run among the prefix tokens.
-            device: Where the index tensors go.
-            filled: R, the tokens with those that fill the batch up; T where left out.
-        """
-        n_tokens = sum(lengths)
-        filled = n_tokens if filled is None else filled
-        size = torch.tensor(lengths)
+    @cached_property
+    def windows(self) -> Windows:
+        """The same for the compiled kernel, which pads nothing."""
+        from .kernels import Windows
+
+        first, ahead = np.array(self.prefixes).T
+        starts = np.array((0, *accumulate(self.lengths)))
+        return Windows(starts, first + self.filled, np.ascontiguousarray(ahead))
+
+    @cached_property
+    def padded(self) -> Padded:
+        """The same as padded calls: sequences of like length gathered into few groups, a prefix a
+        list of further key tokens that any number of sequences may point at."""
+        n_tokens, filled = sum(self.lengths), self.filled
+        size = torch.tensor(self.lengths)
         start = torch.cumsum(size, 0) - size
-        prefix = (
-            torch.tensor(prefixes)
-            if prefixes is not None
-            else torch.zeros(len(size), 2, dtype=torch.long)
-        )
+        prefix = torch.tensor(self.prefixes)
         groups, places, laid = [], torch.empty(filled, dtype=torch.long), 0
-        for members in _alike(
-            [(n + p, n) for n, p in zip(lengths, prefix[:, 1].tolist(), strict=True)]
-        ):
+        sizes = [(n + p, n) for n, (_, p) in zip(self.lengths, self.prefixes, strict=True)]
+        for members in _alike(sizes):
             n, s, p = size[members, None], start[members, None], prefix[members]
             columns = torch.arange(int(n.max()))[None]
             real = columns < n
@@ -90,14 +100,24 @@ class AttentionPlan:
             real = columns < n + ahead
             keys = torch.where(columns < ahead, filled + first + columns, s + columns - ahead)
             keys = torch.where(real, keys, s)
-            mask = None if bool(real.all()) else real[:, None, None].to(device)
-            groups.append(
-                AttentionGroup(
-                    queries.flatten().to(device), keys.flatten().to(device), len(members), mask
-                )
-            )
+            mask = None if bool(real.all()) else real[:, None, None].to(self.device)
+            index = (queries.flatten().to(self.device), keys.flatten().to(self.device))
+            groups.append(AttentionGroup(*index, len(members), mask))
         places[n_tokens:] = places[n_tokens - 1]
-        return cls(tuple(groups), places.to(device))
+        return Padded(tuple(groups), places.to(self.device))
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Padded calls that compute a packed batch.
+
+    Attributes:
+        groups: The calls.
+        places: For each token, its place in the groups' outputs laid end to end, `[R]`.
+    """
+
+    groups: tuple[AttentionGroup, ...]
+    places: Tensor
 
 
 def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
@@ -142,10 +162,24 @@ def packed_attention(
     Returns:
         `[R, heads * d]`.
     """
-    width, dtype = query.shape[-1], query.dtype
-    if query.device.type == "cpu" and dtype != torch.float32:
+    flows = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    on_cpu = query.device.type == "cpu"
+    if on_cpu and not flows and query.shape[-1] // heads % VECTOR == 0:
+        from . import kernels
+
+        return kernels.attend(query, key, value, plan.windows, heads, scaling)
+    if on_cpu and query.dtype != torch.float32:
         # torch's half-precision attention on a CPU is ten times slower than its float32 one.
-        query, key, value = query.float(), key.float(), value.float()
+        full = query.float(), key.float(), value.float()
+        return _padded_attention(*full, plan.padded, heads, scaling).to(query.dtype)
+    return _padded_attention(query, key, value, plan.padded, heads, scaling)
+
+
+def _padded_attention(
+    query: Tensor, key: Tensor, value: Tensor, padded: Padded, heads: int, scaling: float
+) -> Tensor:
+    """The same by torch's attention, group by group; gradients flow."""
+    width = query.shape[-1]
 
     def gather(x: Tensor, index: Tensor, rows: int) -> Tensor:
         return x.index_select(0, index).view(rows, -1, heads, width // heads).transpose(1, 2)
@@ -162,6 +196,6 @@ def packed_attention(
             )
             .transpose(1, 2)
             .reshape(-1, width)
-            for group in plan.groups
+            for group in padded.groups
         ]
-    return torch.cat(outputs).index_select(0, plan.places).to(dtype)
+    return torch.cat(outputs).index_select(0, padded.places)

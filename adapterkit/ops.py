@@ -180,10 +180,10 @@ class LowRank:
         starts, down = self.runs.starts, self._thin(self.down, self.down_bias, at)
         room = -(-int(down.ranks.max()) // kernels.BLOCK) * kernels.BLOCK
         inner = torch.zeros(len(x), room)
-        kernels.shrink(_lines(x), starts, down, inner)
+        kernels.shrink(x, starts, down, inner)
         if self.activation is not None:
             inner = self.activation(inner)
-        into = _lines(y)
+        into = kernels.plain(y)
         kernels.expand(inner, starts, self._thin(self.up, self.up_bias, at), self._factors, into)
         if into is not y:
             y.copy_(into)
@@ -232,12 +232,6 @@ class LowRank:
         if self.up_bias is not None:
             outer = outer + scale * self.runs.spread(self.up_bias.layer(at).to(dtype))[:, None]
         return self.runs.untiled(outer).to(dtype)
-
-
-def _lines(x: Tensor) -> Tensor:
-    """Tokens `[t, d]` as the kernels read them, themselves where they are so already."""
-    x = x.float()
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,46 @@ def test_packed_attention_is_the_loop_forward_and_backward(
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
+@pytest.mark.parametrize("with_prefix", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_packed_attention_without_gradients_is_the_loop(
+    lengths: list[int], with_prefix: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    t, heads, width = sum(lengths), 3, 96
+    sizes = [(n % 3) * 9 if with_prefix else 0 for n in range(len(lengths))]
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    q, k, v = (torch.randn(t, width).to(dtype) for _ in range(3))
+    pk, pv = (torch.randn(sum(sizes), width).to(dtype) for _ in range(2))
+    windows = list(zip(starts, sizes, strict=True))
+    filler = torch.randn(3, width).to(dtype)  # the batch is filled up: nobody attends to it
+    with torch.inference_mode():
+        y = packed_attention(
+            torch.cat([q, filler]),
+            torch.cat([k, filler, pk]),
+            torch.cat([v, filler, pv]),
+            AttentionPlan.of(lengths, windows if with_prefix else None, filled=t + 3),
+            heads,
+            32**-0.5,
+        )
+    assert y.dtype == dtype
+    assert y.isfinite().all()
+    prefix = [(pk[a : a + n].float(), pv[a : a + n].float()) if n else None for a, n in windows]
+    expected = reference.attention(q.float(), k.float(), v.float(), lengths, heads, prefix)
+    assert (y[:t].float() - expected).norm() / expected.norm() < tolerance
+
+
+def test_scores_far_apart_are_no_trouble() -> None:
+    torch.manual_seed(0)
+    q, k, v = (scale * torch.randn(40, 16) for scale in (100.0, 100.0, 1.0))
+    plan = AttentionPlan.of([40])
+    with torch.inference_mode():
+        y = packed_attention(q, k, v, plan, 1, 0.25)
+    expected = ((q @ k.T * 0.25).softmax(-1)) @ v
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_attention_is_computed_in_full_precision_under_autocast() -> None:
     """torch's half-precision attention on a CPU is several times slower, and coarser."""
     plan, results = AttentionPlan.of([3, 60, 5], None), []
