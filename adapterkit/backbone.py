@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -122,8 +121,6 @@ class Backbone:
             dtype = "bfloat16"
         if quantization == "int8" and where != "cpu":
             raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
-        if where == "cpu":
-            import_module(".kernels", __package__)  # compiled now, not in the first batch
         network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
         backbone = cls(model, network, tokenizer, checkpoint, quantization)
         if quantization == "int8":

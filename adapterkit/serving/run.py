@@ -20,6 +20,7 @@ from ..backbone import Backbone
 from ..errors import AdapterkitError
 from ..geometry import Device, Dtype, Quantization
 from ..lanes import MOST
+from ..predict import Predictor
 from ..store import Store
 from .app import make_app
 from .engine import Engine
@@ -95,6 +96,8 @@ def make_service(settings: Settings) -> Service:
         quantization=settings.quantization,
         device=settings.device,
     )
+    # The first batch on a machine compiles what all later ones use: nobody waits for it.
+    Predictor(backbone)([(None, "a text to begin with")])
     metrics = Metrics(Traces.from_environment())
     resident = ResidentSet(
         store,
