@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .kernels import Windows
+    from .kernels.attention import Windows
 
 VECTOR = 16
 """Float32 numbers that a processor computes at once, where it has the widest of vectors."""
@@ -71,7 +71,7 @@ class AttentionPlan:
     @cached_property
     def windows(self) -> Windows:
         """The same for the compiled kernel, which pads nothing."""
-        from .kernels import Windows
+        from .kernels.attention import Windows
 
         first, ahead = np.array(self.prefixes).T
         starts = np.array((0, *accumulate(self.lengths)))
@@ -162,12 +162,11 @@ def packed_attention(
     Returns:
         `[R, heads * d]`.
     """
-    flows = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     on_cpu = query.device.type == "cpu"
-    if on_cpu and not flows and query.shape[-1] // heads % VECTOR == 0:
-        from . import kernels
-
-        return kernels.attend(query, key, value, plan.windows, heads, scaling)
+    if on_cpu and query.shape[-1] // heads % VECTOR == 0:
+        apply: Any = _Compiled.apply
+        found: Tensor = apply(query, key, value, plan, heads, scaling)
+        return found
     if on_cpu and query.dtype != torch.float32:
         # torch's half-precision attention on a CPU is ten times slower than its float32 one.
         full = query.float(), key.float(), value.float()
@@ -175,10 +174,39 @@ def packed_attention(
     return _padded_attention(query, key, value, plan.padded, heads, scaling)
 
 
+class _Compiled(torch.autograd.Function):
+    """The compiled kernels, there and back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: AttentionPlan,
+        heads: int,
+        scaling: float,
+    ) -> Tensor:
+        from .kernels.attention import attend
+
+        out = attend(query, key, value, plan.windows, heads, scaling)
+        ctx.save_for_backward(query, key, value, out)
+        ctx.told = plan.windows, heads, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from .kernels.attention import attend_back
+
+        query, key, value, out = ctx.saved_tensors
+        found = attend_back(gradients[0], out, query, key, value, *ctx.told)
+        return *found, None, None, None
+
+
 def _padded_attention(
     query: Tensor, key: Tensor, value: Tensor, padded: Padded, heads: int, scaling: float
 ) -> Tensor:
-    """The same by torch's attention, group by group; gradients flow."""
+    """The same by torch's attention, group by group."""
     width = query.shape[-1]
 
     def gather(x: Tensor, index: Tensor, rows: int) -> Tensor:

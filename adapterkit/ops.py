@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .kernels import Thin
+    from .kernels.low_rank import Thin
 
 TILE = 16
 """Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
@@ -175,21 +175,22 @@ class LowRank:
 
     def _into(self, y: Tensor, x: Tensor, at: int) -> None:
         """All runs by the compiled kernels, in float32, straight into y or by way of its dtype."""
-        from . import kernels  # with numba, half a second, which a single adapter can do without
+        from .kernels import low_rank  # numba takes half a second, and a single adapter needs none
+        from .kernels.compiling import plain
 
         starts, down = self.runs.starts, self._thin(self.down, self.down_bias, at)
-        room = -(-int(down.ranks.max()) // kernels.BLOCK) * kernels.BLOCK
+        room = -(-int(down.ranks.max()) // low_rank.BLOCK) * low_rank.BLOCK
         inner = torch.zeros(len(x), room)
-        kernels.shrink(x, starts, down, inner)
+        low_rank.shrink(x, starts, down, inner)
         if self.activation is not None:
             inner = self.activation(inner)
-        into = kernels.plain(y)
-        kernels.expand(inner, starts, self._thin(self.up, self.up_bias, at), self._factors, into)
+        into = plain(y)
+        low_rank.expand(inner, starts, self._thin(self.up, self.up_bias, at), self._factors, into)
         if into is not y:
             y.copy_(into)
 
     def _thin(self, weight: Bank, bias: Bank | None, at: int) -> Thin:
-        from .kernels import Thin
+        from .kernels.low_rank import Thin
 
         weights = weight.addresses(at)
         biases = np.zeros_like(weights) if bias is None else bias.addresses(at)

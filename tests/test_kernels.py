@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapterkit import kernels
+from adapterkit.kernels import compiling
 from adapterkit.ops import Bank, LowRank, Runs
 
 
@@ -59,7 +59,7 @@ def test_they_are_compiled_where_nothing_may_be_kept(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(numba, "njit", njit)
 
-    @kernels._compiled("void(float32[::1])")
+    @compiling.compiled("void(float32[::1])")
     def double(x: Any) -> None:
         for i in range(len(x)):
             x[i] *= 2

@@ -97,11 +97,12 @@ def test_ranks_may_differ_within_a_group() -> None:
 
 @pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
 @pytest.mark.parametrize("with_prefix", [False, True])
+@pytest.mark.parametrize("width", [8, 64], ids=["padded", "compiled"])
 def test_packed_attention_is_the_loop_forward_and_backward(
-    lengths: list[int], with_prefix: bool
+    lengths: list[int], with_prefix: bool, width: int
 ) -> None:
     torch.manual_seed(0)
-    t, heads, width = sum(lengths), 2, 8
+    t, heads, scaling = sum(lengths), 2, (width // 2) ** -0.5
     sizes = [(n % 3) * 4 if with_prefix else 0 for n in range(len(lengths))]
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     leaves = [torch.randn(t, width) for _ in range(3)]
@@ -113,7 +114,8 @@ def test_packed_attention_is_the_loop_forward_and_backward(
             plan = AttentionPlan.of(
                 lengths, list(zip(starts, sizes, strict=True)) if with_prefix else None
             )
-            y = packed_attention(q, torch.cat([k, pk]), torch.cat([v, pv]), plan, heads, 4**-0.5)
+            keys, values = torch.cat([k, pk]), torch.cat([v, pv])
+            y = packed_attention(q, keys, values, plan, heads, scaling)
         else:
             prefix = [
                 (pk[a : a + n], pv[a : a + n]) if n else None
@@ -170,7 +172,7 @@ def test_attention_is_computed_in_full_precision_under_autocast() -> None:
     """torch's half-precision attention on a CPU is several times slower, and coarser."""
     plan, results = AttentionPlan.of([3, 60, 5], None), []
     torch.manual_seed(0)
-    leaves, goal = [torch.randn(68, 8) for _ in range(3)], torch.randn(68, 8)
+    leaves, goal = [torch.randn(68, 32) for _ in range(3)], torch.randn(68, 32)
     for enabled in (False, True):
         q, k, v = (leaf.clone().requires_grad_() for leaf in leaves)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -181,14 +183,23 @@ def test_attention_is_computed_in_full_precision_under_autocast() -> None:
         torch.testing.assert_close(cast, plain, rtol=0, atol=0)
 
 
-def test_sequences_may_share_one_prefix() -> None:
+@pytest.mark.parametrize("width", [4, 32], ids=["padded", "compiled"])
+def test_sequences_may_share_one_prefix(width: int) -> None:
     torch.manual_seed(0)
-    q, k, v = (torch.randn(7, 4) for _ in range(3))
-    pk, pv = torch.randn(2, 4), torch.randn(2, 4)
-    plan = AttentionPlan.of([3, 4], [(0, 2), (0, 2)])
-    y = packed_attention(q, torch.cat([k, pk]), torch.cat([v, pv]), plan, 1, 0.5)
-    expected = reference.attention(q, k, v, [3, 4], 1, [(pk, pv), (pk, pv)])
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    q, k, v = (torch.randn(7, width) for _ in range(3))
+    goal, plan = torch.randn(7, width), AttentionPlan.of([3, 4], [(0, 2), (0, 2)])
+    prefix, results = torch.randn(2, 2, width), []
+    for fast in (True, False):
+        pk, pv = (one.clone().requires_grad_() for one in prefix)
+        if fast:
+            keys, values = torch.cat([k, pk]), torch.cat([v, pv])
+            y = packed_attention(q, keys, values, plan, 1, width**-0.5)
+        else:
+            y = reference.attention(q, k, v, [3, 4], 1, [(pk, pv), (pk, pv)])
+        (y * goal).sum().backward()
+        results.append([y, pk.grad, pv.grad])
+    for fast_one, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:

@@ -1,0 +1,1 @@
+"""Compiled loops for a CPU, where torch has no operator for what a packed batch needs."""
