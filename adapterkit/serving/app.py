@@ -63,6 +63,7 @@ def make_app(service: Service) -> FastAPI:
         version=__version__,
         description="Many tenants' adapters over one backbone, mixed in one batch.",
         lifespan=life,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
         exception_handlers={**TELLERS, Exception: _broken},
         strict_content_type=False,  # clients of the Open Inference Protocol send none
         responses={
