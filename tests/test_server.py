@@ -340,6 +340,23 @@ def test_unknown_paths_and_methods_are_told_as_json(client: TestClient) -> None:
     assert set(client.get("/predict").json()) == {"error", "error_type"}
 
 
+@pytest.mark.parametrize("path", ["/predict", "/v1/models"])
+def test_what_nobody_foresaw_is_a_fault_of_the_server(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Service, "answer", broken)
+    monkeypatch.setattr(Service, "models", broken)
+    reply = client.get(path) if path == "/v1/models" else ask(client, {"inputs": "hello"})
+    assert reply.status_code == 500
+    assert reply.json() == {
+        "error": "the server failed; the log says why",
+        "error_type": "backend",
+    }
+
+
 def test_a_page_that_renamed_its_host_asks_in_vain(client: TestClient) -> None:
     assert client.get("/info", headers={"host": "evil.example"}).status_code == 400
 

@@ -25,6 +25,7 @@ from .load import Tally, Target, drive
 from .machine import machine
 from .offline import engine_of, offline_rate
 from .traffic import Arrivals, AtOnce, Traffic
+from .wire import run
 from .workload import Kind, texts_of
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class ServeBench:
         lines, faults = [], []
         for clients, rate in self._loads():
             load = f"{rate} requests/s" if rate else f"{clients} clients"
-            tally, unsent = asyncio.run(self._load(traffic, clients, rate, load))
+            tally, unsent = run(self._load(traffic, clients, rate, load))
             lines.append({"load": load, **summary(tally, self.rows, unsent)})
             faults += [
                 {"load": load, "status": status, "requests": n, "first": tally.said[status]}

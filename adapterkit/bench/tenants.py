@@ -30,7 +30,7 @@ from .clients import Ask, Load, checked, closed, steady
 from .machine import machine
 from .served import memory_of, scrape, server
 from .stock import N_TEXTS, Stock, bare, near
-from .wire import Reply, Wire
+from .wire import Reply, Wire, run
 
 CLIENTS = 64
 TAR = "application/x-tar"
@@ -82,7 +82,7 @@ class TenantsBench:
         with tempfile.TemporaryDirectory() as folder:
             for name in self.scenarios:
                 scene = Scene(self, Stock(backbone, Path(folder)))
-                for what, value in asyncio.run(getattr(scene, name)()).items():
+                for what, value in run(getattr(scene, name)()).items():
                     rows.append({"scenario": name, "what": what, "value": value})
                     tqdm.write(f"{name}: {what}: {value}", file=sys.stderr)
         return {

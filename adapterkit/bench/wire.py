@@ -6,10 +6,12 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class Wire:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+def run(load: Coroutine[Any, Any, T]) -> T:
+    """Runs a load to its end, on the event loop that costs least."""
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        return asyncio.run(load)
+    return uvloop.run(load)
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

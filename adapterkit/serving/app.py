@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import compile_path
 
@@ -25,6 +26,7 @@ from ..errors import (
 from . import inference, publishing, routes
 from .access import DeniedError
 from .binary import BinaryTensors
+from .direct import Direct
 from .faults import KINDS, fault_of
 from .gate import Gate
 from .logs import log
@@ -61,6 +63,8 @@ def make_app(service: Service) -> FastAPI:
         version=__version__,
         description="Many tenants' adapters over one backbone, mixed in one batch.",
         lifespan=life,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
+        exception_handlers={**TELLERS, Exception: _broken},
         strict_content_type=False,  # clients of the Open Inference Protocol send none
         responses={
             status: {"model": Fault, "description": KINDS[status]}
@@ -75,7 +79,8 @@ def make_app(service: Service) -> FastAPI:
     async def show() -> Response:
         return page()
 
-    _tell_errors(app)
+    app.add_middleware(Direct, routes=routes.direct.routes)
+    app.add_middleware(ExceptionMiddleware, handlers=TELLERS)  # of what is called directly
     app.add_middleware(BinaryTensors)
     app.add_middleware(Gate, limits=service.limits, metrics=service.metrics)
     if service.keys is None:
@@ -85,44 +90,51 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-def _tell_errors(app: FastAPI) -> None:
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        faults = error.errors()
-        for fault in faults:
-            if fault["type"] == "json_invalid":
-                return fault_of(400, f"the body is not JSON: {fault['ctx']['error']}")
-        return fault_of(422, "; ".join(map(_sentence, faults[:5])))
+async def _invalid(_: Request, error: Any) -> Response:
+    faults = error.errors()
+    for fault in faults:
+        if fault["type"] == "json_invalid":
+            return fault_of(400, f"the body is not JSON: {fault['ctx']['error']}")
+    return fault_of(422, "; ".join(map(_sentence, faults[:5])))
 
-    @app.exception_handler(HTTPException)
-    async def plain(request: Request, error: HTTPException) -> Response:
-        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        if error.status_code == 405:
-            headers["allow"] = ", ".join(sorted(_methods(request)))
-        return fault_of(error.status_code, str(error.detail), headers)
 
-    @app.exception_handler(DeniedError)
-    async def denied(_: Request, error: DeniedError) -> Response:
-        headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        return fault_of(error.status, str(error), headers)
+async def _plain(request: Request, error: Any) -> Response:
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:
+        headers["allow"] = ", ".join(sorted(_methods(request)))
+    return fault_of(error.status_code, str(error.detail), headers)
 
-    @app.exception_handler(AdapterkitError)
-    async def told(_: Request, error: AdapterkitError) -> Response:
-        if isinstance(error, OverloadedError):
-            wait = max(1, math.ceil(error.retry_after))
-            return fault_of(429, str(error), {"retry-after": str(wait)})
-        if isinstance(error, UnavailableError):
-            return fault_of(503, str(error), {"retry-after": "1"})
-        if isinstance(error, UnknownAdapterError):
-            return fault_of(404, str(error))
-        if isinstance(error, AdapterError):  # in the store, so no fault of the caller
-            log.error(str(error))
-            return fault_of(500, "the adapter cannot be loaded; its owner finds why in the log")
-        return fault_of(422, str(error))
 
-    @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> Response:
-        return fault_of(500, "the server failed; the log says why")
+async def _denied(_: Request, error: Any) -> Response:
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    return fault_of(error.status, str(error), headers)
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    if isinstance(error, OverloadedError):
+        wait = max(1, math.ceil(error.retry_after))
+        return fault_of(429, str(error), {"retry-after": str(wait)})
+    if isinstance(error, UnavailableError):
+        return fault_of(503, str(error), {"retry-after": "1"})
+    if isinstance(error, UnknownAdapterError):
+        return fault_of(404, str(error))
+    if isinstance(error, AdapterError):  # in the store, so no fault of the caller
+        log.error(str(error))
+        return fault_of(500, "the adapter cannot be loaded; its owner finds why in the log")
+    return fault_of(422, str(error))
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    return fault_of(500, "the server failed; the log says why")
+
+
+TELLERS: dict[Any, Any] = {
+    RequestValidationError: _invalid,
+    HTTPException: _plain,
+    DeniedError: _denied,
+    AdapterkitError: _told,
+}
+"""How each kind of error is told, wherever it comes from."""
 
 
 def _methods(request: Request) -> set[str]:

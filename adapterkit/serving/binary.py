@@ -33,7 +33,7 @@ class BinaryTensors:
             await self._app(scope, receive, send)
             return
         try:
-            content = unfold(await _whole(receive), int(length))
+            content = unfold(await whole(receive), int(length))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             await fault_of(400, "the binary tensors are not sound")(scope, receive, send)
             return
@@ -87,7 +87,8 @@ def _texts(piece: bytes, size: int) -> list[str]:
     return texts
 
 
-async def _whole(receive: Receive) -> bytes:
+async def whole(receive: Receive) -> bytes:
+    """A request's body, as much as comes."""
     pieces = []
     while True:
         message = await receive()

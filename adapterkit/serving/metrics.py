@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -61,14 +62,17 @@ class Metrics(Watch):
         self._adapters = Counter(
             "adapterkit_adapter_rows", "Rows answered", ["adapter"], registry=self.registry
         )
-        self._named: set[str] = set()
+        # Looking a label up takes longer than counting, so what was looked up once is kept.
+        self._of_stage = cache(self._stages.labels)
+        self._of_status = cache(self._requests.labels)
+        self._of_adapter: dict[str, Counter] = {}
 
     def watch(self, engine: Engine, resident: ResidentSet) -> None:
         """Shows what engine and resident set hold at the moment of a scrape."""
         self.registry.register(_Held(engine, resident))
 
     def stage(self, name: str, seconds: float) -> None:
-        self._stages.labels(name).observe(seconds)
+        self._of_stage(name).observe(seconds)
         if self.traces is not None:
             self.traces.stage(name, seconds)
 
@@ -80,14 +84,17 @@ class Metrics(Watch):
 
     def request(self, status: int) -> None:
         """An HTTP request was answered."""
-        self._requests.labels(str(status)).inc()
+        self._of_status(str(status)).inc()
 
     def rows(self, adapter: str, rows: int) -> None:
         """Rows of an adapter were answered."""
-        if adapter not in self._named and len(self._named) >= MAX_ADAPTERS:
-            adapter = "_other"
-        self._named.add(adapter)
-        self._adapters.labels(adapter).inc(rows)
+        counter = self._of_adapter.get(adapter)
+        if counter is None:
+            name = adapter if len(self._of_adapter) < MAX_ADAPTERS else "_other"
+            counter = self._adapters.labels(name)
+            if name == adapter:
+                self._of_adapter[name] = counter
+        counter.inc(rows)
 
     def text(self) -> bytes:
         """The scrape, in Prometheus' text format."""

@@ -16,12 +16,11 @@ from ..files import read_card
 from ..predict import PLAIN
 from ..task import Answer
 from .access import Who, admin, service_of
-from .direct import Direct
 from .service import Answered, Service
 from .shapes import EmbedBody, PredictBody, SimilarityBody
 
 router = APIRouter()
-direct = APIRouter(route_class=Direct)
+direct = APIRouter()
 
 At = Annotated[Service, Depends(service_of)]
 
