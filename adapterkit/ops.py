@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .thin import thin
+
 TILE = 16
 """Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
 
@@ -144,8 +146,11 @@ class LowRank:
             The sum, `[t, out]`, in the dtype of y.
         """
         if torch.is_grad_enabled():
-            one = len(self.runs) == 1
-            return y + (self._alone if one else self._tiled)(x, at, y.dtype)
+            if len(self.runs) > 1:
+                return y + self._tiled(x, at, y.dtype)
+            if self.down_bias is None and self.up_bias is None and self.activation is None:
+                return thin(y, x, self.down.alone[at], self.up.alone[at], self.scales[0])
+            return y + self._alone(x, at, y.dtype)
         if len(self.runs) == 1 or (y.dtype == torch.float32 and y.device.type == "cpu"):
             self._into(y, x, at)
             return y
