@@ -8,6 +8,7 @@ from one epoch to the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Memory:
         self.max_bytes = max_bytes
         self.n_bytes = 0
         self._states: dict[Hashable, Tensor] = {}
+        self._lock = Lock()
 
     def get(self, layer: int, text: Hashable) -> Tensor | None:
         """A text's states, `[n, h]`; None where it is not known."""
@@ -40,9 +42,11 @@ class Memory:
 
     def keep(self, layer: int, text: Hashable, states: Tensor) -> None:
         """Keeps a text's states where there is room."""
-        if self.n_bytes + states.nbytes <= self.max_bytes:
-            self._states[layer, text] = states.detach().clone()
-            self.n_bytes += states.nbytes
+        with self._lock:
+            known = (layer, text) in self._states  # by another lane, meanwhile
+            if not known and self.n_bytes + states.nbytes <= self.max_bytes:
+                self._states[layer, text] = states.detach().clone()
+                self.n_bytes += states.nbytes
 
 
 def encode(

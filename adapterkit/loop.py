@@ -14,12 +14,14 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
+from .abreast import backward, parted
 from .adapter import Adapter
 from .adversarial import Attack
 from .backbone import Backbone
 from .edits import group_key
 from .forward import by_budget
 from .labelled import Split
+from .lanes import ALONE, Lanes, lanes_of
 from .predict import run as through
 from .run import Run
 from .task import Outputs, Task
@@ -51,10 +53,19 @@ class Loop:
         self.backbone = trainees.backbone
         self.runs = runs
         self.max_tokens = max_tokens
+        self._trainees = trainees
+        self._lanes = self._own_lanes()
         self._number = {id(run): number for number, run in enumerate(runs)}
         self.module, *prepared = accelerator.prepare(trainees, *(run.optimizer for run in runs))
         for run, optimizer in zip(runs, prepared, strict=True):
             run.optimizer = optimizer
+
+    def _own_lanes(self) -> Lanes:
+        """The lanes of a step: one where processes share it, or where the backbone is trained too,
+        whose gradients and dropout are drawn in one place."""
+        trained = any(p.requires_grad for p in self.backbone.model.parameters())
+        alone = trained or self.accelerator.num_processes > 1
+        return ALONE if alone else lanes_of(self.backbone.device)
 
     def run(self, progress: bool) -> None:
         """Takes every run to its end, perhaps with a bar and a line an epoch."""
@@ -120,6 +131,11 @@ class Loop:
 
     def _backward(self, portions: Mapping[int, Portion], last: bool) -> Tensor:
         """One forward and backward; processes exchange gradients in the last of a step."""
+        whole = {n for n in portions if self.runs[n].trainee.start.task.whole_batch}
+        parts = parted(portions, whole, self._lanes)
+        if len(parts) > 1:
+            told = backward(self._trainees, parts, self._lanes, self.accelerator.autocast)
+            return torch.stack([told[n] for n in portions])
         with nullcontext() if last else self.accelerator.no_sync(self.module):
             with self.accelerator.autocast():
                 losses: Tensor = self.module(portions)

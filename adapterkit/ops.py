@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .thin import thin
+
 if TYPE_CHECKING:
     from .kernels.low_rank import Thin
 
@@ -167,11 +169,15 @@ class LowRank:
             The sum, `[t, out]`, in the dtype of y.
         """
         one = len(self.runs) == 1
-        if not one and not torch.is_grad_enabled() and y.device.type == "cpu":
-            self._into(y, x, at)
-            return y
-        added = (self._alone if one else self._tiled)(x, at, y.dtype)
-        return y + added if torch.is_grad_enabled() else y.add_(added)
+        if torch.is_grad_enabled():
+            plain = self.down_bias is None and self.up_bias is None and self.activation is None
+            if one and plain:
+                return thin(y, x, self.down.alone[at], self.up.alone[at], self.scales[0])
+            return y + (self._alone if one else self._tiled)(x, at, y.dtype)
+        if one or y.device.type != "cpu":
+            return y.add_((self._alone if one else self._tiled)(x, at, y.dtype))
+        self._into(y, x, at)
+        return y
 
     def _into(self, y: Tensor, x: Tensor, at: int) -> None:
         """All runs by the compiled kernels, in float32, straight into y or by way of its dtype."""

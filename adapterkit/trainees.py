@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any
@@ -62,6 +62,17 @@ class Portion:
             for example, start in zip(self.examples, starts, strict=False)
         ]
         return replace(self, examples=examples)
+
+    def only(self, rows: Sequence[int]) -> Portion:
+        """Some of the rows."""
+        firsts = list(accumulate((len(example.inputs) for example in self.examples), initial=0))
+        return replace(
+            self,
+            examples=[self.examples[row] for row in rows],
+            targets=[self.targets[row] for row in rows],
+            weights=[self.weights[row] for row in rows],
+            places=[place for row in rows for place in self.places[slice(*firsts[row : row + 2])]],
+        )
 
     def loss(self, adapter: Adapter, piece: Piece) -> Tensor:
         """The weighted losses of the rows, summed."""
@@ -132,7 +143,10 @@ class Trainees(nn.Module):
         Returns:
             `[n]`, in the order of the portions.
         """
-        adapters: dict[int, Adapter] = {n: self.members[n].adapter for n in portions}
+        return self.losses(portions, {n: self.members[n].adapter for n in portions})
+
+    def losses(self, portions: Mapping[int, Portion], adapters: Mapping[int, Adapter]) -> Tensor:
+        """As `forward`, of adapters over tensors that the caller chooses."""
         source = [(n, at) for n, portion in portions.items() for at in range(len(portion.places))]
 
         def noise(order: tuple[int, ...]) -> Noise:
