@@ -184,18 +184,19 @@ class LowRank:
         from .kernels import low_rank  # numba takes half a second, and a single adapter needs none
         from .kernels.compiling import plain
 
-        starts, down = self.runs.starts, self._thin(self.down, self.down_bias, at)
+        starts, down = self.runs.starts, self._placed(self.down, self.down_bias, at)
         room = -(-int(down.ranks.max()) // low_rank.BLOCK) * low_rank.BLOCK
         inner = torch.zeros(len(x), room)
         low_rank.shrink(x, starts, down, inner)
         if self.activation is not None:
             inner = self.activation(inner)
         into = plain(y)
-        low_rank.expand(inner, starts, self._thin(self.up, self.up_bias, at), self._factors, into)
+        low_rank.expand(inner, starts, self._placed(self.up, self.up_bias, at), self._factors, into)
         if into is not y:
             y.copy_(into)
 
-    def _thin(self, weight: Bank, bias: Bank | None, at: int) -> Thin:
+    def _placed(self, weight: Bank, bias: Bank | None, at: int) -> Thin:
+        """Where one of the two layers lies at one of the L layers of the backbone."""
         from .kernels.low_rank import Thin
 
         weights = weight.addresses(at)
