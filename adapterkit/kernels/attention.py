@@ -74,7 +74,7 @@ def attend(
     """
     dtype = query.dtype
     query, key, value = plain(query), plain(key), plain(value)
-    out = torch.zeros_like(query)
+    out = torch.zeros_like(query, memory_format=torch.contiguous_format)
     told = (windows.starts, windows.prefixes, windows.ahead)
     steps = [4 * x.stride(0) for x in (query, key, value)]
     places = [x.data_ptr() for x in (query, key, value, out)]
