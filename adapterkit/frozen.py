@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,17 +26,29 @@ class Prepared:
 
     Each layout is made when it is first needed: serving never pays for the transpose, which is for
     the gradient towards the input.
+
+    Args:
+        linear: The linear.
+        dtype: Of the product; the weight's where left out.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype | None = None) -> None:
         self.linear = linear
+        self.dtype = dtype or linear.weight.dtype
+        self.bias = None if linear.bias is None else linear.bias.detach().to(self.dtype)
         self._ahead: Tensor | None = None
         self._back: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
-        if not self._suits(x):
-            return F.linear(x, self.linear.weight, self.linear.bias)
+        if self._suits(x):
+            return self.product(x)
+        if _is_cast() and self.dtype == torch.float32:
+            return self._half.product(x.bfloat16())
+        return F.linear(x, self.linear.weight, self.linear.bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """The prepared product of an x of its dtype, with a way back where gradients flow."""
         if x.requires_grad and torch.is_grad_enabled():
             apply: Any = _Product.apply
             output: Tensor = apply(x, self)
@@ -44,24 +57,37 @@ class Prepared:
 
     def ahead(self, x: Tensor) -> Tensor:
         """The product."""
-        return _product(x, self._laid_out(), self.linear.bias)
+        return _product(x, self._laid_out(), self.bias)
 
     def _suits(self, x: Tensor) -> bool:
         """Whether it is the prepared product that is asked for."""
-        return x.dtype == self.linear.weight.dtype and not torch.is_autocast_enabled("cpu")
+        return x.dtype == self.dtype and not torch.is_autocast_enabled("cpu")
+
+    @cached_property
+    def _half(self) -> Prepared:
+        """The same in bfloat16: autocast would cast the weight anew at every product."""
+        return Prepared(self.linear, torch.bfloat16)
+
+    def _weight(self) -> Tensor:
+        return self.linear.weight.detach().to(self.dtype)
 
     def _laid_out(self) -> Tensor:
         if self._ahead is None:
-            weight = self.linear.weight.detach()
-            self._ahead = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+            self._ahead = torch.ops.mkldnn._reorder_linear_weight(self._weight(), None)
         return self._ahead
 
     def back(self, gradient: Tensor) -> Tensor:
         """The gradient towards the input, from the one towards the output."""
         if self._back is None:
-            weight = self.linear.weight.detach().t().contiguous()
+            weight = self._weight().t().contiguous()
             self._back = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         return _product(gradient.contiguous(), self._back, None)
+
+
+def _is_cast() -> bool:
+    """Whether products are cast to bfloat16."""
+    on = torch.is_autocast_enabled("cpu")
+    return on and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 class Activated(Prepared):
@@ -85,7 +111,7 @@ class Activated(Prepared):
         flows = x.requires_grad and torch.is_grad_enabled()
         if flows or not self._suits(x) or self._between():
             return super().__call__(x)
-        self._done.output = _product(x, self._laid_out(), self.linear.bias, "gelu")
+        self._done.output = _product(x, self._laid_out(), self.bias, "gelu")
         output: Tensor = self._done.output
         return output
 

@@ -41,13 +41,31 @@ def test_a_prepared_linear_is_the_linear(
         assert torch.equal(prepared(x), prepared.ahead(x))
 
 
-def test_autocast_and_other_dtypes_take_the_plain_way() -> None:
-    linear = nn.Linear(8, 8).requires_grad_(False)
-    prepared, x = Prepared(linear), torch.randn(3, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert prepared(x).dtype == torch.bfloat16
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_prepared_linear_under_autocast_is_the_linear_under_autocast(bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 80, bias=bias).requires_grad_(False)
+    prepared, goal, found = Prepared(linear), torch.randn(7, 80), []
+    for run in (prepared, linear):
+        x = torch.linspace(-1, 1, 48).expand(7, 48).contiguous().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = run(x)
+        assert y.dtype == torch.bfloat16
+        (y.float() * goal).sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype == torch.float32
+        found.append((y.detach(), x.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+    assert linear.weight.dtype == torch.float32
+
+
+def test_other_dtypes_take_the_plain_way() -> None:
+    prepared = Prepared(nn.Linear(8, 8).requires_grad_(False))
     with pytest.raises(RuntimeError, match="dtype"):
-        prepared(x.to(torch.bfloat16))
+        prepared(torch.randn(3, 8).to(torch.bfloat16))
+    with torch.autocast("cpu", torch.float16):
+        assert prepared(torch.randn(3, 8)).dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -35,8 +35,8 @@ from .wire import Reply, Wire, run
 CLIENTS = 64
 
 SATURATING = 128
-"""Rows under way at least where throughput is measured: two lanes hold 72 short ones, and what is not
-waiting cannot be in the next batch."""
+"""Rows under way at least where throughput is measured: two lanes hold 72 short ones, and what does
+not wait cannot be in the next batch."""
 
 TAR = "application/x-tar"
 
