@@ -38,9 +38,9 @@ DRAIN = 60.0
 CONNECTIONS = 4096
 
 SWITCH = 2e-5
-"""Seconds that a thread keeps the interpreter's lock while another waits for it. A lane wants it for
-microseconds, to begin its next product; with Python's 5 ms it waits for as long as a few of them take
-whenever the event loop has a request to read."""
+"""Seconds that a thread keeps the interpreter's lock while another waits for it. A lane wants it
+for microseconds, to begin its next product; Python's 5 ms are longer than most products take, and
+a lane waits for them whenever the event loop has requests to read."""
 
 
 @dataclass(frozen=True)
