@@ -7,6 +7,7 @@ import types
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from .errors import did_you_mean
@@ -28,7 +29,7 @@ def build(cls: Any, values: Any, where: str) -> Any:
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{where}: expected keys and values, got {values!r}")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = {field.name: field for field in fields(cls) if field.init}
     for key in values:
         if key not in known:
@@ -45,6 +46,12 @@ def build(cls: Any, values: Any, where: str) -> Any:
         return cls(**found)
     except ValueError as error:
         raise ValueError(f"{where}.{error}" if where else str(error)) from None
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields: read from their text once, not for every file."""
+    return get_type_hints(cls)
 
 
 def build_kind(kinds: Mapping[str, Any], values: Any, where: str) -> Any:
