@@ -23,7 +23,7 @@ def parted(
     """Pieces of some adapters' batches in parts of as many tokens, one for each lane.
 
     An adapter's rows stay together, but for those of one where a part ends; there the short ones
-    go ahead of the long ones, for rows of like length are attended together.
+    go ahead of the long ones.
 
     Args:
         portions: Number of the adapter to its piece.
