@@ -304,6 +304,7 @@ def _attend(
                     a = _mixed(own, value + at + c, value_step, first, n, a)
                     mean = mul(a[0], z0), mul(a[1], z1), mul(a[2], z2), mul(a[3], z3)
                     _write(into, c, mean)
+    room[0] = ZERO  # numba lets go of what is not named any more, and only addresses of it were
 
 
 @compiled(
@@ -381,3 +382,4 @@ def _attend_back(
                     _spread(own_changes, queries, c - at, to_key + here, to_step, n)
                     _spread(weights, given, c - at, to_value + above, to_step, p)
                     _spread(own, given, c - at, to_value + here, to_step, n)
+    room[0] = ZERO  # numba lets go of what is not named any more, and only addresses of it were
