@@ -48,7 +48,7 @@ class Runs:
 
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
-        starts = (0, *accumulate(self.lengths))
+        starts = self.starts.tolist()
         firsts: list[int] = []
         ends: list[int] = []
         owners: list[int] = []

@@ -164,16 +164,20 @@ def _four(x: int, step: int, first: int, last: int) -> Four:
 
 
 @helper
-def _scores(lines: Four, columns: int, step: int, d: int, begun: Any) -> Any:
-    """Products of four lines of d numbers with sixteen columns, added to what is begun with."""
-    r0, r1, r2, r3 = floats(lines[0]), floats(lines[1]), floats(lines[2]), floats(lines[3])
-    a0 = a1 = a2 = a3 = begun
-    for c in range(d):
-        column = load(columns + c * step)
-        a0 = fma(splat(r0[c]), column, a0)
-        a1 = fma(splat(r1[c]), column, a1)
-        a2 = fma(splat(r2[c]), column, a2)
-        a3 = fma(splat(r3[c]), column, a3)
+def _mixed(weights: Four, lines: int, step: int, n: int, begun: Any) -> Any:
+    """Sixteen numbers of each of n lines times four weights of the line, added to four vectors.
+
+    Of the values' lines that is what four queries read, and of the keys' columns it is their scores:
+    a query's numbers are the weights of the dimensions.
+    """
+    a0, a1, a2, a3 = begun
+    w0, w1, w2, w3 = floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3])
+    for j in range(n):
+        line = load(lines + j * step)
+        a0 = fma(splat(w0[j]), line, a0)
+        a1 = fma(splat(w1[j]), line, a1)
+        a2 = fma(splat(w2[j]), line, a2)
+        a3 = fma(splat(w3[j]), line, a3)
     return a0, a1, a2, a3
 
 
@@ -197,7 +201,8 @@ def _exponentials(
     """
     t0 = t1 = t2 = t3 = splat(NEVER)
     for j in range(0, step, 4 * WIDTH):
-        found = _scores(queries, turned + j, step, d, load(mask + j))
+        added = load(mask + j)
+        found = _mixed(queries, turned + j, step, d, (added, added, added, added))
         t0, t1 = larger(t0, found[0]), larger(t1, found[1])
         t2, t3 = larger(t2, found[2]), larger(t3, found[3])
         _write(lines, j, found)
@@ -213,20 +218,6 @@ def _exponentials(
         z0, z1, z2, z3 = add(z0, a0), add(z1, a1), add(z2, a2), add(z3, a3)
         _write(lines, j, (a0, a1, a2, a3))
     return total(z0), total(z1), total(z2), total(z3)
-
-
-@helper
-def _mixed(weights: Four, x: int, step: int, first: int, n: int, begun: Any) -> Any:
-    """Sixteen numbers of n lines from `first` on, added up by four weights of each line."""
-    a0, a1, a2, a3 = begun
-    w0, w1, w2, w3 = floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3])
-    for j in range(n):
-        line = load(x + (first + j) * step)
-        a0 = fma(splat(w0[j]), line, a0)
-        a1 = fma(splat(w1[j]), line, a1)
-        a2 = fma(splat(w2[j]), line, a2)
-        a3 = fma(splat(w3[j]), line, a3)
-    return a0, a1, a2, a3
 
 
 @helper
@@ -288,6 +279,7 @@ def _attend(
         _masked(mask, n, p)
         for at in range(0, 4 * heads * d, 4 * d):
             _turned(key + at, key_step, d, first, n, prefixes[s], p, turned)
+            ahead_of, here = value + at + prefixes[s] * value_step, value + at + first * value_step
             for i in range(first, first + n, 4):
                 queries = _four(query + at, query_step, i, first + n - 1)
                 into = _four(out + at, out_step, i, first + n - 1)
@@ -300,8 +292,8 @@ def _attend(
                 )
                 for c in range(0, 4 * d, 4 * WIDTH):
                     a = (nothing, nothing, nothing, nothing)
-                    a = _mixed(weights, value + at + c, value_step, prefixes[s], p, a)
-                    a = _mixed(own, value + at + c, value_step, first, n, a)
+                    a = _mixed(weights, ahead_of + c, value_step, p, a)
+                    a = _mixed(own, here + c, value_step, n, a)
                     mean = mul(a[0], z0), mul(a[1], z1), mul(a[2], z2), mul(a[3], z3)
                     _write(into, c, mean)
     room[0] = ZERO  # numba lets go of what is not named any more, and only addresses of it were
@@ -367,14 +359,14 @@ def _attend_back(
                         store(weights[u] + j, weight)
                         store(changes[u] + j, below)
                 for j in range(0, step, 4 * WIDTH):
-                    a = _scores(given, values + j, step, d, nothing)
+                    a = _mixed(given, values + j, step, d, (nothing, nothing, nothing, nothing))
                     for u in range(4):
                         weight = mul(load(weights[u] + j), scale)
                         store(changes[u] + j, mul(weight, add(a[u], load(changes[u] + j))))
                 for c in range(at, at + 4 * d, 4 * WIDTH):
                     a = (nothing, nothing, nothing, nothing)
-                    a = _mixed(changes, key + c, key_step, prefix, p, a)
-                    a = _mixed(own_changes, key + c, key_step, first, n, a)
+                    a = _mixed(changes, key + prefix * key_step + c, key_step, p, a)
+                    a = _mixed(own_changes, key + first * key_step + c, key_step, n, a)
                     for u in range(min(4, last - i + 1)):
                         store(to_query + (i + u) * to_step + c, a[u])
                     above, here = prefix * to_step + c, first * to_step + c
