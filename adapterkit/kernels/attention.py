@@ -167,8 +167,8 @@ def _four(x: int, step: int, first: int, last: int) -> Four:
 def _mixed(weights: Four, lines: int, step: int, n: int, begun: Any) -> Any:
     """Sixteen numbers of each of n lines times four weights of the line, added to four vectors.
 
-    Of the values' lines that is what four queries read, and of the keys' columns it is their scores:
-    a query's numbers are the weights of the dimensions.
+    Of the values' lines that is what four queries read. Of the keys' columns it is their scores: a
+    query's numbers are the weights of the dimensions.
     """
     a0, a1, a2, a3 = begun
     w0, w1, w2, w3 = floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3])
