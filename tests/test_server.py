@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+import re
 import socket
 import tarfile
 import time
@@ -603,6 +604,44 @@ def test_the_description_covers_every_route(client: TestClient) -> None:
     assert {"/predict", "/embed", "/similarity", "/v1/models", "/info", "/metrics"} <= paths.keys()
     assert "/v2/models/{name}/infer" in paths
     assert client.get("/docs").status_code == 200
+
+
+def test_the_description_tells_which_names_there_can_be(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    paths, schemas = described["paths"], described["components"]["schemas"]
+    (name,) = paths["/v1/models/{name}"]["get"]["parameters"]
+    alias, _ = paths["/admin/aliases/{alias}/{name}"]["put"]["parameters"]
+    reference = schemas["EmbedBody"]["properties"]["adapter_id"]["anyOf"][0]
+    for told, fits, unfit in (
+        (name["schema"], ["intent", "acme/intent"], ["", "acme/../intent", "a/b/c", "é", "a@1"]),
+        (alias["schema"], ["stable", "v1.2"], ["", "Stable", "1"]),
+        (
+            reference,
+            ["base", "acme/intent", "acme/intent@12", "a@stable"],
+            ["", "a@", "a@0", "a b"],
+        ),
+    ):
+        assert all(re.search(told["pattern"], one) for one in fits)
+        assert not any(re.search(told["pattern"], one) for one in unfit)
+    assert set(paths["/admin/adapters/{name}"]["put"]["requestBody"]["content"]) == {
+        "application/x-tar",
+        "multipart/form-data",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/admin/unload/..x", None),
+        ("POST", "/predict", {"inputs": "a", "adapter_id": ""}),
+        ("POST", "/embed", {"inputs": []}),
+    ],
+)
+def test_what_is_no_name_and_no_text_is_refused(
+    client: TestClient, method: str, path: str, body: Any
+) -> None:
+    said = client.request(method, path, json=body)
+    assert (said.status_code, said.json()["error_type"]) == (422, "validation")
 
 
 def test_a_request_is_a_span_with_its_stages(

@@ -111,10 +111,11 @@ async def steady(
     seconds: float,
     ask: Ask,
     load: Load | None = None,
+    seed: int = 2,
 ) -> Load:
     """So many requests a second, sent whether or not the ones before were answered."""
     loads = load or Load()
-    rng = random.Random(2)
+    rng = random.Random(seed)
     free: list[Wire] = []
     under_way: set[asyncio.Task[None]] = set()
 

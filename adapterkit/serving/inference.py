@@ -21,16 +21,17 @@ from ..task import Text
 from .access import Who
 from .routes import At
 from .service import Answered
+from .shapes import Name, Which
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+TensorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class TensorIn(BaseModel):
     """A tensor of texts."""
 
-    name: Name
+    name: TensorName
     shape: list[Annotated[int, Field(ge=0)]]
     datatype: str = "BYTES"
     data: list[Any]
@@ -40,7 +41,7 @@ class TensorIn(BaseModel):
 class TensorOut(BaseModel):
     """An output that is asked for."""
 
-    name: Name
+    name: TensorName
     parameters: dict[str, Any] = {}
 
 
@@ -77,40 +78,40 @@ async def ready(service: At) -> Response:
 
 @router.post("/models/{name:adapter}/versions/{version}/infer")
 async def infer_version(
-    name: str, version: str, body: InferBody, service: At, caller: Who
+    name: Name, version: Which, body: InferBody, service: At, caller: Who
 ) -> Response:
     """Ask one version of an adapter (a number or an alias)."""
     return await _infer(f"{name}@{version}", body, service, caller)
 
 
 @router.post("/models/{name:adapter}/infer")
-async def infer(name: str, body: InferBody, service: At, caller: Who) -> Response:
+async def infer(name: Name, body: InferBody, service: At, caller: Who) -> Response:
     """Ask an adapter, or `base`, the plain backbone."""
     return await _infer(name, body, service, caller)
 
 
 @router.get("/models/{name:adapter}/versions/{version}/ready")
-async def version_is_ready(name: str, version: str, service: At, caller: Who) -> Response:
+async def version_is_ready(name: Name, version: Which, service: At, caller: Who) -> Response:
     """Whether one version can be asked."""
     found = await service.find(caller, f"{name}@{version}")
     return JSONResponse({"name": name, "version": str(found.number), "ready": True})
 
 
 @router.get("/models/{name:adapter}/ready")
-async def is_ready(name: str, service: At, caller: Who) -> Response:
+async def is_ready(name: Name, service: At, caller: Who) -> Response:
     """Whether an adapter can be asked."""
     await service.find(caller, name)
     return JSONResponse({"name": name, "ready": True})
 
 
 @router.get("/models/{name:adapter}/versions/{version}")
-async def about_version(name: str, version: str, service: At, caller: Who) -> Response:
+async def about_version(name: Name, version: Which, service: At, caller: Who) -> Response:
     """Inputs and outputs of one version."""
     return await _about(f"{name}@{version}", service, caller)
 
 
 @router.get("/models/{name:adapter}")
-async def about(name: str, service: At, caller: Who) -> Response:
+async def about(name: Name, service: At, caller: Who) -> Response:
     """Inputs and outputs of an adapter."""
     return await _about(name, service, caller)
 

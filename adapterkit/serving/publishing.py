@@ -10,11 +10,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from ..adapter import check_name
 from ..errors import DataError
 from ..files import CARD, CONFIG, MEMBERS, SUMS, WEIGHTS
 from .access import admin
 from .routes import At
-from .shapes import VersionBody
+from .shapes import Alias, Name, VersionBody
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin)])
 
@@ -25,9 +26,25 @@ ALLOWED = re.compile(
     + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
 )
 
+FOLDER = {
+    "required": True,
+    "content": {
+        "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {file: {"type": "string", "format": "binary"} for file in NEEDED},
+                "required": [*NEEDED],
+                "additionalProperties": {"type": "string", "format": "binary"},
+            }
+        },
+    },
+}
+"""What is published, as the description tells it."""
+
 
 @router.get("/adapters/{name:adapter}")
-async def show(name: str, service: At) -> Response:
+async def show(name: Name, service: At) -> Response:
     """Versions, aliases and digests of an adapter, and whether it is in memory."""
 
     def look() -> dict[str, Any]:
@@ -43,8 +60,8 @@ async def show(name: str, service: At) -> Response:
     return JSONResponse({**await service.apart(look), "resident": held})
 
 
-@router.put("/adapters/{name:adapter}", status_code=201)
-async def publish(name: str, request: Request, service: At) -> Response:
+@router.put("/adapters/{name:adapter}", status_code=201, openapi_extra={"requestBody": FOLDER})
+async def publish(name: Name, request: Request, service: At) -> Response:
     """Publish the next version of an adapter and make it `latest`, at once and for every caller.
 
     The body is an adapter folder: as `application/x-tar` (`tar -C FOLDER -c .`), or as
@@ -70,7 +87,7 @@ async def publish(name: str, request: Request, service: At) -> Response:
 
 @router.delete("/adapters/{name:adapter}")
 async def delete(
-    name: str,
+    name: Name,
     service: At,
     version: Annotated[int | None, Query(ge=1, description="All versions where left out")] = None,
 ) -> Response:
@@ -82,34 +99,34 @@ async def delete(
 
 
 @router.put("/aliases/{alias}/{name:adapter}")
-async def point(alias: str, name: str, body: VersionBody, service: At) -> Response:
+async def point(alias: Alias, name: Name, body: VersionBody, service: At) -> Response:
     """Point an alias (`stable`, or `latest`) at a version."""
     await service.apart(service.store.alias, name, alias, body.version)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.delete("/aliases/{alias}/{name:adapter}")
-async def forget(alias: str, name: str, service: At) -> Response:
+async def forget(alias: Alias, name: Name, service: At) -> Response:
     """Remove an alias."""
     await service.apart(service.store.alias, name, alias, None)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.post("/rollback/{name:adapter}")
-async def roll_back(name: str, service: At) -> Response:
+async def roll_back(name: Name, service: At) -> Response:
     """Make the version before `latest` the latest again."""
     version = await service.apart(service.store.roll_back, name)
     return JSONResponse({"name": name, "version": version.number, "digest": version.digest})
 
 
 @router.post("/unload/{name:adapter}")
-async def unload(name: str, service: At) -> Response:
+async def unload(name: Name, service: At) -> Response:
     """Let an adapter go from memory; the next request loads it again."""
-    return JSONResponse({"name": name, "unloaded": service.resident.unload(name)})
+    return JSONResponse({"name": name, "unloaded": service.resident.unload(check_name(name))})
 
 
 @router.get("/verify/{name:adapter}")
-async def verify(name: str, service: At) -> Response:
+async def verify(name: Name, service: At) -> Response:
     """What differs between an adapter's files and the checksums they were published with."""
     return JSONResponse({"name": name, "faults": await service.apart(service.store.verify, name)})
 

@@ -17,7 +17,7 @@ from ..predict import PLAIN
 from ..task import Answer
 from .access import Who, admin, service_of
 from .service import Answered, Service
-from .shapes import EmbedBody, PredictBody, SimilarityBody
+from .shapes import EmbedBody, Name, PredictBody, SimilarityBody
 
 router = APIRouter()
 direct = APIRouter()
@@ -83,7 +83,7 @@ async def models(
 
 
 @router.get("/v1/models/{name:adapter}", tags=["models"])
-async def model(name: str, service: At, caller: Who) -> Response:
+async def model(name: Name, service: At, caller: Who) -> Response:
     """One adapter: its task and that task's settings, labels, scores, versions and aliases."""
     version = await service.find(caller, name)
     about = await service.apart(service.describe, version)

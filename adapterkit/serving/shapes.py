@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from ..adapter import NAME
+from ..store import ALIAS
 from ..task import Text
+
+# Patterns are told, not checked here: the store checks every name, whoever it comes from, and says
+# in words what it expected.
+NAMED = rf"^(?!.*\.\.){NAME.pattern}"
+WHICH = rf"{ALIAS.pattern}|[1-9][0-9]*"
+
+Name = Annotated[
+    str,
+    Path(description="`tenant/name` or `name`", json_schema_extra={"pattern": f"{NAMED}$"}),
+]
+Alias = Annotated[str, Path(json_schema_extra={"pattern": f"^{ALIAS.pattern}$"})]
+Which = Annotated[
+    str, Path(description="A number or an alias", json_schema_extra={"pattern": f"^({WHICH})$"})
+]
 
 Word = Annotated[str, StringConstraints(min_length=1)]
 Row = Word | Annotated[list[Word], Field(min_length=1, max_length=2)] | dict[str, Any]
@@ -14,8 +31,11 @@ Row = Word | Annotated[list[Word], Field(min_length=1, max_length=2)] | dict[str
 
 Reference = Annotated[
     str,
-    StringConstraints(max_length=200),
-    Field(description="`tenant/name`, `name@version` or `name@alias`; `base` is the backbone"),
+    StringConstraints(min_length=1, max_length=200),
+    Field(
+        description="`tenant/name`, `name@version` or `name@alias`; `base` is the backbone",
+        json_schema_extra={"pattern": f"{NAMED}(@({WHICH}))?$"},
+    ),
 ]
 
 
@@ -57,7 +77,11 @@ class PredictBody(Body):
     truncate: bool = Field(
         True, description="Cut longer texts as the adapter was trained to, or refuse them (422)"
     )
-    raw_scores: bool = False
+    raw_scores: bool = Field(
+        False,
+        description="Of TEI; scores are probabilities here",
+        json_schema_extra={"const": False},
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> PredictBody:
@@ -89,7 +113,7 @@ class PredictBody(Body):
 class EmbedBody(Body):
     """Texts to turn into vectors, as TEI has it: here a list is always a batch."""
 
-    inputs: Word | list[Word]
+    inputs: Word | Annotated[list[Word], Field(min_length=1)]
     adapter_id: Reference | None = None
     normalize: bool = True
     truncate: bool = True
