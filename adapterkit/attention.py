@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernels import WIDTH
+
 if TYPE_CHECKING:
     from .kernels.attention import Windows
-
-VECTOR = 16
-"""Float32 numbers that a processor computes at once, where it has the widest of vectors."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,8 @@ def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
 def _whole(keys: int) -> int:
     """Keys filled up to whole vectors of the processor, unless few are left over: torch's attention
     on a CPU takes the rest one by one, and 13 keys three times as long as 16."""
-    rest = keys % VECTOR
-    return keys if rest <= VECTOR // 4 else keys - rest + VECTOR
+    rest = keys % WIDTH
+    return keys if rest <= WIDTH // 4 else keys - rest + WIDTH
 
 
 def packed_attention(
@@ -163,7 +162,7 @@ def packed_attention(
         `[R, heads * d]`.
     """
     on_cpu = query.device.type == "cpu"
-    if on_cpu and query.shape[-1] // heads % VECTOR == 0:
+    if on_cpu and query.shape[-1] // heads % WIDTH == 0:
         apply: Any = _Compiled.apply
         found: Tensor = apply(query, key, value, plan, heads, scaling)
         return found

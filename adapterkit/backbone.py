@@ -19,6 +19,7 @@ from .edits import Edits, LayerEdits
 from .errors import BackboneError
 from .frozen import activate, prepare, prepare_int8
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
+from .heap import keep
 from .lm_head import LMHead
 from .tokens import Reader
 
@@ -98,7 +99,8 @@ class Backbone:
                 `int8` computes them in 8 bits on a CPU, for speed; the weights stay as they are.
             device: `auto` is the GPU where there is one.
             revision: Branch, tag or commit of a hub model.
-            prepared: Lay the frozen linears out for this processor where that is faster.
+            prepared: Lay the frozen linears out for this processor where that is faster, and keep
+                what one batch frees for the next (`heap`).
 
         Raises:
             BackboneError: The checkpoint is not there, not sound or not supported.
@@ -126,6 +128,7 @@ class Backbone:
         if quantization == "int8":
             prepare_int8(backbone.linears)
         elif prepared:
+            keep()
             prepare(backbone.linears)
             backbone._activate()
         return backbone

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import WIDTH
 from .compiling import Counts, Factors, compiled, helper, plain
 from .simd import (
-    WIDTH,
     add,
     exp,
     floats,

@@ -2,8 +2,8 @@
 
 LLVM makes of a vector whatever the processor has: one register of AVX-512, two of AVX2, four of
 NEON. Kernels ask for vectors where the compiler does not find them by itself, which is in loops of
-a few rounds. All of this is called from compiled code; an address is that of a float32 number and
-need not be a multiple of anything.
+a few rounds. All of this is called from compiled code; an address is that of a float32 number,
+where nothing else is said, and need not be a multiple of anything.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-WIDTH = 16
-"""Numbers in a vector."""
+from . import WIDTH
 
 LOG2_E = 1.4426950408889634
 POWERS = (0.9999998958, 0.69315462, 0.2401407701, 0.05586328266, 0.008946214667, 0.001895107291)
 """2^f for f from 0 to 1 as a polynomial, within 1.1e-7 of it (a Chebyshev fit of degree 5)."""
 
-_FLOAT, _INT = ir.FloatType(), ir.IntType(32)
-_FLOATS, _INTS = ir.VectorType(_FLOAT, WIDTH), ir.VectorType(_INT, WIDTH)
+_FLOAT, _INT, _SHORT = ir.FloatType(), ir.IntType(32), ir.IntType(16)
+_FLOATS, _INTS, _SHORTS = (ir.VectorType(kind, WIDTH) for kind in (_FLOAT, _INT, _SHORT))
 _NOTHING = ir.Constant(_FLOATS, ir.Undefined)
 _LOOSE = ("nnan", "nsz", "reassoc")  # a reduction in any order, of numbers
 
@@ -88,6 +87,33 @@ def store(builder: Any, address: Any, x: Any) -> Any:
     _store(builder, address, x)
 
 
+# A bfloat16 number is the upper half of a float32 one.
+
+
+@_instruction(vector, types.int64)
+def load_half(builder: Any, address: Any) -> Any:
+    """The sixteen numbers at the address of a bfloat16 one."""
+    loaded = builder.load(builder.inttoptr(address, ir.PointerType(_SHORTS)))
+    loaded.align = 2
+    bits = builder.shl(builder.zext(loaded, _INTS), _bits(16))
+    return builder.bitcast(bits, _FLOATS)
+
+
+@_instruction(types.none, types.int64, vector)
+def store_half(builder: Any, address: Any, x: Any) -> Any:
+    """Writes sixteen numbers as bfloat16, each rounded to the nearest, or of two to the even one;
+    what is no number stays none."""
+    bits = builder.bitcast(x, _INTS)
+    odd = builder.and_(builder.lshr(bits, _bits(16)), _bits(1))
+    rounded = builder.add(bits, builder.add(odd, _bits(0x7FFF)))
+    none = builder.fcmp_unordered("uno", x, x)
+    chosen = builder.lshr(builder.select(none, bits, rounded), _bits(16))
+    written = builder.store(
+        builder.trunc(chosen, _SHORTS), builder.inttoptr(address, ir.PointerType(_SHORTS))
+    )
+    written.align = 2
+
+
 @_instruction(vector, types.float32)
 def splat(builder: Any, x: Any) -> Any:
     """One number sixteen times."""
@@ -105,6 +131,24 @@ def add(builder: Any, x: Any, y: Any) -> Any:
 def mul(builder: Any, x: Any, y: Any) -> Any:
     """x y."""
     return builder.fmul(x, y)
+
+
+@_instruction(vector, vector, vector)
+def over(builder: Any, x: Any, y: Any) -> Any:
+    """x / y."""
+    return builder.fdiv(x, y)
+
+
+@_instruction(vector, vector)
+def size(builder: Any, x: Any) -> Any:
+    """|x|."""
+    return _call(builder, "fabs", _FLOATS, x)
+
+
+@_instruction(vector, vector, vector)
+def signed(builder: Any, x: Any, y: Any) -> Any:
+    """|x| with the sign of y."""
+    return _call(builder, "copysign", _FLOATS, x, y)
 
 
 @_instruction(vector, vector, vector, vector)
@@ -142,8 +186,8 @@ def exp(builder: Any, x: Any) -> Any:
     for coefficient in POWERS[-2::-1]:
         value = _fma(builder, value, rest, _all(coefficient))
     # A float32's exponent stands 127 too high, above 23 bits of fraction.
-    exponent = builder.add(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [127] * WIDTH))
-    bits = builder.shl(exponent, ir.Constant(_INTS, [23] * WIDTH))
+    exponent = builder.add(builder.fptosi(whole, _INTS), _bits(127))
+    bits = builder.shl(exponent, _bits(23))
     return builder.fmul(value, builder.bitcast(bits, _FLOATS))
 
 
@@ -197,6 +241,10 @@ def _store(builder: Any, address: Any, x: Any) -> None:
 
 def _all(number: float) -> Any:
     return ir.Constant(_FLOATS, [ir.Constant(_FLOAT, number)] * WIDTH)
+
+
+def _bits(number: int) -> Any:
+    return ir.Constant(_INTS, [number] * WIDTH)
 
 
 def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:

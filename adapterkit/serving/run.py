@@ -7,7 +7,6 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import uvicorn
 from ..backbone import Backbone
 from ..errors import AdapterkitError
 from ..geometry import Device, Dtype, Quantization
-from ..lanes import MOST
+from ..lanes import MOST, take_turns
 from ..predict import Predictor
 from ..store import Store
 from .app import make_app
@@ -36,11 +35,6 @@ DRAIN = 60.0
 """Seconds in which requests under way are answered after SIGTERM."""
 
 CONNECTIONS = 4096
-
-SWITCH = 2e-5
-"""Seconds that a thread keeps the interpreter's lock while another waits for it. A lane wants it
-for microseconds, to begin its next product; Python's 5 ms are longer than most products take, and
-a lane waits for them whenever the event loop has requests to read."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ def make_service(settings: Settings) -> Service:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     lanes = settings.lanes or min(MOST, cores or 1)
     torch.set_num_threads(max(1, (cores or 1) // lanes))
-    sys.setswitchinterval(SWITCH)
+    take_turns()  # a lane waits for the event loop otherwise whenever that has requests to read
     backbone = Backbone.load(
         settings.backbone,
         dtype=settings.dtype,

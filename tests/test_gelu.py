@@ -1,0 +1,73 @@
+"""The compiled GELU against torch's, there and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapterkit.gelu import gelu
+from adapterkit.kernels import gelu as kernel
+
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
+"""Of value and slope; bfloat16's is a rounding of numbers up to 8, half of it of theirs."""
+
+
+def reference(x: Tensor) -> tuple[Tensor, Tensor]:
+    """torch's own in float64, and its derivative."""
+    exact = x.detach().double().requires_grad_()
+    y = F.gelu(exact)
+    return y.detach(), torch.autograd.grad(y.sum(), exact)[0]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_value_and_slope_are_torchs(dtype: torch.dtype) -> None:
+    x = torch.linspace(-12, 12, 32 * 500).to(dtype).view(500, 32)
+    y, slope = kernel.gelu_and_slope(x)
+    tolerance = TOLERANCE[dtype]
+    for found, goal in zip((y, slope), reference(x), strict=True):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), goal, rtol=tolerance, atol=tolerance)
+    assert torch.equal(kernel.gelu(x), y)
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.float64])
+@pytest.mark.parametrize("width", [48, 7])
+@pytest.mark.parametrize("lies", ["well", "across"])
+def test_gradients_flow_however_a_tensor_lies(dtype: torch.dtype, width: int, lies: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, width, dtype=torch.float64).to(dtype)
+    x = x.t().contiguous().t() if lies == "across" else x
+    x.requires_grad_()
+    onto = torch.randn(5, width).to(dtype)
+    y = gelu(x)
+    (found,) = torch.autograd.grad(y, x, onto)
+    value, slope = reference(x)
+    tolerance = 4 * TOLERANCE.get(dtype, 1e-12)
+    for one, goal in ((y, value), (found, slope * onto.double())):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), goal, rtol=tolerance, atol=tolerance)
+    with torch.no_grad():
+        assert torch.equal(gelu(x), y)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_is_no_number_stays_none(dtype: torch.dtype) -> None:
+    x = torch.zeros(16, dtype=dtype)
+    x[3], x[4], x[5] = float("nan"), float("inf"), -100.0
+    y, slope = kernel.gelu_and_slope(x)
+    assert y[3].isnan()
+    assert slope[3].isnan()
+    assert y[4] == float("inf")
+    assert max(abs(float(y[5])), abs(float(slope[5]))) < 1e-35
+    assert not y[[0, 1, 2, *range(6, 16)]].any()
+
+
+def test_bfloat16_is_rounded_to_the_nearest_and_of_two_to_the_even_one() -> None:
+    """Where GELU is the identity, the kernel's reading and writing is all that is seen."""
+    x = torch.arange(0x4110, 0x4110 + 16 * 64, dtype=torch.int16).view(torch.bfloat16)
+    assert torch.equal(kernel.gelu(x), x)
+    small = torch.linspace(-3, 3, 16 * 400)
+    goal = kernel.gelu(small.bfloat16().float()).bfloat16()
+    assert torch.equal(kernel.gelu(small.bfloat16()), goal)
