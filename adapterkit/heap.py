@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 # glibc's own numbers, malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -23,7 +24,8 @@ def keep() -> None:
     faults a batch, a twentieth of its time. Other C libraries are left as they are, and so is glibc
     where the environment tells it what to do (`MALLOC_...`, `GLIBC_TUNABLES`).
     """
-    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if sys.platform != "linux" or chosen:
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):

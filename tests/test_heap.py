@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     glibc = SimpleNamespace(gnu_get_libc_version=None, mallopt=mallopt)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: glibc)
+    monkeypatch.setattr("sys.platform", "linux")
     for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
     return told
@@ -49,6 +51,15 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     heap.keep()
 
 
+def test_another_system_is_left_alone(
+    asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    heap.keep()
+    assert asked == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
 def test_glibc_takes_what_it_is_asked() -> None:
     libc: Any = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
