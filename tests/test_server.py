@@ -7,9 +7,12 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import socket
+import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -701,6 +704,18 @@ def test_clients_of_the_field_are_understood(client: TestClient) -> None:
     said = client.post("/v2/models/acme/intent/infer", content=content)
     assert "content-type" not in said.request.headers
     assert [one["name"] for one in said.json()["outputs"]] == ["label"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a priority is a whole process's")
+def test_work_on_files_is_behind_whatever_answers(client: TestClient) -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert client.portal is not None
+    before = priority()
+    service: Service = client.app.state.service  # type: ignore[attr-defined]
+    assert client.portal.call(service.apart, priority) == 19
+    assert client.portal.call(priority) == before, "the event loop's thread keeps its own"
 
 
 def test_a_page_from_elsewhere_changes_nothing(client: TestClient, keyed: TestClient) -> None:

@@ -14,7 +14,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -203,12 +205,12 @@ class Scene:
         first = replace(shown, head={k: -v for k, v in shown.head.items()})
         versions = {1: wanted[shown.name], 2: self.stock.wanted([first])[shown.name]}
         numbered: dict[int, int] = {1: 1}
-        changed, others = Load(), Load()
+        changed, others, alone = Load(), Load(), Load()
         changes = Counter[str]()
         quiet = {name: answers for name, answers in wanted.items() if name != shown.name}
         archive = {1: as_tar(sealed(adapter_files(shown, self.stock.backbone.geometry)))}
         archive[2] = as_tar(sealed(adapter_files(first, self.stock.backbone.geometry)))
-        going = True
+        changing = asyncio.Event()
 
         async def ask(wire: Wire, changed: Load) -> None:
             reply = await wire.post(
@@ -221,10 +223,9 @@ class Scene:
             if not right:
                 changed.wrong += reply.status != 200
 
-        async def change(url: str) -> None:
-            wire, latest = Wire(url), 1
-            while going:
-                latest += 1
+        async def change(wire: Wire) -> None:
+            for latest in count(2):
+                await changing.wait()
                 content = numbered[latest] = 1 + (latest + 1) % 2
                 replies = await change_round(wire, shown.name, latest, archive[content])
                 # A name of its own is deleted and published anew, with other content each time.
@@ -237,22 +238,25 @@ class Scene:
                 replies.append(await wire.send("DELETE", path))
                 changes.update(str(reply.status) for reply in replies)
                 await asyncio.sleep(1.0)
-            wire.close()
 
         with server(store.root) as (url, _):
             ask_others = self._asks(quiet, 1)
             await closed(url, 10, 3.0, ask_others)
-            # The one who asks the changed adapter asks it before it changes, too: equal load.
-            alone, _ = await asyncio.gather(
-                closed(url, 10, self.bench.seconds / 2, ask_others),
-                closed(url, 1, self.bench.seconds / 2, ask, Load()),
-            )
-            admin = asyncio.create_task(change(url))
-            asking = asyncio.create_task(closed(url, 1, self.bench.seconds / 2, ask, changed))
-            await closed(url, 10, self.bench.seconds / 2, ask_others, others)
-            await asking
-            going = False
-            await admin
+            wire = Wire(url)
+            admin = asyncio.create_task(change(wire))
+            turn = self.bench.seconds / 2 / ROUNDS
+            for _ in range(ROUNDS):
+                # The one who asks the changed adapter asks it while nothing changes, too: equal
+                # load.
+                for going, load, own in ((False, alone, Load()), (True, others, changed)):
+                    changing.set() if going else changing.clear()
+                    await asyncio.gather(
+                        closed(url, 10, turn, ask_others, load), closed(url, 1, turn, ask, own)
+                    )
+            admin.cancel()
+            with suppress(asyncio.CancelledError):  # but what it failed of is told
+                await admin
+            wire.close()
         return {
             "changes by status": dict(changes),
             "answers of the changed": sum(changed.statuses.values()),

@@ -51,7 +51,7 @@ def make_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        service.engine.start()
+        service.start()
         yield
         await service.engine.drain()
         service.resident.close()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -87,6 +92,12 @@ class Service:
         self.metrics = metrics
         self.limits = limits
         self.any_backbone = any_backbone
+
+    def start(self) -> None:
+        """Begins to answer; called on the running event loop."""
+        files = ThreadPoolExecutor(4, thread_name_prefix="files", initializer=_last)
+        asyncio.get_running_loop().set_default_executor(files)
+        self.engine.start()
 
     @property
     def store(self) -> Store:
@@ -211,7 +222,7 @@ class Service:
             raise DataError(str(error)) from None
 
     async def apart(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Work on files, off the event loop."""
+        """Work on files, off the event loop and behind whatever answers."""
         return await asyncio.to_thread(work, *arguments)
 
     async def _bring(self, caller: Caller, references: set[str]) -> dict[str, Held | None]:
@@ -235,3 +246,10 @@ class Service:
                     f"text {place + 1} is longer than {text_limit(self.backbone, owner)} tokens; "
                     "shorten it or send truncate: true"
                 )
+
+
+def _last() -> None:
+    """Puts the calling thread behind all others: who publishes can wait, who asks cannot."""
+    if sys.platform == "linux":  # elsewhere a priority is a whole process's
+        with suppress(OSError):  # some containers allow no change
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
