@@ -21,7 +21,7 @@ BASE = "base"
 MOST_MEMBERS = 32
 """Members of the largest ensemble: each costs a forward of its own."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 
 
 def check_name(name: str) -> str:
@@ -38,7 +38,7 @@ def check_name(name: str) -> str:
     """
     if name == BASE:
         raise AdapterkitError(f"an adapter cannot be called '{BASE}', the plain backbone's name")
-    if not NAME.fullmatch(name) or ".." in name:
+    if not NAME.fullmatch(name):
         raise AdapterkitError(
             f"'{name}' is not an adapter name: expected name or tenant/name, each of 1 to 64 "
             "letters, digits, '.', '_' or '-', beginning with a letter or digit and without '..'"

@@ -95,7 +95,7 @@ class Service:
 
     def start(self) -> None:
         """Begins to answer; called on the running event loop."""
-        files = ThreadPoolExecutor(4, thread_name_prefix="files", initializer=_last)
+        files = ThreadPoolExecutor(thread_name_prefix="files", initializer=_last)
         asyncio.get_running_loop().set_default_executor(files)
         self.engine.start()
 

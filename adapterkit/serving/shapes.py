@@ -8,17 +8,16 @@ from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from ..adapter import NAME
-from ..store import ALIAS
+from ..store import ALIAS, VERSION
 from ..task import Text
 
 # Patterns are told, not checked here: the store checks every name, whoever it comes from, and says
 # in words what it expected.
-NAMED = rf"^(?!.*\.\.){NAME.pattern}"
-WHICH = rf"{ALIAS.pattern}|[1-9][0-9]*"
+WHICH = f"{ALIAS.pattern}|{VERSION.pattern}"
 
 Name = Annotated[
     str,
-    Path(description="`tenant/name` or `name`", json_schema_extra={"pattern": f"{NAMED}$"}),
+    Path(description="`tenant/name` or `name`", json_schema_extra={"pattern": f"^{NAME.pattern}$"}),
 ]
 Alias = Annotated[str, Path(json_schema_extra={"pattern": f"^{ALIAS.pattern}$"})]
 Which = Annotated[
@@ -34,7 +33,7 @@ Reference = Annotated[
     StringConstraints(min_length=1, max_length=200),
     Field(
         description="`tenant/name`, `name@version` or `name@alias`; `base` is the backbone",
-        json_schema_extra={"pattern": f"{NAMED}(@({WHICH}))?$"},
+        json_schema_extra={"pattern": f"^{NAME.pattern}(@({WHICH}))?$"},
     ),
 ]
 
