@@ -99,8 +99,8 @@ class Backbone:
                 `int8` computes them in 8 bits on a CPU, for speed; the weights stay as they are.
             device: `auto` is the GPU where there is one.
             revision: Branch, tag or commit of a hub model.
-            prepared: Lay the frozen linears out for this processor where that is faster, and keep
-                what one batch frees for the next (`heap`).
+            prepared: On a CPU, lay the frozen linears out for this processor where that is faster,
+                and keep what one batch frees for the next (`heap`).
 
         Raises:
             BackboneError: The checkpoint is not there, not sound or not supported.
@@ -125,10 +125,11 @@ class Backbone:
             raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
         network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
         backbone = cls(model, network, tokenizer, checkpoint, quantization)
+        if prepared and where == "cpu":
+            keep()
         if quantization == "int8":
             prepare_int8(backbone.linears)
         elif prepared:
-            keep()
             prepare(backbone.linears)
             backbone._activate()
         return backbone

@@ -11,7 +11,7 @@ from adapterkit.gelu import gelu
 from adapterkit.kernels import gelu as kernel
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
-"""Of value and slope; bfloat16's is a rounding of numbers up to 8, half of it of theirs."""
+"""Of value and slope, of themselves or of 1; bfloat16 has 8 bits, so a rounding is up to 2^-9."""
 
 
 def reference(x: Tensor) -> tuple[Tensor, Tensor]:

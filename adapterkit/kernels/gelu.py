@@ -50,7 +50,7 @@ def gelu(x: Tensor) -> Tensor:
         As x; computed in float32.
     """
     y = torch.empty_like(x)
-    _gelu(x.data_ptr(), y.data_ptr(), x.numel(), x.dtype == torch.bfloat16)
+    _gelu(x.data_ptr(), y.data_ptr(), 0, x.numel(), x.dtype == torch.bfloat16)
     return y
 
 
@@ -65,7 +65,7 @@ def gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     y, slope = torch.empty_like(x), torch.empty_like(x)
     places = (x.data_ptr(), y.data_ptr(), slope.data_ptr())
-    _gelu_and_slope(*places, x.numel(), x.dtype == torch.bfloat16)
+    _gelu(*places, x.numel(), x.dtype == torch.bfloat16)
     return y, slope
 
 
@@ -88,32 +88,26 @@ def _bell(x: Any) -> Any:
     return exp(mul(mul(x, x), splat(-HALF)))
 
 
-@compiled("void(int64, int64, int64, boolean)")
-def _gelu(x: int, y: int, n: int, half: bool) -> None:
+@helper
+def _read(address: int, half: bool) -> Any:
+    return load_half(address) if half else load(address)
+
+
+@helper
+def _write(address: int, a: Any, half: bool) -> None:
     if half:
-        for at in range(0, 2 * n, 2 * WIDTH):
-            a = load_half(x + at)
-            store_half(y + at, mul(a, _cumulative(a, _bell(a))))
+        store_half(address, a)
     else:
-        for at in range(0, 4 * n, 4 * WIDTH):
-            a = load(x + at)
-            store(y + at, mul(a, _cumulative(a, _bell(a))))
+        store(address, a)
 
 
 @compiled("void(int64, int64, int64, int64, boolean)")
-def _gelu_and_slope(x: int, y: int, slope: int, n: int, half: bool) -> None:
-    density = splat(DENSITY)
-    if half:
-        for at in range(0, 2 * n, 2 * WIDTH):
-            a = load_half(x + at)
-            e = _bell(a)
-            phi = _cumulative(a, e)
-            store_half(y + at, mul(a, phi))
-            store_half(slope + at, fma(mul(a, e), density, phi))
-    else:
-        for at in range(0, 4 * n, 4 * WIDTH):
-            a = load(x + at)
-            e = _bell(a)
-            phi = _cumulative(a, e)
-            store(y + at, mul(a, phi))
-            store(slope + at, fma(mul(a, e), density, phi))
+def _gelu(x: int, y: int, slope: int, n: int, half: bool) -> None:
+    density, step = splat(DENSITY), 2 if half else 4  # bytes of a number
+    for at in range(0, step * n, step * WIDTH):
+        a = _read(x + at, half)
+        e = _bell(a)
+        phi = _cumulative(a, e)
+        _write(y + at, mul(a, phi), half)
+        if slope:
+            _write(slope + at, fma(mul(a, e), density, phi), half)

@@ -27,7 +27,7 @@ _NOTHING = ir.Constant(_FLOATS, ir.Undefined)
 _LOOSE = ("nnan", "nsz", "reassoc")  # a reduction in any order, of numbers
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):  # type: ignore[misc]  # numba has no types
     """numba's name for sixteen numbers."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(Vector)
-class _Model(models.PrimitiveModel):  # type: ignore[misc]
+class _Model(models.PrimitiveModel):  # type: ignore[misc]  # numba has no types
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _FLOATS)
 
