@@ -213,7 +213,8 @@ class Backbone:
         states = torch.cat([states, filler])[None]
         for layer in layers[first:end]:
             states = layer(states, None, edits=edits)
-        return states[0, :tokens]
+        left: Tensor = states.squeeze(0)[:tokens]
+        return left
 
     def words(self, ids: Sequence[int]) -> Tensor:
         """Word embeddings of token ids, `[n, e]`, before positions and token types are added."""
@@ -329,7 +330,7 @@ def _attention(
     d]` out."""
     heads, width = query.shape[1], query.shape[1] * query.shape[3]
     layer = edits.layers[module.layer_idx]
-    q, k, v = (x[0].transpose(0, 1).reshape(-1, width) for x in (query, key, value))
+    q, k, v = (x.transpose(1, 2).reshape(-1, width) for x in (query, key, value))
     if layer.keys is not None and layer.values is not None:
         k = torch.cat([k, layer.keys.to(k.dtype)])
         v = torch.cat([v, layer.values.to(v.dtype)])

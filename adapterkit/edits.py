@@ -98,6 +98,10 @@ def _added(
     It is cut with one split and not with slices, each of which would go back through zeros of the
     size of y.
     """
+    first = blocks[0]
+    if first.start == 0 and first.end == y.shape[1]:
+        whole = (y if x is None else x).squeeze(0)
+        return first.delta(y.squeeze(0), whole if read is None else read(whole))[None]
     ends = [0, *(end for block in blocks for end in (block.start, block.end)), y.shape[1]]
     sizes = [after - before for before, after in pairwise(ends)]
     pieces = list(y.squeeze(0).split(sizes))
@@ -151,9 +155,13 @@ class Edits:
         untouched = [geometry.layers] * len(packed.owners)
         owners = sorted(set(packed.owners) - {-1})
         prefixes: dict[int, list[Tensor]] = {owner: [] for owner in owners}
+        filled = fill_up(packed.offsets[-1])
         for runs, drawn in _groups(adapters, owners, noise):
             spans = [(packed.span(run[0])[0], packed.span(run[-1])[1]) for _, run in runs]
             tokens = [packed.offsets[b] - packed.offsets[a] for a, b in spans]
+            if spans[-1][1] == len(packed.owners):
+                # What fills the batch up goes the way of its last token; nobody sees it.
+                tokens[-1] += filled - packed.offsets[-1]
             start = packed.offsets[spans[0][0]]
             contribution = type(runs[0][0].method).contribute(
                 [(floor.method, floor.tensors) for floor, _ in runs],
@@ -169,7 +177,6 @@ class Edits:
                 for owner in run:
                     prefixes[owner].append(prefix)
         together, windows = _laid(prefixes, packed)
-        filled = fill_up(packed.offsets[-1])
         plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled)
         return cls(
             tuple(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
 from typing import TypeVar
@@ -69,6 +70,17 @@ class Lanes:
         if self._pool is None or len(parts) == 1:
             return map(work, parts)
         return self._pool.map(work, parts)
+
+    @contextmanager
+    def between(self) -> Iterator[None]:
+        """What the asking thread computes between two maps, on one core where there are lanes:
+        threads that help it stay awake for a while, on the cores of the next map."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads if self.n == 1 else 1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def budget(self, sizes: Sequence[int], max_tokens: int) -> int:
         """Most tokens of a batch, so that all lanes have as much to do where sizes allow it."""

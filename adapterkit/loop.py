@@ -100,12 +100,16 @@ class Loop:
         whole = self.accelerator.reduce(totals, "sum").tolist()
         for (run, _), loss in zip(steps, whole, strict=True):
             if math.isfinite(loss):
-                if run.settings.clip:
-                    self.accelerator.clip_grad_norm_(run.trainee.parameters(), run.settings.clip)
-                run.optimizer.step()
-                run.schedule.step()
+                with self._lanes.between():
+                    self._update(run)
             run.optimizer.zero_grad()
             run.stepped(loss)
+
+    def _update(self, run: Run) -> None:
+        if run.settings.clip:
+            self.accelerator.clip_grad_norm_(run.trainee.parameters(), run.settings.clip)
+        run.optimizer.step()
+        run.schedule.step()
 
     def _gradients(self, portions: Mapping[int, Portion], last: bool) -> Tensor:
         """Adds the gradients of some runs' pieces to their parameters'.

@@ -280,7 +280,8 @@ class Noise:
         return some
 
     def drop_tokens(self, x: Tensor, p: float) -> Tensor:
-        """Drops elements of `[t, d]`, the tokens of all owners, one after another."""
+        """Drops elements of `[t, d]`, the tokens of all owners, one after another; what fills a
+        batch up after them stays."""
         return self._drop(x, p, "tokens")
 
     def drop_rows(self, x: Tensor, p: float) -> Tensor:
@@ -291,6 +292,7 @@ class Noise:
         if p == 0.0:
             return x
         drawn = torch.cat([source.draw(unit, x.shape[-1]) for source in self._sources])
+        drawn = F.pad(drawn, (0, 0, 0, len(x) - len(drawn)), value=1.0)
         return x * (drawn.to(self._device) >= p) / (1.0 - p)
 
 
