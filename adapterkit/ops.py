@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .thin import thin
+from .thin import Pair
 
 if TYPE_CHECKING:
     from .kernels.low_rank import Thin
@@ -95,33 +95,40 @@ class Bank:
 
     @cached_property
     def _stacked(self) -> tuple[Tensor, ...]:
+        if len(self.tensors) == 1:
+            return self.tensors[0].unsqueeze(1).unbind(0)
         # Zeros fill a smaller rank up, and they are exact.
-        widest = max(t.shape[self._dim] for t in self.tensors)
         filler = (0, 0) * (-self._dim - 1)
-        padded = [F.pad(t, (*filler, 0, widest - t.shape[self._dim])) for t in self.tensors]
+        padded = [F.pad(t, (*filler, 0, self._widest - t.shape[self._dim])) for t in self.tensors]
         return torch.stack(padded, dim=1).unbind(0)
+
+    @cached_property
+    def _widest(self) -> int:
+        return max(t.shape[self._dim] for t in self.tensors)
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
         """The rank of each adapter's weight."""
         return np.array([t.shape[self._dim] for t in self.tensors])
 
-    def addresses(self, at: int) -> NDArray[np.int64]:
-        """Where each adapter's weight at one of the L layers lies, for the compiled kernels."""
-        firsts, steps = self._places
-        found: NDArray[np.int64] = firsts + at * steps
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Where each adapter's weight lies at each layer, `[L, G]`, for the compiled kernels."""
+        steps = np.array([t.stride(0) * t.element_size() for t in self._plain])
+        firsts = np.array([t.data_ptr() for t in self._plain])
+        found: NDArray[np.int64] = firsts + np.arange(len(self._plain[0]))[:, None] * steps
         return found
+
+    def thin(self, at: int, by_rank: bool) -> Thin:
+        """The weights at one of the L layers, for the compiled kernels."""
+        from .kernels.low_rank import Thin
+
+        return Thin(self.places[at], self.ranks, self._widest, by_rank, self._plain)
 
     @cached_property
     def _plain(self) -> list[Tensor]:
-        """The tensors as kernels read them, themselves as a rule; kept for as long as their
-        addresses are."""
+        """The tensors as kernels read them, themselves as a rule."""
         return [t.to(torch.float32).contiguous() for t in self.tensors]
-
-    @cached_property
-    def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        firsts = np.array([t.data_ptr() for t in self._plain])
-        return firsts, np.array([t.stride(0) * t.element_size() for t in self._plain])
 
     @cached_property
     def alone(self) -> tuple[Tensor, ...]:
@@ -168,48 +175,52 @@ class LowRank:
         Returns:
             The sum, `[t, out]`, in the dtype of y.
         """
-        one = len(self.runs) == 1
+        if y.device.type != "cpu":
+            change = self.change(x, at, y.dtype)
+            return y + change if torch.is_grad_enabled() else y.add_(change)
+        pair = self._pair(at)
         if torch.is_grad_enabled():
-            plain = self.down_bias is None and self.up_bias is None and self.activation is None
-            if one and plain:
-                return thin(y, x, self.down.alone[at], self.up.alone[at], self.scales[0])
-            return y + (self._alone if one else self._tiled)(x, at, y.dtype)
-        if one or y.device.type != "cpu":
-            return y.add_((self._alone if one else self._tiled)(x, at, y.dtype))
-        self._into(y, x, at)
+            down_bias, up_bias = (
+                None if bank is None else bank.layer(at) for bank in (self.down_bias, self.up_bias)
+            )
+            return pair.plus(y, x, self.down.layer(at), self.up.layer(at), down_bias, up_bias)
+        pair.into(y, x)
         return y
 
-    def _into(self, y: Tensor, x: Tensor, at: int) -> None:
-        """All runs by the compiled kernels, in float32, straight into y or by way of its dtype."""
-        from .kernels import low_rank  # numba takes half a second, and a single adapter needs none
-        from .kernels.compiling import plain
-
-        starts, down = self.runs.starts, self._placed(self.down, self.down_bias, at)
-        room = -(-int(down.ranks.max()) // low_rank.BLOCK) * low_rank.BLOCK
-        inner = torch.zeros(len(x), room)
-        low_rank.shrink(x, starts, down, inner)
-        if self.activation is not None:
-            inner = self.activation(inner)
-        into = plain(y)
-        low_rank.expand(inner, starts, self._placed(self.up, self.up_bias, at), self._factors, into)
-        if into is not y:
-            y.copy_(into)
-
-    def _placed(self, weight: Bank, bias: Bank | None, at: int) -> Thin:
-        """Where one of the two layers lies at one of the L layers of the backbone."""
-        from .kernels.low_rank import Thin
-
-        weights = weight.addresses(at)
-        biases = np.zeros_like(weights) if bias is None else bias.addresses(at)
-        return Thin(weights, biases, weight.ranks)
+    def _pair(self, at: int) -> Pair:
+        """The two layers at one of the L layers of the backbone, for the compiled kernels."""
+        down_biases, up_biases = (
+            None if bank is None else bank.places[at] for bank in (self.down_bias, self.up_bias)
+        )
+        return Pair(
+            self.runs.starts,
+            self.down.thin(at, by_rank=True),
+            self.up.thin(at, by_rank=False),
+            down_biases,
+            up_biases,
+            self._factors,
+            self.activation,
+        )
 
     @cached_property
     def _factors(self) -> NDArray[np.float32]:
         return np.array(self.scales, np.float32)
 
+    def change(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
+        """What is added to each run of tokens, by torch's own operators, on any device.
+
+        Args:
+            x: Tokens `[t, in]`, run after run.
+            at: Which of the L layers.
+            dtype: Of what is added to.
+
+        Returns:
+            `[t, out]` in that dtype.
+        """
+        return (self._alone if len(self.runs) == 1 else self._tiled)(x, at, dtype)
+
     def _alone(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
-        """The one run there is, through plain linears, whose way back is faster than that of
-        batched products; gradients flow."""
+        """The one run there is, through plain linears."""
         down, up = self.down.alone[at].to(x.dtype), self.up.alone[at].to(dtype)
         biases = (
             None if bank is None else bank.alone[at].to(kind)
@@ -227,7 +238,7 @@ class LowRank:
         return self.runs.spread(torch.tensor(self.scales, device=self.runs.device))[:, None, None]
 
     def _tiled(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
-        """All runs in one batched product over tiles; gradients flow."""
+        """All runs in one batched product over tiles."""
         down = self.down.layer(at).to(x.dtype)
         inner = torch.matmul(self.runs.tiled(x), self.runs.spread(down).transpose(1, 2))
         if self.down_bias is not None:

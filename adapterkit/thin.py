@@ -1,45 +1,131 @@
-"""One adapter's thin product where gradients flow: a single step there, and a single step back.
+"""Two thin layers of one adapter or many by the compiled kernels, with a way back through both.
 
-Its plain twin is the loop in `tests/reference.py`.
+Their plain twin is the loop in `tests/reference.py`. Whatever the dtype of wide tokens, thin ones
+and weights are float32. There is no second derivative.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from .kernels.low_rank import Thin
 
 
-def thin(y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-    """`y + scale * up down x`, in the dtype of y; gradients in the dtypes of what they belong to.
+@dataclass(frozen=True)
+class Pair:
+    """Two thin layers of each of G runs of tokens, where they lie.
 
-    Args:
-        y: What is added to, `[t, out]`.
-        x: Tokens `[t, in]`.
-        down: `[r, in]`.
-        up: `[out, r]`.
-        scale: Factor on what is added.
+    Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
+
+    Attributes:
+        starts: First token of each run, then t.
+        down, up: The layers.
+        down_biases, up_biases: Addresses of their biases.
+        scales: Factor of each run.
+        activation: f, elementwise; none is the identity.
     """
-    apply: Any = _Thin.apply
-    output: Tensor = apply(y, x, down, up, scale)
-    return output
+
+    starts: NDArray[np.int64]
+    down: Thin
+    up: Thin
+    down_biases: NDArray[np.int64] | None
+    up_biases: NDArray[np.int64] | None
+    scales: NDArray[np.float32]
+    activation: Callable[[Tensor], Tensor] | None
+
+    def into(self, y: Tensor, x: Tensor) -> None:
+        """Adds to y `[t, out]` in place what becomes of x `[t, in]`."""
+        self._onto(y, self._activated(self._shrunk(x)), y)
+
+    def plus(
+        self,
+        y: Tensor,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        down_bias: Tensor | None,
+        up_bias: Tensor | None,
+    ) -> Tensor:
+        """The sum anew, with a way back.
+
+        Args:
+            y: `[t, out]`.
+            x: `[t, in]`.
+            down, up: The layers once more, for their gradients: `[G, r, in]` and `[G, out, r]`,
+                smaller ranks filled up.
+            down_bias, up_bias: Likewise `[G, r]` and `[G, out]`.
+        """
+        apply: Any = _Plus.apply
+        output: Tensor = apply(self, y, x, down, up, down_bias, up_bias)
+        return output
+
+    def _shrunk(self, x: Tensor) -> Tensor:
+        from .kernels.low_rank import shrink
+
+        return shrink(x, self.starts, self.down, self.down_biases)
+
+    def _activated(self, inner: Tensor) -> Tensor:
+        return inner if self.activation is None else self.activation(inner)
+
+    def _onto(self, y: Tensor, inner: Tensor, into: Tensor) -> None:
+        from .kernels.low_rank import expand
+
+        expand(inner, self.starts, self.up, self.up_biases, y, into, self.scales)
+
+    def _unactivated(self, inner: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient towards what was activated, from the one towards what came of it."""
+        if self.activation is None:
+            return gradient
+        with torch.enable_grad():
+            inner = inner.detach().requires_grad_()
+            return torch.autograd.grad(self.activation(inner), inner, gradient)[0]
 
 
-class _Thin(torch.autograd.Function):
+class _Plus(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        inner = x.mm(down.to(x.dtype).t()).to(y.dtype)
-        ctx.save_for_backward(x, inner, down, up)
-        ctx.scale = scale
-        return torch.addmm(y, inner, up.to(y.dtype).t(), alpha=scale).to(y.dtype)
+    def forward(ctx: Any, pair: Pair, y: Tensor, x: Tensor, *weights: Tensor | None) -> Tensor:
+        inner = pair._shrunk(x)
+        into = torch.empty_like(y)
+        pair._onto(y, pair._activated(inner), into)
+        ctx.save_for_backward(x, inner)
+        ctx.pair = pair
+        return into
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, inner, down, up = ctx.saved_tensors
-        (onto,) = gradients
-        thinned = onto.mm(up.to(onto.dtype)).mul_(ctx.scale).to(x.dtype)
-        back = thinned.mm(down.to(x.dtype)) if ctx.needs_input_grad[1] else None
-        # Thin on the left is four times as fast as thin on the right.
-        outer = inner.t().mm(onto).mul_(ctx.scale).t()
-        return onto, back, thinned.t().mm(x).to(down.dtype), outer.to(up.dtype), None
+    @once_differentiable
+    def backward(ctx: Any, onto: Tensor) -> tuple[Tensor | None, ...]:
+        from .kernels.low_rank import expand, outer, shrink
+
+        x, inner = ctx.saved_tensors
+        pair: Pair = ctx.pair
+        starts, scales = pair.starts, pair.scales
+        _, _, *wanted = ctx.needs_input_grad
+        rank = pair.down.most
+        to_x = to_down = to_up = to_down_bias = to_up_bias = None
+        thinned = pair._unactivated(inner, shrink(onto, starts, pair.up, None, scales))
+        if wanted[0]:
+            to_x = torch.empty_like(x)
+            expand(thinned, starts, pair.down, None, None, to_x)
+        if wanted[1]:
+            to_down = outer(thinned, x, starts)[:, :rank]
+        if wanted[2]:
+            to_up = outer(pair._activated(inner), onto, starts, scales)[:, :rank].transpose(1, 2)
+        if wanted[3]:
+            to_down_bias = _sums(thinned, starts)[:, :rank]
+        if wanted[4]:
+            to_up_bias = _sums(onto, starts) * torch.from_numpy(scales)[:, None]
+        return None, onto, to_x, to_down, to_up, to_down_bias, to_up_bias
+
+
+def _sums(x: Tensor, starts: NDArray[np.int64]) -> Tensor:
+    """Sums of each run of lines, `[G, d]`, float32."""
+    return torch.from_numpy(np.add.reduceat(x.float().numpy(), starts[:-1]))

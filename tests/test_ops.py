@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import reference
 import torch
@@ -36,37 +38,85 @@ def low_rank(leaves: list[Tensor], lengths: list[int]) -> LowRank:
     )
 
 
-@pytest.mark.parametrize("lengths", TRAFFIC.values(), ids=TRAFFIC.keys())
-@pytest.mark.parametrize("full", [False, True], ids=["lora", "bottleneck"])
-def test_low_rank_is_the_loop_forward_and_backward(lengths: list[int], full: bool) -> None:
-    torch.manual_seed(0)
-    n, t = len(lengths), sum(lengths)
-    leaves = [torch.randn(t, 12), torch.randn(n, 3, 12), torch.randn(n, 20, 3)]
-    leaves += [torch.randn(n, 3), torch.randn(n, 20)] if full else []
-    start, goal, results = torch.randn(t, 20), torch.randn(t, 20), []
-    for fast in (True, False):
-        x, *weights = (leaf.clone().requires_grad_() for leaf in leaves)
-        if fast:
-            y = low_rank(weights, lengths).add(start, x, 0)
-        else:
-            y = start + reference.low_rank(x, weights, lengths, SCALES, F.silu if full else None)
-        (y * goal).sum().backward()
-        results.append([y.detach(), *(leaf.grad for leaf in (x, *weights))])
-    for fast_one, plain in zip(*results, strict=True):
-        torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
+Summing = Callable[[LowRank, Tensor, Tensor], Tensor]
+"""`(kernel, y, x) -> y + ...`"""
+
+WAYS: dict[str, Summing] = {
+    "compiled": lambda kernel, y, x: kernel.add(y, x, 0),
+    "torch": lambda kernel, y, x: y + kernel.change(x, 0, y.dtype),
+}
+"""As LowRank computes on a CPU, and as it does elsewhere."""
 
 
 @pytest.mark.parametrize("lengths", TRAFFIC.values(), ids=TRAFFIC.keys())
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "bottleneck"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_low_rank_in_place_is_the_loop(
-    lengths: list[int], full: bool, dtype: torch.dtype, tolerance: float
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize(("width", "rank"), [(12, 3), (32, 9)], ids=["odd", "whole vectors"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2e-2)])
+def test_low_rank_is_the_loop_forward_and_backward(
+    lengths: list[int],
+    full: bool,
+    way: Summing,
+    width: int,
+    rank: int,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     torch.manual_seed(0)
     n, t = len(lengths), sum(lengths)
-    weights = [torch.randn(n, 3, 12), torch.randn(n, 12, 3)]
-    weights += [torch.randn(n, 3), torch.randn(n, 12)] if full else []
-    x = torch.randn(t, 12)
+    start, goal = torch.randn(t, 2 * width).to(dtype), torch.randn(t, 2 * width).to(dtype)
+    x = torch.randn(t, width).to(dtype)
+    weights = [torch.randn(n, rank, width), torch.randn(n, 2 * width, rank)]
+    weights += [torch.randn(n, rank), torch.randn(n, 2 * width)] if full else []
+
+    def computed(kind: torch.dtype, fast: bool) -> list[Tensor]:
+        leaves = [leaf.detach().clone().requires_grad_() for leaf in (start.to(kind), x.to(kind))]
+        leaves += [weight.clone().requires_grad_() for weight in weights]
+        y, read, *own = leaves
+        if fast:
+            total = way(low_rank(own, lengths), y, read)
+        else:
+            act = F.silu if full else None
+            total = y + reference.low_rank(read, own, lengths, SCALES, act)
+        assert total.dtype == kind
+        (total * goal.to(kind)).sum().backward()
+        grads = [leaf.grad for leaf in leaves]
+        assert all(
+            grad is not None and grad.dtype == leaf.dtype
+            for grad, leaf in zip(grads, leaves, strict=True)
+        )
+        return [total.detach(), *(grad for grad in grads if grad is not None)]
+
+    for fast, plain in zip(computed(dtype, True), computed(torch.float32, False), strict=True):
+        assert (fast.float() - plain).norm() / plain.norm() < tolerance
+
+
+def test_frozen_weights_are_passed_through_and_not_given_gradients() -> None:
+    torch.manual_seed(0)
+    x, weights = (
+        torch.randn(5, 32, requires_grad=True),
+        [torch.randn(2, 3, 32), torch.randn(2, 32, 3)],
+    )
+    low_rank(weights, [2, 3]).add(torch.zeros(5, 32), x, 0).sum().backward()
+    held = x.detach().requires_grad_()
+    reference.low_rank(held, weights, [2, 3], SCALES, None).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, held.grad)
+    assert all(weight.grad is None for weight in weights)
+
+
+@pytest.mark.parametrize("lengths", TRAFFIC.values(), ids=TRAFFIC.keys())
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "bottleneck"])
+@pytest.mark.parametrize("width", [12, 32], ids=["odd", "whole vectors"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_low_rank_in_place_is_the_loop(
+    lengths: list[int], full: bool, width: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    n, t = len(lengths), sum(lengths)
+    weights = [torch.randn(n, 3, width), torch.randn(n, width, 3)]
+    weights += [torch.randn(n, 3), torch.randn(n, width)] if full else []
+    x = torch.randn(t, width)
     expected = x + reference.low_rank(x, weights, lengths, SCALES, F.silu if full else None)
     y = x.to(dtype)
     with torch.inference_mode():

@@ -96,7 +96,7 @@ def test_answers_and_gradients_are_the_plain_loop(
         assert plain is not None
         scale = plain.abs().max()
         assert scale > 0, name
-        torch.testing.assert_close(grad / scale, plain / scale, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(grad / scale, plain / scale, rtol=1e-5, atol=4e-5)
 
 
 def test_what_lies_below_changes_the_answer(tiny: Backbone, make_adapter: MakeAdapter) -> None:

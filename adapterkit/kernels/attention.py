@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import WIDTH
 from .compiling import Counts, Factors, compiled, helper, plain
+from .lines import Four, four, mixed, past
 from .simd import (
     add,
     exp,
@@ -31,9 +32,6 @@ from .simd import (
     total,
     turn,
 )
-
-Four = tuple[int, int, int, int]
-"""Addresses of four lines."""
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
@@ -119,10 +117,11 @@ def attend_back(
     return to_query, to_key, to_value
 
 
-# Attention takes four queries at a time against sixteen keys. Keys lie as columns, so that a vector
-# holds one number of each of sixteen; the prefix's and the text's are each filled up to whole
-# vectors, and a mask keeps what fills them from being attended to. Where fewer than four queries
-# are left the last one stands in for the others.
+# Attention takes four queries at a time against sixteen keys. What is mixed of the values' lines is
+# what queries read; of the keys' columns, with a query's numbers for weights, it is their scores.
+# Keys lie as columns, so that a vector holds one number of each of sixteen; the prefix's and the
+# text's are each filled up to whole vectors, and a mask keeps what fills them from being attended
+# to. Where fewer than four queries are left the last one stands in for the others.
 
 
 @helper
@@ -153,35 +152,6 @@ def _turned(x: int, step: int, d: int, first: int, n: int, prefix: int, p: int, 
 
 
 @helper
-def _four(x: int, step: int, first: int, last: int) -> Four:
-    """Where four lines lie, none past the last."""
-    return (
-        x + first * step,
-        x + min(first + 1, last) * step,
-        x + min(first + 2, last) * step,
-        x + min(first + 3, last) * step,
-    )
-
-
-@helper
-def _mixed(weights: Four, lines: int, step: int, n: int, begun: Any) -> Any:
-    """Sixteen numbers of each of n lines times four weights of the line, added to four vectors.
-
-    Of the values' lines that is what four queries read. Of the keys' columns it is their scores: a
-    query's numbers are the weights of the dimensions.
-    """
-    a0, a1, a2, a3 = begun
-    w0, w1, w2, w3 = floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3])
-    for j in range(n):
-        line = load(lines + j * step)
-        a0 = fma(splat(w0[j]), line, a0)
-        a1 = fma(splat(w1[j]), line, a1)
-        a2 = fma(splat(w2[j]), line, a2)
-        a3 = fma(splat(w3[j]), line, a3)
-    return a0, a1, a2, a3
-
-
-@helper
 def _write(lines: Four, at: int, values: Any) -> None:
     """Writes a vector to each of four lines."""
     store(lines[0] + at, values[0])
@@ -202,7 +172,7 @@ def _exponentials(
     t0 = t1 = t2 = t3 = splat(NEVER)
     for j in range(0, step, 4 * WIDTH):
         added = load(mask + j)
-        found = _mixed(queries, turned + j, step, d, (added, added, added, added))
+        found = mixed(queries, turned + j, step, d, (added, added, added, added))
         t0, t1 = larger(t0, found[0]), larger(t1, found[1])
         t2, t3 = larger(t2, found[2]), larger(t3, found[3])
         _write(lines, j, found)
@@ -240,12 +210,6 @@ def _room(starts: Counts, ahead: Counts, lines: int) -> Factors:
     return np.empty(lines * most, np.float32)
 
 
-@helper
-def _past(lines: Four, step: int) -> Four:
-    """Four lines further on."""
-    return lines[0] + step, lines[1] + step, lines[2] + step, lines[3] + step
-
-
 @compiled(
     "void(int64, int64, int64, int64, int64, int64, int64, int64, int64[::1], int64[::1],"
     " int64[::1], int64, int64, float32)"
@@ -274,15 +238,15 @@ def _attend(
         text, columns = _columns(n, p)
         step = 4 * columns
         mask = turned + d * step
-        weights = _four(mask + step, step, 0, 3)
-        own = _past(weights, 4 * text)
+        weights = four(mask + step, step, 0, 3)
+        own = past(weights, 4 * text)
         _masked(mask, n, p)
         for at in range(0, 4 * heads * d, 4 * d):
             _turned(key + at, key_step, d, first, n, prefixes[s], p, turned)
             ahead_of, here = value + at + prefixes[s] * value_step, value + at + first * value_step
             for i in range(first, first + n, 4):
-                queries = _four(query + at, query_step, i, first + n - 1)
-                into = _four(out + at, out_step, i, first + n - 1)
+                queries = four(query + at, query_step, i, first + n - 1)
+                into = four(out + at, out_step, i, first + n - 1)
                 z = _exponentials(weights, queries, turned, mask, step, d, scaling)
                 z0, z1, z2, z3 = (
                     splat(ONE / z[0]),
@@ -292,8 +256,8 @@ def _attend(
                 )
                 for c in range(0, 4 * d, 4 * WIDTH):
                     a = (nothing, nothing, nothing, nothing)
-                    a = _mixed(weights, ahead_of + c, value_step, p, a)
-                    a = _mixed(own, here + c, value_step, n, a)
+                    a = mixed(weights, ahead_of + c, value_step, p, a)
+                    a = mixed(own, here + c, value_step, n, a)
                     mean = mul(a[0], z0), mul(a[1], z1), mul(a[2], z2), mul(a[3], z3)
                     _write(into, c, mean)
     room[0] = ZERO  # numba lets go of what is not named any more, and only addresses of it were
@@ -334,18 +298,18 @@ def _attend_back(
         step = 4 * columns
         values = turned + d * step
         mask = values + d * step
-        weights = _four(mask + step, step, 0, 3)
-        changes = _past(weights, 4 * step)  # gradients of the scores
-        own, own_changes = _past(weights, 4 * text), _past(changes, 4 * text)
+        weights = four(mask + step, step, 0, 3)
+        changes = past(weights, 4 * step)  # gradients of the scores
+        own, own_changes = past(weights, 4 * text), past(changes, 4 * text)
         _masked(mask, n, p)
         for at in range(0, 4 * heads * d, 4 * d):
             _turned(key + at, key_step, d, first, n, prefix, p, turned)
             _turned(value + at, value_step, d, first, n, prefix, p, values)
             for i in range(first, first + n, 4):
                 last = first + n - 1
-                queries = _four(query + at, query_step, i, last)
-                given = _four(gradient + at, gradient_step, i, last)
-                gave = _four(out + at, out_step, i, last)
+                queries = four(query + at, query_step, i, last)
+                given = four(gradient + at, gradient_step, i, last)
+                gave = four(out + at, out_step, i, last)
                 z = _exponentials(weights, queries, turned, mask, step, d, scaling)
                 for u in range(4):
                     # A query that stands in for one past the last has no weights.
@@ -359,14 +323,14 @@ def _attend_back(
                         store(weights[u] + j, weight)
                         store(changes[u] + j, below)
                 for j in range(0, step, 4 * WIDTH):
-                    a = _mixed(given, values + j, step, d, (nothing, nothing, nothing, nothing))
+                    a = mixed(given, values + j, step, d, (nothing, nothing, nothing, nothing))
                     for u in range(4):
                         weight = mul(load(weights[u] + j), scale)
                         store(changes[u] + j, mul(weight, add(a[u], load(changes[u] + j))))
                 for c in range(at, at + 4 * d, 4 * WIDTH):
                     a = (nothing, nothing, nothing, nothing)
-                    a = _mixed(changes, key + prefix * key_step + c, key_step, p, a)
-                    a = _mixed(own_changes, key + first * key_step + c, key_step, n, a)
+                    a = mixed(changes, key + prefix * key_step + c, key_step, p, a)
+                    a = mixed(own_changes, key + first * key_step + c, key_step, n, a)
                     for u in range(min(4, last - i + 1)):
                         store(to_query + (i + u) * to_step + c, a[u])
                     above, here = prefix * to_step + c, first * to_step + c

@@ -14,20 +14,8 @@ from torch import Tensor
 
 from . import WIDTH
 from .compiling import compiled, helper
-from .simd import (
-    add,
-    exp,
-    fma,
-    load,
-    load_half,
-    mul,
-    over,
-    signed,
-    size,
-    splat,
-    store,
-    store_half,
-)
+from .lines import read, write
+from .simd import add, exp, fma, mul, over, signed, size, splat
 
 HALF, ONE = np.float32(0.5), np.float32(1.0)
 ROOT = np.float32(1 / np.sqrt(2.0))
@@ -88,26 +76,13 @@ def _bell(x: Any) -> Any:
     return exp(mul(mul(x, x), splat(-HALF)))
 
 
-@helper
-def _read(address: int, half: bool) -> Any:
-    return load_half(address) if half else load(address)
-
-
-@helper
-def _write(address: int, a: Any, half: bool) -> None:
-    if half:
-        store_half(address, a)
-    else:
-        store(address, a)
-
-
 @compiled("void(int64, int64, int64, int64, boolean)")
 def _gelu(x: int, y: int, slope: int, n: int, half: bool) -> None:
     density, step = splat(DENSITY), 2 if half else 4  # bytes of a number
     for at in range(0, step * n, step * WIDTH):
-        a = _read(x + at, half)
+        a = read(x + at, half)
         e = _bell(a)
         phi = _cumulative(a, e)
-        _write(y + at, mul(a, phi), half)
+        write(y + at, mul(a, phi), half)
         if slope:
-            _write(slope + at, fma(mul(a, e), density, phi), half)
+            write(slope + at, fma(mul(a, e), density, phi), half)
