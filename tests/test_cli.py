@@ -851,3 +851,18 @@ def test_an_interrupted_process_ends_in_one_line_and_130() -> None:
         running.send_signal(signal.SIGINT)
         said = finished(running)
     assert said == Said(130, "", "Interrupted; nothing half-written was left.\n")
+
+
+def test_a_process_seldom_looks_for_garbage_and_not_at_its_end() -> None:
+    code = """
+import atexit, gc, sys
+from adapterkit.__main__ import main
+
+atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count()))  # the last of all
+sys.argv = ["adapterkit", "--version"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    threshold, frozen = map(int, done.stdout.split()[-2:])
+    assert threshold > 100_000
+    assert frozen > 10_000

@@ -36,6 +36,9 @@ DRAIN = 60.0
 
 CONNECTIONS = 4096
 
+COLLECT = 700
+"""Objects after which Python looks for rings of dead ones among the latest: its own habit."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -184,9 +187,10 @@ def run(settings: Settings, host: str, port: int) -> None:
         "keys": service.keys is not None,
     }
     # What is loaded now stays: the collector need not walk a million objects of it again and again
-    # while every thread waits.
+    # while every thread waits. What comes and goes from now on it looks through often.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(COLLECT)
     _Server(config, facts).run([sock])
     log.info("ended")
 
