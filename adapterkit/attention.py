@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kernels import WIDTH
+from .sheet import Entry, Sheet, roomier, roomy
 
 if TYPE_CHECKING:
     from .kernels.attention import Windows
@@ -47,13 +48,16 @@ class AttentionPlan:
         lengths: Tokens of each sequence, in packed order; T in all.
         prefixes: For each sequence, start and length of its run among the prefix tokens.
         device: Where the attention is computed.
-        filled: R: T, or more where the batch is filled up with copies of its last token.
+        filled: R: T, or more where the batch is filled up; what fills it up attends to nothing that
+            matters, and nobody sees what comes of it.
+        table: What flash attention is told, on a sheet.
     """
 
     lengths: tuple[int, ...]
     prefixes: tuple[tuple[int, int], ...]
     device: torch.device | str
     filled: int
+    table: RaggedTable | None = None
 
     @classmethod
     def of(
@@ -62,10 +66,27 @@ class AttentionPlan:
         prefixes: Sequence[tuple[int, int]] | None = None,
         device: torch.device | str = "cpu",
         filled: int | None = None,
+        sheet: Sheet | None = None,
     ) -> AttentionPlan:
-        """Plans a batch; no prefixes and nothing filled up where they are left out."""
+        """Plans a batch; no prefixes and nothing filled up where they are left out.
+
+        Args:
+            lengths, prefixes, device, filled: As above.
+            sheet: Of the batch, on a GPU outside training.
+        """
         windows = ((0, 0),) * len(lengths) if prefixes is None else tuple(prefixes)
-        return cls(tuple(lengths), windows, device, sum(lengths) if filled is None else filled)
+        filled = sum(lengths) if filled is None else filled
+        table = None if sheet is None else RaggedTable.of(sheet, lengths, windows, filled)
+        return cls(tuple(lengths), windows, device, filled, table)
+
+    @cached_property
+    def ragged(self) -> Ragged:
+        """The same for flash attention, which pads nothing either."""
+        table = self.table
+        if table is None:
+            table = RaggedTable.of(Sheet(), self.lengths, self.prefixes, self.filled)
+            table.sheet.send(self.device)
+        return table.read()
 
     @cached_property
     def windows(self) -> Windows:
@@ -104,6 +125,78 @@ class AttentionPlan:
             groups.append(AttentionGroup(*index, len(members), mask))
         places[n_tokens:] = places[n_tokens - 1]
         return Padded(tuple(groups), places.to(self.device))
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences of any lengths as flash attention takes them (Dao 2023).
+
+    Attributes:
+        starts: First query of each sequence, then their number, int32 `[N + 1]`.
+        key_starts: Likewise for keys.
+        keys: Token, or R + prefix token, of each key; None where they are the queries' tokens.
+        longest: At least the queries of any sequence.
+        longest_keys: At least the keys of any.
+    """
+
+    starts: Tensor
+    key_starts: Tensor
+    keys: Tensor | None
+    longest: int
+    longest_keys: int
+
+
+@dataclass(frozen=True)
+class RaggedTable:
+    """The same on a sheet, in one of few sizes; sequences without tokens fill it up.
+
+    Attributes:
+        sheet: The sheet.
+        starts, key_starts, keys, longest, longest_keys: As of `Ragged`.
+    """
+
+    sheet: Sheet
+    starts: Entry
+    key_starts: Entry
+    keys: Entry | None
+    longest: int
+    longest_keys: int
+
+    @classmethod
+    def of(
+        cls,
+        sheet: Sheet,
+        lengths: Sequence[int],
+        prefixes: Sequence[tuple[int, int]],
+        filled: int,
+    ) -> RaggedTable:
+        """Plans a batch (see `AttentionPlan`)."""
+        sizes = np.array(lengths)
+        first, ahead = np.array(prefixes).T
+        room = roomier(len(sizes)) + 1
+
+        def starts(of: Any) -> Entry:
+            ends = np.full(room, of.sum(), np.int32)
+            ends[: len(of)] = np.cumsum(of) - of
+            return sheet.put(ends)
+
+        keys = None
+        if ahead.any():
+            begins = np.cumsum(sizes) - sizes
+            # A sequence's virtual tokens, then its own.
+            at = np.stack([filled + first, begins], axis=1).ravel()
+            n = np.stack([ahead, sizes], axis=1).ravel()
+            nth = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+            index = (np.repeat(at, n) + nth).astype(np.int32)
+            keys = sheet.put(index, roomy(len(index)))
+        longest, longest_keys = (sheet.fix(roomier(int(n.max()))) for n in (sizes, sizes + ahead))
+        return cls(sheet, starts(sizes), starts(sizes + ahead), keys, longest, longest_keys)
+
+    def read(self) -> Ragged:
+        """The plan where the sheet was sent."""
+        keys = None if self.keys is None else self.sheet.read(self.keys)
+        starts, key_starts = self.sheet.read(self.starts), self.sheet.read(self.key_starts)
+        return Ragged(starts, key_starts, keys, self.longest, self.longest_keys)
 
 
 @dataclass(frozen=True)
@@ -162,6 +255,8 @@ def packed_attention(
         `[R, heads * d]`.
     """
     on_cpu = query.device.type == "cpu"
+    if flashes(query.device, query.dtype, query.shape[-1] // heads):
+        return _ragged_attention(query, key, value, plan.ragged, heads, scaling)
     if on_cpu and query.shape[-1] // heads % WIDTH == 0:
         apply: Any = _Compiled.apply
         found: Tensor = apply(query, key, value, plan, heads, scaling)
@@ -171,6 +266,37 @@ def packed_attention(
         full = query.float(), key.float(), value.float()
         return _padded_attention(*full, plan.padded, heads, scaling).to(query.dtype)
     return _padded_attention(query, key, value, plan.padded, heads, scaling)
+
+
+@cache
+def flashes(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether flash attention computes heads of that width there: in half precision on a GPU of
+    NVIDIA's Ampere or a later one."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or width % 8:
+        return False
+    try:
+        from torch.nn.attention import varlen  # noqa: F401
+    except ImportError:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _ragged_attention(
+    query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, heads: int, scaling: float
+) -> Tensor:
+    """The same by flash attention."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    width = query.shape[-1] // heads
+    # Its own factor is that of the width; scaling differs from it in no family known today.
+    query = query if scaling == width**-0.5 else query * (scaling * width**0.5)
+    if ragged.keys is not None:
+        key, value = key.index_select(0, ragged.keys), value.index_select(0, ragged.keys)
+    q, k, v = (x.reshape(-1, heads, width) for x in (query, key, value))
+    starts = ragged.starts, ragged.key_starts
+    out: Any = varlen_attn(q, k, v, *starts, ragged.longest, ragged.longest_keys)
+    found: Tensor = out.reshape(len(query), -1)
+    return found
 
 
 class _Compiled(torch.autograd.Function):

@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import packed_attention
+from .attention import flashes, packed_attention
 from .batch import Encoded, Packed, Pooling
 from .checkpoint import Checkpoint, locate
 from .edits import Edits, LayerEdits
 from .errors import BackboneError
 from .frozen import activate, prepare, prepare_int8
 from .geometry import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
+from .graphs import Graphs
 from .heap import keep
 from .lm_head import LMHead
 from .tokens import Reader
@@ -76,6 +77,9 @@ class Backbone:
         self._pooler: Any = model.pooler if checkpoint.has_pooler else None
         self.lm_head = self._lm_head(checkpoint)
         self._at = threading.local()
+        width = self.geometry.hidden // self.geometry.heads
+        alike = quantization == "none" and flashes(self.device, self.dtype, width)
+        self._graphs = Graphs(self._computed) if alike else None
         self._plug()
 
     @classmethod
@@ -170,8 +174,11 @@ class Backbone:
         """
         # A scope of its own for weights without gradients would also stop the edits' gradients,
         # so the caller alone decides (`torch.inference_mode` outside training).
-        first, states = entering or (0, self._embedded(packed))
-        tokens = self._through(states, edits, first, self.geometry.layers)
+        if entering is None and self._graphs is not None and edits.whole and packed.words is None:
+            tokens = self._graphs(packed, edits)
+        else:
+            first, states = entering or (0, self._embedded(packed))
+            tokens = self._through(states, edits, first, self.geometry.layers)
         pool = self._pool if self._pooler else None
         return Encoded(tokens, packed, pool, self.lm_head)
 
@@ -189,17 +196,14 @@ class Backbone:
     # token of each line, of which a packed batch has one; its parts are called here one by one.
 
     def _embedded(self, packed: Packed) -> Tensor:
+        return self._embed(packed.ids, packed.positions, packed.types, packed.words)
+
+    def _embed(
+        self, ids: Tensor, positions: Tensor, types: Tensor, words: Tensor | None = None
+    ) -> Tensor:
         model: Any = self.model
-        read = (
-            {"input_ids": packed.ids[None]}
-            if packed.words is None
-            else {"inputs_embeds": packed.words[None]}
-        )
-        states = model.embeddings(
-            **read,
-            token_type_ids=packed.types[None],
-            position_ids=packed.positions[None],
-        )
+        read = {"input_ids": ids[None]} if words is None else {"inputs_embeds": words[None]}
+        states = model.embeddings(**read, token_type_ids=types[None], position_ids=positions[None])
         if hasattr(model, "embeddings_project"):  # ELECTRA, where the embeddings are thinner
             states = model.embeddings_project(states)
         embedded: Tensor = states[0]
@@ -207,6 +211,8 @@ class Backbone:
 
     def _through(self, states: Tensor, edits: Edits, first: int, end: int) -> Tensor:
         layers: Any = self.model.get_submodule(self.geometry.family.layers)
+        if edits.whole is not None:
+            edits.whole.sheet.send(states.device)
         tokens = len(states)
         # Filled up once with a token like the others, and not at every product; nobody sees it.
         filler = states[-1:].expand(edits.filled - tokens, -1)
@@ -215,6 +221,10 @@ class Backbone:
             states = layer(states, None, edits=edits)
         left: Tensor = states.squeeze(0)[:tokens]
         return left
+
+    def _computed(self, rows: Tensor, edits: Edits) -> Tensor:
+        """Hidden states `[R, h]` of ids, positions and token types `[3, R]`, filled up already."""
+        return self._through(self._embed(*rows), edits, 0, self.geometry.layers)
 
     def words(self, ids: Sequence[int]) -> Tensor:
         """Word embeddings of token ids, `[n, e]`, before positions and token types are added."""

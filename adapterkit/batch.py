@@ -6,10 +6,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import BackboneError
@@ -80,12 +82,6 @@ class Packed:
         """First token of each sequence, int64 `[N]`."""
         return torch.tensor(self.offsets[:-1], device=self.device)
 
-    @cached_property
-    def sequence_of(self) -> Tensor:
-        """The packed sequence each token belongs to, int64 `[T]`."""
-        lengths = torch.tensor(self.lengths, device=self.device)
-        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.device), lengths)
-
     def only(self, sequences: Sequence[int]) -> Packed:
         """The batch with some of its sequences, ascending; owners keep their numbers."""
         index = torch.cat([torch.arange(*self.offsets[n : n + 2]) for n in sequences])
@@ -121,14 +117,13 @@ def pack(
         device: Where the tensors go.
     """
     order = sorted(range(len(inputs)), key=lambda i: (owners[i], len(inputs[i]), i))
-    ids: list[int] = []
-    types: list[int] = []
-    positions: list[int] = []
-    for i in order:
-        ids += inputs[i].ids
-        types += inputs[i].types
-        positions += range(first_positions[i], first_positions[i] + len(inputs[i]))
-    rows = torch.tensor([ids, positions, types]).to(device, non_blocking=True)
+    lengths = np.array([len(inputs[i]) for i in order])
+    shift = np.array([first_positions[i] for i in order]) - (np.cumsum(lengths) - lengths)
+    numbers = np.empty((3, lengths.sum()), np.int64)
+    numbers[0] = list(chain.from_iterable(inputs[i].ids for i in order))
+    numbers[1] = np.arange(len(numbers[1])) + np.repeat(shift, lengths)
+    numbers[2] = list(chain.from_iterable(inputs[i].types for i in order))
+    rows = torch.from_numpy(numbers).to(device, non_blocking=True)
     words = [given for i in order if (given := inputs[i].words) is not None]
     return Packed(
         ids=rows[0],
@@ -166,13 +161,11 @@ class Encoded:
     @cached_property
     def mean(self) -> Tensor:
         """Mean hidden state of each sequence's tokens, special ones included, `[N, h]`."""
-        lengths = torch.tensor(self.packed.lengths, device=self.tokens.device)
-        # Summed in float32: a bfloat16 running sum over hundreds of tokens loses its last bits.
-        zeros = self.tokens.new_zeros(
-            (len(self.packed.lengths), self.tokens.shape[-1]), dtype=torch.float32
-        )
-        sums = zeros.index_add(0, self.packed.sequence_of, self.tokens.float())
-        return (sums / lengths[:, None]).to(self.tokens.dtype)
+        # Summed in float32, in which a sum over hundreds of tokens keeps its last bits, and one
+        # token after the other: sums by index come in any order on a GPU.
+        every = torch.arange(len(self.tokens), device=self.tokens.device)
+        bags = F.embedding_bag(every, self.tokens.float(), self.packed.starts, mode="mean")
+        return bags.to(self.tokens.dtype)
 
     def pooled(self, how: Pooling) -> Tensor:
         """One vector for each packed sequence, `[N, h]`."""

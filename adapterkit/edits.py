@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
@@ -16,7 +16,9 @@ from .batch import Packed
 from .frozen import fill_up
 from .geometry import Geometry
 from .method import Delta, Share
-from .ops import Noise, Runs
+from .ops import Among, Noise, Runs
+from .sheet import Sheet, roomy
+from .tabled import in_one_launch
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,22 @@ def _added(
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Edits whose numbers stand on a sheet, so that two of one kind differ in nothing but numbers.
+
+    Attributes:
+        sheet: The sheet.
+        prefixes: Keys and values of all prefix tokens, `[L, 2, P, h]`; None without.
+        kind: What is done where, and the sizes of all that is read: a CUDA graph of a forward with
+            one is right for every other of this kind.
+    """
+
+    sheet: Sheet
+    prefixes: Tensor | None
+    kind: Hashable
+
+
+@dataclass(frozen=True)
 class Edits:
     """All that one batch does to the backbone.
 
@@ -120,11 +138,13 @@ class Edits:
         layers: One entry for each layer.
         untouched: For each packed sequence the layers, from the first, that nothing is done to.
         filled: Tokens that layers compute: the batch's, filled up to one of few sizes.
+        whole: On a GPU, outside training: what makes it one value of few kinds.
     """
 
     layers: tuple[LayerEdits, ...]
     untouched: tuple[int, ...]
     filled: int
+    whole: Whole | None = None
 
     @classmethod
     def of(
@@ -155,20 +175,24 @@ class Edits:
         untouched = [geometry.layers] * len(packed.owners)
         owners = sorted(set(packed.owners) - {-1})
         prefixes: dict[int, list[Tensor]] = {owner: [] for owner in owners}
-        filled = fill_up(packed.offsets[-1])
+        sheet, filled = _room(packed, adapters)
+        kind: list[Hashable] = [filled]
         for runs, drawn in _groups(adapters, owners, noise):
             spans = [(packed.span(run[0])[0], packed.span(run[-1])[1]) for _, run in runs]
             tokens = [packed.offsets[b] - packed.offsets[a] for a, b in spans]
-            if spans[-1][1] == len(packed.owners):
+            if spans[-1][1] == len(packed.owners) and sheet is None:
                 # What fills the batch up goes the way of its last token; nobody sees it.
                 tokens[-1] += filled - packed.offsets[-1]
             start = packed.offsets[spans[0][0]]
+            among = None if sheet is None else Among(sheet, start, filled)
             contribution = type(runs[0][0].method).contribute(
                 [(floor.method, floor.tensors) for floor, _ in runs],
-                Share(Runs(tokens, packed.device), geometry, drawn),
+                Share(Runs(tokens, packed.device, among), geometry, drawn),
             )
+            first, end = (start, start + sum(tokens)) if sheet is None else (0, filled)
             for (layer, site), delta in contribution.deltas.items():
-                blocks[layer].setdefault(site, []).append(Block(start, start + sum(tokens), delta))
+                blocks[layer].setdefault(site, []).append(Block(first, end, delta))
+            kind += [*_kind(runs[0][0]), *contribution.deltas]
             lowest = min((layer for layer, _ in contribution.deltas), default=geometry.layers)
             for a, b in spans:
                 depth = 0 if contribution.prefixes else lowest
@@ -176,8 +200,12 @@ class Edits:
             for (_, run), prefix in zip(runs, contribution.prefixes or (), strict=False):
                 for owner in run:
                     prefixes[owner].append(prefix)
-        together, windows = _laid(prefixes, packed)
-        plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled)
+        together, windows = _laid(prefixes, packed, sheet is not None)
+        plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled, sheet)
+        whole = None
+        if sheet is not None:
+            sizes = None if together is None else together.shape
+            whole = Whole(sheet, together, (*kind, sizes, sheet.kind))
         return cls(
             tuple(
                 LayerEdits(blocks[i], plan)
@@ -187,7 +215,20 @@ class Edits:
             ),
             tuple(untouched),
             filled,
+            whole,
         )
+
+
+def _room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[Sheet | None, int]:
+    """Where a batch's numbers stand, if it is computed as a whole, and the tokens it is filled up
+    to: a GPU wins nothing by more tokens than there are, but by few sizes of graphs."""
+    tokens = packed.offsets[-1]
+    if packed.device.type == "cpu":
+        return None, fill_up(tokens)
+    methods = (floor.method for adapter in adapters for floor in adapter.floors)
+    if in_one_launch(packed.device) and all(method.in_one_launch for method in methods):
+        return Sheet(), roomy(tokens)
+    return None, tokens
 
 
 def group_key(adapter: Adapter) -> tuple[Any, ...]:
@@ -223,10 +264,10 @@ def _groups(
 
 
 def _laid(
-    prefixes: Mapping[int, Sequence[Tensor]], packed: Packed
+    prefixes: Mapping[int, Sequence[Tensor]], packed: Packed, whole: bool
 ) -> tuple[Tensor | None, list[tuple[int, int]] | None]:
     """Prefix tokens end to end, `[L, 2, P, h]`, and each sequence's run among them; owners of the
-    same prefixes share one."""
+    same prefixes share one. As a whole, P is one of few sizes."""
     windows = [(0, 0)] * len(packed.owners)
     places: dict[tuple[int, ...], tuple[int, int]] = {}
     laid: list[Tensor] = []
@@ -238,4 +279,8 @@ def _laid(
             laid += own
         a, b = packed.span(owner)
         windows[a:b] = [places.get(key, (0, 0))] * (b - a)
+    if laid and whole:
+        n = sum(prefix.shape[2] for prefix in laid)
+        layers, both, _, width = laid[0].shape
+        laid.append(laid[0].new_zeros(layers, both, roomy(n) - n, width))
     return (torch.cat(laid, dim=2), windows) if laid else (None, None)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from .adapter import Adapter
 from .backbone import Backbone
-from .batch import Inputs, Packed, pack
+from .batch import Encoded, Inputs, Packed, pack
 from .edits import Edits, group_key
 from .fanout import Memory, encode
 from .ops import Noise
+from .task import Asked, Task
 
 MAX_TOKENS = 8192
 """Tokens in one packed batch outside training: enough to keep products wide, small in memory."""
@@ -72,17 +73,31 @@ def forward(
         return Edits.of(adapters, part, backbone.geometry, drawn)
 
     encoded = encode(backbone, packed, texts, edits, memory)
-    pieces = []
-    for owner in sorted(set(packed.owners)):
-        span = packed.span(owner)
-        adapter = None if owner == -1 else adapters[owner]
-        if adapter is None:
-            values = encoded.pooled(backbone.pooling)[span[0] : span[1]]
-        else:
-            own = drawn.of([owner]) if drawn is not None else None
-            values = adapter.task.logits(adapter.head, encoded, span, own)
-        pieces.append(_in_order(adapter, packed, span, values))
-    return pieces
+    values = _logits(adapters, encoded, drawn)
+    if -1 in packed.owners:
+        values[-1] = encoded.pooled(backbone.pooling)[slice(*packed.span(-1))]
+    return [
+        _in_order(adapters[owner] if owner >= 0 else None, packed, packed.span(owner), said)
+        for owner, said in sorted(values.items())
+    ]
+
+
+def _logits(
+    adapters: Sequence[Adapter], encoded: Encoded, drawn: Noise | None
+) -> dict[int, Tensor]:
+    """Owner to the raw scores of its rows, the owners of one class of tasks asked together."""
+    packed = encoded.packed
+    kinds: dict[type[Task], dict[int, Asked]] = {}
+    for owner in sorted(set(packed.owners) - {-1}):
+        task, head = adapters[owner].task, adapters[owner].head
+        noise = drawn.of([owner]) if drawn is not None else None
+        asked = Asked(task, head, packed.span(owner), noise)
+        kinds.setdefault(type(task), {})[owner] = asked
+    values: dict[int, Tensor] = {}
+    for kind, members in kinds.items():
+        said = kind.logits_of(list(members.values()), encoded)
+        values |= zip(members, said, strict=True)
+    return values
 
 
 def _alike(backbone: Backbone, inputs: Sequence[Inputs]) -> Sequence[Inputs]:

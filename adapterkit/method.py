@@ -24,7 +24,8 @@ Tensors = dict[str, Tensor]
 Delta = Callable[[Tensor, Tensor], Tensor]
 """What an edit does at a site: `(y, x) -> y + ...`, in place where gradients are off.
 
-y `[t, out]` is what is added to, x `[t, in]` what is read there.
+y `[t, out]` is what is added to, x `[t, in]` what is read there: the group's tokens, or a whole
+batch's where the group's runs know where they lie among it (`ops.Among`).
 """
 
 FileKeys = dict[str, tuple[str, int | None]]
@@ -81,6 +82,10 @@ class Method(ABC):
 
     head_learning_rate: ClassVar[float] = 5e-3
     """Likewise for the fresh head beside it."""
+
+    in_one_launch: ClassVar[bool] = False
+    """Whether its deltas are those of `LowRank` and nothing else: on a GPU they are then computed
+    over a whole batch at once, and it as one CUDA graph."""
 
     head_prefix: ClassVar[str] = ""
     """Before a head tensor's name in the weights file."""

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .sheet import Sheet, roomier
+from .tabled import TabledPair, TileTable, WeightTable
 from .thin import Pair
 
 if TYPE_CHECKING:
@@ -26,17 +28,43 @@ TILE = 16
 """Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
 
 
+@dataclass(frozen=True)
+class Among:
+    """Where a group's runs lie in a batch that is computed as a whole, by the kernels of a GPU.
+
+    Attributes:
+        sheet: Where the batch's numbers are gathered.
+        first: First token of the first run.
+        tokens: Of the batch, filled up.
+    """
+
+    sheet: Sheet
+    first: int
+    tokens: int
+
+
 class Runs:
     """G contiguous runs of tokens, run g belonging to weight g.
 
     The grouped products cut every run into tiles of `TILE` tokens, the last one padded, so that a
     batched product over tiles costs the same however many runs there are and however skewed they
     are (the idea of Punica's segmented gather, Chen et al. 2023, on plain batched products).
+
+    Args:
+        lengths: Tokens of each.
+        device: Where the products are computed.
+        among: On a GPU, outside training: where the runs lie among the tokens of the whole batch.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        among: Among | None = None,
+    ) -> None:
         self.lengths = tuple(lengths)
         self.device = device
+        self.among = among
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -45,6 +73,14 @@ class Runs:
     def starts(self) -> NDArray[np.int64]:
         """First token of each run, then the number of tokens: G + 1 numbers."""
         return np.array((0, *accumulate(self.lengths)))
+
+    @cached_property
+    def table(self) -> TileTable | None:
+        """Their tiles for the kernels of a GPU, where they lie among a whole batch."""
+        if self.among is None:
+            return None
+        starts = self.among.first + self.starts[:-1]
+        return TileTable.of(self.among.sheet, starts, np.diff(self.starts), self.among.tokens)
 
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,11 +148,15 @@ class Bank:
         return np.array([t.shape[self._dim] for t in self.tensors])
 
     @cached_property
+    def firsts(self) -> NDArray[np.int64]:
+        """Where each adapter's weight lies, all its layers one after another, `[G]`."""
+        return np.array([t.data_ptr() for t in self._plain])
+
+    @cached_property
     def places(self) -> NDArray[np.int64]:
         """Where each adapter's weight lies at each layer, `[L, G]`, for the compiled kernels."""
         steps = np.array([t.stride(0) * t.element_size() for t in self._plain])
-        firsts = np.array([t.data_ptr() for t in self._plain])
-        found: NDArray[np.int64] = firsts + np.arange(len(self._plain[0]))[:, None] * steps
+        found: NDArray[np.int64] = self.firsts + np.arange(len(self._plain[0]))[:, None] * steps
         return found
 
     def thin(self, at: int, by_rank: bool) -> Thin:
@@ -124,6 +164,16 @@ class Bank:
         from .kernels.low_rank import Thin
 
         return Thin(self.places[at], self.ranks, self._widest, by_rank, self._plain)
+
+    def table(self, sheet: Sheet, biases: Bank | None) -> WeightTable:
+        """The weights of all layers, and their biases, for the kernels of a GPU."""
+        room = roomier(len(self.tensors))
+        return WeightTable(
+            sheet.put(self.firsts, room),
+            None if biases is None else sheet.put(biases.firsts, room),
+            sheet.put(self.ranks.astype(np.int32), room),
+            sheet.fix(roomier(self._widest)),
+        )
 
     @cached_property
     def _plain(self) -> list[Tensor]:
@@ -162,19 +212,42 @@ class LowRank:
     up_bias: Bank | None = None
     activation: Callable[[Tensor], Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        # What stands on a batch's sheet is put there before the sheet is sent.
+        _ = self._tabled
+
+    @cached_property
+    def _tabled(self) -> TabledPair | None:
+        """The same for the kernels of a GPU, where they compute the whole batch."""
+        if self.runs.among is None or self.runs.table is None:
+            return None
+        sheet = self.runs.among.sheet
+        return TabledPair(
+            sheet,
+            self.runs.table,
+            self.down.table(sheet, self.down_bias),
+            self.up.table(sheet, self.up_bias),
+            sheet.put(self._factors, roomier(len(self.runs))),
+            self.activation,
+        )
+
     def add(self, y: Tensor, x: Tensor, at: int) -> Tensor:
         """Adds to each run of tokens what its own adapter makes of it.
 
         Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
 
         Args:
-            y: What is added to, `[t, out]`; written in place where gradients are off.
-            x: Tokens `[t, in]`, run after run; may be y itself.
+            y: What is added to, `[t, out]`; written in place where gradients are off. Where runs
+                lie among a batch, the whole batch's tokens.
+            x: Tokens `[t, in]`, run after run, or the whole batch's; may be y itself.
             at: Which of the L layers.
 
         Returns:
             The sum, `[t, out]`, in the dtype of y.
         """
+        if self._tabled is not None:
+            self._tabled.into(y, x, at)
+            return y
         if y.device.type != "cpu":
             change = self.change(x, at, y.dtype)
             return y + change if torch.is_grad_enabled() else y.add_(change)
@@ -251,6 +324,32 @@ class LowRank:
         if self.up_bias is not None:
             outer = outer + scale * self.runs.spread(self.up_bias.layer(at).to(dtype))[:, None]
         return self.runs.untiled(outer).to(dtype)
+
+
+def grouped_linear(
+    x: Tensor, spans: Sequence[tuple[int, int]], weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> list[Tensor]:
+    """Lines of many adapters through a layer of each, outside training, by the kernels of a GPU.
+
+    Args:
+        x: Lines `[n, d]`.
+        spans: First and past-the-last line of each adapter.
+        weights: `[C, d]` each.
+        biases: `[C]` each.
+
+    Returns:
+        `[lines, C]` float32 each.
+    """
+    from .kernels.grouped import shrink
+
+    sheet = Sheet()
+    starts, ends = np.array(spans).T
+    tiles = TileTable.of(sheet, starts, ends - starts, len(x))
+    layer = Bank([weight[None] for weight in weights], -2)
+    table = layer.table(sheet, Bank([bias[None] for bias in biases], -1))
+    sheet.send(x.device)
+    said = shrink(x, tiles.read(sheet), table.read(sheet), 0)
+    return [said[a:b, : len(w)] for (a, b), w in zip(spans, weights, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from torch import Tensor
 from .batch import Encoded, Pooling
 from .fields import Fields
 from .metric import check_metrics
-from .ops import Noise
+from .ops import Noise, grouped_linear
 from .ranges import check_least, check_share
-from .task import Example, Score, Task, Tensors
+from .tabled import in_one_launch
+from .task import Asked, Example, Score, Task, Tensors
 from .tokens import LongText, Reader, cut
 
 
@@ -94,6 +95,26 @@ class PooledTask(PooledText):
         """`[n, C]`."""
         pooled = self.pooled(encoded, span, noise)
         return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
+
+    @classmethod
+    def logits_of(cls, members: Sequence[Asked], encoded: Encoded) -> list[Tensor]:
+        """On a GPU, outside training, those of one pooling in one launch."""
+        own = cls.logits is not PooledTask.logits
+        if own or not in_one_launch(encoded.tokens.device):
+            return super().logits_of(members, encoded)
+        found: dict[int, Tensor] = {}
+        poolings = [member.task.pooling for member in members]
+        for pooling in set(poolings):
+            alike = [n for n, one in enumerate(poolings) if one == pooling]
+            heads = [members[n].head for n in alike]
+            said = grouped_linear(
+                encoded.pooled(pooling).float(),
+                [members[n].span for n in alike],
+                [head["classifier.weight"] for head in heads],
+                [head["classifier.bias"] for head in heads],
+            )
+            found |= zip(alike, said, strict=True)
+        return [found[n] for n in range(len(members))]
 
 
 def mean_score(name: str, lines: Tensor, column: int = 0) -> Score:

@@ -219,12 +219,11 @@ def run(
     def through(part: range) -> list[tuple[int, Tensor]]:
         with torch.inference_mode():
             pieces = forward(backbone, [flat[place][:2] for place in part])
+            values = fetched([piece.values for piece in pieces])
         return [
             (part.start + place, lines)
-            for piece in pieces
-            for place, lines in zip(
-                piece.rows, piece.values.float().cpu().split(piece.counts), strict=True
-            )
+            for piece, said in zip(pieces, values, strict=True)
+            for place, lines in zip(piece.rows, said.split(piece.counts), strict=True)
         ]
 
     said: list[list[Tensor]] = [[] for _ in rows]
@@ -238,6 +237,16 @@ def run(
         _averaged(lines, len(members_of(adapter)))
         for (adapter, _), lines in zip(rows, said, strict=True)
     ]
+
+
+def fetched(values: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of one device on the CPU, float32, from a GPU in one copy: the wait for each would
+    be longer than it takes."""
+    if values[0].device.type == "cpu":
+        return [one.float() for one in values]
+    flat = torch.cat([one.float().flatten() for one in values]).cpu()
+    parts = flat.split([one.numel() for one in values])
+    return [part.view(one.shape) for part, one in zip(parts, values, strict=True)]
 
 
 def members_of(adapter: Adapter | None) -> Sequence[Adapter | None]:

@@ -128,6 +128,23 @@ class Part:
     at: Callable[[int, int, int], tuple[int, int] | None] = lambda word, start, end: (start, end)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """An adapter's part of a batch, for its head.
+
+    Attributes:
+        task: Its task.
+        head: Its head's tensors.
+        span: First and past-the-last of its packed sequences.
+        noise: Where dropout is drawn from; None outside training.
+    """
+
+    task: Any
+    head: Tensors
+    span: tuple[int, int]
+    noise: Noise | None
+
+
 class Task(ABC):
     """One kind of task with one adapter's settings; a frozen dataclass."""
 
@@ -330,6 +347,22 @@ class Task(ABC):
     ) -> Tensor:
         """Raw scores of packed sequences `span[0]` to `span[1]`, float32: a line for each, or for
         each of their tokens where the task is `per_token`."""
+
+    @classmethod
+    def logits_of(cls, members: Sequence[Asked], encoded: Encoded) -> list[Tensor]:
+        """Raw scores of several adapters' sequences, all of this class of tasks.
+
+        Args:
+            members: The adapters' tasks, heads and sequences, and where dropout is drawn from.
+            encoded: The batch.
+
+        Returns:
+            Of each what its own `logits` would say.
+        """
+        return [
+            member.task.logits(member.head, encoded, member.span, member.noise)
+            for member in members
+        ]
 
     def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
         """Lines that `logits` says of each packed sequence from `span[0]` to `span[1]`."""

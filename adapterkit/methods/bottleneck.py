@@ -51,6 +51,7 @@ class Bottleneck(Method):
     type: ClassVar[str] = "bottleneck"
     peft_type: ClassVar[str] = "BOTTLENECK"
     learning_rate: ClassVar[float] = 2e-3
+    in_one_launch: ClassVar[bool] = True
 
     placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
     size: int | None = None

@@ -61,6 +61,7 @@ class LoRA(Method):
     type: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
     learning_rate: ClassVar[float] = 2e-3
+    in_one_launch: ClassVar[bool] = True
     head_prefix: ClassVar[str] = "base_model.model."
 
     r: int = 8

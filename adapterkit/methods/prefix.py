@@ -33,6 +33,7 @@ class Prefix(Method):
     type: ClassVar[str] = "prefix"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     learning_rate: ClassVar[float] = 1e-2
+    in_one_launch: ClassVar[bool] = True
     head_prefix: ClassVar[str] = "base_model."
 
     num_virtual_tokens: int = 20
