@@ -133,10 +133,15 @@ class Adapter:
         """Members of the ensemble; 1 for most."""
         return 1 + len(self.others)
 
-    @property
+    @cached_property
     def floors(self) -> tuple[Adapter, ...]:
         """All that is applied to a text in turn: from the ground up, itself last."""
         return (*(self.on_top_of.floors if self.on_top_of is not None else ()), self)
+
+    @cached_property
+    def kind(self) -> tuple[str, str]:
+        """Adapters of one kind are computed as one block where their tokens are neighbours."""
+        return self.method.type, repr(self.method.group)
 
     @property
     def num_virtual_tokens(self) -> int:

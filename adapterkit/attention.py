@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .kernels import WIDTH
+from .prefixes import Prefixes
 from .sheet import Entry, Sheet, roomier, roomy
 
 if TYPE_CHECKING:
@@ -67,16 +69,19 @@ class AttentionPlan:
         device: torch.device | str = "cpu",
         filled: int | None = None,
         sheet: Sheet | None = None,
+        tokens: Prefixes | None = None,
     ) -> AttentionPlan:
         """Plans a batch; no prefixes and nothing filled up where they are left out.
 
         Args:
             lengths, prefixes, device, filled: As above.
-            sheet: Of the batch, on a GPU outside training.
+            sheet: Of the batch, where it is computed as a whole.
+            tokens: The prefix tokens.
         """
         windows = ((0, 0),) * len(lengths) if prefixes is None else tuple(prefixes)
         filled = sum(lengths) if filled is None else filled
-        table = None if sheet is None else RaggedTable.of(sheet, lengths, windows, filled)
+        places = None if tokens is None else tokens.places
+        table = None if sheet is None else RaggedTable.of(sheet, lengths, windows, filled, places)
         return cls(tuple(lengths), windows, device, filled, table)
 
     @cached_property
@@ -135,6 +140,8 @@ class Ragged:
         starts: First query of each sequence, then their number, int32 `[N + 1]`.
         key_starts: Likewise for keys.
         keys: Token, or R + prefix token, of each key; None where they are the queries' tokens.
+        places: Address of each key that is a prefix token's (`Prefixes.places`); None where prefix
+            tokens lie after the others.
         longest: At least the queries of any sequence.
         longest_keys: At least the keys of any.
     """
@@ -142,8 +149,24 @@ class Ragged:
     starts: Tensor
     key_starts: Tensor
     keys: Tensor | None
+    places: Tensor | None
     longest: int
     longest_keys: int
+
+    def gathered(self, key: Tensor, value: Tensor, at: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of each sequence in turn, its prefix tokens' before its own.
+
+        Args:
+            key, value: `[R, h]`.
+            at: The layer.
+        """
+        if self.keys is None:
+            return key, value
+        if self.places is None:
+            return key.index_select(0, self.keys), value.index_select(0, self.keys)
+        from .kernels.gather import gather
+
+        return gather(key, value, self.keys, self.places, at)
 
 
 @dataclass(frozen=True)
@@ -152,13 +175,14 @@ class RaggedTable:
 
     Attributes:
         sheet: The sheet.
-        starts, key_starts, keys, longest, longest_keys: As of `Ragged`.
+        starts, key_starts, keys, places, longest, longest_keys: As of `Ragged`.
     """
 
     sheet: Sheet
     starts: Entry
     key_starts: Entry
     keys: Entry | None
+    places: Entry | None
     longest: int
     longest_keys: int
 
@@ -169,8 +193,15 @@ class RaggedTable:
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]],
         filled: int,
+        prefix_places: NDArray[np.int64] | None = None,
     ) -> RaggedTable:
-        """Plans a batch (see `AttentionPlan`)."""
+        """Plans a batch (see `AttentionPlan`).
+
+        Args:
+            sheet: Where it is told.
+            lengths, prefixes, filled: As there.
+            prefix_places: Address of each prefix token.
+        """
         sizes = np.array(lengths)
         first, ahead = np.array(prefixes).T
         room = roomier(len(sizes)) + 1
@@ -180,7 +211,7 @@ class RaggedTable:
             ends[: len(of)] = np.cumsum(of) - of
             return sheet.put(ends)
 
-        keys = None
+        keys = places = None
         if ahead.any():
             begins = np.cumsum(sizes) - sizes
             # A sequence's virtual tokens, then its own.
@@ -189,14 +220,21 @@ class RaggedTable:
             nth = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
             index = (np.repeat(at, n) + nth).astype(np.int32)
             keys = sheet.put(index, roomy(len(index)))
+            if prefix_places is not None:
+                of_tokens = np.zeros(filled, np.int64)
+                every = np.concatenate([of_tokens, prefix_places])
+                places = sheet.put(every[index], roomy(len(index)))
         longest, longest_keys = (sheet.fix(roomier(int(n.max()))) for n in (sizes, sizes + ahead))
-        return cls(sheet, starts(sizes), starts(sizes + ahead), keys, longest, longest_keys)
+        both = starts(sizes), starts(sizes + ahead)
+        return cls(sheet, *both, keys, places, longest, longest_keys)
 
     def read(self) -> Ragged:
         """The plan where the sheet was sent."""
-        keys = None if self.keys is None else self.sheet.read(self.keys)
+        keys, places = (
+            None if entry is None else self.sheet.read(entry) for entry in (self.keys, self.places)
+        )
         starts, key_starts = self.sheet.read(self.starts), self.sheet.read(self.key_starts)
-        return Ragged(starts, key_starts, keys, self.longest, self.longest_keys)
+        return Ragged(starts, key_starts, keys, places, self.longest, self.longest_keys)
 
 
 @dataclass(frozen=True)
@@ -246,7 +284,8 @@ def packed_attention(
 
     Args:
         query: `[R, heads * d]`.
-        key, value: `[R + P, heads * d]`, the P prefix tokens after the text's.
+        key, value: `[R + P, heads * d]`, the P prefix tokens after the text's (or as
+            `Ragged.gathered` leaves them).
         plan: Who attends to whom.
         heads: Number of heads.
         scaling: Factor on the scores.
@@ -290,8 +329,8 @@ def _ragged_attention(
     width = query.shape[-1] // heads
     # Its own factor is that of the width; scaling differs from it in no family known today.
     query = query if scaling == width**-0.5 else query * (scaling * width**0.5)
-    if ragged.keys is not None:
-        key, value = key.index_select(0, ragged.keys), value.index_select(0, ragged.keys)
+    if ragged.places is None:
+        key, value = ragged.gathered(key, value, 0)
     q, k, v = (x.reshape(-1, heads, width) for x in (query, key, value))
     starts = ragged.starts, ragged.key_starts
     out: Any = varlen_attn(q, k, v, *starts, ragged.longest, ragged.longest_keys)

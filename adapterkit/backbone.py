@@ -341,9 +341,7 @@ def _attention(
     heads, width = query.shape[1], query.shape[1] * query.shape[3]
     layer = edits.layers[module.layer_idx]
     q, k, v = (x.transpose(1, 2).reshape(-1, width) for x in (query, key, value))
-    if layer.keys is not None and layer.values is not None:
-        k = torch.cat([k, layer.keys.to(k.dtype)])
-        v = torch.cat([v, layer.values.to(v.dtype)])
+    k, v = layer.attended(k, v, heads)
     out = packed_attention(q, k, v, layer.plan, heads, scaling)
     return out.view(1, -1, heads, width // heads), None
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Literal
 
 import numpy as np
@@ -98,8 +97,14 @@ class Packed:
         )
 
     def span(self, owner: int) -> tuple[int, int]:
-        """First and past-the-last packed sequence of an owner."""
-        return bisect_left(self.owners, owner), bisect_right(self.owners, owner)
+        """First and past-the-last packed sequence of an owner; as many where it has none."""
+        return self._spans.get(owner, (0, 0))
+
+    @cached_property
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        ends = [n for n in range(1, len(self.owners)) if self.owners[n] != self.owners[n - 1]]
+        ends = [0, *ends, len(self.owners)]
+        return {self.owners[a]: (a, b) for a, b in pairwise(ends)}
 
 
 def pack(

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from .adapter import Adapter
-from .attention import AttentionPlan
+from .attention import AttentionPlan, flashes
 from .batch import Packed
 from .frozen import fill_up
 from .geometry import Geometry
 from .method import Delta, Share
 from .ops import Among, Noise, Runs
+from .prefixes import Prefixes
 from .sheet import Sheet, roomy
 from .tabled import in_one_launch
 
@@ -38,13 +39,29 @@ class LayerEdits:
         blocks: Site to blocks, floor after floor of the adapters that stand on others; those of
             one floor in order of tokens and disjoint.
         plan: Who attends to whom.
-        keys, values: The prefix tokens' keys and values, `[P, h]`; None without prefixes.
+        at: Which layer it is.
+        prefixes: The prefix tokens of all layers; None without.
     """
 
     blocks: dict[str, list[Block]]
     plan: AttentionPlan
-    keys: Tensor | None = None
-    values: Tensor | None = None
+    at: int
+    prefixes: Prefixes | None
+
+    def attended(self, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values as the plan numbers them, from the batch's tokens', `[R, h]` each.
+
+        Returns:
+            `[R + P, h]` each, the prefix tokens' after the tokens'; for flash attention over a
+            batch as a whole those of each sequence in turn.
+        """
+        if self.prefixes is None:
+            return key, value
+        flash = flashes(key.device, key.dtype, key.shape[-1] // heads)
+        if flash and self.plan.table is not None:
+            return self.plan.ragged.gathered(key, value, self.at)
+        keys, values = self.prefixes.layer(self.at)
+        return torch.cat([key, keys.to(key.dtype)]), torch.cat([value, values.to(value.dtype)])
 
     def apply(
         self,
@@ -120,13 +137,11 @@ class Whole:
 
     Attributes:
         sheet: The sheet.
-        prefixes: Keys and values of all prefix tokens, `[L, 2, P, h]`; None without.
         kind: What is done where, and the sizes of all that is read: a CUDA graph of a forward with
             one is right for every other of this kind.
     """
 
     sheet: Sheet
-    prefixes: Tensor | None
     kind: Hashable
 
 
@@ -192,7 +207,7 @@ class Edits:
             first, end = (start, start + sum(tokens)) if sheet is None else (0, filled)
             for (layer, site), delta in contribution.deltas.items():
                 blocks[layer].setdefault(site, []).append(Block(first, end, delta))
-            kind += [*_kind(runs[0][0]), *contribution.deltas]
+            kind += [*runs[0][0].kind, *contribution.deltas]
             lowest = min((layer for layer, _ in contribution.deltas), default=geometry.layers)
             for a, b in spans:
                 depth = 0 if contribution.prefixes else lowest
@@ -200,22 +215,13 @@ class Edits:
             for (_, run), prefix in zip(runs, contribution.prefixes or (), strict=False):
                 for owner in run:
                     prefixes[owner].append(prefix)
-        together, windows = _laid(prefixes, packed, sheet is not None)
-        plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled, sheet)
-        whole = None
-        if sheet is not None:
-            sizes = None if together is None else together.shape
-            whole = Whole(sheet, together, (*kind, sizes, sheet.kind))
+        together, windows = _laid(prefixes, packed)
+        plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled, sheet, together)
         return cls(
-            tuple(
-                LayerEdits(blocks[i], plan)
-                if together is None
-                else LayerEdits(blocks[i], plan, together[i, 0], together[i, 1])
-                for i in range(geometry.layers)
-            ),
+            tuple(LayerEdits(blocks[i], plan, i, together) for i in range(geometry.layers)),
             tuple(untouched),
             filled,
-            whole,
+            None if sheet is None else Whole(sheet, (*kind, *sheet.kind)),
         )
 
 
@@ -236,13 +242,8 @@ def group_key(adapter: Adapter) -> tuple[Any, ...]:
     those that stand on the same one."""
     key: list[Any] = []
     for floor in adapter.floors:
-        key += [*_kind(floor), floor.name, id(floor)]
+        key += [*floor.kind, floor.name, id(floor)]
     return tuple(key[:-2])
-
-
-def _kind(floor: Adapter) -> tuple[str, str]:
-    """Adapters of one kind are computed as one block where their tokens are neighbours."""
-    return floor.method.type, repr(floor.method.group)
 
 
 def _groups(
@@ -254,7 +255,7 @@ def _groups(
     for level in range(max(map(len, floors.values()), default=0)):
         here = {owner: own[level] for owner, own in floors.items() if level < len(own)}
         frozen = {owner: noise is not None and here[owner] is not adapters[owner] for owner in here}
-        kinds = {owner: (*_kind(floor), frozen[owner]) for owner, floor in here.items()}
+        kinds = {owner: (*floor.kind, frozen[owner]) for owner, floor in here.items()}
         same = {owner: id(floor) for owner, floor in here.items()}
         for kind, group in groupby(owners, key=kinds.get):
             if kind is not None:
@@ -264,23 +265,20 @@ def _groups(
 
 
 def _laid(
-    prefixes: Mapping[int, Sequence[Tensor]], packed: Packed, whole: bool
-) -> tuple[Tensor | None, list[tuple[int, int]] | None]:
-    """Prefix tokens end to end, `[L, 2, P, h]`, and each sequence's run among them; owners of the
-    same prefixes share one. As a whole, P is one of few sizes."""
+    prefixes: Mapping[int, Sequence[Tensor]], packed: Packed
+) -> tuple[Prefixes | None, list[tuple[int, int]] | None]:
+    """Prefix tokens end to end, and each sequence's run among them; owners of the same prefixes
+    share one."""
     windows = [(0, 0)] * len(packed.owners)
     places: dict[tuple[int, ...], tuple[int, int]] = {}
     laid: list[Tensor] = []
+    end = 0
     for owner, own in prefixes.items():
         key = tuple(map(id, own))
         if own and key not in places:
-            start = sum(prefix.shape[2] for prefix in laid)
-            places[key] = (start, sum(prefix.shape[2] for prefix in own))
+            places[key] = (end, sum(prefix.shape[2] for prefix in own))
+            end += places[key][1]
             laid += own
         a, b = packed.span(owner)
         windows[a:b] = [places.get(key, (0, 0))] * (b - a)
-    if laid and whole:
-        n = sum(prefix.shape[2] for prefix in laid)
-        layers, both, _, width = laid[0].shape
-        laid.append(laid[0].new_zeros(layers, both, roomy(n) - n, width))
-    return (torch.cat(laid, dim=2), windows) if laid else (None, None)
+    return (Prefixes(laid), windows) if laid else (None, None)

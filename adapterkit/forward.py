@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -124,9 +125,9 @@ def _in_order(
     """A piece with its rows in the order they were given, not in packed order."""
     rows = packed.order[span[0] : span[1]]
     counts = (1,) * len(rows) if adapter is None else adapter.task.counts(packed, span)
-    order = sorted(range(len(rows)), key=rows.__getitem__)
-    if order == list(range(len(rows))):  # as it is wherever an adapter has one row of a batch
+    if all(before < after for before, after in pairwise(rows)):
         return Piece(adapter, rows, values, counts)
+    order = sorted(range(len(rows)), key=rows.__getitem__)
     parts = values.split(counts)
     return Piece(
         adapter,

@@ -2,8 +2,8 @@
 
 A small batch is computed by a GPU in less time than Python takes to launch its kernels one by one.
 What a kernel is told lies on a sheet (`sheet`), so a graph of one batch is right for any other of
-its kind, whoever its tenants are: its tokens, sheet and prefixes are copied to where the graph
-reads them, and one launch does the rest.
+its kind, whoever its tenants are: its tokens and its sheet are copied to where the graph reads
+them, and one launch does the rest.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ class Captured:
         graph: The graph.
         rows: Token ids, positions and token types, `[3, R]`.
         sheet: The batch's sheet.
-        prefixes: `[L, 2, P, h]`; None without.
         states: Hidden states, `[R, h]`.
     """
 
     graph: Any
     rows: Tensor
     sheet: Tensor
-    prefixes: Tensor | None
     states: Tensor
 
     def run(self, packed: Packed, whole: Whole) -> Tensor:
@@ -50,8 +48,6 @@ class Captured:
         tokens = packed.offsets[-1]
         fill(self.rows, packed)
         self.sheet.copy_(whole.sheet.written, non_blocking=True)
-        if self.prefixes is not None and whole.prefixes is not None:
-            self.prefixes.copy_(whole.prefixes)
         self.graph.replay()
         return self.states[:tokens].clone()
 
@@ -120,7 +116,7 @@ class Graphs:
             graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
         ):
             states = self._compute(rows, edits)
-        return Captured(graph, rows, sheet, whole.prefixes, states)
+        return Captured(graph, rows, sheet, states)
 
 
 def fill(rows: Tensor, packed: Packed) -> None:

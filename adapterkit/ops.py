@@ -178,7 +178,10 @@ class Bank:
     @cached_property
     def _plain(self) -> list[Tensor]:
         """The tensors as kernels read them, themselves as a rule."""
-        return [t.to(torch.float32).contiguous() for t in self.tensors]
+        return [
+            t if t.dtype is torch.float32 and t.is_contiguous() else t.float().contiguous()
+            for t in self.tensors
+        ]
 
     @cached_property
     def alone(self) -> tuple[Tensor, ...]:
@@ -345,11 +348,19 @@ def grouped_linear(
     sheet = Sheet()
     starts, ends = np.array(spans).T
     tiles = TileTable.of(sheet, starts, ends - starts, len(x))
-    layer = Bank([weight[None] for weight in weights], -2)
-    table = layer.table(sheet, Bank([bias[None] for bias in biases], -1))
+    layer = Bank(weights, -2)
+    table = layer.table(sheet, Bank(biases, -1))
+    # Every number's place among the padded lines, so that each adapter's come out in one piece.
+    n = ends - starts
+    sizes = n * layer.ranks
+    nth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    line, column = np.divmod(nth, np.repeat(layer.ranks, sizes))
+    place = (np.repeat(starts, sizes) + line) * table.room + column
+    own = sheet.put(place)
     sheet.send(x.device)
     said = shrink(x, tiles.read(sheet), table.read(sheet), 0)
-    return [said[a:b, : len(w)] for (a, b), w in zip(spans, weights, strict=True)]
+    pieces = said.flatten().index_select(0, sheet.read(own)).split_with_sizes(sizes.tolist())
+    return [piece.view(lines, -1) for piece, lines in zip(pieces, n.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)

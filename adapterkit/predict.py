@@ -223,7 +223,7 @@ def run(
         return [
             (part.start + place, lines)
             for piece, said in zip(pieces, values, strict=True)
-            for place, lines in zip(piece.rows, said.split(piece.counts), strict=True)
+            for place, lines in zip(piece.rows, said.split_with_sizes(piece.counts), strict=True)
         ]
 
     said: list[list[Tensor]] = [[] for _ in rows]

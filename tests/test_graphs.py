@@ -42,8 +42,7 @@ def ragged_attention(
 ) -> torch.Tensor:
     """Flash attention's plain twin; what fills a batch up is no number."""
     told = plan.ragged
-    if told.keys is not None:
-        key, value = key[told.keys], value[told.keys]
+    assert told.keys is None or told.places is not None
     out = torch.full_like(query, torch.nan)
     assert int(told.starts.diff().max()) <= told.longest
     assert int(told.key_starts.diff().max()) <= told.longest_keys
@@ -64,6 +63,7 @@ def as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         return Sheet(), roomy(packed.offsets[-1])
 
     monkeypatch.setattr(edit_rooms, "_room", room)
+    monkeypatch.setattr(edit_rooms, "flashes", lambda *_: True)
     monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
     monkeypatch.setattr(backbones, "packed_attention", ragged_attention)
 
@@ -140,7 +140,7 @@ def test_what_was_captured_of_one_batch_is_right_for_all_of_its_kind(
         fill(rows, packed)
         sheet = edits.whole.sheet.send("cpu")
         graph = Again(tiny, rows, edits)
-        captured = Captured(graph, rows, sheet, edits.whole.prefixes, graph.states)
+        captured = Captured(graph, rows, sheet, graph.states)
         for seed in (1, 2, 0):
             packed, edits = packed_of(tiny, traffic(tiny, make_adapter, seed))
             whole = edits.whole

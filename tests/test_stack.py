@@ -191,9 +191,9 @@ def test_adapters_on_one_adapter_share_its_block(tiny: Backbone, make_adapter: M
     assert product.runs.lengths == (10 * len(row), 10 * len(row))
     prefix = make_adapter(tiny, "prefix", num_virtual_tokens=4)
     tasks = [replace(task, on_top_of=prefix) for task in tasks]
-    keys = Edits.of(tasks, packed, tiny.geometry).layers[0].keys
-    assert keys is not None
-    assert len(keys) == 4
+    prefixes = Edits.of(tasks, packed, tiny.geometry).layers[0].prefixes
+    assert prefixes is not None
+    assert [len(keys) for keys in prefixes.layer(0)] == [4, 4]
 
 
 def test_what_no_floor_touches_is_computed_once(tiny: Backbone, make_adapter: MakeAdapter) -> None:
