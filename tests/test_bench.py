@@ -14,7 +14,7 @@ from adapterkit.bench.guest import Guest
 from adapterkit.bench.machine import machine, peak_bytes, resident_bytes
 from adapterkit.bench.mixed import compared as compare_mixed
 from adapterkit.bench.swap import compared as compare_swap
-from adapterkit.bench.systems import BASE, FLOOR, OWN, PEFT, System
+from adapterkit.bench.systems import BASE, FLOOR, OWN, PEAK, PEAK_FLOPS, PEFT, System
 from adapterkit.bench.table import show
 from adapterkit.bench.timing import ratio, spread, take_turns
 from adapterkit.bench.training import FLOOR as TRAINING_FLOOR
@@ -72,7 +72,7 @@ def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
     ]
     measured = ([30, 40, 90], [50, 50, 9], [80, 100, 1000], [1, 1, 1], [400, 300, 500])
     times = {system.label: list(times) for system, times in zip(systems, measured, strict=True)}
-    rows = compare_mixed(systems, times, 900)
+    rows = compare_mixed(systems, times, 900, 0)
     assert rows[2] == {
         "system": OWN,
         "batch": "lora q+v",
@@ -86,6 +86,15 @@ def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
         "faster_than_peft": 4.0,
     }
     assert [row["faster_than_peft"] for row in rows] == [None, None, 4.0, 1.0, 1.0]
+
+
+def test_on_a_gpu_a_mixed_row_is_held_against_one_large_product() -> None:
+    systems = [System("torch", PEAK, 0, nothing)]
+    systems += [System(OWN, batch, 0, nothing) for batch in (FLOOR, BASE)]
+    times = dict(zip([system.label for system in systems], [[2.0], [4.0], [8.0]], strict=True))
+    rows = compare_mixed(systems, times, 1000, PEAK_FLOPS // 1000)
+    assert [row["batch"] for row in rows] == [FLOOR, BASE]
+    assert [row["of_peak"] for row in rows] == [0.5, 0.25]
 
 
 def test_a_training_row_is_compared_with_peft_and_the_floor() -> None:
@@ -140,6 +149,7 @@ def test_rows_are_the_same_for_everyone(kind: Any, tiny: Backbone, minilm: Backb
     assert rows == bench_rows(kind, minilm)
     assert [len(row) for row in rows] == lengths(kind)
     assert len(rows) == n
+    assert len(bench_rows(kind, minilm, 3)) == 3
     assert shortest <= min(map(len, rows)) <= max(map(len, rows)) <= longest
     assert all(row.ids[0] == 101 and row.ids[-1] == 102 for row in rows)
     room = tiny.geometry.positions - 20

@@ -51,6 +51,9 @@ def mixed(
     rows: Annotated[
         Literal["short", "long"], typer.Option("--rows", help="64 short rows, or 32 long ones.")
     ] = "short",
+    count: Annotated[
+        int | None, typer.Option("--count", help="Another number of such rows.")
+    ] = None,
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
@@ -70,6 +73,7 @@ def mixed(
     bench = MixedBench(
         backbone,
         rows,
+        count,
         dtype,
         quantization,
         device,

@@ -20,9 +20,12 @@ from .systems import (
     BASE,
     FLOOR,
     OWN,
+    PEAK,
+    PEAK_FLOPS,
     PEFT,
     System,
     bare,
+    flops_of,
     guest_systems,
     job,
     own_systems,
@@ -39,6 +42,7 @@ class MixedBench:
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
         rows: short or long.
+        count: How many rows; as many as the kind has where left out.
         dtype: Of the frozen weights, in all systems.
         quantization: Likewise; our bare backbone in float32 is then measured too.
         device: Likewise.
@@ -53,6 +57,7 @@ class MixedBench:
 
     backbone: str = "minilm"
     rows: Kind = "short"
+    count: int | None = None
     dtype: Dtype = "float32"
     quantization: Quantization = "none"
     device: Device = "auto"
@@ -62,9 +67,10 @@ class MixedBench:
     guests: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.tenants or min(self.tenants) < 1 or self.rounds < 1:
+        if not self.tenants or min(*self.tenants, self.rounds, self.count or 1) < 1:
             raise AdapterkitError(
-                f"tenants and rounds must be at least 1, got {self.tenants} and {self.rounds}"
+                "tenants, rounds and count must be at least 1, got "
+                f"{self.tenants}, {self.rounds} and {self.count}"
             )
 
     def run(self) -> dict[str, Any]:
@@ -74,32 +80,39 @@ class MixedBench:
             `bench`, `settings`, `machine`, and `rows`: for each `system`, `batch` and number of
             `tenants` the median `ms` with `min` and `max`, `tokens_per_second`, `base_over_it`,
             `floor_over_it`, and `faster_than_peft`: the time of PEFT's LoRA on query and value with
-            as many tenants over its own.
+            as many tenants over its own. On a GPU also `of_peak`: the share that the backbone's
+            linears for as many tokens a second are of what one large product does.
 
         Raises:
             AdapterkitError: The backbone or a guest cannot be used.
         """
         with ExitStack() as stack:
             folder = stack.enter_context(checkpoint(self.backbone))
-            systems, n_tokens = self.systems(folder, stack)
+            backbone = self._load(folder)
+            systems, n_tokens = self.systems(folder, backbone, stack)
+            runs = {system.label: system.run for system in systems}
+            # A GPU computes a kind of batch twice before it replays it.
+            warm_up = 1 if backbone.device.type == "cpu" else 3
             with torch.inference_mode():
-                times = take_turns({system.label: system.run for system in systems}, self.rounds)
+                times = take_turns(runs, self.rounds, warm_up)
         return {
             "bench": "mixed",
             "settings": asdict(self),
             "machine": machine(),
-            "rows": compared(systems, times, n_tokens),
+            "rows": compared(systems, times, n_tokens, flops_of(backbone)),
         }
 
-    def systems(self, folder: Path, stack: ExitStack) -> tuple[list[System], int]:
+    def systems(
+        self, folder: Path, backbone: Backbone, stack: ExitStack
+    ) -> tuple[list[System], int]:
         """Every system, ready to run, and the number of tokens in the batch.
 
         Args:
             folder: The backbone's checkpoint.
+            backbone: It.
             stack: Ends the guests.
         """
-        backbone = self._load(folder)
-        inputs = bench_rows(self.rows, backbone)
+        inputs = bench_rows(self.rows, backbone, self.count)
         systems = list(own_systems(backbone, inputs, self.tenants))
         # Where quantising asks for it our backbone takes bfloat16 for float32: peers do as well.
         quantised = self.quantization != "none" and self.dtype == "float32"
@@ -123,7 +136,7 @@ class MixedBench:
 
 
 def compared(
-    systems: Sequence[System], times: Mapping[str, Sequence[float]], n_tokens: int
+    systems: Sequence[System], times: Mapping[str, Sequence[float]], n_tokens: int, flops: int
 ) -> list[dict[str, Any]]:
     """A line for each system.
 
@@ -131,6 +144,7 @@ def compared(
         systems: The systems.
         times: Label to milliseconds of each round.
         n_tokens: Tokens in the batch.
+        flops: Of the backbone's linears for one token.
     """
 
     def of(owner: str, batch: str) -> Sequence[float]:
@@ -138,8 +152,11 @@ def compared(
 
     base, floor = of(OWN, BASE), of(OWN, FLOOR)
     peft = {s.tenants: times[s.label] for s in systems if s.system == PEFT}
+    peak = next((times[s.label] for s in systems if s.batch == PEAK), [])
     rows = []
     for system in systems:
+        if system.batch == PEAK:
+            continue
         measured = times[system.label]
         line: dict[str, Any] = {
             "system": system.system,
@@ -152,5 +169,9 @@ def compared(
         line["floor_over_it"] = ratio(floor, measured)
         other = peft.get(system.tenants)
         line["faster_than_peft"] = None if other is None else ratio(other, measured)
+        if peak:
+            line["of_peak"] = ratio(
+                [time * flops * n_tokens / PEAK_FLOPS for time in peak], measured
+            )
         rows.append(line)
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,11 @@ from .workload import LORA, MIXES, Rows, bench_adapters, owned, owners_of
 
 OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
 FLOOR, BASE, PADDED = "linears alone (floor)", "no adapters (base)", "no adapters, padded"
+
+PEAK, SIDE = "one large product (peak)", 8192
+"""What a GPU's matrix units do at best: a product of two square matrices."""
+
+PEAK_FLOPS = 2 * SIDE**3
 
 
 class System(NamedTuple):
@@ -50,6 +55,8 @@ def own_systems(
     backbone: Backbone, inputs: Sequence[Inputs], tenants: Sequence[int]
 ) -> Iterator[System]:
     """The floor, our bare forward, and our forward with every mix of adapters."""
+    if backbone.device.type == "cuda":
+        yield System("torch", PEAK, 0, peak_of(backbone))
     yield System(OWN, FLOOR, 0, floor_of(backbone, sum(map(len, inputs))))
     yield System(OWN, BASE, 0, bare(backbone, inputs))
     for mix in MIXES:
@@ -71,11 +78,10 @@ def ours(backbone: Backbone, rows: Rows) -> Run:
 
 def floor_of(backbone: Backbone, n_tokens: int) -> Run:
     """The backbone's own linears alone, each by the best product it has."""
-    linears: list[Any] = backbone.linears
-    dtype = next(backbone.model.parameters()).dtype
+    linears = _linears(backbone)
     inputs = {
         linear.in_features: torch.randn(
-            n_tokens, linear.in_features, dtype=dtype, device=backbone.device
+            n_tokens, linear.in_features, dtype=backbone.dtype, device=backbone.device
         )
         for linear in linears
     }
@@ -84,7 +90,33 @@ def floor_of(backbone: Backbone, n_tokens: int) -> Run:
         for linear in linears:
             linear.forward(inputs[linear.in_features])
 
-    return run
+    plain = backbone.device.type == "cpu" or backbone.quantization != "none"
+    return run if plain else _replayed(run)
+
+
+def _replayed(run: Callable[[], None]) -> Run:
+    """What a GPU runs, without the time to launch it."""
+    graph = torch.cuda.CUDAGraph()
+    run()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def peak_of(backbone: Backbone) -> Run:
+    """One large product in the backbone's dtype."""
+    x = torch.randn(SIDE, SIDE, dtype=backbone.dtype, device=backbone.device)
+    return partial(torch.matmul, x, x)
+
+
+def flops_of(backbone: Backbone) -> int:
+    """What the backbone's linears compute for one token."""
+    return sum(2 * linear.in_features * linear.out_features for linear in _linears(backbone))
+
+
+def _linears(backbone: Backbone) -> list[Any]:
+    return backbone.linears
 
 
 def peer_systems(

@@ -21,6 +21,7 @@ TITLES = {
     "floor_over_it": "floor/it",
     "it_over_floor": "it/floor",
     "faster_than_peft": "times PEFT's speed",
+    "of_peak": "of the peak",
     "peak_over_peft": "peak/PEFT's",
     "over_fewest": "it/fewest",
     "faster_than_in_turn": "times in turn's speed",

@@ -74,17 +74,19 @@ def lengths(kind: Kind, n: int | None = None) -> list[int]:
     ]
 
 
-def bench_rows(kind: Kind, backbone: Backbone) -> list[Inputs]:
-    """Seeded token ids with the kind's spread of lengths, cut to what fits beside a prefix."""
+def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[Inputs]:
+    """Seeded token ids with the kind's spread of lengths, cut to what fits beside a prefix; as many
+    rows as the kind has where n is left out."""
     tokenizer = backbone.tokenizer
     limit = backbone.geometry.positions - LONGEST_PREFIX
     # The first ids are padding, marks and unused ones.
     words, rng = range(len(tokenizer) // 30, len(tokenizer)), random.Random(1)
     rows = []
-    for length in lengths(kind):
-        n = min(length, limit)
-        middle = [rng.choice(words) for _ in range(n - 2)]
-        rows.append(Inputs([tokenizer.cls_token_id, *middle, tokenizer.sep_token_id], [0] * n))
+    for length in lengths(kind, n):
+        size = min(length, limit)
+        middle = [rng.choice(words) for _ in range(size - 2)]
+        ids = [tokenizer.cls_token_id, *middle, tokenizer.sep_token_id]
+        rows.append(Inputs(ids, [0] * size))
     return rows
 
 
