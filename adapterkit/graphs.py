@@ -83,10 +83,11 @@ class Graphs:
             stream = torch.cuda.current_stream()
             if self._done is not None:  # another thread's stream may still be at it
                 stream.wait_event(self._done)
-            seen, captured = whole.kind in self._known, self._known.pop(whole.kind, None)
+            kind = whole.kind, _cast()
+            seen, captured = kind in self._known, self._known.pop(kind, None)
             if seen and captured is None:
                 captured = self._capture(packed, edits, whole)
-            self._known[whole.kind] = captured
+            self._known[kind] = captured
             if len(self._known) > MOST:
                 self._known.popitem(last=False)
             if captured is not None:
@@ -117,6 +118,11 @@ class Graphs:
         ):
             states = self._compute(rows, edits)
         return Captured(graph, rows, sheet, states)
+
+
+def _cast() -> torch.dtype | None:
+    """What products are cast to on a GPU just now."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
 
 
 def fill(rows: Tensor, packed: Packed) -> None:
