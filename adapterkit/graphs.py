@@ -68,6 +68,7 @@ class Graphs:
         self._lock = Lock()
         self._done: Any = None
         self._pool: Any = None
+        self._stream: Any = None
 
     def __call__(self, packed: Packed, edits: Edits) -> Tensor:
         """Hidden states of a batch, `[T, h]`.
@@ -104,9 +105,9 @@ class Graphs:
         rows = torch.zeros(3, edits.filled, dtype=torch.long, device=packed.device)
         fill(rows, packed)
         sheet = whole.sheet.send(packed.device)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()
+        if self._pool is None:  # one stream too: libraries keep memory for each they meet
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # what libraries set up on a stream's first use
             self._compute(rows, edits)

@@ -348,8 +348,8 @@ def grouped_linear(
     sheet = Sheet()
     starts, ends = np.array(spans).T
     tiles = TileTable.of(sheet, starts, ends - starts, len(x))
-    layer = Bank(weights, -2)
-    table = layer.table(sheet, Bank(biases, -1))
+    layer, shift = Bank(weights, -2), Bank(biases, -1)
+    table = layer.table(sheet, shift)
     # Every number's place among the padded lines, so that each adapter's come out in one piece.
     n = ends - starts
     sizes = n * layer.ranks

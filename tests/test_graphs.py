@@ -25,6 +25,7 @@ from adapterkit.batch import Inputs, Packed, pack
 from adapterkit.edits import Edits, group_key
 from adapterkit.forward import forward
 from adapterkit.graphs import Captured, fill
+from adapterkit.method import methods
 from adapterkit.sheet import Sheet, roomier, roomy
 
 pytest.importorskip("triton", reason="the kernels of a GPU need Triton")
@@ -163,6 +164,10 @@ def test_batches_of_one_kind_have_the_same_done_to_them_in_the_same_room(
     assert kind() == kind(1) == kind(2)
     for other in ({"r": 17}, {"layers": (0, 1)}, {"targets": ("query", "key")}):
         assert kind() != kind(**other)
+
+
+def test_every_method_here_is_computed_over_a_whole_batch() -> None:
+    assert [name for name, method in methods().items() if not method.in_one_launch] == []
 
 
 def test_sizes_are_few_and_large_enough() -> None:

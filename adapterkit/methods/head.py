@@ -24,6 +24,7 @@ class Head(Method):
     peft_type: ClassVar[str] = "HEAD"
     learning_rate: ClassVar[float] = 1e-2
     head_learning_rate: ClassVar[float] = 1e-2
+    in_one_launch: ClassVar[bool] = True
 
     @property
     def group(self) -> Hashable:
