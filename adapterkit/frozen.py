@@ -1,14 +1,13 @@
 """Frozen linears, prepared once: the weights never change, so oneDNN may lay them out for itself.
 
-The operators are private to torch, so all that is known of them stands here, and plain linears
-remain wherever they are missing, of another kind or not faster on this processor.
+The operators are private to torch, so all that is known of them stands here and in `processor`, and
+plain linears remain wherever they are missing, of another kind or not faster on this processor.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
@@ -17,10 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import BackboneError
 from .gelu import gelu
+from .processor import pack_int8, processor, warn_of_plain_bfloat16
 
 TRIAL_TOKENS = 128
 TRIALS = 7
+WORTH = 0.8
+"""The share of a plain product's time that a prepared one may take. The two differ in the last bit,
+so that one which is barely faster would make two runs of one training differ."""
 
 
 class Prepared:
@@ -31,12 +35,20 @@ class Prepared:
 
     Args:
         linear: The linear.
-        dtype: Of the product; the weight's where left out.
+        dtype: Of the product; the weight's if omitted.
+        faster: Whether the prepared product takes the plain one's place in its own dtype. Under
+            autocast to bfloat16 it always does.
     """
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, linear: nn.Linear, dtype: torch.dtype | None = None, faster: bool = True
+    ) -> None:
         self.linear = linear
         self.dtype = dtype or linear.weight.dtype
+        self.faster = faster
+        self.prepacks = self.dtype in processor().prepacked
+        if self.dtype == torch.bfloat16 and not self.prepacks:
+            warn_of_plain_bfloat16()
         self.bias = None if linear.bias is None else linear.bias.detach().to(self.dtype)
         self._ahead: Tensor | None = None
         self._back: Tensor | None = None
@@ -58,17 +70,24 @@ class Prepared:
         return self.ahead(x)
 
     def ahead(self, x: Tensor) -> Tensor:
-        """The product."""
+        """The product; the plain one where oneDNN cannot lay out weights of this dtype."""
+        if not self.prepacks:
+            return F.linear(x, self._plain, self.bias)
         return _product(x, self._laid_out(), self.bias)
 
     def _suits(self, x: Tensor) -> bool:
         """Whether it is the prepared product that is asked for."""
-        return x.dtype == self.dtype and not torch.is_autocast_enabled("cpu")
+        return self.faster and x.dtype == self.dtype and not torch.is_autocast_enabled("cpu")
 
     @cached_property
     def _half(self) -> Prepared:
         """The same in bfloat16: autocast would cast the weight anew at every product."""
         return Prepared(self.linear, torch.bfloat16)
+
+    @cached_property
+    def _plain(self) -> Tensor:
+        """The weight in the product's dtype."""
+        return self._weight()
 
     def _weight(self) -> Tensor:
         return self.linear.weight.detach().to(self.dtype)
@@ -80,6 +99,8 @@ class Prepared:
 
     def back(self, gradient: Tensor) -> Tensor:
         """The gradient towards the input, from the one towards the output."""
+        if not self.prepacks:
+            return gradient @ self._plain
         if self._back is None:
             weight = self._weight().t().contiguous()
             self._back = torch.ops.mkldnn._reorder_linear_weight(weight, None)
@@ -111,7 +132,7 @@ class Activated(Prepared):
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`, with or without the GELU."""
         flows = x.requires_grad and torch.is_grad_enabled()
-        if flows or not self._suits(x) or self._between():
+        if flows or not self.prepacks or not self._suits(x) or self._between():
             return super().__call__(x)
         self._done.output = _product(x, self._laid_out(), self.bias, "gelu")
         output: Tensor = self._done.output
@@ -133,20 +154,9 @@ class Int8(Prepared):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
+        bias = None if linear.bias is None else linear.bias.detach().float()
         weight = linear.weight.detach().float()
-        scales = weight.abs().amax(1).clamp(min=1e-8) / 127.0
-        zeros = torch.zeros(len(scales), dtype=torch.long)
-        with warnings.catch_warnings():
-            # torch means to replace its quantised tensors; until then only they hold this product.
-            warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_ch")
-            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        engine = torch.backends.quantized.engine
-        torch.backends.quantized.engine = "onednn"
-        try:
-            bias = None if linear.bias is None else linear.bias.detach().float()
-            self._packed: Any = torch.ops.quantized.linear_prepack(rounded, bias)
-        finally:
-            torch.backends.quantized.engine = engine
+        self._packed: Any = pack_int8(weight, bias, processor().int8_max)
 
     def ahead(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self._packed, False)
@@ -186,8 +196,14 @@ def prepare_int8(linears: Iterable[nn.Module]) -> None:
     """Prepares the linears of a frozen model on a CPU for products in 8 bits.
 
     Raises:
-        RuntimeError: This build of torch, or this processor, has no such products.
+        BackboneError: This build of torch, or this processor, has no products of 8 bits that are
+            right.
     """
+    if not processor().int8_max:
+        raise BackboneError(
+            f"quantization: 'int8': this processor ({processor().instruction_set}) or this build of"
+            " torch has no exact products of 8 bits; use none, or 8bit for memory"
+        )
     for linear in linears:
         if isinstance(linear, nn.Linear):
             setattr(linear, "forward", Int8(linear))  # noqa: B010
@@ -196,11 +212,12 @@ def prepare_int8(linears: Iterable[nn.Module]) -> None:
 def prepare(linears: Iterable[nn.Module]) -> int:
     """Prepares the plain CPU linears among some frozen modules, where that makes them faster.
 
-    One linear of each shape is timed both ways, some milliseconds each. State dict and hooks stay
-    as they are.
+    In float32 one linear of each shape is timed both ways, some milliseconds each; in bfloat16 the
+    processor decides, whose plain products are as exact to the bit and never faster. State dict and
+    hooks stay as they are.
 
     Returns:
-        How many were prepared.
+        How many compute prepared products in their own dtype.
     """
     faster: dict[tuple[Any, ...], bool] = {}
     count = 0
@@ -210,9 +227,8 @@ def prepare(linears: Iterable[nn.Module]) -> int:
         kind = (linear.weight.shape, linear.weight.dtype)
         if kind not in faster:
             faster[kind] = _is_faster(linear)
-        if faster[kind]:
-            setattr(linear, "forward", Prepared(linear))  # noqa: B010
-            count += 1
+        setattr(linear, "forward", Prepared(linear, faster=faster[kind]))  # noqa: B010
+        count += faster[kind]
     return count
 
 
@@ -224,15 +240,23 @@ def activate(linear: nn.Module, gelu: nn.Module, between: Callable[[], bool]) ->
         gelu: The GELU, exact and not the tanh kind.
         between: Whether something stands between them in the forward at hand.
     """
-    if isinstance(linear, nn.Linear) and type(linear.forward) is Prepared:
+    done = linear.forward
+    if isinstance(linear, nn.Linear) and type(done) is Prepared and done.faster:
         both = Activated(linear, between)
         setattr(linear, "forward", both)  # noqa: B010
         setattr(gelu, "forward", both.activation)  # noqa: B010
 
 
 def _is_faster(linear: nn.Linear) -> bool:
-    """Timed as lanes compute it, on one thread and by the processor's time: whoever else uses the
-    machine just now has no say in it."""
+    """Whether a prepared product is worth it.
+
+    Timed as lanes compute it, on one thread and by the processor's time: whoever else uses the
+    machine just now has no say in it.
+    """
+    if linear.weight.dtype not in processor().prepacked:
+        return False
+    if linear.weight.dtype == torch.bfloat16:
+        return True
     x = torch.randn(TRIAL_TOKENS, linear.in_features, dtype=linear.weight.dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -244,7 +268,7 @@ def _is_faster(linear: nn.Linear) -> bool:
         return False
     finally:
         torch.set_num_threads(threads)
-    return ready < plain
+    return ready < WORTH * plain
 
 
 def _seconds(run: Any, x: Tensor) -> float:

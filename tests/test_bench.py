@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 from test_cli import assert_one_line, run
 
 from adapterkit.backbone import Backbone
@@ -185,9 +186,9 @@ def test_labelled_rows_have_the_short_lengths_and_77_labels(minilm: Backbone) ->
 
 def test_a_figure_says_where_it_was_measured() -> None:
     found = machine()
-    assert {"processor", "cores", "threads", "python", "torch", "transformers", "peft"} <= set(
-        found
-    )
+    keys = {"processor", "instructions", "cores", "threads", "python", "torch", "transformers"}
+    assert keys | {"peft"} <= set(found)
+    assert torch.backends.cpu.get_cpu_capability() in found["instructions"]
     assert peak_bytes() >= (resident_bytes() or 0) > 0
 
 

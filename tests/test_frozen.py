@@ -13,18 +13,37 @@ from torch import nn
 from adapterkit.backbone import Backbone
 from adapterkit.errors import BackboneError
 from adapterkit.forward import forward
-from adapterkit.frozen import Activated, Int8, Prepared, fill_up, prepare
+from adapterkit.frozen import Activated, Int8, Prepared, fill_up, prepare, prepare_int8
 from adapterkit.gelu import gelu
 from adapterkit.predict import Predictor
+from adapterkit.processor import (
+    INT8_MAX_WITHOUT_VNNI,
+    Processor,
+    pack_int8,
+    processor,
+    warn_of_plain_bfloat16,
+)
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+AVX2 = Processor("AVX2", frozenset({torch.float32}), INT8_MAX_WITHOUT_VNNI)
+"""What a processor without AVX-512 and VNNI can do."""
+
+
+@pytest.fixture(params=["this processor", "AVX2"])
+def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Processor:
+    """This processor, and one without AVX-512: all that an AVX2 one computes, every one can."""
+    if request.param == "AVX2":
+        monkeypatch.setattr("adapterkit.frozen.processor", lambda: AVX2)
+        return AVX2
+    return processor()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [(1,), (7,), (300,), (1, 40)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_prepared_linear_is_the_linear(
-    dtype: torch.dtype, shape: tuple[int, ...], bias: bool
+    capability: Processor, dtype: torch.dtype, shape: tuple[int, ...], bias: bool
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias, dtype=dtype).requires_grad_(False)
@@ -43,7 +62,9 @@ def test_a_prepared_linear_is_the_linear(
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_prepared_linear_under_autocast_is_the_linear_under_autocast(bias: bool) -> None:
+def test_a_prepared_linear_under_autocast_is_the_linear_under_autocast(
+    capability: Processor, bias: bool
+) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias).requires_grad_(False)
     prepared, goal, found = Prepared(linear), torch.randn(7, 80), []
@@ -72,13 +93,16 @@ def test_other_dtypes_take_the_plain_way() -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("between", [True, False])
 @pytest.mark.parametrize("flows", [True, False])
-def test_a_linear_with_its_gelu_is_both(dtype: torch.dtype, between: bool, flows: bool) -> None:
+def test_a_linear_with_its_gelu_is_both(
+    capability: Processor, dtype: torch.dtype, between: bool, flows: bool
+) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, dtype=dtype).requires_grad_(False)
     both = Activated(linear, lambda: between)
     x = torch.randn(7, 48, dtype=dtype).requires_grad_(flows)
     y = both(x)
-    assert torch.equal(y, both.activation(y)) == (not between and not flows)
+    in_one_product = not between and not flows and dtype in capability.prepacked
+    assert torch.equal(y, both.activation(y)) == in_one_product
     said, goal = both.activation(both(x)), F.gelu(linear(x))
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(said, goal, rtol=tolerance, atol=tolerance)
@@ -156,7 +180,9 @@ def test_a_prepared_backbone_answers_as_a_plain_one(
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [(7,), (1, 300)])
-def test_int8_is_near_ahead_and_exact_back(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_int8_is_near_ahead_and_exact_back(
+    capability: Processor, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
     x, goal = torch.randn(*shape, 96, dtype=dtype), torch.randn(*shape, 160, dtype=dtype)
@@ -171,6 +197,39 @@ def test_int8_is_near_ahead_and_exact_back(dtype: torch.dtype, shape: tuple[int,
     torch.testing.assert_close(
         *(pair[1] for pair in found), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
     )
+
+
+def test_int8_sums_are_not_cut_off_by_any_processor() -> None:
+    """Without VNNI two products are added up in 16 bits, which the largest ones do not fit into."""
+    largest = processor().int8_max
+    assert largest > 0
+    x, weight = torch.ones(32, 128), torch.ones(48, 128)
+    x[0, 0] = 0.0
+    y = torch.ops.quantized.linear_dynamic(x, pack_int8(weight, None, largest), False)
+    torch.testing.assert_close(y[1:], torch.full((31, 48), 128.0), rtol=1e-3, atol=0)
+
+
+def test_int8_is_refused_where_no_product_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = Processor("DEFAULT", frozenset({torch.float32}), 0)
+    monkeypatch.setattr("adapterkit.frozen.processor", lambda: none)
+    with pytest.raises(
+        BackboneError, match=r"'int8': this processor \(DEFAULT\).*use none, or 8bit"
+    ):
+        prepare_int8([nn.Linear(8, 8)])
+
+
+def test_bfloat16_is_plain_with_one_line_where_it_cannot_be_prepacked(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("adapterkit.frozen.processor", lambda: AVX2)
+    warn_of_plain_bfloat16.cache_clear()
+    for _ in range(2):
+        backbone = Backbone.load(str(tiny_folder), dtype="bfloat16", device="cpu")
+    assert [record.message for record in caplog.records] == [
+        f"this processor ({processor().instruction_set}) has no fast bfloat16 products: plain ones"
+        " are used, several times slower than float32"
+    ]
+    assert not any(getattr(linear.forward, "prepacks", True) for linear in backbone.linears)
 
 
 def test_int8_backbones_answer_as_float32_ones(minilm: Backbone, make_adapter: MakeAdapter) -> None:

@@ -20,13 +20,17 @@ def machine() -> dict[str, Any]:
     """Processor, cores, threads and versions: what a figure means nothing without.
 
     Returns:
-        `processor`, `cores` (that this process may use), `threads` (of torch), `python`, and the
-        version of each package, None where it is not installed; `gpu` where torch sees one.
+        `processor`, `instructions` (what torch and oneDNN use of it), `cores` (that this process
+        may use), `threads` (of torch), `python`, and the version of each package, None if it is not
+        installed; `gpu` if torch sees one.
     """
     import torch
 
+    from ..processor import processor
+
     found: dict[str, Any] = {
         "processor": _processor(),
+        "instructions": str(processor()),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

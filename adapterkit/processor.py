@@ -1,0 +1,121 @@
+"""What this processor can do, asked of torch once: fast paths are chosen among what it lists."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("adapterkit")
+
+INT8_MAX = 127
+"""Largest 8-bit weight where products are exact."""
+
+INT8_MAX_WITHOUT_VNNI = 63
+"""Largest 8-bit weight where a processor adds two products of 8 bits up in 16 bits: 2 x 255 x 63
+is below 2^15, 2 x 255 x 127 is not."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What the fast paths ask of a processor.
+
+    Attributes:
+        instruction_set: Of torch's own loops: `AVX512`, `AVX2`, `NEON`, `DEFAULT`, ...
+        prepacked: The dtypes whose weights oneDNN can lay out for itself.
+        int8_max: The largest 8-bit weight whose products are exact; 0 without such products.
+    """
+
+    instruction_set: str
+    prepacked: frozenset[torch.dtype]
+    int8_max: int
+
+    def __str__(self) -> str:
+        dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in self.prepacked)
+        return f"{self.instruction_set} (oneDNN: {', '.join(dtypes)}; int8 to {self.int8_max})"
+
+
+@cache
+def processor() -> Processor:
+    """This processor, or what environment variables such as ONEDNN_MAX_CPU_ISA leave of it."""
+    return Processor(
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        prepacked=frozenset(_prepacked_dtypes()),
+        int8_max=_int8_max(),
+    )
+
+
+@cache
+def warn_of_plain_bfloat16() -> None:
+    """Says once that bfloat16 is slow here."""
+    log.warning(
+        "this processor (%s) has no fast bfloat16 products: plain ones are used, several times"
+        " slower than float32",
+        processor().instruction_set,
+    )
+
+
+def pack_int8(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
+    """Rounds a weight to 8 bits, one scale for each output, and lays it out for oneDNN.
+
+    Args:
+        weight: `[out, in]`.
+        bias: `[out]`.
+        largest: The number that the largest weight of each output becomes.
+
+    Returns:
+        What `torch.ops.quantized.linear_dynamic` takes.
+
+    Raises:
+        RuntimeError: This build of torch, or this processor, has no such products.
+    """
+    scales = weight.abs().amax(1).clamp(min=1e-8) / largest
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    with warnings.catch_warnings():
+        # torch means to replace its quantised tensors; until then only they hold this product.
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_ch")
+        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "onednn"
+    try:
+        return torch.ops.quantized.linear_prepack(rounded, bias)
+    finally:
+        torch.backends.quantized.engine = engine
+
+
+def _prepacked_dtypes() -> Iterator[torch.dtype]:
+    if torch.backends.mkldnn.is_available():
+        yield torch.float32
+    if _supported("_is_mkldnn_bf16_supported"):
+        yield torch.bfloat16
+    if _supported("_is_mkldnn_fp16_supported"):
+        yield torch.float16
+
+
+def _supported(question: str) -> bool:
+    try:
+        return bool(getattr(torch.ops.mkldnn, question)())
+    except (AttributeError, RuntimeError):  # torch was built without oneDNN
+        return False
+
+
+def _int8_max() -> int:
+    """Asks the product itself: sums of the largest numbers tell whether 16 bits cut them off."""
+    ones = torch.ones(64, 64)
+    x = torch.ones(64, 64)
+    x[0, 0] = 0.0
+    for largest in (INT8_MAX, INT8_MAX_WITHOUT_VNNI):
+        try:
+            packed = pack_int8(ones, None, largest)
+            y = [torch.ops.quantized.linear_dynamic(rows, packed, False) for rows in (x, x[:2])]
+        except RuntimeError:
+            return 0
+        if all(torch.allclose(one[1], ones[1].sum(), rtol=1e-3) for one in y):
+            return largest
+    return 0
