@@ -6,34 +6,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapter import Adapter as Adapter
-    from .backbone import Backbone as Backbone
-    from .client import AsyncClient as AsyncClient
-    from .client import Client as Client
-    from .comparison import compare as compare
+    from .adapter.adapter import Adapter as Adapter
+    from .adapter.store import Store as Store
+    from .backbone.model import Backbone as Backbone
+    from .client.http import AsyncClient as AsyncClient
+    from .client.http import Client as Client
     from .errors import AdapterkitError as AdapterkitError
-    from .explanation import explain as explain
-    from .predict import Predictor as Predictor
-    from .recipe import Recipe as Recipe
-    from .store import Store as Store
-    from .training import train as train
-    from .training import train_many as train_many
+    from .inference.attribution import explain as explain
+    from .inference.predictor import Predictor as Predictor
+    from .training.comparison import compare as compare
+    from .training.recipe import Recipe as Recipe
+    from .training.train import train as train
+    from .training.train import train_many as train_many
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Adapter": "adapter",
+    "Adapter": "adapter.adapter",
     "AdapterkitError": "errors",
-    "AsyncClient": "client",
-    "Backbone": "backbone",
-    "Client": "client",
-    "compare": "comparison",
-    "explain": "explanation",
-    "Predictor": "predict",
-    "Recipe": "recipe",
-    "Store": "store",
-    "train": "training",
-    "train_many": "training",
+    "AsyncClient": "client.http",
+    "Backbone": "backbone.model",
+    "Client": "client.http",
+    "compare": "training.comparison",
+    "explain": "inference.attribution",
+    "Predictor": "inference.predictor",
+    "Recipe": "training.recipe",
+    "Store": "adapter.store",
+    "train": "training.train",
+    "train_many": "training.train",
 }
 
 __all__ = ["__version__", *_HOME]

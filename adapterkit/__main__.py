@@ -3,7 +3,7 @@
 import atexit
 import gc
 
-from .cli import app
+from .cli.app import app
 
 SELDOM = 300_000
 """Objects that may come before Python looks for rings of dead ones among them. What a command

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
-from types import ModuleType
 from typing import Any
 
 
-def discover(package: ModuleType, base: type[Any]) -> dict[str, type[Any]]:
+def discover(package: str, base: type[Any]) -> dict[str, type[Any]]:
     """Imports every module of a package and collects the subclasses of `base` they define.
 
     Args:
-        package: The package whose modules are the kinds.
+        package: Name of the package whose modules are the kinds; its other modules define none.
         base: Their base class; each kind names itself in its class attribute `type`.
 
     Returns:
@@ -22,8 +21,9 @@ def discover(package: ModuleType, base: type[Any]) -> dict[str, type[Any]]:
         TypeError: Two kinds share a name.
     """
     kinds: dict[str, type[Any]] = {}
-    for info in sorted(iter_modules(package.__path__), key=lambda info: info.name):
-        module = import_module(f"{package.__name__}.{info.name}")
+    folder = import_module(package).__path__
+    for info in sorted(iter_modules(folder), key=lambda info: info.name):
+        module = import_module(f"{package}.{info.name}")
         for member in vars(module).values():
             own = isinstance(member, type) and member.__module__ == module.__name__
             if own and issubclass(member, base) and hasattr(member, "type"):

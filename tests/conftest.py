@@ -14,14 +14,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # the kernels of a GPU, line by line on the CPU
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
-from adapterkit.method import methods
-from adapterkit.predict import run
-from adapterkit.task import Example
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.backbone.tokenizer import cut
+from adapterkit.inference.predictor import run
+from adapterkit.methods.base import methods
+from adapterkit.tasks.base import Example
 from adapterkit.tasks.classification import Classification
-from adapterkit.tokens import cut
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from adapterkit.serving.app import make_app
-from adapterkit.serving.run import Settings, make_service
+from adapterkit.serving.server import Settings, make_service
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
 
 
 def low_rank(

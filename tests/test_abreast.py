@@ -8,13 +8,14 @@ import pytest
 from test_train_many import alone, assert_like_alone, crowd, many, plan, write_rows
 from test_training import assert_same
 
-from adapterkit import abreast, loop
-from adapterkit.abreast import parted
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
-from adapterkit.lanes import ALONE, Lanes
-from adapterkit.task import Example
-from adapterkit.trainees import Portion
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.inference.lanes import ALONE, Lanes
+from adapterkit.tasks.base import Example
+from adapterkit.training import loop
+from adapterkit.training import parallel_backward as abreast
+from adapterkit.training.parallel_backward import parted
+from adapterkit.training.trainable import Portion
 
 
 @pytest.fixture(scope="module")

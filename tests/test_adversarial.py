@@ -18,22 +18,22 @@ from test_train_many import alone, assert_like_alone, changed, many, plan, write
 from test_training import assert_same
 from torch import Tensor
 
-from adapterkit import trainees
-from adapterkit.adapter import Adapter
-from adapterkit.adversarial import Attack, step
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
 from adapterkit.errors import RecipeError
-from adapterkit.fanout import Memory
-from adapterkit.forward import forward
-from adapterkit.full import Whole, fine_tune
-from adapterkit.method import methods
-from adapterkit.recipe import Recipe
-from adapterkit.start import fresh_adapter
-from adapterkit.task import Example
+from adapterkit.inference.forward import forward
+from adapterkit.inference.shared_layers import Memory
+from adapterkit.methods.base import methods
+from adapterkit.tasks.base import Example
 from adapterkit.tasks.classification import Classification
-from adapterkit.trainees import Portion, Trainee, Trainees
-from adapterkit.training import train
+from adapterkit.training import trainable as trainees
+from adapterkit.training.adversarial import Attack, step
+from adapterkit.training.full_finetuning import Whole, fine_tune
+from adapterkit.training.initial_adapter import fresh_adapter
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
+from adapterkit.training.trainable import Portion, Trainee, Trainees
 
 TEXTS = ["my card", "the bank is open", "rain", "i want to close my account please", "sun sun"]
 EPSILON = 0.7

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from conftest import MakeAdapter
 
-from adapterkit.answers import (
+from adapterkit.adapter.folder import card
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.output import (
     FORMATS,
     Asked,
     check_target,
@@ -21,10 +23,8 @@ from adapterkit.answers import (
     table,
     write_answers,
 )
-from adapterkit.backbone import Backbone
 from adapterkit.errors import DataError
-from adapterkit.files import card
-from adapterkit.predict import Predictor
+from adapterkit.inference.predictor import Predictor
 
 SCRIPTS = ["¿Dónde está mi paquete?", "我的卡丢了", 'a "quoted", text\nof two lines', "🙂"]
 

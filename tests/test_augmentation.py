@@ -17,18 +17,18 @@ from test_tasks import plan as plan_of
 from test_train_many import alone, assert_like_alone, many, plan, write_rows
 from test_training import assert_same, launch
 
-from adapterkit.augmentation import Augment, Augmentation, Augmented, hidden
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
-from adapterkit.check import check, faults
-from adapterkit.check_text import show
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.cli.data_text import show
+from adapterkit.data.synonyms import Synonyms
 from adapterkit.errors import AdapterkitError, DataError, RecipeError
-from adapterkit.labelled import Split
-from adapterkit.plan import Plan
-from adapterkit.recipe import Recipe, describe_keys
-from adapterkit.synonyms import Synonyms
-from adapterkit.task import Row, tasks
-from adapterkit.training import train, train_many
+from adapterkit.inference.labelled import Split
+from adapterkit.tasks.base import Row, tasks
+from adapterkit.training.augmentation import Augment, Augmentation, Augmented, hidden
+from adapterkit.training.data_report import check, faults
+from adapterkit.training.plan import Plan
+from adapterkit.training.recipe import Recipe, describe_keys
+from adapterkit.training.train import train, train_many
 
 TABLE = {"bank": ["tea"], "card": ["laptop", "screen"], "the card": ["a laptop"], "RAIN": ["sun"]}
 PAIRS = [(word, synonym) for word, some in TABLE.items() for synonym in some]
@@ -421,8 +421,8 @@ def test_held_out_rows_are_never_varied(
         held.extend(list(i.ids) for _, s in asked for e in s.examples for i in e.inputs)
         return outputs_of(accelerator, backbone, asked)
 
-    from adapterkit import loop
-    from adapterkit.loop import outputs_of
+    from adapterkit.training import loop
+    from adapterkit.training.loop import outputs_of
 
     monkeypatch.setattr(loop, "outputs_of", spied)
     recipe = with_(plan("t", write_rows(1, 30)), {**both(), "token_dropout": 0.9, "replace": 1.0})

@@ -11,12 +11,12 @@ import pytest
 import torch
 from conftest import WORDS, MakeAdapter, tokenise
 
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs, pack
-from adapterkit.checkpoint import Checkpoint, locate
-from adapterkit.edits import Edits
+from adapterkit.backbone.checkpoint import Checkpoint, locate
+from adapterkit.backbone.edits import Edits
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs, pack
 from adapterkit.errors import BackboneError
-from adapterkit.forward import forward
+from adapterkit.inference.forward import forward
 
 TEXTS = ["where is my card", "a", "i want to close the account please help " * 4, "rain sun tea"]
 
@@ -209,6 +209,6 @@ def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> 
 def test_damaged_embedded_weights_are_refused(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapterkit.checkpoint._embedded", lambda: tiny_folder)
+    monkeypatch.setattr("adapterkit.backbone.checkpoint._embedded", lambda: tiny_folder)
     with pytest.raises(BackboneError, match="embedded weights are damaged"):
         Backbone.load("minilm")

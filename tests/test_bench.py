@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_cli import assert_one_line, run
 
-from adapterkit.backbone import Backbone
+from adapterkit.backbone.model import Backbone
 from adapterkit.bench.guest import Guest
 from adapterkit.bench.machine import machine, peak_bytes, resident_bytes
 from adapterkit.bench.mixed import compared as compare_mixed

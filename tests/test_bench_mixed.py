@@ -13,14 +13,14 @@ import torch
 from test_bench import GUEST
 from test_cli import run
 
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
 from adapterkit.bench.mixed import MixedBench
 from adapterkit.bench.peers import Padded, hushed, peft_model, plain_model
 from adapterkit.bench.systems import job, own_systems
 from adapterkit.bench.workload import LORA, MIXES, bench_adapters, labelled_rows, owned, owners_of
-from adapterkit.forward import Piece, forward
-from adapterkit.predict import Predictor
+from adapterkit.inference.forward import Piece, forward
+from adapterkit.inference.predictor import Predictor
 
 ROW = {
     "system",

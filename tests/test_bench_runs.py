@@ -10,14 +10,14 @@ import torch
 from conftest import ROOT
 from test_cli import run
 
-from adapterkit.backbone import Backbone
+from adapterkit.backbone.model import Backbone
 from adapterkit.bench.holders import OPERATIONS, OwnHolder, PeftHolder, publish_adapters
 from adapterkit.bench.peers import hushed
 from adapterkit.bench.swap import Ledger, SwapBench
 from adapterkit.bench.trainers import SYSTEMS, LacksMethodError
 from adapterkit.bench.training import TrainBench
 from adapterkit.bench.workload import tenant_rows
-from adapterkit.method import methods
+from adapterkit.methods.base import methods
 
 
 def test_bench_train_tells_rates_and_peaks(tiny_folder: Path) -> None:

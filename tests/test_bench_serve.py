@@ -20,16 +20,16 @@ from live import Canned, serving, stub
 from test_cli import assert_one_line
 from test_cli import run as cli
 
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
 from adapterkit.bench.load import BROKEN, LATE, Tally, Target, drive
 from adapterkit.bench.offline import engine_of, offline_rate
 from adapterkit.bench.serve import ServeBench, beside, percentile, summary
 from adapterkit.bench.table import show
 from adapterkit.bench.traffic import Arrivals, AtOnce, Traffic
 from adapterkit.bench.wire import Reply, Wire
-from adapterkit.client import Client
-from adapterkit.serving.tenants import hash_of, new_key
-from adapterkit.store import Store
+from adapterkit.client.http import Client
+from adapterkit.serving.api_keys import hash_of, new_key
 
 NAMES = ("acme/intent", "globex/consulta", "initech")
 OK = Canned(200, b"[]")

@@ -13,12 +13,19 @@ import pytest
 from conftest import ROOT
 from test_cli import assert_one_line, assert_refused, run
 
-from adapterkit.backbone import Backbone
-from adapterkit.check import MOST_FAULTS, balance, check, duplicates, faults, histogram
-from adapterkit.check_text import show
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.data_text import show
 from adapterkit.errors import DataError
-from adapterkit.recipe import Recipe
-from adapterkit.task import Row, tasks
+from adapterkit.tasks.base import Row, tasks
+from adapterkit.training.data_report import (
+    MOST_FAULTS,
+    balance,
+    check,
+    duplicates,
+    faults,
+    histogram,
+)
+from adapterkit.training.recipe import Recipe
 
 ROWS = """\
 text,label,split

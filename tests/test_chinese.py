@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.files import load_adapter
-from adapterkit.forward import text_limit
-from adapterkit.predict import Predictor, evaluate
-from adapterkit.recipe import Recipe
-from adapterkit.store import Store
-from adapterkit.task import Example, Row
-from adapterkit.training import train
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.forward import text_limit
+from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.tasks.base import Example, Row
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 TRAINED, SCORED = 24, 12
 """Rows of each split in the fast runs."""

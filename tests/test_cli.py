@@ -24,11 +24,11 @@ from test_recipe import GOOD
 from typer.testing import CliRunner
 
 from adapterkit import __version__
-from adapterkit.backbone import Backbone
-from adapterkit.cli import app
-from adapterkit.files import CARD, load_adapter
-from adapterkit.predict import Predictor
-from adapterkit.store import ALIASES, Store
+from adapterkit.adapter.folder import CARD, load_adapter
+from adapterkit.adapter.store import ALIASES, Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.app import app
+from adapterkit.inference.predictor import Predictor
 
 ROWS = "text,label,split\n" + "".join(
     f"{first} {second},{label},{split}\n"

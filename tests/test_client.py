@@ -22,10 +22,11 @@ from test_cli import assert_one_line
 from test_cli import run as cli
 
 from adapterkit import AsyncClient, Client, Predictor, Store
-from adapterkit.adapter import Adapter
-from adapterkit.archive import tar_of
-from adapterkit.backbone import Backbone
-from adapterkit.calls import Limits, Reply, portions
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import save_adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.client.protocol import Limits, Reply, portions
+from adapterkit.client.tar import tar_of
 from adapterkit.errors import (
     AccessError,
     AdapterError,
@@ -36,8 +37,7 @@ from adapterkit.errors import (
     UnavailableError,
     UnknownAdapterError,
 )
-from adapterkit.files import save_adapter
-from adapterkit.serving.tenants import hash_of, new_key
+from adapterkit.serving.api_keys import hash_of, new_key
 
 TEXTS = ["where is my card", "¿Dónde está el sol?", "我的卡丢了", 'the "rain", please\nwait']
 OVERLOADED = Canned(

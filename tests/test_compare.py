@@ -14,18 +14,18 @@ import torch.nn.functional as F
 from PIL import Image
 from test_cli import assert_refused, run
 
-from adapterkit.backbone import Backbone
-from adapterkit.comparison import compare
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import RecipeError
-from adapterkit.full import RATE, Whole, fine_tune
-from adapterkit.labelled import ready
-from adapterkit.method import methods
-from adapterkit.recipe import Recipe, Training
-from adapterkit.run import Run
-from adapterkit.start import fresh_adapter
-from adapterkit.task import Row, tasks
-from adapterkit.trainees import Trainees
-from adapterkit.training import train
+from adapterkit.inference.labelled import ready
+from adapterkit.methods.base import methods
+from adapterkit.tasks.base import Row, tasks
+from adapterkit.training.comparison import compare
+from adapterkit.training.full_finetuning import RATE, Whole, fine_tune
+from adapterkit.training.initial_adapter import fresh_adapter
+from adapterkit.training.recipe import Recipe, Training
+from adapterkit.training.run import Run
+from adapterkit.training.train import train
+from adapterkit.training.trainable import Trainees
 
 TOPICS = {"bank": "money fee bank account card", "sky": "rain sun wait slow fast"}
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 from pyarrow.parquet import write_table
 
-from adapterkit.data import Data, fingerprint, read_rows
+from adapterkit.data.dataset import Data, fingerprint, read_rows
+from adapterkit.data.readers import read_records
+from adapterkit.data.splits import draw, first, fold, shuffled
 from adapterkit.errors import DataError
-from adapterkit.sources import read_records
-from adapterkit.splits import draw, first, fold, shuffled
-from adapterkit.task import Row, tasks
+from adapterkit.tasks.base import Row, tasks
 from adapterkit.tasks.classification import Classification
 
 COLUMNS = {"text": ("text", "text"), "label": ("label", "text")}

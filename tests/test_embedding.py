@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from conftest import ROOT, logits_of, tokenise
 from test_tasks import plan
 
-from adapterkit.adapter import Adapter
-from adapterkit.answers import answer_row, show_answers
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.output import answer_row, show_answers
 from adapterkit.errors import DataError
-from adapterkit.files import load_adapter, save_adapter
-from adapterkit.labelled import ready
-from adapterkit.predict import Predictor, evaluate
-from adapterkit.recipe import Recipe
-from adapterkit.start import fresh_adapter
-from adapterkit.task import Outputs, Row, tasks
-from adapterkit.training import train
+from adapterkit.inference.labelled import ready
+from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.tasks.base import Outputs, Row, tasks
+from adapterkit.training.initial_adapter import fresh_adapter
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 
 def embedding(**settings: Any) -> Any:

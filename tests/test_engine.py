@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from conftest import MakeAdapter
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
 from adapterkit.errors import DataError, OverloadedError, UnavailableError
-from adapterkit.predict import Predictor, answer
+from adapterkit.inference.predictor import Predictor, answer
 from adapterkit.serving import engine as module
 from adapterkit.serving.engine import Engine, Job, Queue, Usage
-from adapterkit.task import Answer, Example
+from adapterkit.tasks.base import Answer, Example
 
 
 def job(tenant: str, *sizes: int, deadline: float = 1e12) -> Job:

@@ -26,29 +26,30 @@ from test_tasks import plan as task_plan
 from test_train_many import alone, assert_like_alone, changed, many, plan, write_rows
 from test_training import assert_same
 
-from adapterkit import figures, predict
-from adapterkit.adapter import Adapter, Weights
-from adapterkit.backbone import Backbone
-from adapterkit.client import Client
-from adapterkit.comparison import compare
-from adapterkit.disk import file_digest
+from adapterkit.adapter import plots as figures
+from adapterkit.adapter.adapter import Adapter, Weights
+from adapterkit.adapter.folder import CARD, CONFIG, WEIGHTS, faults_of, load_adapter, save_adapter
+from adapterkit.adapter.model_card import model_card
+from adapterkit.adapter.store import Store
+from adapterkit.atomic import file_digest
+from adapterkit.backbone.model import Backbone
+from adapterkit.client.http import Client
 from adapterkit.errors import AdapterError, OverloadedError, RecipeError
-from adapterkit.explanation import explain
-from adapterkit.files import CARD, CONFIG, WEIGHTS, faults_of, load_adapter, save_adapter
-from adapterkit.forward import forward
-from adapterkit.full import fine_tune
-from adapterkit.method import methods
-from adapterkit.predict import Predictor, evaluate
-from adapterkit.recipe import Recipe
-from adapterkit.report import model_card
-from adapterkit.run import Run
+from adapterkit.inference import predictor as predict
+from adapterkit.inference.attribution import explain
+from adapterkit.inference.forward import forward
+from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.methods.base import methods
 from adapterkit.serving import service as service_module
+from adapterkit.serving.adapter_cache import OVERHEAD, Tier
+from adapterkit.serving.api_keys import Caller
 from adapterkit.serving.engine import Queue
-from adapterkit.serving.resident import OVERHEAD, Tier
-from adapterkit.serving.tenants import Caller
-from adapterkit.store import Store
-from adapterkit.task import Example, Outputs, tasks
-from adapterkit.training import StoppedError, train
+from adapterkit.tasks.base import Example, Outputs, tasks
+from adapterkit.training.comparison import compare
+from adapterkit.training.full_finetuning import fine_tune
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.run import Run
+from adapterkit.training.train import StoppedError, train
 
 AVERAGED = sorted(kind for kind in tasks() if kind != "masked_language_modelling")
 TEXTS = ["where is my card", "rain", "the fee is not good at all", "i want to close my account"]

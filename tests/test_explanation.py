@@ -19,19 +19,19 @@ from test_cli import assert_refused, run
 from test_tasks import many, plan
 
 import adapterkit
-from adapterkit import predict
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.cli.attribution_text import show
 from adapterkit.errors import AdapterkitError
-from adapterkit.explanation import Attribution, Explanation, Word, _words, explain
-from adapterkit.explanation_html import page
-from adapterkit.explanation_text import show
-from adapterkit.forward import forward, text_limit
-from adapterkit.method import methods
-from adapterkit.start import fresh_adapter
-from adapterkit.store import Store
-from adapterkit.task import Answer, Example, Outputs, tasks
+from adapterkit.inference import predictor as predict
+from adapterkit.inference.attribution import Attribution, Explanation, Word, _words, explain
+from adapterkit.inference.attribution_html import page
+from adapterkit.inference.forward import forward, text_limit
+from adapterkit.methods.base import methods
+from adapterkit.tasks.base import Answer, Example, Outputs, tasks
+from adapterkit.training.initial_adapter import fresh_adapter
 
 TEXT = "please, where is my unbelievable card?"
 SPECIAL = ("[CLS]", "[SEP]", "@", "#")
@@ -477,7 +477,7 @@ def test_people_see_the_table_and_the_words(store: Path, monkeypatch: pytest.Mon
     quiet = run("predict", "globex", TEXT, "--store", store, "--explain-html", "x.html")
     assert "speaks for" not in quiet.out
     assert quiet.err.endswith("1 explanations in x.html\n")
-    from adapterkit import explanation_text
+    from adapterkit.cli import attribution_text as explanation_text
 
     terminal = type("Terminal", (), {"isatty": lambda self: True})()
     monkeypatch.setattr(explanation_text.sys, "stdout", terminal)  # type: ignore[attr-defined]

@@ -17,14 +17,14 @@ from test_forward import by_row, crowd
 from test_train_many import alone, assert_like_alone, changed, many, plan, write_rows
 from test_training import assert_same
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs, pack
-from adapterkit.fanout import Memory, best_layer
-from adapterkit.forward import forward
-from adapterkit.frozen import fill_up
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs, pack
+from adapterkit.inference.forward import forward
+from adapterkit.inference.predictor import Predictor
+from adapterkit.inference.shared_layers import Memory, best_layer
 from adapterkit.methods.lora import LoRA
-from adapterkit.predict import Predictor
+from adapterkit.ops.frozen_linear import fill_up
 
 Rows = list[tuple[Adapter | None, Inputs]]
 

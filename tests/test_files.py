@@ -16,11 +16,18 @@ import torch
 from conftest import MakeAdapter
 from safetensors.torch import load_file, save_file
 
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.folder import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    load_adapter,
+    save_adapter,
+    tensor_shapes,
+)
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
-from adapterkit.files import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter, tensor_shapes
-from adapterkit.predict import Predictor
-from adapterkit.store import Store
+from adapterkit.inference.predictor import Predictor
 
 QUERY_A = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_A.weight"
 Fault = Callable[[Path], None]

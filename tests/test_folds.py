@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from test_cli import assert_one_line, run
 
-from adapterkit.backbone import Backbone
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import DataError, RecipeError
-from adapterkit.folds import cross_validate
-from adapterkit.recipe import Recipe
-from adapterkit.training import train
+from adapterkit.training.cross_validation import cross_validate
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 WORDS = {"银行": ("card", "bank", "account"), "lluvia": ("rain", "sun", "wait")}
 

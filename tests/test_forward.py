@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from conftest import WORDS, MakeAdapter, tokenise
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
-from adapterkit.forward import by_budget, forward
-from adapterkit.geometry import LINEAR_SITES
-from adapterkit.predict import Predictor
+from adapterkit.inference.forward import by_budget, forward
+from adapterkit.inference.predictor import Predictor
 
 
 def crowd(backbone: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:

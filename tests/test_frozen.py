@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from conftest import MakeAdapter, tokenise
 from torch import nn
 
-from adapterkit.backbone import Backbone
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import BackboneError
-from adapterkit.forward import forward
-from adapterkit.frozen import Activated, Int8, Prepared, fill_up, prepare, prepare_int8
-from adapterkit.gelu import gelu
-from adapterkit.predict import Predictor
-from adapterkit.processor import (
+from adapterkit.inference.forward import forward
+from adapterkit.inference.predictor import Predictor
+from adapterkit.ops.frozen_linear import Activated, Int8, Prepared, fill_up, prepare, prepare_int8
+from adapterkit.ops.gelu import gelu
+from adapterkit.ops.processor import (
     INT8_MAX_WITHOUT_VNNI,
     Processor,
     pack_int8,
@@ -34,7 +34,7 @@ AVX2 = Processor("AVX2", frozenset({torch.float32}), INT8_MAX_WITHOUT_VNNI)
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Processor:
     """This processor, and one without AVX-512: all that an AVX2 one computes, every one can."""
     if request.param == "AVX2":
-        monkeypatch.setattr("adapterkit.frozen.processor", lambda: AVX2)
+        monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: AVX2)
         return AVX2
     return processor()
 
@@ -211,7 +211,7 @@ def test_int8_sums_are_not_cut_off_by_any_processor() -> None:
 
 def test_int8_is_refused_where_no_product_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     none = Processor("DEFAULT", frozenset({torch.float32}), 0)
-    monkeypatch.setattr("adapterkit.frozen.processor", lambda: none)
+    monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: none)
     with pytest.raises(
         BackboneError, match=r"'int8': this processor \(DEFAULT\).*use none, or 8bit"
     ):
@@ -221,7 +221,7 @@ def test_int8_is_refused_where_no_product_is_exact(monkeypatch: pytest.MonkeyPat
 def test_bfloat16_is_plain_with_one_line_where_it_cannot_be_prepacked(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("adapterkit.frozen.processor", lambda: AVX2)
+    monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: AVX2)
     warn_of_plain_bfloat16.cache_clear()
     for _ in range(2):
         backbone = Backbone.load(str(tiny_folder), dtype="bfloat16", device="cpu")

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterkit.gelu import gelu
-from adapterkit.kernels import gelu as kernel
+from adapterkit.ops.gelu import gelu
+from adapterkit.ops.kernels import gelu as kernel
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
 """Of value and slope, of themselves or of 1; bfloat16 has 8 bits, so a rounding is up to 2^-9."""

@@ -15,18 +15,18 @@ import torch
 from conftest import MakeAdapter, tokenise
 from test_forward import crowd, some_rows
 
-from adapterkit import backbone as backbones
-from adapterkit import edits as edit_rooms
-from adapterkit import pooled
-from adapterkit.adapter import Adapter
-from adapterkit.attention import AttentionPlan
-from adapterkit.backbone import Backbone
-from adapterkit.batch import Inputs, Packed, pack
-from adapterkit.edits import Edits, group_key
-from adapterkit.forward import forward
-from adapterkit.graphs import Captured, fill
-from adapterkit.method import methods
-from adapterkit.sheet import Sheet, roomier, roomy
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone import edits as edit_rooms
+from adapterkit.backbone import model as backbones
+from adapterkit.backbone.cuda_graphs import Captured, fill
+from adapterkit.backbone.edits import Edits, group_key
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs, Packed, pack
+from adapterkit.inference.forward import forward
+from adapterkit.methods.base import methods
+from adapterkit.ops.attention import AttentionPlan
+from adapterkit.ops.launch_table import Sheet, roomier, roomy
+from adapterkit.tasks import pooled
 
 pytest.importorskip("triton", reason="the kernels of a GPU need Triton")
 
@@ -243,7 +243,7 @@ def test_threads_of_streams_of_their_own_get_their_own_answers(
 def test_graphs_that_are_not_used_any_more_make_room(
     halved: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapterkit.graphs.MOST", 2)
+    monkeypatch.setattr("adapterkit.backbone.cuda_graphs.MOST", 2)
     graphs = halved._graphs
     assert graphs is not None
     for ranks in (1, 17, 33, 1):

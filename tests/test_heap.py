@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapterkit import heap
+from adapterkit.backbone import malloc as heap
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from typing import Any
 from conftest import ROOT
 from typer.main import get_command
 
-from adapterkit.augmentation import Augmentation
-from adapterkit.cli import app
-from adapterkit.method import methods
-from adapterkit.recipe import BackboneSection, Training, describe_keys
-from adapterkit.sections import keys_of
-from adapterkit.task import tasks
+from adapterkit.cli.app import app
+from adapterkit.methods.base import methods
+from adapterkit.schema import keys_of
+from adapterkit.tasks.base import tasks
+from adapterkit.training.augmentation import Augmentation
+from adapterkit.training.recipe import BackboneSection, Training, describe_keys
 
 PACKAGE = ROOT / "adapterkit"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__init__.py", "__main__.py"))
@@ -75,7 +75,7 @@ def test_every_key_of_a_recipe_has_a_meaning() -> None:
 
 
 def test_importing_adapterkit_does_not_import_torch() -> None:
-    code = "import sys, adapterkit, adapterkit.cli; print('torch' in sys.modules)"
+    code = "import sys, adapterkit, adapterkit.cli.app; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -12,12 +12,12 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from adapterkit.backbone import Backbone
-from adapterkit.data import Data
+from adapterkit.backbone.model import Backbone
+from adapterkit.data.dataset import Data
 from adapterkit.errors import DataError
-from adapterkit.recipe import Recipe
-from adapterkit.task import Row, tasks
-from adapterkit.training import train
+from adapterkit.tasks.base import Row, tasks
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 LABELS = ClassLabel(names=["银行", "sol"])
 

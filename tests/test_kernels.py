@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from adapterkit.kernels import compiling
-from adapterkit.ops import Bank, LowRank, Runs
+from adapterkit.ops.kernels import compiling
+from adapterkit.ops.low_rank import Bank, LowRank, Runs
 
 
 def low_rank(downs: list[torch.Tensor], ups: list[torch.Tensor], lengths: list[int]) -> LowRank:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import MakeAdapter
 
-from adapterkit.backbone import Backbone
-from adapterkit.lanes import ALONE, LEAST_TOKENS, Lanes, lanes_of
-from adapterkit.predict import answer, read
-from adapterkit.predict import run as through
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.lanes import ALONE, LEAST_TOKENS, Lanes, lanes_of
+from adapterkit.inference.predictor import answer, read
+from adapterkit.inference.predictor import run as through
 
 
 @pytest.fixture(scope="module")

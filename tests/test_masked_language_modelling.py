@@ -16,20 +16,20 @@ import torch.nn.functional as F
 from conftest import WORDS, MakeAdapter
 from typer.testing import CliRunner
 
-from adapterkit import lm_head
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.cli import app
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import WEIGHTS, load_adapter, tensor_shapes
+from adapterkit.adapter.store import Store
+from adapterkit.backbone import lm_head
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.app import app
 from adapterkit.errors import AdapterkitError, DataError
-from adapterkit.files import WEIGHTS, load_adapter, tensor_shapes
-from adapterkit.labelled import Split
-from adapterkit.predict import Predictor, run
-from adapterkit.recipe import Recipe
-from adapterkit.store import Store
-from adapterkit.task import Example, Outputs, Task, tasks
+from adapterkit.inference.labelled import Split
+from adapterkit.inference.predictor import Predictor, run
+from adapterkit.tasks.base import Example, Outputs, Task, tasks
 from adapterkit.tasks.masked_language_modelling import TOP, MaskedLanguageModelling
-from adapterkit.trainees import Portion, Trainee, Trainees
-from adapterkit.training import train
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
+from adapterkit.training.trainable import Portion, Trainee, Trainees
 
 TEXTS = ["i lost my card", "the bank is not open wait please", "tea", "rain " * 30, "help " * 90]
 

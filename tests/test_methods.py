@@ -12,14 +12,14 @@ import reference
 import torch
 from conftest import MakeAdapter, logits_of, tokenise
 
-from adapterkit.backbone import Backbone
-from adapterkit.checkpoint import locate
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.backbone.checkpoint import locate
+from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
-from adapterkit.files import load_adapter, save_adapter
-from adapterkit.forward import forward
-from adapterkit.geometry import LINEAR_SITES
-from adapterkit.method import Method, methods
-from adapterkit.sections import build_kind, dump
+from adapterkit.inference.forward import forward
+from adapterkit.methods.base import Method, methods
+from adapterkit.schema import build_kind, dump
 
 TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
 

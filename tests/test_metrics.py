@@ -20,13 +20,13 @@ import seqeval.metrics
 import sklearn.metrics
 from seqeval.scheme import IOB2
 
-from adapterkit.bootstrap import interval
-from adapterkit.entities import entities_of
 from adapterkit.errors import AdapterkitError, RecipeError
-from adapterkit.evaluation import LocalMetric, measure
-from adapterkit.metric import Metric, Predictions, metric_kinds
-from adapterkit.recipe import Recipe, describe_keys
-from adapterkit.task import tasks
+from adapterkit.metrics.base import Metric, Predictions, metric_kinds
+from adapterkit.metrics.bio import entities_of
+from adapterkit.metrics.bootstrap import interval
+from adapterkit.metrics.hf_evaluate import LocalMetric, measure
+from adapterkit.tasks.base import tasks
+from adapterkit.training.recipe import Recipe, describe_keys
 
 
 def scores(kind: str, predictions: Predictions, *names: str) -> dict[str, float]:
@@ -515,7 +515,7 @@ def test_metrics_that_do_not_suit_the_task_are_refused(task: dict[str, Any], mes
 
 
 def test_tags_found_in_the_rows_may_not_suit_a_metric() -> None:
-    from adapterkit.task import Row
+    from adapterkit.tasks.base import Row
 
     task = plan({"type": "tagging", "extra_metrics": ["strict_f1"]}).task
     row = Row({"tokens": ("a", "b"), "tags": ("N", "V")}, "x:1")
@@ -544,7 +544,7 @@ def test_the_keys_list_every_metric() -> None:
 
 def test_answering_never_imports_evaluate() -> None:
     code = (
-        "import sys, adapterkit.predict, adapterkit.store\n"
+        "import sys, adapterkit.inference.predictor, adapterkit.adapter.store\n"
         "print([name for name in ('evaluate', 'seqeval', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterkit.attention import AttentionPlan, packed_attention
-from adapterkit.ops import Bank, Draws, LowRank, Noise, Runs
+from adapterkit.ops.attention import AttentionPlan, packed_attention
+from adapterkit.ops.low_rank import Bank, Draws, LowRank, Noise, Runs
 
 TRAFFIC = {
     "uniform": [8, 8, 8, 8],

@@ -20,17 +20,17 @@ import torch
 import uvicorn
 from conftest import MakeAdapter
 
-from adapterkit.adapter import Adapter, Weights
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter, Weights
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.serving.adapter_cache import ResidentSet
+from adapterkit.serving.api_keys import Keys, hash_of, parse
 from adapterkit.serving.app import make_app
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.page import FILE
-from adapterkit.serving.resident import ResidentSet
 from adapterkit.serving.service import Limits, Service
-from adapterkit.serving.tenants import Keys, hash_of, parse
-from adapterkit.store import Store
-from adapterkit.task import Task, tasks
+from adapterkit.tasks.base import Task, tasks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -9,13 +9,13 @@ import torch
 from conftest import MakeAdapter, tokenise
 from torch import nn
 
-from adapterkit.backbone import Backbone
-from adapterkit.files import load_adapter
-from adapterkit.forward import forward
-from adapterkit.predict import Predictor, evaluate
-from adapterkit.recipe import Recipe
-from adapterkit.store import Store
-from adapterkit.training import train
+from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.forward import forward
+from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 TEXTS = ["where is my card", "the network is slow today", "please close my account " * 10]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from adapterkit.answers import read_asked
-from adapterkit.backbone import Backbone
-from adapterkit.cli import app
-from adapterkit.predict import Predictor
-from adapterkit.quickstart import recipes_folder, run
-from adapterkit.recipe import Recipe
-from adapterkit.store import Store
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.app import app
+from adapterkit.cli.output import read_asked
+from adapterkit.cli.quickstart import recipes_folder, run
+from adapterkit.inference.predictor import Predictor
+from adapterkit.training.recipe import Recipe
 
 EXPECTED = [
     ("acme/intent", "card_lost"),

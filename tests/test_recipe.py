@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SHARED
 
-from adapterkit.data import Data
+from adapterkit.data.dataset import Data
 from adapterkit.errors import RecipeError
-from adapterkit.method import methods
-from adapterkit.recipe import BackboneSection, Recipe, Training, describe_keys
-from adapterkit.sections import keys_of
-from adapterkit.task import tasks
+from adapterkit.methods.base import methods
+from adapterkit.schema import keys_of
+from adapterkit.tasks.base import tasks
+from adapterkit.training.recipe import BackboneSection, Recipe, Training, describe_keys
 
 GOOD = """\
 name: acme/intent

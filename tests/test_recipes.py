@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from adapterkit.backbone import Backbone
-from adapterkit.labelled import ready
-from adapterkit.recipe import Recipe
-from adapterkit.splits import SPLITS
-from adapterkit.start import fresh_adapter
-from adapterkit.store import Store
-from adapterkit.task import Row, tasks
-from adapterkit.training import train
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.data.splits import SPLITS
+from adapterkit.inference.labelled import ready
+from adapterkit.tasks.base import Row, tasks
+from adapterkit.training.initial_adapter import fresh_adapter
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 FOLDER = ROOT / "recipes" / "tasks"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -15,17 +15,17 @@ import sklearn.metrics
 from conftest import MakeAdapter
 from PIL import Image
 
-from adapterkit import figures
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.disk import write_folder
+from adapterkit.adapter import plots as figures
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.model_card import model_card, report_files
+from adapterkit.adapter.plots import MATRIX, confusions
+from adapterkit.atomic import write_folder
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
-from adapterkit.figures import MATRIX, confusions
-from adapterkit.files import load_adapter, save_adapter
-from adapterkit.metric import Predictions
-from adapterkit.report import model_card, report_files
-from adapterkit.tables import confusion
-from adapterkit.task import tasks
+from adapterkit.metrics.base import Predictions
+from adapterkit.metrics.per_class import confusion
+from adapterkit.tasks.base import tasks
 
 
 def made(n: int = 200, c: int = 3, seed: int = 0) -> Predictions:

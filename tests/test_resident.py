@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import MakeAdapter
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import WEIGHTS, load_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, UnknownAdapterError
-from adapterkit.files import WEIGHTS, load_adapter
-from adapterkit.serving import resident as module
-from adapterkit.serving.resident import OVERHEAD, ResidentSet, Tier
-from adapterkit.store import Store
+from adapterkit.serving import adapter_cache as module
+from adapterkit.serving.adapter_cache import OVERHEAD, ResidentSet, Tier
 
 
 @pytest.fixture

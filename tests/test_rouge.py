@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapterkit.rouge import longest_common, rouge_l, rouge_n, words_of
+from adapterkit.metrics.rouge import longest_common, rouge_l, rouge_n, words_of
 
 
 @pytest.mark.parametrize(

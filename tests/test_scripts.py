@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, MakeAdapter
 from live import serving
 
-from adapterkit.backbone import Backbone
-from adapterkit.files import save_adapter
-from adapterkit.predict import Predictor
-from adapterkit.store import Store
+from adapterkit.adapter.folder import save_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.predictor import Predictor
 
 SCRIPTS = ROOT / "recipes" / "scripts"
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import pytest
 
-from adapterkit.data import Data
-from adapterkit.method import methods
-from adapterkit.recipe import BackboneSection, Recipe, Training
-from adapterkit.sections import build, build_kind, convert, dump, is_text, keys_of
-from adapterkit.task import tasks
+from adapterkit.data.dataset import Data
+from adapterkit.methods.base import methods
+from adapterkit.schema import build, build_kind, convert, dump, is_text, keys_of
+from adapterkit.tasks.base import tasks
+from adapterkit.training.recipe import BackboneSection, Recipe, Training
 
 KINDS: list[Any] = [*methods().values(), *tasks().values()]
 SECTIONS: list[Any] = [Data, BackboneSection, Training, *KINDS]

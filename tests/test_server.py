@@ -26,25 +26,25 @@ from live import serving
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import SUMS, WEIGHTS
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
-from adapterkit.files import SUMS, WEIGHTS
-from adapterkit.predict import Predictor
-from adapterkit.serving import gate
+from adapterkit.inference.predictor import Predictor
+from adapterkit.serving import middleware as gate
+from adapterkit.serving.adapter_cache import ResidentSet
+from adapterkit.serving.admin import unpack
+from adapterkit.serving.api_keys import Keys, hash_of, parse
 from adapterkit.serving.app import make_app
-from adapterkit.serving.binary import LENGTH
+from adapterkit.serving.binary_tensors import LENGTH
 from adapterkit.serving.engine import Engine
-from adapterkit.serving.logs import JsonLines, log
+from adapterkit.serving.json_logs import JsonLines, log
 from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.publishing import unpack
-from adapterkit.serving.resident import ResidentSet
-from adapterkit.serving.run import check_open
+from adapterkit.serving.server import check_open
 from adapterkit.serving.service import Limits, Service
-from adapterkit.serving.tenants import Keys, hash_of, parse
-from adapterkit.serving.traces import VARIABLE, Traces
-from adapterkit.store import Store
-from adapterkit.task import tasks
+from adapterkit.serving.tracing import VARIABLE, Traces
+from adapterkit.tasks.base import tasks
 
 KEYS = {"acme": "ak-acme", "globex": "ak-globex", "ops": "ak-ops", "small": "ak-small"}
 CALLERS = {

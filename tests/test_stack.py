@@ -19,23 +19,23 @@ from test_forward import by_row, some_rows
 from test_methods import TEXTS, bert_for, peft_logits
 from typer.testing import CliRunner
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.batch import pack
-from adapterkit.cli import app
-from adapterkit.disk import file_digest
-from adapterkit.edits import Edits, group_key
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.atomic import file_digest
+from adapterkit.backbone.edits import Edits, group_key
+from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import pack
+from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, RecipeError
-from adapterkit.files import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter
-from adapterkit.forward import forward, text_limit
-from adapterkit.geometry import LINEAR_SITES
-from adapterkit.method import methods
-from adapterkit.ops import Draws, Noise
-from adapterkit.predict import Predictor, evaluate
-from adapterkit.recipe import Recipe
-from adapterkit.serving.resident import ResidentSet
-from adapterkit.store import Store
-from adapterkit.training import train
+from adapterkit.inference.forward import forward, text_limit
+from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.methods.base import methods
+from adapterkit.ops.low_rank import Draws, Noise
+from adapterkit.serving.adapter_cache import ResidentSet
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("head", {}),

@@ -15,13 +15,13 @@ import torch
 from conftest import MakeAdapter
 from typer.testing import CliRunner
 
-from adapterkit import remote
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
-from adapterkit.cli import app
+from adapterkit.adapter import remote_store as remote
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import CARD, CONFIG, SUMS, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.store import ALIASES, Store, find_folder
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
-from adapterkit.files import CARD, CONFIG, SUMS, WEIGHTS, load_adapter, save_adapter
-from adapterkit.store import ALIASES, Store, find_folder
 
 ROOT = Path("shelf")
 

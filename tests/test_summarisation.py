@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from test_tasks import plan
 
-from adapterkit.answers import answer_row, ask_word, read_asked, show_answers
-from adapterkit.backbone import Backbone
-from adapterkit.fields import check_field
-from adapterkit.labelled import ready
-from adapterkit.predict import Predictor
-from adapterkit.rouge import rouge_l, words_of
-from adapterkit.start import fresh_adapter
-from adapterkit.task import Outputs, Row, tasks
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.output import answer_row, ask_word, read_asked, show_answers
+from adapterkit.inference.labelled import ready
+from adapterkit.inference.predictor import Predictor
+from adapterkit.metrics.rouge import rouge_l, words_of
+from adapterkit.tasks.base import Outputs, Row, tasks
+from adapterkit.tasks.fields import check_field
 from adapterkit.tasks.summarisation import greedy, joined, split
-from adapterkit.training import train
+from adapterkit.training.initial_adapter import fresh_adapter
+from adapterkit.training.train import train
 
 
 def summarisation(**settings: Any) -> Any:

@@ -13,21 +13,21 @@ import pytest
 import torch
 from conftest import WORDS
 
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.tokenizer import cut
 from adapterkit.errors import DataError, RecipeError
-from adapterkit.fields import KINDS, check_field
-from adapterkit.files import load_adapter
-from adapterkit.forward import text_limit
-from adapterkit.labelled import ready
-from adapterkit.metric import Predictions
-from adapterkit.predict import Predictor, evaluate
-from adapterkit.recipe import Recipe
-from adapterkit.start import fresh_adapter
-from adapterkit.store import Store
-from adapterkit.task import Example, Outputs, Row, tasks
-from adapterkit.tokens import cut
-from adapterkit.trainees import Portion, Trainee, Trainees
-from adapterkit.training import train
+from adapterkit.inference.forward import text_limit
+from adapterkit.inference.labelled import ready
+from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.metrics.base import Predictions
+from adapterkit.tasks.base import Example, Outputs, Row, tasks
+from adapterkit.tasks.fields import KINDS, check_field
+from adapterkit.training.initial_adapter import fresh_adapter
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
+from adapterkit.training.trainable import Portion, Trainee, Trainees
 
 
 def many(kind: str, n: int = 24) -> list[dict[str, Any]]:
@@ -329,7 +329,7 @@ def tagging(labels: tuple[str, ...]) -> Any:
 
 
 def test_entities_are_what_conll_counts() -> None:
-    from adapterkit.entities import entities_of
+    from adapterkit.metrics.bio import entities_of
 
     cases = {
         "B-A I-A O B-B": [("A", 0, 2), ("B", 3, 4)],

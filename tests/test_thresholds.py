@@ -13,15 +13,15 @@ import sklearn.metrics
 import torch
 from conftest import WORDS
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import CARD, load_adapter, save_adapter
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import RecipeError
-from adapterkit.files import CARD, load_adapter, save_adapter
-from adapterkit.predict import Predictor
-from adapterkit.recipe import Recipe
-from adapterkit.task import Example, Outputs, tasks
+from adapterkit.inference.predictor import Predictor
+from adapterkit.tasks.base import Example, Outputs, tasks
 from adapterkit.tasks.question_answering import Context, Goal
-from adapterkit.training import train
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 
 KINDS: Any = tasks()
 

@@ -14,14 +14,14 @@ from conftest import WORDS
 from test_cli import assert_refused, run
 from test_training import assert_same
 
-from adapterkit import trainees
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import save_adapter
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError, RecipeError
-from adapterkit.files import save_adapter
-from adapterkit.forward import forward
-from adapterkit.recipe import Recipe
-from adapterkit.training import StoppedError, train, train_many
+from adapterkit.inference.forward import forward
+from adapterkit.training import trainable as trainees
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import StoppedError, train, train_many
 
 
 def write_rows(seed: int, n: int, name: str | None = None) -> str:

@@ -16,15 +16,15 @@ import pytest
 import torch
 from conftest import tokenise
 
-from adapterkit.adapter import Adapter
-from adapterkit.backbone import Backbone
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError
-from adapterkit.files import load_adapter, save_adapter
-from adapterkit.predict import Predictor
-from adapterkit.recipe import Recipe, Training
-from adapterkit.run import rate_at
-from adapterkit.store import Store
-from adapterkit.training import load_backbone, train
+from adapterkit.inference.predictor import Predictor
+from adapterkit.training.recipe import Recipe, Training
+from adapterkit.training.run import rate_at
+from adapterkit.training.train import load_backbone, train
 
 TOPICS = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
 FILLERS = ["a", "the", "my", "i", "want", "to", "where", "is", "please", "help"]

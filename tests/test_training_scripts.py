@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from adapterkit.backbone import Backbone
-from adapterkit.files import read_card
-from adapterkit.method import methods
-from adapterkit.predict import Predictor
+from adapterkit.adapter.folder import read_card
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.predictor import Predictor
+from adapterkit.methods.base import methods
 
 SCRIPTS = ROOT / "recipes" / "scripts"
 

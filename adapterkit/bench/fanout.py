@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ..backbone import Backbone
+from ..backbone.families import Dtype
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError
-from ..forward import forward
-from ..geometry import Dtype
-from ..recipe import Recipe
-from ..training import train
+from ..inference.forward import forward
+from ..training.recipe import Recipe
+from ..training.train import train
 from .machine import machine
 from .peers import hushed
 from .timing import Run, ratio, spread, take_turns

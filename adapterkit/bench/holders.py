@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import torch
 
-from ..adapter import Adapter
-from ..backbone import Backbone
-from ..files import load_adapter
-from ..predict import Predictor
-from ..store import Store
+from ..adapter.adapter import Adapter
+from ..adapter.folder import load_adapter
+from ..adapter.store import Store
+from ..backbone.model import Backbone
+from ..inference.predictor import Predictor
 from .workload import random_adapter
 
 OPERATIONS = {

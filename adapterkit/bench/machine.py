@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
     """
     import torch
 
-    from ..processor import processor
+    from ..ops.processor import processor
 
     found: dict[str, Any] = {
         "processor": _processor(),

@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from ..adapter import Adapter
-from ..backbone import Backbone
+from ..adapter.adapter import Adapter
+from ..adapter.store import Store
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError, did_you_mean
-from ..method import methods
-from ..recipe import Recipe
-from ..store import Store
-from ..training import train, train_many
+from ..methods.base import methods
+from ..training.recipe import Recipe
+from ..training.train import train, train_many
 from .machine import machine
 from .peers import hushed
 from .timing import ratio, spread, take_turns

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ..backbone import Backbone
+from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError
-from ..geometry import Device, Dtype, Quantization
 from .guest import Guest
 from .machine import machine
 from .systems import (

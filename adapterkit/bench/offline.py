@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..adapter import BASE
-from ..backbone import Backbone
+from ..adapter.adapter import BASE
+from ..adapter.folder import load_adapter
+from ..adapter.store import Store
+from ..backbone.families import Quantization
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError
-from ..files import load_adapter
-from ..geometry import Quantization
-from ..predict import Predictor
-from ..store import Store
+from ..inference.predictor import Predictor
 from .traffic import Draw, Traffic
 
 if TYPE_CHECKING:
-    from ..task import Text
+    from ..tasks.base import Text
 
 CALL = 1000
 """Rows of one call."""

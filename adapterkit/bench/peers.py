@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapter import Adapter
-from ..backbone import DTYPES, Backbone
-from ..batch import Inputs
-from ..geometry import Dtype, Quantization
+from ..adapter.adapter import Adapter
+from ..backbone.families import Dtype, Quantization
+from ..backbone.model import DTYPES, Backbone
+from ..backbone.packing import Inputs
 
 
 @contextmanager

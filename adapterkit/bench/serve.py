@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..adapter import BASE
-from ..answers import read_asked
-from ..checkpoint import locate
-from ..client import Client
+from ..adapter.adapter import BASE
+from ..backbone.checkpoint import locate
+from ..backbone.families import Quantization
+from ..cli.output import read_asked
+from ..client.http import Client
 from ..errors import AdapterkitError, UnknownAdapterError
-from ..geometry import Quantization
-from ..task import tasks
+from ..tasks.base import tasks
 from .load import Tally, Target, drive
 from .machine import machine
 from .offline import engine_of, offline_rate
@@ -29,7 +29,7 @@ from .wire import run
 from .workload import Kind, texts_of
 
 if TYPE_CHECKING:
-    from ..task import Text
+    from ..tasks.base import Text
 
 N_TEXTS = 2000
 """Different texts that are generated."""

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..adapter import Adapter
-from ..backbone import Backbone
-from ..files import load_adapter
-from ..predict import Predictor
-from ..store import Store
-from ..task import Text, tasks
+from ..adapter.adapter import Adapter
+from ..adapter.folder import load_adapter
+from ..adapter.store import Store
+from ..backbone.model import Backbone
+from ..inference.predictor import Predictor
+from ..tasks.base import Text, tasks
 from .workload import labelled_rows, random_adapter
 
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -94,7 +94,7 @@ class Stock:
         for number in tqdm(range(n), "publish", unit="adapter", leave=False):
             adapter = self._small(number)
             store.publish(adapter, self.backbone.geometry)
-        from ..serving.resident import OVERHEAD
+        from ..serving.adapter_cache import OVERHEAD
 
         return store, self._small(0).n_bytes + OVERHEAD
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..backbone import Backbone
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from .holders import OPERATIONS, Holder, OwnHolder, PeftHolder, publish_adapters
 from .machine import has_peft, machine, resident_bytes

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..backbone import Backbone
-from ..batch import Inputs
-from ..geometry import Dtype, Quantization
-from ..lanes import lanes_of
-from ..predict import run
-from ..task import Example
+from ..backbone.families import Dtype, Quantization
+from ..backbone.model import Backbone
+from ..backbone.packing import Inputs
+from ..inference.lanes import lanes_of
+from ..inference.predictor import run
+from ..tasks.base import Example
 from .guest import Guest
 from .machine import has_peft
 from .peers import Padded, hushed, peft_model, plain_model

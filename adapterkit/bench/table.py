@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..answers import table
-from ..disk import write_file
+from ..adapter.plots import ACCENT, BLUE, GRID, INK
+from ..atomic import write_file
+from ..cli.output import table
 from ..errors import DataError
-from ..figures import ACCENT, BLUE, GRID, INK
 from .systems import OWN
 
 TITLES = {

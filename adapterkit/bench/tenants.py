@@ -23,11 +23,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..archive import as_tar
-from ..backbone import Backbone
+from ..adapter.folder import adapter_files, sealed
+from ..backbone.model import Backbone
+from ..client.tar import as_tar
 from ..errors import AdapterkitError
-from ..files import adapter_files, sealed
-from ..predict import Predictor
+from ..inference.predictor import Predictor
 from .clients import Ask, Load, checked, closed, steady
 from .machine import machine
 from .served import memory_of, scrape, server

@@ -21,9 +21,9 @@ from typing import Any
 from torch import Tensor, autograd, randn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ..backbone import Backbone
-from ..recipe import Recipe
-from ..training import train
+from ..backbone.model import Backbone
+from ..training.recipe import Recipe
+from ..training.train import train
 from .machine import peak_bytes
 from .peers import hushed
 

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from torch import get_num_threads
 from tqdm import tqdm
 
-from ..backbone import Backbone
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError, did_you_mean
-from ..method import methods
-from ..sections import dump
+from ..methods.base import methods
+from ..schema import dump
 from .guest import Guest
 from .machine import has_peft, machine
 from .timing import ratio, spread

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from ..adapter import Adapter
-from ..backbone import Backbone
-from ..batch import Inputs
-from ..checkpoint import locate
-from ..geometry import LINEAR_SITES
-from ..method import methods
-from ..task import tasks
+from ..adapter.adapter import Adapter
+from ..backbone.checkpoint import locate
+from ..backbone.families import LINEAR_SITES
+from ..backbone.model import Backbone
+from ..backbone.packing import Inputs
+from ..methods.base import methods
+from ..tasks.base import tasks
 from .peers import hushed
 
 Kind = Literal["short", "long"]

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..geometry import Geometry
-from ..method import Contribution, Delta, Method, Share, Tensors, check_layers, chosen_layers
-from ..ops import Bank, LowRank
+from ..backbone.families import Geometry
+from ..ops.low_rank import Bank, LowRank
 from ..ranges import check_least
+from .base import Contribution, Delta, Method, Share, Tensors, check_layers, chosen_layers
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from ..geometry import Geometry
-from ..method import Contribution, Method, Share, Tensors
+from ..backbone.families import Geometry
+from .base import Contribution, Method, Share, Tensors
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ..geometry import LINEAR_SITES, Geometry
-from ..method import (
+from ..backbone.families import LINEAR_SITES, Geometry
+from ..ops.low_rank import Bank, LowRank
+from ..ranges import check_least, check_share
+from .base import (
     Contribution,
     Delta,
     FileKeys,
@@ -23,8 +25,6 @@ from ..method import (
     chosen_layers,
     layers_and_sites,
 )
-from ..ops import Bank, LowRank
-from ..ranges import check_least, check_share
 
 UNSUPPORTED = {
     "use_dora": False,

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..geometry import Geometry
-from ..method import Contribution, FileKeys, Method, Share, Tensors
+from ..backbone.families import Geometry
 from ..ranges import check_least
+from .base import Contribution, FileKeys, Method, Share, Tensors
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import Any, ClassVar
 
-from ..metric import Metric, MetricKind, mean
+from .base import Metric, MetricKind, mean
 
 HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 CMRC_SIGNS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001

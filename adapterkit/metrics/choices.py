@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..metric import Metric, MetricKind
+from .base import Metric, MetricKind
 from .classes import ACCURACY
 
 

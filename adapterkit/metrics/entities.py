@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..entities import OUTSIDE, entities_of, only_bio
-from ..metric import Array, Metric, MetricKind, Predictions
+from .base import Array, Metric, MetricKind, Predictions
+from .bio import OUTSIDE, entities_of, only_bio
 from .tags import ACCURACY
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..metric import Array, Metric, MetricKind, Predictions
+from .base import Array, Metric, MetricKind, Predictions
 from .classes import averaged
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..metric import Metric, MetricKind, Predictions
+from .base import Metric, MetricKind, Predictions
 
 
 def correlation(name: str) -> Metric:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ..metric import Metric, MetricKind, mean
+from .base import Metric, MetricKind, mean
 
 
 def recall(k: int) -> Metric:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from ..metric import Metric, MetricKind, mean
-from ..rouge import rouge_l, rouge_n, words_of
+from .base import Metric, MetricKind, mean
+from .rouge import rouge_l, rouge_n, words_of
 
 Summary = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..metric import Array, Metric, MetricKind, Predictions
+from .base import Array, Metric, MetricKind, Predictions
 
 
 def f1_macro(p: Predictions) -> float:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..metric import Array, Metric, MetricKind, Predictions
+from .base import Array, Metric, MetricKind, Predictions
 
 MOST = 700.0
 """Mean surprise beyond which perplexity is no longer a number."""

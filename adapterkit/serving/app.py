@@ -23,16 +23,18 @@ from ..errors import (
     UnavailableError,
     UnknownAdapterError,
 )
-from . import inference, publishing, routes
-from .access import DeniedError
-from .binary import BinaryTensors
-from .direct import Direct
-from .faults import KINDS, fault_of
-from .gate import Gate
-from .logs import log
+from . import admin as publishing
+from . import open_inference as inference
+from . import routes
+from .auth import DeniedError
+from .binary_tensors import BinaryTensors
+from .errors import KINDS, fault_of
+from .fast_path import Direct
+from .json_logs import log
+from .middleware import Gate
 from .page import page
+from .schemas import Fault
 from .service import Service
-from .shapes import Fault
 
 
 class App(FastAPI):

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from heapq import heapify, heappop, heapreplace
 
-from ..adapter import Adapter
-from ..backbone import Backbone
+from ..adapter.adapter import Adapter
+from ..backbone.model import Backbone
 from ..errors import OverloadedError, UnavailableError
-from ..predict import answer, n_tokens, read
-from ..task import Answer, Example, Text
+from ..inference.predictor import answer, n_tokens, read
+from ..tasks.base import Answer, Example, Text
 
 SHORT = 1000
 """Characters that are tokenised sooner than another thread could be asked to."""

@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .activity import Activity
+from .adapter_cache import ResidentSet
 from .engine import Engine, Watch
-from .resident import ResidentSet
-from .traces import Traces
+from .tracing import Traces
 
 MAX_ADAPTERS = 500
 """Adapters counted by name; later ones are counted as `_other`, so that a scrape stays small."""

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from .. import __version__
-from ..adapter import BASE
+from ..adapter.adapter import BASE
+from ..adapter.folder import read_card
 from ..errors import DataError, UnavailableError
-from ..files import read_card
-from ..predict import PLAIN
-from ..task import Answer
-from .access import Who, admin, service_of
+from ..inference.predictor import PLAIN
+from ..tasks.base import Answer
+from .auth import Who, admin, service_of
+from .schemas import EmbedBody, Name, PredictBody, SimilarityBody
 from .service import Answered, Service
-from .shapes import EmbedBody, Name, PredictBody, SimilarityBody
 
 router = APIRouter()
 direct = APIRouter()

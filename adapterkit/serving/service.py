@@ -16,20 +16,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapter import BASE
-from ..backbone import Backbone
-from ..disk import folder_bytes
+from ..adapter.adapter import BASE
+from ..adapter.folder import load_adapter, n_members, read_card
+from ..adapter.store import Store, Version
+from ..atomic import folder_bytes
+from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
-from ..files import load_adapter, n_members, read_card
-from ..forward import text_limit
-from ..predict import n_tokens
-from ..store import Store, Version
-from ..task import Answer, Example, Text, tasks
+from ..inference.forward import text_limit
+from ..inference.predictor import n_tokens
+from ..tasks.base import Answer, Example, Text, tasks
+from .adapter_cache import Held, ResidentSet
+from .api_keys import EVERYONE, Caller, Keys
 from .engine import Engine
-from .logs import log
+from .json_logs import log
 from .metrics import Metrics
-from .resident import Held, ResidentSet
-from .tenants import EVERYONE, Caller, Keys
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from ..one_label import OneLabelTask
+from .single_label import OneLabelTask
 
 
 @dataclass(frozen=True)

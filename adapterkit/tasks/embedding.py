@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import Encoded, Pooling
+from ..backbone.packing import Encoded, Pooling
+from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
-from ..fields import Fields
-from ..metric import Predictions
-from ..ops import Noise
-from ..pooled import PooledText
+from ..metrics.base import Predictions
+from ..ops.low_rank import Noise
 from ..ranges import check_least
-from ..task import Answer, Example, Outputs, Row, Task, Tensors
-from ..tokens import Reader, cut
+from .base import Answer, Example, Outputs, Row, Task, Tensors
+from .fields import Fields
+from .pooled import PooledText
 
 ROLES = ("text", "text_pair", "negative")
 BLOCK = 1024

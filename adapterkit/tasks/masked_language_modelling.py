@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from ..batch import Encoded, Inputs, Packed, Pooling
+from ..backbone.lm_head import DENSE, NORM, LMHead
+from ..backbone.packing import Encoded, Inputs, Packed, Pooling
+from ..backbone.tokenizer import Reader, cut
 from ..errors import AdapterkitError, DataError, RecipeError
-from ..fields import Fields
-from ..lm_head import DENSE, NORM, LMHead
-from ..metric import Predictions, check_metrics
-from ..ops import Noise
-from ..task import Answer, Example, Outputs, Row, Score, Task, Tensors
-from ..tokens import Reader, cut
+from ..metrics.base import Predictions, check_metrics
+from ..ops.low_rank import Noise
+from .base import Answer, Example, Outputs, Row, Score, Task, Tensors
+from .fields import Fields
 
 TOP = 5
 MASKED, REPLACED = 0.8, 0.1

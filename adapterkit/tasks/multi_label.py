@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import Pooling
+from ..backbone.packing import Pooling
 from ..errors import DataError, did_you_mean
-from ..metric import Array, Predictions
-from ..pooled import PooledTask, check_labels, known_labels, mean_score, ranked
-from ..tables import per_class
-from ..task import Answer, Example, Outputs, Row, Score
-from ..thresholds import best_cut
+from ..metrics.base import Array, Predictions
+from ..metrics.per_class import per_class
+from .base import Answer, Example, Outputs, Row, Score
+from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from .thresholds import best_cut
 
 HALF = 0.5
 ENOUGH = 20

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import Pooling
+from ..backbone.packing import Pooling
+from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
-from ..fields import Fields
-from ..metric import Predictions
-from ..pooled import PooledTask, ranked
-from ..task import Answer, Example, Outputs, Part, Reword, Row, Score
-from ..tokens import Reader, cut
+from ..metrics.base import Predictions
+from .base import Answer, Example, Outputs, Part, Reword, Row, Score
+from .fields import Fields
+from .pooled import PooledTask, ranked
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import Encoded, Pooling
+from ..backbone.packing import Encoded, Pooling
+from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
-from ..fields import Fields
-from ..metric import Predictions, check_metrics, metric_kinds
-from ..ops import Noise
+from ..metrics.base import Predictions, check_metrics, metric_kinds
+from ..ops.low_rank import Noise
 from ..ranges import check_least, check_share
-from ..task import Answer, Example, Outputs, Row, Score, Task, Tensors, token_logits
-from ..thresholds import best_cut
-from ..tokens import Reader, cut
+from .base import Answer, Example, Outputs, Row, Score, Task, Tensors, token_logits
+from .fields import Fields
+from .thresholds import best_cut
 
 CANDIDATES = 20
 """Best starts and best ends of a window that are combined."""

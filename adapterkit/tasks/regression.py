@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import Pooling
-from ..metric import Predictions
-from ..pooled import PooledTask, mean_score
-from ..task import Answer, Example, Outputs, Row, Score
+from ..backbone.packing import Pooling
+from ..metrics.base import Predictions
+from .base import Answer, Example, Outputs, Row, Score
+from .pooled import PooledTask, mean_score
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..backbone.tokenizer import Reader
 from ..errors import DataError
-from ..fields import Fields
-from ..one_label import OneLabelTask
-from ..task import Example, Part, Row, Text
-from ..tokens import Reader
+from .base import Example, Part, Row, Text
+from .fields import Fields
+from .single_label import OneLabelTask
 
 MARKS = ("@", "#")
 """Around head and tail: punctuation every vocabulary knows (Zhou and Chen 2021)."""

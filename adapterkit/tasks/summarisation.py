@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import Encoded, Inputs, Pooling
+from ..backbone.packing import Encoded, Inputs, Pooling
+from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
-from ..fields import Fields
-from ..metric import Predictions, check_metrics
-from ..ops import Noise
+from ..metrics.base import Predictions, check_metrics
+from ..metrics.rouge import rouge_n, words_of
+from ..ops.low_rank import Noise
 from ..ranges import check_least, check_share
-from ..rouge import rouge_n, words_of
-from ..task import Answer, Example, Outputs, Part, Row, Score, Task, Tensors, Text, token_logits
-from ..tokens import Reader, cut
+from .base import Answer, Example, Outputs, Part, Row, Score, Task, Tensors, Text, token_logits
+from .fields import Fields
 
 END = re.compile(r"[.!?…]+[\"'”’)\]»]*(?=\s|$)|[。！？]+[”’」』）》]*|\n")  # noqa: RUF001
 """Where a sentence may end: a sign and what closes behind it, or the end of a line."""

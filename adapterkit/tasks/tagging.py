@@ -12,17 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import Encoded, Pooling
-from ..entities import OUTSIDE, entities_of, has_entities
+from ..backbone.packing import Encoded, Pooling
+from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError, did_you_mean
-from ..fields import Fields, check_field
-from ..metric import Predictions, check_metrics
-from ..ops import Noise
-from ..pooled import check_labels, known_labels
+from ..metrics.base import Predictions, check_metrics
+from ..metrics.bio import OUTSIDE, entities_of, has_entities
+from ..metrics.per_class import per_class, per_entity
+from ..ops.low_rank import Noise
 from ..ranges import check_least, check_share
-from ..sections import is_text
-from ..tables import per_class, per_entity
-from ..task import (
+from ..schema import is_text
+from .base import (
     Answer,
     Example,
     Outputs,
@@ -35,7 +34,8 @@ from ..task import (
     Text,
     token_logits,
 )
-from ..tokens import Reader, cut
+from .fields import Fields, check_field
+from .pooled import check_labels, known_labels
 
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
 """A Chinese character, a run of other letters and digits, or one sign."""

@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from adapterkit import AdapterkitError, Recipe, compare
-from adapterkit.comparison import show
-from adapterkit.figures import comparison
+from adapterkit.adapter.plots import comparison
+from adapterkit.training.comparison import show
 
 METHODS = ["lora", "prefix", "bottleneck", "head", "full"]
 

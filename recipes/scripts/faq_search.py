@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from adapterkit import Backbone, Predictor
-from adapterkit.data import read_rows
+from adapterkit.adapter.folder import read_card
+from adapterkit.data.dataset import read_rows
+from adapterkit.data.readers import read_records
 from adapterkit.errors import AdapterkitError
-from adapterkit.files import read_card
-from adapterkit.sources import read_records
 
 TOP = 3
 

@@ -15,7 +15,7 @@ import threading
 from dataclasses import replace
 
 from adapterkit import AdapterkitError, Backbone, Predictor, Store
-from adapterkit.files import load_adapter
+from adapterkit.adapter.folder import load_adapter
 
 
 def bring(predictor: Predictor, store: Store, name: str) -> int:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adapterkit import AdapterkitError, Backbone, Client, Predictor, Store
-from adapterkit.files import load_adapter
+from adapterkit.adapter.folder import load_adapter
 
 Asked = list[tuple[str, str]]
 

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from adapterkit import Backbone, Predictor, Recipe, train
+from adapterkit.adapter.folder import save_adapter
 from adapterkit.errors import AdapterkitError
-from adapterkit.files import save_adapter
 
 ROWS = [
     {"text": "I lost my card on the train", "label": "card"},

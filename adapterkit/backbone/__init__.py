@@ -1,0 +1,1 @@
+"""The frozen model: checkpoint, families, tokenizer, packing and hooks."""

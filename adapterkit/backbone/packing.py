@@ -1,0 +1,183 @@
+"""Packed batches: sequences laid end to end in one row of tokens, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain, pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import BackboneError
+from .lm_head import LMHead
+
+Pooling = Literal["cls", "pooler", "mean"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One tokenised text or text pair, special tokens included.
+
+    Attributes:
+        ids: Token ids.
+        types: Token type (segment) ids, as many.
+        truncated: Whether tokens were cut off to meet a length limit, and no other window of the
+            text has them.
+        places: Where each token stood before the cut; None where nothing was cut.
+        words: Word embeddings to be read in place of those of `ids`, `[n, e]`; None outside
+            explanations and adversarial training.
+        blanks: Place and token of what is to be guessed; -1 for a token nobody knows.
+    """
+
+    ids: Sequence[int]
+    types: Sequence[int]
+    truncated: bool = False
+    places: Sequence[int] | None = None
+    words: Tensor | None = None
+    blanks: tuple[tuple[int, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """N sequences of T tokens in all, sorted so that each owner has one contiguous run.
+
+    Attributes:
+        ids, positions, types: Token ids, position ids and token type ids, int64 `[T]`.
+        lengths: Tokens of each sequence, in packed order.
+        owners: Owner of each sequence, in packed order, ascending; -1 is the plain backbone.
+        order: For each packed sequence, its place among the sequences that were packed.
+        words: Word embeddings in place of those of `ids`, `[T, e]`.
+        blanks: Blanks of each sequence, in packed order.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    types: Tensor
+    lengths: tuple[int, ...]
+    owners: tuple[int, ...]
+    order: tuple[int, ...]
+    blanks: tuple[tuple[tuple[int, int], ...], ...]
+    words: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids.device
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Start of each sequence in the row of tokens, then T: N + 1 numbers."""
+        return (0, *accumulate(self.lengths))
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """First token of each sequence, int64 `[N]`."""
+        return torch.tensor(self.offsets[:-1], device=self.device)
+
+    def only(self, sequences: Sequence[int]) -> Packed:
+        """The batch with some of its sequences, ascending; owners keep their numbers."""
+        index = torch.cat([torch.arange(*self.offsets[n : n + 2]) for n in sequences])
+        index = index.to(self.device)
+        return Packed(
+            ids=self.ids[index],
+            positions=self.positions[index],
+            types=self.types[index],
+            lengths=tuple(self.lengths[n] for n in sequences),
+            owners=tuple(self.owners[n] for n in sequences),
+            order=tuple(self.order[n] for n in sequences),
+            words=None if self.words is None else self.words[index],
+            blanks=tuple(self.blanks[n] for n in sequences),
+        )
+
+    def span(self, owner: int) -> tuple[int, int]:
+        """First and past-the-last packed sequence of an owner; as many where it has none."""
+        return self._spans.get(owner, (0, 0))
+
+    @cached_property
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        ends = [n for n in range(1, len(self.owners)) if self.owners[n] != self.owners[n - 1]]
+        ends = [0, *ends, len(self.owners)]
+        return {self.owners[a]: (a, b) for a, b in pairwise(ends)}
+
+
+def pack(
+    inputs: Sequence[Inputs],
+    owners: Sequence[int],
+    first_positions: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> Packed:
+    """Lays sequences end to end, sorted by owner and then by length.
+
+    Args:
+        inputs: The sequences, at least one; all of them bring word embeddings, or none.
+        owners: Owner of each sequence; -1 is the plain backbone.
+        first_positions: Position id of each sequence's first token.
+        device: Where the tensors go.
+    """
+    order = sorted(range(len(inputs)), key=lambda i: (owners[i], len(inputs[i]), i))
+    lengths = np.array([len(inputs[i]) for i in order])
+    shift = np.array([first_positions[i] for i in order]) - (np.cumsum(lengths) - lengths)
+    numbers = np.empty((3, lengths.sum()), np.int64)
+    numbers[0] = list(chain.from_iterable(inputs[i].ids for i in order))
+    numbers[1] = np.arange(len(numbers[1])) + np.repeat(shift, lengths)
+    numbers[2] = list(chain.from_iterable(inputs[i].types for i in order))
+    rows = torch.from_numpy(numbers).to(device, non_blocking=True)
+    words = [given for i in order if (given := inputs[i].words) is not None]
+    return Packed(
+        ids=rows[0],
+        positions=rows[1],
+        types=rows[2],
+        lengths=tuple(len(inputs[i]) for i in order),
+        owners=tuple(owners[i] for i in order),
+        order=tuple(order),
+        words=torch.cat(words) if words else None,
+        blanks=tuple(inputs[i].blanks for i in order),
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the backbone made of a packed batch.
+
+    Attributes:
+        tokens: Hidden state of every token, `[T, h]`.
+        packed: The batch.
+        pooler: The backbone's own pooler, `[n, h] -> [n, h]`, where its checkpoint has one.
+        lm_head: The backbone's word embeddings as a decoder, where they fit its hidden states.
+    """
+
+    tokens: Tensor
+    packed: Packed
+    pooler: Callable[[Tensor], Tensor] | None = None
+    lm_head: LMHead | None = None
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Hidden state of each sequence's first token, `[N, h]`."""
+        return self.tokens.index_select(0, self.packed.starts)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean hidden state of each sequence's tokens, special ones included, `[N, h]`."""
+        # Summed in float32, in which a sum over hundreds of tokens keeps its last bits, and one
+        # token after the other: sums by index come in any order on a GPU.
+        every = torch.arange(len(self.tokens), device=self.tokens.device)
+        bags = F.embedding_bag(every, self.tokens.float(), self.packed.starts, mode="mean")
+        return bags.to(self.tokens.dtype)
+
+    def pooled(self, how: Pooling) -> Tensor:
+        """One vector for each packed sequence, `[N, h]`."""
+        if how == "mean":
+            return self.mean
+        if how == "cls":
+            return self.first
+        if self.pooler is None:
+            raise BackboneError("the backbone's checkpoint has no pooler; pool by mean or cls")
+        return self.pooler(self.first)

@@ -1,0 +1,126 @@
+"""The command line: answers on standard output, messages and progress on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import AdapterkitError
+from .bench import app as bench
+from .client import app as client
+from .compare import compare
+from .data import app as data
+from .options import JsonOption, json_text
+from .predict import evaluate, predict
+from .serve import keys, serve
+from .store import inspect, list_adapters
+from .train import cross_validate, train
+
+# Everything that needs torch is imported inside the commands: --help must not wait for it.
+
+
+# Click's class for a wrong option or argument; newer versions of Typer carry their own Click.
+UsageError: Any = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """Ends a user's fault as one line and exit code 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # the help, which is no fault
+            return super().parse_args(ctx, args)
+        with _told_in_one_line(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _told_in_one_line(ctx):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told_in_one_line(ctx: Any) -> Iterator[None]:
+    try:
+        yield
+        return
+    except AdapterkitError as error:
+        fault = str(error)
+    except UsageError as error:
+        fault = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fault = f"{error.filename}: {error.strerror}"
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; nothing half-written was left.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"Error: {' '.join(fault.split())}", err=True)
+    raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="adapterkit",
+    help="One frozen BERT, hundreds of task models: train, keep, swap and mix small adapters.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("adapterkit")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+@app.command()
+def quickstart(
+    output: Annotated[
+        Path, typer.Option("--output", help="Store that the three adapters go to.")
+    ] = Path("quickstart"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train three adapters on the embedded backbone, then answer one mixed batch.
+
+    Three tenants, three methods, three label sets, one of them Spanish: a minute on two CPU cores,
+    without network.
+    """
+    from .quickstart import run, show
+
+    result = run(output)
+    if as_json:
+        typer.echo(json_text(result))
+    else:
+        show(result)
+
+
+app.command()(train)
+app.command()(cross_validate)
+app.command()(compare)
+app.command()(evaluate)
+app.command()(predict)
+app.command("list")(list_adapters)
+app.command()(inspect)
+app.command()(serve)
+app.command()(keys)
+app.add_typer(data)
+app.add_typer(client)
+app.add_typer(bench)

@@ -1,0 +1,330 @@
+"""`adapterkit bench ...`: results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..backbone.families import Quantization
+from ..errors import AdapterkitError
+from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
+
+# As in the other commands, what needs torch is imported inside them.
+
+app = typer.Typer(
+    name="bench",
+    help="Time adapterkit against its floor and its peers: ratios of medians, side by side.",
+    rich_markup_mode=None,
+)
+
+BackboneOption = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        help="minilm, base (BERT-base's shape, random weights), a folder or a hub name.",
+    ),
+]
+RoundsOption = Annotated[int, typer.Option("--rounds", help="Rounds that count.")]
+PeersOption = Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the peers too.")]
+GuestOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guest",
+        metavar="COMMAND",
+        help="A system in an environment of its own that takes its turns (see recipes/bench).",
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def mixed(
+    backbone: BackboneOption = "minilm",
+    rows: Annotated[
+        Literal["short", "long"], typer.Option("--rows", help="64 short rows, or 32 long ones.")
+    ] = "short",
+    count: Annotated[
+        int | None, typer.Option("--count", help="Another number of such rows.")
+    ] = None,
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
+    tenants: Annotated[str, typer.Option("--tenants", help="Numbers of tenants.")] = "1,16,64",
+    rounds: RoundsOption = 7,
+    peers: PeersOption = True,
+    guests: GuestOption = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw bars as well.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer one batch of many tenants, against base, floor, transformers and PEFT."""
+    from ..bench.mixed import MixedBench
+    from ..bench.table import check_plot, draw
+
+    bench = MixedBench(
+        backbone,
+        rows,
+        count,
+        dtype,
+        quantization,
+        device,
+        _numbers("tenants", tenants),
+        rounds,
+        peers,
+        tuple(guests or ()),
+    )
+    if plot is not None:
+        check_plot(plot)
+    result = bench.run()
+    if plot is not None:
+        draw(result, plot)
+    _print(result, as_json)
+
+
+@app.command()
+def train(
+    backbone: BackboneOption = "minilm",
+    method: Annotated[
+        str, typer.Option("--method", help="A method by name, or all of them.")
+    ] = "lora",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the products.")
+    ] = "float32",
+    steps: Annotated[
+        int, typer.Option("--steps", help="Steps of a run; the first quarter does not count.")
+    ] = 40,
+    rounds: RoundsOption = 3,
+    peers: PeersOption = True,
+    guests: GuestOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on short rows of 77 labels: rows a second and peak memory, against PEFT and the floor.
+
+    Every run is a process of its own, on the CPU.
+    """
+    from ..bench.training import TrainBench
+
+    bench = TrainBench(backbone, method, dtype, steps, rounds, peers, tuple(guests or ()))
+    _print(bench.run(), as_json)
+
+
+@app.command()
+def many(
+    backbone: BackboneOption = "minilm",
+    method: Annotated[str, typer.Option("--method", help="A method by name.")] = "lora",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the frozen weights.")
+    ] = "float32",
+    tenants: Annotated[int, typer.Option("--tenants", help="How many.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", help="Rows of each tenant in a step.")] = 32,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over each tenant's rows.")] = 3,
+    rounds: RoundsOption = 1,
+    commands: Annotated[
+        bool, typer.Option("--commands/--no-commands", help="Measure whole commands too.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Train many tenants of 100 to 300 rows side by side, in turn, and as one command each.
+
+    On the CPU.
+    """
+    from ..bench.many import ManyBench
+
+    bench = ManyBench(backbone, method, dtype, tenants, batch, epochs, rounds, commands)
+    _print(bench.run(), as_json)
+
+
+@app.command()
+def fanout(
+    backbone: BackboneOption = "minilm",
+    dtype: DtypeOption = "float32",
+    adapters: Annotated[
+        int, typer.Option("--adapters", help="Adapters that every text is asked of.")
+    ] = 16,
+    texts: Annotated[int, typer.Option("--texts", help="Texts, at most 64.")] = 16,
+    epochs: Annotated[int, typer.Option("--epochs", help="Epochs of training.")] = 6,
+    rounds: RoundsOption = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask texts of many adapters of the upper layers; train one with the lower layers kept.
+
+    On the CPU.
+    """
+    from ..bench.fanout import FanOutBench
+
+    _print(FanOutBench(backbone, dtype, adapters, texts, epochs, rounds).run(), as_json)
+
+
+@app.command()
+def swap(
+    backbone: BackboneOption = "minilm",
+    resident: Annotated[
+        str, typer.Option("--resident", help="Numbers of adapters in memory.")
+    ] = "1,100,1000,10000",
+    rounds: RoundsOption = 20,
+    peers: PeersOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Load, ask, unload and save adapters while ever more are resident, and weigh them.
+
+    10,000 adapters take 3 GB on minilm.
+    """
+    from ..bench.swap import SwapBench
+
+    _print(SwapBench(backbone, _numbers("resident", resident), rounds, peers).run(), as_json)
+
+
+@app.command()
+def start(
+    backbone: BackboneOption = "minilm",
+    rounds: RoundsOption = 5,
+    peers: PeersOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Start processes: import adapterkit, --help and a first answer, beside import peft."""
+    from ..bench.start import StartBench
+
+    _print(StartBench(backbone, rounds, peers).run(), as_json)
+
+
+@app.command()
+def tenants(
+    scenarios: Annotated[
+        str,
+        typer.Option(
+            "--scenarios", help="exact, evict, rate, swap, flood, overload, drain, or all of them."
+        ),
+    ] = "all",
+    adapters: Annotated[int, typer.Option("--adapters", help="Adapters of the store.")] = 300,
+    registered: Annotated[
+        int, typer.Option("--registered", help="Adapters of the store that evict uses.")
+    ] = 10_000,
+    seconds: Annotated[float, typer.Option("--seconds", help="Of each load.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Drive a server with many tenants: right answers, flat memory, fair shares, overload, drain.
+
+    Server and clients share this machine; the store is made of random adapters.
+    """
+    from ..bench.tenants import SCENARIOS, TenantsBench
+
+    chosen = SCENARIOS if scenarios == "all" else tuple(scenarios.split(","))
+    bench = TenantsBench(chosen, adapters, registered, seconds=seconds)
+    _print(bench.run(), as_json)
+
+
+@app.command()
+def serve(
+    url: Annotated[
+        str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="Where the server listens.")
+    ] = "http://127.0.0.1:8080",
+    key: Annotated[
+        str | None,
+        typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, where the server has keys."),
+    ] = None,
+    clients: Annotated[
+        str, typer.Option("--clients", help="Closed loop: numbers of clients.")
+    ] = "8",
+    rate: Annotated[
+        str | None,
+        typer.Option("--rate", help="Open loop instead: numbers of requests a second."),
+    ] = None,
+    connections: Annotated[
+        int, typer.Option("--connections", help="Open loop: most requests under way at once.")
+    ] = 256,
+    adapters: Annotated[
+        str, typer.Option("--adapters", metavar="PATTERN", help="Adapters that are asked.")
+    ] = "*",
+    skew: Annotated[
+        float,
+        typer.Option("--skew", help="Exponent of Zipf's law over adapters; 0 asks all alike."),
+    ] = 1.0,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of a request.")] = 1,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", metavar="FILE", help="Own texts; else generated ones."),
+    ] = None,
+    column: Annotated[str, typer.Option("--column", help="Column of own texts.")] = "text",
+    lengths: Annotated[
+        Literal["short", "long"], typer.Option("--lengths", help="Of generated texts.")
+    ] = "short",
+    duration: Annotated[float, typer.Option("--duration", help="Seconds that count.")] = 10.0,
+    warmup: Annotated[float, typer.Option("--warmup", help="Seconds before them.")] = 2.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds to wait for an answer.")
+    ] = 30.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of adapters, texts and arrivals.")] = 0,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="STORE",
+            help="Measure the engine alone as well, in this process, on the same rows of the "
+            "store the server serves. The ratio means something only on a quiet machine.",
+        ),
+    ] = None,
+    quantization: Annotated[
+        Quantization,
+        typer.Option("--quantization", help="As the server was started with, for --engine."),
+    ] = "none",
+    as_json: JsonOption = False,
+) -> None:
+    """Put a running server under load: throughput, waiting times, errors.
+
+    \b
+    adapterkit bench serve --clients 1,8,32
+    adapterkit bench serve --rate 50,100 --skew 1.2 --adapters 'acme/*'
+
+    Clients ask again as soon as they have their answer (closed loop). With --rate, requests come
+    at random times (Poisson) whether or not others were answered (open loop), and a request's time
+    runs from when it was due, not from when it could be sent.
+    """
+    from ..bench.serve import ServeBench
+
+    bench = ServeBench(
+        url,
+        key,
+        _numbers("clients", clients),
+        _numbers("rate", rate) if rate else (),
+        connections,
+        adapters,
+        skew,
+        rows,
+        texts,
+        column,
+        lengths,
+        duration,
+        warmup,
+        timeout,
+        seed,
+        engine,
+        quantization,
+    )
+    _print(bench.run(), as_json)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise AdapterkitError(
+            f"--{option} {text}: expected whole numbers with commas between, such as 1,16,64"
+        ) from None
+
+
+def _print(result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json_text(result))
+        return
+    from ..bench.table import show
+
+    typer.echo(show(result))

@@ -1,0 +1,185 @@
+"""`adapterkit client ...`: ask and look after a running server from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import AdapterkitError
+from .options import JsonOption, json_text
+
+if TYPE_CHECKING:
+    from ..client.http import Client
+
+# As in the other commands, what takes time to import is imported inside them.
+
+app = typer.Typer(
+    name="client",
+    help="Ask and look after a server that `adapterkit serve` runs, here or elsewhere.",
+    rich_markup_mode=None,
+)
+
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="Where the server listens.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, where the server has keys."),
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter's name.")]
+
+HERE = "http://127.0.0.1:8080"
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def predict(
+    adapter: Annotated[
+        str,
+        typer.Argument(metavar="ADAPTER", help="name, name@version, name@alias or base."),
+    ],
+    texts: Annotated[
+        list[str],
+        typer.Argument(metavar="TEXT", help="Texts; a JSON object gives values by role."),
+    ],
+    url: UrlOption = HERE,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer texts through one adapter of the server.
+
+    \b
+    adapterkit client predict acme/intent "I lost my card" "I moved house"
+    """
+    from .output import answer_row, ask_word, show_answers
+
+    asked = [ask_word(text, f"text {place + 1}").text for place, text in enumerate(texts)]
+    with _client(url, key) as client:
+        answers = client.predict(adapter, asked)
+    rows = [answer_row(text, answer) for text, answer in zip(asked, answers, strict=True)]
+    typer.echo(json_text(rows) if as_json else show_answers(rows))
+
+
+@app.command()
+def models(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """List the adapters the key may ask, with method, task, size and scores."""
+    from .output import table
+
+    with _client(url, key) as client:
+        found = list(client.models())
+    if as_json:
+        typer.echo(json_text(found))
+        return
+    header = ["name", "version", "task", "method", "backbone", "kB", "scores"]
+    typer.echo(table(header, [_line(model) for model in found]))
+
+
+@app.command()
+def info(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Show the server's backbone, limits and version."""
+    with _client(url, key) as client:
+        found = client.info()
+    plain = {name: value for name, value in found.items() if not isinstance(value, Mapping)}
+    lines = [f"{name:22} {value}" for name, value in plain.items()]
+    typer.echo(json_text(found) if as_json else "\n".join(lines))
+
+
+@app.command()
+def publish(
+    name: NameArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter folder.")],
+    url: UrlOption = HERE,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish an adapter folder as the next version of a name, answered at once.
+
+    \b
+    adapterkit client publish acme/intent adapters/acme/intent/2
+    """
+    with _client(url, key) as client:
+        _tell(client.publish(name, folder), as_json)
+
+
+@app.command()
+def alias(
+    name: NameArgument,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="stable, or another word.")],
+    version: Annotated[
+        int | None, typer.Argument(metavar="[VERSION]", help="The version it points at.", min=1)
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
+    url: UrlOption = HERE,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias at a version, or remove it.
+
+    \b
+    adapterkit client alias acme/intent stable 2
+    adapterkit client predict acme/intent@stable "I lost my card"
+    """
+    if (version is None) != remove:
+        raise AdapterkitError("give either the VERSION that the alias points at, or --remove")
+    with _client(url, key) as client:
+        aliases = client.alias(name, alias, version)
+    lines = [f"{name}@{word} is version {number}" for word, number in aliases.items()]
+    typer.echo(json_text({"name": name, "aliases": aliases}) if as_json else "\n".join(lines))
+
+
+@app.command("rollback")
+def roll_back(
+    name: NameArgument, url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False
+) -> None:
+    """Make the version before the latest the latest again, at once."""
+    with _client(url, key) as client:
+        _tell(client.roll_back(name), as_json)
+
+
+@app.command()
+def delete(
+    name: NameArgument,
+    version: Annotated[
+        int | None, typer.Option("--version", help="The version to delete.", min=1)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Delete all versions.")] = False,
+    url: UrlOption = HERE,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a version of an adapter, or all of them."""
+    if (version is None) != everything:
+        raise AdapterkitError("give either --version NUMBER, or --all for all versions")
+    with _client(url, key) as client:
+        client.delete(name, version)
+    told = "all versions" if version is None else f"version {version}"
+    typer.echo(
+        json_text({"name": name, "deleted": version}) if as_json else f"deleted {name}, {told}"
+    )
+
+
+def _client(url: str, key: str | None) -> Client:
+    from ..client.http import Client
+
+    return Client(url, key)
+
+
+def _tell(published: Mapping[str, Any], as_json: bool) -> None:
+    """What is `latest` now."""
+    line = f"{published['name']} is version {published['version']} ({published['digest'][:19]})"
+    typer.echo(json_text(published) if as_json else line)
+
+
+def _line(model: Mapping[str, Any]) -> list[str]:
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in model.get("scores", {}).items())
+    size = f"{model['bytes'] / 1000:,.0f}" if "bytes" in model else ""
+    told = [str(model.get(key) or "") for key in ("version", "task", "method", "parent")]
+    return [model["id"], *told, size, scores]

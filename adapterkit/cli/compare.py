@@ -1,0 +1,68 @@
+"""`adapterkit compare`: methods beside each other, as a table and a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import AdapterkitError
+from .options import JsonOption, json_text
+
+# As in the other commands, what needs torch is imported inside it.
+
+
+def compare(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
+    methods: Annotated[
+        str, typer.Option("--methods", help="Methods to compare, with commas between them.")
+    ] = "lora,prefix,bottleneck,head,full",
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="How often each is trained; scores are averaged.")
+    ] = 1,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set method.r=16."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw score against parameters as PNG."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe by several methods, with the same head, data, epochs and seeds.
+
+    \b
+    adapterkit compare intent.yaml --seeds 3 --plot comparison.png
+    adapterkit compare intent.yaml --methods lora,full --set training.epochs=5
+
+    head is a linear probe of the frozen backbone, full trains all of its weights: what adapters are
+    held against. The recipe's own method keeps its settings; the others have their defaults.
+    Nothing is published.
+    """
+    from ..training.recipe import Recipe
+
+    plan = Recipe.load(recipe, changes or [])
+    if plot is not None:
+        _check_plot(plot)
+    from ..training.comparison import check_names, show
+    from ..training.comparison import compare as run
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    check_names(names)
+    result = run(plan, names, seeds)
+    if plot is not None:
+        from ..adapter.plots import comparison
+
+        plot.write_bytes(comparison(result))
+        typer.echo(f"the plot is in {plot}", err=True)
+    typer.echo(json_text(result) if as_json else show(result))
+
+
+def _check_plot(path: Path) -> None:
+    """Refuses before the training what would fail after it."""
+    if path.suffix != ".png":
+        raise AdapterkitError(f"--plot {path}: expected a file that ends in .png")
+    if not path.parent.is_dir():
+        raise AdapterkitError(f"--plot {path}: there is no folder {path.parent}")

@@ -1,0 +1,44 @@
+"""Options that several commands have: one name, one meaning, one help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..backbone.families import Device, Dtype, Quantization
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
+]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype of the frozen weights.")]
+QuantizationOption = Annotated[
+    Quantization, typer.Option("--quantization", help="Quantise the frozen linears.")
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="auto is the GPU where there is one.")
+]
+
+StoreOption = Annotated[
+    Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)
+]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="minilm, a folder or a hub name; the adapter's own by default."
+    ),
+]
+TextPairOption = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.")]
+AnyBackboneOption = Annotated[
+    bool,
+    typer.Option(
+        "--any-backbone", help="Accept adapters trained on other weights of the same shape."
+    ),
+]
+
+
+def json_text(content: Any) -> str:
+    """What `--json` prints."""
+    return json.dumps(content, ensure_ascii=False, indent=2)

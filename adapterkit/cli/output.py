@@ -1,0 +1,247 @@
+"""Answers for people: read what is asked, show what is answered."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
+
+from ..atomic import write_file
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from ..tasks.base import Text
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked.
+
+    Attributes:
+        adapter: Who it is for; None where the file does not say.
+        text: The text, or values by role.
+        where: File and row, or its number, for messages.
+    """
+
+    adapter: str | None
+    text: Text
+    where: str = field(default="", compare=False)
+
+
+def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[Asked]:
+    """What a file asks, and each row's adapter where it has that column.
+
+    A row with columns of other roles than texts (question, tokens, choices, ...) is asked as a
+    whole.
+
+    Raises:
+        DataError: The file, a column or a row is not sound.
+    """
+    # A client shows answers as well and must not wait for torch, which these import.
+    from ..adapter.adapter import BASE
+    from ..data.dataset import read_fields
+    from ..data.readers import read_records
+    from ..tasks.base import tasks
+
+    asked = []
+    roles = {role for kind in tasks().values() for role in kind.reads}
+    texts = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
+    columns = {role: (column, "text") for role, column in texts.items()}
+    for where, record in read_records(path):
+        owner = record.get(adapter)
+        if owner is not None and not isinstance(owner, str):
+            raise DataError(f"{where}: column '{adapter}' is not a name")
+        name = (owner or BASE) if adapter in record else None
+        structured = roles.difference(columns) & record.keys()
+        if structured:
+            plain = {role: record[column] for role, column in texts.items() if column in record}
+            parts = {role: record[role] for role in structured}
+            asked.append(Asked(name, {**parts, **plain}, where))
+            continue
+        fields = read_fields(record, columns, where)
+        first = fields["text"]
+        asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first, where))
+    return asked
+
+
+def ask_word(word: str, where: str) -> Asked:
+    """A text from the command line; a JSON object gives values by role."""
+    if word.lstrip().startswith("{"):
+        with suppress(ValueError):
+            values = json.loads(word)
+            if isinstance(values, dict):
+                return Asked(None, values, where)
+    return Asked(None, word, where)
+
+
+def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked and what was answered, side by side."""
+    return {**(text if isinstance(text, Mapping) else {"text": text}), **answer}
+
+
+def check_target(path: Path) -> None:
+    """Refuses a file that answers cannot be written to, before they are computed.
+
+    Raises:
+        DataError: Its ending is none of `.csv`, `.jsonl` and `.json`, or its folder is missing.
+    """
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path}: expected a file ending in .csv, .jsonl or .json")
+    if path.is_dir() or not path.parent.is_dir():
+        raise DataError(f"{path}: is a folder, or is in a folder that does not exist")
+
+
+def write_answers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Answers as `.csv` (nested values as JSON), `.jsonl` or `.json`, whole or not at all.
+
+    Raises:
+        DataError: The ending is none of these, or the file cannot be written.
+    """
+    check_target(path)
+    try:
+        write_file(path, FORMATS[path.suffix](rows).encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(list(rows), ensure_ascii=False, indent=2) + "\n"
+
+
+def _jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+
+
+ASKED = ("sentences", "text", "question", "tokens")
+"""Roles that stand for what was asked, the first that is there."""
+
+FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
+
+
+def show_answers(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Answers as a table: adapter, answer, score, text."""
+    return table(
+        ["adapter", "answer", "score", "text"],
+        [[row["adapter"], *_short(row), _one_line(row)] for row in rows],
+    )
+
+
+def _short(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The answer in a few words, whatever the task, and its score where it has one."""
+    if "vector" in row:
+        head = ", ".join(f"{x:.3f}" for x in row["vector"][:3])
+        return f"[{head}, ... {len(row['vector'])}]", ""
+    score = f"{row['score']:.3f}" if "score" in row else ""
+    if "entities" in row:
+        found = [f"{entity['word']} ({entity['entity_group']})" for entity in row["entities"]]
+        return ", ".join(found) or "(none)", score
+    for key in ("label", "answer", "summary"):
+        if key in row:
+            return _line(str(row[key])) or "(none)", score
+    return (", ".join(row["labels"]) or "(none)", score) if "labels" in row else (score, "")
+
+
+def _one_line(row: Mapping[str, Any]) -> str:
+    asked = next((row[role] for role in ASKED if role in row), "")
+    return _line(asked if isinstance(asked, str) else " | ".join(asked))
+
+
+def _line(text: str, width: int = 72) -> str:
+    line = " ".join(text.split())
+    if _width(line) <= width:
+        return line
+    ends = accumulate(_width(character) for character in line)
+    return line[: sum(end < width for end in ends)] + "…"
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for a Chinese character."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def show_card(card: Mapping[str, Any]) -> str:
+    """What an adapter folder says about itself, as indented lines."""
+    rows = []
+    for key in ("name", "folder", "adapterkit", "bytes"):
+        if key in card:
+            rows.append(f"{key:12} {card[key]}")
+    if card.get("members"):
+        rows.append(f"{'members':12} {1 + len(card['members'])}")
+    for key in ("backbone", "on_top_of", "method", "task", "metrics"):
+        if key in card:
+            rows.append(key)
+            rows += [f"  {name:20} {_plain(value)}" for name, value in card[key].items()]
+    training = card.get("training", {})
+    if training:
+        rows.append("training")
+        for key in ("seed", "rows", "epoch", "seconds", "processes", "data"):
+            if key in training:
+                rows.append(f"  {key:20} {_plain(training[key])}")
+        for member in training.get("members", ()):
+            rows.append(f"  {'further member':20} seed {member['seed']}, epoch {member['epoch']}")
+        intervals = training.get("intervals")
+        for split, sure in intervals.items() if isinstance(intervals, Mapping) else ():
+            rows.append(f"  {f'95% of {split}':20} {_plain(sure)}")
+    if card.get("report"):
+        rows.append("report")
+        rows += [f"  {file}" for file in card["report"]]
+    rows.append("tensors")
+    rows += [f"  {name} {shape}" for name, shape in card["tensors"].items()]
+    return "\n".join(rows)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "automatic"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_inner(inner)}" for name, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _inner(value: Any) -> str:
+    """A number, or the ends of an interval."""
+    if isinstance(value, list):
+        return " to ".join(map(_inner, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
+PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""Control character to what stands for it: Unicode's pictures, which are for the first 32 and the
+127th alone."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns padded to their widest cell; the last is left as it is.
+
+    Control characters are shown by their pictures: a text cannot steer the terminal.
+    """
+    lines = [list(header), *[[str(cell).translate(PICTURES) for cell in row] for row in rows]]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )

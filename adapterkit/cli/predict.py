@@ -1,0 +1,298 @@
+"""`adapterkit predict` and `evaluate`: adapters asked and scored without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..backbone.families import Device, Dtype, Quantization
+from ..errors import AdapterkitError, DataError, UnknownAdapterError
+from .options import (
+    AnyBackboneOption,
+    BackboneOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    QuantizationOption,
+    StoreOption,
+    TextPairOption,
+    json_text,
+)
+
+if TYPE_CHECKING:
+    from ..adapter.adapter import Adapter
+    from ..backbone.model import Backbone
+    from ..inference.predictor import Predictor
+    from .output import Asked
+
+# As in the other commands, what needs torch is imported inside them.
+
+
+def predict(
+    adapter_and_texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ADAPTER] [TEXT]...", help="Adapter (unless --adapter is given) and texts."
+        ),
+    ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="Adapter name or folder; repeat it to ask several."),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="CSV, TSV, JSONL or Parquet file of texts.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--output", help="Write answers here: .csv, .jsonl or .json.")
+    ] = None,
+    store: StoreOption = Path("adapters"),
+    text: Annotated[str, typer.Option("--text", help="Column of the text.")] = "text",
+    text_pair: TextPairOption = None,
+    column: Annotated[
+        str, typer.Option("--adapter-column", help="Column that names each row's adapter.")
+    ] = "adapter",
+    backbone: BackboneOption = None,
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
+    any_backbone: AnyBackboneOption = False,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Show which words speak for and against each answer.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--explain-html", metavar="FILE", help="Write that as one HTML page."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer texts, from the command line or a file, through one adapter or many at once.
+
+    \b
+    adapterkit predict acme/intent "I lost my card"
+    adapterkit predict acme/intent --input texts.csv --output answers.csv
+    adapterkit predict --adapter acme/intent --adapter initech/ticket --input mixed.csv
+
+    A file with an adapter column is answered row by row by the adapter named there; otherwise
+    every adapter answers every text. The row's adapter may be 'base', the plain backbone.
+    Explanations (integrated gradients) need the extra adapterkit[explain].
+    """
+    from .output import answer_row, check_target, show_answers, write_answers
+
+    words, references = list(adapter_and_texts or []), list(adapters or [])
+    if not references and words:
+        references.append(words.pop(0))
+    asked = _asked(words, source, text, text_pair, column)
+    if target is not None:
+        check_target(target)
+    if page is not None:
+        from ..inference.attribution_html import check_page
+
+        check_page(page)
+    named = sorted({a.adapter for a in asked if a.adapter is not None})
+    predictor, called = _predictor(
+        references or named, store, backbone, dtype, quantization, device, any_backbone
+    )
+    asked = _addressed(asked, predictor.names, called, source)
+    requests, places = [(a.adapter, a.text) for a in asked], [a.where for a in asked]
+    explanations = []
+    if explained or page is not None:
+        from ..inference.attribution import explain_all
+
+        explanations = explain_all(predictor, requests, places)
+    answers = predictor(requests, called=places, progress=len(asked) > 100)
+    rows = [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)]
+    for row, explanation in zip(rows, explanations, strict=False):
+        row["explanation"] = explanation.plain()
+    if target is not None:
+        write_answers(target, rows)
+        typer.echo(f"{len(rows)} answers in {target}", err=True)
+    if page is not None:
+        from ..inference.attribution_html import write_page
+
+        write_page(page, explanations)
+        typer.echo(f"{len(rows)} explanations in {page}", err=True)
+    if as_json:
+        typer.echo(json_text(rows))
+    elif target is None:
+        typer.echo(show_answers(rows))
+        if explained:
+            from .attribution_text import in_colour, show
+
+            # Whether there are colours is decided here, not by what typer makes of the stream.
+            typer.echo(f"\n{show(explanations, in_colour())}", color=True)
+
+
+def _asked(
+    words: Sequence[str], source: Path | None, text: str, text_pair: str | None, column: str
+) -> list[Asked]:
+    """The texts of the command line, or of a file."""
+    from .output import ask_word, read_asked
+
+    if source is not None and words:
+        raise AdapterkitError("give texts or --input, not both")
+    if source is not None:
+        asked = read_asked(source, text, text_pair, column)
+    else:
+        asked = [ask_word(word, f"text {number}") for number, word in enumerate(words, start=1)]
+    if not asked:
+        raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
+    return asked
+
+
+def _addressed(
+    asked: Sequence[Asked], names: Sequence[str], called: Mapping[str, str], source: Path | None
+) -> list[Asked]:
+    """Each text with the adapter it is for: the one it names, or everyone asked for.
+
+    Args:
+        asked: The texts.
+        names: Of all adapters that are ready.
+        called: Each reference of the command line and the name it means.
+        source: The file of the texts, for messages.
+    """
+    from ..adapter.adapter import BASE
+
+    known = {BASE: BASE, **{name: name for name in names}, **called}
+    unknown = sorted({a.adapter for a in asked if a.adapter is not None} - known.keys())
+    if unknown:
+        raise UnknownAdapterError(
+            f"{source}: rows name the adapter '{unknown[0]}', which is not among --adapter "
+            f"({', '.join(called)})"
+        )
+    everyone = list(called.values()) or [BASE]
+    return [
+        replace(one, adapter=name)
+        for one in asked
+        for name in (everyone if one.adapter is None else [known[one.adapter]])
+    ]
+
+
+def evaluate(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
+    ],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Labelled CSV, TSV, JSONL or Parquet file.")
+    ],
+    split: Annotated[
+        str, typer.Option("--split", help="Split to score, where the file has a split column.")
+    ] = "test",
+    store: StoreOption = Path("adapters"),
+    text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
+    text_pair: TextPairOption = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
+    backbone: BackboneOption = None,
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
+    any_backbone: AnyBackboneOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score an adapter on labelled rows, the main metric with its 95% bootstrap interval.
+
+    Columns are the recipe's unless told otherwise.
+    """
+    from ..adapter.folder import load_adapter
+    from ..adapter.store import Store, find_folder
+    from ..inference.predictor import predictions
+
+    folder = find_folder(adapter, Store(store))
+    base = _backbone([folder], backbone, dtype, quantization, device)
+    loaded = load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store)
+    rows = _labelled(data, split, loaded, {"text": text, "text_pair": text_pair, "label": label})
+    said = predictions(base, loaded, rows, progress=True)
+    metrics, intervals = loaded.task.metrics(said), loaded.task.intervals(said)
+    if as_json:
+        typer.echo(
+            json_text(
+                {
+                    "adapter": loaded.name,
+                    "rows": len(rows),
+                    "metrics": metrics,
+                    "intervals": intervals,
+                }
+            )
+        )
+        return
+    from ..adapter.model_card import score_text
+
+    for name, value in metrics.items():
+        typer.echo(f"{name} {score_text(value, intervals.get(name))}")
+    typer.echo(f"{len(rows)} rows of {data}", err=True)
+
+
+def _backbone(
+    folders: list[Path],
+    model: str | None,
+    dtype: Dtype,
+    quantization: Quantization,
+    device: Device,
+) -> Backbone:
+    """The backbone asked for, or the one the first adapter was trained on."""
+    from ..adapter.folder import CARD, read_card
+    from ..backbone.model import Backbone
+
+    if model is None and folders and (folders[0] / CARD).is_file():
+        model = str(read_card(folders[0])["backbone"]["name"])
+    return Backbone.load(
+        model or "minilm",
+        dtype=dtype,
+        quantization=quantization,
+        device=device,
+    )
+
+
+def _predictor(
+    references: list[str],
+    store: Path,
+    model: str | None,
+    dtype: Dtype,
+    quantization: Quantization,
+    device: Device,
+    any_backbone: bool,
+) -> tuple[Predictor, dict[str, str]]:
+    """The adapters asked for, ready to answer, and the name of each."""
+    from ..adapter.adapter import BASE
+    from ..adapter.store import Store, find_folder
+    from ..inference.predictor import Predictor
+
+    folders = {name: find_folder(name, Store(store)) for name in references if name != BASE}
+    predictor = Predictor(_backbone(list(folders.values()), model, dtype, quantization, device))
+    called: dict[str, str] = {}
+    for reference in references:
+        name = BASE
+        if reference != BASE:
+            folder = folders[reference]
+            name = predictor.load(folder, any_backbone=any_backbone, on_top_of=store)
+        if name in called.values():
+            raise AdapterkitError(
+                f"'{reference}' is called '{name}', as another --adapter is; ask one of them"
+            )
+        called[reference] = name
+    return predictor, called
+
+
+def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | None]) -> list[Any]:
+    """The rows of one split; all rows of a file without a split column."""
+    from ..data.dataset import read_rows
+    from ..data.readers import read_records
+    from ..data.splits import SPLITS
+
+    task, said = adapter.task, adapter.training.get("recipe", {}).get("data", {})
+    kinds = {**task.reads, **task.learns}
+    optional = {**task.may_read, **task.may_learn}
+    kinds |= {role: kind for role, kind in optional.items() if given.get(role) or said.get(role)}
+    columns = {
+        role: (given.get(role) or said.get(role) or role, kind) for role, kind in kinds.items()
+    }
+    if split not in SPLITS:
+        raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
+    found = read_rows(read_records(data), columns, said.get("split", "split"))
+    rows = [row for part, row in found if part in (split, None)]
+    if not rows:
+        raise DataError(f"{data}: there are no rows of split '{split}'")
+    return rows

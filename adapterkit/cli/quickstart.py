@@ -1,0 +1,109 @@
+"""The main job on the embedded default: three tenants, three methods, one mixed batch."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..adapter.store import Store
+from ..atomic import folder_bytes
+from ..backbone.model import Backbone
+from ..errors import AdapterkitError
+from ..inference.predictor import Predictor
+from ..training.recipe import Recipe
+from ..training.train import train
+from .output import answer_row, read_asked, show_answers, table
+
+log = logging.getLogger("adapterkit")
+
+
+def recipes_folder() -> Path:
+    """Where the quickstart's recipes lie: in a checkout, or inside an installed package.
+
+    Raises:
+        AdapterkitError: In neither.
+    """
+    here = Path(__file__).parent.parent
+    for folder in (here.parent / "recipes" / "quickstart", here / "recipes" / "quickstart"):
+        if folder.is_dir():
+            return folder
+    raise AdapterkitError("the quickstart recipes are missing; run it in a checkout or reinstall")
+
+
+def run(output: Path) -> dict[str, Any]:
+    """Trains every quickstart recipe into a store and answers the mixed batch from there.
+
+    Returns:
+        `adapters` (name, method, parameters, share, bytes, seconds, metrics), `answers` and times.
+    """
+    folder = recipes_folder()
+    backbone = Backbone.load("minilm")
+    store = Store(output)
+    adapters = []
+    for file in sorted(folder.glob("*.yaml")):
+        recipe = Recipe.load(file)
+        store.home(recipe.name)  # refuses before the training what it would refuse after
+        adapter = train(recipe, backbone)
+        home = store.publish(adapter, backbone.geometry)
+        adapters.append(
+            {
+                "name": adapter.name,
+                "method": adapter.method.type,
+                "labels": len(getattr(adapter.task, "labels", None) or ()),
+                "parameters": adapter.n_parameters,
+                "share": adapter.n_parameters / backbone.n_parameters,
+                "bytes": folder_bytes(home),
+                "seconds": adapter.training["seconds"],
+                "metrics": adapter.metrics,
+                "folder": str(home),
+            }
+        )
+    asked = read_asked(folder / "mixed.csv", "text", None, "adapter")
+    predictor = Predictor(backbone)
+    began = time.perf_counter()
+    for entry in adapters:
+        predictor.load(str(entry["folder"]))
+    loaded = time.perf_counter()
+    answers = predictor([(a.adapter, a.text) for a in asked])
+    answered = time.perf_counter()
+    return {
+        "store": str(output),
+        "adapters": adapters,
+        "answers": [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)],
+        "load_ms": 1000 * (loaded - began) / len(adapters),
+        "answer_ms": 1000 * (answered - loaded),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints what `run` found."""
+    typer.echo("\nThree adapters over one frozen backbone:\n")
+    typer.echo(
+        table(
+            ["name", "method", "labels", "test accuracy", "trainable", "folder kB", "seconds"],
+            [
+                [
+                    entry["name"],
+                    entry["method"],
+                    entry["labels"],
+                    f"{entry['metrics']['test']['accuracy']:.3f}",
+                    f"{100 * entry['share']:.2f}%",
+                    f"{entry['bytes'] / 1000:.0f}",
+                    entry["seconds"],
+                ]
+                for entry in result["adapters"]
+            ],
+        )
+    )
+    typer.echo("\nOne mixed batch, answered in one forward:\n")
+    typer.echo(show_answers(result["answers"]))
+    first = result["adapters"][0]["name"]
+    typer.echo(
+        f"\nLoading an adapter took {result['load_ms']:.1f} ms, the batch "
+        f"{result['answer_ms']:.0f} ms. Ask one yourself:\n"
+        f'  adapterkit predict {first} "Where is my money?" --store {result["store"]}'
+    )

@@ -1,0 +1,159 @@
+"""`adapterkit serve` and `adapterkit keys`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import AdapterkitError
+from .options import DeviceOption, DtypeOption, QuantizationOption
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def serve(
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="Folder of adapters, or an fsspec URL (s3://...)."),
+    ] = "adapters",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8080,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="minilm, a folder or a hub name.")
+    ] = "minilm",
+    dtype: DtypeOption = "float32",
+    quantization: QuantizationOption = "none",
+    device: DeviceOption = "auto",
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", help="Key file; needed unless only this machine may ask."),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option("--memory", help="Adapters held in memory, such as 500MB or 2GB.")
+    ] = "2GB",
+    device_memory: Annotated[
+        str, typer.Option("--device-memory", help="Adapters held on the GPU.")
+    ] = "2GB",
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", help="Adapter that is never let go; repeatable.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-tokens",
+            help="Most tokens of a batch: more for throughput, less for waiting times. "
+            "512 on a CPU and 16384 on a GPU where left out.",
+        ),
+    ] = None,
+    lanes: Annotated[
+        int | None,
+        typer.Option(
+            "--lanes", help="Batches computed side by side on a CPU; one a core, up to four."
+        ),
+    ] = None,
+    queue_tokens: Annotated[
+        int, typer.Option("--queue-tokens", help="Most tokens that wait; beyond it 429.")
+    ] = 100_000,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds after which a request is given up.")
+    ] = 30.0,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where the adapters of a URL are kept.")
+    ] = None,
+    any_backbone: Annotated[
+        bool,
+        typer.Option("--any-backbone", help="Accept adapters trained on other weights."),
+    ] = False,
+    log_texts: Annotated[
+        bool, typer.Option("--log-texts", help="Put what is asked into the log; never by default.")
+    ] = False,
+) -> None:
+    """Answer the adapters of a store over HTTP, mixed in one batch over one backbone.
+
+    \b
+    adapterkit serve adapters
+    curl localhost:8080/predict -H "content-type: application/json" \\
+      -d '{"adapter_id": "acme/intent", "inputs": "I lost my card"}'
+
+    The page is at /, the description of every route at /docs. What is published into the store,
+    by train or by an admin over HTTP, is answered at once.
+    """
+    from ..serving.server import Settings, run
+    from ..serving.service import Limits
+
+    counts = {"--batch-tokens": batch_tokens, "--queue-tokens": queue_tokens, "--lanes": lanes}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise AdapterkitError(f"{name} {value}: expected at least 1")
+    if not timeout > 0:
+        raise AdapterkitError(f"--timeout {timeout}: expected more than 0 seconds")
+    run(
+        Settings(
+            store=store,
+            cache=cache,
+            backbone=backbone,
+            dtype=dtype,
+            quantization=quantization,
+            device=device,
+            memory=bytes_of(memory, "--memory"),
+            device_memory=bytes_of(device_memory, "--device-memory"),
+            pinned=tuple(pin or ()),
+            batch_tokens=batch_tokens,
+            queue_tokens=queue_tokens,
+            lanes=lanes,
+            keys=keys,
+            any_backbone=any_backbone,
+            log_texts=log_texts,
+            limits=Limits(timeout=timeout),
+        ),
+        host,
+        port,
+    )
+
+
+def keys(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it is.")],
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapters", help="Pattern of adapters it may ask; TENANT/* by default."),
+    ] = None,
+    rows: Annotated[
+        float | None, typer.Option("--rows-per-second", help="Quota; without bound by default.")
+    ] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May publish, alias and delete.")] = False,
+) -> None:
+    """Make an API key: the key on standard error, once; the lines for the key file on standard
+    output.
+
+    \b
+    adapterkit keys acme >> keys.yaml
+    """
+    import json
+
+    from ..serving.api_keys import hash_of, new_key, parse
+
+    key = new_key()
+    lines = [f"{json.dumps(tenant)}:", f"  key: {hash_of(key)}"]
+    lines.append(f"  adapters: {json.dumps(adapters or [f'{tenant}/*'])}")
+    if rows is not None:
+        lines.append(f"  rows_per_second: {rows}")
+    if admin:
+        lines.append("  admin: true")
+    parse("\n".join(lines), "the new key")
+    typer.echo("\n".join(lines))
+    typer.echo(f"The key of {tenant}, shown only now: {key}", err=True)
+
+
+def bytes_of(text: str, option: str) -> int:
+    """A size such as 500MB in bytes.
+
+    Raises:
+        AdapterkitError: It is none.
+    """
+    for unit in sorted(UNITS, key=len, reverse=True):
+        number = text.removesuffix(unit)
+        if number != text and number.replace(".", "", 1).isdigit():
+            return int(float(number) * UNITS[unit])
+    raise AdapterkitError(f"{option} {text}: expected a size such as 500MB or 2GB")

@@ -1,0 +1,115 @@
+"""`adapterkit list` and `inspect`: what a store holds, and what one adapter says of itself."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..atomic import folder_bytes
+from ..errors import AdapterError, UnknownAdapterError
+from .options import JsonOption, StoreOption, json_text
+
+# As in the other commands, what needs torch is imported inside them.
+
+
+def list_adapters(
+    store: Annotated[
+        Path, typer.Argument(metavar="STORE", help="Folder of named adapters.")
+    ] = Path("adapters"),
+    as_json: JsonOption = False,
+) -> None:
+    """List a store's adapters with method, task, size and score."""
+    from ..adapter.store import Store
+
+    if not store.is_dir():
+        raise UnknownAdapterError(f"there is no store {store}; train one adapter and it appears")
+    shelf = Store(store)
+    rows = []
+    for name in shelf.names():
+        with suppress(UnknownAdapterError):  # a name whose versions somebody took away by hand
+            rows.append({"name": name, **_summary(shelf.find(name).folder)})
+    if as_json:
+        typer.echo(json_text(rows))
+        return
+    from .output import table
+
+    typer.echo(
+        table(
+            ["name", "version", "task", "method", "backbone", "kB", "score"],
+            [
+                [
+                    row["name"],
+                    row["version"],
+                    row["task"],
+                    (f"{row['members']} x " if row["members"] > 1 else "")
+                    + row["method"]
+                    + (f" on {row['on_top_of']}" if row["on_top_of"] else ""),
+                    row["backbone"],
+                    f"{row['bytes'] / 1000:,.0f}",
+                    row["score"] or "",
+                ]
+                for row in rows
+            ],
+        )
+    )
+
+
+def inspect(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
+    ],
+    store: StoreOption = Path("adapters"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show all an adapter folder says about itself, and its tensors."""
+    from ..adapter.folder import CARD, WEIGHTS, folder_below, footing, read_card, tensor_shapes
+    from ..adapter.model_card import REPORT
+    from ..adapter.store import Store, find_folder
+
+    folder = find_folder(adapter, Store(store))
+    content: dict[str, Any] = {
+        "folder": str(folder),
+        "bytes": folder_bytes(folder),
+        **(read_card(folder) if (folder / CARD).is_file() else {}),
+        "tensors": tensor_shapes(folder / WEIGHTS),
+    }
+    if (folder / REPORT).is_dir():
+        content["report"] = sorted(str(file) for file in (folder / REPORT).iterdir())
+    if footing(folder) is not None:
+        try:
+            content["on_top_of"]["folder"] = str(folder_below(folder, store))
+        except AdapterError as error:  # it can be looked at all the same
+            content["on_top_of"]["folder"] = str(error)
+    if as_json:
+        typer.echo(json_text(content))
+        return
+    from .output import show_card
+
+    typer.echo(show_card(content))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    from ..adapter.folder import footing, n_members, read_card
+    from ..tasks.base import tasks
+
+    card = read_card(folder)
+    task = str(card["task"]["type"])
+    metric = tasks()[task].main_metric if task in tasks() else ""
+    metrics: dict[str, dict[str, float]] = card["metrics"]
+    split, scores = next(reversed(metrics.items()), ("", {}))
+    return {
+        "version": folder.name,
+        "folder": str(folder),
+        "task": task,
+        "method": card["method"]["type"],
+        "members": n_members(card),
+        "on_top_of": below.name if (below := footing(folder)) is not None else None,
+        "backbone": card["backbone"]["name"],
+        "labels": card["task"].get("labels"),
+        "bytes": folder_bytes(folder),
+        "metrics": metrics,
+        "score": f"{scores[metric]:.4f} {metric} ({split})" if metric in scores else None,
+    }

@@ -1,0 +1,151 @@
+"""`adapterkit train` and `cross-validate`: recipes to adapters, or to how much scores vary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..atomic import folder_bytes
+from ..errors import AdapterkitError
+from .options import JsonOption, json_text
+
+if TYPE_CHECKING:
+    from ..adapter.adapter import Adapter
+
+# As in the other commands, what needs torch is imported inside them.
+
+
+def train(
+    recipes: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RECIPE]...", help="The YAML recipes.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key of all: --set training.epochs=5."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", help="Store the adapters are published in.")
+    ] = Path("adapters"),
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens", min=1, help="Most tokens of several recipes in one step; bounds memory."
+        ),
+    ] = 4096,
+    keys: Annotated[
+        bool,
+        typer.Option("--keys", help="List every key of a recipe with its default and meaning."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the adapters that recipes describe; each is published as its name's next version.
+
+    \b
+    A recipe can be this short (see --keys for the rest):
+      name: acme/intent
+      data: {path: intents.csv, text: text, label: label}
+      method: {type: lora, r: 8}
+
+    Several recipes of one backbone train side by side in shared steps, and each adapter comes out
+    as if trained alone: adapterkit train recipes/*.yaml
+
+    Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
+    """
+    from ..training.recipe import Recipe, describe_keys
+
+    if keys:
+        typer.echo(describe_keys())
+        return
+    if not recipes:
+        raise AdapterkitError("train needs a RECIPE; --keys lists what one may say")
+    from accelerate import PartialState
+
+    from ..adapter.store import Store
+    from ..training.compatibility import check_together
+    from ..training.train import StoppedError, load_backbone, train_many
+
+    plans, shelf = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
+    for plan in plans:
+        shelf.home(plan.name)  # refuses before the training what it would refuse after
+    check_together(plans)
+    backbone = load_backbone(plans[0])
+    stopped = None
+    try:
+        adapters = train_many(plans, backbone, store=shelf, max_tokens=max_tokens)
+    except StoppedError as error:
+        stopped, adapters = error, error.finished
+    if PartialState().is_main_process:
+        told = [
+            _trained(adapter, shelf.publish(adapter, backbone.geometry)) for adapter in adapters
+        ]
+        if as_json and told:
+            typer.echo(json_text(told if len(plans) > 1 else told[0]))
+        elif told:
+            typer.echo("\n".join(map(_told, told)))
+    if stopped is not None:
+        raise stopped
+
+
+def _trained(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """What there is to say of a fresh adapter."""
+    return {
+        "name": adapter.name,
+        "folder": str(folder),
+        "bytes": folder_bytes(folder),
+        "parameters": adapter.n_parameters,
+        "metrics": adapter.metrics,
+        "intervals": adapter.training.get("intervals", {}),
+        "seconds": adapter.training["seconds"],
+    }
+
+
+def _told(trained: dict[str, Any]) -> str:
+    """The same for people."""
+    from ..adapter.model_card import score_text
+
+    lines = []
+    for split, scores in trained["metrics"].items():
+        sure = trained["intervals"].get(split, {})
+        said = (f"{name} {score_text(value, sure.get(name))}" for name, value in scores.items())
+        lines.append(f"{split}: {', '.join(said)}")
+    size, seconds = trained["bytes"] / 1000, trained["seconds"]
+    return "\n".join([*lines, f"{trained['folder']} ({size:,.0f} kB, {seconds} s)"])
+
+
+def cross_validate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set data.folds=10."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe once for each fold and tell how much its scores vary; nothing is published.
+
+    The recipe's data.folds says how many folds, 5 where it is left out. Every fold is trained for
+    all epochs and scored after the last; test rows are left alone.
+    """
+    from ..training.recipe import Recipe
+
+    plan = Recipe.load(recipe, changes or [])
+    from accelerate import PartialState
+
+    from ..training.cross_validation import cross_validate as run
+
+    result = run(plan)
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        typer.echo(json_text(result))
+        return
+    from .output import table
+
+    names = list(result["mean"])
+    lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]
+    lines += [[key, *result[key].values()] for key in ("mean", "std")]
+    rows = [[str(first), *(f"{value:.4f}" for value in rest)] for first, *rest in lines]
+    typer.echo(table(["fold", *names], rows))

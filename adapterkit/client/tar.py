@@ -1,0 +1,49 @@
+"""An adapter folder as one tar archive, to be sent."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import AdapterError
+
+MARK = "adapter_config.json"
+"""The file that every adapter folder has, PEFT's included."""
+
+
+def tar_of(folder: Path) -> bytes:
+    """The files of an adapter folder, hidden ones left out, as a tar archive.
+
+    Raises:
+        AdapterError: That is no adapter folder, or a file cannot be read.
+    """
+    if not (folder / MARK).is_file():
+        raise AdapterError(f"{folder}: not an adapter folder, {MARK} is missing")
+    inside = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
+    return as_tar(
+        {
+            name.as_posix(): _content(path)
+            for path, name in inside.items()
+            if path.is_file() and not any(part.startswith(".") for part in name.parts)
+        }
+    )
+
+
+def as_tar(files: Mapping[str, bytes]) -> bytes:
+    """Files, by path, as a tar archive."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error.strerror})") from None

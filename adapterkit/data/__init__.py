@@ -1,0 +1,1 @@
+"""Rows of data sets: readers, Hugging Face data sets, splits, synonyms."""

@@ -1,0 +1,249 @@
+"""Rows and their splits, from files and data sets, checked value by value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, did_you_mean
+from ..ranges import check_least
+from ..tasks.base import Row, Task
+from ..tasks.fields import check_field
+from . import hf_datasets as hub
+from .readers import Records, Tell, read_records, stop
+from .splits import SPLITS, draw, first, fold, shuffled
+
+VALIDATION_SHARE = 0.1
+
+Columns = Mapping[str, tuple[str, str]]
+"""Role to column and kind of value."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where rows come from and how they are split.
+
+    Attributes:
+        path: A CSV, TSV, JSONL, Parquet or .txt (a text a line) file with all rows; its split
+            column, where it has one, says which are train, validation and test.
+        train: A file with the training rows, in place of path.
+        dataset: What the library datasets loads, in place of path: a folder that save_to_disk
+            wrote, a folder of data files, or a name on the hub. Its splits are ours (dev and valid
+            are validation); train, validation and test may name others of them.
+        subset: Configuration of the data set.
+        revision: Branch, tag or commit of the data set on the hub.
+        validation: A file, or the share of the training rows to set aside (drawn by seed, label by
+            label); the split column's rows, else 0.1, where left out; 0 for none.
+        test: A file or a share, likewise; the split column's rows, else none, where left out.
+        folds: Cut all rows but the test rows into so many folds (dealt by seed, label by label).
+        fold: The fold that is the validation rows, from 0; the others are trained on.
+        streaming: Read rows one by one, once, and only as many as limit asks for; those that are
+            kept are drawn by seed among the next 10,000.
+        limit: Most rows of each split when streaming.
+        text: Column of the text.
+        text_pair: Column of a second text, for tasks on text pairs.
+        negative: Column of a wrong text_pair that looks right, for embedding.
+        label: Column of the label, the number or the right choice.
+        labels: Column of the labels of multi_label: a list, or labels with | between them.
+        tokens: Column of the words of tagging: a list, or words with spaces between them.
+        tags: Column of their tags, likewise.
+        question: Column of the question of question_answering.
+        context: Column of the text that holds its answer.
+        answers: Column of its answers, {text: [...], answer_start: [...]}; empty lists for none.
+        head: Column of a relation's head, {start, end} in characters.
+        tail: Column of its tail, likewise.
+        choices: Column of the choices of multiple_choice: a list, or texts with | between them.
+        sentences: Column of the document of summarisation: a text, or a list of sentences.
+        summary: Column of its summary: numbers of sentences from 0, a list or with | between them,
+            or a text.
+        split: Column of the split.
+    """
+
+    path: str | None = None
+    train: str | None = None
+    dataset: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    validation: str | float | None = None
+    test: str | float | None = None
+    folds: int | None = None
+    fold: int = 0
+    streaming: bool = False
+    limit: int | None = None
+    text: str = "text"
+    text_pair: str | None = None
+    negative: str | None = None
+    label: str = "label"
+    labels: str = "labels"
+    tokens: str = "tokens"
+    tags: str = "tags"
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    head: str = "head"
+    tail: str = "tail"
+    choices: str = "choices"
+    sentences: str = "sentences"
+    summary: str = "summary"
+    split: str = "split"
+
+    def __post_init__(self) -> None:
+        sources = (self.path, self.train if self.dataset is None else None, self.dataset)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError(
+                "path: give either path (one file), train (a file for each split) or dataset"
+            )
+        for name in ("subset", "revision"):
+            if getattr(self, name) is not None and self.dataset is None:
+                raise ValueError(f"{name}: goes with dataset, and there is none")
+        for name in ("validation", "test"):
+            share = getattr(self, name)
+            if isinstance(share, float) and not 0.0 <= share < 1.0:
+                raise ValueError(f"{name}: expected a share from 0 to below 1, got {share}")
+        if self.streaming != (self.limit is not None):
+            raise ValueError("limit: goes with streaming: true; give both or neither")
+        check_least(self, 1, "limit")
+        check_least(self, 2, "folds")
+        if not 0 <= self.fold < (self.folds or 1):
+            raise ValueError(
+                f"fold: expected one of {self.folds or 'no'} folds from 0, got {self.fold}"
+            )
+        if self.folds is not None and isinstance(self.validation, float):
+            raise ValueError("validation: a fold is the validation rows; leave the share out")
+
+    def columns(self, task: Task) -> Columns:
+        """What a task reads of a file, and in which columns; what a row may have only where named.
+
+        A column that is not named is called as its role.
+        """
+        kinds = {**task.reads, **task.learns}
+        optional = {**task.may_read, **task.may_learn}
+        kinds |= {role: kind for role, kind in optional.items() if getattr(self, role) is not None}
+        return {role: (getattr(self, role) or role, kind) for role, kind in kinds.items()}
+
+    def load(self, folder: Path, seed: int, task: Task, tell: Tell = stop) -> dict[str, list[Row]]:
+        """Every split that has rows.
+
+        Args:
+            folder: What relative paths start from.
+            seed: Of what is drawn.
+            task: What reads the rows.
+            tell: Told of every fault of a file or a row; where it returns, the row is left out.
+
+        Raises:
+            DataError: There are no training rows, or a fault cannot be passed over.
+        """
+        splits = self._read(folder, seed, self.columns(task), tell)
+        shares = {"validation": self.validation, "test": self.test}
+        for name, share in shares.items():
+            if share == 0:
+                splits.pop(name, None)
+        if self.folds is not None:
+            del shares["validation"]
+            splits["train"] += splits.pop("validation", [])
+        elif self.validation is None:
+            shares["validation"] = VALIDATION_SHARE
+        for name, share in shares.items():
+            if name not in splits and isinstance(share, float):
+                splits["train"], splits[name] = draw(splits["train"], share, seed, task.stratum)
+        if not splits["train"]:
+            source = self.dataset or self._main(folder)
+            raise DataError(f"{source}: there are no training rows")
+        if self.folds is not None:
+            splits["train"], splits["validation"] = fold(
+                splits["train"], self.folds, self.fold, seed, task.stratum
+            )
+        return {name: splits[name] for name in SPLITS if splits.get(name)}
+
+    def _read(
+        self, folder: Path, seed: int, columns: Columns, tell: Tell
+    ) -> defaultdict[str, list[Row]]:
+        splits: defaultdict[str, list[Row]] = defaultdict(list)
+        for split, records in self._sources(folder, tell):
+            if split in splits:
+                raise DataError(
+                    f"{self._main(folder)} has rows of split '{split}', and data.{split} names a "
+                    "file too"
+                )
+            rows = read_rows(records, columns, self.split if split is None else None, tell)
+            if self.limit is not None:
+                rows = first(shuffled(rows, seed), self.limit)
+            for part, row in rows:
+                splits[split or part or "train"].append(row)
+        return splits
+
+    def _sources(self, folder: Path, tell: Tell) -> Iterator[tuple[str | None, Records]]:
+        """Split and records of each source; None where the split column says the split."""
+        if self.dataset is not None:
+            yield from self._dataset(folder, self.dataset)
+            return
+        yield None if self.train is None else "train", read_records(self._main(folder), tell)
+        for name in ("validation", "test"):
+            source = getattr(self, name)
+            if isinstance(source, str):
+                yield name, read_records(folder / source, tell)
+
+    def _dataset(self, folder: Path, source: str) -> Iterator[tuple[str | None, Records]]:
+        there = hub.load(source, folder, self.subset, self.revision, self.streaming)
+        given = {name: getattr(self, name) for name in SPLITS}
+        for split, name in hub.choose(given, there, source).items():
+            alone = len(there) == 1
+            yield None if alone else split, hub.read_split(there[name], f"{source}:{name}")
+
+    def _main(self, folder: Path) -> Path:
+        """The file with the training rows."""
+        return folder / str(self.train if self.path is None else self.path)
+
+
+def read_rows(
+    records: Records, columns: Columns, split: str | None, tell: Tell = stop
+) -> Iterator[tuple[str | None, Row]]:
+    """Rows and their split, where a record has that column.
+
+    Args:
+        records: Place and values of each.
+        columns: Role to column and kind of value; every row must have every one.
+        split: Column of the split; None reads none.
+        tell: Told of every row that is not sound; it is left out where this returns.
+    """
+    for where, record in records:
+        try:
+            row = Row(read_fields(record, columns, where), where)
+            part = record.get(split) if split is not None else None
+            if split in record and part not in SPLITS:
+                raise DataError(f"{where}: split is {part!r}; expected {', '.join(SPLITS)}")
+        except DataError as fault:
+            tell(fault)
+        else:
+            yield part, row
+
+
+def read_fields(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, Any]:
+    """A record's values by role.
+
+    Raises:
+        DataError: A column is missing, or what it holds is empty or of another kind.
+    """
+    for role, (column, _) in columns.items():
+        if column not in record:
+            raise DataError(
+                f"{where}: there is no column '{column}' for {role}; {did_you_mean(column, record)}"
+            )
+    return {
+        role: check_field(kind, record[column], f"{where}: column '{column}'")
+        for role, (column, kind) in columns.items()
+    }
+
+
+def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
+    """sha256 of every split's rows, in order."""
+    whole = hashlib.sha256()
+    for name, rows in splits.items():
+        for row in rows:
+            whole.update(json.dumps([name, dict(row.fields)], sort_keys=True).encode())
+    return f"sha256:{whole.hexdigest()}"

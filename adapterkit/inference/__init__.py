@@ -1,0 +1,1 @@
+"""The forward pass and what answers with it."""

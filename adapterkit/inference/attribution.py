@@ -1,0 +1,343 @@
+"""Which words speak for an answer and which against it, by integrated gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..adapter.adapter import Adapter
+from ..backbone.model import Backbone
+from ..backbone.packing import Inputs
+from ..backbone.tokenizer import Reader
+from ..errors import AdapterkitError, BackboneError
+from ..tasks.base import Answer, Example, Outputs, Part, Score, Text
+from .forward import forward, text_limit
+from .predictor import Predictor, run
+
+STEPS = (32, 64, 128, 256, 512)
+"""Points on the path from baseline to text; more are taken until the words add up."""
+
+TOLERANCE = 0.005
+"""Share of all that tokens do, either way, by which they may fail to add up to the difference."""
+
+MAX_TOKENS = 1024
+"""Tokens in one packed batch of points: gradients keep every layer's states."""
+
+JOINED = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{2}")
+"""Two characters of one word: letters or digits, but not Chinese or Japanese ones."""
+
+Place = tuple[str, int, int]
+"""Role, and first and past-the-last character in its text."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What one word does to a score.
+
+    Attributes:
+        role: The role of the text it stands in.
+        word: The word.
+        start, end: First and past-the-last character in that text.
+        attribution: How much it raises the score, in the score's own units.
+    """
+
+    role: str
+    word: str
+    start: int
+    end: int
+    attribution: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What the words of a row do to one score of its answer.
+
+    Attributes:
+        name: What the score speaks for.
+        score: The score of the text, raw: before softmax or sigmoid.
+        baseline_score: The score where every word is the baseline's.
+        error: How far the words' sum is from the difference of the two.
+        steps: Points on the path that were computed.
+        texts: Role to text of what was read.
+        words: In the order of the texts; what was cut off is not among them.
+    """
+
+    name: str
+    score: float
+    baseline_score: float
+    error: float
+    steps: int
+    texts: dict[str, str]
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why an adapter answers what it answers.
+
+    Attributes:
+        adapter: Its name.
+        answer: What it answers.
+        baseline: The token that stands for "no word here".
+        attributions: One for each score of the answer; none where nothing was found.
+    """
+
+    adapter: str
+    answer: Answer
+    baseline: str
+    attributions: tuple[Attribution, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """All but adapter and answer, as JSON has it."""
+        scores = [asdict(attribution) for attribution in self.attributions]
+        return {"baseline": self.baseline, "scores": scores}
+
+
+def explain(
+    backbone: Backbone,
+    adapter: Adapter | None,
+    text: Text,
+    *,
+    called: str = "text 1",
+    steps: Sequence[int] = STEPS,
+    tolerance: float = TOLERANCE,
+) -> Explanation:
+    """Attributes an answer's scores to the words of the text.
+
+    Integrated gradients (Sundararajan et al. 2017) by captum over the word embeddings, through the
+    adapter and the one forward. In the baseline every token of the text is `[MASK]`: the one token
+    that pretraining met in place of any word and in any company, which `[PAD]`, never attended to,
+    is not. Special tokens and marks stay, so the words alone add up to the score minus the
+    baseline's.
+
+    Args:
+        backbone: The backbone, in float32.
+        adapter: The adapter; the plain backbone (None) has no score.
+        text: What is asked.
+        called: What messages call it.
+        steps: Numbers of points on the path to try, one after the other.
+        tolerance: Share of the tokens' absolute attributions by which these may fail to add up to
+            the difference of the scores, else the next number is tried.
+
+    Raises:
+        AdapterkitError: captum is missing, the text is not sound, or its answer has no score.
+        BackboneError: The backbone is not in float32, or quantised.
+    """
+    captum = _captum()
+    if adapter is None:
+        raise AdapterkitError(
+            f"{called}: the plain backbone answers with a vector, which no single score stands for"
+        )
+    _check_exact(backbone)
+    baseline = _baseline(backbone)
+    adapter, task = adapter.to(backbone.device), adapter.task
+    row = task.fields(text, called)
+    reader = _Remembering(backbone.tokenizer)
+    (example,) = task.examples([row], reader, text_limit(backbone, adapter))
+    outputs = Outputs.of(run(backbone, [(adapter, example)]))
+    (answer,) = task.answers(outputs, [example])
+    sources = _sources(example, reader.encodings, task.parts(row))
+    attributions = []
+    for score in task.scores(outputs, example):
+        path = _Path(backbone, adapter, sources, outputs, score, baseline)
+        attributions.append(path.attribute(captum, steps, tolerance))
+    return Explanation(
+        adapter.name, answer, backbone.reader.tokens([baseline])[0], tuple(attributions)
+    )
+
+
+def explain_all(
+    predictor: Predictor, requests: Sequence[tuple[str | None, Text]], called: Sequence[str]
+) -> list[Explanation]:
+    """Explains what a predictor answers, with a progress bar where there are several requests.
+
+    Args:
+        predictor: The adapters.
+        requests: As the predictor takes them.
+        called: What messages call each text.
+    """
+    bar = tqdm(requests, unit="explanation", disable=None if len(requests) > 1 else True)
+    return [
+        explain(predictor.backbone, predictor.find(name), text, called=where)
+        for (name, text), where in zip(bar, called, strict=True)
+    ]
+
+
+class _Remembering(Reader):
+    """A reader that keeps what it read: where the tokens stand, which examples do not hold."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self.encodings: list[Any] = []
+
+    def read(self, *texts: Any, **options: Any) -> list[Any]:
+        found = super().read(*texts, **options)
+        self.encodings += found
+        return found
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One sequence of a row, and where each of its tokens stands in what was asked."""
+
+    inputs: Inputs
+    parts: tuple[Part, ...]
+    places: tuple[Place | None, ...]
+
+
+def _sources(
+    example: Example, encodings: Sequence[Any], parts: Sequence[tuple[Part, ...]]
+) -> list[_Source]:
+    """Each sequence with its places: windows share one encoding, choices have one each."""
+    stand = [_places(*one) for one in zip(encodings, parts, strict=True)]
+    found = []
+    for number, inputs in enumerate(example.inputs):
+        which = number if len(encodings) > 1 else 0
+        kept = inputs.places or range(len(inputs))
+        found.append(_Source(inputs, parts[which], tuple(stand[which][place] for place in kept)))
+    return found
+
+
+def _places(encoding: Any, parts: tuple[Part, ...]) -> list[Place | None]:
+    found: list[Place | None] = []
+    tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
+    for (start, end), owner, word in tokens:
+        span = parts[owner].at(word, start, end) if owner is not None and start < end else None
+        found.append(_stripped(parts[owner], *span) if span else None)
+    return found
+
+
+def _stripped(part: Part, start: int, end: int) -> Place | None:
+    """Characters without the blanks that some tokenizers count to a token."""
+    piece = part.text[start:end]
+    start, end = start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
+    return (part.role, start, end) if start < end else None
+
+
+class _Path:
+    """The straight line from the baseline's embeddings to the text's, and one score along it.
+
+    Every point is a row of a packed batch. Sequences that have no part in the score are left out.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        sources: Sequence[_Source],
+        outputs: Outputs,
+        score: Score,
+        baseline: int,
+    ) -> None:
+        weights = score.weights.split(outputs.counts[0])
+        used = [number for number, part in enumerate(weights) if bool(part.any())]
+        self._backbone, self._adapter, self._score = backbone, adapter, score
+        self._sources = [sources[number] for number in used]
+        self._weights = torch.cat([weights[number] for number in used]).to(backbone.device)
+        self._places = [place for source in self._sources for place in source.places]
+        ids = [token for source in self._sources for token in source.inputs.ids]
+        masked = [
+            token if place is None else baseline
+            for token, place in zip(ids, self._places, strict=True)
+        ]
+        with torch.no_grad():
+            self._ends = torch.stack([backbone.words(masked), backbone.words(ids)])
+
+    def attribute(self, captum: Any, steps: Sequence[int], tolerance: float) -> Attribution:
+        """The words' attributions, by as many points as it takes of those that may be tried."""
+        with torch.no_grad():
+            low, high = self(self._ends).tolist()
+        for count in steps:
+            values = self._integrated(captum, count)
+            error = abs(float(values.sum()) - (high - low))
+            if error <= tolerance * float(values.abs().sum()):
+                break
+        texts = {part.role: part.text for source in self._sources for part in source.parts}
+        words = _words(texts, self._places, values.tolist())
+        return Attribution(self._score.name, high, low, error, count, texts, words)
+
+    def _integrated(self, captum: Any, steps: int) -> Tensor:
+        """Attribution of every token, `[T]`."""
+        low, high = self._ends
+        found: Tensor = captum.IntegratedGradients(self).attribute(
+            high[None].requires_grad_(),
+            baselines=low[None],
+            n_steps=steps,
+            internal_batch_size=max(1, MAX_TOKENS // (len(high) * self._adapter.n_members)),
+        )
+        return found[0].detach().double().sum(-1)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """The score at some points, `[n, T, e] -> [n]`."""
+        sizes = [len(source.inputs) for source in self._sources]
+        rows = [
+            (member, replace(source.inputs, words=words))
+            for member in self._adapter.members
+            for point in points
+            for source, words in zip(self._sources, point.split(sizes), strict=True)
+        ]
+        said = [piece.values.float() for piece in forward(self._backbone, rows)]
+        lines = torch.stack(said).mean(0).view(len(points), *self._weights.shape)
+        return (lines * self._weights).sum((1, 2)) + self._score.offset
+
+
+def _words(
+    texts: dict[str, str], places: Sequence[Place | None], values: Sequence[float]
+) -> tuple[Word, ...]:
+    """Tokens summed up to words; a word that several windows read counts once, with their sum."""
+    sums: dict[Place, float] = {}
+    for place, value in zip(places, values, strict=True):
+        if place is not None:
+            sums[place] = sums.get(place, 0.0) + value
+    roles = list(texts)
+    words: list[Word] = []
+    for role, start, end in sorted(sums, key=lambda place: (roles.index(place[0]), *place[1:])):
+        value, text = sums[role, start, end], texts[role]
+        if words and words[-1].role == role and _goes_on(text, words[-1].end, start):
+            begun = words.pop()
+            value, start, end = begun.attribution + value, begun.start, max(begun.end, end)
+        words.append(Word(role, text[start:end], start, end, value))
+    return tuple(words)
+
+
+def _goes_on(text: str, end: int, start: int) -> bool:
+    """Whether a token that begins at a character belongs to the word that ended before."""
+    return start < end or (start == end and bool(JOINED.fullmatch(text[end - 1 : end + 1])))
+
+
+def _check_exact(backbone: Backbone) -> None:
+    """Refuses a backbone whose gradients are not those of its answers."""
+    if backbone.quantization != "none":
+        raise BackboneError(
+            f"quantization: '{backbone.quantization}' lets no exact gradient through; explain "
+            "answers with quantization none and dtype float32"
+        )
+    if backbone.dtype != torch.float32:
+        dtype = str(backbone.dtype).removeprefix("torch.")
+        raise BackboneError(
+            f"dtype: in '{dtype}' attributions do not add up to the score; explain answers in "
+            "float32"
+        )
+
+
+def _baseline(backbone: Backbone) -> int:
+    """Id of the token that stands for no word; tokenizers without a mask have their pad token."""
+    tokenizer = backbone.tokenizer
+    mask = tokenizer.mask_token_id
+    return int(tokenizer.pad_token_id if mask is None else mask)
+
+
+def _captum() -> Any:
+    try:
+        import captum.attr
+    except ImportError:
+        raise AdapterkitError(
+            "explaining an answer needs captum: pip install 'adapterkit[explain]'"
+        ) from None
+    return captum.attr

@@ -1,0 +1,77 @@
+"""Our metrics as a Hugging Face `evaluate` module: typed columns, no script fetched, no cache.
+
+`import evaluate` takes seconds, so this module is imported only where something is scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, Value
+
+from .base import MetricKind, Predictions
+
+
+class LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """Metrics of one kind of prediction; `compute`, `add`, `add_batch` as in every such module.
+
+    Args:
+        kind: The kind of prediction.
+        names: Which of its metrics.
+    """
+
+    def __init__(self, kind: type[MetricKind], names: Iterable[str]) -> None:
+        self.kind, self.names = kind, tuple(names)
+        with TemporaryDirectory() as folder:  # made, but never used by a metric kept in memory
+            super().__init__(kind.type, keep_in_memory=True, cache_dir=folder, seed=0)
+
+    def _info(self) -> Any:
+        return evaluate.MetricInfo(
+            description=f"{', '.join(self.names)} of {self.kind.type}",
+            citation="",
+            inputs_description="",
+            features=Features({name: _feature(kind) for name, kind in self.kind.features.items()}),
+        )
+
+    def _compute(
+        self, predictions: Any, references: Any, probabilities: Any = None
+    ) -> dict[str, float]:
+        given = Predictions(
+            _array(predictions, self.kind.features["predictions"]),
+            _array(references, self.kind.features["references"]),
+            None if probabilities is None else np.asarray(probabilities),
+        )
+        found = {name: float(self.kind.metrics[name].score(given)) for name in self.names}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def measure(
+    kind: type[MetricKind], names: Iterable[str], predictions: Predictions
+) -> dict[str, float]:
+    """Metrics of some rows by name; one that the rows leave undefined is left out."""
+    columns: Mapping[str, Any] = {
+        "predictions": predictions.predicted,
+        "references": predictions.references,
+        "probabilities": predictions.probabilities,
+    }
+    found: dict[str, float] = LocalMetric(kind, names).compute(
+        **{name: columns[name] for name in kind.features}
+    )
+    return found
+
+
+def _array(column: list[Any], feature: Any) -> Any:
+    """Numbers as an array; all else as it is."""
+    inner = feature[0] if isinstance(feature, list) else feature
+    return column if inner == "string" or isinstance(inner, Mapping) else np.asarray(column)
+
+
+def _feature(kind: Any) -> Any:
+    if isinstance(kind, Mapping):
+        return {name: _feature(inner) for name, inner in kind.items()}
+    return [_feature(kind[0])] if isinstance(kind, list) else Value(kind)

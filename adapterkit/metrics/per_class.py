@@ -1,0 +1,69 @@
+"""What tasks report of a split: plain tables that a card can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import Predictions
+from .bio import entities_of, only_bio
+
+Table = list[Any]
+
+
+def per_class(
+    names: Sequence[str], labels: Sequence[Any], predicted: Any, references: Any
+) -> Table:
+    """Precision, recall, F1 and number of rows of every label, scikit-learn's.
+
+    Args:
+        names: Of the labels.
+        labels: As they stand in what is predicted.
+        predicted: One label a row, or 0 and 1 for each label, `[n, C]`.
+        references: Likewise.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        references, predicted, labels=labels, average=None, zero_division=0
+    )
+    return _rows(names, columns)
+
+
+def per_entity(predictions: Predictions) -> Table:
+    """Likewise of every kind of entity, seqeval's."""
+    from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
+    said, goal = only_bio(predictions.predicted), only_bio(predictions.references)
+    kinds = sorted({kind for tags in (*said, *goal) for kind, _, _ in entities_of(tags)})
+    if not kinds:
+        return []
+    columns = precision_recall_fscore_support(goal, said, average=None, zero_division=0)
+    return _rows(kinds, columns)
+
+
+def confusion(predictions: Predictions) -> Table:
+    """Number of the right label, number of the predicted one and how many rows, where there are
+    any."""
+    pairs, counts = np.unique(
+        np.stack([predictions.references, predictions.predicted], axis=1),
+        axis=0,
+        return_counts=True,
+    )
+    return [[*pair, count] for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True)]
+
+
+def _rows(names: Sequence[str], columns: Sequence[Any]) -> Table:
+    precision, recall, f1, support = (np.asarray(column).tolist() for column in columns)
+    return [
+        {
+            "label": name,
+            "precision": round(precision[n], 6),
+            "recall": round(recall[n], 6),
+            "f1": round(f1[n], 6),
+            "support": int(support[n]),
+        }
+        for n, name in enumerate(names)
+    ]

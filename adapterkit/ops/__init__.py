@@ -1,0 +1,1 @@
+"""Tensor operators over packed batches; the compiled loops are in `kernels`."""

@@ -1,0 +1,467 @@
+"""What every task is: what it reads, head, loss, answers and metrics in one dataclass.
+
+A new task is one new file in `tasks/` with one frozen dataclass that extends `Task`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backbone.lm_head import LMHead
+from ..backbone.packing import Encoded, Inputs, Packed, Pooling
+from ..backbone.tokenizer import Reader
+from ..errors import AdapterkitError, DataError
+from ..metrics.base import Predictions, metric_kinds
+from ..metrics.bootstrap import interval
+from ..ops.low_rank import Noise
+from ..registry import discover
+from ..schema import is_text
+from .fields import Fields, check_field
+
+Tensors = dict[str, Tensor]
+Answer = dict[str, Any]
+Text = str | Sequence[Any] | Mapping[str, Any]
+"""What is asked: a text, several texts in the order of the task's roles, or values by role."""
+
+Reword = Callable[[str, str], str]
+"""From a text, and what else a draw hangs on, to the text with other words."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data set.
+
+    Attributes:
+        fields: Values by role (`text`, `text_pair`, `label`).
+        where: File and row, for messages.
+    """
+
+    fields: Fields
+    where: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as the backbone reads it.
+
+    Attributes:
+        inputs: Its sequences; several where a long text has windows or a question has choices.
+        notes: What the task needs to turn outputs into answers (words, character positions).
+    """
+
+    inputs: tuple[Inputs, ...]
+    notes: Any = None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a part of the row is not read at all."""
+        return any(inputs.truncated for inputs in self.inputs)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a task's head said of some rows.
+
+    Attributes:
+        lines: Raw scores, `[t, C]`: a line a sequence, or a line a token, row after row.
+        counts: For each row, the lines of each of its sequences.
+    """
+
+    lines: Tensor
+    counts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Tensor]]) -> Outputs:
+        """Outputs from each row's sequences, `[lines, C]` each."""
+        counts = tuple(tuple(len(part) for part in row) for row in rows)
+        return cls(torch.cat([part for row in rows for part in row]), counts)
+
+    def rows(self) -> list[tuple[Tensor, ...]]:
+        """Each row's sequences, `[lines, C]` each."""
+        parts = iter(self.lines.split([n for row in self.counts for n in row]))
+        return [tuple(next(parts) for _ in row) for row in self.counts]
+
+    def means(self) -> Tensor:
+        """The mean of each row's lines, `[n, C]`: how windows of one text agree on an answer."""
+        if all(row == (1,) for row in self.counts):
+            return self.lines
+        sizes = [sum(row) for row in self.counts]
+        return torch.stack([part.mean(0) for part in self.lines.split(sizes)])
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number behind an answer: a weighted sum of the lines that a row's head says.
+
+    Attributes:
+        name: What it speaks for, such as the label.
+        weights: Weight of every raw score, `[t, C]` as the row's lines.
+        offset: What is added.
+    """
+
+    name: str
+    weights: Tensor
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One text that the tokenizer reads of a row.
+
+    Attributes:
+        role: The role it has in the row.
+        text: The text as it was asked.
+        at: From a word of the tokenizer's and characters it counted, to characters of `text`; None
+            where the task put them in.
+    """
+
+    role: str
+    text: str
+    at: Callable[[int, int, int], tuple[int, int] | None] = lambda word, start, end: (start, end)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An adapter's part of a batch, for its head.
+
+    Attributes:
+        task: Its task.
+        head: Its head's tensors.
+        span: First and past-the-last of its packed sequences.
+        noise: Where dropout is drawn from; None outside training.
+    """
+
+    task: Any
+    head: Tensors
+    span: tuple[int, int]
+    noise: Noise | None
+
+
+class Task(ABC):
+    """One kind of task with one adapter's settings; a frozen dataclass."""
+
+    type: ClassVar[str]
+    """Name in recipes and files."""
+
+    peft_task_type: ClassVar[str | None] = None
+    """`task_type` in `adapter_config.json`."""
+
+    foreign: ClassVar[bool] = False
+    """Whether a PEFT folder of that task type is read as this task."""
+
+    reads: ClassVar[Mapping[str, str]] = {"text": "text"}
+    """Role to kind of value (see `fields.KINDS`) of what a row must have to be answered."""
+
+    may_read: ClassVar[Mapping[str, str]] = {}
+    """Likewise, of what a row may have besides."""
+
+    learns: ClassVar[Mapping[str, str]]
+    """Likewise, of what a row must have besides to be learnt from."""
+
+    may_learn: ClassVar[Mapping[str, str]] = {}
+    """Likewise, of what a row may have besides to be learnt from."""
+
+    metric_kind: ClassVar[str]
+    """Kind of its predictions: which file of `metrics/` judges them."""
+
+    per_token: ClassVar[bool] = False
+    """Whether the head says a line for every token, or one for every sequence."""
+
+    rewords: ClassVar[tuple[str, ...]] = ()
+    """Roles in whose texts words may be exchanged for synonyms in training; none where an answer is
+    a place in a text."""
+
+    hides: ClassVar[bool] = False
+    """Whether `posed` hides tokens, so that nobody else may."""
+
+    whole_batch: ClassVar[bool] = False
+    """Whether a row is learnt from beside the other rows of its batch, so that a batch must be
+    computed in one piece by one process."""
+
+    main_metric: ClassVar[str]
+    """The metric that decides which epoch is kept; higher is better."""
+
+    extra_metrics: tuple[str, ...]
+    """Metrics the recipe asks for besides the kind's own."""
+
+    max_length: int | None
+    """Most tokens of a text, special ones included; as many as the backbone takes where None."""
+
+    @abstractmethod
+    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
+        """The task with what it learns from its training rows (label names) filled in.
+
+        Args:
+            rows: The training rows.
+            pooling: What suits the backbone, where the recipe leaves it open.
+
+        Raises:
+            DataError: The rows cannot be trained on.
+        """
+
+    def suited(self, lm_head: LMHead | None) -> Self:
+        """The task with what depends on the backbone's head for tokens filled in.
+
+        Raises:
+            RecipeError: The backbone does not fit the task.
+        """
+        return self
+
+    def fields(self, asked: Text, where: str) -> Fields:
+        """What is asked as values by role.
+
+        Args:
+            asked: A text, several texts in the order of `reads` and `may_read`, or values by role.
+            where: What messages call it.
+
+        Raises:
+            DataError: A value is missing, empty or of another kind.
+        """
+        kinds = {**self.reads, **self.may_read}
+        if isinstance(asked, Mapping):
+            values = dict(asked)
+        else:
+            known = is_text(asked) or isinstance(asked, (list, tuple))
+            parts = [asked] if isinstance(asked, str) else list(asked) if known else []
+            if not len(self.reads) <= len(parts) <= len(kinds):
+                raise DataError(
+                    f"{where}: expected {' and '.join(self.reads)}"
+                    + (f", and perhaps {' and '.join(self.may_read)}" if self.may_read else "")
+                    + f", got {asked!r:.80}"
+                )
+            values = dict(zip(kinds, parts, strict=False))
+        for role in self.reads:
+            if role not in values:
+                raise DataError(f"{where}: there is no {role}")
+        return {
+            role: check_field(kind, values[role], f"{where}: {role}")
+            for role, kind in kinds.items()
+            if role in values
+        }
+
+    def stratum(self, row: Row) -> Hashable:
+        """What drawn splits keep the shares of: the label, where a row has one."""
+        return None
+
+    def counted(self, row: Row) -> Sequence[str | float]:
+        """What a report on the data makes of a row's answer: names, which it counts, or numbers,
+        which it sums up."""
+        stratum = self.stratum(row)
+        return [] if stratum is None else [str(stratum)]
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        """What a person should know about the training rows, in sentences."""
+        return []
+
+    @property
+    def no_mean(self) -> str | None:
+        """Why the raw scores of adapters that were trained apart have no mean, so that they make no
+        ensemble; None where they have one, as most."""
+        return None
+
+    @abstractmethod
+    def same_answers(self, other: Task) -> bool:
+        """Whether a head trained for the other task means the same here."""
+
+    @classmethod
+    def from_head(cls, shapes: Mapping[str, tuple[int, ...]]) -> Self:
+        """The task of a foreign folder that has only a head.
+
+        Args:
+            shapes: Names and shapes of the head's tensors.
+
+        Raises:
+            ValueError: It is no head of this task.
+        """
+        raise ValueError(f"a {cls.type} head alone does not say what it answers")
+
+    @abstractmethod
+    def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the head's tensors, named as in transformers' task models."""
+
+    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
+        """A head to train from scratch, float32, as BERT begins: weights normal with standard
+        deviation 0.02, biases zero."""
+        head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}
+        for name, tensor in head.items():
+            if name.endswith(".weight"):
+                tensor.normal_(std=0.02, generator=generator)
+        return head
+
+    @abstractmethod
+    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+        """Rows as the backbone reads them.
+
+        Args:
+            rows: Values by role, checked.
+            reader: The backbone's tokenizer.
+            limit: Most tokens of a sequence, special ones included.
+        """
+
+    def posed(self, example: Example, seed: str) -> Example:
+        """A labelled row as it is put to the model: as it is, unless tokens of it are hidden.
+
+        Args:
+            example: The row.
+            seed: Of what is drawn; in training it differs from step to step.
+        """
+        return example
+
+    def reworded(self, fields: Fields, reword: Reword) -> Fields:
+        """A training row with other words in the texts of `rewords`, and the same answer.
+
+        Args:
+            fields: Values by role.
+            reword: From a text, and what else the draw hangs on, to the text with other words;
+                from the same two always to the same.
+        """
+        return {
+            role: reword(value, "") if role in self.rewords else value
+            for role, value in fields.items()
+        }
+
+    def in_sight(self, example: Example, target: Any) -> Sequence[Collection[int]]:
+        """For each of a row's sequences the places of tokens without which nobody could answer, so
+        that they are not hidden in training."""
+        return [()] * len(example.inputs)
+
+    @abstractmethod
+    def target(self, row: Row, example: Example) -> Any:
+        """What a row's answer should be, as `loss` and `predictions` take it.
+
+        Raises:
+            DataError: The row has no answer this task knows.
+        """
+
+    @abstractmethod
+    def logits(
+        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+    ) -> Tensor:
+        """Raw scores of packed sequences `span[0]` to `span[1]`, float32: a line for each, or for
+        each of their tokens where the task is `per_token`."""
+
+    @classmethod
+    def logits_of(cls, members: Sequence[Asked], encoded: Encoded) -> list[Tensor]:
+        """Raw scores of several adapters' sequences, all of this class of tasks.
+
+        Args:
+            members: The adapters' tasks, heads and sequences, and where dropout is drawn from.
+            encoded: The batch.
+
+        Returns:
+            Of each what its own `logits` would say.
+        """
+        return [
+            member.task.logits(member.head, encoded, member.span, member.noise)
+            for member in members
+        ]
+
+    def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
+        """Lines that `logits` says of each packed sequence from `span[0]` to `span[1]`."""
+        lengths = packed.lengths[slice(*span)]
+        return lengths if self.per_token else (1,) * len(lengths)
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
+        """Loss of each row, `[n]`."""
+
+    @abstractmethod
+    def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
+        """What a person wants to read, one answer for each row."""
+
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The raw scores, before softmax or sigmoid, that speak for one row's answer.
+
+        Args:
+            outputs: Of that row alone.
+            example: The row.
+
+        Raises:
+            AdapterkitError: No answer of this task is a score.
+        """
+        raise AdapterkitError(
+            f"task '{self.type}' answers with vectors, which no single score stands for; there is "
+            "nothing to explain"
+        )
+
+    def parts(self, row: Fields) -> list[tuple[Part, ...]]:
+        """For each of a row's encodings the one or two texts in it, in their order."""
+        kinds = {**self.reads, **self.may_read}
+        return [
+            tuple(
+                Part(role, row[role])
+                for role, kind in kinds.items()
+                if kind == "text" and role in row
+            )
+        ]
+
+    def as_pipeline(self, answer: Answer) -> Any:
+        """An answer in the shape that Hugging Face pipelines and TEI give: labels with their
+        scores, the best first, where the task has labels."""
+        if "scores" not in answer:
+            return answer
+        return [{"label": label, "score": score} for label, score in answer["scores"].items()]
+
+    @property
+    def tunes(self) -> str | None:
+        """The key of the recipe that leaves something to `tuned`, if one does."""
+        return None
+
+    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+        """The task with what it chooses on the validation rows after training, such as a
+        threshold. It never sees the test rows."""
+        return self
+
+    @abstractmethod
+    def predictions(
+        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
+    ) -> Predictions:
+        """What was said of a split beside what is right, as `metric_kind`'s metrics take it."""
+
+    def metrics(self, predictions: Predictions) -> dict[str, float]:
+        """Scores of a whole split, `main_metric` among them; what the rows leave undefined is left
+        out."""
+        from ..metrics.hf_evaluate import measure  # takes seconds, and answering never needs it
+
+        kind = metric_kinds()[self.metric_kind]
+        return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
+
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        """What else a person may want to know of a split: `per_class` (see `tables.per_class`) and
+        `confusion` (see `tables.confusion`), where the task has them."""
+        return {}
+
+    def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:
+        """The main metric's 95% bootstrap interval over the rows of a split."""
+        metric = metric_kinds()[self.metric_kind].metrics[self.main_metric]
+        return {self.main_metric: interval(metric, predictions)}
+
+
+def token_logits(
+    weight: Tensor,
+    bias: Tensor,
+    encoded: Encoded,
+    span: tuple[int, int],
+    noise: Noise | None,
+    dropout: float,
+) -> Tensor:
+    """A linear head on every token of packed sequences `span[0]` to `span[1]`, `[t, C]` float32."""
+    start, end = (encoded.packed.offsets[place] for place in span)
+    states = encoded.tokens[start:end].float()
+    if noise is not None:
+        states = noise.drop_tokens(states, dropout)
+    return F.linear(states, weight, bias)
+
+
+@cache
+def tasks() -> dict[str, type[Task]]:
+    """Every task there is, by name."""
+    return discover("adapterkit.tasks", Task)

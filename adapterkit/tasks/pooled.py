@@ -1,0 +1,153 @@
+"""What tasks with one answer for a whole text share: pooling, long texts and, most of them, a
+linear head."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backbone.packing import Encoded, Pooling
+from ..backbone.tokenizer import LongText, Reader, cut
+from ..metrics.base import check_metrics
+from ..ops.low_rank import Noise, grouped_linear
+from ..ops.low_rank_gpu import in_one_launch
+from ..ranges import check_least, check_share
+from .base import Asked, Example, Score, Task, Tensors
+from .fields import Fields
+
+
+@dataclass(frozen=True)
+class PooledText(Task):
+    """One pooled vector of a text or a text pair.
+
+    Attributes:
+        pooling: cls (first token), pooler (BERT's own dense and tanh on it) or mean (all tokens);
+            what suits the backbone where left out.
+        dropout: Share of the pooled vector dropped in training.
+        max_length: Most tokens of a text; as many as the backbone takes where left out.
+        long_text: What is read of longer texts: their head, their tail, head+tail (half of each),
+            or windows (all of it, the answer being the windows' mean).
+        stride: Tokens that neighbouring windows share, at most half of a window.
+        extra_metrics: Metrics to tell besides the task's own, such as [matthews, roc_auc].
+    """
+
+    may_read: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
+    rewords: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+
+    pooling: Pooling | None = None
+    dropout: float = 0.1
+    max_length: int | None = None
+    long_text: LongText = "head"
+    stride: int = 32
+    extra_metrics: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_share(self, "dropout")
+        check_least(self, 0, "stride")
+        check_metrics((self.metric_kind,), self.extra_metrics)
+
+    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+        firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
+        return [
+            self.example(row, encoding, limit)
+            for row, encoding in zip(rows, reader.read(firsts, seconds), strict=True)
+        ]
+
+    def example(self, row: Fields, encoding: Any, limit: int) -> Example:
+        """A row, from the encoding of its text or text pair."""
+        return Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
+
+    def pooled(self, encoded: Encoded, span: tuple[int, int], noise: Noise | None) -> Tensor:
+        """The vectors of packed sequences `span[0]` to `span[1]`, `[n, h]` float32."""
+        if self.pooling is None:
+            raise ValueError("the task was not fitted: pooling is open")
+        pooled = encoded.pooled(self.pooling)[span[0] : span[1]].float()
+        return pooled if noise is None else noise.drop_rows(pooled, self.dropout)
+
+
+@dataclass(frozen=True)
+class PooledTask(PooledText):
+    """A linear head on it."""
+
+    @property
+    @abstractmethod
+    def n_outputs(self) -> int:
+        """Numbers the head says of a text, C."""
+
+    def same_answers(self, other: Task) -> bool:
+        names = ("labels", "pooling")
+        return type(other) is type(self) and all(
+            getattr(self, name, None) == getattr(other, name, None) for name in names
+        )
+
+    def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
+        return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
+
+    def logits(
+        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+    ) -> Tensor:
+        """`[n, C]`."""
+        pooled = self.pooled(encoded, span, noise)
+        return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
+
+    @classmethod
+    def logits_of(cls, members: Sequence[Asked], encoded: Encoded) -> list[Tensor]:
+        """On a GPU, outside training, those of one pooling in one launch."""
+        own = cls.logits is not PooledTask.logits
+        if own or not in_one_launch(encoded.tokens.device):
+            return super().logits_of(members, encoded)
+        found: dict[int, Tensor] = {}
+        poolings = [member.task.pooling for member in members]
+        for pooling in set(poolings):
+            alike = [n for n, one in enumerate(poolings) if one == pooling]
+            heads = [members[n].head for n in alike]
+            said = grouped_linear(
+                encoded.pooled(pooling).float(),
+                [members[n].span for n in alike],
+                [head["classifier.weight"] for head in heads],
+                [head["classifier.bias"] for head in heads],
+            )
+            found |= zip(alike, said, strict=True)
+        return [found[n] for n in range(len(members))]
+
+
+def mean_score(name: str, lines: Tensor, column: int = 0) -> Score:
+    """One column's mean over the windows of a text.
+
+    Args:
+        name: What it speaks for.
+        lines: The row's, `[windows, C]`.
+        column: The column.
+    """
+    weights = torch.zeros_like(lines)
+    weights[:, column] = 1.0 / len(lines)
+    return Score(name, weights)
+
+
+def known_labels(labels: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The labels of a fitted task."""
+    if labels is None:
+        raise ValueError("the task was not fitted: labels are open")
+    return labels
+
+
+def check_labels(labels: tuple[str, ...] | None, least: int = 2) -> None:
+    """Refuses label names in a recipe that repeat, or that leave no choice.
+
+    Raises:
+        ValueError: They do.
+    """
+    if labels is not None and len(set(labels)) < max(least, len(labels)):
+        many = "two distinct names" if least == 2 else "one name, none twice"
+        raise ValueError(f"labels: expected at least {many}, got {list(labels)}")
+
+
+def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, Any]]:
+    """Labels with their scores, the best first."""
+    return sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])

@@ -1,0 +1,125 @@
+"""What tasks that give each row one label of several share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backbone.packing import Pooling
+from ..errors import DataError, did_you_mean
+from ..metrics.base import Predictions
+from ..metrics.per_class import confusion, per_class
+from ..ranges import check_share
+from .base import Answer, Example, Outputs, Row, Score
+from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+
+
+@dataclass(frozen=True)
+class OneLabelTask(PooledTask):
+    """One of C labels for each text.
+
+    Attributes:
+        labels: Label names in order; the sorted labels of the training rows where left out.
+        label_smoothing: Share of the goal that is spread over all labels.
+        class_weights: balanced weighs rows so that every label counts as much as any other.
+        weights: Weight of each label in the loss, filled in by class_weights.
+    """
+
+    peft_task_type: ClassVar[str | None] = "SEQ_CLS"
+    learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    metric_kind: ClassVar[str] = "classes"
+    main_metric: ClassVar[str] = "accuracy"
+
+    labels: tuple[str, ...] | None = None
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_labels(self.labels)
+        check_share(self, "label_smoothing")
+
+    @property
+    def n_outputs(self) -> int:
+        return len(known_labels(self.labels))
+
+    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
+        counts = Counter(row.fields["label"] for row in rows)
+        labels = self.labels or tuple(sorted(counts))
+        if len(labels) < 2:
+            raise DataError(
+                f"{self.type} needs at least two labels; the training rows only have '{labels[0]}'"
+            )
+        weights = None
+        if self.class_weights == "balanced":
+            weights = tuple(len(rows) / (len(labels) * max(1, counts[label])) for label in labels)
+        return replace(self, labels=labels, pooling=self.pooling or pooling, weights=weights)
+
+    def stratum(self, row: Row) -> Hashable:
+        return str(row.fields["label"])
+
+    def warnings(self, rows: Sequence[Row]) -> list[str]:
+        counts = Counter(row.fields["label"] for row in rows)
+        once = sorted(label for label, count in counts.items() if count == 1)
+        if not once:
+            return []
+        names = ", ".join(f"'{label}'" for label in once[:5]) + (", ..." if len(once) > 5 else "")
+        return [f"{len(once)} labels have a single training row and will hardly be learnt: {names}"]
+
+    def target(self, row: Row, example: Example) -> int:
+        label, labels = row.fields["label"], known_labels(self.labels)
+        if label not in labels:
+            raise DataError(
+                f"{row.where}: label '{label}' is not one this task was trained on; "
+                f"{did_you_mean(label, labels)}"
+            )
+        return labels.index(label)
+
+    def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
+        """Cross-entropy of the mean over a text's windows, `[n]`."""
+        logits = outputs.means().float()
+        goal = torch.tensor(targets, device=logits.device)
+        weight = None if self.weights is None else logits.new_tensor(self.weights)
+        return F.cross_entropy(
+            logits, goal, weight, reduction="none", label_smoothing=self.label_smoothing
+        )
+
+    def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
+        """`{"label", "score", "scores"}`: the best label and every label's probability."""
+        found = []
+        for line in outputs.means().float().softmax(-1).tolist():
+            best = ranked(known_labels(self.labels), line)
+            found.append({"label": best[0][0], "score": best[0][1], "scores": dict(best)})
+        return found
+
+    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+        """The logit of the answered label."""
+        best = int(outputs.means()[0].argmax())
+        return [mean_score(known_labels(self.labels)[best], outputs.lines, best)]
+
+    def predictions(
+        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
+    ) -> Predictions:
+        """Number of each row's label."""
+        lines = outputs.means()
+        chances = lines.double().softmax(-1).numpy()
+        return Predictions(lines.argmax(-1).numpy(), np.array(targets), chances)
+
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        names, said, goal = (
+            known_labels(self.labels),
+            predictions.predicted,
+            predictions.references,
+        )
+        return {
+            "per_class": per_class(names, range(len(names)), said, goal),
+            "confusion": confusion(predictions),
+        }

@@ -1,0 +1,1 @@
+"""From a recipe to an adapter: plan, loop, run, comparison, cross-validation."""

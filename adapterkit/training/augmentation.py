@@ -1,0 +1,212 @@
+"""Augmentation: training rows that differ a little from epoch to epoch, against overfitting."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..adapter.adapter import Adapter
+from ..backbone.model import Backbone
+from ..backbone.packing import Inputs
+from ..data.readers import Tell, stop
+from ..data.synonyms import Synonyms
+from ..errors import DataError
+from ..inference.labelled import Split, ready
+from ..ranges import check_share
+from ..tasks.base import Example, Row
+from ..tasks.fields import Fields, check_field
+
+REPLACED = 0.2
+"""Share of words that are replaced where the recipe names a table and no share."""
+
+Augment = Callable[[dict[str, Any], random.Random], Mapping[str, Any]]
+"""From a training row's values by role, and where to draw from, to values for the same roles; those
+that differ are as a file has them. It must hang on these two alone: processes and pieces of a batch
+call it each for itself."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training rows are varied; validation and test rows never are.
+
+    Attributes:
+        token_dropout: Share of a text's tokens that a mask stands for, others in every epoch; never
+            a special token, an answer of question_answering or a mark of relation, and never a
+            whole text.
+        synonyms: A CSV, TSV or JSONL file with the columns word and synonym, a word perhaps in
+            several rows; not for tasks whose answers are places in a text.
+        replace: Share of the words with a synonym that give way to one, others in every epoch; 0.2
+            where left out.
+    """
+
+    token_dropout: float = 0.0
+    synonyms: str | None = None
+    replace: float | None = None
+
+    def __post_init__(self) -> None:
+        check_share(self, "token_dropout")
+        if self.replace is not None and not 0.0 <= self.replace <= 1.0:
+            raise ValueError(f"replace: expected a share from 0 to 1, got {self.replace}")
+        if self.replace is not None and self.synonyms is None:
+            raise ValueError("replace: goes with synonyms, and there are none; name a file of them")
+
+    def load(self, folder: Path, tell: Tell = stop) -> Synonyms | None:
+        """The table of synonyms, where there is one.
+
+        Args:
+            folder: What a relative path starts from.
+            tell: Told of every fault of the file.
+
+        Raises:
+            DataError: The file is missing, empty or not sound.
+        """
+        if self.synonyms is None:
+            return None
+
+        def named(fault: DataError) -> None:
+            tell(DataError(f"augmentation.synonyms: {fault}"))
+
+        return Synonyms.read(folder / self.synonyms, named)
+
+
+class Augmented:
+    """Training rows as every epoch draws them anew.
+
+    What is drawn hangs on the seed, the epoch and the row alone, never on how a batch is cut or on
+    what else is trained; synonyms hang on the text in place of the row, so that equal texts stay
+    equal where they are compared with each other.
+
+    Args:
+        rows: The rows.
+        split: The same as the backbone reads them, in the same order.
+        settings: The recipe's section.
+        synonyms: The table it names.
+        augment: A user's own, applied after the synonyms.
+        backbone: What reads changed rows.
+        adapter: Whose task and limit they are read with.
+
+    Raises:
+        BackboneError: Tokens are to be hidden and the tokenizer has no mask.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        split: Split,
+        settings: Augmentation,
+        synonyms: Synonyms | None,
+        augment: Augment | None,
+        backbone: Backbone,
+        adapter: Adapter,
+    ) -> None:
+        self._rows, self._split = rows, split
+        self._settings, self._synonyms, self._augment = settings, synonyms, augment
+        self._backbone, self._adapter = backbone, adapter
+        self._mask = backbone.reader.mask if settings.token_dropout else -1
+
+    @property
+    def own(self) -> str | None:
+        """What the user's own augmentation is called; None where there is none."""
+        name = getattr(self._augment, "__qualname__", type(self._augment).__qualname__)
+        return None if self._augment is None else name
+
+    def __call__(self, numbers: Sequence[int], epoch: int, seed: int) -> Split:
+        """Some of the rows in an epoch.
+
+        Args:
+            numbers: Of the rows.
+            epoch: The epoch.
+            seed: Of what is drawn.
+
+        Raises:
+            DataError: A user's own augmentation gave what is no such row.
+        """
+        drawn = self._split.only(numbers)
+        rows = {at: self._row(number, f"{seed} {epoch}") for at, number in enumerate(numbers)}
+        changed = {at: row for at, row in rows.items() if row is not self._rows[numbers[at]]}
+        if changed:
+            again = ready(self._backbone, self._adapter, list(changed.values()))
+            for at, example, target in zip(changed, again.examples, again.targets, strict=True):
+                drawn.examples[at], drawn.targets[at] = example, target
+        if self._settings.token_dropout:
+            for at, number in enumerate(numbers):
+                draws = random.Random(f"{seed} {epoch} {number} tokens")
+                drawn.examples[at] = self._hidden(drawn, at, draws)
+        return drawn
+
+    def _row(self, number: int, seed: str) -> Row:
+        """A row with other words; the very same one where nothing was exchanged."""
+        row, task = self._rows[number], self._adapter.task
+        fields = row.fields
+        if self._synonyms is not None:
+            fields = task.reworded(fields, self._reword(self._synonyms, seed))
+        if self._augment is not None:
+            fields = self._own(row.where, fields, random.Random(f"{seed} {number} own"))
+        return row if fields == row.fields else replace(row, fields=fields)
+
+    def _reword(self, synonyms: Synonyms, seed: str) -> Callable[[str, str], str]:
+        share = REPLACED if self._settings.replace is None else self._settings.replace
+
+        def reword(text: str, at: str) -> str:
+            return synonyms.reworded(text, share, f"{seed} {at} {text}")
+
+        return reword
+
+    def _own(self, where: str, fields: Fields, draws: random.Random) -> Fields:
+        """What a user's own augmentation makes of a row, checked."""
+        task = self._adapter.task
+        kinds = {**task.reads, **task.may_read, **task.learns, **task.may_learn}
+        given: Any = self._augment(dict(fields), draws) if self._augment is not None else fields
+        if not isinstance(given, Mapping) or set(given) != set(fields):
+            raise DataError(
+                f"{where}: augment must give {', '.join(fields)} back, got {given!r:.80}"
+            )
+        return {
+            role: value
+            if value == fields[role]
+            else check_field(kinds[role], value, f"{where}: {role} from augment")
+            for role, value in given.items()
+        }
+
+    def _hidden(self, split: Split, at: int, draws: random.Random) -> Example:
+        example, task = split.examples[at], self._adapter.task
+        seen = task.in_sight(example, split.targets[at])
+        special = self._backbone.reader.special
+        inputs = (
+            hidden(one, self._settings.token_dropout, self._mask, special, bare, draws)
+            for one, bare in zip(example.inputs, seen, strict=True)
+        )
+        return replace(example, inputs=tuple(inputs))
+
+
+def hidden(
+    inputs: Inputs,
+    share: float,
+    mask: int,
+    special: Collection[int],
+    seen: Collection[int],
+    draws: random.Random,
+) -> Inputs:
+    """A sequence with a mask in place of some tokens; of every text in it one at least stays.
+
+    Args:
+        inputs: The sequence.
+        share: Chance of each token.
+        mask: What stands in their place.
+        special: Ids that are part of no text; they stand between one text and the next.
+        seen: Places that stay.
+        draws: Where to draw from.
+    """
+    ids = list(inputs.ids)
+    for apart, text in groupby(range(len(ids)), key=lambda place: inputs.ids[place] in special):
+        places = list(text)
+        chosen = [p for p in places if not apart and p not in seen and draws.random() < share]
+        if chosen and len(chosen) == len(places):
+            chosen.remove(draws.choice(chosen))
+        for place in chosen:
+            ids[place] = mask
+    return replace(inputs, ids=ids)

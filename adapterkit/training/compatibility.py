@@ -1,0 +1,90 @@
+"""Which recipes can be trained side by side, and on how many processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+from ..errors import RecipeError
+from .recipe import BackboneSection, Recipe
+
+
+def check_together(recipes: Sequence[Recipe]) -> None:
+    """Refuses recipes that cannot share a forward.
+
+    Raises:
+        RecipeError: There is none, two have one name, two differ in what all must share, or what
+            is computed for all alike would not leave each as if trained alone.
+    """
+    if not recipes:
+        raise RecipeError("there is no recipe to train")
+    first, *others = recipes
+    names = [recipe.name for recipe in recipes]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"two recipes are called '{name}'; adapters need names of their own")
+    for other in others:
+        for what, mine, theirs in _shared(first, other):
+            if mine != theirs:
+                raise RecipeError(
+                    f"{first.name} and {other.name} cannot be trained together: {what} is "
+                    f"{mine} in the first and {theirs} in the second"
+                )
+    if not others and first.training.ensemble == 1:
+        return
+    singly = "one recipe" if others else "without training.ensemble, one seed"
+    if first.training.mixed_precision == "fp16":
+        raise RecipeError(
+            "training.mixed_precision: fp16 scales the gradients of all adapters alike; train "
+            f"{singly} at a time, or with bf16"
+        )
+    if first.backbone.quantization == "int8":
+        raise RecipeError(
+            "backbone.quantization: int8 rounds the rows of all adapters alike; train "
+            f"{singly} at a time, or without it"
+        )
+
+
+def check_processes(recipes: Sequence[Recipe], processes: int) -> None:
+    """Refuses what several processes cannot train.
+
+    Raises:
+        RecipeError: There are several recipes, one is of an ensemble, or one compares the rows of a
+            whole batch.
+    """
+    if processes == 1:
+        return
+    if len(recipes) > 1:
+        raise RecipeError(
+            f"{len(recipes)} recipes on {processes} processes: several processes train one recipe "
+            "at a time; start one process, or one command for each recipe"
+        )
+    members = recipes[0].training.ensemble
+    if members > 1:
+        raise RecipeError(
+            f"training.ensemble: {members} members on {processes} processes: several processes "
+            "train one adapter at a time; start one process"
+        )
+    task = recipes[0].task
+    if task.whole_batch:
+        raise RecipeError(
+            f"task.type: {task.type} compares the rows of a batch with each other, so it "
+            f"trains on one process, not on {processes}; start it without accelerate launch"
+        )
+
+
+def _shared(one: Recipe, other: Recipe) -> Iterator[tuple[str, object, object]]:
+    """What two recipes must have in common: key and both values."""
+    for field in fields(BackboneSection):
+        mine, theirs = (
+            recipe.backbone.source(recipe.folder)
+            if field.name == "model"
+            else getattr(recipe.backbone, field.name)
+            for recipe in (one, other)
+        )
+        yield f"backbone.{field.name}", mine, theirs
+    yield (
+        "training.mixed_precision",
+        one.training.mixed_precision,
+        other.training.mixed_precision,
+    )

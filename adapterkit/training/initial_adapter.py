@@ -1,0 +1,131 @@
+"""The adapter before its first step: fresh from a seed or gone on from a saved one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..adapter.adapter import Adapter, Weights
+from ..adapter.folder import CONFIG, load_adapter
+from ..adapter.stacking import Footing
+from ..adapter.store import Store, find_folder
+from ..backbone.families import Geometry
+from ..backbone.model import Backbone
+from ..errors import RecipeError
+from ..tasks.base import Row, Task
+from .recipe import Recipe
+
+
+def fresh_adapter(
+    recipe: Recipe, backbone: Backbone, rows: Sequence[Row], store: Store | None = None
+) -> Adapter:
+    """The adapter before its first step: drawn from the recipe's seed, or from a saved one; an
+    ensemble has all its members, each drawn from its own seed.
+
+    Raises:
+        AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
+    """
+    geometry = backbone.geometry
+    task = recipe.task.fit(rows, backbone.pooling).suited(backbone.lm_head)
+    below = _below(recipe, backbone, store)
+    taken = below.num_virtual_tokens if below is not None else 0
+    room = geometry.positions - taken - recipe.method.num_virtual_tokens
+    if task.max_length is not None and not 3 <= task.max_length <= room:
+        raise RecipeError(
+            f"task.max_length: {task.max_length} is not from 3 to {room}, the most that backbone "
+            f"'{backbone.name}' takes with this method"
+        )
+    try:
+        recipe.method.shapes(geometry)
+    except ValueError as error:
+        raise RecipeError(f"method.{error}") from None
+    if room < 3:
+        raise RecipeError(
+            f"method.num_virtual_tokens: {recipe.method.num_virtual_tokens} leave no room for a "
+            f"text beside the {taken} of training.on_top_of; there are {geometry.positions}"
+        )
+    saved = _saved(recipe, backbone, task, below)
+    first, *others = (
+        _drawn(recipe, geometry, task, recipe.training.seed + number, member)
+        for number, member in enumerate(saved)
+    )
+    return Adapter(
+        name=recipe.name,
+        method=recipe.method,
+        task=task,
+        tensors=first.tensors,
+        head=first.head,
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        lower_case=backbone.lower_case,
+        on_top_of=below,
+        others=tuple(others),
+    )
+
+
+def _drawn(
+    recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: Adapter | None
+) -> Weights:
+    """What one member begins with: fresh from its seed, or a saved adapter's."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = recipe.method.fresh(geometry, generator)
+    head = task.fresh_head(geometry.hidden, generator)
+    if saved is None:
+        return Weights(tensors, head)
+    return Weights(recipe.method.resume(saved.tensors, geometry, generator), saved.head)
+
+
+def _saved(
+    recipe: Recipe, backbone: Backbone, task: Task, below: Adapter | None
+) -> Sequence[Adapter | None]:
+    """For each member the saved adapter it goes on from: all from a single one, or each from its
+    own of an ensemble of as many; None where they begin afresh.
+
+    Raises:
+        AdapterkitError: It does not fit the recipe.
+    """
+    reference, wanted = recipe.training.start_from, recipe.training.ensemble
+    if reference is None:
+        return [None] * wanted
+    saved, geometry = load_adapter(recipe.folder / reference, backbone), backbone.geometry
+    if saved.method.shapes(geometry) != recipe.method.shapes(geometry):
+        raise RecipeError(
+            f"training.start_from: {reference} is {saved.method}, the recipe asks for "
+            f"{recipe.method}"
+        )
+    if not task.same_answers(saved.task):
+        raise RecipeError(f"training.start_from: {reference} was trained for other answers")
+    if [floor.digest for floor in saved.floors[:-1]] != (
+        [floor.digest for floor in below.floors] if below is not None else []
+    ):
+        raise RecipeError(
+            f"training.start_from: {reference} stands on another adapter than training.on_top_of"
+        )
+    if saved.n_members not in (1, wanted):
+        raise RecipeError(
+            f"training.start_from: {reference} is an ensemble of {saved.n_members} members, "
+            f"training.ensemble is {wanted}; make it {saved.n_members}, or start from a single "
+            "adapter"
+        )
+    return saved.members if saved.others else [saved] * wanted
+
+
+def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
+    """The frozen adapter a recipe's stands on, on the backbone's device."""
+    reference = recipe.training.on_top_of
+    if reference is None:
+        return None
+    folder = recipe.folder / reference
+    if not (folder / CONFIG).is_file():
+        folder = find_folder(reference, store or Store("adapters"))
+    below = load_adapter(folder, backbone)
+    if below.others:
+        raise RecipeError(
+            f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "
+            "adapter stands on a single one"
+        )
+    if store is not None:
+        # Refuses before the training what publishing would refuse after it.
+        store.holding(Footing.of(below))
+    return below.to(backbone.device)

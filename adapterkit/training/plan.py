@@ -1,0 +1,126 @@
+"""A recipe with all that its training begins with: rows read, adapter drawn, no step taken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..adapter.adapter import Adapter
+from ..adapter.store import Store
+from ..backbone.model import Backbone
+from ..errors import AdapterkitError, RecipeError
+from ..inference.forward import text_limit
+from ..inference.labelled import Split, ready
+from ..tasks.base import Row
+from .augmentation import Augment, Augmented
+from .initial_adapter import fresh_adapter
+from .recipe import Recipe
+from .run import Run
+
+log = logging.getLogger("adapterkit")
+
+HELD_OUT = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with all that its training begins with.
+
+    Attributes:
+        recipe: The recipe.
+        rows: Of each split.
+        adapter: The adapter before its first step, with all its members.
+        splits: The rows made ready, the same for every member.
+        augmented: The training rows as each epoch draws them; None where they stay as they are.
+    """
+
+    recipe: Recipe
+    rows: Mapping[str, Sequence[Row]]
+    adapter: Adapter
+    splits: Mapping[str, Split]
+    augmented: Augmented | None = None
+
+    @property
+    def starts(self) -> list[Adapter]:
+        """The members, each as an adapter that is trained, and checked after every epoch, alone."""
+        return [replace(member, others=()) for member in self.adapter.members]
+
+    def runs(self, trainees: Iterator[Any]) -> list[Run]:
+        """A run for each member, which takes the next trainee.
+
+        Members differ in their seeds alone.
+        """
+        settings = self.recipe.training
+        runs = []
+        for number in range(settings.ensemble):
+            own = replace(settings, seed=settings.seed + number, ensemble=1)
+            called = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
+            runs.append(Run(next(trainees), self.splits, own, called, self.augmented))
+        return runs
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        backbone: Backbone,
+        store: Store | None = None,
+        augment: Augment | None = None,
+    ) -> Plan:
+        """Reads the rows and draws the fresh adapter.
+
+        Raises:
+            AdapterkitError: Recipe or data do not allow it.
+        """
+        try:
+            rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
+            adapter = fresh_adapter(recipe, backbone, rows["train"], store)
+            if adapter.task.tunes and "validation" not in rows:
+                raise RecipeError(
+                    f"task.{adapter.task.tunes}: it is tuned on validation rows, and there are "
+                    "none; give some, or set data.validation above 0"
+                )
+            splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
+            splits |= {n: splits[n].judged(adapter.task) for n in HELD_OUT if n in splits}
+            augmented = _augmented(
+                recipe, backbone, adapter, rows["train"], splits["train"], augment
+            )
+        except AdapterkitError as error:
+            raise type(error)(f"{recipe.name}: {error}") from None
+        return cls(recipe, rows, adapter, splits, augmented)
+
+    def tell(self, backbone: Backbone) -> None:
+        """Logs what is about to be trained on what, and what is odd about it."""
+        adapter, splits = self.adapter, self.splits
+        counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
+        below = [*(floor.name for floor in adapter.floors[-2::-1]), backbone.name]
+        share = 100.0 * adapter.n_parameters / (adapter.n_parameters + backbone.n_parameters)
+        many = f"{adapter.n_members} members, " if adapter.others else ""
+        log.info(
+            f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {many}{counts} rows, "
+            f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
+        )
+        cut = sum(row.truncated for part in splits.values() for row in part.examples)
+        if cut:
+            log.warning(
+                f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"
+            )
+        for warning in adapter.task.warnings(self.rows["train"]):
+            log.warning(warning)
+
+
+def _augmented(
+    recipe: Recipe,
+    backbone: Backbone,
+    adapter: Adapter,
+    rows: Sequence[Row],
+    split: Split,
+    augment: Augment | None,
+) -> Augmented | None:
+    """The training rows as each epoch draws them; None where they stay as they are."""
+    settings = recipe.augmentation
+    synonyms = settings.load(recipe.folder)
+    if synonyms is None and augment is None and not settings.token_dropout:
+        return None
+    return Augmented(rows, split, settings, synonyms, augment, backbone, adapter)

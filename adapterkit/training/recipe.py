@@ -1,0 +1,300 @@
+"""A recipe: everything one training run depends on, as a short YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, Literal
+
+from ..adapter.adapter import MOST_MEMBERS, check_name
+from ..backbone.checkpoint import EMBEDDED
+from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.model import Backbone
+from ..data.dataset import Data
+from ..errors import AdapterkitError, RecipeError, did_you_mean
+from ..methods.base import Method, methods
+from ..metrics.base import metric_kinds
+from ..ranges import check_least
+from ..schema import build, build_kind, convert, dump, keys_of
+from ..tasks.base import Task, tasks
+from ..yaml12 import read_yaml
+from .augmentation import Augmentation
+
+
+@dataclass(frozen=True)
+class BackboneSection:
+    """The frozen model.
+
+    Attributes:
+        model: minilm (embedded), a local folder or a hub name.
+        dtype: float32, bfloat16 or float16: dtype of the frozen weights and of hidden states.
+        quantization: none; 8bit or 4bit: the frozen linears, by bitsandbytes, for memory; int8:
+            their products on a CPU, for speed. Heads never.
+        device: auto (the GPU where there is one), cpu or cuda.
+        revision: Branch, tag or commit of a hub model.
+    """
+
+    model: str = "minilm"
+    dtype: Dtype = "float32"
+    quantization: Quantization = "none"
+    device: Device = "auto"
+    revision: str | None = None
+
+    def source(self, folder: Path) -> str:
+        """The model, as a path from here where it is a folder.
+
+        Args:
+            folder: What a relative path starts from.
+        """
+        local = self.model != EMBEDDED and (folder / self.model).is_dir()
+        return str(folder / self.model) if local else self.model
+
+    def load(self, folder: Path, prepared: bool = True) -> Backbone:
+        """The backbone.
+
+        Args:
+            folder: What a relative path starts from.
+            prepared: As `Backbone.load` takes it.
+
+        Raises:
+            BackboneError: It cannot be loaded.
+        """
+        return Backbone.load(
+            self.source(folder),
+            dtype=self.dtype,
+            quantization=self.quantization,
+            device=self.device,
+            revision=self.revision,
+            prepared=prepared,
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the adapter is trained.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        batch_size: Rows in one optimiser step, over all processes.
+        learning_rate: Peak learning rate of the adapter; what suits the method where left out.
+        head_learning_rate: Peak learning rate of the fresh head; what suits the method where left
+            out.
+        schedule: linear or cosine decay to zero, or constant.
+        warmup: Share of the steps in which the learning rate climbs from zero.
+        weight_decay: AdamW's, on matrices.
+        clip: Largest norm of the gradient; 0 never clips.
+        adversarial: Against overfitting: every step also learns from its rows with their word
+            embeddings moved to where the loss grows fastest (fast gradient method), each sequence
+            by so large an L2 norm, such as 1.0; a step takes twice as long. 0 is off.
+        accumulation: Pieces one batch is computed in, to save memory; the result is the same.
+        mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
+        seed: Fixes initial tensors, order of rows, dropout and the drawn split.
+        keep_best: Keep the epoch with the best main validation metric, else the last.
+        patience: Stop after so many epochs without a better one; never where left out.
+        start_from: A saved adapter (folder) of the same method and labels to go on from.
+        cache_mb: Most megabytes of what the layers below the adapter's first make of the training
+            rows, kept from epoch to epoch; texts beyond that are computed anew. 0 keeps none.
+        on_top_of: A saved adapter (folder, or name in the store), such as one trained on texts of
+            the domain, that is applied first and stays as it is; answering needs it too.
+        ensemble: Members trained side by side from the seeds seed, seed + 1, ... on the same
+            splits, kept as one adapter; every text is asked of all of them, in one batch, and
+            their raw scores are averaged.
+    """
+
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    adversarial: float = 0.0
+    accumulation: int = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    keep_best: bool = True
+    patience: int | None = None
+    start_from: str | None = None
+    cache_mb: int = 1024
+    on_top_of: str | None = None
+    ensemble: int = 1
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "epochs", "batch_size", "accumulation", "patience")
+        check_least(self, 0, "weight_decay", "clip", "adversarial", "cache_mb")
+        for name in ("learning_rate", "head_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 < rate < 10.0:
+                raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
+        if not 1 <= self.ensemble <= MOST_MEMBERS:
+            raise ValueError(f"ensemble: expected from 1 to {MOST_MEMBERS}, got {self.ensemble}")
+        if not 0 <= self.seed <= 2**32 - self.ensemble:
+            raise ValueError(
+                f"seed: expected a number from 0 to 2**32 - {self.ensemble}, got {self.seed}"
+            )
+        if not 0.0 <= self.warmup <= 1.0:
+            raise ValueError(f"warmup: expected a share from 0 to 1, got {self.warmup}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything one training run depends on.
+
+    Attributes:
+        name: `tenant/name`, or `name` alone: what the adapter is called in the store.
+        data: Where the rows are.
+        task: What is learnt; its `type` names a file in `tasks/`.
+        method: How the backbone is adapted; its `type` names a file in `methods/`.
+        backbone: The frozen model.
+        training: How it is trained.
+        augmentation: How its training rows are varied.
+        folder: What relative paths start from; the recipe file's own folder.
+    """
+
+    name: str
+    data: Data
+    task: Task
+    method: Method
+    backbone: BackboneSection = field(default_factory=BackboneSection)
+    training: Training = field(default_factory=Training)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    folder: Path = field(default=Path(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.training.ensemble > 1 and self.task.no_mean is not None:
+            raise ValueError(f"training.ensemble: {self.task.no_mean}")
+        if self.augmentation.synonyms is not None and not self.task.rewords:
+            raise ValueError(
+                f"augmentation.synonyms: {self.task.type} has answers that are places in a text, "
+                "which other words would move; leave it out"
+            )
+        if self.augmentation.token_dropout and self.task.hides:
+            raise ValueError(
+                f"augmentation.token_dropout: {self.task.type} hides tokens by itself (task.share "
+                "says how many); leave it out"
+            )
+        if not self.task.whole_batch:
+            return
+        why = f"{self.task.type} compares the rows of a batch with each other"
+        if self.training.accumulation > 1:
+            raise ValueError(
+                f"training.accumulation: {why}, so a batch cannot be computed in "
+                f"{self.training.accumulation} pieces; leave it at 1"
+            )
+        if self.training.batch_size < 2:
+            raise ValueError(f"training.batch_size: {why}; give at least 2, 32 or more learn best")
+
+    @classmethod
+    def load(cls, path: str | Path, changes: Iterable[str] = ()) -> Recipe:
+        """Reads a YAML recipe.
+
+        Args:
+            path: The file.
+            changes: `section.key=value`, applied on top of the file.
+
+        Raises:
+            RecipeError: The file or a change is not a sound recipe; the message names the place.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RecipeError(f"{path}: there is no such recipe") from None
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+        try:
+            content = read_yaml(text)
+            if not isinstance(content, Mapping):
+                raise ValueError("expected keys and values (name, data, task, method, ...)")
+            plain = dict(content)
+            for change in changes:
+                _apply(plain, change)
+            return cls.of(plain, path.parent)
+        except (ValueError, AdapterkitError) as error:
+            raise RecipeError(f"{path}: {error}") from None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], folder: Path | str = ".") -> Recipe:
+        """A recipe from plain mappings.
+
+        Raises:
+            ValueError: A key or value is wrong; the message names it.
+        """
+        sections = {
+            "data": Data,
+            "backbone": BackboneSection,
+            "training": Training,
+            "augmentation": Augmentation,
+        }
+        kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
+        empty: dict[str, Any] = {"backbone": {}, "training": {}, "augmentation": {}}
+        plain = {"task": {"type": "classification"}, **empty, **content}
+        valid = ("name", *kinds, *sections)
+        for key in plain:
+            if key not in valid:
+                raise ValueError(f"{key}: there is no such key; {did_you_mean(str(key), valid)}")
+        for key in valid:
+            if key not in plain:
+                raise ValueError(f"{key}: this key is required")
+        return cls(
+            name=check_name(convert(str, plain["name"], "name")),
+            folder=Path(folder),
+            **{key: build(section, plain[key], key) for key, section in sections.items()},
+            **{key: build_kind(kind, plain[key], key) for key, kind in kinds.items()},
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as `of` takes it, every default written out."""
+        return {
+            "name": self.name,
+            **{
+                key: dump(getattr(self, key))
+                for key in ("backbone", "task", "data", "method", "training", "augmentation")
+            },
+        }
+
+
+def describe_keys() -> str:
+    """Every key of a recipe with its default and meaning, as text."""
+    sections: list[tuple[str, Any]] = [("data", Data), ("backbone", BackboneSection)]
+    sections += [(f"task: {{type: {name}}}", kind) for name, kind in tasks().items()]
+    sections += [(f"method: {{type: {name}}}", kind) for name, kind in methods().items()]
+    sections += [("training", Training), ("augmentation", Augmentation)]
+    lines = ["name: tenant/name, or name alone: what the adapter is called in the store"]
+    for title, section in sections:
+        lines += ["", title]
+        for key, default, meaning in keys_of(section):
+            lines += wrap(
+                f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
+            )
+    for name, kind in metric_kinds().items():
+        more = [metric for metric in kind.metrics if metric not in kind.defaults]
+        told = f"{name}: {', '.join(kind.defaults)}" + (
+            f"; extra: {', '.join(more)}" if more else ""
+        )
+        lines += ["", *wrap(f"metrics of {told}", 96, subsequent_indent="      ")]
+    return "\n".join(lines)
+
+
+def _apply(plain: dict[str, Any], change: str) -> None:
+    """Sets `section.key=value` in a plain recipe; the value is read as YAML."""
+    path, equals, text = change.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys) or len(keys) > 2:
+        raise ValueError(f"--set {change}: expected key=value or section.key=value")
+    try:
+        value = read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"--set {change}: {error}") from None
+    target = plain
+    if len(keys) == 2:
+        section = plain.get(keys[0]) or {}
+        if not isinstance(section, Mapping):
+            raise ValueError(f"--set {change}: {keys[0]} is {section!r}, not keys and values")
+        target = plain[keys[0]] = dict(section)
+    target[keys[-1]] = value
