@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .adapter.adapter import Adapter as Adapter
     from .adapter.store import Store as Store
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from .training.recipe import Recipe as Recipe
     from .training.train import train as train
     from .training.train import train_many as train_many
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Adapter": "adapter.adapter",

@@ -18,10 +18,10 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs
 from adapterkit.backbone.tokenizer import cut
-from adapterkit.inference.predictor import run
+from adapterkit.inference.pipeline import run
 from adapterkit.methods.base import methods
-from adapterkit.tasks.base import Example
 from adapterkit.tasks.classification import Classification
+from adapterkit.tasks.types import Example
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

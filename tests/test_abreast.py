@@ -11,7 +11,7 @@ from test_training import assert_same
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs
 from adapterkit.inference.lanes import ALONE, Lanes
-from adapterkit.tasks.base import Example
+from adapterkit.tasks.types import Example
 from adapterkit.training import loop
 from adapterkit.training import parallel_backward as abreast
 from adapterkit.training.parallel_backward import parted

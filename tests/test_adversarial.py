@@ -25,8 +25,8 @@ from adapterkit.errors import RecipeError
 from adapterkit.inference.forward import forward
 from adapterkit.inference.shared_layers import Memory
 from adapterkit.methods.base import methods
-from adapterkit.tasks.base import Example
 from adapterkit.tasks.classification import Classification
+from adapterkit.tasks.types import Example
 from adapterkit.training import trainable as trainees
 from adapterkit.training.adversarial import Attack, step
 from adapterkit.training.full_finetuning import Whole, fine_tune

@@ -11,20 +11,13 @@ from typing import Any
 import pytest
 from conftest import MakeAdapter
 
-from adapterkit.adapter.folder import card
+from adapterkit.adapter.card import card
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import (
-    FORMATS,
-    Asked,
-    check_target,
-    read_asked,
-    show_answers,
-    show_card,
-    table,
-    write_answers,
-)
+from adapterkit.cli.output import FORMATS, check_target, show_answers, show_card, write_answers
+from adapterkit.data.requests import Asked, read_asked
 from adapterkit.errors import DataError
 from adapterkit.inference.predictor import Predictor
+from adapterkit.text_table import table
 
 SCRIPTS = ["¿Dónde está mi paquete?", "我的卡丢了", 'a "quoted", text\nof two lines', "🙂"]
 

@@ -23,7 +23,8 @@ from adapterkit.cli.data_text import show
 from adapterkit.data.synonyms import Synonyms
 from adapterkit.errors import AdapterkitError, DataError, RecipeError
 from adapterkit.inference.labelled import Split
-from adapterkit.tasks.base import Row, tasks
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Row
 from adapterkit.training.augmentation import Augment, Augmentation, Augmented, hidden
 from adapterkit.training.data_report import check, faults
 from adapterkit.training.plan import Plan

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import WORDS, MakeAdapter, tokenise
 
+from adapterkit.adapter.batching import assemble_edits
 from adapterkit.backbone.checkpoint import Checkpoint, locate
-from adapterkit.backbone.edits import Edits
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs, pack
 from adapterkit.errors import BackboneError
@@ -25,7 +25,7 @@ def encoded(backbone: Backbone, inputs: list[Inputs]) -> Any:
     first = backbone.geometry.first_position
     packed = pack(inputs, [-1] * len(inputs), [first] * len(inputs))
     with torch.inference_mode():
-        return backbone(packed, Edits.of([], packed, backbone.geometry))
+        return backbone(packed, assemble_edits([], packed, backbone.geometry))
 
 
 def assert_like_transformers(backbone: Backbone, folder: Path) -> None:

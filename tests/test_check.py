@@ -16,7 +16,8 @@ from test_cli import assert_one_line, assert_refused, run
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.data_text import show
 from adapterkit.errors import DataError
-from adapterkit.tasks.base import Row, tasks
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Row
 from adapterkit.training.data_report import (
     MOST_FAULTS,
     balance,

@@ -19,8 +19,9 @@ from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import text_limit
-from adapterkit.inference.predictor import Predictor, evaluate
-from adapterkit.tasks.base import Example, Row
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
+from adapterkit.tasks.types import Example, Row
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 

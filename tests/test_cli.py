@@ -24,7 +24,8 @@ from test_recipe import GOOD
 from typer.testing import CliRunner
 
 from adapterkit import __version__
-from adapterkit.adapter.folder import CARD, load_adapter
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import ALIASES, Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app

@@ -18,7 +18,8 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import RecipeError
 from adapterkit.inference.labelled import ready
 from adapterkit.methods.base import methods
-from adapterkit.tasks.base import Row, tasks
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Row
 from adapterkit.training.comparison import compare
 from adapterkit.training.full_finetuning import RATE, Whole, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter

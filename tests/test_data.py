@@ -19,8 +19,9 @@ from adapterkit.data.dataset import Data, fingerprint, read_rows
 from adapterkit.data.readers import read_records
 from adapterkit.data.splits import draw, first, fold, shuffled
 from adapterkit.errors import DataError
-from adapterkit.tasks.base import Row, tasks
+from adapterkit.tasks.base import tasks
 from adapterkit.tasks.classification import Classification
+from adapterkit.tasks.types import Row
 
 COLUMNS = {"text": ("text", "text"), "label": ("label", "text")}
 

@@ -22,8 +22,10 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import answer_row, show_answers
 from adapterkit.errors import DataError
 from adapterkit.inference.labelled import ready
-from adapterkit.inference.predictor import Predictor, evaluate
-from adapterkit.tasks.base import Outputs, Row, tasks
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train

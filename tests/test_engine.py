@@ -17,10 +17,12 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs
 from adapterkit.errors import DataError, OverloadedError, UnavailableError
-from adapterkit.inference.predictor import Predictor, answer
+from adapterkit.inference.pipeline import answer
+from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import engine as module
-from adapterkit.serving.engine import Engine, Job, Queue, Usage
-from adapterkit.tasks.base import Answer, Example
+from adapterkit.serving.engine import Engine
+from adapterkit.serving.queue import ABOUT, Job, Queue, Usage
+from adapterkit.tasks.types import Answer, Example
 
 
 def job(tenant: str, *sizes: int, deadline: float = 1e12) -> Job:
@@ -307,7 +309,7 @@ def test_usage_fades_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usage.dominant() is None, "alone, nobody is in the way of anybody"
     usage.add("quiet", 10)
     assert usage.dominant() == "loud"
-    now += module.ABOUT - 1.0
+    now += ABOUT - 1.0
     usage.add("loud", 100_000)
     assert usage.dominant() == "loud", "the quiet one was here a moment ago"
     now += 2.0

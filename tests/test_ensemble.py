@@ -28,23 +28,27 @@ from test_training import assert_same
 
 from adapterkit.adapter import plots as figures
 from adapterkit.adapter.adapter import Adapter, Weights
-from adapterkit.adapter.folder import CARD, CONFIG, WEIGHTS, faults_of, load_adapter, save_adapter
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.checksums import faults_of
+from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 from adapterkit.adapter.model_card import model_card
 from adapterkit.adapter.store import Store
 from adapterkit.atomic import file_digest
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.http import Client
 from adapterkit.errors import AdapterError, OverloadedError, RecipeError
-from adapterkit.inference import predictor as predict
+from adapterkit.inference import pipeline
 from adapterkit.inference.attribution import explain
 from adapterkit.inference.forward import forward
-from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
 from adapterkit.serving import service as service_module
 from adapterkit.serving.adapter_cache import OVERHEAD, Tier
 from adapterkit.serving.api_keys import Caller
-from adapterkit.serving.engine import Queue
-from adapterkit.tasks.base import Example, Outputs, tasks
+from adapterkit.serving.queue import Queue
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Example, Outputs
 from adapterkit.training.comparison import compare
 from adapterkit.training.full_finetuning import fine_tune
 from adapterkit.training.recipe import Recipe
@@ -349,10 +353,10 @@ def test_mixed_with_others_is_alone_in_one_batch(
         batches.append([id(adapter) for adapter, _ in rows])
         return forward(backbone, rows, *more)
 
-    monkeypatch.setattr(predict, "forward", spied)
+    monkeypatch.setattr(pipeline, "forward", spied)
     rows = [(predictor.find(name), text) for name, text in requests]
-    examples = predict.read(anywhere, [a for a, _ in rows], [text for _, text in rows])
-    answers = predict.answer(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
+    examples = pipeline.read(anywhere, [a for a, _ in rows], [text for _, text in rows])
+    answers = pipeline.answer(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
     for got, goal in zip(answers, single, strict=True):
         near(got, goal)
     (batch,) = batches
@@ -365,9 +369,9 @@ def test_a_budget_below_one_rows_members_changes_nothing(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
-    examples = predict.read(tiny, [adapter] * 4, TEXTS)
+    examples = pipeline.read(tiny, [adapter] * 4, TEXTS)
     rows = [(adapter, example) for example in examples]
-    wide, narrow = (predict.run(tiny, rows, max_tokens=budget) for budget in (8192, 1))
+    wide, narrow = (pipeline.run(tiny, rows, max_tokens=budget) for budget in (8192, 1))
     for one, other in zip(wide, narrow, strict=True):
         torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
 
@@ -416,8 +420,8 @@ def test_an_ensemble_stands_on_an_adapter_and_none_stands_on_it(
     first, second = adapter.members
     assert first.on_top_of is second.on_top_of is not None
     loaded = load_adapter(store.publish(adapter, tiny.geometry), tiny)
-    (example,) = predict.read(tiny, [loaded], TEXTS[:1])
-    ((found,),) = predict.run(tiny, [(loaded, example)])
+    (example,) = pipeline.read(tiny, [loaded], TEXTS[:1])
+    ((found,),) = pipeline.run(tiny, [(loaded, example)])
     torch.testing.assert_close(found, *plain_mean(tiny, adapter, example), rtol=1e-5, atol=1e-5)
     on_it = changed(recipe, name="t", training={"on_top_of": "acme/task", "ensemble": 1})
     with pytest.raises(
@@ -463,7 +467,7 @@ def test_the_queue_and_the_quota_count_what_is_computed(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
-    (example,) = predict.read(tiny, [adapter], TEXTS[:1])
+    (example,) = pipeline.read(tiny, [adapter], TEXTS[:1])
     length = len(example.inputs[0])
     one, three = job("t", 1), job("t", 1)
     one.rows, three.rows = [(None, example)], [(adapter, example)]
@@ -700,7 +704,7 @@ def test_published_and_asked_over_http(
                 {k: v for k, v in got.items() if k != "adapter"},
                 {k: v for k, v in goal.items() if k != "adapter"},
             )
-        examples = predict.read(tiny, [None] * 4, TEXTS)
+        examples = pipeline.read(tiny, [None] * 4, TEXTS)
         texts = sum(len(example.inputs[0]) for example in examples)
         assert httpx2.get(f"{url}/v1/activity").json()["tokens"] - before == (3 + 1 + 1) * texts
         assert client.verify("acme/crowd") == []

@@ -25,12 +25,13 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs
 from adapterkit.cli.attribution_text import show
 from adapterkit.errors import AdapterkitError
-from adapterkit.inference import predictor as predict
+from adapterkit.inference import pipeline
 from adapterkit.inference.attribution import Attribution, Explanation, Word, _words, explain
 from adapterkit.inference.attribution_html import page
 from adapterkit.inference.forward import forward, text_limit
 from adapterkit.methods.base import methods
-from adapterkit.tasks.base import Answer, Example, Outputs, tasks
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Answer, Example, Outputs
 from adapterkit.training.initial_adapter import fresh_adapter
 
 TEXT = "please, where is my unbelievable card?"
@@ -84,7 +85,7 @@ def read(backbone: Backbone, adapter: Adapter, row: Mapping[str, Any]) -> Exampl
 
 
 def outputs(backbone: Backbone, adapter: Adapter, example: Example) -> Outputs:
-    return Outputs.of(predict.run(backbone, [(adapter, example)]))
+    return Outputs.of(pipeline.run(backbone, [(adapter, example)]))
 
 
 def masked(backbone: Backbone, adapter: Adapter, inputs: Inputs) -> Inputs:

@@ -24,7 +24,7 @@ from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
 from adapterkit.inference.shared_layers import Memory, best_layer
 from adapterkit.methods.lora import LoRA
-from adapterkit.ops.frozen_linear import fill_up
+from adapterkit.ops.bucketing import fill_up
 
 Rows = list[tuple[Adapter | None, Inputs]]
 

@@ -16,14 +16,8 @@ import torch
 from conftest import MakeAdapter
 from safetensors.torch import load_file, save_file
 
-from adapterkit.adapter.folder import (
-    CARD,
-    CONFIG,
-    WEIGHTS,
-    load_adapter,
-    save_adapter,
-    tensor_shapes,
-)
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter, tensor_shapes
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError

@@ -14,7 +14,8 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import BackboneError
 from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
-from adapterkit.ops.frozen_linear import Activated, Int8, Prepared, fill_up, prepare, prepare_int8
+from adapterkit.ops.bucketing import fill_up
+from adapterkit.ops.frozen_linear import Activated, Int8, Prepared, prepare, prepare_int8
 from adapterkit.ops.gelu import gelu
 from adapterkit.ops.processor import (
     INT8_MAX_WITHOUT_VNNI,

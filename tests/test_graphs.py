@@ -15,17 +15,20 @@ import torch
 from conftest import MakeAdapter, tokenise
 from test_forward import crowd, some_rows
 
+from adapterkit.adapter import batching
 from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.batching import assemble_edits, group_key
 from adapterkit.backbone import edits as edit_rooms
 from adapterkit.backbone import model as backbones
 from adapterkit.backbone.cuda_graphs import Captured, fill
-from adapterkit.backbone.edits import Edits, group_key
+from adapterkit.backbone.edits import Edits
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs, Packed, pack
 from adapterkit.inference.forward import forward
 from adapterkit.methods.base import methods
-from adapterkit.ops.attention import AttentionPlan
-from adapterkit.ops.launch_table import Sheet, roomier, roomy
+from adapterkit.ops.attention_plan import AttentionPlan
+from adapterkit.ops.bucketing import roomier, roomy
+from adapterkit.ops.launch_table import Sheet
 from adapterkit.tasks import pooled
 
 pytest.importorskip("triton", reason="the kernels of a GPU need Triton")
@@ -63,7 +66,7 @@ def as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[Sheet, int]:
         return Sheet(), roomy(packed.offsets[-1])
 
-    monkeypatch.setattr(edit_rooms, "_room", room)
+    monkeypatch.setattr(batching, "_room", room)
     monkeypatch.setattr(edit_rooms, "flashes", lambda *_: True)
     monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
     monkeypatch.setattr(backbones, "packed_attention", ragged_attention)
@@ -83,7 +86,7 @@ def packed_of(backbone: Backbone, rows: Rows) -> tuple[Packed, Edits]:
     ]
     firsts = [0 if a is None else a.num_virtual_tokens for a, _ in rows]
     packed = pack([inputs for _, inputs in rows], owners, firsts)
-    return packed, Edits.of(adapters, packed, backbone.geometry)
+    return packed, assemble_edits(adapters, packed, backbone.geometry)
 
 
 def test_a_batch_as_a_whole_is_the_batch(

@@ -15,7 +15,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from adapterkit.backbone.model import Backbone
 from adapterkit.data.dataset import Data
 from adapterkit.errors import DataError
-from adapterkit.tasks.base import Row, tasks
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Row
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 

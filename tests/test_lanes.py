@@ -10,8 +10,8 @@ from conftest import MakeAdapter
 
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.lanes import ALONE, LEAST_TOKENS, Lanes, lanes_of
-from adapterkit.inference.predictor import answer, read
-from adapterkit.inference.predictor import run as through
+from adapterkit.inference.pipeline import answer, read
+from adapterkit.inference.pipeline import run as through
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,11 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.labelled import Split
-from adapterkit.inference.predictor import Predictor, run
-from adapterkit.tasks.base import Example, Outputs, Task, tasks
+from adapterkit.inference.pipeline import run
+from adapterkit.inference.predictor import Predictor
+from adapterkit.tasks.base import Task, tasks
 from adapterkit.tasks.masked_language_modelling import TOP, MaskedLanguageModelling
+from adapterkit.tasks.types import Example, Outputs
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from adapterkit.training.trainable import Portion, Trainee, Trainees

@@ -24,7 +24,7 @@ from adapterkit.errors import AdapterkitError, RecipeError
 from adapterkit.metrics.base import Metric, Predictions, metric_kinds
 from adapterkit.metrics.bio import entities_of
 from adapterkit.metrics.bootstrap import interval
-from adapterkit.metrics.hf_evaluate import LocalMetric, measure
+from adapterkit.metrics.hf_evaluate import local_metric, measure
 from adapterkit.tasks.base import tasks
 from adapterkit.training.recipe import Recipe, describe_keys
 
@@ -471,7 +471,7 @@ def test_an_interval_is_the_same_every_time_and_holds_its_score() -> None:
 
 
 def test_our_metrics_are_modules_of_evaluate() -> None:
-    module = LocalMetric(metric_kinds()["choices"], ["accuracy"])
+    module = local_metric(metric_kinds()["choices"], ["accuracy"])
     assert isinstance(module, hugging_face.EvaluationModule)
     module.add_batch(predictions=[0, 1], references=[0, 0])
     module.add(prediction=2, reference=2)
@@ -515,7 +515,7 @@ def test_metrics_that_do_not_suit_the_task_are_refused(task: dict[str, Any], mes
 
 
 def test_tags_found_in_the_rows_may_not_suit_a_metric() -> None:
-    from adapterkit.tasks.base import Row
+    from adapterkit.tasks.types import Row
 
     task = plan({"type": "tagging", "extra_metrics": ["strict_f1"]}).task
     row = Row({"tokens": ("a", "b"), "tags": ("N", "V")}, "x:1")

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapterkit.ops.attention import AttentionPlan, packed_attention
-from adapterkit.ops.low_rank import Bank, Draws, LowRank, Noise, Runs
+from adapterkit.ops.attention import packed_attention
+from adapterkit.ops.attention_plan import AttentionPlan
+from adapterkit.ops.dropout import Draws, Noise
+from adapterkit.ops.low_rank import Bank, LowRank, Runs
 
 TRAFFIC = {
     "uniform": [8, 8, 8, 8],

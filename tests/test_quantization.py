@@ -13,7 +13,8 @@ from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import forward
-from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
-from adapterkit.cli.output import read_asked
 from adapterkit.cli.quickstart import recipes_folder, run
+from adapterkit.data.requests import read_asked
 from adapterkit.inference.predictor import Predictor
 from adapterkit.training.recipe import Recipe
 

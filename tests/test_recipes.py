@@ -12,7 +12,8 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.data.splits import SPLITS
 from adapterkit.inference.labelled import ready
-from adapterkit.tasks.base import Row, tasks
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train

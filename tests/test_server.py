@@ -27,7 +27,8 @@ from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import SUMS, WEIGHTS
+from adapterkit.adapter.checksums import SUMS
+from adapterkit.adapter.folder import WEIGHTS
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError

@@ -20,19 +20,21 @@ from test_methods import TEXTS, bert_for, peft_logits
 from typer.testing import CliRunner
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import CARD, CONFIG, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.batching import assemble_edits, group_key
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.atomic import file_digest
-from adapterkit.backbone.edits import Edits, group_key
 from adapterkit.backbone.families import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import pack
 from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, RecipeError
 from adapterkit.inference.forward import forward, text_limit
-from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
-from adapterkit.ops.low_rank import Draws, Noise
+from adapterkit.ops.dropout import Draws, Noise
 from adapterkit.serving.adapter_cache import ResidentSet
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
@@ -185,13 +187,13 @@ def test_adapters_on_one_adapter_share_its_block(tiny: Backbone, make_adapter: M
     tasks = sorted(tasks, key=group_key)
     (row,) = tokenise(tiny, ["my card"], None, 8)
     packed = pack([row] * 20, range(20), [0] * 20)
-    (query,) = Edits.of(tasks, packed, tiny.geometry).layers[0].blocks["query"]
+    (query,) = assemble_edits(tasks, packed, tiny.geometry).layers[0].blocks["query"]
     assert (query.start, query.end) == (0, 20 * len(row))
     product: Any = query.delta.args[0]  # type: ignore[attr-defined]
     assert product.runs.lengths == (10 * len(row), 10 * len(row))
     prefix = make_adapter(tiny, "prefix", num_virtual_tokens=4)
     tasks = [replace(task, on_top_of=prefix) for task in tasks]
-    prefixes = Edits.of(tasks, packed, tiny.geometry).layers[0].prefixes
+    prefixes = assemble_edits(tasks, packed, tiny.geometry).layers[0].prefixes
     assert prefixes is not None
     assert [len(keys) for keys in prefixes.layer(0)] == [4, 4]
 
@@ -206,7 +208,7 @@ def test_what_no_floor_touches_is_computed_once(tiny: Backbone, make_adapter: Ma
     adapters = sorted([plain, *tops], key=group_key)
     (row,) = tokenise(tiny, ["my card is lost"], None, 12)
     packed = pack([row] * 3, range(3), [0] * 3)
-    untouched = Edits.of(adapters, packed, tiny.geometry).untouched
+    untouched = assemble_edits(adapters, packed, tiny.geometry).untouched
     assert untouched == tuple(2 if adapter is plain else 1 for adapter in adapters)
     found = by_row(tiny, [(adapter, row) for adapter in adapters])
     for adapter, line in zip(adapters, found, strict=True):

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from adapterkit.adapter import remote_store as remote
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import CARD, CONFIG, SUMS, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.checksums import SUMS
+from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 from adapterkit.adapter.store import ALIASES, Store, find_folder
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from test_tasks import plan
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import answer_row, ask_word, read_asked, show_answers
+from adapterkit.cli.output import answer_row, show_answers
+from adapterkit.data.requests import ask_word, read_asked
 from adapterkit.inference.labelled import ready
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.rouge import rouge_l, words_of
-from adapterkit.tasks.base import Outputs, Row, tasks
+from adapterkit.tasks.base import tasks
 from adapterkit.tasks.fields import check_field
 from adapterkit.tasks.summarisation import greedy, joined, split
+from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.train import train
 

@@ -20,10 +20,12 @@ from adapterkit.backbone.tokenizer import cut
 from adapterkit.errors import DataError, RecipeError
 from adapterkit.inference.forward import text_limit
 from adapterkit.inference.labelled import ready
-from adapterkit.inference.predictor import Predictor, evaluate
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.base import Predictions
-from adapterkit.tasks.base import Example, Outputs, Row, tasks
+from adapterkit.tasks.base import tasks
 from adapterkit.tasks.fields import KINDS, check_field
+from adapterkit.tasks.types import Example, Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train

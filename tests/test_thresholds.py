@@ -14,12 +14,14 @@ import torch
 from conftest import WORDS
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import CARD, load_adapter, save_adapter
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import RecipeError
 from adapterkit.inference.predictor import Predictor
-from adapterkit.tasks.base import Example, Outputs, tasks
+from adapterkit.tasks.base import tasks
 from adapterkit.tasks.question_answering import Context, Goal
+from adapterkit.tasks.types import Example, Outputs
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 

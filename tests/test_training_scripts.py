@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from adapterkit.adapter.folder import read_card
+from adapterkit.adapter.card import read_card
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,39 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import AdapterkitError
 from ..methods.base import Method, Tensors
 from ..tasks.base import Task
 
-BASE = "base"
-"""What requests call the plain backbone; no adapter may."""
-
 MOST_MEMBERS = 32
 """Members of the largest ensemble: each costs a forward of its own."""
-
-NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
-
-
-def check_name(name: str) -> str:
-    """Refuses a name that may not become a path.
-
-    Args:
-        name: `tenant/name`, or `name` alone.
-
-    Returns:
-        The name.
-
-    Raises:
-        AdapterkitError: It is no such name, or the plain backbone's.
-    """
-    if name == BASE:
-        raise AdapterkitError(f"an adapter cannot be called '{BASE}', the plain backbone's name")
-    if not NAME.fullmatch(name):
-        raise AdapterkitError(
-            f"'{name}' is not an adapter name: expected name or tenant/name, each of 1 to 64 "
-            "letters, digits, '.', '_' or '-', beginning with a letter or digit and without '..'"
-        )
-    return name
 
 
 @dataclass(frozen=True)

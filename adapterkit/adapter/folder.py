@@ -8,10 +8,8 @@ others in `members/1.safetensors`, `members/2.safetensors`, ..., whose digests a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +18,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from .. import __version__
 from ..atomic import content_digest, file_digest, write_folder
 from ..backbone.checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
 from ..backbone.families import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
 from ..methods.base import Method, Tensors, methods
-from ..schema import build_kind, convert, dump
+from ..names import check_name
+from ..schema import build_kind, convert
 from ..tasks.base import Task, tasks
-from .adapter import MOST_MEMBERS, Adapter, Weights, check_name
+from .adapter import Adapter, Weights
+from .card import CARD, _to_json, card, read_card, read_json
+from .checksums import sealed
 from .model_card import REPORT, model_card, report_files
-from .stacking import DIGEST, Footing
 from .stacking import WEIGHTS as WEIGHTS
+from .stacking import Footing
 
 CONFIG = "adapter_config.json"
-CARD = "adapterkit.json"
-SUMS = "SHA256SUMS"
 MEMBERS = "members"
 """Folder of the weights of an ensemble's further members; nothing else may be in it."""
-CARD_PARTS = {
-    "method": ("type",),
-    "task": ("type",),
-    "backbone": ("name", "fingerprint", "lower_case"),
-    "metrics": (),
-    "training": (),
-}
-"""Parts of the card and what each must say; the last two may be left out."""
 BARE = (None, "FEATURE_EXTRACTION")
 """PEFT's task types whose model is the backbone itself, not a task model around it."""
-LINE = 100
-"""Most characters of a line of a card, where it can be broken."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -96,54 +84,6 @@ def adapter_files(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
 def member_file(number: int) -> str:
     """The weights file of an ensemble's member, counted from 0."""
     return f"{MEMBERS}/{number}.safetensors" if number else WEIGHTS
-
-
-def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Files with their checksums, in the form of `sha256sum -c`.
-
-    Raises:
-        AdapterError: They carry checksums already, and a file is not what these say.
-    """
-    own = {name: content for name, content in files.items() if name != SUMS}
-    sums = {name: sha256(content).hexdigest() for name, content in sorted(own.items())}
-    for name, told in _sums(files.get(SUMS, b"")).items():
-        if sums.get(name) != told:
-            raise AdapterError(f"{name}: missing, or not what {SUMS} says; send the folder again")
-    return {**own, SUMS: "".join(f"{told}  {name}\n" for name, told in sums.items()).encode()}
-
-
-def digest_of(folder: Path) -> str:
-    """sha256 over an adapter folder: equal content has equal digests, other content others."""
-    if (folder / SUMS).is_file():
-        return f"sha256:{sha256((folder / SUMS).read_bytes()).hexdigest()}"
-    inside = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in inside}
-    return f"sha256:{sha256(sealed(files)[SUMS]).hexdigest()}"
-
-
-def faults_of(folder: Path) -> list[str]:
-    """What differs between a folder's files and its checksums; nothing where all is well."""
-    if not (folder / SUMS).is_file():
-        return [f"{SUMS} is missing: the folder was saved without checksums"]
-    faults = []
-    for name, told in _sums((folder / SUMS).read_bytes()).items():
-        try:
-            found = sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            faults.append(f"{name} cannot be read ({error.strerror})")
-            continue
-        if found != told:
-            faults.append(f"{name} was changed: sha256 {found[:12]}, published as {told[:12]}")
-    return faults
-
-
-def _sums(content: bytes) -> dict[str, str]:
-    lines = content.decode(errors="replace").splitlines()
-    pairs = [line.partition("  ") for line in lines if line]
-    for _, _, name in pairs:
-        if not name or name.startswith("/") or ".." in name:
-            raise AdapterError(f"{SUMS}: {name!r:.80} is not a file of an adapter folder")
-    return {name: told for told, _, name in pairs}
 
 
 def load_adapter(
@@ -327,75 +267,6 @@ def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
         )
 
 
-def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
-    """What `adapterkit.json` says: all that PEFT's own files leave out.
-
-    Args:
-        adapter: The adapter.
-        members: Digests of the files of its further members.
-    """
-    return {
-        "adapterkit": __version__,
-        "name": adapter.name,
-        "backbone": {
-            "name": adapter.backbone,
-            "fingerprint": adapter.fingerprint,
-            "lower_case": adapter.lower_case,
-        },
-        "method": dump(adapter.method),
-        "task": dump(adapter.task),
-        **({} if adapter.on_top_of is None else {"on_top_of": vars(Footing.of(adapter.on_top_of))}),
-        **({"members": list(members)} if members else {}),
-        "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
-        "training": dict(adapter.training),
-    }
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object of an adapter folder.
-
-    Raises:
-        AdapterError: It is not there or not one.
-    """
-    if not folder.is_dir():
-        raise AdapterError(f"{folder}: there is no such folder")
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder}: not an adapter folder, {name} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{folder / name}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise AdapterError(f"{folder / name}: expected a JSON object")
-    return content
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """`adapterkit.json` of an adapter folder, with every part it must have.
-
-    Raises:
-        AdapterError: It is not there, or a part is missing or garbled.
-    """
-    content = read_json(folder, CARD)
-    for part, keys in CARD_PARTS.items():
-        held = content.get(part) if keys else content.setdefault(part, {})
-        if not isinstance(held, dict) or any(key not in held for key in keys):
-            raise AdapterError(f"{folder}: {CARD} lacks or garbles '{part}'")
-    told = content.get("members", [])
-    sound = isinstance(told, list) and all(DIGEST.fullmatch(str(digest)) for digest in told)
-    if not sound or len(told) >= MOST_MEMBERS:
-        raise AdapterError(
-            f"{folder}: {CARD}: members: expected up to {MOST_MEMBERS - 1} digests (sha256:...), "
-            f"got {told!r:.80}"
-        )
-    return content
-
-
-def n_members(content: Mapping[str, Any]) -> int:
-    """Members of the adapter that a card speaks of; 1 for most."""
-    return 1 + len(content.get("members", ()))
-
-
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Names and shapes in a weights file, from its header alone.
 
@@ -407,32 +278,6 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: missing, truncated or not safetensors ({error})") from None
-
-
-def _to_json(content: Mapping[str, Any]) -> bytes:
-    return f"{_lines(content)}\n".encode()
-
-
-def _lines(content: Any, indent: str = "") -> str:
-    """JSON in lines as a person would break it, so that labels and curves take few of them."""
-    whole = json.dumps(content, ensure_ascii=False)
-    if len(indent) + len(whole) <= LINE or not isinstance(content, (Mapping, list, tuple)):
-        return whole
-    inner = f"{indent}  "
-    lines: list[str] = []
-    if isinstance(content, Mapping):
-        begin, end = "{}"
-        for key, value in content.items():
-            lines.append(f"{json.dumps(key, ensure_ascii=False)}: {_lines(value, inner)}")
-    else:
-        begin, end = "[]"
-        for item in (_lines(value, inner) for value in content):
-            fits = lines and len(inner) + len(lines[-1]) + len(item) + 2 <= LINE
-            if fits and "\n" not in lines[-1] + item:
-                lines[-1] += f", {item}"
-            else:
-                lines.append(item)
-    return "\n".join([begin, inner + f",\n{inner}".join(lines), indent + end])
 
 
 def _peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ..atomic import write_file, write_folder
 from ..errors import AdapterError, AdapterkitError
-from .adapter import check_name
-from .folder import SUMS, faults_of
+from ..names import check_name
+from .checksums import SUMS, faults_of
 
 FRESH = 2.0
 """Seconds for which an index is believed: what was published elsewhere is seen so much later."""

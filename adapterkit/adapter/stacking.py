@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 
 from ..atomic import file_digest
 from ..errors import AdapterError
-from .adapter import Adapter, check_name
+from ..names import check_name
+from .adapter import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
 """An adapter's weights; of an ensemble its first member's."""

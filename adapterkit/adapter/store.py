@@ -23,8 +23,11 @@ from filelock import FileLock
 from ..atomic import file_digest, write_file, write_folder
 from ..backbone.families import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from .adapter import NAME, Adapter, check_name
-from .folder import CARD, CONFIG, adapter_files, digest_of, faults_of, footing, read_json, sealed
+from ..names import NAME, check_name
+from .adapter import Adapter
+from .card import CARD, read_json
+from .checksums import digest_of, faults_of, sealed
+from .folder import CONFIG, adapter_files, footing
 from .remote_store import Remote, is_url
 from .stacking import WEIGHTS, Footing
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..adapter.adapter import BASE
 from ..adapter.folder import load_adapter
 from ..adapter.store import Store
 from ..backbone.families import Quantization
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.predictor import Predictor
+from ..names import BASE
 from .traffic import Draw, Traffic
 
 if TYPE_CHECKING:
-    from ..tasks.base import Text
+    from ..tasks.types import Text
 
 CALL = 1000
 """Rows of one call."""

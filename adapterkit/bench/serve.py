@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..adapter.adapter import BASE
 from ..backbone.checkpoint import locate
 from ..backbone.families import Quantization
-from ..cli.output import read_asked
 from ..client.http import Client
+from ..data.requests import read_asked
 from ..errors import AdapterkitError, UnknownAdapterError
+from ..names import BASE
 from ..tasks.base import tasks
 from .load import Tally, Target, drive
 from .machine import machine
@@ -29,7 +29,7 @@ from .wire import run
 from .workload import Kind, texts_of
 
 if TYPE_CHECKING:
-    from ..tasks.base import Text
+    from ..tasks.types import Text
 
 N_TEXTS = 2000
 """Different texts that are generated."""

@@ -19,7 +19,8 @@ from ..adapter.folder import load_adapter
 from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..inference.predictor import Predictor
-from ..tasks.base import Text, tasks
+from ..tasks.base import tasks
+from ..tasks.types import Text
 from .workload import labelled_rows, random_adapter
 
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -13,8 +13,8 @@ from ..backbone.families import Dtype, Quantization
 from ..backbone.model import Backbone
 from ..backbone.packing import Inputs
 from ..inference.lanes import lanes_of
-from ..inference.predictor import run
-from ..tasks.base import Example
+from ..inference.pipeline import run
+from ..tasks.types import Example
 from .guest import Guest
 from .machine import has_peft
 from .peers import Padded, hushed, peft_model, plain_model

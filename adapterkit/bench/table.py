@@ -9,8 +9,8 @@ from typing import Any
 
 from ..adapter.plots import ACCENT, BLUE, GRID, INK
 from ..atomic import write_file
-from ..cli.output import table
 from ..errors import DataError
+from ..text_table import table
 from .systems import OWN
 
 TITLES = {

@@ -23,7 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..adapter.folder import adapter_files, sealed
+from ..adapter.checksums import sealed
+from ..adapter.folder import adapter_files
 from ..backbone.model import Backbone
 from ..client.tar import as_tar
 from ..errors import AdapterkitError

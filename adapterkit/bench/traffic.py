@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..tasks.base import Text
+    from ..tasks.types import Text
 
 BLOCK = 1024
 """Adapters drawn at once, which is cheaper."""

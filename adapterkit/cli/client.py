@@ -59,7 +59,8 @@ def predict(
     \b
     adapterkit client predict acme/intent "I lost my card" "I moved house"
     """
-    from .output import answer_row, ask_word, show_answers
+    from ..data.requests import ask_word
+    from .output import answer_row, show_answers
 
     asked = [ask_word(text, f"text {place + 1}").text for place, text in enumerate(texts)]
     with _client(url, key) as client:
@@ -71,7 +72,7 @@ def predict(
 @app.command()
 def models(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """List the adapters the key may ask, with method, task, size and scores."""
-    from .output import table
+    from ..text_table import table
 
     with _client(url, key) as client:
         found = list(client.models())

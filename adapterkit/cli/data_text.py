@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .output import table
+from ..text_table import table
 
 MOST_LABELS, MOST_TOKENS, MOST_WINDOWS = 20, 40, 3
 BAR = 40

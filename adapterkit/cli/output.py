@@ -5,80 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unicodedata import east_asian_width
 
 from ..atomic import write_file
 from ..errors import DataError
+from ..text_table import _width, table
 
 if TYPE_CHECKING:
-    from ..tasks.base import Text
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked.
-
-    Attributes:
-        adapter: Who it is for; None where the file does not say.
-        text: The text, or values by role.
-        where: File and row, or its number, for messages.
-    """
-
-    adapter: str | None
-    text: Text
-    where: str = field(default="", compare=False)
-
-
-def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[Asked]:
-    """What a file asks, and each row's adapter where it has that column.
-
-    A row with columns of other roles than texts (question, tokens, choices, ...) is asked as a
-    whole.
-
-    Raises:
-        DataError: The file, a column or a row is not sound.
-    """
-    # A client shows answers as well and must not wait for torch, which these import.
-    from ..adapter.adapter import BASE
-    from ..data.dataset import read_fields
-    from ..data.readers import read_records
-    from ..tasks.base import tasks
-
-    asked = []
-    roles = {role for kind in tasks().values() for role in kind.reads}
-    texts = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
-    columns = {role: (column, "text") for role, column in texts.items()}
-    for where, record in read_records(path):
-        owner = record.get(adapter)
-        if owner is not None and not isinstance(owner, str):
-            raise DataError(f"{where}: column '{adapter}' is not a name")
-        name = (owner or BASE) if adapter in record else None
-        structured = roles.difference(columns) & record.keys()
-        if structured:
-            plain = {role: record[column] for role, column in texts.items() if column in record}
-            parts = {role: record[role] for role in structured}
-            asked.append(Asked(name, {**parts, **plain}, where))
-            continue
-        fields = read_fields(record, columns, where)
-        first = fields["text"]
-        asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first, where))
-    return asked
-
-
-def ask_word(word: str, where: str) -> Asked:
-    """A text from the command line; a JSON object gives values by role."""
-    if word.lstrip().startswith("{"):
-        with suppress(ValueError):
-            values = json.loads(word)
-            if isinstance(values, dict):
-                return Asked(None, values, where)
-    return Asked(None, word, where)
+    from ..tasks.types import Text
 
 
 def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,11 +112,6 @@ def _line(text: str, width: int = 72) -> str:
     return line[: sum(end < width for end in ends)] + "…"
 
 
-def _width(text: str) -> int:
-    """Columns of a terminal that a text takes: two for a Chinese character."""
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
-
-
 def show_card(card: Mapping[str, Any]) -> str:
     """What an adapter folder says about itself, as indented lines."""
     rows = []
@@ -224,24 +156,3 @@ def _inner(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(map(_inner, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-PICTURES = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}
-PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-"""Control character to what stands for it: Unicode's pictures, which are for the first 32 and the
-127th alone."""
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns padded to their widest cell; the last is left as it is.
-
-    Control characters are shown by their pictures: a text cannot steer the terminal.
-    """
-    lines = [list(header), *[[str(cell).translate(PICTURES) for cell in row] for row in rows]]
-    widths = [max(_width(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
-        ).rstrip()
-        for line in lines
-    )

@@ -26,8 +26,8 @@ from .options import (
 if TYPE_CHECKING:
     from ..adapter.adapter import Adapter
     from ..backbone.model import Backbone
+    from ..data.requests import Asked
     from ..inference.predictor import Predictor
-    from .output import Asked
 
 # As in the other commands, what needs torch is imported inside them.
 
@@ -130,7 +130,7 @@ def _asked(
     words: Sequence[str], source: Path | None, text: str, text_pair: str | None, column: str
 ) -> list[Asked]:
     """The texts of the command line, or of a file."""
-    from .output import ask_word, read_asked
+    from ..data.requests import ask_word, read_asked
 
     if source is not None and words:
         raise AdapterkitError("give texts or --input, not both")
@@ -154,7 +154,7 @@ def _addressed(
         called: Each reference of the command line and the name it means.
         source: The file of the texts, for messages.
     """
-    from ..adapter.adapter import BASE
+    from ..names import BASE
 
     known = {BASE: BASE, **{name: name for name in names}, **called}
     unknown = sorted({a.adapter for a in asked if a.adapter is not None} - known.keys())
@@ -198,7 +198,7 @@ def evaluate(
     """
     from ..adapter.folder import load_adapter
     from ..adapter.store import Store, find_folder
-    from ..inference.predictor import predictions
+    from ..inference.pipeline import predictions
 
     folder = find_folder(adapter, Store(store))
     base = _backbone([folder], backbone, dtype, quantization, device)
@@ -233,7 +233,7 @@ def _backbone(
     device: Device,
 ) -> Backbone:
     """The backbone asked for, or the one the first adapter was trained on."""
-    from ..adapter.folder import CARD, read_card
+    from ..adapter.card import CARD, read_card
     from ..backbone.model import Backbone
 
     if model is None and folders and (folders[0] / CARD).is_file():
@@ -256,9 +256,9 @@ def _predictor(
     any_backbone: bool,
 ) -> tuple[Predictor, dict[str, str]]:
     """The adapters asked for, ready to answer, and the name of each."""
-    from ..adapter.adapter import BASE
     from ..adapter.store import Store, find_folder
     from ..inference.predictor import Predictor
+    from ..names import BASE
 
     folders = {name: find_folder(name, Store(store)) for name in references if name != BASE}
     predictor = Predictor(_backbone(list(folders.values()), model, dtype, quantization, device))

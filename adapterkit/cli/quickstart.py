@@ -12,11 +12,13 @@ import typer
 from ..adapter.store import Store
 from ..atomic import folder_bytes
 from ..backbone.model import Backbone
+from ..data.requests import read_asked
 from ..errors import AdapterkitError
 from ..inference.predictor import Predictor
+from ..text_table import table
 from ..training.recipe import Recipe
 from ..training.train import train
-from .output import answer_row, read_asked, show_answers, table
+from .output import answer_row, show_answers
 
 log = logging.getLogger("adapterkit")
 

@@ -34,7 +34,7 @@ def list_adapters(
     if as_json:
         typer.echo(json_text(rows))
         return
-    from .output import table
+    from ..text_table import table
 
     typer.echo(
         table(
@@ -65,7 +65,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show all an adapter folder says about itself, and its tensors."""
-    from ..adapter.folder import CARD, WEIGHTS, folder_below, footing, read_card, tensor_shapes
+    from ..adapter.card import CARD, read_card
+    from ..adapter.folder import WEIGHTS, folder_below, footing, tensor_shapes
     from ..adapter.model_card import REPORT
     from ..adapter.store import Store, find_folder
 
@@ -92,7 +93,8 @@ def inspect(
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    from ..adapter.folder import footing, n_members, read_card
+    from ..adapter.card import n_members, read_card
+    from ..adapter.folder import footing
     from ..tasks.base import tasks
 
     card = read_card(folder)

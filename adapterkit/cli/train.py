@@ -142,7 +142,7 @@ def cross_validate(
     if as_json:
         typer.echo(json_text(result))
         return
-    from .output import table
+    from ..text_table import table
 
     names = list(result["mean"])
     lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]

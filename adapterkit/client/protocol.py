@@ -27,7 +27,7 @@ from ..errors import (
 from .tar import tar_of
 
 if TYPE_CHECKING:
-    from ..tasks.base import Answer, Text
+    from ..tasks.types import Answer, Text
 
 T = TypeVar("T")
 

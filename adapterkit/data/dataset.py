@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
-from ..ranges import check_least
-from ..tasks.base import Row, Task
+from ..schema import check_least
+from ..tasks.base import Task
 from ..tasks.fields import check_field
+from ..tasks.types import Row
 from . import hf_datasets as hub
 from .readers import Records, Tell, read_records, stop
 from .splits import SPLITS, draw, first, fold, shuffled

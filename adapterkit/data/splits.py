@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from ..errors import DataError
-from ..tasks.base import Row
+from ..tasks.types import Row
 
 SPLITS = ("train", "validation", "test")
 

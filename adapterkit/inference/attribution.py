@@ -16,9 +16,10 @@ from ..backbone.model import Backbone
 from ..backbone.packing import Inputs
 from ..backbone.tokenizer import Reader
 from ..errors import AdapterkitError, BackboneError
-from ..tasks.base import Answer, Example, Outputs, Part, Score, Text
+from ..tasks.types import Answer, Example, Outputs, Part, Score, Text
 from .forward import forward, text_limit
-from .predictor import Predictor, run
+from .pipeline import run
+from .predictor import Predictor
 
 STEPS = (32, 64, 128, 256, 512)
 """Points on the path from baseline to text; more are taken until the words add up."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..adapter.adapter import Adapter
-from ..backbone.edits import Edits, group_key
+from ..adapter.batching import assemble_edits, group_key
+from ..backbone.edits import Edits
 from ..backbone.model import Backbone
 from ..backbone.packing import Encoded, Inputs, Packed, pack
-from ..ops.low_rank import Noise
+from ..ops.dropout import Noise
 from ..tasks.base import Asked, Task
 from .shared_layers import Memory, encode
 
@@ -71,7 +72,7 @@ def forward(
     texts = [_text(rows[n][1], firsts[n]) for n in packed.order]
 
     def edits(part: Packed) -> Edits:
-        return Edits.of(adapters, part, backbone.geometry, drawn)
+        return assemble_edits(adapters, part, backbone.geometry, drawn)
 
     encoded = encode(backbone, packed, texts, edits, memory)
     values = _logits(adapters, encoded, drawn)

@@ -9,7 +9,8 @@ from typing import Any
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..metrics.base import Predictions
-from ..tasks.base import Example, Outputs, Row, Task
+from ..tasks.base import Task
+from ..tasks.types import Example, Outputs, Row
 from .forward import text_limit
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -15,18 +15,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..backbone.edits import Delta
 from ..backbone.families import Geometry
-from ..ops.low_rank import Noise, Runs
+from ..ops.dropout import Noise
+from ..ops.low_rank import Runs
 from ..registry import discover
 
 Tensors = dict[str, Tensor]
 
-Delta = Callable[[Tensor, Tensor], Tensor]
-"""What an edit does at a site: `(y, x) -> y + ...`, in place where gradients are off.
-
-y `[t, out]` is what is added to, x `[t, in]` what is read there: the group's tokens, or a whole
-batch's where the group's runs know where they lie among it (`ops.Among`).
-"""
 
 FileKeys = dict[str, tuple[str, int | None]]
 """Name in the file to (name in memory, layer); the layer is None for a tensor kept whole."""

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backbone.edits import Delta
 from ..backbone.families import Geometry
 from ..ops.low_rank import Bank, LowRank
-from ..ranges import check_least
-from .base import Contribution, Delta, Method, Share, Tensors, check_layers, chosen_layers
+from ..schema import check_least
+from .base import Contribution, Method, Share, Tensors, check_layers, chosen_layers
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..backbone.edits import Delta
 from ..backbone.families import LINEAR_SITES, Geometry
 from ..ops.low_rank import Bank, LowRank
-from ..ranges import check_least, check_share
+from ..schema import check_least, check_share
 from .base import (
     Contribution,
-    Delta,
     FileKeys,
     Method,
     Share,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.families import Geometry
-from ..ranges import check_least
+from ..schema import check_least
 from .base import Contribution, FileKeys, Method, Share, Tensors
 
 

@@ -1,53 +1,63 @@
 """Our metrics as a Hugging Face `evaluate` module: typed columns, no script fetched, no cache.
 
-`import evaluate` takes seconds, so this module is imported only where something is scored.
+`import evaluate` takes seconds, so that it is imported only where something is scored.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import evaluate
 import numpy as np
-from datasets import Features, Value
 
 from .base import MetricKind, Predictions
 
 
-class LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """Metrics of one kind of prediction; `compute`, `add`, `add_batch` as in every such module.
+def local_metric(kind: type[MetricKind], names: Iterable[str]) -> Any:
+    """Metrics of one kind of prediction as an `evaluate.Metric`: `compute`, `add`, `add_batch`.
 
     Args:
         kind: The kind of prediction.
         names: Which of its metrics.
     """
+    return _metric_class()(kind, names)
 
-    def __init__(self, kind: type[MetricKind], names: Iterable[str]) -> None:
-        self.kind, self.names = kind, tuple(names)
-        with TemporaryDirectory() as folder:  # made, but never used by a metric kept in memory
-            super().__init__(kind.type, keep_in_memory=True, cache_dir=folder, seed=0)
 
-    def _info(self) -> Any:
-        return evaluate.MetricInfo(
-            description=f"{', '.join(self.names)} of {self.kind.type}",
-            citation="",
-            inputs_description="",
-            features=Features({name: _feature(kind) for name, kind in self.kind.features.items()}),
-        )
+@cache
+def _metric_class() -> Any:
+    import evaluate
+    from datasets import Features
 
-    def _compute(
-        self, predictions: Any, references: Any, probabilities: Any = None
-    ) -> dict[str, float]:
-        given = Predictions(
-            _array(predictions, self.kind.features["predictions"]),
-            _array(references, self.kind.features["references"]),
-            None if probabilities is None else np.asarray(probabilities),
-        )
-        found = {name: float(self.kind.metrics[name].score(given)) for name in self.names}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+    class LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+        def __init__(self, kind: type[MetricKind], names: Iterable[str]) -> None:
+            self.kind, self.names = kind, tuple(names)
+            with TemporaryDirectory() as folder:  # made, but never used by a metric in memory
+                super().__init__(kind.type, keep_in_memory=True, cache_dir=folder, seed=0)
+
+        def _info(self) -> Any:
+            columns = {name: _feature(kind) for name, kind in self.kind.features.items()}
+            return evaluate.MetricInfo(
+                description=f"{', '.join(self.names)} of {self.kind.type}",
+                citation="",
+                inputs_description="",
+                features=Features(columns),
+            )
+
+        def _compute(
+            self, predictions: Any, references: Any, probabilities: Any = None
+        ) -> dict[str, float]:
+            given = Predictions(
+                _array(predictions, self.kind.features["predictions"]),
+                _array(references, self.kind.features["references"]),
+                None if probabilities is None else np.asarray(probabilities),
+            )
+            found = {name: float(self.kind.metrics[name].score(given)) for name in self.names}
+            return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    return LocalMetric
 
 
 def measure(
@@ -59,7 +69,7 @@ def measure(
         "references": predictions.references,
         "probabilities": predictions.probabilities,
     }
-    found: dict[str, float] = LocalMetric(kind, names).compute(
+    found: dict[str, float] = local_metric(kind, names).compute(
         **{name: columns[name] for name in kind.features}
     )
     return found
@@ -72,6 +82,8 @@ def _array(column: list[Any], feature: Any) -> Any:
 
 
 def _feature(kind: Any) -> Any:
+    from datasets import Value
+
     if isinstance(kind, Mapping):
         return {name: _feature(inner) for name, inner in kind.items()}
     return [_feature(kind[0])] if isinstance(kind, list) else Value(kind)

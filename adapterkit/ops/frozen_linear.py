@@ -181,17 +181,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "none"
     return y
 
 
-def fill_up(tokens: int) -> int:
-    """The next multiple of 16, and of a 32nd to a 64th of larger sizes.
-
-    oneDNN makes a program for each size it meets and keeps a thousand of them, each of up to a
-    megabyte: batches of every size would cost a gigabyte, and a millisecond a size and shape. All
-    else that a batch allocates comes in few sizes too, and is found again.
-    """
-    step = max(16, 1 << max(0, tokens.bit_length() - 6))
-    return -(-tokens // step) * step
-
-
 def prepare_int8(linears: Iterable[nn.Module]) -> None:
     """Prepares the linears of a frozen model on a CPU for products in 8 bits.
 

@@ -18,18 +18,6 @@ ALIGNED = 16
 """Bytes that every entry begins at a multiple of."""
 
 
-def roomy(n: int) -> int:
-    """n filled up to one of a few sizes: the next multiple of 16, and of an eighth to a sixteenth
-    of larger numbers."""
-    step = max(16, 1 << max(0, n.bit_length() - 4))
-    return -(-n // step) * step
-
-
-def roomier(n: int) -> int:
-    """n filled up to a power of two of at least 16: for what costs nothing where it is empty."""
-    return max(16, 1 << (n - 1).bit_length())
-
-
 @dataclass(frozen=True)
 class Entry:
     """Where numbers stand on a sheet.

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .launch_table import Entry, Sheet, roomier
+from .bucketing import roomier
+from .launch_table import Entry, Sheet
 
 if TYPE_CHECKING:
     from .kernels.grouped import Tiles, Weights

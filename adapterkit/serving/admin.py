@@ -10,9 +10,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from ..adapter.adapter import check_name
-from ..adapter.folder import CARD, CONFIG, MEMBERS, SUMS, WEIGHTS
+from ..adapter.card import CARD
+from ..adapter.checksums import SUMS
+from ..adapter.folder import CONFIG, MEMBERS, WEIGHTS
 from ..errors import DataError
+from ..names import check_name
 from .auth import admin
 from .routes import At
 from .schemas import Alias, Name, VersionBody

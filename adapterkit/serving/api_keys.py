@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..adapter.adapter import BASE
 from ..errors import AdapterkitError, OverloadedError
+from ..names import BASE
 from ..schema import build
 from ..yaml12 import read_yaml
 

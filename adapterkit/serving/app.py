@@ -15,7 +15,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import compile_path
 
-from .. import __version__
+from .._version import __version__
 from ..errors import (
     AdapterError,
     AdapterkitError,

@@ -15,9 +15,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, StringConstraints
 
-from .. import __version__
+from .._version import __version__
 from ..errors import DataError, UnavailableError
-from ..tasks.base import Text
+from ..tasks.types import Text
 from .auth import Who
 from .routes import At
 from .schemas import Name, Which

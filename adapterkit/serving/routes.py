@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from .. import __version__
-from ..adapter.adapter import BASE
-from ..adapter.folder import read_card
+from .._version import __version__
+from ..adapter.card import read_card
 from ..errors import DataError, UnavailableError
-from ..inference.predictor import PLAIN
-from ..tasks.base import Answer
+from ..inference.pipeline import plain_task
+from ..names import BASE
+from ..tasks.types import Answer
 from .auth import Who, admin, service_of
 from .schemas import EmbedBody, Name, PredictBody, SimilarityBody
 from .service import Answered, Service
@@ -73,8 +73,8 @@ async def models(
         "object": "model",
         "owned_by": "adapterkit",
         "parent": None,
-        "reads": dict(PLAIN.reads),
-        "may_read": dict(PLAIN.may_read),
+        "reads": dict(plain_task().reads),
+        "may_read": dict(plain_task().may_read),
     }
     first = [base] if not after and search.casefold() in BASE else []
     rows = [_model(one, service.backbone.name) for one in found]

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from ..adapter.adapter import NAME
 from ..adapter.store import ALIAS, VERSION
-from ..tasks.base import Text
+from ..names import NAME
+from ..tasks.types import Text
 
 # Patterns are told, not checked here: the store checks every name, whoever it comes from, and says
 # in words what it expected.

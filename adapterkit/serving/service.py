@@ -16,15 +16,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapter.adapter import BASE
-from ..adapter.folder import load_adapter, n_members, read_card
+from ..adapter.card import n_members, read_card
+from ..adapter.folder import load_adapter
 from ..adapter.store import Store, Version
 from ..atomic import folder_bytes
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
 from ..inference.forward import text_limit
-from ..inference.predictor import n_tokens
-from ..tasks.base import Answer, Example, Text, tasks
+from ..inference.pipeline import n_tokens
+from ..names import BASE
+from ..tasks.base import tasks
+from ..tasks.types import Answer, Example, Text
 from .adapter_cache import Held, ResidentSet
 from .api_keys import EVERYONE, Caller, Keys
 from .engine import Engine

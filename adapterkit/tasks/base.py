@@ -6,7 +6,7 @@ A new task is one new file in `tasks/` with one frozen dataclass that extends `T
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -16,116 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.lm_head import LMHead
-from ..backbone.packing import Encoded, Inputs, Packed, Pooling
+from ..backbone.packing import Encoded, Packed, Pooling
 from ..backbone.tokenizer import Reader
 from ..errors import AdapterkitError, DataError
 from ..metrics.base import Predictions, metric_kinds
 from ..metrics.bootstrap import interval
-from ..ops.low_rank import Noise
+from ..metrics.hf_evaluate import measure
+from ..ops.dropout import Noise
 from ..registry import discover
 from ..schema import is_text
 from .fields import Fields, check_field
-
-Tensors = dict[str, Tensor]
-Answer = dict[str, Any]
-Text = str | Sequence[Any] | Mapping[str, Any]
-"""What is asked: a text, several texts in the order of the task's roles, or values by role."""
-
-Reword = Callable[[str, str], str]
-"""From a text, and what else a draw hangs on, to the text with other words."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a data set.
-
-    Attributes:
-        fields: Values by role (`text`, `text_pair`, `label`).
-        where: File and row, for messages.
-    """
-
-    fields: Fields
-    where: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as the backbone reads it.
-
-    Attributes:
-        inputs: Its sequences; several where a long text has windows or a question has choices.
-        notes: What the task needs to turn outputs into answers (words, character positions).
-    """
-
-    inputs: tuple[Inputs, ...]
-    notes: Any = None
-
-    @property
-    def truncated(self) -> bool:
-        """Whether a part of the row is not read at all."""
-        return any(inputs.truncated for inputs in self.inputs)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a task's head said of some rows.
-
-    Attributes:
-        lines: Raw scores, `[t, C]`: a line a sequence, or a line a token, row after row.
-        counts: For each row, the lines of each of its sequences.
-    """
-
-    lines: Tensor
-    counts: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[Tensor]]) -> Outputs:
-        """Outputs from each row's sequences, `[lines, C]` each."""
-        counts = tuple(tuple(len(part) for part in row) for row in rows)
-        return cls(torch.cat([part for row in rows for part in row]), counts)
-
-    def rows(self) -> list[tuple[Tensor, ...]]:
-        """Each row's sequences, `[lines, C]` each."""
-        parts = iter(self.lines.split([n for row in self.counts for n in row]))
-        return [tuple(next(parts) for _ in row) for row in self.counts]
-
-    def means(self) -> Tensor:
-        """The mean of each row's lines, `[n, C]`: how windows of one text agree on an answer."""
-        if all(row == (1,) for row in self.counts):
-            return self.lines
-        sizes = [sum(row) for row in self.counts]
-        return torch.stack([part.mean(0) for part in self.lines.split(sizes)])
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number behind an answer: a weighted sum of the lines that a row's head says.
-
-    Attributes:
-        name: What it speaks for, such as the label.
-        weights: Weight of every raw score, `[t, C]` as the row's lines.
-        offset: What is added.
-    """
-
-    name: str
-    weights: Tensor
-    offset: float = 0.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """One text that the tokenizer reads of a row.
-
-    Attributes:
-        role: The role it has in the row.
-        text: The text as it was asked.
-        at: From a word of the tokenizer's and characters it counted, to characters of `text`; None
-            where the task put them in.
-    """
-
-    role: str
-    text: str
-    at: Callable[[int, int, int], tuple[int, int] | None] = lambda word, start, end: (start, end)
+from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, Text
 
 
 @dataclass(frozen=True)
@@ -429,8 +330,6 @@ class Task(ABC):
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """Scores of a whole split, `main_metric` among them; what the rows leave undefined is left
         out."""
-        from ..metrics.hf_evaluate import measure  # takes seconds, and answering never needs it
-
         kind = metric_kinds()[self.metric_kind]
         return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
 

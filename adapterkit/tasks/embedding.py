@@ -17,11 +17,12 @@ from ..backbone.packing import Encoded, Pooling
 from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
 from ..metrics.base import Predictions
-from ..ops.low_rank import Noise
-from ..ranges import check_least
-from .base import Answer, Example, Outputs, Row, Task, Tensors
+from ..ops.dropout import Noise
+from ..schema import check_least
+from .base import Task
 from .fields import Fields
 from .pooled import PooledText
+from .types import Answer, Example, Outputs, Row, Tensors
 
 ROLES = ("text", "text_pair", "negative")
 BLOCK = 1024

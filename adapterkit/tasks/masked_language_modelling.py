@@ -16,9 +16,10 @@ from ..backbone.packing import Encoded, Inputs, Packed, Pooling
 from ..backbone.tokenizer import Reader, cut
 from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
-from ..ops.low_rank import Noise
-from .base import Answer, Example, Outputs, Row, Score, Task, Tensors
+from ..ops.dropout import Noise
+from .base import Task
 from .fields import Fields
+from .types import Answer, Example, Outputs, Row, Score, Tensors
 
 TOP = 5
 MASKED, REPLACED = 0.8, 0.1

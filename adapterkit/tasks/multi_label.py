@@ -15,9 +15,9 @@ from ..backbone.packing import Pooling
 from ..errors import DataError, did_you_mean
 from ..metrics.base import Array, Predictions
 from ..metrics.per_class import per_class
-from .base import Answer, Example, Outputs, Row, Score
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
 from .thresholds import best_cut
+from .types import Answer, Example, Outputs, Row, Score
 
 HALF = 0.5
 ENOUGH = 20

@@ -14,9 +14,9 @@ from ..backbone.packing import Pooling
 from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
 from ..metrics.base import Predictions
-from .base import Answer, Example, Outputs, Part, Reword, Row, Score
 from .fields import Fields
 from .pooled import PooledTask, ranked
+from .types import Answer, Example, Outputs, Part, Reword, Row, Score
 
 
 @dataclass(frozen=True)

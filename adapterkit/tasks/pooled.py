@@ -15,11 +15,13 @@ from torch import Tensor
 from ..backbone.packing import Encoded, Pooling
 from ..backbone.tokenizer import LongText, Reader, cut
 from ..metrics.base import check_metrics
-from ..ops.low_rank import Noise, grouped_linear
+from ..ops.dropout import Noise
+from ..ops.low_rank import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
-from ..ranges import check_least, check_share
-from .base import Asked, Example, Score, Task, Tensors
+from ..schema import check_least, check_share
+from .base import Asked, Task
 from .fields import Fields
+from .types import Example, Score, Tensors
 
 
 @dataclass(frozen=True)

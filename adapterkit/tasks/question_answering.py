@@ -14,11 +14,12 @@ from ..backbone.packing import Encoded, Pooling
 from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics, metric_kinds
-from ..ops.low_rank import Noise
-from ..ranges import check_least, check_share
-from .base import Answer, Example, Outputs, Row, Score, Task, Tensors, token_logits
+from ..ops.dropout import Noise
+from ..schema import check_least, check_share
+from .base import Task, token_logits
 from .fields import Fields
 from .thresholds import best_cut
+from .types import Answer, Example, Outputs, Row, Score, Tensors
 
 CANDIDATES = 20
 """Best starts and best ends of a window that are combined."""

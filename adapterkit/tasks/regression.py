@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..backbone.packing import Pooling
 from ..metrics.base import Predictions
-from .base import Answer, Example, Outputs, Row, Score
 from .pooled import PooledTask, mean_score
+from .types import Answer, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from ..backbone.tokenizer import Reader
 from ..errors import DataError
-from .base import Example, Part, Row, Text
 from .fields import Fields
 from .single_label import OneLabelTask
+from .types import Example, Part, Row, Text
 
 MARKS = ("@", "#")
 """Around head and tail: punctuation every vocabulary knows (Zhou and Chen 2021)."""

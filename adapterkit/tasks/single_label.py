@@ -16,9 +16,9 @@ from ..backbone.packing import Pooling
 from ..errors import DataError, did_you_mean
 from ..metrics.base import Predictions
 from ..metrics.per_class import confusion, per_class
-from ..ranges import check_share
-from .base import Answer, Example, Outputs, Row, Score
+from ..schema import check_share
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from .types import Answer, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)

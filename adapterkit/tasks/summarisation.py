@@ -17,10 +17,11 @@ from ..backbone.tokenizer import Reader, cut
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.rouge import rouge_n, words_of
-from ..ops.low_rank import Noise
-from ..ranges import check_least, check_share
-from .base import Answer, Example, Outputs, Part, Row, Score, Task, Tensors, Text, token_logits
+from ..ops.dropout import Noise
+from ..schema import check_least, check_share
+from .base import Task, token_logits
 from .fields import Fields
+from .types import Answer, Example, Outputs, Part, Row, Score, Tensors, Text
 
 END = re.compile(r"[.!?…]+[\"'”’)\]»]*(?=\s|$)|[。！？]+[”’」』）》]*|\n")  # noqa: RUF001
 """Where a sentence may end: a sign and what closes behind it, or the end of a line."""

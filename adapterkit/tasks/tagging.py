@@ -18,24 +18,12 @@ from ..errors import DataError, did_you_mean
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.bio import OUTSIDE, entities_of, has_entities
 from ..metrics.per_class import per_class, per_entity
-from ..ops.low_rank import Noise
-from ..ranges import check_least, check_share
-from ..schema import is_text
-from .base import (
-    Answer,
-    Example,
-    Outputs,
-    Part,
-    Reword,
-    Row,
-    Score,
-    Task,
-    Tensors,
-    Text,
-    token_logits,
-)
+from ..ops.dropout import Noise
+from ..schema import check_least, check_share, is_text
+from .base import Task, token_logits
 from .fields import Fields, check_field
 from .pooled import check_labels, known_labels
+from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, Text
 
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
 """A Chinese character, a run of other letters and digits, or one sign."""

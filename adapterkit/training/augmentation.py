@@ -16,9 +16,9 @@ from ..data.readers import Tell, stop
 from ..data.synonyms import Synonyms
 from ..errors import DataError
 from ..inference.labelled import Split, ready
-from ..ranges import check_share
-from ..tasks.base import Example, Row
+from ..schema import check_share
 from ..tasks.fields import Fields, check_field
+from ..tasks.types import Example, Row
 
 REPLACED = 0.2
 """Share of words that are replaced where the recipe names a table and no share."""

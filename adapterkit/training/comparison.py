@@ -11,9 +11,9 @@ from typing import Any
 from ..adapter.adapter import Adapter
 from ..adapter.folder import adapter_files
 from ..backbone.model import Backbone
-from ..cli.output import table
 from ..errors import RecipeError, did_you_mean
 from ..methods.base import methods
+from ..text_table import table
 from .full_finetuning import check_tunable, fine_tune
 from .plan import HELD_OUT
 from .recipe import Recipe

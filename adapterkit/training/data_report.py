@@ -18,7 +18,8 @@ from ..data.readers import Tell, stop
 from ..data.synonyms import Synonyms
 from ..errors import DataError
 from ..inference.forward import text_limit
-from ..tasks.base import Example, Row, Task
+from ..tasks.base import Task
+from ..tasks.types import Example, Row
 from .initial_adapter import fresh_adapter
 from .recipe import Recipe
 

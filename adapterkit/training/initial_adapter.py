@@ -13,7 +13,8 @@ from ..adapter.store import Store, find_folder
 from ..backbone.families import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
-from ..tasks.base import Row, Task
+from ..tasks.base import Task
+from ..tasks.types import Row
 from .recipe import Recipe
 
 

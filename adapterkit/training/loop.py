@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
-from ..backbone.edits import group_key
+from ..adapter.batching import group_key
 from ..backbone.model import Backbone
 from ..inference.forward import by_budget
 from ..inference.labelled import Split
 from ..inference.lanes import ALONE, Lanes, lanes_of
-from ..inference.predictor import run as through
-from ..tasks.base import Outputs, Task
+from ..inference.pipeline import run as through
+from ..tasks.base import Task
+from ..tasks.types import Outputs
 from .adversarial import Attack
 from .parallel_backward import backward, parted
 from .run import Run

@@ -13,7 +13,7 @@ from ..backbone.model import Backbone
 from ..errors import AdapterkitError, RecipeError
 from ..inference.forward import text_limit
 from ..inference.labelled import Split, ready
-from ..tasks.base import Row
+from ..tasks.types import Row
 from .augmentation import Augment, Augmented
 from .initial_adapter import fresh_adapter
 from .recipe import Recipe

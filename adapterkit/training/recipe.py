@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, Literal
 
-from ..adapter.adapter import MOST_MEMBERS, check_name
+from ..adapter.adapter import MOST_MEMBERS
 from ..backbone.checkpoint import EMBEDDED
 from ..backbone.families import Device, Dtype, Quantization
 from ..backbone.model import Backbone
@@ -16,8 +16,8 @@ from ..data.dataset import Data
 from ..errors import AdapterkitError, RecipeError, did_you_mean
 from ..methods.base import Method, methods
 from ..metrics.base import metric_kinds
-from ..ranges import check_least
-from ..schema import build, build_kind, convert, dump, keys_of
+from ..names import check_name
+from ..schema import build, build_kind, check_least, convert, dump, keys_of
 from ..tasks.base import Task, tasks
 from ..yaml12 import read_yaml
 from .augmentation import Augmentation

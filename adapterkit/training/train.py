@@ -18,7 +18,7 @@ from ..data.dataset import fingerprint
 from ..errors import DataError, RecipeError, did_you_mean
 from ..inference.labelled import Split
 from ..inference.shared_layers import Memory
-from ..tasks.base import Outputs
+from ..tasks.types import Outputs
 from .augmentation import Augment
 from .compatibility import check_processes, check_together
 from .loop import STEP_TOKENS, Loop, outputs_of, scores_of

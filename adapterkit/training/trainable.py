@@ -15,8 +15,9 @@ from ..backbone.model import Backbone
 from ..backbone.packing import Inputs
 from ..inference.forward import Piece, forward
 from ..inference.shared_layers import Memory
-from ..ops.low_rank import Draws, Noise
-from ..tasks.base import Example, Outputs, Task
+from ..ops.dropout import Draws, Noise
+from ..tasks.base import Task
+from ..tasks.types import Example, Outputs
 from .recipe import Training
 
 

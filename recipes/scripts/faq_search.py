@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from adapterkit import Backbone, Predictor
-from adapterkit.adapter.folder import read_card
+from adapterkit.adapter.card import read_card
 from adapterkit.data.dataset import read_rows
 from adapterkit.data.readers import read_records
 from adapterkit.errors import AdapterkitError

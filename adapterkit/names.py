@@ -1,0 +1,35 @@
+"""Names of adapters: what may become a path."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import AdapterkitError
+
+BASE = "base"
+"""What requests call the plain backbone; no adapter may."""
+
+
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
+
+
+def check_name(name: str) -> str:
+    """Refuses a name that may not become a path.
+
+    Args:
+        name: `tenant/name`, or `name` alone.
+
+    Returns:
+        The name.
+
+    Raises:
+        AdapterkitError: It is no such name, or the plain backbone's.
+    """
+    if name == BASE:
+        raise AdapterkitError(f"an adapter cannot be called '{BASE}', the plain backbone's name")
+    if not NAME.fullmatch(name):
+        raise AdapterkitError(
+            f"'{name}' is not an adapter name: expected name or tenant/name, each of 1 to 64 "
+            "letters, digits, '.', '_' or '-', beginning with a letter or digit and without '..'"
+        )
+    return name

@@ -1,0 +1,182 @@
+"""Imports go one way, on the line in CONTRIBUTING.md; nobody names a single method or task."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from typer.main import get_command
+
+from adapterkit.cli.app import app
+from adapterkit.methods.base import methods
+from adapterkit.schema import keys_of
+from adapterkit.tasks.base import tasks
+from adapterkit.training.augmentation import Augmentation
+from adapterkit.training.recipe import BackboneSection, Training, describe_keys
+
+PACKAGE = ROOT / "adapterkit"
+GROUND = "ground"
+MOST_LOOSE = 10
+
+
+def name_of(path: Path) -> str:
+    """A module's name inside the package; a package's for its `__init__`, empty for the root's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def direction() -> tuple[dict[str, int], set[str]]:
+    """The direction line of CONTRIBUTING.md.
+
+    Returns:
+        Each package's place on the line, from the left, and the modules of the ground.
+    """
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^__main__ -> .+$", text, re.MULTILINE)
+    (ground,) = re.findall(r"^ground: (.+)$", text, re.MULTILINE)
+    places = {
+        name.strip(): place
+        for place, stop in enumerate(line.split(" -> "))
+        for name in stop.split("|")
+    }
+    return places, set(ground.split(", "))
+
+
+PLACES, GROUND_MODULES = direction()
+
+
+def package_of(module: str) -> str:
+    """Where a module stands on the line: its package, or the ground."""
+    first = module.partition(".")[0]
+    return GROUND if first in GROUND_MODULES else first
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Modules of the package that a module imports anywhere: at the top, in functions, for types."""
+    path = MODULES[module]
+    here = ["adapterkit", *module.split(".")]
+    if path.name != "__init__.py":
+        here = here[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            base = [*base, *(node.module.split(".") if node.module else [])]
+            named = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        for parts in named:
+            if parts[0] == "adapterkit":
+                full, parent = ".".join(parts[1:]), ".".join(parts[1:-1])
+                found.add(full if full in MODULES else parent)
+    return frozenset(found)
+
+
+INNER = [name for name in MODULES if name]  # all but the root, which shows the rest to users
+
+
+def test_every_package_stands_on_the_line() -> None:
+    assert {package_of(name) for name in INNER} == set(PLACES)
+    assert {name for name in INNER if package_of(name) == GROUND} == GROUND_MODULES
+
+
+def test_imports_go_from_left_to_right() -> None:
+    wrong = [
+        f"{module} imports {other}"
+        for module in INNER
+        for other in imports_of(module)
+        if package_of(module) != package_of(other)
+        and not (other and PLACES[package_of(module)] < PLACES[package_of(other)])
+    ]
+    assert wrong == []
+
+
+def test_imports_have_no_cycle() -> None:
+    order = TopologicalSorter({name: imports_of(name) - {name} for name in INNER})
+    order.prepare()  # raises CycleError, which names the cycle
+
+
+def test_few_modules_lie_loose() -> None:
+    loose = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert loose == GROUND_MODULES
+    assert len(loose) <= MOST_LOOSE
+
+
+def test_a_package_has_nothing_in_its_init_but_a_line_of_docstring() -> None:
+    for name in INNER:
+        if MODULES[name].name == "__init__.py":
+            tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+            assert len(tree.body) == 1, name
+            assert len((ast.get_docstring(tree) or "\n\n").splitlines()) == 1, name
+
+
+def imported_by(*modules: str) -> set[str]:
+    """What a fresh process has imported after some modules of the package."""
+    code = f"import sys, {', '.join(modules)}; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_ground_imports_no_torch() -> None:
+    ground = sorted(f"adapterkit.{name}" for name in GROUND_MODULES)
+    assert "torch" not in imported_by(*ground, "adapterkit.client.http")
+
+
+def test_importing_the_command_line_does_not_import_torch() -> None:
+    assert "torch" not in imported_by("adapterkit", "adapterkit.cli.app")
+
+
+def public_classes() -> Iterator[tuple[str, str]]:
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield node.name, module
+
+
+def test_a_class_name_stands_once_in_the_package() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, module in public_classes():
+        places[name].append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("kinds", [methods, tasks])
+def test_nobody_imports_a_single_method_or_task(kinds: Any) -> None:
+    own = {kind.__module__.removeprefix("adapterkit.") for kind in kinds().values()}
+    assert len(own) >= 4
+    assert own <= set(MODULES)
+    for module in INNER:
+        named = imports_of(module) & own
+        assert not named, f"{module} imports {named}"
+
+
+def test_every_key_of_a_recipe_has_a_meaning() -> None:
+    own = (BackboneSection, Training, Augmentation)
+    for section in (*methods().values(), *tasks().values(), *own):
+        for key, _, meaning in keys_of(section):
+            assert meaning, f"{section.__name__}.{key} has no meaning in its docstring"
+    assert "training" in describe_keys()
+
+
+def test_the_readme_speaks_of_every_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    group: Any = get_command(app)
+    assert len(group.commands) >= 12
+    for name in group.commands:
+        assert f"adapterkit {name}" in readme
