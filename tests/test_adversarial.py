@@ -29,7 +29,7 @@ from adapterkit.tasks.classification import Classification
 from adapterkit.tasks.types import Example
 from adapterkit.training import trainable as trainees
 from adapterkit.training.adversarial import Attack, step
-from adapterkit.training.full_finetuning import Whole, fine_tune
+from adapterkit.training.full_finetuning import TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
@@ -161,7 +161,7 @@ def test_a_backbone_that_is_trained_itself_has_its_gradients(tiny_folder: Path) 
     backbone = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
     inputs, adapter = tokenise(backbone, TEXTS, None, 40), sober(backbone)
     adapter = replace(adapter, method=methods()["head"](), tensors={})
-    module = Trainees(backbone, [Whole(adapter, backbone)]).eval()
+    module = Trainees(backbone, [TrainableBackbone(adapter, backbone)]).eval()
     found = []
     for plainly in (False, True):
         if plainly:

@@ -14,7 +14,7 @@ from conftest import MakeAdapter
 from adapterkit.adapter.card import card
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import FORMATS, check_target, show_answers, show_card, write_answers
-from adapterkit.data.requests import Asked, read_asked
+from adapterkit.data.requests import RequestRow, read_asked
 from adapterkit.errors import DataError
 from adapterkit.inference.predictor import Predictor
 from adapterkit.text_table import table
@@ -22,7 +22,7 @@ from adapterkit.text_table import table
 SCRIPTS = ["¿Dónde está mi paquete?", "我的卡丢了", 'a "quoted", text\nof two lines', "🙂"]
 
 
-def ask(content: str, pair: str | None = None, name: str = "x.csv") -> list[Asked]:
+def ask(content: str, pair: str | None = None, name: str = "x.csv") -> list[RequestRow]:
     Path(name).write_text(content, encoding="utf-8", newline="")
     return read_asked(Path(name), "text", pair, "adapter")
 
@@ -33,9 +33,9 @@ def answered(text: Any, **answer: Any) -> dict[str, Any]:
 
 def test_texts_are_read_in_order() -> None:
     lines = "".join(json.dumps({"text": text}) + "\n" for text in SCRIPTS)
-    assert ask(lines, name="x.jsonl") == [Asked(None, text) for text in SCRIPTS]
+    assert ask(lines, name="x.jsonl") == [RequestRow(None, text) for text in SCRIPTS]
     quoted = "\n".join('"' + text.replace('"', '""') + '"' for text in SCRIPTS)
-    assert ask(f"\ufefftext\n{quoted}\n") == [Asked(None, text) for text in SCRIPTS]
+    assert ask(f"\ufefftext\n{quoted}\n") == [RequestRow(None, text) for text in SCRIPTS]
 
 
 def test_a_file_may_name_each_rows_adapter() -> None:
@@ -53,11 +53,11 @@ def test_a_jsonl_row_may_leave_its_adapter_out() -> None:
 
 
 def test_pairs_are_read() -> None:
-    assert ask("text,second\na,b\n", pair="second") == [Asked(None, ("a", "b"))]
+    assert ask("text,second\na,b\n", pair="second") == [RequestRow(None, ("a", "b"))]
 
 
 def test_a_number_is_a_text_as_in_training() -> None:
-    assert ask('{"text": 42}\n', name="x.jsonl") == [Asked(None, "42")]
+    assert ask('{"text": 42}\n', name="x.jsonl") == [RequestRow(None, "42")]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from test_cli import run
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs
 from adapterkit.bench.mixed import MixedBench
-from adapterkit.bench.peers import Padded, hushed, peft_model, plain_model
+from adapterkit.bench.peers import PaddedBatch, hushed, peft_model, plain_model
 from adapterkit.bench.systems import job, own_systems
 from adapterkit.bench.workload import LORA, MIXES, bench_adapters, labelled_rows, owned, owners_of
 from adapterkit.inference.forward import Piece, forward
@@ -71,7 +71,7 @@ def test_peft_answers_what_we_answer(
     tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
 ) -> None:
     adapters = bench_adapters(tiny, LORA, 4)
-    batch, owners = Padded.of(inputs, tiny.device), owners_of(len(inputs), 4)
+    batch, owners = PaddedBatch.of(inputs, tiny.device), owners_of(len(inputs), 4)
     with hushed(), torch.inference_mode():
         plain = plain_model(tiny_folder, "float32", "none", tiny.device)
         model = peft_model(plain, adapters, tiny)
@@ -89,7 +89,7 @@ def test_transformers_answers_what_our_base_answers(
 ) -> None:
     with hushed(), torch.inference_mode():
         plain = plain_model(tiny_folder, "float32", "none", tiny.device)
-        expected = plain.pooler(Padded.of(inputs, tiny.device).through(plain))
+        expected = plain.pooler(PaddedBatch.of(inputs, tiny.device).through(plain))
         ours = by_row(forward(tiny, [(None, row) for row in inputs]))
     for row, line in ours.items():
         torch.testing.assert_close(line, expected[row], rtol=1e-4, atol=1e-5)
@@ -98,7 +98,7 @@ def test_transformers_answers_what_our_base_answers(
 def test_everyone_gets_the_same_rows_and_owners(
     tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
 ) -> None:
-    batch = Padded.of(inputs, tiny.device)
+    batch = PaddedBatch.of(inputs, tiny.device)
     told = job(tiny_folder, "float32", inputs, 5)
     ours = owned(inputs, bench_adapters(tiny, LORA, 5))
     names = [adapter.name for adapter in bench_adapters(tiny, LORA, 5)]

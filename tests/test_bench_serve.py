@@ -27,7 +27,7 @@ from adapterkit.bench.offline import engine_of, offline_rate
 from adapterkit.bench.serve import ServeBench, beside, percentile, summary
 from adapterkit.bench.table import show
 from adapterkit.bench.traffic import Arrivals, AtOnce, Traffic
-from adapterkit.bench.wire import Reply, Wire
+from adapterkit.bench.wire import TimedReply, Wire
 from adapterkit.client.http import Client
 from adapterkit.serving.api_keys import hash_of, new_key
 
@@ -173,7 +173,7 @@ def test_the_wire_opens_again_and_refuses_what_it_cannot_read() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n" + told + b"\r\n\r\n")
         writer.close()  # without saying so, as servers do with idle connections
 
-    async def work() -> list[Reply]:
+    async def work() -> list[TimedReply]:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             wire = Wire(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/below/")
             replies = []

@@ -25,7 +25,7 @@ from adapterkit import AsyncClient, Client, Predictor, Store
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.client.protocol import Limits, Reply, portions
+from adapterkit.client.protocol import BatchLimits, Reply, portions
 from adapterkit.client.tar import tar_of
 from adapterkit.errors import (
     AccessError,
@@ -166,10 +166,10 @@ def test_a_portion_that_is_refused_says_which_rows(client: Client) -> None:
 
 def test_portions_keep_rows_and_bytes_within_limits() -> None:
     rows = [b"x" * size for size in (1, 2, 3, 90, 1, 4, 4, 4)]
-    found = list(portions(rows, Limits(3, 10)))
+    found = list(portions(rows, BatchLimits(3, 10)))
     assert [list(map(len, part)) for part in found] == [[1, 2, 3], [90], [1, 4], [4, 4]]
     assert [row for part in found for row in part] == rows
-    assert list(portions([], Limits(3, 10))) == []
+    assert list(portions([], BatchLimits(3, 10))) == []
 
 
 def test_vectors(client: Client, predictor: Predictor) -> None:

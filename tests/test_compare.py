@@ -21,7 +21,7 @@ from adapterkit.methods.base import methods
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
 from adapterkit.training.comparison import compare
-from adapterkit.training.full_finetuning import RATE, Whole, fine_tune
+from adapterkit.training.full_finetuning import RATE, TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe, Training
 from adapterkit.training.run import Run
@@ -139,7 +139,7 @@ def test_gradients_of_full_fine_tuning_are_those_of_transformers(
     task: Any = tasks()["classification"]
     probe = replace(recipe, method=methods()["head"](), task=task(pooling="mean", dropout=0.0))
     adapter = fresh_adapter(probe, backbone, rows)
-    whole = Whole(adapter, backbone)
+    whole = TrainableBackbone(adapter, backbone)
     trainees = Trainees(backbone, [whole]).eval()
     run_of = Run(whole, {"train": ready(backbone, adapter, rows)}, recipe.training)
     trainees({0: run_of.step(0, 1)[0]}).sum().backward()
@@ -170,7 +170,7 @@ def test_every_weight_has_its_rate_and_no_bias_or_norm_decays(tiny_folder: Path)
     backbone = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
     plain = Recipe.of({"name": "a", "data": {"path": "x"}, "method": {"type": "head"}})
     rows = [Row({"text": "a", "label": "x"}, "1"), Row({"text": "b", "label": "y"}, "2")]
-    whole = Whole(fresh_adapter(plain, backbone, rows), backbone)
+    whole = TrainableBackbone(fresh_adapter(plain, backbone, rows), backbone)
     split = {"train": ready(backbone, whole.start, rows)}
     groups = Run(whole, split, Training()).optimizer.param_groups
     assert sum(p.numel() for g in groups for p in g["params"]) == backbone.n_parameters + 2 * 33

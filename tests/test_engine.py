@@ -21,14 +21,14 @@ from adapterkit.inference.pipeline import answer
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import engine as module
 from adapterkit.serving.engine import Engine
-from adapterkit.serving.queue import ABOUT, Job, Queue, Usage
+from adapterkit.serving.queue import ABOUT, Queue, QueuedRequest, Usage
 from adapterkit.tasks.types import Answer, Example
 
 
-def job(tenant: str, *sizes: int, deadline: float = 1e12) -> Job:
+def job(tenant: str, *sizes: int, deadline: float = 1e12) -> QueuedRequest:
     rows = [(None, Example((Inputs([1] * n, [0] * n),))) for n in sizes]
     done: Any = Future()  # an asyncio future would need a loop
-    return Job(tenant, list(rows), deadline, done)
+    return QueuedRequest(tenant, list(rows), deadline, done)
 
 
 def drained(queue: Queue, max_tokens: int) -> list[str]:

@@ -27,7 +27,7 @@ from test_train_many import alone, assert_like_alone, changed, many, plan, write
 from test_training import assert_same
 
 from adapterkit.adapter import plots as figures
-from adapterkit.adapter.adapter import Adapter, Weights
+from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import faults_of
 from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
@@ -62,7 +62,7 @@ TEXTS = ["where is my card", "rain", "the fee is not good at all", "i want to cl
 def joined(*adapters: Adapter) -> Adapter:
     """Adapters of one task and method as the members of one."""
     first, *others = adapters
-    return replace(first, others=tuple(Weights(a.tensors, a.head) for a in others))
+    return replace(first, others=tuple(MemberWeights(a.tensors, a.head) for a in others))
 
 
 def apart(adapter: Adapter) -> list[Adapter]:

@@ -20,7 +20,7 @@ import torch
 import uvicorn
 from conftest import MakeAdapter
 
-from adapterkit.adapter.adapter import Adapter, Weights
+from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.serving.adapter_cache import ResidentSet
@@ -29,7 +29,7 @@ from adapterkit.serving.app import make_app
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.page import FILE
-from adapterkit.serving.service import Limits, Service
+from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.tasks.base import Task, tasks
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def shelf(
     for kind, settings in others.items():
         adapter = make_adapter(tiny, name=f"globex/{kind}", method="prefix", num_virtual_tokens=2)
         made = with_task(adapter, kind, pooling="mean", **settings)
-        twin = (Weights(made.tensors, made.head),) if kind == "regression" else ()
+        twin = (MemberWeights(made.tensors, made.head),) if kind == "regression" else ()
         publish(replace(made, others=twin))
     publish(make_adapter(tiny, name="many/Task-000", r=1))
     for n in range(1, MANY):
@@ -103,7 +103,7 @@ def served(root: Path, backbone: Backbone, keys: Keys | None = None) -> Iterator
     resident = ResidentSet(Store(root), backbone, 10**8, 10**8)
     engine = Engine(backbone, 1024, 100_000, lanes=1, watch=metrics)
     metrics.watch(engine, resident)
-    service = Service(backbone, resident, engine, keys, metrics, Limits())
+    service = Service(backbone, resident, engine, keys, metrics, ServingLimits())
     config = uvicorn.Config(make_app(service), log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:

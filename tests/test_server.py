@@ -43,7 +43,7 @@ from adapterkit.serving.engine import Engine
 from adapterkit.serving.json_logs import JsonLines, log
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.server import check_open
-from adapterkit.serving.service import Limits, Service
+from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.serving.tracing import VARIABLE, Traces
 from adapterkit.tasks.base import tasks
 
@@ -97,7 +97,7 @@ def serve(
     resident = ResidentSet(store, backbone, 10**9, 0)
     engine = Engine(backbone, 256, 20_000, 2, metrics)
     metrics.watch(engine, resident)
-    service = Service(backbone, resident, engine, keys, metrics, Limits(**limits))
+    service = Service(backbone, resident, engine, keys, metrics, ServingLimits(**limits))
     return TestClient(make_app(service), raise_server_exceptions=False)
 
 
@@ -811,6 +811,6 @@ def test_slow_bodies_are_given_up(
 
     scope = {"type": "http", "path": "/predict", "method": "POST", "headers": []}
     with pytest.raises(HTTPException) as error:
-        asyncio.run(gate.Gate(app, Limits(), Metrics())(scope, drip, send))
+        asyncio.run(gate.Gate(app, ServingLimits(), Metrics())(scope, drip, send))
     assert error.value.status_code == 408
     assert 2 <= len(came) <= 10

@@ -20,7 +20,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import RecipeError
 from adapterkit.inference.predictor import Predictor
 from adapterkit.tasks.base import tasks
-from adapterkit.tasks.question_answering import Context, Goal
+from adapterkit.tasks.question_answering import Context, SpanTarget
 from adapterkit.tasks.types import Example, Outputs
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
@@ -119,7 +119,7 @@ def asked(excess: list[float], right: list[bool | None]) -> tuple[Any, Any, Any]
         rows.append((window,))
         examples.append(Example((), Context("tea", ((None, None, (0, 3)),))))
         texts: tuple[str, ...] = () if is_right is None else ("tea",) if is_right else ("rain",)
-        goals.append(Goal(texts, ((0, 0),)))
+        goals.append(SpanTarget(texts, ((0, 0),)))
     return Outputs.of(rows), examples, goals
 
 

@@ -18,7 +18,7 @@ MOST_MEMBERS = 32
 
 
 @dataclass(frozen=True)
-class Weights:
+class MemberWeights:
     """What members of one ensemble do not share.
 
     Attributes:
@@ -29,13 +29,13 @@ class Weights:
     tensors: Tensors
     head: Tensors
 
-    def to(self, device: torch.device | str) -> Weights:
+    def to(self, device: torch.device | str) -> MemberWeights:
         """The weights on a device."""
 
         def moved(tensors: Mapping[str, Tensor]) -> Tensors:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-        return Weights(moved(self.tensors), moved(self.head))
+        return MemberWeights(moved(self.tensors), moved(self.head))
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Adapter:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     on_top_of: Adapter | None = None
     digest: str | None = None
-    others: tuple[Weights, ...] = ()
+    others: tuple[MemberWeights, ...] = ()
 
     def __post_init__(self) -> None:
         if self.others and self.task.no_mean is not None:
@@ -130,13 +130,13 @@ class Adapter:
         return sum(t.nbytes for t in self._held())
 
     def _held(self) -> Iterator[Tensor]:
-        for own in (Weights(self.tensors, self.head), *self.others):
+        for own in (MemberWeights(self.tensors, self.head), *self.others):
             yield from own.tensors.values()
             yield from own.head.values()
 
     def to(self, device: torch.device | str) -> Adapter:
         """The adapter with its tensors on a device."""
-        own = Weights(self.tensors, self.head).to(device)
+        own = MemberWeights(self.tensors, self.head).to(device)
         return replace(
             self,
             tensors=own.tensors,

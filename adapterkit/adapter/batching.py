@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backbone.edits import Block, Edits, LayerEdits, Whole
+from ..backbone.edits import Block, Edits, GraphInputs, LayerEdits
 from ..backbone.families import Geometry
 from ..backbone.packing import Packed
 from ..methods.base import Share
@@ -80,7 +80,7 @@ def assemble_edits(
         tuple(LayerEdits(blocks[i], plan, i, together) for i in range(geometry.layers)),
         tuple(untouched),
         filled,
-        None if sheet is None else Whole(sheet, (*kind, *sheet.kind)),
+        None if sheet is None else GraphInputs(sheet, (*kind, *sheet.kind)),
     )
 
 

@@ -27,7 +27,7 @@ from ..methods.base import Method, Tensors, methods
 from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import Task, tasks
-from .adapter import Adapter, Weights
+from .adapter import Adapter, MemberWeights
 from .card import CARD, _to_json, card, read_card, read_json
 from .checksums import sealed
 from .model_card import REPORT, model_card, report_files
@@ -166,7 +166,7 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
             described, told = _ours(content), tuple(content.get("members", ()))
         else:
             described = _foreign(folder, config, found, backbone.geometry)
-        unread = tuple(Weights({}, {}) for _ in told)
+        unread = tuple(MemberWeights({}, {}) for _ in told)
         adapter = Adapter(tensors={}, head={}, others=unread, **described)
         shapes = _shapes(adapter, backbone.geometry, _root(found, backbone.geometry))
         keys = adapter.method.file_keys(backbone.geometry, _root(found, backbone.geometry))
@@ -195,7 +195,9 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
     start = adapter.method.head_prefix
     names = adapter.task.head_shapes(backbone.geometry.hidden)
     own, *others = (
-        Weights(_stacked(tensors, keys), {name: _own(tensors[start + name]) for name in names})
+        MemberWeights(
+            _stacked(tensors, keys), {name: _own(tensors[start + name]) for name in names}
+        )
         for tensors in members
     )
     digest = file_digest(folder / WEIGHTS)

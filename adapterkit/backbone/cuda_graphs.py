@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .edits import Edits, Whole
+from .edits import Edits, GraphInputs
 from .packing import Packed
 
 MOST = 64
@@ -43,7 +43,7 @@ class Captured:
     sheet: Tensor
     states: Tensor
 
-    def run(self, packed: Packed, whole: Whole) -> Tensor:
+    def run(self, packed: Packed, whole: GraphInputs) -> Tensor:
         """Hidden states of a batch of the graph's kind, `[T, h]`."""
         tokens = packed.offsets[-1]
         fill(self.rows, packed)
@@ -100,7 +100,7 @@ class Graphs:
             self._done = stream.record_event()
         return states
 
-    def _capture(self, packed: Packed, edits: Edits, whole: Whole) -> Captured:
+    def _capture(self, packed: Packed, edits: Edits, whole: GraphInputs) -> Captured:
         """The graph of the batch's kind; what it reads is that batch's, to begin with."""
         rows = torch.zeros(3, edits.filled, dtype=torch.long, device=packed.device)
         fill(rows, packed)

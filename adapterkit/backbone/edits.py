@@ -132,7 +132,7 @@ def _added(
 
 
 @dataclass(frozen=True)
-class Whole:
+class GraphInputs:
     """Edits whose numbers stand on a sheet, so that two of one kind differ in nothing but numbers.
 
     Attributes:
@@ -159,4 +159,4 @@ class Edits:
     layers: tuple[LayerEdits, ...]
     untouched: tuple[int, ...]
     filled: int
-    whole: Whole | None = None
+    whole: GraphInputs | None = None

@@ -13,7 +13,7 @@ from statistics import quantiles
 from typing import Any
 
 from .stock import bare, near, row_of
-from .wire import Reply, Wire
+from .wire import TimedReply, Wire
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Load:
     began: float = field(default_factory=time.perf_counter)
     lasted: float = 0.0
 
-    def note(self, reply: Reply, rows: int, right: bool = True) -> None:
+    def note(self, reply: TimedReply, rows: int, right: bool = True) -> None:
         """Counts one answer."""
         self.statuses[reply.status] += 1
         if reply.status == 200:

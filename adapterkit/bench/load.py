@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .wire import Reply, Wire
+from .wire import TimedReply, Wire
 
 BROKEN = "connection"
 LATE = "timeout"
@@ -110,7 +110,7 @@ async def drive(
 async def _exchange(wire: Wire, target: Target, body: bytes, due: float, tally: Tally) -> None:
     try:
         async with asyncio.timeout(target.timeout):
-            reply: Reply = await wire.send("POST", target.path, body)
+            reply: TimedReply = await wire.send("POST", target.path, body)
     except TimeoutError:
         wire.close()
         tally.note(due, LATE, f"no answer within {target.timeout:g} s")

@@ -35,7 +35,7 @@ def hushed() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Padded:
+class PaddedBatch:
     """A batch as the peers take it, every row filled up to the longest.
 
     Attributes:
@@ -47,7 +47,7 @@ class Padded:
     mask: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[Inputs], device: torch.device) -> Padded:
+    def of(cls, rows: Sequence[Inputs], device: torch.device) -> PaddedBatch:
         """Pads token ids with zeros, which the mask hides."""
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros_like(ids)

@@ -17,7 +17,7 @@ from ..inference.pipeline import run
 from ..tasks.types import Example
 from .guest import Guest
 from .machine import has_peft
-from .peers import Padded, hushed, peft_model, plain_model
+from .peers import PaddedBatch, hushed, peft_model, plain_model
 from .timing import Run
 from .workload import LORA, MIXES, Rows, bench_adapters, owned, owners_of
 
@@ -136,7 +136,7 @@ def peer_systems(
         tenants: Numbers of tenants.
         dtype, quantization: Of the peers' weights.
     """
-    batch = Padded.of(inputs, backbone.device)
+    batch = PaddedBatch.of(inputs, backbone.device)
 
     def plain() -> Any:
         return plain_model(folder, dtype, quantization, backbone.device)

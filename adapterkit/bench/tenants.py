@@ -33,7 +33,7 @@ from .clients import Ask, Load, checked, closed, steady
 from .machine import machine
 from .served import memory_of, scrape, server
 from .stock import N_TEXTS, Stock, bare, near
-from .wire import Reply, Wire, run
+from .wire import TimedReply, Wire, run
 
 CLIENTS = 64
 
@@ -365,7 +365,7 @@ class Scene:
         return checked(self.texts, wanted, rows)
 
 
-async def change_round(wire: Wire, name: str, version: int, archive: bytes) -> list[Reply]:
+async def change_round(wire: Wire, name: str, version: int, archive: bytes) -> list[TimedReply]:
     """Publishes a version, points an alias at it, goes back and forth, unloads, deletes an old one.
 
     Args:

@@ -1,4 +1,7 @@
-"""Taking turns, and what is said of the times: medians, spreads and ratios of medians."""
+"""Taking turns, and what is said of the times: medians, spreads and ratios of medians.
+
+Systems take turns, so that a machine whose speed drifts slows all of them alike.
+"""
 
 from __future__ import annotations
 

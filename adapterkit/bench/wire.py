@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Reply:
+class TimedReply:
     """What came back.
 
     Attributes:
@@ -50,11 +50,11 @@ class Wire:
         self._head += f"authorization: Bearer {key}\r\n" if key else ""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, path: str, body: Any) -> Reply:
+    async def post(self, path: str, body: Any) -> TimedReply:
         """Sends a JSON body."""
         return await self.send("POST", path, json.dumps(body).encode())
 
-    async def send(self, method: str, path: str, body: bytes = b"", kind: str = "") -> Reply:
+    async def send(self, method: str, path: str, body: bytes = b"", kind: str = "") -> TimedReply:
         """Sends a request, over a new connection where the old one is gone."""
         began = time.perf_counter()
         head = self._head.replace("application/json", kind) if kind else self._head
@@ -67,12 +67,12 @@ class Wire:
             content = await reader.readexactly(int(headers["content-length"]))
         except (OSError, asyncio.IncompleteReadError, ValueError, KeyError) as error:
             self.close()
-            return Reply(0, {}, _broken(error), time.perf_counter() - began)
+            return TimedReply(0, {}, _broken(error), time.perf_counter() - began)
         if headers.get("connection") == "close":
             self.close()
         seconds = time.perf_counter() - began
         is_json = headers.get("content-type", "").startswith("application/json")
-        return Reply(status, headers, json.loads(content) if is_json else content, seconds)
+        return TimedReply(status, headers, json.loads(content) if is_json else content, seconds)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is not None and self._streams[0].at_eof():  # it was idle for too long

@@ -1,4 +1,8 @@
-"""What everyone is measured on: seeded rows, their owners, random adapters and backbones."""
+"""What everyone is measured on: seeded rows, their owners, random adapters and backbones.
+
+Rows are seeded, so everyone who runs a bench measures the same ones, and every system gets the same
+rows.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..adapter.adapter import Adapter
     from ..backbone.model import Backbone
-    from ..data.requests import Asked
+    from ..data.requests import RequestRow
     from ..inference.predictor import Predictor
 
 # As in the other commands, what needs torch is imported inside them.
@@ -128,7 +128,7 @@ def predict(
 
 def _asked(
     words: Sequence[str], source: Path | None, text: str, text_pair: str | None, column: str
-) -> list[Asked]:
+) -> list[RequestRow]:
     """The texts of the command line, or of a file."""
     from ..data.requests import ask_word, read_asked
 
@@ -144,8 +144,11 @@ def _asked(
 
 
 def _addressed(
-    asked: Sequence[Asked], names: Sequence[str], called: Mapping[str, str], source: Path | None
-) -> list[Asked]:
+    asked: Sequence[RequestRow],
+    names: Sequence[str],
+    called: Mapping[str, str],
+    source: Path | None,
+) -> list[RequestRow]:
     """Each text with the adapter it is for: the one it names, or everyone asked for.
 
     Args:

@@ -81,7 +81,7 @@ def serve(
     by train or by an admin over HTTP, is answered at once.
     """
     from ..serving.server import Settings, run
-    from ..serving.service import Limits
+    from ..serving.service import ServingLimits
 
     counts = {"--batch-tokens": batch_tokens, "--queue-tokens": queue_tokens, "--lanes": lanes}
     for name, value in counts.items():
@@ -106,7 +106,7 @@ def serve(
             keys=keys,
             any_backbone=any_backbone,
             log_texts=log_texts,
-            limits=Limits(timeout=timeout),
+            limits=ServingLimits(timeout=timeout),
         ),
         host,
         port,

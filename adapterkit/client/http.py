@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 import httpx2
 
 from ..errors import AdapterkitError, UnavailableError
-from .protocol import Calls, Plan, Reply, Request
+from .protocol import Calls, Exchange, Reply, Request
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,7 +100,7 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host) and fits and not url.query
 
 
-def _now(plan: Callable[Concatenate[Calls, P], Plan[T]]) -> Callable[Concatenate[Client, P], T]:
+def _now(plan: Callable[Concatenate[Calls, P], Exchange[T]]) -> Callable[Concatenate[Client, P], T]:
     """A plan as a method that carries it out."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -151,7 +151,7 @@ class Client(_Endpoint[httpx2.Client]):
             yield from found
             after = found[-1]["id"] if found else ""
 
-    def _carry_out(self, plan: Plan[T]) -> T:
+    def _carry_out(self, plan: Exchange[T]) -> T:
         try:
             request = next(plan)
             while True:
@@ -181,7 +181,7 @@ class Client(_Endpoint[httpx2.Client]):
 
 
 def _soon(
-    plan: Callable[Concatenate[Calls, P], Plan[T]],
+    plan: Callable[Concatenate[Calls, P], Exchange[T]],
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     """A plan as a coroutine that carries it out."""
 
@@ -234,7 +234,7 @@ class AsyncClient(_Endpoint[httpx2.AsyncClient]):
                 yield one
             after = found[-1]["id"] if found else ""
 
-    async def _carry_out(self, plan: Plan[T]) -> T:
+    async def _carry_out(self, plan: Exchange[T]) -> T:
         try:
             request = next(plan)
             while True:

@@ -89,7 +89,7 @@ class Reply:
             return None
 
 
-Plan = Generator[Request, Reply, T]
+Exchange = Generator[Request, Reply, T]
 
 
 class Frame(NamedTuple):
@@ -108,7 +108,7 @@ class Frame(NamedTuple):
     beside: int = 0
 
 
-class Limits(NamedTuple):
+class BatchLimits(NamedTuple):
     """What a server takes at once.
 
     Attributes:
@@ -124,7 +124,7 @@ class Calls:
     """The plans of everything a server can be asked; it remembers the server's limits."""
 
     def __init__(self) -> None:
-        self._limits: Limits | None = None
+        self._limits: BatchLimits | None = None
 
     @overload
     def predict(
@@ -133,14 +133,14 @@ class Calls:
         text: str | tuple[str, str] | Mapping[str, Any],
         *,
         truncate: bool = True,
-    ) -> Plan[Answer]: ...
+    ) -> Exchange[Answer]: ...
 
     @overload
     def predict(
         self, adapter: str | None, text: list[Any], *, truncate: bool = True
-    ) -> Plan[list[Answer]]: ...
+    ) -> Exchange[list[Answer]]: ...
 
-    def predict(self, adapter: str | None, text: Text, *, truncate: bool = True) -> Plan[Any]:
+    def predict(self, adapter: str | None, text: Text, *, truncate: bool = True) -> Exchange[Any]:
         """What one adapter answers.
 
         Args:
@@ -167,7 +167,7 @@ class Calls:
 
     def ask(
         self, requests: Sequence[tuple[str | None, Text]], *, truncate: bool = True
-    ) -> Plan[list[Answer]]:
+    ) -> Exchange[list[Answer]]:
         """Answers rows that may mix adapters, as `predict` does; any number of them.
 
         Args:
@@ -194,7 +194,7 @@ class Calls:
         *,
         normalize: bool = True,
         truncate: bool = True,
-    ) -> Plan[list[float]]: ...
+    ) -> Exchange[list[float]]: ...
 
     @overload
     def embed(
@@ -204,7 +204,7 @@ class Calls:
         *,
         normalize: bool = True,
         truncate: bool = True,
-    ) -> Plan[list[list[float]]]: ...
+    ) -> Exchange[list[list[float]]]: ...
 
     def embed(
         self,
@@ -213,7 +213,7 @@ class Calls:
         *,
         normalize: bool = True,
         truncate: bool = True,
-    ) -> Plan[Any]:
+    ) -> Exchange[Any]:
         """A vector for a text, or for each of a list of any length.
 
         Args:
@@ -235,7 +235,7 @@ class Calls:
         adapter: str | None = None,
         *,
         truncate: bool = True,
-    ) -> Plan[list[float]]:
+    ) -> Exchange[list[float]]:
         """The cosine of one sentence with each of several.
 
         Args:
@@ -252,7 +252,9 @@ class Calls:
         cosines: list[float] = yield from self._in_portions(frame, _texts(sentences))
         return cosines
 
-    def page(self, after: str = "", limit: int = 100) -> Plan[tuple[list[dict[str, Any]], bool]]:
+    def page(
+        self, after: str = "", limit: int = 100
+    ) -> Exchange[tuple[list[dict[str, Any]], bool]]:
         """A page of what may be asked, by name, and whether there is more.
 
         Args:
@@ -263,15 +265,15 @@ class Calls:
         content = _object((yield Request("GET", f"/v1/models?{query}")))
         return content["data"], content["has_more"]
 
-    def model(self, name: str) -> Plan[dict[str, Any]]:
+    def model(self, name: str) -> Exchange[dict[str, Any]]:
         """One adapter: its task, labels, scores, versions and aliases."""
         return _object((yield Request("GET", f"/v1/models/{_place(name)}")))
 
-    def info(self) -> Plan[dict[str, Any]]:
+    def info(self) -> Exchange[dict[str, Any]]:
         """The server's backbone, limits and version."""
         return _object((yield Request("GET", "/info")))
 
-    def ready(self) -> Plan[bool]:
+    def ready(self) -> Exchange[bool]:
         """Whether the server takes requests: not while it drains, nor where none can be reached."""
         try:
             _object((yield Request("GET", "/ready", patient=False)))
@@ -279,7 +281,7 @@ class Calls:
             return False
         return True
 
-    def publish(self, name: str, folder: str | Path) -> Plan[dict[str, Any]]:
+    def publish(self, name: str, folder: str | Path) -> Exchange[dict[str, Any]]:
         """Publishes an adapter folder as the next version of a name, which is `latest` at once.
 
         Args:
@@ -296,7 +298,7 @@ class Calls:
         path, body = f"/admin/adapters/{_place(name)}", tar_of(Path(folder))
         return _object((yield Request("PUT", path, body, "application/x-tar")))
 
-    def alias(self, name: str, alias: str, version: int | None) -> Plan[dict[str, int]]:
+    def alias(self, name: str, alias: str, version: int | None) -> Exchange[dict[str, int]]:
         """Points an alias at a version, or removes it where the version is None.
 
         Returns:
@@ -310,7 +312,7 @@ class Calls:
         aliases: dict[str, int] = _object((yield request))["aliases"]
         return aliases
 
-    def roll_back(self, name: str) -> Plan[dict[str, Any]]:
+    def roll_back(self, name: str) -> Exchange[dict[str, Any]]:
         """Makes the version before `latest` the latest again.
 
         Returns:
@@ -318,7 +320,7 @@ class Calls:
         """
         return _object((yield Request("POST", f"/admin/rollback/{_place(name)}")))
 
-    def unload(self, name: str) -> Plan[bool]:
+    def unload(self, name: str) -> Exchange[bool]:
         """Lets an adapter go from memory; the next request loads it again.
 
         Returns:
@@ -326,39 +328,39 @@ class Calls:
         """
         return bool(_object((yield Request("POST", f"/admin/unload/{_place(name)}")))["unloaded"])
 
-    def delete(self, name: str, version: int | None = None) -> Plan[None]:
+    def delete(self, name: str, version: int | None = None) -> Exchange[None]:
         """Deletes a version of an adapter; all of them where it is None."""
         query = "" if version is None else f"?version={version}"
         _object((yield Request("DELETE", f"/admin/adapters/{_place(name)}{query}")))
 
-    def verify(self, name: str) -> Plan[list[str]]:
+    def verify(self, name: str) -> Exchange[list[str]]:
         """What differs between an adapter's files and their checksums; nothing if all is well."""
         content = _object((yield Request("GET", f"/admin/verify/{_place(name)}")))
         faults: list[str] = content["faults"]
         return faults
 
-    def _in_portions(self, frame: Frame, rows: Sequence[bytes]) -> Plan[list[Any]]:
+    def _in_portions(self, frame: Frame, rows: Sequence[bytes]) -> Exchange[list[Any]]:
         """As many requests as the server's limits make of rows; one entry of a list for each."""
         limits = yield from self._limits_for(len(rows) + frame.beside)
         room = limits.size - len(frame.head) - len(frame.tail)
         answers: list[Any] = []
-        for part in portions(rows, Limits(limits.rows - frame.beside, room)):
+        for part in portions(rows, BatchLimits(limits.rows - frame.beside, room)):
             body = b"".join((frame.head, b",".join(part), frame.tail))
             where = f"rows {len(answers) + 1} to {len(answers) + len(part)}: "
             reply = yield Request("POST", frame.path, body)
             answers += _content(reply, where if len(part) < len(rows) else "")
         return answers
 
-    def _limits_for(self, n_rows: int) -> Plan[Limits]:
+    def _limits_for(self, n_rows: int) -> Exchange[BatchLimits]:
         if n_rows == 1:
-            return Limits(1, 0)  # every server takes one
+            return BatchLimits(1, 0)  # every server takes one
         if self._limits is None:
             told = yield from self.info()
-            self._limits = Limits(told["max_client_batch_size"], told["max_body_bytes"])
+            self._limits = BatchLimits(told["max_client_batch_size"], told["max_body_bytes"])
         return self._limits
 
 
-def portions(rows: Sequence[bytes], limits: Limits) -> Iterator[Sequence[bytes]]:
+def portions(rows: Sequence[bytes], limits: BatchLimits) -> Iterator[Sequence[bytes]]:
     """Rows in their order, cut so that each portion is within limits, or is one row.
 
     Args:

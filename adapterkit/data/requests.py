@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestRow:
     """What is asked.
 
     Attributes:
@@ -29,7 +29,7 @@ class Asked:
     where: str = field(default="", compare=False)
 
 
-def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[Asked]:
+def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[RequestRow]:
     """What a file asks, and each row's adapter where it has that column.
 
     A row with columns of other roles than texts (question, tokens, choices, ...) is asked as a
@@ -57,19 +57,19 @@ def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> li
         if structured:
             plain = {role: record[column] for role, column in texts.items() if column in record}
             parts = {role: record[role] for role in structured}
-            asked.append(Asked(name, {**parts, **plain}, where))
+            asked.append(RequestRow(name, {**parts, **plain}, where))
             continue
         fields = read_fields(record, columns, where)
         first = fields["text"]
-        asked.append(Asked(name, (first, fields["text_pair"]) if text_pair else first, where))
+        asked.append(RequestRow(name, (first, fields["text_pair"]) if text_pair else first, where))
     return asked
 
 
-def ask_word(word: str, where: str) -> Asked:
+def ask_word(word: str, where: str) -> RequestRow:
     """A text from the command line; a JSON object gives values by role."""
     if word.lstrip().startswith("{"):
         with suppress(ValueError):
             values = json.loads(word)
             if isinstance(values, dict):
-                return Asked(None, values, where)
-    return Asked(None, word, where)
+                return RequestRow(None, values, where)
+    return RequestRow(None, word, where)

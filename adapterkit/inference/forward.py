@@ -15,7 +15,7 @@ from ..backbone.edits import Edits
 from ..backbone.model import Backbone
 from ..backbone.packing import Encoded, Inputs, Packed, pack
 from ..ops.dropout import Noise
-from ..tasks.base import Asked, Task
+from ..tasks.base import HeadInput, Task
 from .shared_layers import Memory, encode
 
 MAX_TOKENS = 8192
@@ -89,11 +89,11 @@ def _logits(
 ) -> dict[int, Tensor]:
     """Owner to the raw scores of its rows, the owners of one class of tasks asked together."""
     packed = encoded.packed
-    kinds: dict[type[Task], dict[int, Asked]] = {}
+    kinds: dict[type[Task], dict[int, HeadInput]] = {}
     for owner in sorted(set(packed.owners) - {-1}):
         task, head = adapters[owner].task, adapters[owner].head
         noise = drawn.of([owner]) if drawn is not None else None
-        asked = Asked(task, head, packed.span(owner), noise)
+        asked = HeadInput(task, head, packed.span(owner), noise)
         kinds.setdefault(type(task), {})[owner] = asked
     values: dict[int, Tensor] = {}
     for kind, members in kinds.items():

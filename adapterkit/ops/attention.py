@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention_plan import AttentionPlan, Padded, Ragged
-from .kernels import WIDTH
+from .attention_plan import AttentionPlan, PaddedPlan, Ragged
+from .bucketing import WIDTH
 
 if TYPE_CHECKING:
     pass
@@ -110,7 +110,7 @@ class _Compiled(torch.autograd.Function):
 
 
 def _padded_attention(
-    query: Tensor, key: Tensor, value: Tensor, padded: Padded, heads: int, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, padded: PaddedPlan, heads: int, scaling: float
 ) -> Tensor:
     """The same by torch's attention, group by group."""
     width = query.shape[-1]

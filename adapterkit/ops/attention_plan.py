@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bucketing import roomier, roomy
-from .kernels import WIDTH
+from .bucketing import roomier, roomy, whole_vectors
 from .launch_table import Entry, Sheet
 from .prefix_tokens import Prefixes
 
@@ -100,7 +99,7 @@ class AttentionPlan:
         return Windows(starts, first + self.filled, np.ascontiguousarray(ahead))
 
     @cached_property
-    def padded(self) -> Padded:
+    def padded(self) -> PaddedPlan:
         """The same as padded calls: sequences of like length gathered into few groups, a prefix a
         list of further key tokens that any number of sequences may point at."""
         n_tokens, filled = sum(self.lengths), self.filled
@@ -118,7 +117,7 @@ class AttentionPlan:
             places[queries[real]] = place[real]
             laid += queries.numel()
             first, ahead = p[:, :1], p[:, 1:]
-            columns = torch.arange(_whole(int((n + ahead).max())))[None]
+            columns = torch.arange(whole_vectors(int((n + ahead).max())))[None]
             real = columns < n + ahead
             keys = torch.where(columns < ahead, filled + first + columns, s + columns - ahead)
             keys = torch.where(real, keys, s)
@@ -126,7 +125,7 @@ class AttentionPlan:
             index = (queries.flatten().to(self.device), keys.flatten().to(self.device))
             groups.append(AttentionGroup(*index, len(members), mask))
         places[n_tokens:] = places[n_tokens - 1]
-        return Padded(tuple(groups), places.to(self.device))
+        return PaddedPlan(tuple(groups), places.to(self.device))
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ class RaggedTable:
 
 
 @dataclass(frozen=True)
-class Padded:
+class PaddedPlan:
     """Padded calls that compute a packed batch.
 
     Attributes:
@@ -265,10 +264,3 @@ def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
         else:
             groups.append([i])
     return groups
-
-
-def _whole(keys: int) -> int:
-    """Keys filled up to whole vectors of the processor, unless few are left over: torch's attention
-    on a CPU takes the rest one by one, and 13 keys three times as long as 16."""
-    rest = keys % WIDTH
-    return keys if rest <= WIDTH // 4 else keys - rest + WIDTH

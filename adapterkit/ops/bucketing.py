@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+WIDTH = 16
+"""Float32 numbers that the compiled loops compute at once: those of the widest vectors a processor
+has."""
+
 
 def roomy(n: int) -> int:
     """n filled up to one of a few sizes: the next multiple of 16, and of an eighth to a sixteenth
@@ -24,3 +28,10 @@ def fill_up(tokens: int) -> int:
     """
     step = max(16, 1 << max(0, tokens.bit_length() - 6))
     return -(-tokens // step) * step
+
+
+def whole_vectors(keys: int) -> int:
+    """Keys filled up to whole vectors of the processor, unless few are left over: torch's attention
+    on a CPU takes the rest one by one, and 13 keys three times as long as 16."""
+    rest = keys % WIDTH
+    return keys if rest <= WIDTH // 4 else keys - rest + WIDTH

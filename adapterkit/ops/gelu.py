@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import WIDTH
+from .bucketing import WIDTH
 
 
 def gelu(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ..backbone.model import Backbone
 from ..errors import OverloadedError, UnavailableError
 from ..inference.pipeline import answer, read
 from ..tasks.types import Answer, Example, Text
-from .queue import Job, Queue, Usage, Waiting, _late
+from .queue import Queue, QueuedRequest, QueuedRow, Usage, _late
 
 SHORT = 1000
 """Characters that are tokenised sooner than another thread could be asked to."""
@@ -124,7 +124,7 @@ class Engine:
         self._watch.stage("tokenise", time.monotonic() - began)
         if charge is not None:
             charge(examples)
-        job = Job(
+        job = QueuedRequest(
             tenant, list(zip(owners, examples, strict=True)), began + timeout, loop.create_future()
         )
         for loser in self.queue.add(job):
@@ -172,7 +172,7 @@ class Engine:
             self._running[batch] = {waiting.job.tenant for waiting in taken}
             batch.add_done_callback(partial(self._tell, taken, began))
 
-    def _tell(self, taken: Sequence[Waiting], began: float, batch: Future[Found]) -> None:
+    def _tell(self, taken: Sequence[QueuedRow], began: float, batch: Future[Found]) -> None:
         """Brings what a lane found to the event loop."""
         seconds = time.monotonic() - began
         if self._loop is not None:
@@ -186,7 +186,7 @@ class Engine:
         held = any(dominant in tenants for tenants in self._running.values())
         return dominant if held else None
 
-    def _answered(self, taken: Sequence[Waiting], seconds: float, batch: Future[Found]) -> None:
+    def _answered(self, taken: Sequence[QueuedRow], seconds: float, batch: Future[Found]) -> None:
         del self._running[batch]
         self._fill()  # before anyone is told: no lane waits until answers are written out
         tokens = sum(waiting.tokens for waiting in taken)

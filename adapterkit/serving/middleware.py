@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .json_logs import log
 from .metrics import Metrics
-from .service import Limits
+from .service import ServingLimits
 
 NUMBER = re.compile("[0-9A-Za-z-]{1,64}")
 """What a request may call itself."""
@@ -39,7 +39,7 @@ class Gate:
         metrics: Where answers are counted.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, limits: ServingLimits, metrics: Metrics) -> None:
         self._app = app
         self._limits = limits
         self._metrics = metrics

@@ -23,7 +23,7 @@ ABOUT = 3.0
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedRequest:
     """One request: rows that are answered together or not at all.
 
     Attributes:
@@ -55,7 +55,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueuedRow:
     """One row in the queue.
 
     Attributes:
@@ -70,7 +70,7 @@ class Waiting:
     number: int
     place: int
     tokens: int
-    job: Job
+    job: QueuedRequest
 
 
 @dataclass
@@ -79,8 +79,8 @@ class _Share:
 
     finish: float = 0.0
     tokens: int = 0
-    rows: deque[Waiting] = field(default_factory=deque)
-    jobs: dict[Job, None] = field(default_factory=dict)
+    rows: deque[QueuedRow] = field(default_factory=deque)
+    jobs: dict[QueuedRequest, None] = field(default_factory=dict)
 
 
 class Queue:
@@ -107,7 +107,7 @@ class Queue:
         """Whether a request of this tenant would be turned away, whatever its size."""
         return self.tokens >= self.max_tokens and self._largest() == tenant
 
-    def add(self, job: Job) -> list[Job]:
+    def add(self, job: QueuedRequest) -> list[QueuedRequest]:
         """Queues a request.
 
         Returns:
@@ -122,7 +122,7 @@ class Queue:
         start = max(self._now, share.finish)
         for place, tokens in enumerate(sizes):
             self._number += 1
-            share.rows.append(Waiting(start, self._number, place, tokens, job))
+            share.rows.append(QueuedRow(start, self._number, place, tokens, job))
             start += tokens
         share.finish = start
         out = []
@@ -137,7 +137,7 @@ class Queue:
                 break
         return out
 
-    def leave(self, job: Job) -> None:
+    def leave(self, job: QueuedRequest) -> None:
         """Takes a request that is not answered out; its rows are passed over when they come up."""
         share = self._shares.get(job.tenant)
         if share is None or job not in share.jobs:
@@ -146,14 +146,14 @@ class Queue:
         self._count(share, -job.tokens, -job.left)
         job.left = 0
 
-    def take(self, max_tokens: int, barred: str | None = None) -> list[Waiting]:
+    def take(self, max_tokens: int, barred: str | None = None) -> list[QueuedRow]:
         """The next rows to answer: at most so many tokens, or one row.
 
         Args:
             max_tokens: Most tokens.
             barred: A tenant that must wait for now.
         """
-        taken: list[Waiting] = []
+        taken: list[QueuedRow] = []
         filled = 0
         heads = [
             (first.start, first.number, tenant)
@@ -180,7 +180,7 @@ class Queue:
             self._now = 0.0
         return taken
 
-    def _first(self, share: _Share) -> Waiting | None:
+    def _first(self, share: _Share) -> QueuedRow | None:
         """A tenant's next row that somebody still waits for."""
         now = time.monotonic()
         while share.rows:
@@ -192,7 +192,7 @@ class Queue:
             share.rows.popleft()
         return None
 
-    def _served(self, share: _Share, row: Waiting) -> None:
+    def _served(self, share: _Share, row: QueuedRow) -> None:
         job = row.job
         job.left -= 1
         job.tokens -= row.tokens

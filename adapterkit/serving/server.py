@@ -28,7 +28,7 @@ from .app import make_app
 from .engine import Engine
 from .json_logs import log, log_lines
 from .metrics import Metrics
-from .service import Limits, Service
+from .service import Service, ServingLimits
 from .tracing import Traces
 
 DRAIN = 60.0
@@ -75,7 +75,7 @@ class Settings:
     keys: Path | None = None
     any_backbone: bool = False
     log_texts: bool = False
-    limits: Limits = field(default_factory=Limits)
+    limits: ServingLimits = field(default_factory=ServingLimits)
 
 
 def make_service(settings: Settings) -> Service:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServingLimits:
     """What one request may be.
 
     Attributes:
@@ -82,7 +82,7 @@ class Service:
         engine: Engine,
         keys: Keys | None,
         metrics: Metrics,
-        limits: Limits,
+        limits: ServingLimits,
         any_backbone: bool = False,
         log_texts: bool = False,
     ) -> None:

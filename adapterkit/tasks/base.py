@@ -30,7 +30,7 @@ from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, 
 
 
 @dataclass(frozen=True)
-class Asked:
+class HeadInput:
     """An adapter's part of a batch, for its head.
 
     Attributes:
@@ -250,7 +250,7 @@ class Task(ABC):
         each of their tokens where the task is `per_token`."""
 
     @classmethod
-    def logits_of(cls, members: Sequence[Asked], encoded: Encoded) -> list[Tensor]:
+    def logits_of(cls, members: Sequence[HeadInput], encoded: Encoded) -> list[Tensor]:
         """Raw scores of several adapters' sequences, all of this class of tasks.
 
         Args:

@@ -19,7 +19,7 @@ from ..ops.dropout import Noise
 from ..ops.low_rank import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
-from .base import Asked, Task
+from .base import HeadInput, Task
 from .fields import Fields
 from .types import Example, Score, Tensors
 
@@ -99,7 +99,7 @@ class PooledTask(PooledText):
         return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
 
     @classmethod
-    def logits_of(cls, members: Sequence[Asked], encoded: Encoded) -> list[Tensor]:
+    def logits_of(cls, members: Sequence[HeadInput], encoded: Encoded) -> list[Tensor]:
         """On a GPU, outside training, those of one pooling in one launch."""
         own = cls.logits is not PooledTask.logits
         if own or not in_one_launch(encoded.tokens.device):

@@ -39,7 +39,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Goal:
+class SpanTarget:
     """The right answers of a row: its texts, and first and last line in each window; 0 and 0, the
     first token, where a window has none."""
 
@@ -132,7 +132,7 @@ class QuestionAnswering(Task):
     def counted(self, row: Row) -> Sequence[str | float]:
         return ["answerable" if row.fields["answers"] else "unanswerable"]
 
-    def target(self, row: Row, example: Example) -> Goal:
+    def target(self, row: Row, example: Example) -> SpanTarget:
         context: Context = example.notes
         answers = row.fields["answers"]
         for text, start in answers:
@@ -148,7 +148,7 @@ class QuestionAnswering(Task):
                 text, start = answers[0]
                 found = _lines(spans, start, start + len(text)) or (0, 0)
             lines.append(found)
-        return Goal(tuple(text for text, _ in answers), tuple(lines))
+        return SpanTarget(tuple(text for text, _ in answers), tuple(lines))
 
     def in_sight(self, example: Example, target: Any) -> list[range]:
         """The answer's tokens; the first one where a window has none."""

@@ -53,7 +53,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Goal:
+class SummaryTarget:
     """The sentences of a document that should be chosen, and what its summary should say."""
 
     document: Document
@@ -136,17 +136,17 @@ class Summarisation(Task):
             found.append(Example(tuple(windows), Document(text, spans, owners)))
         return found
 
-    def target(self, row: Row, example: Example) -> Goal:
+    def target(self, row: Row, example: Example) -> SummaryTarget:
         document, summary = example.notes, row.fields["summary"]
         if isinstance(summary, str):
-            return Goal(document, greedy(document, summary, self.sentences), summary)
+            return SummaryTarget(document, greedy(document, summary, self.sentences), summary)
         chosen = tuple(sorted(set(summary)))
         if chosen[-1] >= len(document.spans):
             raise DataError(
                 f"{row.where}: summary names sentence {chosen[-1]}, the last of the document is "
                 f"{len(document.spans) - 1} (the first is 0)"
             )
-        return Goal(document, chosen, document.joined(chosen))
+        return SummaryTarget(document, chosen, document.joined(chosen))
 
     def logits(
         self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None

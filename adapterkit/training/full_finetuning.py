@@ -38,7 +38,7 @@ class Tuned:
     n_parameters: int
 
 
-class Whole(Trainee):
+class TrainableBackbone(Trainee):
     """A head, and the backbone under it."""
 
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
@@ -95,7 +95,7 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> Tuned:
     if accelerator.num_processes > 1:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
     plan = Plan.of(recipe, backbone)
-    whole = Whole(plan.adapter, backbone)
+    whole = TrainableBackbone(plan.adapter, backbone)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)  # the backbone's own dropout draws from it
         (adapter,) = carry_out([plan], Trainees(backbone, [whole]), accelerator, began, progress)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..adapter.adapter import Adapter, Weights
+from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.folder import CONFIG, load_adapter
 from ..adapter.stacking import Footing
 from ..adapter.store import Store, find_folder
@@ -67,14 +67,14 @@ def fresh_adapter(
 
 def _drawn(
     recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: Adapter | None
-) -> Weights:
+) -> MemberWeights:
     """What one member begins with: fresh from its seed, or a saved adapter's."""
     generator = torch.Generator().manual_seed(seed)
     tensors = recipe.method.fresh(geometry, generator)
     head = task.fresh_head(geometry.hidden, generator)
     if saved is None:
-        return Weights(tensors, head)
-    return Weights(recipe.method.resume(saved.tensors, geometry, generator), saved.head)
+        return MemberWeights(tensors, head)
+    return MemberWeights(recipe.method.resume(saved.tensors, geometry, generator), saved.head)
 
 
 def _saved(

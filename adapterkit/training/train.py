@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
-from ..adapter.adapter import Adapter, Weights
+from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..data.dataset import fingerprint
@@ -224,7 +224,9 @@ def _joined(members: Sequence[Adapter]) -> Adapter:
         method, tensors = member.method.fold(member.tensors)
         folded.append(replace(member, method=method, tensors=tensors))
     first, *others = folded
-    return replace(first, others=tuple(Weights(other.tensors, other.head) for other in others))
+    return replace(
+        first, others=tuple(MemberWeights(other.tensors, other.head) for other in others)
+    )
 
 
 def accelerate_over(backbone: Backbone, recipe: Recipe) -> Accelerator:

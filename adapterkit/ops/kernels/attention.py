@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import WIDTH
+from ..bucketing import WIDTH
 from .compiling import Counts, Factors, compiled, helper, plain
 from .lines import Four, four, mixed, past
 from .simd import add, exp, floats, fma, larger, largest, load, mul, splat, store, total, turn

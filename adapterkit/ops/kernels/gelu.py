@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import WIDTH
+from ..bucketing import WIDTH
 from .compiling import compiled, helper
 from .lines import read, write
 from .simd import add, exp, fma, mul, over, signed, size, splat

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import WIDTH
+from ..bucketing import WIDTH
 from .compiling import Addresses, Counts, Factors, compiled, helper, plain
 from .lines import four, mixed, read, write
 from .simd import add, floats, load, load_half, store

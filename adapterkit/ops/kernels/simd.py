@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from . import WIDTH
+from ..bucketing import WIDTH
 
 LOG2_E = 1.4426950408889634
 POWERS = (0.9999998958, 0.69315462, 0.2401407701, 0.05586328266, 0.008946214667, 0.001895107291)
