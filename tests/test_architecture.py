@@ -66,7 +66,7 @@ def package_of(module: str) -> str:
 
 @cache
 def imports_of(module: str) -> frozenset[str]:
-    """Modules of the package that a module imports anywhere: at the top, in functions, for types."""
+    """Modules of the package that a module imports: at the top, in functions and for types."""
     path = MODULES[module]
     here = ["adapterkit", *module.split(".")]
     if path.name != "__init__.py":

@@ -100,7 +100,8 @@ def n_members(content: Mapping[str, Any]) -> int:
     return 1 + len(content.get("members", ()))
 
 
-def _to_json(content: Mapping[str, Any]) -> bytes:
+def to_json(content: Mapping[str, Any]) -> bytes:
+    """JSON in lines of at most `LINE` characters, where they can be broken."""
     return f"{_lines(content)}\n".encode()
 
 

@@ -28,7 +28,7 @@ from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import Task, tasks
 from .adapter import Adapter, MemberWeights
-from .card import CARD, _to_json, card, read_card, read_json
+from .card import CARD, card, read_card, read_json, to_json
 from .checksums import sealed
 from .model_card import REPORT, model_card, report_files
 from .stacking import WEIGHTS as WEIGHTS
@@ -72,10 +72,10 @@ def adapter_files(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
         for member in adapter.members
     )
     return {
-        CONFIG: _to_json(_peft_config(adapter, geometry)),
+        CONFIG: to_json(_peft_config(adapter, geometry)),
         WEIGHTS: own,
         **{member_file(number): content for number, content in enumerate(others, start=1)},
-        CARD: _to_json(card(adapter, [content_digest(content) for content in others])),
+        CARD: to_json(card(adapter, [content_digest(content) for content in others])),
         "README.md": model_card(adapter, reports).encode(),
         **{f"{REPORT}/{name}": content for name, content in reports.items()},
     }

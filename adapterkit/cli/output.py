@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_file
 from ..errors import DataError
-from ..text_table import _width, table
+from ..text_table import display_width, table
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
@@ -106,9 +106,9 @@ def _one_line(row: Mapping[str, Any]) -> str:
 
 def _line(text: str, width: int = 72) -> str:
     line = " ".join(text.split())
-    if _width(line) <= width:
+    if display_width(line) <= width:
         return line
-    ends = accumulate(_width(character) for character in line)
+    ends = accumulate(display_width(character) for character in line)
     return line[: sum(end < width for end in ends)] + "…"
 
 

@@ -6,7 +6,7 @@ Its plain twin is a loop over sequences and heads in `tests/reference.py`.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,6 @@ from torch import Tensor
 
 from .attention_plan import AttentionPlan, PaddedPlan, Ragged
 from .bucketing import WIDTH
-
-if TYPE_CHECKING:
-    pass
 
 
 def packed_attention(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import BackboneError
+from ..errors import BackboneError
 from .gelu import gelu
 from .processor import pack_int8, processor, warn_of_plain_bfloat16
 

@@ -21,7 +21,7 @@ from ..backbone.model import Backbone
 from ..errors import OverloadedError, UnavailableError
 from ..inference.pipeline import answer, read
 from ..tasks.types import Answer, Example, Text
-from .queue import Queue, QueuedRequest, QueuedRow, Usage, _late
+from .queue import Queue, QueuedRequest, QueuedRow, Usage, too_late
 
 SHORT = 1000
 """Characters that are tokenised sooner than another thread could be asked to."""
@@ -133,7 +133,7 @@ class Engine:
             # Not at once: requests that came together are answered together.
             self._filling = True
             self._loop.call_soon(self._fill)
-        timer = loop.call_at(loop.time() + timeout, job.end, _late())
+        timer = loop.call_at(loop.time() + timeout, job.end, too_late())
         try:
             answers = await job.done
         finally:  # answered, refused, too late, or the client hung up

@@ -187,7 +187,7 @@ class Queue:
             job = share.rows[0].job
             if job in share.jobs and not job.done.done() and now <= job.deadline:
                 return share.rows[0]
-            job.end(_late())
+            job.end(too_late())
             self.leave(job)
             share.rows.popleft()
         return None
@@ -245,5 +245,6 @@ class Usage:
         self._taken = {k: v * left for k, v in self._taken.items() if k in self._last}
 
 
-def _late() -> UnavailableError:
+def too_late() -> UnavailableError:
+    """Nobody waits for the answer any more."""
     return UnavailableError("no answer in time; the server has too much to do")
