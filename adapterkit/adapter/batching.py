@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -141,11 +141,3 @@ def _laid(
         a, b = packed.span(owner)
         windows[a:b] = [places.get(key, (0, 0))] * (b - a)
     return (Prefixes(laid), windows) if laid else (None, None)
-
-
-Delta = Callable[[Tensor, Tensor], Tensor]
-"""What an edit does at a site: `(y, x) -> y + ...`, in place where gradients are off.
-
-y `[t, out]` is what is added to, x `[t, in]` what is read there: the group's tokens, or a whole
-batch's where the group's runs know where they lie among it (`ops.Among`).
-"""

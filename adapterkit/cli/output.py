@@ -1,4 +1,4 @@
-"""Answers for people: read what is asked, show what is answered."""
+"""Answers for people: as a table on a terminal or as a file."""
 
 from __future__ import annotations
 

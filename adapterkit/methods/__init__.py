@@ -1,1 +1,1 @@
-"""One adapter method a file; `method.methods()` finds them by being here."""
+"""One adapter method a file; `base.methods()` finds them by being here."""

@@ -22,7 +22,7 @@ PLACEMENTS = {
     "pfeiffer": ("ffn_norm",),
     "parallel": ("ffn_residual",),
 }
-"""Where each placement acts (see `geometry.HIDDEN_SITES`)."""
+"""Where each placement acts (see `families.HIDDEN_SITES`)."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,

@@ -1,1 +1,1 @@
-"""Metrics, a file for each kind of prediction; `metric.metric_kinds()` finds them by being here."""
+"""Metrics, a file for each kind of prediction; `base.metric_kinds()` finds them by being here."""

@@ -1,4 +1,4 @@
-"""The numeric kernels: grouped low-rank products and reproducible noise.
+"""Low-rank products of many adapters over a packed batch: all that LoRA and bottleneck compute.
 
 Each has a plain twin in `tests/reference.py`, a float32 loop anyone can check by eye.
 """

@@ -1,8 +1,5 @@
 """The engine: requests of many tenants queued fairly and answered in mixed packed batches.
 
-Rows wait in one queue ordered by start-time fair queueing (Goyal et al. 1996): a tenant alone is
-served in order of arrival, and a tenant that floods the queue waits behind its own rows, not in
-front of others'. When the queue is full, the tenant that holds most of it loses its last request.
 Batches are computed in lanes, side by side; a tenant that takes most of the engine while others are
 about leaves them the last lane, so that they need not wait for its batches to end.
 """

@@ -1,4 +1,4 @@
-"""What a server tells Prometheus."""
+"""What a server tells Prometheus, and the few numbers that its page shows."""
 
 from __future__ import annotations
 

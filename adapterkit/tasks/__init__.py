@@ -1,1 +1,1 @@
-"""One task a file; `task.tasks()` finds them by being here."""
+"""One task a file; `base.tasks()` finds them by being here."""

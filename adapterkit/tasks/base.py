@@ -334,8 +334,8 @@ class Task(ABC):
         return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
-        """What else a person may want to know of a split: `per_class` (see `tables.per_class`) and
-        `confusion` (see `tables.confusion`), where the task has them."""
+        """What else a person may want to know of a split: `per_class` and `confusion` (see
+        `metrics/per_class.py`), where the task has them."""
         return {}
 
     def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:
