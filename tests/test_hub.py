@@ -232,7 +232,7 @@ def test_a_fault_is_told_in_one_line(fault: str, capfd: pytest.CaptureFixture[st
 def test_nothing_of_the_library_is_loaded_for_a_file() -> None:
     Path("x.csv").write_text("text,label\na,b\n")
     code = (
-        "import sys; from pathlib import Path; from adapterkit.sources import read_records;"
+        "import sys; from pathlib import Path; from adapterkit.data.readers import read_records;"
         "print(len(list(read_records(Path('x.csv')))), 'datasets' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

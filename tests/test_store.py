@@ -484,10 +484,10 @@ def test_many_writers_publish_a_version_each(
 
 PUBLISH = """
 import sys, torch
-from adapterkit.backbone import Backbone
-from adapterkit.cli import app
-from adapterkit.files import load_adapter
-from adapterkit.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.app import app
+from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.store import Store
 backbone = Backbone.load(sys.argv[1], device="cpu")
 store = Store(sys.argv[2])
 adapter = load_adapter(store.path("acme/intent"), backbone)
