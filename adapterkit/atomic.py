@@ -6,10 +6,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from .errors import AdapterError
+from .errors import AdapterError, DataError
 
 
 def write_folder(
@@ -75,6 +75,40 @@ def write_file(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def check_output(path: Path, suffixes: Collection[str], option: str = "") -> None:
+    """Checks that a command can write a file, before it computes what goes there.
+
+    Args:
+        path: The file.
+        suffixes: Endings of which it must have one.
+        option: Option of the command line that named it, for the message.
+
+    Raises:
+        DataError: It has another ending, is a folder, or its folder does not exist.
+    """
+    where = f"{option} {path}".lstrip()
+    if path.suffix not in suffixes:
+        *most, last = suffixes
+        endings = f"{', '.join(most)} or {last}" if most else last
+        raise DataError(f"{where}: expected a file ending in {endings}")
+    if path.is_dir():
+        raise DataError(f"{where}: expected a file, this is a folder")
+    if not path.parent.is_dir():
+        raise DataError(f"{where}: there is no folder {path.parent}")
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Writes a file that a user asked for, complete or not at all.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def file_digest(path: Path) -> str:

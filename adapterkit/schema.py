@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+)
 
 from .errors import did_you_mean
 
@@ -16,15 +23,15 @@ WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 
 def build(cls: Any, values: Any, where: str) -> Any:
-    """A dataclass from a mapping, every key known and every value of its type.
+    """Builds a dataclass from a mapping; every key must be known, every value of its type.
 
     Args:
         cls: The dataclass; nested dataclasses are built from nested mappings.
         values: The mapping.
-        where: What messages call it, such as `training`.
+        where: Path of the mapping in messages, such as `training`; empty for the top level.
 
     Raises:
-        ValueError: An unknown key, a missing one, or a value of another type. The message names
+        ValueError: A key is unknown or missing, or a value is of another type. The message names
             the key by its full path and, for an unknown key, the nearest valid one.
     """
     if not isinstance(values, Mapping):
@@ -33,15 +40,15 @@ def build(cls: Any, values: Any, where: str) -> Any:
     known = {field.name: field for field in fields(cls) if field.init}
     for key in values:
         if key not in known:
-            place = f"{where}.{key}" if where else str(key)
-            raise ValueError(f"{place}: there is no such key; {did_you_mean(str(key), known)}")
+            path = f"{where}.{key}" if where else str(key)
+            raise ValueError(f"{path}: there is no such key; {did_you_mean(str(key), known)}")
     found = {}
     for name, field in known.items():
-        place = f"{where}.{name}" if where else name
+        path = f"{where}.{name}" if where else name
         if name in values:
-            found[name] = convert(hints[name], values[name], place)
+            found[name] = convert(hints[name], values[name], path)
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{place}: this key is required")
+            raise ValueError(f"{path}: this key is required")
     try:
         return cls(**found)
     except ValueError as error:
@@ -50,15 +57,20 @@ def build(cls: Any, values: Any, where: str) -> Any:
 
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields: read from their text once, not for every file."""
+    """The types of a dataclass's fields; annotations are evaluated once a class."""
     return get_type_hints(cls)
 
 
 def build_kind(kinds: Mapping[str, Any], values: Any, where: str) -> Any:
-    """The dataclass that the mapping's own `type` names, from the rest of the mapping.
+    """Builds the dataclass that the mapping's `type` names from the mapping's other keys.
+
+    Args:
+        kinds: Dataclass by type.
+        values: The mapping.
+        where: Path of the mapping in messages.
 
     Raises:
-        ValueError: As `build`; or the type is missing or unknown.
+        ValueError: As for `build`, or the type is missing or unknown.
     """
     if not isinstance(values, Mapping) or "type" not in values:
         raise ValueError(f"{where}.type: this key is required; one of {', '.join(sorted(kinds))}")
@@ -69,51 +81,86 @@ def build_kind(kinds: Mapping[str, Any], values: Any, where: str) -> Any:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """A value as a type: a whole number may stand for a number, nothing else is bent.
+    """Converts a value to a type, strictly: only a whole number may stand for a number.
+
+    A list may stand for a tuple, and a text for a number if it is one (`1e-4`).
 
     Raises:
         ValueError: The value is not of the type.
     """
-    origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return build(hint, value, where)
-    if origin in (Union, types.UnionType):
-        return _one_of(arguments, value, where)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise ValueError(
-            f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}"
-        )
+    try:
+        return _validator(hint).validate_python(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+    members = _members(hint)
+    index = next((part for part in fault["loc"] if isinstance(part, int)), None)
+    if index is not None and len(members) == 1:  # an item of a tuple
+        members, where, value = get_args(members[0])[:1], f"{where}[{index}]", fault["input"]
+    advice = "; put it in quotes" if members == (str,) and isinstance(value, (int, float)) else ""
+    raise ValueError(f"{where}: expected {_words(members)}, got {value!r}{advice}")
+
+
+@cache
+def _validator(hint: Any) -> TypeAdapter[Any]:
+    config = ConfigDict(strict=True, allow_inf_nan=False)
+    return TypeAdapter(_annotated(hint), config=config)
+
+
+def _annotated(hint: Any) -> Any:
+    """Adds to a type what strict validation lacks: lists, numbers as texts, texts that encode."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is float:
+        return Annotated[float, BeforeValidator(_number)]
+    if hint is str:
+        return Annotated[str, AfterValidator(_encodable)]
     if origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(
-                convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)
-            )
-        raise ValueError(f"{where}: expected a list, got {value!r}")
-    if hint is type(None):
-        if value is None:
-            return None
-        raise ValueError(f"{where}: expected nothing, got {value!r}")
-    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        # YAML 1.1 reads 2e-3 as a text: it wants a point. People do not.
-        with suppress(ValueError, OverflowError):
-            value = float(value)
-    if isinstance(value, hint) and isinstance(value, bool) == (hint is bool) and _is_sound(value):
-        return value
-    quotes = "; put it in quotes" if hint is str and isinstance(value, (int, float)) else ""
-    raise ValueError(f"{where}: expected {WORDS.get(hint, hint)}, got {value!r}{quotes}")
+        items = types.GenericAlias(tuple, (_annotated(arguments[0]), ...))
+        return Annotated[items, BeforeValidator(_tuple)]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_annotated, arguments))]  # noqa: UP007, built at run time
+    return hint
 
 
-def _is_sound(value: object) -> bool:
-    """Whether a number is finite and a text is one."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, str) or is_text(value)
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _encodable(value: str) -> str:
+    value.encode()  # raises UnicodeEncodeError, a ValueError, for half of a surrogate pair
+    return value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint allows, None aside."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return (hint,)
+    return tuple(member for member in get_args(hint) if member is not type(None))
+
+
+def _words(members: tuple[Any, ...]) -> str:
+    """What a message calls the types that are expected."""
+    if len(members) == 1 and get_origin(members[0]) is Literal:
+        return f"one of {', '.join(map(str, get_args(members[0])))}"
+    return " or ".join(map(_word, members))
+
+
+def _word(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return "a list" if get_origin(hint) is tuple else WORDS.get(hint, str(hint))
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether a value is a text that a file can hold: half of an emoji, cut apart, is none."""
+    """Whether a value is a text that a file can hold: half of a surrogate pair is not."""
     if not isinstance(value, str):
         return False
     try:
@@ -123,28 +170,8 @@ def is_text(value: object) -> TypeGuard[str]:
     return True
 
 
-def _one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in hints:
-        return None
-    real = [hint for hint in hints if hint is not type(None)]
-    if len(real) == 1:
-        return convert(real[0], value, where)
-    exact = [hint for hint in real if isinstance(hint, type) and type(value) is hint]
-    for hint in exact or real:
-        with suppress(ValueError):
-            return convert(hint, value, where)
-    words = " or ".join(map(_word, real))
-    raise ValueError(f"{where}: expected {words}, got {value!r}")
-
-
-def _word(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    return "a list" if get_origin(hint) is tuple else str(WORDS.get(hint, hint))
-
-
 def dump(section: Any) -> dict[str, Any]:
-    """A dataclass as a plain mapping, its `type` first where it has one; `build` undoes it."""
+    """Turns a dataclass into a plain mapping, its `type` first if it has one (see `build`)."""
     plain: dict[str, Any] = {"type": section.type} if hasattr(section, "type") else {}
     for field in fields(section):
         value = getattr(section, field.name)
@@ -155,18 +182,18 @@ def dump(section: Any) -> dict[str, Any]:
 
 
 def keys_of(cls: Any) -> list[tuple[str, str, str]]:
-    """Name, default and meaning of every key of a section, the meaning from its docstring."""
+    """Name, default and meaning of every key of a section; meanings come from its docstring."""
     meanings: dict[str, str] = {}
     for kind in reversed(cls.__mro__):
         meanings |= _meanings(kind.__doc__ or "")
     rows = []
     for field in fields(cls):
-        default = "required" if field.default is MISSING else _shown(field.default)
+        default = "required" if field.default is MISSING else _default_text(field.default)
         rows.append((field.name, default, meanings.get(field.name, "")))
     return rows
 
 
-def _shown(value: Any) -> str:
+def _default_text(value: Any) -> str:
     if value is None:
         return "automatic"
     if isinstance(value, tuple):
@@ -175,7 +202,7 @@ def _shown(value: Any) -> str:
 
 
 def _meanings(doc: str) -> dict[str, str]:
-    """The `Attributes:` part of a docstring: name to its text on one line."""
+    """The `Attributes:` part of a docstring: text of each attribute, on one line."""
     meanings: dict[str, str] = {}
     name = None
     for line in doc.partition("Attributes:")[2].splitlines():
@@ -191,10 +218,10 @@ def _meanings(doc: str) -> dict[str, str]:
 
 
 def check_least(settings: object, least: int, *names: str) -> None:
-    """Refuses settings below a bound; None stands for one that is not given.
+    """Checks that settings are not below a bound; None (a setting that is omitted) passes.
 
     Raises:
-        ValueError: One is, or is no number.
+        ValueError: A setting is below the bound, or NaN.
     """
     for name in names:
         value = getattr(settings, name)
@@ -203,10 +230,10 @@ def check_least(settings: object, least: int, *names: str) -> None:
 
 
 def check_share(settings: object, *names: str) -> None:
-    """Refuses shares that are not of 0 or more and less than 1.
+    """Checks that settings are shares: 0 or more and less than 1.
 
     Raises:
-        ValueError: One is not.
+        ValueError: A setting is not.
     """
     for name in names:
         value = getattr(settings, name)

@@ -1,57 +1,59 @@
-"""YAML that people write: recipes, changes to them, key files."""
+"""YAML 1.2 files that people write: recipes, changes to them, key files."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without its two traps: a key given twice, of which plain YAML keeps the last in
-    silence, is refused; and no, yes, on, off and dates are texts, as in YAML 1.2."""
+class _Constructor(SafeConstructor):
+    """Plain values only; a key given twice, a key that is not a text and a cycle are errors."""
 
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        if node in self.recursive_objects:
+            raise YAMLError(f"line {node.start_mark.line + 1}: a value contains itself")
+        return super().construct_object(node, deep=True)
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a key must be a text")
-        if key.value in seen:
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> Any:
+        keys = set()
+        for key, _ in node.value:
             line = key.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: the key '{key.value}' is given twice")
-        seen.add(key.value)
-    return loader.construct_mapping(node, deep=True)
+            if not isinstance(key, ScalarNode):
+                raise YAMLError(f"line {line}: a key must be a text")
+            if key.value in keys:
+                raise YAMLError(f"line {line}: the key '{key.value}' is given twice")
+            keys.add(key.value)
+        return super().construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag not in (_BOOL, _DATE)]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+# The core schema of YAML 1.2 has neither dates nor the value "=": they are texts.
+for _tag in ("timestamp", "value"):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{_tag}", _Constructor.construct_yaml_str)
 
 
 def read_yaml(text: str) -> Any:
-    """YAML as plain values.
+    """Reads one YAML 1.2 document as plain values (core schema: `no` and `on` are texts).
 
     Raises:
-        ValueError: It is none; the message is one line and names the place.
+        ValueError: The text is not YAML. The message is one line and names the place.
     """
+    reader = YAML(typ="safe", pure=True)
+    reader.Constructor = _Constructor
     try:
-        return yaml.load(text, _Loader)  # noqa: S506
-    except yaml.YAMLError as error:
+        return reader.load(text)
+    except YAMLError as error:
         raise ValueError(_one_line(error)) from None
     except RecursionError:
-        raise ValueError("not YAML that can be read, it is nested too deeply") from None
+        raise ValueError("the YAML is nested too deeply to be read") from None
 
 
-def _one_line(error: yaml.YAMLError) -> str:
+def _one_line(error: YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return str(error).splitlines()[0]
-    return (
-        f"line {mark.line + 1}, column {mark.column + 1}: not YAML, {getattr(error, 'problem', '')}"
-    )
+    problem = getattr(error, "problem", None) or getattr(error, "context", "")
+    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML, {problem}"

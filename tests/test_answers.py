@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from conftest import MakeAdapter
 
 from adapterkit.adapter.card import card
+from adapterkit.atomic import check_output
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import FORMATS, check_target, show_answers, show_card, write_answers
+from adapterkit.cli.output import FORMATS, show_answers, show_card, write_answers
 from adapterkit.data.requests import RequestRow, read_asked
 from adapterkit.errors import DataError
 from adapterkit.inference.predictor import Predictor
@@ -140,18 +142,20 @@ def test_earlier_answers_are_replaced_whole() -> None:
         ("answers.txt", "answers.txt: expected a file ending in .csv, .jsonl or .json"),
         ("answers", "answers: expected a file ending in .csv, .jsonl or .json"),
         ("answers.CSV", "answers.CSV: expected a file ending in .csv, .jsonl or .json"),
-        ("no/answers.csv", "no/answers.csv: is a folder, or is in a folder that does not exist"),
-        ("folder.csv", "folder.csv: is a folder, or is in a folder that does not exist"),
-        ("answers.txt/a.json", "answers.txt/a.json: is a folder, or is in a folder that does not"),
+        ("no/answers.csv", "no/answers.csv: there is no folder no"),
+        ("folder.csv", "folder.csv: expected a file, this is a folder"),
+        ("answers.txt/a.json", "answers.txt/a.json: there is no folder answers.txt"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_told(name: str, words: str) -> None:
     Path("folder.csv").mkdir()
     Path("answers.txt").write_text("mine")
-    for act in (check_target, lambda path: write_answers(path, [answered("a")])):
-        with pytest.raises(DataError) as caught:
-            act(Path(name))
-        assert words in str(caught.value)
+    with pytest.raises(DataError, match=f"^{re.escape(words)}"):
+        check_output(Path(name), FORMATS)
+    with pytest.raises(DataError, match=f"^--output {re.escape(words)}"):
+        check_output(Path(name), FORMATS, "--output")
+    with pytest.raises(DataError, match=f"^{re.escape(words)}"):
+        write_answers(Path(name), [answered("a")])
     assert sorted(os.listdir()) == ["answers.txt", "folder.csv"]
     assert Path("answers.txt").read_text() == "mine"
 

@@ -647,7 +647,7 @@ PREDICT_FAULTS = {
     "a row that climbs": (["--input", "climb.csv"], "'acme/../globex' is not an adapter name"),
     "answers to nowhere": (
         ["globex", "a", "--output", "no/answers.csv"],
-        "no/answers.csv: is a folder, or is in a folder that does not exist",
+        "no/answers.csv: there is no folder no",
     ),
     "answers as text": (
         ["globex", "a", "--output", "x.txt"],

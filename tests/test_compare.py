@@ -221,7 +221,7 @@ def test_the_command_prints_a_table_and_draws(recipe: Recipe, tmp_path: Path) ->
 
 
 def test_faulty_commands_are_one_line(recipe: Recipe) -> None:
-    assert_refused("compare", "r.yaml", "--plot", "c.pdf", words="expected a file that ends in")
+    assert_refused("compare", "r.yaml", "--plot", "c.pdf", words="expected a file ending in .png")
     assert_refused("compare", "r.yaml", "--plot", "no/c.png", words="there is no folder no")
     assert_refused("compare", "r.yaml", "--methods", "lora,none", words="no method 'none'")
     assert_refused("compare", "r.yaml", "--methods", ",", words="there is no method to compare")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import sys
@@ -15,6 +16,7 @@ import pytest
 import reference
 import torch
 from conftest import WORDS, MakeAdapter, save_random_bert, tokenise
+from rich.console import Console
 from test_cli import assert_refused, run
 from test_tasks import many, plan
 
@@ -23,7 +25,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Inputs
-from adapterkit.cli.attribution_text import show
+from adapterkit.cli.attribution_text import print_explanations
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference import pipeline
 from adapterkit.inference.attribution import Attribution, Explanation, Word, _words, explain
@@ -390,8 +392,18 @@ SHOWN = Explanation(
 )
 
 
-def test_a_terminal_shows_signs_and_numbers_or_colours() -> None:
-    plain = show([SHOWN], colour=False)
+def printed(*explanations: Explanation, **variables: str) -> str:
+    """What a terminal of 16 million colours is sent, under environment variables."""
+    variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **variables}
+    console = Console(file=io.StringIO(), force_terminal=True, width=20, _environ=variables)
+    with console.capture() as capture:
+        print_explanations(explanations, console)
+    return capture.get()
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_without_colours_words_have_signs_and_numbers(variables: dict[str, str]) -> None:
+    plain = printed(SHOWN, **variables)
     assert plain.splitlines() == [
         "acme/topic: <b>good  score +1.500, with every word [MASK] +0.250",
         "  text: a <i>fine(+1.00)</i>\ufffd[31m day(-0.50) & 好",
@@ -399,13 +411,19 @@ def test_a_terminal_shows_signs_and_numbers_or_colours() -> None:
         "",
         "+ speaks for the answer, - against it, in units of the score",
     ]
-    colours = show([SHOWN], colour=True)
-    assert "\x1b[48;2;38;110;220mfine\x1b[0m" in colours
+
+
+def test_a_terminal_shows_words_in_colour() -> None:
+    colours = printed(SHOWN)
+    assert "\x1b[38;2;0;0;0;48;2;38;110;220mfine\x1b[0m" in colours
     assert "\x1b[31m" not in colours
-    bare = re.sub(r"\x1b\[[\d;]*m", "", colours).splitlines()
-    assert bare[1] == "  text: a <i>fine</i>\ufffd[31m day & 好"
+    without_colours = re.sub(r"\x1b\[[\d;]*m", "", colours).splitlines()
+    assert without_colours[1] == "  text: a <i>fine</i>\ufffd[31m day & 好"
+
+
+def test_an_explanation_of_nothing_is_printed() -> None:
     nothing = Explanation("acme/ner", {}, "[MASK]", ())
-    assert "acme/ner: nothing was found" in show([nothing], colour=False)
+    assert "acme/ner: nothing was found" in printed(nothing)
 
 
 class Reader(HTMLParser):
@@ -470,7 +488,7 @@ def test_the_command_explains_as_the_library_does(
     assert '"explanation": {"baseline": "[MASK]"' in Path("x.jsonl").read_text(encoding="utf-8")
 
 
-def test_people_see_the_table_and_the_words(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_see_the_table_and_the_words(store: Path) -> None:
     said = run("predict", "globex", TEXT, "--store", store, "--explain").out
     assert said.splitlines()[1].startswith("globex")
     assert re.search(r"\w+\([+-]\d\.\d\d\)", said)
@@ -478,16 +496,6 @@ def test_people_see_the_table_and_the_words(store: Path, monkeypatch: pytest.Mon
     quiet = run("predict", "globex", TEXT, "--store", store, "--explain-html", "x.html")
     assert "speaks for" not in quiet.out
     assert quiet.err.endswith("1 explanations in x.html\n")
-    from adapterkit.cli import attribution_text as explanation_text
-
-    terminal = type("Terminal", (), {"isatty": lambda self: True})()
-    monkeypatch.setattr(explanation_text.sys, "stdout", terminal)  # type: ignore[attr-defined]
-    for variables, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
-        monkeypatch.delenv("NO_COLOR", raising=False)
-        monkeypatch.setenv("TERM", "xterm")
-        for key, value in variables.items():
-            monkeypatch.setenv(key, value)
-        assert explanation_text.in_colour() is coloured
 
 
 FAULTS = {
@@ -495,7 +503,7 @@ FAULTS = {
     "globex a --explain --quantization int8": "quantization: 'int8' lets no exact gradient",
     "base a --explain": "text 1: the plain backbone answers with a vector",
     "globex a --explain-html x.txt": "--explain-html x.txt: expected a file ending in .html",
-    "globex a --explain-html no/x.html": "no/x.html: is a folder, or is in a folder that does not",
+    "globex a --explain-html no/x.html": "no/x.html: there is no folder no",
 }
 
 

@@ -456,6 +456,29 @@ def test_an_interval_is_that_of_the_binomial() -> None:
     assert (low, high) == pytest.approx((0.9 - spread, 0.9 + spread), abs=0.003)
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_an_interval_is_that_of_scipy(kind: str) -> None:
+    from scipy.stats import bootstrap
+
+    predictions = MADE[kind]
+    for name in metric_kinds()[kind].defaults:
+        metric = metric_kinds()[kind].metrics[name]
+
+        def statistic(rows: Any, metric: Metric = metric) -> float:
+            return metric.score(predictions.rows(rows))
+
+        expected = bootstrap(
+            (np.arange(len(predictions)),),
+            statistic,
+            n_resamples=25,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(3),
+        )
+        low_and_high = tuple(expected.confidence_interval)
+        assert interval(metric, predictions, 25, seed=3) == pytest.approx(low_and_high)
+
+
 def test_an_interval_is_the_same_every_time_and_holds_its_score() -> None:
     for kind, p in MADE.items():
         for name in metric_kinds()[kind].defaults:

@@ -52,9 +52,16 @@ FAULTS = {
     "tab": ("\t" + GOOD, "r.yaml: line 1, column 1: not YAML, found character '\\t'"),
     "NUL": (GOOD.replace("acme", "ac\0me"), "r.yaml: unacceptable character #x0000"),
     "tag": (GOOD.replace("r: 2", "r: !!python/name:os.system ''"), "line 4, column 25: not Y"),
-    "nothing but depth": (GOOD.replace("r: 2", f"r: {'[' * 1500}"), "r.yaml: not YAML that can"),
-    "endless": (GOOD.replace("r: 2", "r: &a [*a]"), "found unconstructable recursive node"),
+    "nothing but depth": (GOOD.replace("r: 2", f"r: {'[' * 1500}"), "r.yaml: the YAML is nested"),
+    "endless": (GOOD.replace("r: 2", "r: &a [*a]"), "r.yaml: line 4: a value contains itself"),
     "number of 5000 digits": (GOOD.replace("r: 2", f"r: {'1' * 5000}"), "r.yaml: Exceeds the lim"),
+    # Two values that the core schema of YAML 1.2 reads otherwise than YAML 1.1.
+    "time of day": (GOOD.replace("r: 2", "r: 1:30"), "method.r: expected a whole number, got '1:3"),
+    "date": (GOOD.replace("r: 2", "r: 2026-01-02"), "method.r: expected a whole number, got '2026"),
+    "merged key twice": (
+        "x: &x {r: 1}\n" + GOOD.replace("r: 2", "<<: *x, r: 2, r: 3"),
+        "r.yaml: line 5: the key 'r' is given twice",
+    ),
     # Keys.
     "key twice": (GOOD + "name: other\n", "r.yaml: line 7: the key 'name' is given twice"),
     "key twice inside": (GOOD.replace("r: 2", "r: 2, r: 4"), "line 4: the key 'r' is given twice"),

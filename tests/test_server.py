@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from conftest import MakeAdapter
 from live import serving
 from starlette.exceptions import HTTPException
@@ -109,7 +108,7 @@ def client(store: Store, tiny: Backbone) -> Iterator[TestClient]:
 
 @pytest.fixture
 def keyed(store: Store, tiny: Backbone) -> Iterator[TestClient]:
-    with serve(store, tiny, Keys(parse(yaml.safe_dump(CALLERS), "keys"))) as client:
+    with serve(store, tiny, Keys(parse(json.dumps(CALLERS), "keys"))) as client:
         yield client
 
 
@@ -439,10 +438,10 @@ def test_a_quota_is_kept_and_says_when_to_come_back(keyed: TestClient) -> None:
 
 def test_keys_can_be_taken_away_while_the_server_runs(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
-    file.write_text(yaml.safe_dump(CALLERS))
+    file.write_text(json.dumps(CALLERS))
     keys = Keys.load(file)
     assert keys.find("ak-acme") is not None
-    file.write_text(yaml.safe_dump({"globex": CALLERS["globex"]}))
+    file.write_text(json.dumps({"globex": CALLERS["globex"]}))
     keys._looked -= 2.0
     assert keys.find("ak-acme") is None
     assert keys.find("ak-globex") is not None

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter.plots import ACCENT, BLUE, GRID, INK
-from ..atomic import write_file
-from ..errors import DataError
+from ..atomic import write_output
 from ..text_table import table
 from .systems import OWN
 
@@ -67,18 +66,6 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def check_plot(path: Path) -> None:
-    """Refuses a file that bars cannot be drawn to, before anything is measured.
-
-    Raises:
-        DataError: It does not end in `.png`, or its folder is missing.
-    """
-    if path.suffix != ".png":
-        raise DataError(f"{path}: expected a file ending in .png")
-    if path.is_dir() or not path.parent.is_dir():
-        raise DataError(f"{path}: is a folder, or is in a folder that does not exist")
-
-
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Horizontal bars of the median milliseconds of every system, as PNG.
 
@@ -107,10 +94,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    try:
-        write_file(path, buffer.getvalue())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    write_output(path, buffer.getvalue())
 
 
 def _name(row: Mapping[str, Any]) -> str:

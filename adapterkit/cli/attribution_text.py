@@ -1,48 +1,48 @@
-"""An explanation for a terminal: words in colour, or with signs and numbers."""
+"""Explanations on a terminal: words in colour, or followed by signed numbers."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 
-import typer
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
 
 from ..inference.attribution import Attribution, Explanation, Word
 
-SHOWN = 0.05
+LEAST_SHARE = 0.05
 """Least share of the strongest word's attribution at which a word is marked."""
 
 FOR, AGAINST = (38, 110, 220), (224, 108, 20)
-"""Blue and orange, which the colour-blind tell apart too."""
+"""Blue and orange, in red, green and blue: colour-blind people can tell them apart too."""
+
+BLACK = Color.from_rgb(0, 0, 0)
 
 
-def in_colour() -> bool:
-    """Whether standard output is a terminal whose user wants colours (https://no-color.org)."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not plain
-
-
-def show(explanations: Sequence[Explanation], colour: bool) -> str:
-    """Explanations as text.
+def print_explanations(explanations: Sequence[Explanation], console: Console) -> None:
+    """Prints explanations, in their order.
 
     Args:
-        explanations: In their order.
-        colour: Whether to use a terminal's colours in 24 bits.
+        explanations: What is printed.
+        console: Where. Words are coloured if it shows colours (rich reads NO_COLOR and TERM);
+            elsewhere each marked word is followed by its attribution.
     """
-    blocks = [block for one in explanations for block in _blocks(one, colour)]
-    return "\n\n".join([*blocks, _legend(colour)])
+    colour = console.color_system is not None and not console.no_color
+    blocks = [block for explanation in explanations for block in _blocks(explanation, colour)]
+    text = Text("\n\n").join([*blocks, _legend(colour)])
+    console.print(text, soft_wrap=True)
 
 
-def _blocks(explanation: Explanation, colour: bool) -> Iterator[str]:
+def _blocks(explanation: Explanation, colour: bool) -> Iterator[Text]:
     if not explanation.attributions:
-        yield f"{explanation.adapter}: nothing was found, so there is nothing to explain"
+        yield Text(f"{explanation.adapter}: nothing was found, so there is nothing to explain")
     for attribution in explanation.attributions:
-        yield "\n".join(_lines(explanation, attribution, colour))
+        yield Text("\n").join(_lines(explanation, attribution, colour))
 
 
-def _lines(explanation: Explanation, attribution: Attribution, colour: bool) -> Iterator[str]:
-    yield (
+def _lines(explanation: Explanation, attribution: Attribution, colour: bool) -> Iterator[Text]:
+    yield Text(
         f"{explanation.adapter}: {printable(attribution.name)}  "
         f"score {attribution.score:+.3f}, with every word {explanation.baseline} "
         f"{attribution.baseline_score:+.3f}"
@@ -50,33 +50,36 @@ def _lines(explanation: Explanation, attribution: Attribution, colour: bool) -> 
     for role, text in attribution.texts.items():
         words = [word for word in attribution.words if word.role == role]
         strongest = max((abs(word.attribution) for word in attribution.words), default=0.0)
-        marked = _marked(text, words, strongest, colour)
-        yield f"  {role}: {marked}" if len(attribution.texts) > 1 else f"  {marked}"
+        line = Text(f"  {role}: " if len(attribution.texts) > 1 else "  ")
+        yield line.append_text(_marked(text, words, strongest, colour))
 
 
-def _marked(text: str, words: Sequence[Word], strongest: float, colour: bool) -> str:
-    pieces, done = [], 0
+def _marked(text: str, words: Sequence[Word], strongest: float, colour: bool) -> Text:
+    marked, end = Text(), 0
     for word in words:
-        pieces.append(printable(text[done : word.start]))
-        piece, done = printable(text[word.start : word.end]), word.end
+        marked.append(printable(text[end : word.start]))
+        shown, end = printable(text[word.start : word.end]), word.end
         share = word.attribution / strongest if strongest else 0.0
-        if abs(share) >= SHOWN:
-            piece = _tinted(piece, share) if colour else f"{piece}({word.attribution:+.2f})"
-        pieces.append(piece)
-    return "".join([*pieces, printable(text[done:])])
+        if abs(share) < LEAST_SHARE:
+            marked.append(shown)
+        elif colour:
+            marked.append(shown, _tint(share))
+        else:
+            marked.append(f"{shown}({word.attribution:+.2f})")
+    return marked.append(printable(text[end:]))
 
 
-def _tinted(piece: str, share: float) -> str:
-    """A word on blue (for) or orange (against), the stronger the further from white."""
-    tone, depth = FOR if share > 0 else AGAINST, 0.2 + 0.8 * abs(share)
-    red, green, blue = (round(255 + depth * (part - 255)) for part in tone)
-    return typer.style(piece, fg=(0, 0, 0), bg=(red, green, blue))
+def _tint(share: float) -> Style:
+    """Blue (for) or orange (against); the larger the share, the further from white."""
+    colour, strength = FOR if share > 0 else AGAINST, 0.2 + 0.8 * abs(share)
+    red, green, blue = (round(255 + strength * (part - 255)) for part in colour)
+    return Style(color=BLACK, bgcolor=Color.from_rgb(red, green, blue))
 
 
-def _legend(colour: bool) -> str:
-    if colour:
-        return f"{_tinted(' for ', 0.6)} the answer, {_tinted(' against ', -0.6)} it"
-    return "+ speaks for the answer, - against it, in units of the score"
+def _legend(colour: bool) -> Text:
+    if not colour:
+        return Text("+ speaks for the answer, - against it, in units of the score")
+    return Text.assemble((" for ", _tint(0.6)), " the answer, ", (" against ", _tint(-0.6)), " it")
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..atomic import check_output
 from ..backbone.families import Quantization
 from ..errors import AdapterkitError
 from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
@@ -68,7 +69,7 @@ def mixed(
 ) -> None:
     """Answer one batch of many tenants, against base, floor, transformers and PEFT."""
     from ..bench.mixed import MixedBench
-    from ..bench.table import check_plot, draw
+    from ..bench.table import draw
 
     bench = MixedBench(
         backbone,
@@ -83,7 +84,7 @@ def mixed(
         tuple(guests or ()),
     )
     if plot is not None:
-        check_plot(plot)
+        check_output(plot, (".png",), "--plot")
     result = bench.run()
     if plot is not None:
         draw(result, plot)

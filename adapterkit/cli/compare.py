@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import AdapterkitError
+from ..atomic import check_output, write_output
 from .options import JsonOption, json_text
 
 # As in the other commands, what needs torch is imported inside it.
@@ -45,7 +45,7 @@ def compare(
 
     plan = Recipe.load(recipe, changes or [])
     if plot is not None:
-        _check_plot(plot)
+        check_output(plot, (".png",), "--plot")
     from ..training.comparison import check_names, show
     from ..training.comparison import compare as run
 
@@ -55,14 +55,6 @@ def compare(
     if plot is not None:
         from ..adapter.plots import comparison
 
-        plot.write_bytes(comparison(result))
+        write_output(plot, comparison(result))
         typer.echo(f"the plot is in {plot}", err=True)
     typer.echo(json_text(result) if as_json else show(result))
-
-
-def _check_plot(path: Path) -> None:
-    """Refuses before the training what would fail after it."""
-    if path.suffix != ".png":
-        raise AdapterkitError(f"--plot {path}: expected a file that ends in .png")
-    if not path.parent.is_dir():
-        raise AdapterkitError(f"--plot {path}: there is no folder {path.parent}")

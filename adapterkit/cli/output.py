@@ -6,13 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..atomic import write_file
-from ..errors import DataError
-from ..text_table import display_width, table
+from ..atomic import check_output, write_output
+from ..text_table import shortened, table
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
@@ -23,29 +21,14 @@ def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
     return {**(text if isinstance(text, Mapping) else {"text": text}), **answer}
 
 
-def check_target(path: Path) -> None:
-    """Refuses a file that answers cannot be written to, before they are computed.
-
-    Raises:
-        DataError: Its ending is none of `.csv`, `.jsonl` and `.json`, or its folder is missing.
-    """
-    if path.suffix not in FORMATS:
-        raise DataError(f"{path}: expected a file ending in .csv, .jsonl or .json")
-    if path.is_dir() or not path.parent.is_dir():
-        raise DataError(f"{path}: is a folder, or is in a folder that does not exist")
-
-
 def write_answers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Answers as `.csv` (nested values as JSON), `.jsonl` or `.json`, whole or not at all.
+    """Writes answers as `.csv` (nested values as JSON), `.jsonl` or `.json`, whole or not at all.
 
     Raises:
-        DataError: The ending is none of these, or the file cannot be written.
+        DataError: The file has another ending, or cannot be written.
     """
-    check_target(path)
-    try:
-        write_file(path, FORMATS[path.suffix](rows).encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    check_output(path, FORMATS)
+    write_output(path, FORMATS[path.suffix](rows).encode())
 
 
 def _json(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -72,6 +55,9 @@ def _cell(value: Any) -> Any:
 
 ASKED = ("sentences", "text", "question", "tokens")
 """Roles that stand for what was asked, the first that is there."""
+
+TEXT_WIDTH = 72
+"""Terminal columns of a text in the table."""
 
 FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
 
@@ -104,12 +90,9 @@ def _one_line(row: Mapping[str, Any]) -> str:
     return _line(asked if isinstance(asked, str) else " | ".join(asked))
 
 
-def _line(text: str, width: int = 72) -> str:
-    line = " ".join(text.split())
-    if display_width(line) <= width:
-        return line
-    ends = accumulate(display_width(character) for character in line)
-    return line[: sum(end < width for end in ends)] + "…"
+def _line(text: str) -> str:
+    """A text on one line, cut to the width of a column."""
+    return shortened(" ".join(text.split()), TEXT_WIDTH)
 
 
 def show_card(card: Mapping[str, Any]) -> str:

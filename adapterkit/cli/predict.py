@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..atomic import check_output
 from ..backbone.families import Device, Dtype, Quantization
 from ..errors import AdapterkitError, DataError, UnknownAdapterError
 from .options import (
@@ -80,18 +81,18 @@ def predict(
     every adapter answers every text. The row's adapter may be 'base', the plain backbone.
     Explanations (integrated gradients) need the extra adapterkit[explain].
     """
-    from .output import answer_row, check_target, show_answers, write_answers
+    from .output import FORMATS, answer_row, show_answers, write_answers
 
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
     asked = _asked(words, source, text, text_pair, column)
     if target is not None:
-        check_target(target)
+        check_output(target, FORMATS, "--output")
     if page is not None:
-        from ..inference.attribution_html import check_page
+        from ..inference.attribution_html import SUFFIXES
 
-        check_page(page)
+        check_output(page, SUFFIXES, "--explain-html")
     named = sorted({a.adapter for a in asked if a.adapter is not None})
     predictor, called = _predictor(
         references or named, store, backbone, dtype, quantization, device, any_backbone
@@ -120,10 +121,12 @@ def predict(
     elif target is None:
         typer.echo(show_answers(rows))
         if explained:
-            from .attribution_text import in_colour, show
+            from rich.console import Console
 
-            # Whether there are colours is decided here, not by what typer makes of the stream.
-            typer.echo(f"\n{show(explanations, in_colour())}", color=True)
+            from .attribution_text import print_explanations
+
+            typer.echo()
+            print_explanations(explanations, Console())
 
 
 def _asked(
