@@ -22,9 +22,10 @@ from .processor import pack_int8, processor, warn_of_plain_bfloat16
 
 TRIAL_TOKENS = 128
 TRIALS = 7
-WORTH = 0.8
-"""The share of a plain product's time that a prepared one may take. The two differ in the last bit,
-so that one which is barely faster would make two runs of one training differ."""
+CLEARLY_SLOWER = 1.5
+"""A prepared product is used unless it takes this many times the plain one's time. The two differ in
+the last bit: if they are about as fast, a stopwatch must not choose between them, or two runs of
+one training would give two adapters."""
 
 
 class Prepared:
@@ -199,7 +200,7 @@ def prepare_int8(linears: Iterable[nn.Module]) -> None:
 
 
 def prepare(linears: Iterable[nn.Module]) -> int:
-    """Prepares the plain CPU linears among some frozen modules, where that makes them faster.
+    """Prepares the plain CPU linears among some frozen modules, unless that makes them clearly slower.
 
     In float32 one linear of each shape is timed both ways, some milliseconds each; in bfloat16 the
     processor decides, whose plain products are as exact to the bit and never faster. State dict and
@@ -257,7 +258,7 @@ def _is_faster(linear: nn.Linear) -> bool:
         return False
     finally:
         torch.set_num_threads(threads)
-    return ready < WORTH * plain
+    return ready < CLEARLY_SLOWER * plain
 
 
 def _seconds(run: Any, x: Tensor) -> float:
