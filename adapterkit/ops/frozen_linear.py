@@ -23,9 +23,9 @@ from .processor import pack_int8, processor, warn_of_plain_bfloat16
 TRIAL_TOKENS = 128
 TRIALS = 7
 CLEARLY_SLOWER = 1.5
-"""A prepared product is used unless it takes this many times the plain one's time. The two differ in
-the last bit: if they are about as fast, a stopwatch must not choose between them, or two runs of
-one training would give two adapters."""
+"""A prepared product is used unless it takes this many times the plain one's time. The two differ
+in the last bit: if they are about as fast, a stopwatch must not choose between them, or two runs
+of one training would give two adapters."""
 
 
 class Prepared:
@@ -200,7 +200,7 @@ def prepare_int8(linears: Iterable[nn.Module]) -> None:
 
 
 def prepare(linears: Iterable[nn.Module]) -> int:
-    """Prepares the plain CPU linears among some frozen modules, unless that makes them clearly slower.
+    """Prepares the plain CPU linears among some frozen modules, unless that is clearly slower.
 
     In float32 one linear of each shape is timed both ways, some milliseconds each; in bfloat16 the
     processor decides, whose plain products are as exact to the bit and never faster. State dict and
