@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from typer.main import get_command
 
 from adapterkit.cli.app import app
@@ -23,10 +22,14 @@ from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
 from adapterkit.training.augmentation import Augmentation
 from adapterkit.training.recipe import BackboneSection, Training, describe_keys
+from helpers.paths import ROOT
 
 PACKAGE = ROOT / "adapterkit"
 GROUND = "ground"
 MOST_LOOSE = 10
+TESTS = ROOT / "tests"
+NOT_PACKAGES = {"fixtures", "helpers", "plugins", "recipes"}
+"""Folders of `tests/` that mirror no package."""
 
 
 def name_of(path: Path) -> str:
@@ -180,3 +183,21 @@ def test_the_readme_speaks_of_every_command() -> None:
     assert len(group.commands) >= 12
     for name in group.commands:
         assert f"adapterkit {name}" in readme
+
+
+def test_the_test_folders_are_the_packages() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/test_*.py")}
+    assert folders - NOT_PACKAGES == packages
+
+
+def test_no_test_file_imports_another() -> None:
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module or ''}.{alias.name}" for alias in node.names]
+            for name in names:
+                parts = name.split(".")
+                found = [part for part in parts if part == "conftest" or part.startswith("test_")]
+                assert not found, f"{path.relative_to(ROOT)} imports {name}"

@@ -13,10 +13,10 @@ from typing import Any
 import numba
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
 
 from adapterkit import Adapter, Backbone, Predictor, Recipe, Store
+from helpers.paths import ROOT
 
 FOLDER = ROOT / "tests" / "fixtures" / "version_0_1_0"
 RECIPES: dict[str, Any] = json.loads((FOLDER / "recipes.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Attention over packed sequences: the one place that knows where a text ends.
 
-Its plain twin is a loop over sequences and heads in `tests/reference.py`.
+Its plain twin is a loop over sequences and heads in `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations

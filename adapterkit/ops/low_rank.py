@@ -1,6 +1,6 @@
 """Low-rank products of many adapters over a packed batch: all that LoRA and bottleneck compute.
 
-Each has a plain twin in `tests/reference.py`, a float32 loop anyone can check by eye.
+Each has a plain twin in `tests/helpers/reference.py`, a float32 loop anyone can check by eye.
 """
 
 from __future__ import annotations

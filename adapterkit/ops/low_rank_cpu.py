@@ -1,7 +1,7 @@
 """Two thin layers of one adapter or many by the compiled kernels, with a way back through both.
 
-Their plain twin is the loop in `tests/reference.py`. Whatever the dtype of wide tokens, thin ones
-and weights are float32. There is no second derivative.
+Their plain twin is the loop in `tests/helpers/reference.py`. Whatever the dtype of wide tokens,
+thin ones and weights are float32. There is no second derivative.
 """
 
 from __future__ import annotations

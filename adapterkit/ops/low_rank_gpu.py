@@ -1,6 +1,6 @@
 """Two thin layers of many adapters by the kernels of a GPU, which a sheet tells where all is.
 
-Their plain twin is the loop in `tests/reference.py`.
+Their plain twin is the loop in `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations

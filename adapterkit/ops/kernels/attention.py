@@ -3,7 +3,7 @@
 torch's attention wants rows of one length, so a packed batch goes through it in padded groups, and
 a text of 14 tokens costs more to gather than to attend. Here a loop goes from sequence to sequence
 and head to head; what it needs of one fits into the processor's nearest cache. Everything is
-float32. The plain twin is in `tests/reference.py`.
+float32. The plain twin is in `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GELU and its slope in one reading: one exponential gives both.
 
 torch computes GELU's error function on the way there, and that and an exponential on the way back.
-The plain twin is torch's own, in float64, in `tests/test_gelu.py`.
+The plain twin is torch's own, in float64, in `tests/ops/test_gelu.py`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,770 @@
+"""Ensembles: members are the seeds trained alone, answers are the plain mean of theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapterkit.adapter import plots as figures
+from adapterkit.adapter.adapter import Adapter, MemberWeights
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.checksums import faults_of
+from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.model_card import model_card
+from adapterkit.adapter.store import Store
+from adapterkit.atomic import file_digest
+from adapterkit.backbone.model import Backbone
+from adapterkit.client.http import Client
+from adapterkit.errors import AdapterError, OverloadedError, RecipeError
+from adapterkit.inference import pipeline
+from adapterkit.inference.attribution import explain
+from adapterkit.inference.forward import forward
+from adapterkit.inference.pipeline import evaluate
+from adapterkit.inference.predictor import Predictor
+from adapterkit.methods.base import methods
+from adapterkit.serving import service as service_module
+from adapterkit.serving.adapter_cache import OVERHEAD, Tier
+from adapterkit.serving.api_keys import Caller
+from adapterkit.serving.queue import Queue
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Example, Outputs
+from adapterkit.training.comparison import compare
+from adapterkit.training.full_finetuning import fine_tune
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.run import Run
+from adapterkit.training.train import StoppedError, train
+from helpers.adapters import MakeAdapter
+from helpers.command_line import run_command, write_recipe
+from helpers.folder_faults import Fault, change_json, remove_file
+from helpers.joint_training import (
+    assert_like_alone,
+    assert_same_weights,
+    recipe_for,
+    train_alone,
+    train_together,
+    with_changes,
+    write_rows,
+)
+from helpers.requests import queued_request
+from helpers.server import serving
+from helpers.task_adapters import random_task_adapter, read_example, request_row
+from helpers.task_rows import task_recipe
+from helpers.tolerance import assert_close
+
+AVERAGED = sorted(kind for kind in tasks() if kind != "masked_language_modelling")
+TEXTS = ["where is my card", "rain", "the fee is not good at all", "i want to close my account"]
+
+
+def joined(*adapters: Adapter) -> Adapter:
+    """Adapters of one task and method as the members of one."""
+    first, *others = adapters
+    return replace(first, others=tuple(MemberWeights(a.tensors, a.head) for a in others))
+
+
+def apart(adapter: Adapter) -> list[Adapter]:
+    """The members as adapters that know nothing of each other."""
+    return [replace(member, others=()) for member in adapter.members]
+
+
+def redrawn(adapter: Adapter, seed: int) -> Adapter:
+    """Another adapter of the same shapes, as far from the first as that is from zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def other(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {k: torch.randn(t.shape, generator=generator) * 0.3 for k, t in tensors.items()}
+
+    return replace(adapter, tensors=other(adapter.tensors), head=other(adapter.head))
+
+
+def ensemble(
+    backbone: Backbone, make_adapter: MakeAdapter, n: int = 3, name: str = "acme/crowd", **more: Any
+) -> Adapter:
+    """n random members of one adapter."""
+    return joined(*(make_adapter(backbone, name=name, seed=seed, **more) for seed in range(n)))
+
+
+def plain_mean(backbone: Backbone, adapter: Adapter, example: Example) -> list[torch.Tensor]:
+    """Each sequence's lines, by one forward for each member and sequence."""
+    with torch.inference_mode():
+        said = [
+            [forward(backbone, [(member, inputs)])[0].values.float() for inputs in example.inputs]
+            for member in apart(adapter)
+        ]
+    assert len(said) == adapter.n_members
+    return [sum(parts[1:], parts[0]) / len(parts) for parts in zip(*said, strict=True)]
+
+
+# Training.
+
+
+def crowd() -> list[Recipe]:
+    """Two ensembles and a plain recipe that differ in all they may."""
+    lora = {"type": "lora", "dropout": 0.2}
+    prefix = {"type": "prefix", "projection": True, "init_std": 0.1}
+    return [
+        recipe_for("a/three", write_rows(1, 40), lora, {"dropout": 0.3}, seed=4, ensemble=3),
+        recipe_for("b/one", write_rows(3, 33), {"type": "bottleneck"}, batch_size=5),
+        recipe_for("c/two", write_rows(2, 61), prefix, epochs=9, patience=1, seed=7, ensemble=2),
+    ]
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 150])
+def test_members_are_the_seeds_trained_alone(tiny: Backbone, max_tokens: int) -> None:
+    recipes = crowd()
+    for adapter, recipe in zip(
+        train_together(recipes, tiny, max_tokens=max_tokens), recipes, strict=True
+    ):
+        seed, n = recipe.training.seed, recipe.training.ensemble
+        single = [
+            with_changes(recipe, training={"seed": seed + k, "ensemble": 1}) for k in range(n)
+        ]
+        solo = [train_alone(one, tiny) for one in single]
+        members = apart(adapter)
+        assert len(members) == n
+        for member, expected in zip(members, solo, strict=True):
+            assert_same_weights(member, expected, tolerance=1e-5)
+        records = [adapter.training, *adapter.training.get("members", [])]
+        assert [record["seed"] for record in records] == list(range(seed, seed + n))
+        for record, expected in zip(records, solo, strict=True):
+            assert record["epoch"] == expected.training["epoch"]
+            for (step, loss), (at, other) in zip(
+                record["losses"], expected.training["losses"], strict=True
+            ):
+                assert (step, loss) == (at, pytest.approx(other, abs=1e-5))
+            for entry, other in zip(record["history"], expected.training["history"], strict=True):
+                assert entry["validation"] == pytest.approx(other["validation"], abs=1e-5)
+        assert adapter.training["together"] == len(recipes)
+        if n == 1:
+            assert_like_alone(adapter, solo[0])
+            assert "members" not in adapter.training
+
+
+def test_the_scores_are_those_of_the_mean(tiny: Backbone) -> None:
+    recipe = crowd()[0]
+    (adapter,) = train_together([recipe], tiny)
+    rows = recipe.data.load(recipe.folder, 4, recipe.task)["validation"]
+    fields = [row.fields for row in rows]
+    examples = adapter.task.examples(fields, tiny.reader, tiny.geometry.positions)
+    outputs = Outputs.of([plain_mean(tiny, adapter, example) for example in examples])
+    targets = [adapter.task.target(*pair) for pair in zip(rows, examples, strict=True)]
+    metrics = adapter.task.metrics(adapter.task.predictions(outputs, examples, targets))
+    metrics["loss"] = float(adapter.task.loss(outputs, targets).mean())
+    assert adapter.metrics["validation"] == pytest.approx(metrics, abs=1e-5)
+    first = next(e for e in adapter.training["history"] if e["epoch"] == adapter.training["epoch"])
+    assert metrics["loss"] != pytest.approx(first["validation"]["loss"], abs=1e-4)
+
+
+def test_thresholds_are_tuned_on_the_mean(tiny: Backbone, tmp_path: Path) -> None:
+    content = task_recipe("multi_label", tmp_path, threshold="tuned").plain()
+    content["data"]["validation"] = 0.3
+    content["training"].update(ensemble=3, epochs=2, learning_rate=1e-3)
+    recipe = Recipe.of(content, tmp_path)
+    adapter = train(recipe, tiny, progress=False)
+    rows = recipe.data.load(tmp_path, 0, recipe.task)["validation"]
+    examples = adapter.task.examples(
+        [row.fields for row in rows], tiny.reader, tiny.geometry.positions
+    )
+    outputs = Outputs.of([plain_mean(tiny, adapter, example) for example in examples])
+    targets = [adapter.task.target(*pair) for pair in zip(rows, examples, strict=True)]
+    untuned = replace(adapter.task, threshold="tuned")  # type: ignore[type-var]
+    wanted: Any = untuned.tuned(outputs, examples, targets)
+    found: Any = adapter.task
+    assert found.threshold == pytest.approx(wanted.threshold, abs=1e-6)
+    assert {member.task for member in adapter.members} == {adapter.task}
+
+
+def test_all_members_have_the_split_of_the_first_seed(tiny: Backbone) -> None:
+    """A member with a split of its own would be judged on another's training rows."""
+    rows = "\n".join(
+        line.rpartition(",")[0] for line in Path(write_rows(1, 60)).read_text().splitlines()
+    )
+    (file := Path("drawn.csv").resolve()).write_text(rows)
+    one = recipe_for("one", str(file), seed=2)
+    three = with_changes(one, name="three", training={"ensemble": 3})
+    found = {adapter.name: adapter.training for adapter in train_together([one, three], tiny)}
+    assert found["one"]["data"] == found["three"]["data"]
+    other = train_alone(with_changes(one, training={"seed": 3}), tiny)
+    assert other.training["data"] != found["one"]["data"]
+
+
+def test_members_go_on_from_saved_ones(tiny: Backbone) -> None:
+    recipe = with_changes(crowd()[0], training={"epochs": 1})
+    (first,) = train_together([recipe], tiny)
+    save_adapter(first, "three", tiny.geometry)
+    save_adapter(apart(first)[1], "one", tiny.geometry)
+    still = {"learning_rate": 1e-6, "head_learning_rate": 1e-6}
+
+    def resumed(folder: str, n: int) -> Adapter:
+        where = str(Path(folder).resolve())
+        return train_alone(
+            with_changes(recipe, training={"start_from": where, "ensemble": n, **still}), tiny
+        )
+
+    for member, expected in zip(apart(resumed("three", 3)), apart(first), strict=True):
+        assert_same_weights(member, expected, tolerance=1e-3)
+    for member in apart(resumed("one", 2)):
+        assert_same_weights(member, apart(first)[1], tolerance=1e-3)
+    for n in (1, 2):
+        with pytest.raises(
+            RecipeError,
+            match=rf"training\.start_from: \S+three is an ensemble of 3 members, "
+            rf"training\.ensemble is {n}; make it 3",
+        ):
+            resumed("three", n)
+
+
+def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = crowd()[0]
+    (good,) = train_together([recipe], tiny)
+    one, two, three = apart(good)
+    two = replace(two, head={name: t.sign() * 3e38 for name, t in two.head.items()})
+    save_adapter(joined(one, two, three), "broken", tiny.geometry)
+    bad = with_changes(recipe, name="bad", training={"start_from": str(Path("broken").resolve())})
+    steps, plain = Counter[str](), Run.stepped
+
+    def counted(self: Run, loss: float) -> None:
+        steps[self.called] += 1
+        plain(self, loss)
+
+    monkeypatch.setattr(Run, "stepped", counted)
+    with pytest.raises(
+        StoppedError, match=r"^bad \(seed 5\): the training loss became (inf|nan) at step 1; lower"
+    ) as caught:
+        train_together([bad, recipe], tiny)
+    (finished,) = caught.value.finished
+    assert finished.name == recipe.name
+    for member, expected in zip(apart(finished), apart(good), strict=True):
+        assert_same_weights(member, expected, tolerance=1e-5)
+    assert [steps[f"bad (seed {seed})"] for seed in (4, 5, 6)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"training": {"ensemble": 0}}, r"training\.ensemble: expected from 1 to 32, got 0"),
+        ({"training": {"ensemble": 33}}, r"training\.ensemble: expected from 1 to 32, got 33"),
+        (
+            {"training": {"ensemble": 3, "seed": 2**32 - 2}},
+            r"training\.seed: expected a number from 0 to 2\*\*32 - 3",
+        ),
+        (
+            {"training": {"ensemble": 2}, "task": {"type": "masked_language_modelling"}},
+            r"training\.ensemble: task 'masked_language_modelling' keeps the best guesses",
+        ),
+        (
+            {"training": {"ensemble": 2}, "task": {"type": "embedding", "dimensions": 8}},
+            r"training\.ensemble: task\.dimensions: every member would learn a projection to 8",
+        ),
+    ],
+)
+def test_recipes_that_make_no_ensemble_are_refused(sections: dict[str, Any], message: str) -> None:
+    content = {"name": "a", "data": {"path": "x.csv"}, "method": {"type": "lora"}, **sections}
+    with pytest.raises(ValueError, match=rf"^{message}"):
+        Recipe.of(content)
+    content["training"]["ensemble"] = 1
+    content["training"]["seed"] = 0
+    Recipe.of(content)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [("training", {"mixed_precision": "fp16"}), ("backbone", {"quantization": "int8"})],
+)
+def test_what_all_members_would_share_is_refused(
+    tiny: Backbone, section: str, changes: dict[str, Any]
+) -> None:
+    recipe = recipe_for("a", write_rows(1, 20), ensemble=2)
+    content = {**recipe.plain(), section: {**recipe.plain()[section], **changes}}
+    with pytest.raises(RecipeError, match=rf"{section}\.{next(iter(changes))}: .*without training"):
+        train_together([Recipe.of(content)], tiny)
+
+
+def test_several_processes_train_no_ensemble(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
+    with pytest.raises(RecipeError, match=r"training\.ensemble: 2 members on 2 processes"):
+        train_together([recipe_for("a", write_rows(1, 20), ensemble=2)], tiny)
+
+
+def test_methods_are_not_compared_by_ensembles() -> None:
+    recipe = recipe_for("a", write_rows(1, 20), ensemble=2)
+    with pytest.raises(RecipeError, match=r"training\.ensemble: methods are compared by single"):
+        compare(recipe, ["lora", "full"])
+    with pytest.raises(RecipeError, match=r"training\.ensemble: full fine-tuning trains a single"):
+        fine_tune(recipe)
+
+
+# Answers.
+
+
+@pytest.mark.parametrize("windows", [False, True], ids=["short", "windows"])
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_answers_are_those_of_the_plain_mean(
+    tiny: Backbone, tmp_path: Path, kind: str, windows: bool
+) -> None:
+    one = random_task_adapter(tiny, kind, tmp_path)
+    adapter = joined(one, redrawn(one, 5), redrawn(one, 6))
+    if windows:
+        cut = {"long_text": "windows"} if hasattr(one.task, "long_text") else {}
+        task: Any = replace(one.task, max_length=14, stride=3, **cut)  # type: ignore[type-var]
+        adapter = replace(adapter, task=task)
+    predictor = Predictor(tiny, [adapter])
+    sequences = set()
+    for place in range(4):
+        row = request_row(adapter, place, times=3 if windows else 1)
+        example = read_example(tiny, adapter, row)
+        sequences.add(len(example.inputs))
+        outputs = Outputs.of([plain_mean(tiny, adapter, example)])
+        (expected,) = adapter.task.answers(outputs, [example])
+        (found,) = predictor([(adapter.name, row)])
+        assert found.pop("adapter") == adapter.name
+        found.pop("truncated", None)
+        assert_close(found, expected)
+        (lonely,) = Predictor(tiny, [apart(adapter)[0]])([(adapter.name, row)])
+        assert lonely != {"adapter": adapter.name, **found}
+    assert not windows or max(sequences) > 1
+
+
+def test_every_task_is_averaged_or_says_why_not(tiny: Backbone, tmp_path: Path) -> None:
+    refused = [kind for kind in tasks() if kind not in AVERAGED]
+    assert refused == ["masked_language_modelling"]
+    for kind, settings in ((refused[0], {}), ("embedding", {"dimensions": 4})):
+        one = random_task_adapter(tiny, kind, tmp_path, **settings)
+        assert one.task.no_mean is not None
+        with pytest.raises(ValueError, match=r"^others: .* no mean"):
+            joined(one, one)
+
+
+@pytest.mark.parametrize("kind", sorted(methods()))
+def test_mixed_with_others_is_alone_in_one_batch(
+    anywhere: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    three = ensemble(anywhere, make_adapter, method=kind)
+    two = ensemble(anywhere, make_adapter, 2, "globex/pair", method="lora", layers=(2,), r=3)
+    one = make_adapter(anywhere, name="initech/one", seed=9)
+    predictor = Predictor(anywhere, [three, one, two])
+    names = ["acme/crowd", None, "globex/pair", "initech/one"]
+    requests = [(names[n % 4], TEXTS[n // 4 % 4]) for n in range(16)]
+    single = [predictor([request])[0] for request in requests]
+    batches = []
+
+    def spied(backbone: Backbone, rows: Any, *more: Any) -> Any:
+        batches.append([id(adapter) for adapter, _ in rows])
+        return forward(backbone, rows, *more)
+
+    monkeypatch.setattr(pipeline, "forward", spied)
+    rows = [(predictor.find(name), text) for name, text in requests]
+    examples = pipeline.read(anywhere, [a for a, _ in rows], [text for _, text in rows])
+    answers = pipeline.answer(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
+    for got, goal in zip(answers, single, strict=True):
+        assert_close(got, goal)
+    (batch,) = batches
+    assert sorted(Counter(batch).values()) == [4] * (3 + 2 + 1 + 1)
+    for goal, got in zip(reversed(single), predictor(requests[::-1]), strict=True):
+        assert_close(got, goal)
+
+
+def test_a_budget_below_one_rows_members_changes_nothing(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    adapter = ensemble(tiny, make_adapter)
+    examples = pipeline.read(tiny, [adapter] * 4, TEXTS)
+    rows = [(adapter, example) for example in examples]
+    wide, narrow = (pipeline.run(tiny, rows, max_tokens=budget) for budget in (8192, 1))
+    for one, other in zip(wide, narrow, strict=True):
+        torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_member_shares_what_lies_below_its_layers(
+    tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three members in the last layer: below it a text goes through once."""
+    seen: list[int] = []
+    plain = Backbone.entering
+
+    def spied(self: Backbone, layer: int, packed: Any, edits: Any) -> Any:
+        seen.append(len(packed.lengths))
+        return plain(self, layer, packed, edits)
+
+    monkeypatch.setattr(Backbone, "entering", spied)
+    adapter = ensemble(tiny, make_adapter, layers=(2,))
+    Predictor(tiny, [adapter])([(adapter.name, text) for text in TEXTS])
+    assert seen == [len(TEXTS)]
+
+
+def test_words_explain_the_mean(tiny: Backbone, tmp_path: Path) -> None:
+    """Attributions are linear in the score, so the mean's are the mean of the members'."""
+    one = random_task_adapter(tiny, "regression", tmp_path)
+    adapter = joined(one, redrawn(one, 5), redrawn(one, 6))
+    found, *members = (
+        explain(tiny, each, ("my card is lost", "bank"), steps=(64,)).attributions[0]
+        for each in (adapter, *apart(adapter))
+    )
+    assert found.score == pytest.approx(sum(m.score for m in members) / 3, abs=1e-5)
+    for place, word in enumerate(found.words):
+        mean = sum(m.words[place].attribution for m in members) / 3
+        assert word.attribution == pytest.approx(mean, abs=1e-5)
+    sums = sum(word.attribution for word in found.words)
+    assert sums == pytest.approx(found.score - found.baseline_score, abs=found.error + 1e-5)
+
+
+def test_an_ensemble_stands_on_an_adapter_and_none_stands_on_it(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    store = Store("shelf")
+    store.publish(make_adapter(tiny, name="acme/domain", seed=8), tiny.geometry)
+    recipe = recipe_for("acme/task", write_rows(1, 30), {"type": "bottleneck"}, ensemble=2)
+    recipe = with_changes(recipe, training={"on_top_of": "acme/domain"})
+    (adapter,) = train_together([recipe], tiny, store=store)
+    first, second = adapter.members
+    assert first.on_top_of is second.on_top_of is not None
+    loaded = load_adapter(store.publish(adapter, tiny.geometry), tiny)
+    (example,) = pipeline.read(tiny, [loaded], TEXTS[:1])
+    ((found,),) = pipeline.run(tiny, [(loaded, example)])
+    torch.testing.assert_close(found, *plain_mean(tiny, adapter, example), rtol=1e-5, atol=1e-5)
+    on_it = with_changes(recipe, name="t", training={"on_top_of": "acme/task", "ensemble": 1})
+    with pytest.raises(
+        RecipeError, match=r"training\.on_top_of: acme/task is an ensemble of 2 members; an adapter"
+    ):
+        train_together([on_it], tiny, store=store)
+    with pytest.raises(ValueError, match=r"on_top_of: 'acme/task' is an ensemble of 2 members"):
+        replace(make_adapter(tiny), on_top_of=loaded)
+
+
+def test_a_folder_that_says_it_stands_on_an_ensemble_is_refused(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    below = save_adapter(ensemble(tiny, make_adapter, name="below"), "below", tiny.geometry)
+    top = save_adapter(make_adapter(tiny, name="top"), "top", tiny.geometry)
+    digest = file_digest(below / WEIGHTS)
+    change_json(CARD, on_top_of={"name": "below", "digest": digest})(top)
+    with pytest.raises(AdapterError, match=r"^top: on_top_of: 'below' is an ensemble of 3 members"):
+        load_adapter(top, tiny)
+
+
+# What counts and what moves.
+
+
+def test_everything_counts_all_members(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    one, three = make_adapter(tiny), ensemble(tiny, make_adapter)
+    assert three.n_members == 3
+    assert three.n_parameters == 3 * one.n_parameters
+    assert three.n_bytes == 3 * one.n_bytes
+    tier = Tier(10**9)
+    tier.put(("a", "x"), three)
+    assert tier.bytes == 3 * one.n_bytes + OVERHEAD
+    moved = three.to("meta")
+    devices = {
+        tensor.device.type
+        for member in moved.members
+        for tensor in (*member.tensors.values(), *member.head.values())
+    }
+    assert (devices, moved.n_members) == ({"meta"}, 3)
+
+
+def test_the_queue_and_the_quota_count_what_is_computed(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    adapter = ensemble(tiny, make_adapter)
+    (example,) = pipeline.read(tiny, [adapter], TEXTS[:1])
+    length = len(example.inputs[0])
+    one, three = queued_request("t", 1), queued_request("t", 1)
+    one.rows, three.rows = [(None, example)], [(adapter, example)]
+    queue = Queue(10_000)
+    for each in (one, three):
+        queue.add(each)
+    assert (one.tokens, three.tokens, queue.tokens) == (length, 3 * length, 4 * length)
+    assert [waiting.tokens for waiting in queue.take(4 * length)] == [length, 3 * length]
+
+
+def test_a_tenants_quota_pays_for_every_member(
+    tiny_folder: Path, tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store("shelf")
+    store.publish(ensemble(tiny, make_adapter), tiny.geometry)
+    store.publish(make_adapter(tiny, name="acme/one"), tiny.geometry)
+    taken: list[tuple[float, str]] = []
+
+    class Noted:
+        def take(self, amount: float, what: str) -> None:
+            taken.append((amount, what))
+            if what == "tokens" and amount > 12:
+                raise OverloadedError("the quota is used up", 1.0)
+
+    caller = Caller(key="", adapters=("*",))
+    for name in ("rows", "tokens"):
+        object.__setattr__(caller, name, Noted())
+    monkeypatch.setattr(service_module, "EVERYONE", caller)
+    with serving(Path("shelf"), tiny_folder) as url, Client(url, attempts=1) as client:
+        client.predict("acme/one", TEXTS[0])
+        with pytest.raises(OverloadedError, match="quota"):
+            client.predict("acme/crowd", TEXTS[0])
+    assert taken == [(1, "rows"), (6, "tokens"), (1, "rows"), (18, "tokens")]
+
+
+# Folders.
+
+
+def test_the_folder_is_the_first_members_and_the_weights_of_the_others(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    adapter = ensemble(tiny, make_adapter)
+    folder = save_adapter(adapter, "three", tiny.geometry)
+    alone = [
+        save_adapter(make_adapter(tiny, name="acme/crowd", seed=seed), f"{seed}", tiny.geometry)
+        for seed in range(3)
+    ]
+    files = [folder / WEIGHTS, *(folder / f"members/{n}.safetensors" for n in (1, 2))]
+    for file, single in zip(files, alone, strict=True):
+        assert file.read_bytes() == (single / WEIGHTS).read_bytes()
+    assert (folder / CONFIG).read_bytes() == (alone[0] / CONFIG).read_bytes()
+    digests = [f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    assert json.loads((folder / CARD).read_text())["members"] == digests[1:]
+    assert "members" not in json.loads((alone[0] / CARD).read_text())
+    assert sorted(p.name for p in (folder / "members").iterdir()) == [
+        "1.safetensors",
+        "2.safetensors",
+    ]
+    loaded = load_adapter(folder, tiny)
+    assert loaded.n_members == 3
+    for member, expected in zip(loaded.members, adapter.members, strict=True):
+        assert_same_weights(member, expected)
+    other = joined(*apart(adapter)[:2], make_adapter(tiny, name="acme/crowd", seed=7))
+    again = load_adapter(save_adapter(other, "other", tiny.geometry), tiny)
+    assert loaded.digest != again.digest
+    assert faults_of(folder) == []
+    (folder / "members" / "2.safetensors").write_bytes(b"x")
+    (fault,) = faults_of(folder)
+    assert fault.startswith("members/2.safetensors was changed")
+
+
+def change_member(number: int, change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
+    def fault(folder: Path) -> None:
+        file = folder / "members" / f"{number}.safetensors"
+        tensors = load_file(file)
+        change(tensors)
+        file.unlink()
+        save_file(tensors, file)
+
+    return fault
+
+
+def swap(folder: Path) -> None:
+    one, two = (folder / "members" / f"{number}.safetensors" for number in (1, 2))
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def cut_member(folder: Path) -> None:
+    file = folder / "members" / "2.safetensors"
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def one_too_many(folder: Path) -> None:
+    shutil.copy(folder / "members" / "2.safetensors", folder / "members" / "3.safetensors")
+
+
+def not_a_member(folder: Path) -> None:
+    (folder / "members" / "weights.bin").write_bytes(b"x")
+
+
+def a_folder_in_place(folder: Path) -> None:
+    (folder / "members" / "1.safetensors").unlink()
+    (folder / "members" / "1.safetensors").mkdir()
+
+
+def forget_members(folder: Path) -> None:
+    content = json.loads((folder / CARD).read_text())
+    del content["members"]
+    (folder / CARD).write_text(json.dumps(content))
+
+
+def no_members(folder: Path) -> None:
+    shutil.rmtree(folder / "members")
+
+
+BIAS = "base_model.model.classifier.bias"
+DIGEST = "sha256:" + "0" * 64
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "missing": (remove_file("members/1.safetensors"), "members/1.safetensors is missing"),
+    "all missing": (no_members, "members/1.safetensors is missing; members/2.safetensors is miss"),
+    "a folder": (a_folder_in_place, "members/1.safetensors is missing"),
+    "one too many": (one_too_many, "members/3.safetensors does not belong here: adapterkit.json"),
+    "a stranger": (not_a_member, "members/weights.bin does not belong here"),
+    "cut": (cut_member, r"members/2.safetensors: truncated or not safetensors"),
+    "swapped": (swap, r"members/1.safetensors: has weights sha256:\w+, adapterkit.json speaks of"),
+    "other": (
+        change_member(2, lambda t: t[BIAS].add_(1.0)),
+        r"members/2.safetensors: has weights sha256:\w+, adapterkit.json speaks of sha256",
+    ),
+    "renamed": (
+        change_member(1, lambda t: t.update(x=t.pop(BIAS))),
+        f"members/1.safetensors: tensor '{BIAS}' is missing; .* 'x' does not belong here",
+    ),
+    "another shape": (
+        change_member(1, lambda t: t.update({BIAS: torch.zeros(3)})),
+        r"members/1.safetensors: tensor .* has shape \[3\] where \[2\] is expected",
+    ),
+    "whole numbers": (
+        change_member(2, lambda t: t.update({BIAS: torch.zeros(2, dtype=torch.int32)})),
+        "members/2.safetensors: tensor .* holds torch.int32, expected floating point",
+    ),
+    "not a number": (
+        change_member(2, lambda t: t[BIAS].fill_(float("nan"))),
+        "members/2.safetensors: tensor .* holds NaN or infinite numbers",
+    ),
+    "forgotten": (forget_members, "members/1.safetensors does not belong here"),
+    "no list": (change_json(CARD, members=3), "members: expected up to 31 digests .*, got 3"),
+    "no digest": (change_json(CARD, members=["x"]), r"members: expected up to 31 digests"),
+    "hostile": (change_json(CARD, members=["../../x"] * 2), r"members: expected up to 31"),
+    "endless": (change_json(CARD, members=[DIGEST] * 32), r"members: expected up to 31 digests"),
+    "no ensemble": (
+        change_json(CARD, task={"type": "masked_language_modelling", "transform": "checkpoint"}),
+        "others: task 'masked_language_modelling' keeps the best guesses",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_damaged_member_is_named_and_nothing_is_half_loaded(
+    tiny: Backbone, make_adapter: MakeAdapter, fault: str
+) -> None:
+    good = make_adapter(tiny, name="acme/crowd")
+    predictor = Predictor(tiny, [good])
+    before = predictor([("acme/crowd", "my card")])
+    folder = save_adapter(ensemble(tiny, make_adapter), "bad", tiny.geometry)
+    FAULTS[fault][0](folder)
+    with pytest.raises(AdapterError, match=FAULTS[fault][1]) as caught:
+        predictor.load(folder)
+    assert str(caught.value).startswith("bad: ")
+    assert "\n" not in str(caught.value)
+    assert predictor([("acme/crowd", "my card")]) == before
+
+
+def test_faults_of_all_members_are_told_at_once(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    folder = save_adapter(ensemble(tiny, make_adapter), "bad", tiny.geometry)
+    for fault in ("renamed", "not a number", "a stranger"):
+        FAULTS[fault][0](folder)
+    with pytest.raises(AdapterError) as caught:
+        load_adapter(folder, tiny)
+    for part in ("members/1.safetensors: tensor", "members/2.safetensors: tensor", "weights.bin"):
+        assert part in str(caught.value)
+
+
+def test_what_another_system_leaves_among_the_members_is_passed_over(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    folder = save_adapter(ensemble(tiny, make_adapter), "a", tiny.geometry)
+    (folder / "members" / ".DS_Store").write_bytes(b"of another system")
+    assert load_adapter(folder, tiny).n_members == 3
+
+
+def test_trained_saved_and_loaded_is_the_same(tiny: Backbone, tmp_path: Path) -> None:
+    recipe = crowd()[2]  # a projection is folded away in every member
+    (adapter,) = train_together([recipe], tiny)
+    url = f"memory://{tmp_path.name}/shelf"
+    Store(url, tmp_path / "here").publish(adapter, tiny.geometry)
+    folder = Store(url, tmp_path / "there").find(recipe.name).folder
+    loaded = load_adapter(folder, tiny)
+    for member, expected in zip(loaded.members, adapter.members, strict=True):
+        assert_same_weights(member, expected)
+    rows = recipe.data.load(recipe.folder, 7, recipe.task)["validation"]
+    told = {k: v for k, v in adapter.metrics["validation"].items() if k != "loss"}
+    assert evaluate(tiny, loaded, rows) == pytest.approx(told, abs=1e-6)
+    again = Recipe.of(json.loads((folder / CARD).read_text())["training"]["recipe"])
+    for member, expected in zip(apart(train_alone(again, tiny)), adapter.members, strict=True):
+        assert_same_weights(member, expected)
+
+
+# Serving.
+
+
+def test_published_and_asked_over_http(
+    tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    adapter = ensemble(tiny, make_adapter)
+    single = make_adapter(tiny, name="acme/one", seed=1)
+    folder = save_adapter(adapter, "three", tiny.geometry)
+    Store("shelf").publish(single, tiny.geometry)
+    requests = [(name, text) for text in TEXTS for name in ("acme/crowd", "acme/one", None)]
+    offline = Predictor(tiny, [adapter, single])(requests)
+    with serving(Path("shelf"), tiny_folder) as url, Client(url) as client:
+        assert client.publish("acme/crowd", folder)["version"] == 1
+        inside = [file for file in folder.rglob("*") if file.is_file()]
+        names = [file.relative_to(folder).as_posix() for file in inside]
+        parts = {n: (n, f.read_bytes()) for n, f in zip(names, inside, strict=True)}
+        put = httpx2.put(f"{url}/admin/adapters/acme/crowd", files=parts)
+        assert (put.status_code, put.json()["version"]) == (201, 2)
+        before = httpx2.get(f"{url}/v1/activity").json()["tokens"]
+        for got, goal in zip(client.ask(requests), offline, strict=True):
+            got.pop("version", None)
+            assert_close(
+                {k: v for k, v in got.items() if k != "adapter"},
+                {k: v for k, v in goal.items() if k != "adapter"},
+            )
+        examples = pipeline.read(tiny, [None] * 4, TEXTS)
+        texts = sum(len(example.inputs[0]) for example in examples)
+        assert httpx2.get(f"{url}/v1/activity").json()["tokens"] - before == (3 + 1 + 1) * texts
+        assert client.verify("acme/crowd") == []
+        held = {one["id"]: one.get("members") for one in client.models()}
+        assert held == {"base": None, "acme/crowd": 3, "acme/one": 1}
+        (folder / "members" / "2.safetensors").unlink()
+        (folder / "SHA256SUMS").unlink()
+        with pytest.raises(Exception, match=r"acme/crowd: members/2\.safetensors is missing"):
+            client.publish("acme/crowd", folder)
+        assert client.model("acme/crowd")["versions"] == [1, 2]
+
+
+# For people.
+
+
+def test_the_card_tells_every_member(
+    tiny: Backbone, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tiny_folder)
+    said = run_command("train", recipe, "--set", "training.ensemble=3", "--set", "training.seed=5")
+    assert said.code == 0, said.err
+    assert "acme/topic: lora on" in said.err
+    assert "3 members, " in said.err
+    assert "acme/topic (seed 6), epoch 1: training loss" in said.err
+    folder = Path("adapters/acme/topic/1")
+    adapter = load_adapter(folder, tiny)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| members | 3, whose raw scores are averaged |" in readme
+    assert "| seeds of the members | 5, 6, 7 |" in readme
+    records = [adapter.training, *adapter.training["members"]]
+    kept = [record["epoch"] for record in records]
+    assert f"| epoch kept | {', '.join(map(str, kept))} |" in readme
+    assert [len(record["history"]) for record in records] == [2, 2, 2]
+    assert f"| parameters | {adapter.n_parameters:,} " in model_card(adapter)
+    (line,) = (row for row in run_command("list").out.splitlines() if row.startswith("acme/topic"))
+    assert "3 x lora" in line
+    assert run_command("list", "--json").json[0]["members"] == 3
+    shown = run_command("inspect", "acme/topic").out
+    assert "members      3" in shown
+    assert f"seed 7, epoch {kept[2]}" in shown
+    answer = run_command("predict", "acme/topic", "sun", "--json").json[0]
+    (expected,) = Predictor(tiny, [adapter])([("acme/topic", "sun")])
+    assert_close(answer["scores"], expected["scores"])
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_png", drawn.append)
+    figures.learning_curve("x", "accuracy", adapter.training)
+    losses, scores = drawn[0].axes
+    assert [line.get_alpha() for line in losses.get_lines()] == [0.35, 0.35, 1.0]
+    assert len(scores.get_lines()) == 2 * 3
+    assert losses.get_title(loc="left") == "x, 3 members"

@@ -1,0 +1,296 @@
+"""Adapter folders: whole or not at all, and every fault named."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapterkit.adapter.card import CARD
+from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter, tensor_shapes
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.errors import AdapterError
+from adapterkit.inference.predictor import Predictor
+from helpers.adapters import MakeAdapter
+from helpers.folder_faults import Fault, change_json, remove_file
+
+QUERY_A = "base_model.model.bert.encoder.layer.1.attention.self.query.lora_A.weight"
+
+
+def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
+    def fault(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+
+    return fault
+
+
+def cut(name: str, keep: float) -> Fault:
+    def fault(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * keep)])
+
+    return fault
+
+
+def write(file: str, text: str) -> Fault:
+    def fault(folder: Path) -> None:
+        (folder / file).write_text(text)
+
+    return fault
+
+
+def to_pickle(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    torch.save(tensors, folder / "adapter_model.bin")
+
+
+def pickle_in_disguise(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(pickle.dumps({"a": 1}) * 50)
+
+
+def no_rank(folder: Path) -> None:
+    content = json.loads((folder / CARD).read_text())
+    content["method"]["r"] = 16
+    (folder / CARD).write_text(json.dumps(content))
+
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "weights cut in the header": (cut(WEIGHTS, 0.01), "truncated or not safetensors"),
+    "weights cut in the data": (cut(WEIGHTS, 0.9), "truncated or not safetensors"),
+    "weights empty": (cut(WEIGHTS, 0.0), "truncated or not safetensors"),
+    "weights missing": (remove_file(WEIGHTS), f"{WEIGHTS} is missing"),
+    "weights pickled": (to_pickle, "adapter_model.bin is pickled.*never loaded"),
+    "pickle named safetensors": (pickle_in_disguise, "truncated or not safetensors"),
+    "tensor renamed": (
+        change_tensors(lambda t: t.update({"other": t.pop(QUERY_A)})),
+        f"'{QUERY_A}' is missing; .*'other' does not belong here",
+    ),
+    "tensor mis-shaped": (
+        change_tensors(lambda t: t.update({QUERY_A: t[QUERY_A].T.contiguous()})),
+        r"has shape \[32, 8\] where \[8, 32\] is expected",
+    ),
+    "tensor with NaN": (
+        change_tensors(lambda t: t[QUERY_A].fill_(float("nan"))),
+        f"'{QUERY_A}' holds NaN or infinite",
+    ),
+    "tensor with infinity": (
+        change_tensors(lambda t: t["base_model.model.classifier.bias"].fill_(float("inf"))),
+        "classifier.bias' holds NaN or infinite",
+    ),
+    "tensor of integers": (
+        change_tensors(lambda t: t.update({QUERY_A: t[QUERY_A].long()})),
+        "holds torch.int64, expected floating point",
+    ),
+    "config missing": (remove_file(CONFIG), f"{CONFIG} is missing"),
+    "config cut": (cut(CONFIG, 0.5), "not readable as JSON"),
+    "card cut": (cut(CARD, 0.5), "not readable as JSON"),
+    "card a list": (write(CARD, "[]"), "expected a JSON object"),
+    "card without method": (
+        write(CARD, '{"name": "a", "backbone": {}}'),
+        "lacks or garbles 'method'",
+    ),
+    "card of another rank": (no_rank, r"has shape \[8, 32\] where \[16, 32\] is expected"),
+    "card with an unknown setting": (
+        change_json(CARD, method={"type": "lora", "rr": 3}),
+        "method.rr: there is no such key; did you mean 'r'",
+    ),
+    "card of an unknown method": (
+        change_json(CARD, method={"type": "laura"}),
+        "'laura' is not known; did you mean 'lora'",
+    ),
+    "card with a hostile name": (change_json(CARD, name="../../x"), "is not an adapter name"),
+    "files of two methods": (change_json(CONFIG, peft_type="PREFIX_TUNING"), "says PREFIX_TUNING"),
+    "other weights": (
+        change_json(
+            CARD, backbone={"name": "other", "fingerprint": "sha256:0", "lower_case": True}
+        ),
+        "was trained on 'other'",
+    ),
+    "other case": (
+        lambda f: change_json(
+            CARD,
+            backbone={**json.loads((f / CARD).read_text())["backbone"], "lower_case": False},
+        )(f),
+        "lower-casing off",
+    ),
+    "no card": (remove_file(CARD), "does not say which weights it was trained on"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_unsound_folders_are_refused_and_what_was_loaded_stays(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, fault: str
+) -> None:
+    good = make_adapter(tiny, name="t/good")
+    predictor = Predictor(tiny, [good])
+    before = predictor([("t/good", "my card")])
+    folder = save_adapter(
+        make_adapter(tiny, name="t/good", seed=9), tmp_path / "bad", tiny.geometry
+    )
+    FAULTS[fault][0](folder)
+    with pytest.raises(AdapterError, match=FAULTS[fault][1]) as caught:
+        predictor.load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert predictor.names == ["t/good"]
+    assert predictor([("t/good", "my card")]) == before
+
+
+def test_all_faults_are_told_at_once(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
+    for name in ("tensor renamed", "tensor with infinity", "other weights"):
+        FAULTS[name][0](folder)
+    with pytest.raises(AdapterError) as caught:
+        load_adapter(folder, tiny)
+    for part in ("is missing", "does not belong here", "holds NaN", "was trained on 'other'"):
+        assert part in str(caught.value)
+
+
+def test_a_backbone_of_another_shape_is_refused(
+    tiny: Backbone, minilm: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
+    with pytest.raises(AdapterError, match=r"has shape \[8, 32\] where \[8, 384\]"):
+        load_adapter(folder, minilm, any_backbone=True)
+
+
+def test_the_override_takes_other_weights_of_the_same_shape(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
+    FAULTS["other weights"][0](folder)
+    assert load_adapter(folder, tiny, any_backbone=True).backbone == "other"
+
+
+@pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
+def test_a_loaded_adapter_does_not_hang_on_its_file(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, kind: str
+) -> None:
+    folder = save_adapter(make_adapter(tiny, kind), tmp_path / "a", tiny.geometry)
+    predictor = Predictor(tiny)
+    predictor.load(folder)
+    before = predictor([("acme/intent", "my card")])
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.write(b"\xff" * (folder / WEIGHTS).stat().st_size)
+        file.truncate(0)
+    assert predictor([("acme/intent", "my card")]) == before
+
+
+def test_saving_never_replaces_a_folder(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").write_text("mine")
+    with pytest.raises(AdapterError, match="something is there already; nothing was written"):
+        save_adapter(make_adapter(tiny), tmp_path / "there", tiny.geometry)
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["mine.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_save_that_fails_leaves_nothing(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AdapterError, match="cannot be written"):
+        save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_says_what_it_is(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny, labels=("neutral", "坏", "好"))
+    folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
+    card = json.loads((folder / CARD).read_text())
+    assert card["task"]["labels"] == ["neutral", "坏", "好"]
+    assert card["backbone"]["fingerprint"] == tiny.fingerprint
+    config = json.loads((folder / CONFIG).read_text())
+    assert (config["peft_type"], config["task_type"], config["r"]) == ("LORA", "SEQ_CLS", 8)
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith("# acme/intent\n")
+    assert "`坏`" in readme
+    assert tensor_shapes(folder / WEIGHTS)[QUERY_A] == [8, 32]
+
+
+def test_killed_at_any_moment_a_store_has_the_old_or_the_new(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """The process is killed at its n-th file operation, for every n there is."""
+    old, new = (make_adapter(tiny, seed=seed) for seed in (1, 2))
+    answers = [Predictor(tiny, [a])([("acme/intent", "my card")]) for a in (old, new)]
+    outcomes = set()
+    for moment in range(1, 200):
+        store = Store(tmp_path / str(moment))
+        store.publish(old, tiny.geometry)
+        finished = _publish_and_die(store, new, tiny, moment)
+        predictor = Predictor(tiny)
+        predictor.load(Store(store.root).path("acme/intent"))
+        found = predictor([("acme/intent", "my card")])
+        assert found in answers
+        outcomes.add(answers.index(found))
+        if finished:
+            assert found == answers[1]
+            break
+        Store(store.root).publish(new, tiny.geometry)
+        predictor.load(Store(store.root).path("acme/intent"))
+        assert predictor([("acme/intent", "my card")]) == answers[1]
+    assert finished
+    assert moment > 15
+    assert outcomes == {0, 1}
+
+
+def _publish_and_die(store: Store, adapter: object, backbone: Backbone, moment: int) -> bool:
+    """Publishes in a child that dies at its n-th file operation; True where it got to the end."""
+    child = os.fork()
+    if child == 0:
+        seen = [0]
+
+        def count(event: str, _: object) -> None:
+            if event.startswith(("open", "os.")):
+                seen[0] += 1
+                if seen[0] == moment:
+                    os._exit(9)
+
+        torch.set_num_threads(1)
+        sys.addaudithook(count)
+        try:
+            store.publish(adapter, backbone.geometry)  # type: ignore[arg-type]
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_card_is_written_in_few_lines_that_a_person_can_read(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    labels = tuple(f"label number {n}" for n in range(60))
+    losses = [[step, 1.0 / (1 + step)] for step in range(200)]
+    odd: dict[str, Any] = {"名": 'a "quoted" [1,\n 2] }', "nothing": [], "deep": [[[]], {}, None]}
+    adapter = make_adapter(tiny, labels=labels)
+    adapter = replace(adapter, training={"losses": losses, "odd": odd})
+    folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
+    text = (folder / CARD).read_text(encoding="utf-8")
+    assert json.loads(text)["training"] == {"losses": losses, "odd": odd}
+    assert json.loads(text)["task"]["labels"] == list(labels)
+    assert len(text.splitlines()) < 120
+    assert max(map(len, text.splitlines())) <= 110
+    assert '  "method": {' in text.splitlines()

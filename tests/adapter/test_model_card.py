@@ -1,0 +1,189 @@
+"""What a folder shows a person: figures, tables, intervals, and the card that links to them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from PIL import Image
+
+from adapterkit.adapter import plots as figures
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.model_card import model_card, report_files
+from adapterkit.adapter.plots import MATRIX, confusions
+from adapterkit.atomic import write_folder
+from adapterkit.backbone.model import Backbone
+from adapterkit.errors import AdapterError
+from adapterkit.metrics.base import Predictions
+from adapterkit.metrics.per_class import confusion
+from adapterkit.tasks.base import tasks
+from helpers.adapters import MakeAdapter
+
+
+def made(n: int = 200, c: int = 3, seed: int = 0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    goal = rng.integers(c, size=n)
+    said = np.where(rng.random(n) < 0.7, goal, rng.integers(c, size=n))
+    return Predictions(said, goal, np.eye(c)[said])
+
+
+def reported(adapter: Adapter, predictions: Predictions) -> Adapter:
+    """The adapter as if it had been trained and judged."""
+    record = {
+        "history": [{"epoch": 1, "step": 3, "validation": {"accuracy": 0.5, "loss": 1.0}}],
+        "losses": [(1, 2.0), (3, 1.0)],
+        "epoch": 1,
+        "intervals": {"test": {"accuracy": [0.25, 0.75]}},
+        "report": {"split": "test", **adapter.task.report(predictions)},
+    }
+    return replace(adapter, training=record, metrics={"test": {"accuracy": 0.5, "loss": 1.0}})
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def test_the_folder_holds_what_the_card_links_to(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = reported(make_adapter(tiny, labels=("no", "maybe", "yes")), made())
+    folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\((report/[^)]+)\)", readme)
+    assert sorted(linked) == sorted(f"report/{file.name}" for file in (folder / "report").iterdir())
+    assert len(linked) == 3
+    assert "| test | 0.5000 (95%: 0.2500 to 0.7500) | 1.0000 |" in readme
+    for name in ("learning_curve", "confusion_matrix"):
+        with Image.open(folder / "report" / f"{name}.png") as image:
+            assert image.format == "PNG"
+
+
+def test_a_folder_without_its_report_loads_and_is_saved_with_it_again(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = reported(make_adapter(tiny, labels=("no", "maybe", "yes")), made())
+    folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
+    before = {file.name: file.read_bytes() for file in (folder / "report").iterdir()}
+    for file in (folder / "report").iterdir():
+        file.unlink()
+    (folder / "report").rmdir()
+    again = save_adapter(load_adapter(folder, tiny), tmp_path / "b", tiny.geometry)
+    assert {file.name: file.read_bytes() for file in (again / "report").iterdir()} == before
+
+
+def test_an_old_record_has_a_card_too(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    old = replace(make_adapter(tiny), metrics={"test": {"accuracy": 0.5}}, training={"epoch": 1})
+    assert report_files(old) == {}
+    assert "| test | 0.5000 |" in model_card(old)
+    assert "95%" not in model_card(old)
+
+
+def test_tables_of_one_label_are_scikit_learns(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    names, predictions = ("no", "never", "yes"), made(c=2)
+    some = Predictions(2 * predictions.predicted, 2 * predictions.references)  # none is "never"
+    adapter = reported(make_adapter(tiny, labels=names), some)
+    rows = rows_of(report_files(adapter)["per_class.csv"])
+    expected = sklearn.metrics.precision_recall_fscore_support(
+        some.references, some.predicted, labels=[0, 1, 2], zero_division=0
+    )
+    assert [row["label"] for row in rows] == list(names)
+    assert [row["number"] for row in rows] == ["1", "2", "3"]
+    for name, column in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        assert [float(row[name]) for row in rows] == pytest.approx(list(column), abs=1e-6)
+    counts = np.zeros((3, 3), dtype=int)
+    for goal, said, count in confusion(some):
+        counts[goal, said] = count
+    matrix = sklearn.metrics.confusion_matrix(some.references, some.predicted, labels=[0, 1, 2])
+    assert (counts == matrix).all()
+
+
+def test_tables_of_the_other_tasks() -> None:
+    kinds: Any = tasks()
+    both = Predictions(np.array([[1, 0], [1, 1]]), np.array([[1, 1], [0, 1]]))
+    labels = kinds["multi_label"](labels=("a", "b")).report(both)["per_class"]
+    assert [(row["precision"], row["recall"], row["support"]) for row in labels] == [
+        (0.5, 1.0, 1),
+        (1.0, 0.5, 2),
+    ]
+    tagging = kinds["tagging"]
+    said, goal = [["B-A", "O", "X"], []], [["B-A", "B-地", "O"], []]
+    entities = tagging(labels=("B-A", "B-地", "O", "X")).report(Predictions(said, goal))
+    assert [(row["label"], row["f1"], row["support"]) for row in entities["per_class"]] == [
+        ("A", 1.0, 1),
+        ("地", 0.0, 1),
+    ]
+    nothing = tagging(labels=("B-A", "O")).report(Predictions([["O"]], [["O"]]))
+    assert nothing == {"per_class": []}
+    tags = tagging(labels=("N", "V", "X")).report(Predictions([["N", "N"]], [["N", "V"]]))
+    assert [(row["precision"], row["recall"], row["support"]) for row in tags["per_class"]] == [
+        (0.5, 1.0, 1),
+        (0.0, 0.0, 1),
+        (0.0, 0.0, 0),
+    ]
+    assert kinds["regression"]().report(Predictions(np.ones(3), np.ones(3))) == {}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["ham", "spam"],
+        ["体育", "财经", "股票"],
+        ["$a$", "$", "a\nb_{", "x" * 90],
+        ["مرحبا", "日本語", "🙂"],
+        [f"label_{n}" for n in range(MATRIX)],
+        [f"label_{n}" for n in range(MATRIX + 1)],
+    ],
+    ids=["two", "chinese", "signs", "scripts", "many", "too many"],
+)
+def test_any_labels_are_drawn_without_a_warning(labels: list[str]) -> None:
+    predictions = made(400, len(labels))
+    for counts in (confusion(predictions), [[0, 0, 7]]):
+        content = confusions("acme/x, test rows", labels, counts)
+        with Image.open(io.BytesIO(content)) as image:
+            assert min(image.size) > 100
+            assert len(content) < 100_000
+
+
+def test_labels_that_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def keep(figure: Any) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(figures, "_png", keep)
+    monkeypatch.setattr(figures, "_families", lambda characters: None)
+    confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
+    monkeypatch.setattr(figures, "_families", lambda characters: ["DejaVu Sans"])
+    confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
+    for figure, names in zip(drawn, (["1", "2"], ["体育", "财经"]), strict=True):
+        axes = figure.axes[0]
+        assert [text.get_text() for text in axes.get_yticklabels()] == names
+        assert [text.get_text() for text in axes.get_xticklabels()] == names
+    assert "per_class.csv" in drawn[0].axes[0].get_title(loc="left")
+    assert figures._families("абв") == ["DejaVu Sans"]
+
+
+def test_sub_folders_appear_with_the_folder_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a"
+    write_folder(folder, {"x": b"1", "report/y": b"2", "report/deep/z": b"3"})
+    found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    assert found == {"x": b"1", "report/y": b"2", "report/deep/z": b"3"}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(AdapterError, match="No space left"):
+        write_folder(tmp_path / "b", {"report/y": b"2"})
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

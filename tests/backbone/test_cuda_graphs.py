@@ -1,0 +1,259 @@
+"""A batch as a whole, and as a graph: what a GPU computes in one launch is what loops compute."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adapterkit.adapter import batching
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.batching import assemble_edits, group_key
+from adapterkit.backbone import edits as edit_rooms
+from adapterkit.backbone import model as backbones
+from adapterkit.backbone.cuda_graphs import Captured, fill
+from adapterkit.backbone.edits import Edits
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs, Packed, pack
+from adapterkit.inference.forward import forward
+from adapterkit.methods.base import methods
+from adapterkit.ops.attention_plan import AttentionPlan
+from adapterkit.ops.bucketing import roomier, roomy
+from adapterkit.ops.launch_table import Sheet
+from adapterkit.tasks import pooled
+from helpers.adapters import MakeAdapter, varied_adapters
+from helpers.sequences import random_rows, tokenise
+
+pytest.importorskip("triton", reason="the kernels of a GPU need Triton")
+
+Rows = Sequence[tuple[Adapter | None, Inputs]]
+
+
+def ragged_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    plan: AttentionPlan,
+    heads: int,
+    scaling: float,
+) -> torch.Tensor:
+    """Flash attention's plain twin; what fills a batch up is no number."""
+    told = plan.ragged
+    assert told.keys is None or told.places is not None
+    out = torch.full_like(query, torch.nan)
+    assert int(told.starts.diff().max()) <= told.longest
+    assert int(told.key_starts.diff().max()) <= told.longest_keys
+    for n in range(len(told.starts) - 1):
+        own = slice(*told.starts[n : n + 2].tolist())
+        seen = slice(*told.key_starts[n : n + 2].tolist())
+        q, k, v = (x.view(len(x), heads, -1).transpose(0, 1) for x in (query, key, value))
+        weights = (q[:, own] @ k[:, seen].transpose(1, 2) * scaling).softmax(-1)
+        out[own] = (weights @ v[:, seen]).transpose(0, 1).flatten(1)
+    return out
+
+
+@pytest.fixture
+def as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes batches as a GPU does, its kernels in Triton's interpreter."""
+
+    def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[Sheet, int]:
+        return Sheet(), roomy(packed.offsets[-1])
+
+    monkeypatch.setattr(batching, "_room", room)
+    monkeypatch.setattr(edit_rooms, "flashes", lambda *_: True)
+    monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
+    monkeypatch.setattr(backbones, "packed_attention", ragged_attention)
+
+
+def answered(backbone: Backbone, rows: Rows) -> list[torch.Tensor]:
+    """Each piece's scores, as numbers that outlive inference mode."""
+    with torch.inference_mode():
+        return [piece.values.clone() for piece in forward(backbone, rows)]
+
+
+def packed_of(backbone: Backbone, rows: Rows) -> tuple[Packed, Edits]:
+    """A batch and what its adapters do."""
+    adapters = sorted({id(a): a for a, _ in rows if a is not None}.values(), key=group_key)
+    owners = [
+        -1 if a is None else next(n for n, b in enumerate(adapters) if b is a) for a, _ in rows
+    ]
+    firsts = [0 if a is None else a.num_virtual_tokens for a, _ in rows]
+    packed = pack([inputs for _, inputs in rows], owners, firsts)
+    return packed, assemble_edits(adapters, packed, backbone.geometry)
+
+
+def test_a_batch_as_a_whole_is_the_batch(
+    tiny: Backbone, make_adapter: MakeAdapter, request: pytest.FixtureRequest
+) -> None:
+    rows = random_rows(tiny, [None, *varied_adapters(tiny, make_adapter)], 60)
+    plain = answered(tiny, rows)
+    request.getfixturevalue("as_a_whole")
+    for one, other in zip(answered(tiny, rows), plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class Again:
+    """Stands for a CUDA graph: computes once more with the very edits it was captured with."""
+
+    def __init__(self, backbone: Backbone, rows: torch.Tensor, edits: Edits) -> None:
+        self._compute = partial(backbone._computed, rows, edits)
+        self.states = self._compute()
+
+    def replay(self) -> None:
+        self.states.copy_(self._compute())
+
+
+def traffic(
+    backbone: Backbone, make_adapter: MakeAdapter, seed: int, **lora: Any
+) -> list[tuple[Adapter | None, Inputs]]:
+    """Two adapters of each method and the plain backbone, as a seed has them."""
+    adapters = [
+        make_adapter(backbone, kind, seed=10 * seed + n, **settings)
+        for n, (kind, settings) in enumerate(
+            [
+                ("lora", {"r": 1 + seed, **lora}),
+                ("lora", {"r": 9, "alpha": 1.0 + seed, **lora}),
+                ("prefix", {"num_virtual_tokens": 3 + seed}),
+                ("prefix", {"num_virtual_tokens": 4}),
+                ("bottleneck", {"size": 7 - seed, "scaling": 0.5}),
+                ("bottleneck", {"size": 2}),
+            ]
+        )
+    ]
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices("card money fee the a my".split(), k=n)) for n in range(3, 23)]
+    owners = [*adapters, None, *rng.choices([*adapters, None], k=13)]
+    return list(zip(owners, tokenise(backbone, texts, None, 30), strict=True))
+
+
+@pytest.mark.usefixtures("as_a_whole")
+def test_what_was_captured_of_one_batch_is_right_for_all_of_its_kind(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    with torch.inference_mode():
+        packed, edits = packed_of(tiny, traffic(tiny, make_adapter, 0))
+        assert edits.whole is not None
+        rows = torch.zeros(3, edits.filled, dtype=torch.long)
+        fill(rows, packed)
+        sheet = edits.whole.sheet.send("cpu")
+        graph = Again(tiny, rows, edits)
+        captured = Captured(graph, rows, sheet, graph.states)
+        for seed in (1, 2, 0):
+            packed, edits = packed_of(tiny, traffic(tiny, make_adapter, seed))
+            whole = edits.whole
+            assert whole is not None
+            states = captured.run(packed, whole)
+            again = tiny(packed, edits).tokens
+            torch.testing.assert_close(states, again, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("as_a_whole")
+def test_batches_of_one_kind_have_the_same_done_to_them_in_the_same_room(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    def kind(seed: int = 0, **lora: Any) -> Any:
+        with torch.inference_mode():
+            edits = packed_of(tiny, traffic(tiny, make_adapter, seed, **lora))[1]
+        assert edits.whole is not None
+        return edits.whole.kind
+
+    assert kind() == kind(1) == kind(2)
+    for other in ({"r": 17}, {"layers": (0, 1)}, {"targets": ("query", "key")}):
+        assert kind() != kind(**other)
+
+
+def test_every_method_here_is_computed_over_a_whole_batch() -> None:
+    assert [name for name, method in methods().items() if not method.in_one_launch] == []
+
+
+def test_sizes_are_few_and_large_enough() -> None:
+    for n in range(1, 3000):
+        assert n <= roomy(n) <= max(16, n * 1.126 + 15)
+        assert n <= roomier(n) < max(17, 2 * n)
+    assert len({roomy(n) for n in range(1024, 2048)}) <= 9
+
+
+def test_a_sheet_is_read_as_it_was_written() -> None:
+    sheet = Sheet()
+    one = sheet.put(np.array([1, 2, 3], np.int32), 5)
+    two = sheet.put(np.array([2**40], np.int64))
+    three = sheet.put(np.array([0.5, -1.0], np.float32), 16)
+    with pytest.raises(RuntimeError, match="not sent"):
+        sheet.read(one)
+    sheet.send("cpu")
+    assert sheet.read(one).tolist() == [1, 2, 3, 0, 0]
+    assert sheet.read(two).tolist() == [2**40]
+    assert sheet.read(three).tolist() == [0.5, -1.0, *[0.0] * 14]
+
+
+@pytest.fixture(scope="module")
+def halved(tiny_folder: Any) -> Backbone:
+    """The tiny backbone in bfloat16 on a GPU."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here")
+    return Backbone.load(str(tiny_folder), dtype="bfloat16", device="cuda")
+
+
+@pytest.mark.gpu
+def test_graphs_answer_as_float32_on_a_cpu_does(
+    tiny: Backbone, halved: Backbone, make_adapter: MakeAdapter
+) -> None:
+    for seed in (0, 1, 2, 1):  # computed, captured, replayed for others, and again
+        rows = traffic(tiny, make_adapter, seed)
+        there = [(a and a.to("cuda"), inputs) for a, inputs in rows]
+        same = {id(a): b for (a, _), (b, _) in zip(rows, there, strict=True) if a is not None}
+        there = [(a and same[id(a)], inputs) for a, inputs in rows]
+        for one, other in zip(answered(halved, there), answered(tiny, rows), strict=True):
+            assert (one.float().cpu() - other).norm() / other.norm() < 0.03
+    graphs = halved._graphs
+    assert graphs is not None
+    assert [known is not None for known in graphs._known.values()] == [True]
+
+
+@pytest.mark.gpu
+def test_threads_of_streams_of_their_own_get_their_own_answers(
+    halved: Backbone, make_adapter: MakeAdapter
+) -> None:
+    jobs = [traffic(halved, make_adapter, seed) for seed in (0, 1, 2)]
+    alone = [answered(halved, job) for job in jobs]
+    found: dict[int, list[list[torch.Tensor]]] = {n: [] for n in range(3)}
+
+    def ask(n: int) -> None:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found[n] = [answered(halved, jobs[n]) for _ in range(20)]
+            torch.cuda.synchronize()
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, answers in found.items():
+        assert len(answers) == 20
+        for answer in answers:
+            for one, other in zip(answer, alone[n], strict=True):
+                torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_graphs_that_are_not_used_any_more_make_room(
+    halved: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapterkit.backbone.cuda_graphs.MOST", 2)
+    graphs = halved._graphs
+    assert graphs is not None
+    for ranks in (1, 17, 33, 1):
+        rows = traffic(halved, make_adapter, 0)
+        first, inputs = rows[0]
+        assert first is not None
+        wider = make_adapter(halved, "lora", seed=ranks, r=min(32, ranks))
+        rows[0] = (replace(wider, name="wide"), inputs)
+        answered(halved, rows)
+        assert len(graphs._known) <= 2

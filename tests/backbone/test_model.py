@@ -1,0 +1,216 @@
+"""The packed forward without adapters against transformers, and what a backbone refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapterkit.adapter.batching import assemble_edits
+from adapterkit.backbone.checkpoint import Checkpoint, locate
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs, pack
+from adapterkit.errors import BackboneError
+from adapterkit.inference.forward import forward
+from helpers.adapters import MakeAdapter
+from helpers.sequences import tokenise
+from helpers.vocabulary import WORDS
+
+TEXTS = ["where is my card", "a", "i want to close the account please help " * 4, "rain sun tea"]
+
+
+def encoded(backbone: Backbone, inputs: list[Inputs]) -> Any:
+    first = backbone.geometry.first_position
+    packed = pack(inputs, [-1] * len(inputs), [first] * len(inputs))
+    with torch.inference_mode():
+        return backbone(packed, assemble_edits([], packed, backbone.geometry))
+
+
+def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
+    """Packed hidden states against the padded batch of an untouched transformers model."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        expected = model(**batch)
+    inputs = tokenise(backbone, TEXTS, None, backbone.geometry.positions)
+    assert [list(i.ids) for i in inputs] == [
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    found = encoded(backbone, inputs)
+    offsets = found.packed.offsets
+    for place, row in enumerate(found.packed.order):
+        states = found.tokens[offsets[place] : offsets[place + 1]]
+        real = expected.last_hidden_state[row, : len(inputs[row])]
+        torch.testing.assert_close(states, real, rtol=1e-5, atol=1e-5)
+        if backbone._pooler is not None:
+            pooled = found.pooled("pooler")[place]
+            torch.testing.assert_close(pooled, expected.pooler_output[row], rtol=1e-5, atol=1e-5)
+
+
+def test_tiny_is_transformers(tiny: Backbone, tiny_folder: Path) -> None:
+    assert_like_transformers(tiny, tiny_folder)
+
+
+def test_minilm_is_transformers(minilm: Backbone) -> None:
+    assert_like_transformers(minilm, locate("minilm"))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "electra"])
+def test_every_family_is_transformers(kind: str, tiny_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len((tiny_folder / "vocab.txt").read_text().splitlines()),
+        hidden_size=32,
+        embedding_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        type_vocab_size=2,
+        pad_token_id=0,
+    )
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    AutoModel.from_config(config).save_pretrained(tmp_path / "m")
+    assert_like_transformers(Backbone.load(str(tmp_path / "m"), device="cpu"), tmp_path / "m")
+
+
+def test_nothing_changes_the_backbone(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    inputs = tokenise(tiny, TEXTS, None, 44)
+    adapters = [make_adapter(tiny, kind, seed=n) for n, kind in enumerate(("lora", "prefix"))]
+    for adapter in adapters:
+        tensors = [t.requires_grad_() for t in adapter.tensors.values()]
+        for piece in forward(tiny, [(adapter, i) for i in inputs]):
+            piece.values.sum().backward()
+        assert all(t.grad is not None for t in tensors)
+    after = tiny.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for p in tiny.model.parameters())
+
+
+@pytest.mark.parametrize("limit", [3, 5, 8, 17, 64])
+def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, limit: int) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    firsts = [" ".join(WORDS[:n]) for n in (1, 4, 12, 30, 2)]
+    seconds = [None, " ".join(WORDS[:12]), " ".join(WORDS[:3]), " ".join(WORDS[:29]), None]
+    found = tokenise(tiny, firsts, seconds, limit)
+    for first, second, row in zip(firsts, seconds, found, strict=True):
+        if second is not None and limit < 5:
+            continue
+        expected = tokenizer(first, second, truncation="longest_first", max_length=limit)
+        assert list(row.ids) == expected["input_ids"]
+        assert list(row.types) == expected["token_type_ids"]
+        whole = tokenizer(first, second)["input_ids"]
+        assert row.truncated == (len(whole) > limit)
+
+
+def test_fingerprint_is_of_the_source_weights(
+    tiny: Backbone, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModel, BertForSequenceClassification
+
+    for dtype in ("bfloat16", "float16"):
+        other = Backbone.load(str(tiny_folder), dtype=dtype, device="cpu")
+        assert other.fingerprint == tiny.fingerprint
+        assert next(other.model.parameters()).dtype == getattr(torch, dtype)
+    task = BertForSequenceClassification.from_pretrained(tiny_folder)
+    task.save_pretrained(tmp_path / "task")
+    assert Checkpoint.read(tmp_path / "task").fingerprint == tiny.fingerprint
+    changed = AutoModel.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        changed.encoder.layer[1].output.dense.bias[3] += 1e-3
+    changed.save_pretrained(tmp_path / "changed")
+    assert Checkpoint.read(tmp_path / "changed").fingerprint != tiny.fingerprint
+
+
+def test_sharded_weights_have_the_same_fingerprint(
+    tiny: Backbone, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(tiny_folder).save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert Checkpoint.read(tmp_path).fingerprint == tiny.fingerprint
+
+
+def test_pooling_is_what_the_checkpoint_says(tiny_folder: Path, tmp_path: Path) -> None:
+    assert Checkpoint.read(locate("minilm")).pooling == "mean"
+    assert Checkpoint.read(tiny_folder).pooling == "pooler"
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "m" / "1_Pooling").mkdir()
+    (tmp_path / "m" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert Checkpoint.read(tmp_path / "m").pooling == "cls"
+
+
+def broken(folder: Path, fault: str) -> None:
+    weights = folder / "model.safetensors"
+    if fault == "no config":
+        (folder / "config.json").unlink()
+    elif fault == "garbled config":
+        (folder / "config.json").write_text("{")
+    elif fault == "other type":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    elif fault == "pickle only":
+        weights.rename(folder / "pytorch_model.bin")
+    elif fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif fault == "not safetensors":
+        weights.write_bytes(b"\xff" * 4000)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no config", "config.json is missing"),
+        ("garbled config", "not readable as JSON"),
+        ("other type", "type 'gpt2' are not supported"),
+        ("pickle only", "pickled weights are never loaded"),
+        ("truncated", "is cut short"),
+        ("not safetensors", "not a sound safetensors file"),
+    ],
+)
+def test_unsound_checkpoints_are_refused(
+    fault: str, message: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    broken(tmp_path / "m", fault)
+    with pytest.raises(BackboneError, match=message):
+        Backbone.load(str(tmp_path / "m"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "/no/such/folder"}, "no such folder"),
+        ({"model": "no-such-user/no-such-model"}, "the hub did not give it"),
+        ({"dtype": "float8"}, "dtype: expected one of"),
+        ({"quantization": "2bit"}, "quantization: expected one of"),
+        ({"device": "tpu"}, "device: expected one of"),
+    ],
+)
+def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        Backbone.load(**options)
+
+
+def test_damaged_embedded_weights_are_refused(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapterkit.backbone.checkpoint._embedded", lambda: tiny_folder)
+    with pytest.raises(BackboneError, match="embedded weights are damaged"):
+        Backbone.load("minilm")

@@ -1,0 +1,145 @@
+"""The mixed bench: everyone gets the same rows, and what is timed is what is answered."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.bench.mixed import MixedBench
+from adapterkit.bench.peers import PaddedBatch, hushed, peft_model, plain_model
+from adapterkit.bench.systems import job, own_systems
+from adapterkit.bench.workload import LORA, MIXES, bench_adapters, labelled_rows, owned, owners_of
+from adapterkit.inference.forward import Piece, forward
+from adapterkit.inference.predictor import Predictor
+from helpers.command_line import run_command
+from helpers.guest import GUEST
+
+ROW = {
+    "system",
+    "batch",
+    "tenants",
+    "ms",
+    "min",
+    "max",
+    "tokens_per_second",
+    "base_over_it",
+    "floor_over_it",
+    "faster_than_peft",
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tiny: Backbone) -> list[str]:
+    return labelled_rows(tiny.tokenizer, 12)[0]
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny: Backbone, texts: list[str]) -> list[Inputs]:
+    return [Inputs(ids, [0] * len(ids)) for ids in tiny.tokenizer(texts)["input_ids"]]
+
+
+def by_row(pieces: list[Piece]) -> dict[int, torch.Tensor]:
+    return {
+        row: line for piece in pieces for row, line in zip(piece.rows, piece.values, strict=True)
+    }
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_what_is_timed_is_what_the_predictor_answers(
+    mix: str, tiny: Backbone, texts: list[str], inputs: list[Inputs]
+) -> None:
+    (system,) = (s for s in own_systems(tiny, inputs, [5]) if s.batch == mix)
+    adapters = bench_adapters(tiny, mix, 5)
+    names = [adapters[owner].name for owner in owners_of(len(texts), 5)]
+    answers = Predictor(tiny, adapters)(list(zip(names, texts, strict=True)))
+    said: Any = system.run()
+    for answer, (line,) in zip(answers, said, strict=True):
+        expected = torch.tensor(list(answer["scores"].values()))
+        found = line[0].softmax(-1).sort(descending=True).values
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_peft_answers_what_we_answer(
+    tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
+) -> None:
+    adapters = bench_adapters(tiny, LORA, 4)
+    batch, owners = PaddedBatch.of(inputs, tiny.device), owners_of(len(inputs), 4)
+    with hushed(), torch.inference_mode():
+        plain = plain_model(tiny_folder, "float32", "none", tiny.device)
+        model = peft_model(plain, adapters, tiny)
+        hidden = batch.through(model, adapter_names=[f"t{owner}" for owner in owners])
+        ours = by_row(forward(tiny, owned(inputs, adapters)))
+    pooled = (hidden * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
+    for row, owner in enumerate(owners):
+        head = adapters[owner].head
+        expected = head["classifier.weight"] @ pooled[row] + head["classifier.bias"]
+        torch.testing.assert_close(ours[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_answers_what_our_base_answers(
+    tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
+) -> None:
+    with hushed(), torch.inference_mode():
+        plain = plain_model(tiny_folder, "float32", "none", tiny.device)
+        expected = plain.pooler(PaddedBatch.of(inputs, tiny.device).through(plain))
+        ours = by_row(forward(tiny, [(None, row) for row in inputs]))
+    for row, line in ours.items():
+        torch.testing.assert_close(line, expected[row], rtol=1e-4, atol=1e-5)
+
+
+def test_everyone_gets_the_same_rows_and_owners(
+    tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
+) -> None:
+    batch = PaddedBatch.of(inputs, tiny.device)
+    told = job(tiny_folder, "float32", inputs, 5)
+    ours = owned(inputs, bench_adapters(tiny, LORA, 5))
+    names = [adapter.name for adapter in bench_adapters(tiny, LORA, 5)]
+    for place, (adapter, row) in enumerate(ours):
+        size = int(batch.mask[place].sum())
+        assert batch.ids[place, :size].tolist() == told["rows"][place] == list(row.ids)
+        assert adapter is not None
+        assert adapter.name == names[told["owners"][place]]
+    assert told["owners"] == owners_of(len(inputs), 5)
+
+
+def test_a_quantised_bench_has_float32_beside_it(tiny_folder: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    bench = MixedBench(
+        str(tiny_folder), quantization="8bit", device="cpu", tenants=(2,), rounds=1, peers=False
+    )
+    with ExitStack() as stack:
+        backbone = bench._load(tiny_folder)
+        systems, _ = bench.systems(tiny_folder, backbone, stack)
+    assert [system.batch for system in systems if not system.tenants] == [
+        "linears alone (floor)",
+        "no adapters (base)",
+        "no adapters, float32",
+    ]
+
+
+def test_the_command_measures_draws_and_tells(tiny_folder: Path) -> None:
+    Path("guest.py").write_text(GUEST)
+    said = run_command(
+        *("bench", "mixed", "--backbone", tiny_folder, "--rounds", "1", "--tenants", "1,3"),
+        *("--device", "cpu", "--guest", f"{shlex.quote(sys.executable)} guest.py"),
+        *("--plot", "bars.png", "--json"),
+    )
+    result = said.json
+    assert result.keys() == {"bench", "settings", "machine", "rows"}
+    assert result["settings"]["tenants"] == [1, 3]
+    assert all(row.keys() == ROW for row in result["rows"])
+    found = {(row["system"], row["batch"], row["tenants"]): row for row in result["rows"]}
+    assert {("adapterkit", mix, n) for mix in MIXES for n in (1, 3)} < found.keys()
+    assert ("guest", "64 rows", 3) in found
+    assert found["transformers", "no adapters, padded", 0]["ms"] > 0
+    assert found["PEFT", LORA, 3]["faster_than_peft"] == 1.0
+    assert found["adapterkit", "no adapters (base)", 0]["base_over_it"] == 1.0
+    assert Path("bars.png").read_bytes().startswith(b"\x89PNG")

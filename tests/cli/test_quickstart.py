@@ -1,0 +1,64 @@
+"""The README's main job, and the sample adapters it left in the default store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.cli.app import app
+from adapterkit.cli.quickstart import recipes_folder, run
+from adapterkit.data.requests import read_asked
+from adapterkit.inference.predictor import Predictor
+from adapterkit.training.recipe import Recipe
+from helpers.paths import ROOT
+
+EXPECTED = [
+    ("acme/intent", "card_lost"),
+    ("globex/consulta", "envio"),
+    ("initech/ticket", "hardware"),
+    ("acme/intent", "fee_complaint"),
+    ("initech/ticket", "access"),
+    ("globex/consulta", "pago"),
+    ("acme/intent", "new_address"),
+    ("globex/consulta", "devolucion"),
+    ("initech/ticket", "network"),
+    ("base", None),
+]
+
+
+def test_quickstart_trains_three_methods_and_answers_a_mixed_batch(tmp_path: Path) -> None:
+    result = run(tmp_path / "store")
+    assert {entry["method"] for entry in result["adapters"]} == {"lora", "prefix", "bottleneck"}
+    assert len({entry["labels"] for entry in result["adapters"]}) == 3
+    for entry in result["adapters"]:
+        assert entry["metrics"]["test"]["accuracy"] >= 0.8
+        assert entry["bytes"] < 500_000
+        assert entry["share"] < 0.01
+    assert [(a["adapter"], a.get("label")) for a in result["answers"]] == EXPECTED
+    assert Store(tmp_path / "store").names() == [entry["name"] for entry in result["adapters"]]
+
+
+def test_the_sample_adapters_answer_right_after_installation(minilm: Backbone) -> None:
+    store, predictor = Store(ROOT / "adapters"), Predictor(minilm)
+    for name in store.names():
+        folder = store.path(name)
+        assert sum(file.stat().st_size for file in folder.rglob("*")) < 500_000
+        assert predictor.load(folder) == name
+    asked = read_asked(recipes_folder() / "mixed.csv", "text", None, "adapter")
+    answers = predictor([(a.adapter, a.text) for a in asked])
+    assert [(a["adapter"], a.get("label")) for a in answers] == EXPECTED
+
+
+def test_the_sample_adapters_are_what_the_recipes_train() -> None:
+    listed = CliRunner().invoke(app, ["list", str(ROOT / "adapters"), "--json"])
+    samples = {entry["name"]: entry for entry in json.loads(listed.stdout)}
+    recipes = [Recipe.load(file) for file in recipes_folder().glob("*.yaml")]
+    assert {recipe.name for recipe in recipes} == set(samples)
+    for recipe in recipes:
+        folder = Path(samples[recipe.name]["folder"])
+        card = json.loads((folder / "adapterkit.json").read_text(encoding="utf-8"))
+        assert Recipe.of(card["training"]["recipe"]).plain() == recipe.plain()

@@ -1,0 +1,501 @@
+"""The client: everything the server can do, both forms alike, every fault one sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Coroutine, Iterator
+from email.utils import formatdate
+from inspect import getmembers, isfunction
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+
+from adapterkit import AsyncClient, Client, Predictor, Store
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import save_adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.client.protocol import BatchLimits, Reply, portions
+from adapterkit.client.tar import tar_of
+from adapterkit.errors import (
+    AccessError,
+    AdapterError,
+    AdapterkitError,
+    DataError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+    UnknownAdapterError,
+)
+from adapterkit.serving.api_keys import hash_of, new_key
+from helpers.adapters import MakeAdapter
+from helpers.command_line import assert_one_line, run_command
+from helpers.server import Canned, serving, stub
+
+TEXTS = ["where is my card", "¿Dónde está el sol?", "我的卡丢了", 'the "rain", please\nwait']
+OVERLOADED = Canned(
+    429, b'{"error": "too many wait", "error_type": "overloaded"}', {"retry-after": "0"}
+)
+READY = Canned(200, b'{"status": "ready"}')
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
+    return [
+        make_adapter(tiny, seed=1),
+        make_adapter(tiny, "prefix", "globex/anfora", ("envío", "银行"), seed=2),
+        make_adapter(tiny, "bottleneck", "initech", seed=3),
+    ]
+
+
+@pytest.fixture(scope="module")
+def shelf(
+    tiny: Backbone, adapters: list[Adapter], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    root = tmp_path_factory.mktemp("served")
+    for adapter in adapters:
+        Store(root).publish(adapter, tiny.geometry)
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(shelf: Path, tiny_folder: Path) -> Iterator[str]:
+    with serving(shelf, tiny_folder) as where:
+        yield where
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    with Client(url) as found:
+        yield found
+
+
+@pytest.fixture
+def predictor(tiny: Backbone, adapters: list[Adapter]) -> Predictor:
+    return Predictor(tiny, adapters)
+
+
+def now(url: str, work: Callable[[Client], Any], **settings: Any) -> Any:
+    """What is found with a client that is closed again."""
+    with Client(url, **settings) as client:
+        return work(client)
+
+
+def aio(url: str, work: Callable[[AsyncClient], Coroutine[Any, Any, Any]]) -> Any:
+    """What a coroutine finds with an asynchronous client."""
+
+    async def run() -> Any:
+        async with AsyncClient(url) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Answers are as the predictor gives them, up to how rows were batched."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        keys = [key for key in one if key != "version"]
+        assert keys == [key for key in other if key != "version"]
+        for key in keys:
+            value = one[key]
+            if isinstance(value, (float, list, dict)):
+                assert value == pytest.approx(other[key], abs=1e-4)
+            else:
+                assert value == other[key]
+
+
+def test_one_text_has_one_answer_and_a_list_a_list(client: Client, predictor: Predictor) -> None:
+    one = client.predict("acme/intent", TEXTS[2])
+    assert one["version"] == 1
+    same([one], predictor([("acme/intent", TEXTS[2])]))
+    many = client.predict("globex/anfora", TEXTS)
+    assert {answer["label"] for answer in many} <= {"envío", "银行"}
+    same(many, predictor([("globex/anfora", text) for text in TEXTS]))
+    same(client.predict("initech", TEXTS[:1]), predictor([("initech", TEXTS[0])]))
+
+
+def test_a_tuple_is_a_text_and_its_pair_and_a_mapping_values(
+    client: Client, predictor: Predictor
+) -> None:
+    pair = ("my card", "is lost")
+    expected = predictor([("acme/intent", pair)])
+    same([client.predict("acme/intent", pair)], expected)
+    same(client.predict("acme/intent", [pair, "sun"])[:1], expected)
+    same([client.predict("acme/intent", {"text": pair[0], "text_pair": pair[1]})], expected)
+
+
+def test_requests_mix_adapters(client: Client, predictor: Predictor) -> None:
+    names = ["acme/intent", "initech", None, "globex/anfora"]
+    asked = list(zip(names, TEXTS, strict=True))
+    found = client.ask(asked)
+    same(found, predictor(asked))
+    assert [answer.get("version") for answer in found] == [1, 1, None, 1]
+    assert client.ask([]) == []
+    assert client.predict("acme/intent", []) == []
+
+
+def test_a_thousand_rows_come_back_in_their_order(client: Client, predictor: Predictor) -> None:
+    assert client.info()["max_client_batch_size"] < 1000
+    words = "card money lost account bank rain sun tea".split()
+    asked = [
+        (("acme/intent", "initech")[row % 2], f"{words[row % 8]} {words[row // 8 % 8]} " * 3)
+        for row in range(1000)
+    ]
+    same(client.ask(asked), predictor(asked))
+    texts = [text for _, text in asked]
+    assert len(client.embed(texts)) == 1000
+    cosines = client.similarity(texts[0], texts)
+    assert len(cosines) == 1000
+    assert cosines[0] == pytest.approx(1.0, abs=1e-5)
+    assert cosines[8] == pytest.approx(client.similarity(texts[0], [texts[8]])[0], abs=1e-4)
+
+
+def test_a_portion_that_is_refused_says_which_rows(client: Client) -> None:
+    asked = [("acme/intent", "sun")] * 256 + [("acme/none", "sun")] * 10
+    with pytest.raises(UnknownAdapterError, match="rows 257 to 266: there is no adapter"):
+        client.ask(asked)
+
+
+def test_portions_keep_rows_and_bytes_within_limits() -> None:
+    rows = [b"x" * size for size in (1, 2, 3, 90, 1, 4, 4, 4)]
+    found = list(portions(rows, BatchLimits(3, 10)))
+    assert [list(map(len, part)) for part in found] == [[1, 2, 3], [90], [1, 4], [4, 4]]
+    assert [row for part in found for row in part] == rows
+    assert list(portions([], BatchLimits(3, 10))) == []
+
+
+def test_vectors(client: Client, predictor: Predictor) -> None:
+    expected = [answer["vector"] for answer in predictor([(None, text) for text in TEXTS])]
+    assert client.embed(TEXTS, normalize=False)[1] == pytest.approx(expected[1], abs=1e-4)
+    one = client.embed(TEXTS[1])
+    assert sum(x * x for x in one) == pytest.approx(1.0)
+    assert client.embed(TEXTS)[1] == pytest.approx(one, abs=1e-4)
+    first, second = client.embed(TEXTS[:2])
+    cosine = sum(a * b for a, b in zip(first, second, strict=True))
+    assert client.similarity(TEXTS[0], TEXTS[1:2]) == pytest.approx([cosine], abs=1e-4)
+    with pytest.raises(DataError, match="'acme/intent' gives no vectors"):
+        client.embed("sun", "acme/intent")
+
+
+def test_models_are_found_page_by_page(client: Client, url: str) -> None:
+    names = ["base", "acme/intent", "globex/anfora", "initech"]
+    for page in (1, 2, 3, 100):
+        assert [model["id"] for model in client.models(page)] == names
+
+    async def listed(client: AsyncClient) -> list[str]:
+        return [model["id"] async for model in client.models(2)]
+
+    assert aio(url, listed) == names
+    model = client.model("globex/anfora")
+    assert (model["labels"], model["versions"]) == (["envío", "银行"], [1])
+    assert client.info()["model_dtype"] == "float32"
+    assert client.ready()
+
+
+def test_truncation_may_be_refused(client: Client) -> None:
+    text = "help " * 100
+    assert client.predict("acme/intent", text)["truncated"]
+    with pytest.raises(DataError, match="shorten it"):
+        client.predict("acme/intent", text, truncate=False)
+    with pytest.raises(DataError, match="shorten it"):
+        client.embed(text, truncate=False)
+
+
+def test_an_adapter_is_published_asked_rolled_back_and_deleted(
+    client: Client, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    found = []
+    for seed in (4, 5):
+        adapter = make_adapter(tiny, name="hooli/mood", seed=seed)
+        folder = save_adapter(adapter, tmp_path / str(seed), tiny.geometry)
+        (folder / ".DS_Store").write_bytes(b"of another system")
+        published = client.publish("hooli/mood", folder)
+        assert (published["name"], published["version"]) == ("hooli/mood", seed - 3)
+        answer = client.predict("hooli/mood", TEXTS[0])
+        assert answer["version"] == published["version"]
+        same([answer], Predictor(tiny, [adapter])([("hooli/mood", TEXTS[0])]))
+        found.append(answer)
+    assert found[0]["scores"] != found[1]["scores"]
+    assert client.alias("hooli/mood", "stable", 1) == {"latest": 2, "stable": 1}
+    assert client.predict("hooli/mood@stable", TEXTS[0])["version"] == 1
+    assert client.alias("hooli/mood", "stable", None) == {"latest": 2}
+    assert client.roll_back("hooli/mood")["version"] == 1
+    assert client.predict("hooli/mood", TEXTS[0])["version"] == 1
+    assert client.verify("hooli/mood") == []
+    assert client.unload("hooli/mood")
+    assert not client.unload("hooli/mood")
+    client.delete("hooli/mood", 2)
+    assert client.model("hooli/mood")["versions"] == [1]
+    client.delete("hooli/mood")
+    with pytest.raises(UnknownAdapterError, match="hooli/mood"):
+        client.predict("hooli/mood", TEXTS[0])
+
+
+def test_the_asynchronous_client_does_the_same(
+    client: Client, url: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = save_adapter(make_adapter(tiny, name="pied/piper"), tmp_path / "a", tiny.geometry)
+
+    async def work(aclient: AsyncClient) -> None:
+        asked = [("acme/intent", text) for text in TEXTS]
+        found = await asyncio.gather(*[aclient.predict(name, text) for name, text in asked])
+        same(found, client.ask(asked))
+        same(await aclient.ask(asked * 100), client.ask(asked * 100))
+        assert await aclient.embed(TEXTS[:1]) == [pytest.approx(client.embed(TEXTS[0]), abs=1e-4)]
+        cosines = client.similarity(TEXTS[0], TEXTS)
+        assert await aclient.similarity(TEXTS[0], TEXTS) == pytest.approx(cosines, abs=1e-4)
+        assert await aclient.model("initech") == client.model("initech")
+        assert await aclient.info() == client.info()
+        assert await aclient.ready()
+        for number in (1, 2):
+            assert (await aclient.publish("pied/piper", folder))["version"] == number
+        assert await aclient.alias("pied/piper", "stable", 1) == {"latest": 2, "stable": 1}
+        assert (await aclient.roll_back("pied/piper"))["version"] == 1
+        assert await aclient.verify("pied/piper") == []
+        assert await aclient.unload("pied/piper") is False
+        await aclient.delete("pied/piper")
+        with pytest.raises(UnknownAdapterError):
+            await aclient.model("pied/piper")
+
+    aio(url, work)
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods_of(kind: type) -> dict[str, str | None]:
+        return {
+            name: function.__doc__
+            for name, function in getmembers(kind, isfunction)
+            if not name.startswith("_")
+        }
+
+    assert methods_of(Client).keys() == methods_of(AsyncClient).keys()
+    assert all(methods_of(Client).values())
+
+
+def test_faults_are_told_in_one_sentence(client: Client, tmp_path: Path) -> None:
+    faults: list[tuple[type[AdapterkitError], str, Callable[[], Any]]] = [
+        (UnknownAdapterError, "no adapter 'acme/none'", lambda: client.predict("acme/none", "a")),
+        (UnknownAdapterError, "no version '9'", lambda: client.predict("acme/intent@9", "a")),
+        (DataError, "at least 1 character", lambda: client.predict("acme/intent", "")),
+        (DataError, "row 2 cannot be sent", lambda: client.ask([(None, "a"), (None, b"a")])),
+        (DataError, "text 2 cannot be sent", lambda: client.embed(["a", "\ud800"])),
+        (AdapterkitError, "'../info' is not an adapter", lambda: client.model("../info")),
+        (AdapterkitError, "'' is not an adapter", lambda: client.delete("")),
+        (DataError, "not an adapter name", lambda: client.verify("银行")),
+        (UnknownAdapterError, "no version", lambda: client.alias("acme/intent", "stable", 9)),
+        (DataError, "is not an alias", lambda: client.alias("acme/intent", "Up", 1)),
+        (AdapterError, "not an adapter folder", lambda: client.publish("acme/new", tmp_path)),
+    ]
+    for kind, words, work in faults:
+        with pytest.raises(kind, match=words) as fault:
+            work()
+        assert "\n" not in str(fault.value)
+
+
+def test_a_folder_that_does_not_fit_is_refused_and_leaves_nothing(
+    client: Client, shelf: Path, minilm: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = save_adapter(make_adapter(minilm), tmp_path / "large", minilm.geometry)
+    with pytest.raises(DataError):
+        client.publish("acme/large", folder)
+    (folder / "notes.txt").write_text("what is this doing here")
+    with pytest.raises(DataError, match=r"'notes\.txt' does not belong"):
+        client.publish("acme/large", folder)
+    assert "acme/large" not in Store(shelf).names()
+
+
+def test_a_tar_holds_the_folder_and_nothing_hidden(tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "report/confusion.png", ".git/config", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with tarfile.open(fileobj=io.BytesIO(tar_of(tmp_path))) as archive:
+        files = {m.name: archive.extractfile(m).read().decode() for m in archive}  # type: ignore[union-attr]
+    assert files == {name: name for name in ("adapter_config.json", "report/confusion.png")}
+
+
+def test_keys_open_what_they_should(
+    shelf: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, admin = new_key(), new_key()
+    (tmp_path / "keys.yaml").write_text(
+        f"acme: {{key: '{hash_of(key)}', adapters: ['acme/*'], rows_per_second: 0.1}}\n"
+        f"ops: {{key: '{hash_of(admin)}', adapters: ['*'], admin: true}}\n"
+    )
+    with serving(shelf, tiny_folder, keys=tmp_path / "keys.yaml") as url:
+        for wrong in (None, "ak-wrong"):
+            with pytest.raises(AccessError, match="send a known API key"):
+                now(url, lambda client: client.predict("acme/intent", "sun"), key=wrong)
+        with Client(url, key, timeout=1.0) as client:
+            with pytest.raises(AccessError, match="admin"):
+                client.delete("acme/intent")
+            assert [model["id"] for model in client.models()] == ["base", "acme/intent"]
+            with pytest.raises(UnknownAdapterError):
+                client.predict("initech", "sun")
+            # It was charged; the next is allowed in ten seconds, more than this client waits.
+            with pytest.raises(OverloadedError, match="quota") as fault:
+                client.predict("acme/intent", "sun")
+        assert 1.0 < fault.value.retry_after <= 20.0
+        with Client(url, admin) as client:
+            assert client.predict("initech", "sun")["adapter"] == "initech"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_patience_is_asked_again(status: int) -> None:
+    refusal = OVERLOADED._replace(status=status)
+    with stub(lambda number: refusal if number % 3 else READY) as server:
+        assert now(server.url, Client.info) == {"status": "ready"}
+        assert aio(server.url, AsyncClient.info) == {"status": "ready"}
+        assert len(server.seen) == 6
+        for attempts in (1, 2):
+            server.seen.clear()
+            with pytest.raises((OverloadedError, UnavailableError)):
+                now(server.url, Client.info, attempts=attempts)
+            assert len(server.seen) == attempts
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    def wait(told: str) -> float | None:
+        return Reply(429, {"retry-after": told}, b"").retry_after
+
+    assert wait("7") == 7.0
+    assert wait(formatdate(time() + 100, usegmt=True)) == pytest.approx(100, abs=5)
+    assert wait(formatdate(time() - 100, usegmt=True)) == 0.0
+    assert wait("soon") is None
+    assert Reply(429, {}, b"").retry_after is None
+
+
+def test_a_server_that_drains_is_not_ready() -> None:
+    closing = Canned(503, b'{"error": "closing", "error_type": "unavailable"}')
+    with stub(lambda number: closing) as server:
+        assert not now(server.url, Client.ready)
+        assert not aio(server.url, AsyncClient.ready)
+        assert [path for path, _ in server.seen] == ["/ready", "/ready"]
+
+
+@pytest.mark.parametrize(
+    ("canned", "kind", "words"),
+    [
+        (Canned(200, b"<html>a page"), ServerError, "no adapterkit server's: 200 '<html>"),
+        (Canned(404, b"[]"), ServerError, "no adapterkit server's: 404"),
+        (Canned(503, b"Service Unavailable"), UnavailableError, "503 'Service Unavailable'"),
+        (
+            Canned(500, b'{"error": "it failed", "error_type": "backend"}', {"x-request-id": "r1"}),
+            ServerError,
+            r"it failed \(request r1\)",
+        ),
+    ],
+)
+def test_what_other_servers_say_is_told(
+    canned: Canned, kind: type[AdapterkitError], words: str
+) -> None:
+    with stub(lambda number: canned) as server, pytest.raises(kind, match=words):
+        now(server.url, Client.info, attempts=1)
+
+
+def test_a_server_that_cannot_be_reached() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:  # listens, and never answers
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
+            now(url, Client.info, timeout=0.2)
+    with pytest.raises(UnavailableError, match="no server can be reached"):
+        now(url, Client.info)
+    with pytest.raises(UnavailableError, match="no server can be reached"):
+        aio(url, AsyncClient.info)
+    assert not now(url, Client.ready)
+    assert not aio(url, AsyncClient.ready)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"url": "127.0.0.1:8080"}, "'127.0.0.1:8080': expected a URL"),
+        ({"url": "http://"}, "expected a URL"),
+        ({"url": "http://host:99999"}, "expected a URL"),
+        ({"url": "ftp://host"}, "expected a URL"),
+        ({"url": "http://host", "attempts": 0}, "1 attempt or more"),
+        ({"url": "http://host", "timeout": 0}, "timeout above 0"),
+        ({"url": "http://host", "key": "ak-银行"}, "API key"),
+        ({"url": "http://host", "key": "ak-x\n"}, "API key"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: Any, words: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(AdapterkitError, match=words):
+            kind(**settings)
+
+
+def test_the_client_does_not_import_torch() -> None:
+    code = "import sys; from adapterkit import Client; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_the_command_line_asks_and_lists(url: str, client: Client) -> None:
+    found = run_command("client", "predict", "acme/intent", *TEXTS[:3], "--url", url, "--json").json
+    answers = client.predict("acme/intent", TEXTS[:3])
+    assert [row["text"] for row in found] == TEXTS[:3]
+    assert [row["label"] for row in found] == [answer["label"] for answer in answers]
+    shown = run_command(
+        "client", "predict", "acme/intent", *TEXTS[:3], "--url", url
+    ).out.splitlines()
+    assert shown[0].split() == ["adapter", "answer", "score", "text"]
+    assert [line.split()[:2] for line in shown[1:]] == [
+        ["acme/intent", answer["label"]] for answer in answers
+    ]
+    pair = run_command(
+        "client", "predict", "initech", '{"text": "sun", "text_pair": "tea"}', "--url", url
+    )
+    assert pair.code == 0
+    models = run_command("client", "models", "--url", url)
+    assert [line.split()[0] for line in models.out.splitlines()[1:]] == [
+        model["id"] for model in client.models()
+    ]
+    assert run_command("client", "models", "--url", url, "--json").json == list(client.models())
+    assert run_command("client", "info", "--url", url, "--json").json == client.info()
+    assert "max_client_batch_size" in run_command("client", "info", "--url", url).out
+
+
+def test_the_command_line_looks_after_adapters(
+    url: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    def asked(*words: str | Path) -> Any:
+        return run_command("client", *words, "--url", url, "--json").json
+
+    folder = save_adapter(make_adapter(tiny, name="wayne/corp"), tmp_path / "w", tiny.geometry)
+    for version in (1, 2):
+        assert asked("publish", "wayne/corp", folder)["version"] == version
+    aliases = {"latest": 2, "stable": 1}
+    assert asked("alias", "wayne/corp", "stable", "1")["aliases"] == aliases
+    assert asked("predict", "wayne/corp@stable", "sun")[0]["version"] == 1
+    assert asked("alias", "wayne/corp", "stable", "--remove")["aliases"] == {"latest": 2}
+    assert asked("rollback", "wayne/corp")["version"] == 1
+    assert asked("delete", "wayne/corp", "--version", "2") == {"name": "wayne/corp", "deleted": 2}
+    told = run_command("client", "delete", "wayne/corp", "--all", "--url", url)
+    assert told.out == "deleted wayne/corp, all versions\n"
+    for words, fault in (
+        (["predict", "wayne/corp", "sun"], "there is no adapter 'wayne/corp'"),
+        (["alias", "initech", "stable"], "--remove"),
+        (["delete", "initech"], "--all for all versions"),
+        (["delete", "initech", "--version", "1", "--all"], "--all for all versions"),
+        (["publish", "initech", "nowhere"], "nowhere: not an adapter folder"),
+    ):
+        said = run_command("client", *words, "--url", url)
+        # The server of this test is in this process, and its own lines go there as well.
+        assert_one_line(said._replace(err=said.err.splitlines()[-1]), fault)
+    assert_one_line(run_command("client", "info", "--url", "http://127.0.0.1:1"), "no server")
+
+
+def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADAPTERKIT_KEY", "ak-secret")
+    with stub(lambda number: READY) as server:
+        monkeypatch.setenv("ADAPTERKIT_URL", server.url)
+        assert run_command("client", "info", "--json").json == {"status": "ready"}
+    ((path, headers),) = server.seen
+    assert (path, headers["authorization"]) == ("/info", "Bearer ak-secret")

@@ -1,0 +1,412 @@
+"""Rows from files: what is read, how it is split, and where each fault is said to be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from adapterkit.data.dataset import Data, fingerprint, read_rows
+from adapterkit.data.readers import read_records
+from adapterkit.data.splits import draw, first, fold, shuffled
+from adapterkit.errors import DataError
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.classification import Classification
+from adapterkit.tasks.types import Row
+from helpers.data_faults import CSV, DATA_FAULTS, JSONL, parquet
+
+COLUMNS = {"text": ("text", "text"), "label": ("label", "text")}
+
+
+def by_label(row: Row) -> str:
+    return str(row.fields["label"])
+
+
+def write(name: str, content: str | bytes) -> Path:
+    path = Path(name)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def load(data: Data, seed: int = 0) -> dict[str, list[Row]]:
+    return data.load(Path(), seed, Classification())
+
+
+def texts(rows: list[Row]) -> list[str]:
+    return [row.fields["text"] for row in rows]
+
+
+def assert_told(data: Data, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load(data)
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("fault", DATA_FAULTS)
+def test_a_fault_is_told_with_file_and_line(fault: str) -> None:
+    name, content, words = DATA_FAULTS[fault]
+    write(name, content)
+    assert_told(Data(path=name), words)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Data(path="no.csv"), "no.csv: there is no such file"),
+        (Data(train="no.csv"), "no.csv: there is no such file"),
+        (Data(path="."), "there is no such file"),
+        (Data(path=""), "there is no such file"),
+        (Data(path="a.text"), "a.text: expected a file ending in .csv, .tsv, .jsonl, .txt or "),
+        (Data(path="a.csv", validation="no.csv"), "no.csv: there is no such file"),
+        (Data(path="a.csv", test="b.csv"), "b.csv:2: there is no column 'label' for label; did yo"),
+        (Data(path="a.csv", text="body"), "a.csv:2: there is no column 'body' for text; valid are"),
+        (Data(path="a.csv", label="lable"), "no column 'lable' for label; did you mean 'label'?"),
+        (Data(path="a.csv", text_pair="second"), "there is no column 'second' for text_pair; vali"),
+        (Data(path="c.csv", test="a.csv"), "c.csv has rows of split 'test', and data.test names a"),
+    ],
+)
+def test_a_file_or_column_that_is_not_there_is_told(data: Data, words: str) -> None:
+    for name, content in (("a.csv", CSV), ("a.text", CSV), ("b.csv", "text,lbl\na,b\n")):
+        write(name, content)
+    write("c.csv", "text,label,split\na,no,train\nb,no,test\n")
+    assert_told(data, words)
+
+
+def test_a_row_is_read_with_its_place() -> None:
+    path = write("x.csv", CSV)
+    assert list(read_rows(read_records(path), COLUMNS, "split")) == [
+        (None, Row({"text": "my card", "label": "no"}, "x.csv:2")),
+        (None, Row({"text": "the bank", "label": "yes"}, "x.csv:3")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeff" + CSV,
+        "\n\n" + CSV,
+        CSV.replace("\n", "\r\n"),
+        CSV.replace("\n", "\r"),
+        CSV.rstrip("\n"),
+        "label,other,text\nno,1,my card\nyes,,the bank\n",
+        '"text","label"\n"my card","no"\n"the bank","yes"\n',
+    ],
+)
+def test_the_same_rows_may_be_written_in_many_ways(content: str) -> None:
+    plain = [record for _, record in read_records(write("plain.csv", CSV))]
+    found = [record for _, record in read_records(write("x.csv", content))]
+    assert [{key: record[key] for key in COLUMNS} for record in found] == plain
+
+
+def test_every_format_holds_the_same_rows() -> None:
+    rows = [
+        {"text": 'He said "no", twice,\nand left.', "label": "señal"},
+        {"text": "¿Dónde\testá mi paquete? ¡Ñandú!", "label": "envío"},
+        {"text": "我的卡丢了\uff0c怎么办\uff1f\r\n谢谢", "label": "银行"},
+        {"text": "🙂👩‍👩‍👧", "label": "🙂"},
+    ]
+    write("x.jsonl", "\n".join(json.dumps(row) for row in rows))
+    write("y.jsonl", "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    write("x.parquet", parquet(*((key, [row[key] for row in rows]) for key in ("text", "label"))))
+    for name, delimiter in (("x.csv", ","), ("x.tsv", "\t")):
+        with Path(name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    names = ("x.csv", "x.tsv", "x.jsonl", "y.jsonl", "x.parquet")
+    found = [load(Data(path=name, validation=0.0)) for name in names]
+    for splits in found:
+        assert [dict(row.fields) for row in splits["train"]] == rows
+    assert len({fingerprint(splits) for splits in found}) == 1
+    assert [row.where for row in found[-1]["train"]] == [f"x.parquet:{n}" for n in (1, 2, 3, 4)]
+
+
+def test_parquet_holds_lists_spans_and_answers() -> None:
+    answers = [{"text": ["Ada"], "answer_start": [0]}, {"text": [], "answer_start": []}]
+    columns = (("question", ["who?", "why?"]), ("context", ["Ada did."] * 2), ("answers", answers))
+    write("x.parquet", parquet(*columns))
+    rows = Data(path="x.parquet").load(Path(), 0, tasks()["question_answering"]())["train"]
+    assert [row.fields["answers"] for row in rows] == [(("Ada", 0),), ()]
+
+
+def test_every_fault_is_told_to_whoever_reads_on() -> None:
+    write("x.csv", CSV + ',no\n"a" b,no\nc,no,no\nd,\ne,no\n')
+    write("x.jsonl", JSONL + '[]\n{"text": \n{"text": "a", "text": "b"}\n{"text": ""}\n' + JSONL)
+    told: list[str] = []
+    data = Data(train="x.csv", validation="x.jsonl", test="no.tsv")
+    splits = data.load(Path(), 0, Classification(), lambda fault: told.append(str(fault)))
+    places = ["x.csv:4", "x.csv:5", "x.csv:6", "x.csv:7"]
+    places += ["x.jsonl:3", "x.jsonl:4", "x.jsonl:5", "x.jsonl:6", "no.tsv"]
+    assert [fault.split(": ")[0] for fault in told] == places
+    assert texts(splits["train"]) == ["my card", "the bank", "e"]
+    assert texts(splits["validation"]) == ["my card", "the bank"] * 2
+
+
+def test_a_number_in_jsonl_is_a_text() -> None:
+    write("x.jsonl", '{"text": 12, "label": 0}\n{"text": 1.5, "label": 1}\n')
+    rows = load(Data(path="x.jsonl"))["train"]
+    assert [dict(row.fields) for row in rows] == [
+        {"text": "12", "label": "0"},
+        {"text": "1.5", "label": "1"},
+    ]
+
+
+def test_numbers_past_every_range_are_told_or_texts() -> None:
+    whole = "1" * 400
+    write("x.jsonl", f'{{"text": {whole}, "label": 1}}\n{{"text": "b", "label": {whole}}}\n')
+    splits = Data(path="x.jsonl", validation=0.0)
+    assert texts(load(splits)["train"]) == [whole, "b"]
+    with pytest.raises(DataError, match=r"^x\.jsonl:2: column 'label': expected a number, got 111"):
+        splits.load(Path(), 0, tasks()["regression"]())
+
+
+def test_columns_go_by_the_names_that_are_given() -> None:
+    write("x.csv", "frage,zwei,klasse,teil\na,b,ja,train\nc,d,nein,train\ne,f,ja,test\n")
+    data = Data(path="x.csv", text="frage", text_pair="zwei", label="klasse", split="teil")
+    splits = load(data)
+    assert splits["train"][1].fields == {"text": "c", "text_pair": "d", "label": "nein"}
+    assert texts(splits["test"]) == ["e"]
+
+
+def test_lines_are_counted_right_after_texts_of_many_lines() -> None:
+    rng = random.Random(4)
+    for _ in range(40):
+        lines, content = 1, "text,label\n"
+        for _ in range(rng.randint(1, 30)):
+            words = "".join(rng.choice(["a", " ", "\n", '""', ",", "我"]) for _ in range(9))
+            row = f'"x{words}",no\n' + "\n" * rng.choice([0, 0, 1])
+            content += row
+            lines += row.count("\n")
+        write("x.csv", content + '"later\n",\n"more\nlines",yes\n')
+        assert_told(Data(path="x.csv"), f"x.csv:{lines + 1}: column 'label' is empty")
+
+
+def test_a_very_long_text_is_read() -> None:
+    long = "palabra " * 100_000
+    write("x.csv", f"text,label\n{long},no\nb,yes\n")
+    assert texts(load(Data(path="x.csv"))["train"])[0] == long
+
+
+def test_the_split_column_decides() -> None:
+    parts = ["train", "test", "train", "validation", "test"]
+    lines = [f"t{n},{'no' if n % 2 else 'yes'},{part}" for n, part in enumerate(parts)]
+    write("x.csv", "\n".join(["text,label,split", *lines]))
+    splits = load(Data(path="x.csv"))
+    assert {name: texts(rows) for name, rows in splits.items()} == {
+        "train": ["t0", "t2"],
+        "validation": ["t3"],
+        "test": ["t1", "t4"],
+    }
+    assert list(splits) == ["train", "validation", "test"]
+
+
+def test_files_make_the_splits() -> None:
+    write("a.csv", CSV + "third,no\n")
+    write("b.jsonl", JSONL)
+    write("c.csv", "text,label,split\nd,no,nonsense\n")
+    splits = load(Data(train="a.csv", validation="b.jsonl", test="c.csv"))
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "train": 3,
+        "validation": 2,
+        "test": 1,
+    }
+    assert splits["test"][0].where == "c.csv:2"
+
+
+def many(counts: dict[str, int]) -> list[Row]:
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    random.Random(0).shuffle(labels)
+    return [Row({"text": f"t{n}", "label": label}, "x") for n, label in enumerate(labels)]
+
+
+def test_a_drawn_share_has_every_label_in_proportion() -> None:
+    counts = {"a": 400, "b": 100, "c": 20}
+    kept, aside = draw(many(counts), 0.1, seed=3, stratum=by_label)
+    found = Counter(row.fields["label"] for row in aside)
+    assert found == {"a": 40, "b": 10, "c": 2}
+    assert len(kept) == 468
+
+
+def test_a_drawn_share_is_right_over_many_small_labels() -> None:
+    kept, aside = draw(many({f"l{n}": 3 for n in range(100)}), 0.1, seed=0, stratum=by_label)
+    assert (len(kept), len(aside)) == (270, 30)
+    assert {row.fields["label"] for row in kept} == {f"l{n}" for n in range(100)}
+
+
+def test_drawing_loses_nothing_and_keeps_the_order() -> None:
+    rows = many({"a": 30, "b": 9, "c": 1})
+    kept, aside = draw(rows, 0.3, seed=1, stratum=by_label)
+    place = {row.fields["text"]: n for n, row in enumerate(rows)}
+    for part in (kept, aside):
+        assert [place[t] for t in texts(part)] == sorted(place[t] for t in texts(part))
+    assert sorted(texts(kept) + texts(aside)) == sorted(texts(rows))
+
+
+def test_the_seed_draws_the_rows() -> None:
+    rows = many({"a": 50, "b": 50})
+    first, again, other = (draw(rows, 0.2, seed=n, stratum=by_label) for n in (1, 1, 2))
+    assert first == again
+    assert first[1] != other[1]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_labels_only_row_stays_in_training(share: float) -> None:
+    kept, aside = draw(many({"a": 10, "b": 1, "c": 1}), share, seed=0, stratum=by_label)
+    labels = {row.fields["label"] for row in kept}
+    assert labels == {"a", "b", "c"}
+    assert {row.fields["label"] for row in aside} <= {"a"}
+
+
+def test_no_share_sets_nothing_aside() -> None:
+    rows = many({"a": 5, "b": 5})
+    assert draw(rows, 0.0, seed=0, stratum=by_label) == (rows, [])
+
+
+def test_a_tenth_is_for_validation_where_nothing_is_said() -> None:
+    lines = [f"t{n},{'ab'[n % 2]}" for n in range(40)]
+    write("x.csv", "\n".join(["text,label", *lines]))
+    whole = [f"t{n}" for n in range(40)]
+    splits = load(Data(path="x.csv"))
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 36, "validation": 4}
+    assert load(Data(path="x.csv"), seed=5) != splits
+    assert texts(load(Data(path="x.csv", validation=0.0))["train"]) == whole
+    shares = load(Data(path="x.csv", validation=0.25, test=0.2))
+    assert {name: len(rows) for name, rows in shares.items()} == {
+        "train": 24,
+        "validation": 10,
+        "test": 6,
+    }
+    found = [text for rows in shares.values() for text in texts(rows)]
+    assert sorted(found) == sorted(whole)
+
+
+def test_a_share_is_not_drawn_where_the_file_has_the_split() -> None:
+    lines = [f"t{n},{'ab'[n % 2]},{'validation' if n > 35 else 'train'}" for n in range(40)]
+    write("x.csv", "\n".join(["text,label,split", *lines]))
+    splits = load(Data(path="x.csv", test=0.5))
+    assert texts(splits["validation"]) == ["t36", "t37", "t38", "t39"]
+    assert (len(splits["train"]), len(splits["test"])) == (18, 18)
+
+
+def test_the_fingerprint_knows_rows_order_and_splits() -> None:
+    rows = many({"a": 2, "b": 2})
+    first = fingerprint({"train": rows})
+    other = Row({**rows[0].fields, "label": "c"}, "x")
+    moved = Row(rows[0].fields, "elsewhere.csv:9")
+    assert first == fingerprint({"train": [moved, *rows[1:]]}), "the place is not the row"
+    different = [
+        {"train": [other, *rows[1:]]},
+        {"train": rows[::-1]},
+        {"train": rows[:3], "test": rows[3:]},
+        {"test": rows},
+    ]
+    assert len({first, *(fingerprint(splits) for splits in different)}) == 5
+
+
+# Folds.
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_every_row_is_in_exactly_one_fold_and_labels_are_spread(folds: int) -> None:
+    counts = {"a": 40, "b": 11, "c": 3, "d": 1}
+    rows = many(counts)
+    parts = [fold(rows, folds, number, 5, by_label) for number in range(folds)]
+    asides = [texts(aside) for _, aside in parts]
+    assert sorted(text for aside in asides for text in aside) == sorted(texts(rows))
+    for kept, aside in parts:
+        assert sorted(texts(kept) + texts(aside)) == sorted(texts(rows))
+        assert abs(len(aside) - len(rows) / folds) < 1
+        found = Counter(row.fields["label"] for row in aside)
+        assert all(abs(found[label] - count / folds) < 1 for label, count in counts.items())
+
+
+def test_the_seed_deals_the_folds() -> None:
+    rows = many({"a": 50, "b": 50})
+    first, again, other = (fold(rows, 5, 2, seed, by_label)[1] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_fold_takes_the_place_of_validation_and_leaves_the_test_rows() -> None:
+    parts = ["train", "validation", "train", "test", "train"] * 6
+    lines = [f"t{n},{'ab'[n % 2]},{part}" for n, part in enumerate(parts)]
+    write("x.csv", "\n".join(["text,label,split", *lines]))
+    found = [load(Data(path="x.csv", folds=4, fold=number)) for number in range(4)]
+    assert all(texts(splits["test"]) == texts(found[0]["test"]) for splits in found)
+    checked = [text for splits in found for text in texts(splits["validation"])]
+    assert sorted(checked) == sorted(f"t{n}" for n, part in enumerate(parts) if part != "test")
+    shares = [load(Data(path="x.csv", test=0.25, folds=4, fold=number)) for number in range(2)]
+    assert texts(shares[0]["test"]) == texts(shares[1]["test"])
+
+
+def test_fewer_rows_than_folds_are_told() -> None:
+    write("x.csv", CSV)
+    assert_told(Data(path="x.csv", folds=3), "data.folds: 3 folds need as many rows, there are 2")
+
+
+# Streams.
+
+
+def test_a_stream_keeps_the_first_of_what_the_seed_draws() -> None:
+    write("x.csv", "text,label\n" + "".join(f"t{n},{'ab'[n % 2]}\n" for n in range(100)))
+
+    def kept(seed: int) -> list[str]:
+        data = Data(path="x.csv", validation=0.0, streaming=True, limit=10)
+        return texts(load(data, seed)["train"])
+
+    assert len(set(kept(1))) == 10
+    assert kept(1) == kept(1) != kept(2)
+    assert kept(1) != [f"t{n}" for n in range(10)]
+
+
+def test_a_stream_is_read_once_and_no_further_than_needed() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    stream = shuffled(numbers(), 0, size=20)
+    some = [next(stream) for _ in range(30)]
+    assert taken == list(range(50))
+    assert sorted([*some, *stream]) == list(range(1000))
+
+
+def test_a_limit_counts_for_each_split() -> None:
+    row = Row({"text": "a", "label": "b"}, "x")
+    parts = ["train"] * 5 + ["test"] * 3 + ["validation"] + ["train"] * 5
+    stream = iter([(part, row) for part in parts])
+    assert Counter(part for part, _ in first(stream, 2)) == {
+        "train": 2,
+        "test": 2,
+        "validation": 1,
+    }
+    endless = ((None, row) for _ in count())
+    assert len(list(first(endless, 7))) == 7
+
+
+def test_none_of_a_split_means_none() -> None:
+    lines = [f"t{n},{'ab'[n % 2]},{'validation' if n > 35 else 'train'}" for n in range(40)]
+    write("x.csv", "\n".join(["text,label,split", *lines]))
+    assert list(load(Data(path="x.csv", validation=0.0))) == ["train"]
+
+
+def test_a_plain_text_file_has_a_text_a_line() -> None:
+    write("a.txt", "  first line, with a comma \n\n第二行\r\nthird")
+    task = tasks()["masked_language_modelling"]()
+    rows = Data(path="a.txt", validation=0).load(Path(), 0, task)["train"]
+    assert [row.fields for row in rows] == [
+        {"text": text} for text in ("first line, with a comma", "第二行", "third")
+    ]
+    assert [row.where for row in rows] == ["a.txt:1", "a.txt:3", "a.txt:4"]
+    assert_told(Data(path="a.txt"), "a.txt:1: there is no column 'label' for label; valid are: te")
+    write("a.txt", " \n\n")
+    assert_told(Data(path="a.txt"), "a.txt: there are no rows")

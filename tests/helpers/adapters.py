@@ -1,0 +1,74 @@
+"""Adapters with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.model import Backbone
+from adapterkit.methods.base import methods
+from adapterkit.tasks.classification import Classification
+
+MakeAdapter = Callable[..., Adapter]
+
+
+def random_adapter(
+    backbone: Backbone,
+    method: str = "lora",
+    name: str = "acme/intent",
+    labels: tuple[str, ...] = ("no", "yes"),
+    seed: int = 0,
+    pooling: Any = "mean",
+    **settings: Any,
+) -> Adapter:
+    """An adapter as if trained: every tensor random and large enough to be seen in the answers."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = 0.2 * (32 / backbone.geometry.hidden) ** 0.5
+    chosen, tensors = methods()[method](**settings), {}
+    for key, shape in chosen.shapes(backbone.geometry).items():
+        tensors[key] = torch.randn(shape, generator=generator) * spread
+    task = Classification(pooling=pooling, labels=labels)
+    shapes = task.head_shapes(backbone.geometry.hidden)
+    return Adapter(
+        name=name,
+        method=chosen,
+        task=task,
+        tensors=tensors,
+        head={key: torch.randn(s, generator=generator) * spread for key, s in shapes.items()},
+        backbone=backbone.name,
+        fingerprint=backbone.fingerprint,
+        lower_case=backbone.lower_case,
+    ).to(backbone.device)
+
+
+def varied_adapters(backbone: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
+    """Every method, several ranks, sites, placements, layers and label counts."""
+    plans: list[tuple[str, dict[str, Any]]] = [
+        ("lora", {"r": 2}),
+        ("lora", {"r": 8, "alpha": 3.0}),
+        ("lora", {"r": 3, "targets": LINEAR_SITES}),
+        ("lora", {"r": 3, "layers": (1,)}),
+        ("prefix", {"num_virtual_tokens": 3}),
+        ("prefix", {"num_virtual_tokens": 9}),
+        ("bottleneck", {"size": 2}),
+        ("bottleneck", {"size": 7, "scaling": 0.5}),
+        ("bottleneck", {"size": 4, "placement": "houlsby", "activation": "gelu"}),
+        ("bottleneck", {"size": 4, "placement": "parallel"}),
+    ]
+    poolings = ("mean", "cls", "pooler")
+    return [
+        make_adapter(
+            backbone,
+            kind,
+            name=f"t{n}/{kind}",
+            labels=tuple(f"label{i}" for i in range(2 + n % 4)),
+            seed=n,
+            pooling=poolings[n % 3],
+            **settings,
+        )
+        for n, (kind, settings) in enumerate(plans)
+    ]

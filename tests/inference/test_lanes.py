@@ -1,0 +1,68 @@
+"""Lanes change when something is computed, never what; the rest of the process stays as it was."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.lanes import ALONE, LEAST_TOKENS, Lanes, lanes_of
+from adapterkit.inference.pipeline import answer, read
+from adapterkit.inference.pipeline import run as through
+from helpers.adapters import MakeAdapter
+
+
+@pytest.fixture(scope="module")
+def two() -> Lanes:
+    return Lanes(2, 1)
+
+
+def test_each_lane_has_its_threads_and_nobody_else_loses_theirs(two: Lanes) -> None:
+    def threads(_: int) -> tuple[str, int]:
+        barrier.wait(10)
+        return threading.current_thread().name, torch.get_num_threads()
+
+    before, barrier = torch.get_num_threads(), threading.Barrier(2)
+    found = list(two.map(threads, [0, 1]))
+    assert {name for name, _ in found} == {"lane_0", "lane_1"}
+    assert {n for _, n in found} == {1}
+    assert torch.get_num_threads() == before
+    later: list[int] = []
+    fresh = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    fresh.start()
+    fresh.join()
+    assert later == [before]
+
+
+def test_answers_are_the_same_in_any_lanes(
+    tiny: Backbone, make_adapter: MakeAdapter, two: Lanes
+) -> None:
+    adapters = [make_adapter(tiny, m, name=m) for m in ("lora", "prefix", "bottleneck")]
+    texts = [f"i lost my card {'very ' * (n % 30)}" for n in range(60)]
+    owners = [[*adapters, None][n % 4] for n in range(60)]
+    rows = list(zip(owners, read(tiny, owners, texts), strict=True))
+    alone, beside = through(tiny, rows), through(tiny, rows, lanes=two)
+    for one, other in zip(alone, beside, strict=True):
+        for lines, same in zip(one, other, strict=True):
+            torch.testing.assert_close(lines, same, atol=1e-5, rtol=1e-5)
+    said = answer(tiny, rows, lanes=two)
+    assert [one["adapter"] for one in said] == [o.name if o else "base" for o in owners]
+
+
+def test_work_is_shared_evenly_and_little_work_is_not_cut(two: Lanes) -> None:
+    assert two.budget([10] * 10, 8192) == LEAST_TOKENS
+    assert two.budget([14] * 64, 8192) == 14 * 32 + 14
+    assert two.budget([14] * 64, 100) == 100
+    assert ALONE.budget([14] * 64, 8192) == 8192
+    assert lanes_of(torch.device("meta")) is ALONE
+
+
+def test_a_fault_in_a_lane_is_the_callers(two: Lanes) -> None:
+    def fail(part: int) -> int:
+        raise ValueError(f"part {part}")
+
+    with pytest.raises(ValueError, match="part 0"):
+        list(two.map(fail, [0, 1, 2]))
+    assert list(two.map(abs, [-1, -2])) == [1, 2]

@@ -1,0 +1,568 @@
+"""Augmentation: what may change in a training row, what never does, and who draws it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.cli.data_text import show
+from adapterkit.data.synonyms import Synonyms
+from adapterkit.errors import AdapterkitError, DataError, RecipeError
+from adapterkit.inference.labelled import Split
+from adapterkit.tasks.base import tasks
+from adapterkit.tasks.types import Row
+from adapterkit.training.augmentation import Augment, Augmentation, Augmented, hidden
+from adapterkit.training.data_report import check, faults
+from adapterkit.training.plan import Plan
+from adapterkit.training.recipe import Recipe, describe_keys
+from adapterkit.training.train import train, train_many
+from helpers.command_line import run_command
+from helpers.joint_training import (
+    assert_like_alone,
+    assert_same_weights,
+    recipe_for,
+    train_alone,
+    train_together,
+    write_rows,
+)
+from helpers.processes import launch_training
+from helpers.task_rows import every_divisible_task, every_task, task_recipe
+from helpers.vocabulary import WORDS
+
+TABLE = {"bank": ["tea"], "card": ["laptop", "screen"], "the card": ["a laptop"], "RAIN": ["sun"]}
+PAIRS = [(word, synonym) for word, some in TABLE.items() for synonym in some]
+
+
+def with_(recipe: Recipe, augmentation: dict[str, Any], **training: Any) -> Recipe:
+    content = recipe.plain()
+    content["training"].update(training)
+    return Recipe.of({**content, "augmentation": augmentation}, recipe.folder)
+
+
+def write_table(folder: Path = Path(), pairs: Sequence[tuple[str, str]] = PAIRS) -> str:
+    lines = ["word,synonym", *(f"{word},{synonym}" for word, synonym in pairs)]
+    (folder / "synonyms.csv").write_text("\n".join(lines), encoding="utf-8")
+    return str((folder / "synonyms.csv").resolve())
+
+
+def augmented_of(
+    recipe: Recipe, backbone: Backbone, augment: Augment | None = None
+) -> tuple[Augmented, Split, Sequence[Row]]:
+    """The training rows as epochs draw them, as they are, and as the file has them."""
+    made = Plan.of(recipe, backbone, None, augment)
+    assert made.augmented is not None
+    return made.augmented, made.splits["train"], made.rows["train"]
+
+
+def ids_of(split: Split) -> list[list[list[int]]]:
+    return [[list(inputs.ids) for inputs in example.inputs] for example in split.examples]
+
+
+# Synonyms in a text.
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("my bank is open", "my tea is open"),
+        ("My Bank, my BANK.", "My Tea, my TEA."),
+        ("bankers embank the_bank bank2", "bankers embank the_bank bank2"),
+        ("the card", "a laptop"),
+        ("The Card", "A laptop"),
+        ("the bank's rain", "the tea's sun"),
+        ("rain", "sun"),
+        ("RAIN", "sun"),  # as the table writes it
+        ("nothing", "nothing"),
+        ("İ bank ß bank", "İ tea ß tea"),
+        ("bank  bank\nbank", "tea  tea\ntea"),
+        ("", ""),
+    ],
+)
+def test_words_are_exchanged_whole(text: str, said: str) -> None:
+    assert Synonyms(PAIRS).reworded(text, 1.0, "s") == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("我的银行卡丢了", "我的信用卡丢了"),
+        ("银行在哪里", "钱庄在哪里"),
+        ("去银行abc银行", "去钱庄abc钱庄"),
+        ("行银", "行银"),
+        ("卡号ATM机", "卡号取款机"),
+        ("看ATMs", "看ATMs"),
+        ("๒ ธนาคารไทย", "๒ แบงก์ไทย"),
+    ],
+)
+def test_the_longest_word_is_found_where_nothing_stands_between(text: str, said: str) -> None:
+    table = Synonyms(
+        [
+            ("银行", "钱庄"),
+            ("银行卡", "信用卡"),
+            ("ATM机", "取款机"),
+            ("ATM", "机"),
+            ("ธนาคาร", "แบงก์"),
+        ]
+    )
+    assert table.reworded(text, 1.0, "s") == said
+
+
+def test_a_share_of_the_words_gives_way_to_each_of_their_synonyms() -> None:
+    said = [Synonyms(PAIRS).reworded("card " * 10, 0.3, str(n)).split() for n in range(200)]
+    flat = [word for line in said for word in line]
+    assert flat.count("card") / len(flat) == pytest.approx(0.7, abs=0.03)
+    assert flat.count("laptop") == pytest.approx(flat.count("screen"), rel=0.2)
+    assert said[0] == Synonyms(PAIRS).reworded("card " * 10, 0.3, "0").split()
+    assert Synonyms(PAIRS).reworded("card " * 10, 0.0, "0") == "card " * 10
+
+
+# The table.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", None, r"x\.csv: there is no such file"),
+        ("x.csv", "", r"x\.csv: there are no rows"),
+        ("x.csv", "word,synonym\n", r"x\.csv: there are no rows"),
+        ("x.csv", "word,synonim\na,b\n", r"x\.csv:2: .*'synonym' .*did you mean 'synonim'"),
+        ("x.csv", "words,synonym\na,b\n", r"x\.csv:2: there is no column 'word'"),
+        ("x.tsv", "word\tsynonym\na\tb\nc\t\n", r"x\.tsv:3: column 'synonym' is empty"),
+        ("x.jsonl", '{"word": "a", "synonym": ["b"]}', r"x\.jsonl:1: .*expected a text"),
+        ("x.doc", "word,synonym\na,b\n", r"x\.doc: expected a file ending in"),
+    ],
+)
+def test_a_faulty_table_is_told_by_file_and_row(
+    tiny: Backbone, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        Path(name).write_text(content, encoding="utf-8")
+    recipe = with_(recipe_for("t", write_rows(1, 20)), {"synonyms": str(Path(name).resolve())})
+    with pytest.raises(DataError, match=rf"^t: augmentation\.synonyms: .*{message}"):
+        train_alone(recipe, tiny)
+    assert any("augmentation.synonyms" in fault for fault in faults(recipe, tiny))
+
+
+def test_a_table_may_be_csv_tsv_or_jsonl_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("synonym,word,note\ntea,bank,\n", encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("word\tsynonym\nbank\ttea\n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"word": "bank", "synonym": "tea"}\n', encoding="utf-8")
+    for ending in ("csv", "tsv", "jsonl"):
+        table = Augmentation(synonyms=f"a.{ending}").load(tmp_path)
+        assert table is not None
+        assert table.reworded("my bank", 1.0, "") == "my tea"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"token_dropout": 1.0}, "token_dropout: expected 0 or more and less than 1, got 1.0"),
+        ({"token_dropout": -0.1}, "token_dropout: expected 0 or more and less than 1, got -0.1"),
+        ({"synonyms": "s.csv", "replace": 1.1}, "replace: expected a share from 0 to 1, got 1.1"),
+        ({"replace": 0.2}, "replace: goes with synonyms, and there are none"),
+        ({"token_droput": 0.1}, "token_droput: there is no such key; did you mean 'token_dropou"),
+    ],
+)
+def test_a_faulty_section_is_told_by_key_and_value(section: dict[str, Any], message: str) -> None:
+    Path("r.yaml").write_text(
+        json.dumps({**recipe_for("t", "x.csv").plain(), "augmentation": section})
+    )
+    with pytest.raises(RecipeError, match=rf"^r\.yaml: augmentation\.{message}"):
+        Recipe.load("r.yaml")
+
+
+@every_task
+def test_every_task_takes_synonyms_or_says_why_not(
+    tiny: Backbone, tmp_path: Path, kind: str
+) -> None:
+    recipe = task_recipe(kind, tmp_path)
+    synonyms = {"synonyms": write_table(tmp_path), "replace": 1.0}
+    if not tasks()[kind].rewords:
+        assert kind in ("question_answering", "relation", "summarisation")
+        with pytest.raises(ValueError, match=rf"^augmentation\.synonyms: {kind} has answers that"):
+            with_(recipe, synonyms)
+        return
+    drawn, split, rows = augmented_of(with_(recipe, synonyms), tiny)
+    everything = range(len(rows))
+    assert ids_of(drawn(everything, 1, 0)) != ids_of(split)
+    for role in tasks()[kind].rewords:
+        assert any(role in row.fields for row in rows) or role in ("text_pair", "negative")
+    adapter = train_alone(with_(recipe, synonyms, epochs=2), tiny)
+    assert adapter.training["recipe"]["augmentation"]["replace"] == 1.0
+
+
+def test_what_hides_tokens_itself_is_not_hidden_from(tmp_path: Path) -> None:
+    recipe = task_recipe("masked_language_modelling", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^augmentation\.token_dropout: masked_language_modelling hides tokens"
+    ):
+        with_(recipe, {"token_dropout": 0.1})
+
+
+# Rows with other words.
+
+
+def write(rows: Sequence[Mapping[str, Any]]) -> str:
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(Path("rows.jsonl").resolve())
+
+
+def made(kind: str, rows: Sequence[Mapping[str, Any]], augmentation: Any, **data: Any) -> Recipe:
+    """A recipe over these rows, all of them for training."""
+    content = recipe_for("t", write(rows), task={"type": kind}).plain()
+    content["data"].update(validation=0, **data)
+    return Recipe.of({**content, "augmentation": augmentation})
+
+
+def decoded(backbone: Backbone, inputs: Inputs) -> str:
+    return backbone.reader.decode(inputs.ids, skip_special_tokens=True)
+
+
+def test_tags_stay_at_their_words(tiny: Backbone) -> None:
+    rows = [
+        {"tokens": ["the", "bank", "card", "rain"], "tags": ["O", "B-x", "O", "O"]},
+        {"tokens": ["rain", "Bank"], "tags": ["O", "B-x"]},
+    ]
+    table = write_table(pairs=[("bank", "zzz"), ("card", "new card"), ("rain", "雨水")])
+    recipe = made("tagging", rows, {"synonyms": table, "replace": 1.0})
+    part = augmented_of(recipe, tiny)[0]([1, 0], 1, 0)
+    task: Any = Plan.of(recipe, tiny).adapter.task
+    for example, (places, tags), said in zip(
+        part.examples, part.targets, (["rain", "zzz"], ["the", "zzz", "card", "rain"]), strict=True
+    ):
+        (inputs,) = example.inputs
+        pieces = tiny.reader.tokens(inputs.ids)
+        assert [pieces[line][0] for _, line in places] == [word[0] for word in said]
+        assert "##z" in pieces
+        assert [task.labels[tag] for tag in tags][said.index("zzz")] == "B-x"
+
+
+def test_words_of_one_row_are_drawn_each_for_itself(tiny: Backbone) -> None:
+    rows = [
+        {"tokens": ["bank"] * 40, "tags": ["O"] * 39 + ["B-x"]},
+        {"tokens": ["a"], "tags": ["O"]},
+    ]
+    recipe = made("tagging", rows, {"synonyms": write_table(), "replace": 0.5})
+    (inputs,) = augmented_of(recipe, tiny)[0]([0], 1, 0).examples[0].inputs
+    assert 5 < decoded(tiny, inputs).split().count("tea") < 35
+
+
+def test_equal_texts_stay_equal_where_they_are_compared(tiny: Backbone) -> None:
+    rows = [{"text": f"{w} card", "text_pair": "the bank card rain card"} for w in WORDS[:12]]
+    rows += [{"text": "the bank card rain card", "text_pair": "sun"}]
+    recipe = made("embedding", rows, {"synonyms": write_table(), "replace": 0.5})
+    drawn = augmented_of(recipe, tiny)[0]
+    seen = set()
+    for epoch in range(1, 6):
+        texts = [target.texts for target in drawn(range(13), epoch, 0).targets]
+        (pair,) = {text[1] for text in texts[:12]}
+        assert texts[12][0] == pair
+        seen.add(pair)
+    assert len(seen) > 2
+
+
+def test_the_right_choice_stays_right(tiny: Backbone) -> None:
+    rows = [
+        {"text": "my bank", "choices": ["card", "rain"], "label": "rain"},
+        {"text": "my bank", "choices": ["0", "bank"], "label": "1"},
+        {"text": "my bank", "choices": ["bank", "tea"], "label": "tea"},
+    ]
+    table = write_table(pairs=[*PAIRS, ("0", "1")])
+    drawn, _, _ = augmented_of(
+        made("multiple_choice", rows, {"synonyms": table, "replace": 1}), tiny
+    )
+    part = drawn(range(3), 1, 0)
+    assert part.targets == [1, 1, 1]
+    assert part.examples[0].notes[1] == "sun"
+    assert part.examples[1].notes == ("1", "tea")
+    assert part.examples[2].notes == ("bank", "tea")  # they would become one
+    assert all(decoded(tiny, e.inputs[0]).startswith("my tea") for e in part.examples)
+
+
+# Hidden tokens.
+
+
+def test_a_share_of_the_tokens_is_hidden_and_never_a_whole_text() -> None:
+    inputs = Inputs([2, 10, 11, 12, 13, 3, 14, 3], [0, 0, 0, 0, 0, 0, 1, 1])
+    counts = [0] * 8
+    for n in range(2000):
+        after = hidden(inputs, 0.4, 9, {2, 3, 9}, {4}, random.Random(n))
+        assert len(after) == len(inputs)
+        assert after.types == inputs.types
+        for place, (old, new) in enumerate(zip(inputs.ids, after.ids, strict=True)):
+            assert new in (old, 9)
+            counts[place] += new == 9
+    assert [counts[place] for place in (0, 4, 5, 6, 7)] == [0] * 5
+    assert [count / 2000 for count in counts[1:4]] == pytest.approx([0.4] * 3, abs=0.05)
+    for n in range(200):  # nothing is kept in sight, and a mask of the text's own is none of it
+        after = hidden(Inputs([2, 9, 10, 11, 3], [0] * 5), 0.99, 9, {2, 3, 9}, (), random.Random(n))
+        assert after.ids[2:4] != [9, 9]
+
+
+@every_divisible_task
+def test_hidden_tokens_leave_answers_where_they_are(
+    tiny: Backbone, tmp_path: Path, kind: str
+) -> None:
+    if tasks()[kind].hides:
+        return
+    recipe = with_(task_recipe(kind, tmp_path), {"token_dropout": 0.6})
+    drawn, split, rows = augmented_of(recipe, tiny)
+    mask, everything, seen = tiny.reader.mask, range(len(rows)), set()
+    for epoch in range(1, 8):
+        part = drawn(everything, epoch, 0)
+        assert part.targets == split.targets
+        assert [e.notes for e in part.examples] == [e.notes for e in split.examples]
+        for after, before in zip(part.examples, split.examples, strict=True):
+            for one, other in zip(after.inputs, before.inputs, strict=True):
+                pairs = list(zip(one.ids, other.ids, strict=True))
+                assert all(new in (old, mask) for new, old in pairs)
+                assert pairs[0][0] == other.ids[0]
+                seen |= {new == mask for new, _ in pairs}
+    assert seen == {True, False}
+
+
+def test_no_answer_and_no_mark_is_hidden(tiny: Backbone, tmp_path: Path) -> None:
+    recipe = task_recipe("question_answering", tmp_path)
+    drawn, _, rows = augmented_of(with_(recipe, {"token_dropout": 0.9}), tiny)
+    for epoch in range(1, 4):
+        for row, example in zip(rows, drawn(range(len(rows)), epoch, 0).examples, strict=True):
+            assert bool(row.fields["answers"]) <= ("bank" in decoded(tiny, example.inputs[0]))
+    recipe = task_recipe("relation", tmp_path)
+    drawn, _, rows = augmented_of(with_(recipe, {"token_dropout": 0.9}), tiny)
+    for epoch in range(1, 4):
+        for example in drawn(range(len(rows)), epoch, 0).examples:
+            (inputs,), (marks,) = example.inputs, example.notes
+            assert len(marks) == 4
+            # The tiny vocabulary has neither @ nor #.
+            assert {tiny.reader.tokens(inputs.ids)[place] for place in marks} == {"[UNK]"}
+
+
+# When it is drawn, and for whom.
+
+
+def both(folder: Path = Path()) -> dict[str, Any]:
+    return {"token_dropout": 0.2, "synonyms": write_table(folder), "replace": 0.5}
+
+
+def test_every_epoch_draws_anew_and_every_batch_alike(tiny: Backbone) -> None:
+    recipe = with_(recipe_for("t", write_rows(1, 30)), both())
+    drawn, split, rows = augmented_of(recipe, tiny)
+    whole = ids_of(drawn(range(len(rows)), 1, 0))
+    assert whole != ids_of(split)
+    assert whole != ids_of(drawn(range(len(rows)), 2, 0))
+    again = augmented_of(recipe, tiny)[0]
+    assert [ids_of(again([n], 1, 0))[0] for n in reversed(range(len(rows)))] == whole[::-1]
+    assert ids_of(drawn(range(len(rows)), 1, 1)) != whole
+
+
+def test_off_leaves_rows_and_adapters_as_they_are(tiny: Backbone) -> None:
+    recipe = recipe_for("t", write_rows(1, 30))
+    assert Plan.of(recipe, tiny).augmented is None
+    off = with_(recipe, {"synonyms": write_table(), "replace": 0.0})
+    drawn, split, _ = augmented_of(off, tiny)
+    part = drawn([3, 1], 1, 0)
+    assert [part.examples[0] is split.examples[3], part.targets[1] == split.targets[1]] == [
+        True
+    ] * 2
+    assert_same_weights(train_alone(recipe, tiny), train_alone(off, tiny))
+
+
+@every_task
+def test_accumulation_changes_nothing(tiny: Backbone, tmp_path: Path, kind: str) -> None:
+    chosen = both(tmp_path)
+    if not tasks()[kind].rewords:
+        chosen = {"token_dropout": 0.2}
+    if tasks()[kind].hides:
+        chosen["token_dropout"] = 0.0
+    recipe = task_recipe(kind, tmp_path)
+    whole = train_alone(with_(recipe, chosen, epochs=2), tiny)
+    plain = train_alone(with_(recipe, {}, epochs=2), tiny)
+    assert whole.training["losses"][-1] != plain.training["losses"][-1]
+    if tasks()[kind].whole_batch:
+        return
+    pieces = train_alone(with_(recipe, chosen, epochs=2, accumulation=3), tiny)
+    for (_, one), (_, other) in zip(
+        whole.training["losses"], pieces.training["losses"], strict=True
+    ):
+        assert one == pytest.approx(other, abs=2e-4)
+
+
+def test_side_by_side_is_alone(tiny: Backbone) -> None:
+    top = {"type": "lora", "layers": [1, 2]}
+    recipes = [
+        with_(recipe_for("a", write_rows(1, 30), top, {"dropout": 0.2}, epochs=3), both()),
+        recipe_for("b", write_rows(2, 25), top, epochs=3),
+        with_(
+            recipe_for("c", write_rows(3, 20), {"type": "prefix"}),
+            {"token_dropout": 0.5},
+            adversarial=1,
+        ),
+    ]
+    for together, recipe in zip(train_together(recipes, tiny), recipes, strict=True):
+        assert_like_alone(together, train_alone(recipe, tiny))
+
+
+def test_a_member_of_an_ensemble_is_what_its_seed_trains(tiny: Backbone) -> None:
+    recipe = with_(recipe_for("t", write_rows(1, 30)), both(), adversarial=0.5)
+    members = train_alone(with_(recipe, both(), ensemble=2), tiny).members
+    for seed, member in enumerate(members):
+        solo = train_alone(with_(recipe, both(), seed=seed), tiny)
+        assert_same_weights(replace(member, others=()), solo, tolerance=1e-3)
+
+
+def test_held_out_rows_are_never_varied(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    held: list[list[int]] = []
+
+    def noted(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
+        asked.append(fields["text"])
+        return fields
+
+    def spied(accelerator: Any, backbone: Any, asked: Any) -> Any:
+        held.extend(list(i.ids) for _, s in asked for e in s.examples for i in e.inputs)
+        return outputs_of(accelerator, backbone, asked)
+
+    from adapterkit.training import loop
+    from adapterkit.training.loop import outputs_of
+
+    monkeypatch.setattr(loop, "outputs_of", spied)
+    recipe = with_(
+        recipe_for("t", write_rows(1, 30)), {**both(), "token_dropout": 0.9, "replace": 1.0}
+    )
+    train(recipe, tiny, augment=noted, progress=False)
+    rows = recipe.data.load(Path(), 0, recipe.task)
+    texts = {row.fields["text"] for row in rows["validation"]}
+    assert held
+    assert {tuple(ids) for ids in held} == {
+        tuple(encoding.ids) for encoding in tiny.reader.read(sorted(texts))
+    }
+    assert len(asked) == 2 * len(rows["train"])  # once in each epoch
+
+
+def test_two_processes_draw_what_one_draws(tiny_folder: Path, tmp_path: Path) -> None:
+    """With adversarial training too: nothing may hang on how a batch is cut."""
+    write_table(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+        name: t/topic
+        backbone: {{model: {tiny_folder}, device: cpu}}
+        data: {{path: {write_rows(1, 40)}}}
+        task: {{type: classification, dropout: 0.2}}
+        method: {{type: lora, dropout: 0.1}}
+        augmentation: {{token_dropout: 0.2, synonyms: synonyms.csv, replace: 0.5}}
+        training: {{epochs: 2, batch_size: 7, learning_rate: 1e-2, accumulation: 2, adversarial: 1}}
+        """
+    )
+    one, two = (
+        launch_training(tmp_path / "recipe.yaml", tmp_path / f"store{n}", n) for n in (1, 2)
+    )
+    assert_same_weights(one, two, tolerance=1e-3)
+    for (_, mine), (_, theirs) in zip(one.training["losses"], two.training["losses"], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+# A user's own.
+
+
+def shouted(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
+    return {**fields, "text": f"{fields['text']} {draws.choice(WORDS)}"}
+
+
+def test_a_callable_of_one_s_own_is_heard_and_told_of(tiny: Backbone) -> None:
+    recipe = recipe_for("t", write_rows(1, 30))
+    adapter = train(recipe, tiny, augment=shouted, progress=False)
+    assert adapter.training["augment"] == "shouted"
+    plain = train_alone(recipe, tiny)
+    assert "augment" not in plain.training
+    assert adapter.training["losses"] != plain.training["losses"]
+    other = recipe_for("other", write_rows(2, 30))
+    for together, solo in zip(
+        train_many([recipe, other], tiny, augment={"t": shouted}, progress=False),
+        (adapter, train_alone(other, tiny)),
+        strict=True,
+    ):
+        assert_like_alone(together, solo)
+    drawn, split, _ = augmented_of(recipe, tiny, shouted)
+    for example, before in zip(drawn(range(5), 1, 0).examples, split.examples, strict=False):
+        assert decoded(tiny, example.inputs[0]).startswith(decoded(tiny, before.inputs[0]))
+
+
+def test_a_callable_may_move_answers_with_their_text(tiny: Backbone, tmp_path: Path) -> None:
+    recipe = task_recipe("question_answering", tmp_path)
+
+    def moved(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
+        answers = {
+            "text": [text for text, _ in fields["answers"]],
+            "answer_start": [start + 4 for _, start in fields["answers"]],
+        }
+        return {**fields, "context": f"tea {fields['context']}", "answers": answers}
+
+    drawn, split, rows = augmented_of(recipe, tiny, moved)
+    part = drawn(range(len(rows)), 1, 0)
+    for row, target, before in zip(rows, part.targets, split.targets, strict=True):
+        shift = 1 if row.fields["answers"] else 0
+        assert target.lines == tuple((a + shift, b + shift) for a, b in before.lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "augment must give text, label back, got None"),
+        ({"text": "a"}, "augment must give text, label back, got {'text': 'a'}"),
+        ({"text": "", "label": "money"}, "text from augment is empty"),
+        ({"text": "a", "label": "monney"}, "label 'monney' is not one .* did you mean 'money'"),
+    ],
+)
+def test_what_a_callable_gives_is_checked(tiny: Backbone, given: Any, message: str) -> None:
+    recipe = recipe_for("t", write_rows(1, 30))
+    with pytest.raises(DataError, match=rf"rows1\.csv:\d+: {message}"):
+        train(recipe, tiny, augment=lambda fields, draws: given, progress=False)
+
+
+def test_a_callable_for_nobody_is_refused(tiny: Backbone) -> None:
+    recipe = recipe_for("acme/t", write_rows(1, 30))
+    with pytest.raises(RecipeError, match="no recipe is called 'acme/tt'; did you mean 'acme/t'"):
+        train_many([recipe], tiny, augment={"acme/tt": shouted})
+
+
+def test_without_a_mask_nothing_can_be_hidden(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny.reader, "mask_token", None)
+    recipe = with_(recipe_for("t", write_rows(1, 20)), {"token_dropout": 0.1})
+    with pytest.raises(AdapterkitError, match="t: the backbone's tokenizer has no mask token"):
+        train_alone(recipe, tiny)
+
+
+# What a person sees.
+
+
+def test_the_check_tells_what_a_table_reaches(tiny: Backbone, tiny_folder: Path) -> None:
+    recipe = with_(recipe_for("t", write_rows(1, 30)), both())
+    report = check(recipe, tiny)
+    rows = recipe.data.load(Path(), 0, recipe.task)["train"]
+    words = {"bank", "card", "rain"}
+    reached = sum(bool(words & set(row.fields["text"].split())) for row in rows)
+    assert report["synonyms"] == {"words": 4, "rows": reached}
+    assert f"{reached} of 24 training rows have one of the 4 words with synonyms" in show(report)
+    assert "synonyms" not in show(check(recipe_for("t", write_rows(1, 30)), tiny))
+    content = with_(recipe, {"synonyms": "none.csv"}).plain()
+    content["backbone"]["model"] = str(tiny_folder)
+    Path("r.yaml").write_text(json.dumps(content))
+    said = run_command("data", "check", "r.yaml")
+    assert said.code == 2
+    assert "augmentation.synonyms: none.csv: there is no such file" in said.err
+
+
+def test_the_keys_are_listed() -> None:
+    assert "token_dropout (0.0): Share of" in describe_keys()

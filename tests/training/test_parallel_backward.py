@@ -1,0 +1,98 @@
+"""A step in lanes learns what it learns in one piece, and the same in every run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapterkit.backbone.model import Backbone
+from adapterkit.backbone.packing import Inputs
+from adapterkit.inference.lanes import ALONE, Lanes
+from adapterkit.tasks.types import Example
+from adapterkit.training import loop
+from adapterkit.training import parallel_backward as abreast
+from adapterkit.training.parallel_backward import parted
+from adapterkit.training.trainable import Portion
+from helpers.joint_training import (
+    assert_like_alone,
+    assert_same_weights,
+    recipe_for,
+    train_alone,
+    train_together,
+    varied_recipes,
+    write_rows,
+)
+
+
+@pytest.fixture(scope="module")
+def two() -> Lanes:
+    return Lanes(2, 1)
+
+
+@pytest.fixture
+def in_lanes(monkeypatch: pytest.MonkeyPatch, two: Lanes) -> list[int]:
+    """From here on steps are cut in two, however small; the parts of each."""
+    counts: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        parts = parted(*args)
+        counts.append(len(parts))
+        return parts
+
+    monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
+    monkeypatch.setattr(loop, "lanes_of", lambda device: two)
+    monkeypatch.setattr(loop, "parted", counted)
+    return counts
+
+
+def portion(*sizes: int) -> Portion:
+    rows = [Example((Inputs([7] * n, [0] * n),)) for n in sizes]
+    places = list(range(len(sizes)))
+    return Portion(rows, places, [1.0 / len(sizes)] * len(sizes), places, list(sizes), 0)
+
+
+def test_parts_hold_every_row_once_and_as_many_tokens(
+    monkeypatch: pytest.MonkeyPatch, two: Lanes
+) -> None:
+    monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
+    (short, long) = parted({3: portion(9, 2, 3, 8, 4)}, set(), two)
+    assert (short[3].places, long[3].places) == ([1, 2, 4], [3, 0])
+    assert short[3].targets == short[3].places
+    assert [part.n_tokens for part in (short[3], long[3])] == [9, 17]
+    assert [part.lengths for part in (short[3], long[3])] == [[9, 2, 3, 8, 4]] * 2
+    first, second = parted({0: portion(5, 5), 1: portion(5, 5, 4)}, {1}, two)
+    assert (list(first), list(second)) == ([0], [1])
+    assert len(parted({0: portion(5, 5), 1: portion(5)}, {0, 1}, two)) == 1
+    assert len(parted({0: portion(30, 30)}, set(), ALONE)) == 1
+
+
+def test_what_is_learnt_is_the_same_in_lanes(
+    tiny: Backbone, request: pytest.FixtureRequest
+) -> None:
+    rows = write_rows(9, 40)
+    recipes = [
+        *varied_recipes(),
+        recipe_for("g", rows, adversarial=0.5),
+        recipe_for("h", rows, method={"type": "head"}),
+    ]
+    recipes.append(
+        recipe_for("i", rows, {"type": "lora", "layers": [1]}, ensemble=2, accumulation=2)
+    )
+    expected = [train_alone(recipe, tiny) for recipe in recipes]
+    counts = request.getfixturevalue("in_lanes")
+    for recipe, solo in zip(recipes[-3:], expected[-3:], strict=True):
+        assert_like_alone(train_alone(recipe, tiny), solo)
+    for together, solo in zip(train_together(recipes, tiny), expected, strict=True):
+        assert_like_alone(together, solo)
+    assert 2 * counts.count(2) > len(counts)
+
+
+def test_lanes_give_the_same_bits_again(tiny: Backbone, in_lanes: list[int]) -> None:
+    recipe = recipe_for(
+        "a/one", write_rows(1, 60), {"type": "lora", "dropout": 0.2}, accumulation=2
+    )
+    first, again = train_alone(recipe, tiny), train_alone(recipe, tiny)
+    assert_same_weights(first, again)
+    assert first.training["losses"] == again.training["losses"]
+    assert 2 in in_lanes
