@@ -74,12 +74,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: str | Path) -> dict[str, Any]:
     """`adapterkit.json` of an adapter folder, with every part it must have.
 
     Raises:
         AdapterError: It is not there, or a part is missing or garbled.
     """
+    folder = Path(folder)
     content = read_json(folder, CARD)
     for part, keys in CARD_PARTS.items():
         held = content.get(part) if keys else content.setdefault(part, {})
@@ -93,6 +94,15 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"got {told!r:.80}"
         )
     return content
+
+
+def backbone_of(folder: Path) -> str | None:
+    """Name of the backbone that an adapter folder was trained on; None if it has no card.
+
+    Raises:
+        AdapterError: The card is garbled.
+    """
+    return str(read_card(folder)["backbone"]["name"]) if (folder / CARD).is_file() else None
 
 
 def n_members(content: Mapping[str, Any]) -> int:

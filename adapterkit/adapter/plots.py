@@ -172,7 +172,7 @@ def _pairs(
     return _png(figure)
 
 
-def comparison(result: Mapping[str, Any]) -> bytes:
+def plot_comparison(result: Mapping[str, Any]) -> bytes:
     """Score against trained parameters, a point a method, a small one a seed.
 
     Args:

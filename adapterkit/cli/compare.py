@@ -46,15 +46,15 @@ def compare(
     plan = Recipe.load(recipe, changes or [])
     if plot is not None:
         check_output(plot, (".png",), "--plot")
-    from ..training.comparison import check_names, show
+    from ..training.comparison import check_names, comparison_table
     from ..training.comparison import compare as run
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)
     result = run(plan, names, seeds)
     if plot is not None:
-        from ..adapter.plots import comparison
+        from ..adapter.plots import plot_comparison
 
-        write_output(plot, comparison(result))
+        write_output(plot, plot_comparison(result))
         typer.echo(f"the plot is in {plot}", err=True)
-    typer.echo(json_text(result) if as_json else show(result))
+    typer.echo(json_text(result) if as_json else comparison_table(result))

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..adapter.adapter import Adapter
     from ..backbone.model import Backbone
     from ..data.requests import RequestRow
-    from ..inference.predictor import Predictor
 
 # As in the other commands, what needs torch is imported inside them.
 
@@ -81,6 +80,7 @@ def predict(
     every adapter answers every text. The row's adapter may be 'base', the plain backbone.
     Explanations (integrated gradients) need the extra adapterkit[explain].
     """
+    from ..adapter.store import Store
     from .output import FORMATS, answer_row, show_answers, write_answers
 
     words, references = list(adapter_and_texts or []), list(adapters or [])
@@ -94,9 +94,11 @@ def predict(
 
         check_output(page, SUFFIXES, "--explain-html")
     named = sorted({a.adapter for a in asked if a.adapter is not None})
-    predictor, called = _predictor(
-        references or named, store, backbone, dtype, quantization, device, any_backbone
-    )
+    from ..inference.predictor import Predictor
+
+    references = references or named
+    predictor = Predictor(_load_backbone(references, store, backbone, dtype, quantization, device))
+    called = predictor.load_references(references, Store(store), any_backbone=any_backbone)
     asked = _addressed(asked, predictor.names, called, source)
     requests, places = [(a.adapter, a.text) for a in asked], [a.where for a in asked]
     explanations = []
@@ -207,7 +209,7 @@ def evaluate(
     from ..inference.pipeline import predictions
 
     folder = find_folder(adapter, Store(store))
-    base = _backbone([folder], backbone, dtype, quantization, device)
+    base = _load_backbone([adapter], store, backbone, dtype, quantization, device)
     loaded = load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store)
     rows = _labelled(data, split, loaded, {"text": text, "text_pair": text_pair, "label": label})
     said = predictions(base, loaded, rows, progress=True)
@@ -231,55 +233,26 @@ def evaluate(
     typer.echo(f"{len(rows)} rows of {data}", err=True)
 
 
-def _backbone(
-    folders: list[Path],
-    model: str | None,
-    dtype: Dtype,
-    quantization: Quantization,
-    device: Device,
-) -> Backbone:
-    """The backbone asked for, or the one the first adapter was trained on."""
-    from ..adapter.card import CARD, read_card
-    from ..backbone.model import Backbone
-
-    if model is None and folders and (folders[0] / CARD).is_file():
-        model = str(read_card(folders[0])["backbone"]["name"])
-    return Backbone.load(
-        model or "minilm",
-        dtype=dtype,
-        quantization=quantization,
-        device=device,
-    )
-
-
-def _predictor(
-    references: list[str],
+def _load_backbone(
+    references: Sequence[str],
     store: Path,
     model: str | None,
     dtype: Dtype,
     quantization: Quantization,
     device: Device,
-    any_backbone: bool,
-) -> tuple[Predictor, dict[str, str]]:
-    """The adapters asked for, ready to answer, and the name of each."""
+) -> Backbone:
+    """The backbone of the command line, or the one that the first adapter was trained on."""
+    from ..adapter.card import backbone_of
     from ..adapter.store import Store, find_folder
-    from ..inference.predictor import Predictor
+    from ..backbone.checkpoint import EMBEDDED
+    from ..backbone.model import Backbone
     from ..names import BASE
 
-    folders = {name: find_folder(name, Store(store)) for name in references if name != BASE}
-    predictor = Predictor(_backbone(list(folders.values()), model, dtype, quantization, device))
-    called: dict[str, str] = {}
-    for reference in references:
-        name = BASE
-        if reference != BASE:
-            folder = folders[reference]
-            name = predictor.load(folder, any_backbone=any_backbone, on_top_of=store)
-        if name in called.values():
-            raise AdapterkitError(
-                f"'{reference}' is called '{name}', as another --adapter is; ask one of them"
-            )
-        called[reference] = name
-    return predictor, called
+    # Every reference is looked up first: an unknown adapter must not wait for the backbone.
+    folders = [find_folder(name, Store(store)) for name in references if name != BASE]
+    if model is None and folders:
+        model = backbone_of(folders[0])
+    return Backbone.load(model or EMBEDDED, dtype=dtype, quantization=quantization, device=device)
 
 
 def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | None]) -> list[Any]:

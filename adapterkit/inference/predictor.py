@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
+from ..adapter.card import backbone_of
 from ..adapter.folder import check_backbone, load_adapter
 from ..adapter.stacking import Grounds
+from ..adapter.store import Store, find_folder
+from ..backbone.checkpoint import EMBEDDED
 from ..backbone.model import Backbone
-from ..errors import UnknownAdapterError, did_you_mean
+from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name
 from ..tasks.types import Answer, Text
 from .forward import MAX_TOKENS
@@ -39,6 +43,39 @@ class Predictor:
         self._grounds = Grounds()
         for adapter in adapters:
             self.add(adapter)
+
+    @classmethod
+    def open(
+        cls,
+        references: Sequence[str],
+        store: Store | str | Path = "adapters",
+        *,
+        backbone: Backbone | None = None,
+        any_backbone: bool = False,
+    ) -> Self:
+        """Opens adapters of a store, or adapter folders, over one backbone.
+
+        Args:
+            references: Names in the store (`acme/intent`, `acme/intent@2`, `acme/intent@stable`)
+                or adapter folders.
+            store: The store, or its folder.
+            backbone: The backbone; if omitted, the one that the first adapter was trained on, in
+                float32.
+            any_backbone: Accept adapters that were trained on other weights.
+
+        Raises:
+            UnknownAdapterError: The store has no such adapter.
+            AdapterkitError: Two references are adapters of one name, or an adapter does not load.
+        """
+        if not isinstance(store, Store):
+            store = Store(store)
+        folders = [find_folder(name, store) for name in references if name != BASE]
+        if backbone is None:
+            model = backbone_of(folders[0]) if folders else None
+            backbone = Backbone.load(model or EMBEDDED)
+        predictor = cls(backbone)
+        predictor.load_references(references, store, any_backbone=any_backbone)
+        return predictor
 
     @property
     def names(self) -> list[str]:
@@ -90,6 +127,39 @@ class Predictor:
         )
         self.add(adapter, any_backbone=any_backbone)
         return adapter.name
+
+    def load_references(
+        self, references: Sequence[str], store: Store, *, any_backbone: bool = False
+    ) -> dict[str, str]:
+        """Loads several adapters by reference.
+
+        Args:
+            references: Names in the store, adapter folders, or `base` for the plain backbone.
+            store: The store. Adapters below others are looked up there too.
+            any_backbone: Accept adapters that were trained on other weights.
+
+        Returns:
+            The adapter's name by reference.
+
+        Raises:
+            UnknownAdapterError: The store has no such adapter.
+            AdapterkitError: Two references are adapters of one name, or an adapter does not load.
+        """
+        names: dict[str, str] = {}
+        for reference in references:
+            name = BASE
+            if reference != BASE:
+                folder = find_folder(reference, store)
+                name = self.load(folder, any_backbone=any_backbone, on_top_of=store.root)
+            if reference in names:
+                raise AdapterkitError(f"'{reference}' is given twice; give it once")
+            for other, known in names.items():
+                if name == known:
+                    raise AdapterkitError(
+                        f"'{other}' and '{reference}' are both named '{name}'; give one of them"
+                    )
+            names[reference] = name
+        return names
 
     def unload(self, name: str) -> None:
         """Lets an adapter go.

@@ -100,7 +100,7 @@ def compare(
     }
 
 
-def show(result: dict[str, Any]) -> str:
+def comparison_table(result: dict[str, Any]) -> str:
     """The comparison as a table."""
     metric, many = result["metric"], len(result["seeds"]) > 1
     against, held = (

@@ -1,10 +1,11 @@
 """Compare methods on the same rows: score, size and time, as a table and a plot.
 
-python recipes/scripts/compare_methods.py recipes/quickstart/intents.csv
-python recipes/scripts/compare_methods.py rows.csv --text message --label topic --epochs 5
+    python compare_methods.py recipes/quickstart/intents.csv
+    python compare_methods.py rows.csv --text message --label topic --epochs 5
 
-It is what `adapterkit compare RECIPE` does, with the recipe made in code. The score is that of the
-test rows where the file has some, else that of the validation rows. Nothing is published.
+This script does what `adapterkit compare RECIPE` does, but builds the recipe in Python. The score
+is the one on the test rows if the file has test rows, otherwise the one on the validation rows.
+Nothing is published to a store.
 """
 
 from __future__ import annotations
@@ -12,42 +13,40 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adapterkit import AdapterkitError, Recipe, compare
-from adapterkit.adapter.plots import comparison
-from adapterkit.training.comparison import show
+from adapterkit import AdapterkitError, Recipe, compare, comparison_table, plot_comparison
 
 METHODS = ["lora", "prefix", "bottleneck", "head", "full"]
 
 
-def main(words: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, help="CSV, TSV, JSONL or Parquet file")
-    parser.add_argument("--text", default="text", help="column of the text")
-    parser.add_argument("--label", default="label", help="column of the label")
+    parser.add_argument("--text", default="text", help="name of the text column")
+    parser.add_argument("--label", default="label", help="name of the label column")
     parser.add_argument("--backbone", default="minilm", help="minilm, a folder or a hub name")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=1, help="how often each is trained")
-    parser.add_argument("--plot", type=Path, help="PNG file to draw into")
-    given = parser.parse_args(words)
+    parser.add_argument("--seeds", type=int, default=1, help="number of runs of each method")
+    parser.add_argument("--plot", type=Path, help="PNG file to write the plot to")
+    options = parser.parse_args(arguments)
     try:
         recipe = Recipe.of(
             {
                 "name": "compare/methods",
-                "data": {"path": given.rows.name, "text": given.text, "label": given.label},
-                "backbone": {"model": given.backbone},
-                "method": {"type": METHODS[0]},  # its settings; the others have their defaults
-                "training": {"epochs": given.epochs},
+                "data": {"path": options.rows.name, "text": options.text, "label": options.label},
+                "backbone": {"model": options.backbone},
+                "method": {"type": METHODS[0]},  # the other methods use their default settings
+                "training": {"epochs": options.epochs},
             },
-            folder=given.rows.parent,
+            folder=options.rows.parent,
         )
-        result = compare(recipe, METHODS, given.seeds)
+        result = compare(recipe, METHODS, options.seeds)
     except AdapterkitError as error:
         parser.error(str(error))
-    print(show(result))
-    if given.plot is not None:
-        given.plot.write_bytes(comparison(result))
+    print(comparison_table(result))
+    if options.plot is not None:
+        options.plot.write_bytes(plot_comparison(result))
 
 
 if __name__ == "__main__":

@@ -1,41 +1,37 @@
-"""The three answers of an FAQ that fit a question best, by an embedding adapter.
+"""Find the three answers of an FAQ that fit a question best, with an embedding adapter.
 
-adapterkit train recipes/tasks/faq.yaml
-python recipes/scripts/faq_search.py adapters/acme/faq/1 recipes/tasks/faq.csv "What is E4?"
+    adapterkit train recipes/tasks/faq.yaml
+    python faq_search.py adapters/acme/faq/1 recipes/tasks/faq.csv "What is E4?"
 
-The answers are embedded once; each question is one vector and one product with all of them.
+The answers are embedded once. Each question then costs one forward pass and one matrix product.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
-from adapterkit import Backbone, Predictor
-from adapterkit.adapter.card import read_card
-from adapterkit.data.dataset import read_rows
-from adapterkit.data.readers import read_records
-from adapterkit.errors import AdapterkitError
+from adapterkit import AdapterkitError, Backbone, Predictor, read_card, read_records
 
+COLUMN = "text_pair"
 TOP = 3
 
 
 class Faq:
-    """Answers as vectors of length 1, `[n, d]`.
+    """The answers of an FAQ as vectors of length 1, `[n, d]`.
 
     Args:
-        folder: An adapter folder of the task `embedding`.
-        answers: The FAQ's answers; one that is there twice counts once.
-        backbone: What the adapter was trained on; loaded by the adapter's card where left out.
+        folder: Adapter folder of the task `embedding`.
+        answers: The answers; duplicates are dropped.
+        backbone: The backbone; if omitted, the one that the adapter was trained on is loaded.
     """
 
     def __init__(self, folder: Path, answers: list[str], backbone: Backbone | None = None) -> None:
         self.answers = list(dict.fromkeys(answers))
-        name = str(read_card(folder)["backbone"]["name"])
-        self.predictor = Predictor(backbone or Backbone.load(name))
+        model = str(read_card(folder)["backbone"]["name"])
+        self.predictor = Predictor(backbone or Backbone.load(model))
         self.adapter = self.predictor.load(folder)
         self.vectors = self.embed(self.answers)
 
@@ -45,33 +41,48 @@ class Faq:
         return torch.tensor([answer["vector"] for answer in answers])
 
     def search(self, questions: list[str], top: int = TOP) -> list[list[tuple[float, str]]]:
-        """For each question its best answers with their cosines, the best first."""
+        """The best answers to each question with their cosine similarity, best first."""
         cosines = self.embed(questions) @ self.vectors.T
         best = cosines.topk(min(top, len(self.answers)))
         return [
-            [(score, self.answers[place]) for score, place in zip(scores, places, strict=True)]
-            for scores, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            [(score, self.answers[index]) for score, index in zip(scores, indices, strict=True)]
+            for scores, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 
 
-def main(words: list[str] | None = None) -> None:
+def read_answers(file: Path) -> list[str]:
+    """The answers in a CSV or JSONL file.
+
+    Raises:
+        AdapterkitError: The file cannot be read, or a row has no answer.
+    """
+    answers = []
+    for where, record in read_records(file):
+        if not record.get(COLUMN):
+            raise AdapterkitError(f"{where}: there is no answer in column '{COLUMN}'")
+        answers.append(str(record[COLUMN]))
+    return answers
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("adapter", type=Path, help="adapter folder, as adapterkit train names it")
+    parser.add_argument("adapter", type=Path, help="adapter folder that adapterkit train wrote")
     parser.add_argument(
-        "faq", type=Path, help="CSV or JSONL file with the answers in its column text_pair"
+        "faq", type=Path, help=f"CSV or JSONL file with the answers in column {COLUMN}"
     )
     parser.add_argument("questions", nargs="+", metavar="question")
-    given = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     try:
-        rows = read_rows(read_records(given.faq), {"answer": ("text_pair", "text")}, None)
-        faq = Faq(given.adapter, [row.fields["answer"] for _, row in rows])
+        faq = Faq(options.adapter, read_answers(options.faq))
+        found = faq.search(options.questions)
     except AdapterkitError as error:
         parser.error(str(error))
-    for question, found in zip(given.questions, faq.search(given.questions), strict=True):
-        sys.stdout.write(f"{question}\n")
-        sys.stdout.writelines(f"  {score:.3f}  {answer}\n" for score, answer in found)
+    for question, answers in zip(options.questions, found, strict=True):
+        print(question)
+        for score, answer in answers:
+            print(f"  {score:.3f}  {answer}")
 
 
 if __name__ == "__main__":

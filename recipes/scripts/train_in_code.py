@@ -1,7 +1,7 @@
-"""Train an adapter in Python, save it, load it and ask it: copy what you need.
+"""Train an adapter in Python, save it, load it and use it. Copy what you need.
 
-python recipes/scripts/train_in_code.py my_folder                       # the rows below
-python recipes/scripts/train_in_code.py my_folder --csv intents.csv     # columns text and label
+python train_in_code.py my_folder                       # trains on the rows below
+python train_in_code.py my_folder --csv intents.csv     # columns text and label
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from adapterkit import Backbone, Predictor, Recipe, train
-from adapterkit.adapter.folder import save_adapter
-from adapterkit.errors import AdapterkitError
+from adapterkit import AdapterkitError, Backbone, Predictor, Recipe, save_adapter, train
 
 ROWS = [
     {"text": "I lost my card on the train", "label": "card"},
@@ -24,30 +22,29 @@ ROWS = [
 ]
 
 
-def main(words: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="a new folder for the adapter")
+    parser.add_argument("folder", type=Path, help="new folder for the adapter")
     parser.add_argument("--csv", type=Path, help="rows with the columns text and label")
     parser.add_argument("--backbone", default="minilm", help="minilm, a folder or a hub name")
     parser.add_argument("--epochs", type=int, default=10)
-    given = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     try:
-        run(given.folder, given.csv, given.backbone, given.epochs)
+        train_and_predict(options.folder, options.csv, options.backbone, options.epochs)
     except AdapterkitError as error:
         parser.error(str(error))
 
 
-def run(folder: Path, csv: Path | None, model: str, epochs: int) -> None:
-    """Trains, saves, loads and asks."""
-    # 1. Rows that are in memory become a file, so that the adapter can tell what it learnt from.
+def train_and_predict(folder: Path, csv: Path | None, model: str, epochs: int) -> None:
+    # 1. Write the rows to a file: the adapter's card records the data it was trained on.
     path = csv or folder.with_suffix(".jsonl")
     if csv is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
 
-    # 2. A recipe: `adapterkit train --keys` lists all that it may say.
+    # 2. Describe the training. `adapterkit train --keys` lists every key of a recipe.
     recipe = Recipe.of(
         {
             "name": "acme/topic",
@@ -58,13 +55,13 @@ def run(folder: Path, csv: Path | None, model: str, epochs: int) -> None:
         folder=path.parent,
     )
 
-    # 3. The backbone is loaded once and never changes; any number of adapters share it.
+    # 3. Load the backbone once. It never changes, so any number of adapters can share it.
     backbone = Backbone.load(model)
     adapter = train(recipe, backbone)
     save_adapter(adapter, folder, backbone.geometry)
     print(f"{folder}: {adapter.n_parameters:,} parameters, {adapter.metrics}")
 
-    # 4. Later, or elsewhere: the folder is all that it takes.
+    # 4. Later, or on another machine: the folder and the backbone are enough to predict.
     predictor = Predictor(backbone)
     name = predictor.load(folder)
     for text in ("where is my card", "my money did not arrive"):

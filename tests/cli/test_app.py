@@ -567,15 +567,15 @@ PREDICT_FAULTS = {
     ),
     "adapter twice": (
         ["--adapter", "globex", "--adapter", "globex", "a"],
-        "'globex' is called 'globex', as another --adapter is",
+        "'globex' is given twice; give it once",
     ),
     "two versions of one": (
         ["--adapter", "acme/topic", "--adapter", "acme/topic@1", "a"],
-        "'acme/topic@1' is called 'acme/topic', as another --adapter is",
+        "'acme/topic' and 'acme/topic@1' are both named 'acme/topic'",
     ),
     "the backbone twice": (
         ["--adapter", "base", "--adapter", "base", "a"],
-        "'base' is called 'bas",
+        "'base' is given twice; give it once",
     ),
     "a row for another": (
         ["--adapter", "acme/topic", "--input", "x.csv"],

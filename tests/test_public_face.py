@@ -1,0 +1,82 @@
+"""What `adapterkit` exports, and that scripts need nothing else of the package."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import adapterkit
+from adapterkit import AdapterkitError, Backbone, Predictor, Store
+from helpers.adapters import MakeAdapter
+from helpers.paths import ROOT
+
+SCRIPTS = sorted((ROOT / "recipes" / "scripts").glob("*.py"))
+
+
+def names_for_type_checkers() -> dict[str, str]:
+    """Public name to module, as the block under TYPE_CHECKING imports them."""
+    tree = ast.parse(Path(adapterkit.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    return {
+        alias.name: str(node.module)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_type_checkers_and_python_see_the_same_names() -> None:
+    assert names_for_type_checkers() == adapterkit._MODULES
+    assert adapterkit.__all__ == ["__version__", *sorted(adapterkit._MODULES)]
+
+
+def test_every_public_name_exists_and_has_a_docstring() -> None:
+    for name in adapterkit.__all__:
+        assert getattr(adapterkit, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'Adaptor'"):
+        _ = adapterkit.Adaptor
+
+
+def test_importing_adapterkit_imports_no_torch() -> None:
+    code = "import sys, adapterkit; adapterkit.Client; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def imports_from_inside(code: str) -> list[str]:
+    """Modules of the package that some code imports, apart from `adapterkit` itself."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(str(node.module))
+    return [name for name in found if name.startswith("adapterkit.")]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_scripts_import_from_adapterkit_alone(script: Path) -> None:
+    code = script.read_text(encoding="utf-8")
+    assert "from adapterkit import" in code
+    assert imports_from_inside(code) == []
+
+
+def test_a_predictor_opens_adapters_of_a_store(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("acme/intent", "globex"):
+        store.publish(make_adapter(tiny, name=name), tiny.geometry)
+    predictor = Predictor.open(["acme/intent@1", "globex", "base"], store)
+    assert predictor.names == ["acme/intent", "globex"]
+    assert predictor.backbone.name == tiny.name, "the first adapter's card names the backbone"
+    shared = Predictor.open(["globex"], store.root, backbone=tiny)
+    requests = [("globex", "my card")]
+    assert shared(requests) == predictor(requests)
+    with pytest.raises(AdapterkitError, match="'globex' is given twice"):
+        Predictor.open(["globex", "globex"], store, backbone=tiny)
+    with pytest.raises(AdapterkitError, match="there is no adapter 'globx'"):
+        Predictor.open(["globx"], store, backbone=tiny)
