@@ -56,8 +56,8 @@ class Adapter:
         on_top_of: The frozen adapter it was trained on and is applied after; None for most.
         digest: sha256 of the weights file it came from, of an ensemble that over its files'; None
             where it was never in one.
-        others: The further members of an ensemble, trained from other seeds: the raw scores of all
-            are averaged (Lakshminarayanan et al. 2017, there the probabilities).
+        extra_members: The further members of an ensemble, trained from other seeds: the raw scores
+            of all are averaged (Lakshminarayanan et al. 2017, there the probabilities).
 
     Raises:
         ValueError: It is an ensemble of a task that can be none, or stands on an ensemble.
@@ -75,12 +75,12 @@ class Adapter:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     on_top_of: Adapter | None = None
     digest: str | None = None
-    others: tuple[MemberWeights, ...] = ()
+    extra_members: tuple[MemberWeights, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.others and self.task.no_mean is not None:
-            raise ValueError(f"others: {self.task.no_mean}")
-        if self.on_top_of is not None and self.on_top_of.others:
+        if self.extra_members and self.task.ensemble_error is not None:
+            raise ValueError(f"others: {self.task.ensemble_error}")
+        if self.on_top_of is not None and self.on_top_of.extra_members:
             raise ValueError(
                 f"on_top_of: '{self.on_top_of.name}' is an ensemble of "
                 f"{self.on_top_of.n_members} members; an adapter stands on a single one"
@@ -95,19 +95,19 @@ class Adapter:
     @cached_property
     def _further(self) -> tuple[Adapter, ...]:
         return tuple(
-            replace(self, tensors=own.tensors, head=own.head, others=(), digest=None)
-            for own in self.others
+            replace(self, tensors=own.tensors, head=own.head, extra_members=(), digest=None)
+            for own in self.extra_members
         )
 
     @property
     def n_members(self) -> int:
         """Members of the ensemble; 1 for most."""
-        return 1 + len(self.others)
+        return 1 + len(self.extra_members)
 
     @cached_property
-    def floors(self) -> tuple[Adapter, ...]:
+    def stack(self) -> tuple[Adapter, ...]:
         """All that is applied to a text in turn: from the ground up, itself last."""
-        return (*(self.on_top_of.floors if self.on_top_of is not None else ()), self)
+        return (*(self.on_top_of.stack if self.on_top_of is not None else ()), self)
 
     @cached_property
     def kind(self) -> tuple[str, str]:
@@ -117,7 +117,7 @@ class Adapter:
     @property
     def num_virtual_tokens(self) -> int:
         """Positions taken before the text by the prefixes of every floor."""
-        return sum(floor.method.num_virtual_tokens for floor in self.floors)
+        return sum(floor.method.num_virtual_tokens for floor in self.stack)
 
     @property
     def n_parameters(self) -> int:
@@ -130,7 +130,7 @@ class Adapter:
         return sum(t.nbytes for t in self._held())
 
     def _held(self) -> Iterator[Tensor]:
-        for own in (MemberWeights(self.tensors, self.head), *self.others):
+        for own in (MemberWeights(self.tensors, self.head), *self.extra_members):
             yield from own.tensors.values()
             yield from own.head.values()
 
@@ -142,5 +142,5 @@ class Adapter:
             tensors=own.tensors,
             head=own.head,
             on_top_of=None if self.on_top_of is None else self.on_top_of.to(device),
-            others=tuple(other.to(device) for other in self.others),
+            extra_members=tuple(other.to(device) for other in self.extra_members),
         )

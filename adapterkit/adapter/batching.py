@@ -13,10 +13,10 @@ from ..backbone.families import Geometry
 from ..backbone.packing import Packed
 from ..methods.base import Share
 from ..ops.attention_plan import AttentionPlan
-from ..ops.bucketing import fill_up, roomy
-from ..ops.dropout import Noise
-from ..ops.launch_table import Sheet
-from ..ops.low_rank import Among, Runs
+from ..ops.bucketing import bucket_for_onednn, bucket_size
+from ..ops.dropout import Dropout
+from ..ops.launch_table import LaunchTable
+from ..ops.low_rank import BatchRange, Segments
 from ..ops.low_rank_gpu import in_one_launch
 from ..ops.prefix_tokens import Prefixes
 from .adapter import Adapter
@@ -26,7 +26,7 @@ def assemble_edits(
     adapters: Sequence[Adapter],
     packed: Packed,
     geometry: Geometry,
-    noise: Noise | None = None,
+    noise: Dropout | None = None,
 ) -> Edits:
     """Gathers what the adapters of a batch do.
 
@@ -40,7 +40,7 @@ def assemble_edits(
     - at different places: as the layer comes to them, so T reads what D did to all before it.
 
     Args:
-        adapters: Owner number to adapter; equal groups stand together (see `group_key`).
+        adapters: Owner number to adapter; equal groups stand together (see `batching_key`).
         packed: The batch.
         geometry: The backbone's.
         noise: Where dropout is drawn from; None outside training.
@@ -49,7 +49,7 @@ def assemble_edits(
     untouched = [geometry.layers] * len(packed.owners)
     owners = sorted(set(packed.owners) - {-1})
     prefixes: dict[int, list[Tensor]] = {owner: [] for owner in owners}
-    sheet, filled = _room(packed, adapters)
+    sheet, filled = _launch_table_for(packed, adapters)
     kind: list[Hashable] = [filled]
     for runs, drawn in _groups(adapters, owners, noise):
         spans = [(packed.span(run[0])[0], packed.span(run[-1])[1]) for _, run in runs]
@@ -58,10 +58,10 @@ def assemble_edits(
             # What fills the batch up goes the way of its last token; nobody sees it.
             tokens[-1] += filled - packed.offsets[-1]
         start = packed.offsets[spans[0][0]]
-        among = None if sheet is None else Among(sheet, start, filled)
+        among = None if sheet is None else BatchRange(sheet, start, filled)
         contribution = type(runs[0][0].method).contribute(
             [(floor.method, floor.tensors) for floor, _ in runs],
-            Share(Runs(tokens, packed.device, among), geometry, drawn),
+            Share(Segments(tokens, packed.device, among), geometry, drawn),
         )
         first, end = (start, start + sum(tokens)) if sheet is None else (0, filled)
         for (layer, site), delta in contribution.deltas.items():
@@ -74,7 +74,7 @@ def assemble_edits(
         for (_, run), prefix in zip(runs, contribution.prefixes or (), strict=False):
             for owner in run:
                 prefixes[owner].append(prefix)
-    together, windows = _laid(prefixes, packed)
+    together, windows = _layout_prefixes(prefixes, packed)
     plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled, sheet, together)
     return Edits(
         tuple(LayerEdits(blocks[i], plan, i, together) for i in range(geometry.layers)),
@@ -84,33 +84,35 @@ def assemble_edits(
     )
 
 
-def _room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[Sheet | None, int]:
+def _launch_table_for(
+    packed: Packed, adapters: Sequence[Adapter]
+) -> tuple[LaunchTable | None, int]:
     """Where a batch's numbers stand, if it is computed as a whole, and the tokens it is filled up
     to: a GPU wins nothing by more tokens than there are, but by few sizes of graphs."""
     tokens = packed.offsets[-1]
     if packed.device.type == "cpu":
-        return None, fill_up(tokens)
-    methods = (floor.method for adapter in adapters for floor in adapter.floors)
+        return None, bucket_for_onednn(tokens)
+    methods = (floor.method for adapter in adapters for floor in adapter.stack)
     if in_one_launch(packed.device) and all(method.in_one_launch for method in methods):
-        return Sheet(), roomy(tokens)
+        return LaunchTable(), bucket_size(tokens)
     return None, tokens
 
 
-def group_key(adapter: Adapter) -> tuple[Any, ...]:
+def batching_key(adapter: Adapter) -> tuple[Any, ...]:
     """Batches are sorted by it: adapters that are computed as one block stand together, and so do
     those that stand on the same one."""
     key: list[Any] = []
-    for floor in adapter.floors:
+    for floor in adapter.stack:
         key += [*floor.kind, floor.name, id(floor)]
     return tuple(key[:-2])
 
 
 def _groups(
-    adapters: Sequence[Adapter], owners: Sequence[int], noise: Noise | None
-) -> Iterator[tuple[list[tuple[Adapter, list[int]]], Noise | None]]:
+    adapters: Sequence[Adapter], owners: Sequence[int], noise: Dropout | None
+) -> Iterator[tuple[list[tuple[Adapter, list[int]]], Dropout | None]]:
     """What is computed as one block, floor after floor: each of its adapters with the owners whose
     texts it is applied to, and where dropout is drawn from."""
-    floors = {owner: adapters[owner].floors for owner in owners}
+    floors = {owner: adapters[owner].stack for owner in owners}
     for level in range(max(map(len, floors.values()), default=0)):
         here = {owner: own[level] for owner, own in floors.items() if level < len(own)}
         frozen = {owner: noise is not None and here[owner] is not adapters[owner] for owner in here}
@@ -123,7 +125,7 @@ def _groups(
                 yield [(here[run[0]], run) for run in runs], drawn
 
 
-def _laid(
+def _layout_prefixes(
     prefixes: Mapping[int, Sequence[Tensor]], packed: Packed
 ) -> tuple[Prefixes | None, list[tuple[int, int]] | None]:
     """Prefix tokens end to end, and each sequence's run among them; owners of the same prefixes

@@ -11,7 +11,7 @@ from .._version import __version__
 from ..errors import AdapterError
 from ..schema import dump
 from .adapter import MOST_MEMBERS, Adapter
-from .stacking import DIGEST, Footing
+from .stacking import DIGEST, ParentRef
 from .stacking import WEIGHTS as WEIGHTS
 
 CARD = "adapterkit.json"
@@ -48,7 +48,11 @@ def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
         },
         "method": dump(adapter.method),
         "task": dump(adapter.task),
-        **({} if adapter.on_top_of is None else {"on_top_of": vars(Footing.of(adapter.on_top_of))}),
+        **(
+            {}
+            if adapter.on_top_of is None
+            else {"on_top_of": vars(ParentRef.of(adapter.on_top_of))}
+        ),
         **({"members": list(members)} if members else {}),
         "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
         "training": dict(adapter.training),

@@ -12,7 +12,7 @@ from .stacking import WEIGHTS as WEIGHTS
 SUMS = "SHA256SUMS"
 
 
-def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Files with their checksums, in the form of `sha256sum -c`.
 
     Raises:
@@ -26,16 +26,16 @@ def sealed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**own, SUMS: "".join(f"{told}  {name}\n" for name, told in sums.items()).encode()}
 
 
-def digest_of(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """sha256 over an adapter folder: equal content has equal digests, other content others."""
     if (folder / SUMS).is_file():
         return f"sha256:{sha256((folder / SUMS).read_bytes()).hexdigest()}"
     inside = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in inside}
-    return f"sha256:{sha256(sealed(files)[SUMS]).hexdigest()}"
+    return f"sha256:{sha256(with_checksums(files)[SUMS]).hexdigest()}"
 
 
-def faults_of(folder: Path) -> list[str]:
+def checksum_errors(folder: Path) -> list[str]:
     """What differs between a folder's files and its checksums; nothing where all is well."""
     if not (folder / SUMS).is_file():
         return [f"{SUMS} is missing: the folder was saved without checksums"]

@@ -29,10 +29,10 @@ from ..schema import build_kind, convert
 from ..tasks.base import Task, tasks
 from .adapter import Adapter, MemberWeights
 from .card import CARD, card, read_card, read_json, to_json
-from .checksums import sealed
+from .checksums import with_checksums
 from .model_card import REPORT, model_card, report_files
 from .stacking import WEIGHTS as WEIGHTS
-from .stacking import Footing
+from .stacking import ParentRef
 
 CONFIG = "adapter_config.json"
 MEMBERS = "members"
@@ -56,11 +56,11 @@ def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Pa
     Raises:
         AdapterError: Something is there already, or it cannot be written.
     """
-    return write_folder(Path(folder), sealed(adapter_files(adapter, geometry)))
+    return write_folder(Path(folder), with_checksums(adapter_files(adapter, geometry)))
 
 
 def adapter_files(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
-    """The files of an adapter folder, name to content; `sealed` adds their checksums.
+    """The files of an adapter folder, name to content; `with_checksums` adds their checksums.
 
     Args:
         adapter: The adapter, trained and folded.
@@ -107,21 +107,21 @@ def load_adapter(
             is missing or not what it was trained on.
     """
     floors = [Path(folder)]
-    while (below := folder_below(floors[-1], on_top_of)) is not None:
+    while (below := parent_folder(floors[-1], on_top_of)) is not None:
         if below.resolve() in [floor.resolve() for floor in floors]:
             raise AdapterError(f"{folder}: stands on itself, through {below}")
         floors.append(below)
-    adapter = _load_floor(floors.pop(), backbone, any_backbone)
+    adapter = _load_one(floors.pop(), backbone, any_backbone)
     while floors:
         top = floors.pop()
         try:
-            adapter = replace(_load_floor(top, backbone, any_backbone), on_top_of=adapter)
+            adapter = replace(_load_one(top, backbone, any_backbone), on_top_of=adapter)
         except ValueError as error:
             raise AdapterError(f"{top}: {error}") from None
     return adapter
 
 
-def footing(folder: Path) -> Footing | None:
+def parent_ref(folder: Path) -> ParentRef | None:
     """What an adapter folder's card says it stands on; None for most.
 
     Raises:
@@ -130,12 +130,12 @@ def footing(folder: Path) -> Footing | None:
     if not (folder / CARD).is_file():
         return None
     try:
-        return Footing.read(read_card(folder).get("on_top_of"))
+        return ParentRef.read(read_card(folder).get("on_top_of"))
     except ValueError as error:
         raise AdapterError(f"{folder}: {CARD}: {error}") from None
 
 
-def folder_below(folder: Path, on_top_of: str | Path | None = None) -> Path | None:
+def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | None:
     """The folder of what an adapter folder stands on; None for most.
 
     Args:
@@ -145,7 +145,7 @@ def folder_below(folder: Path, on_top_of: str | Path | None = None) -> Path | No
     Raises:
         AdapterError: The card is garbled, or there is no folder with those weights.
     """
-    below = footing(folder)
+    below = parent_ref(folder)
     if below is None:
         return None
     places = [*([] if on_top_of is None else [Path(on_top_of)]), *folder.resolve().parents[:3]]
@@ -155,7 +155,7 @@ def folder_below(folder: Path, on_top_of: str | Path | None = None) -> Path | No
         raise AdapterError(f"{folder}: {error}") from None
 
 
-def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter:
+def _load_one(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter:
     """An adapter folder by itself."""
     config = read_json(folder, CONFIG)
     found = _weights(folder)
@@ -163,11 +163,11 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
     try:
         if (folder / CARD).is_file():
             content = read_card(folder)
-            described, told = _ours(content), tuple(content.get("members", ()))
+            described, told = _from_card(content), tuple(content.get("members", ()))
         else:
-            described = _foreign(folder, config, found, backbone.geometry)
+            described = _from_peft(folder, config, found, backbone.geometry)
         unread = tuple(MemberWeights({}, {}) for _ in told)
-        adapter = Adapter(tensors={}, head={}, others=unread, **described)
+        adapter = Adapter(tensors={}, head={}, extra_members=unread, **described)
         shapes = _shapes(adapter, backbone.geometry, _root(found, backbone.geometry))
         keys = adapter.method.file_keys(backbone.geometry, _root(found, backbone.geometry))
     except (KeyError, TypeError) as error:
@@ -187,7 +187,7 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
             members.append(_member(folder, member_file(number), digest, shapes))
         except AdapterError as error:
             faults.append(str(error))
-    faults += _strangers(folder, len(told))
+    faults += _unexpected_files(folder, len(told))
     if config.get("peft_type") != adapter.method.peft_type:
         faults.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if faults:
@@ -203,7 +203,9 @@ def _load_floor(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter
     digest = file_digest(folder / WEIGHTS)
     if others:
         digest = content_digest("\n".join((digest, *told)).encode())
-    return replace(adapter, tensors=own.tensors, head=own.head, others=tuple(others), digest=digest)
+    return replace(
+        adapter, tensors=own.tensors, head=own.head, extra_members=tuple(others), digest=digest
+    )
 
 
 def _member(folder: Path, name: str, digest: str, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
@@ -227,7 +229,7 @@ def _member(folder: Path, name: str, digest: str, shapes: Mapping[str, tuple[int
     return found
 
 
-def _strangers(folder: Path, n_others: int) -> list[str]:
+def _unexpected_files(folder: Path, n_others: int) -> list[str]:
     """What is among the members without being one of so many."""
     if not (folder / MEMBERS).is_dir():
         return []
@@ -368,7 +370,7 @@ def _faults(found: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return faults
 
 
-def _ours(content: Mapping[str, Any]) -> dict[str, Any]:
+def _from_card(content: Mapping[str, Any]) -> dict[str, Any]:
     backbone = content["backbone"]
     return {
         "name": check_name(convert(str, content["name"], f"{CARD}: name")),
@@ -382,7 +384,7 @@ def _ours(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _foreign(
+def _from_peft(
     folder: Path, config: Mapping[str, Any], found: Tensors, geometry: Geometry
 ) -> dict[str, Any]:
     """A folder that PEFT wrote: what it leaves out is PEFT's own default."""

@@ -44,12 +44,12 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         f"| backbone | `{adapter.backbone}`, weights `{adapter.fingerprint}` |",
         *(
             f"| stands on | `{floor.name}`, weights `{floor.digest}` |"
-            for floor in adapter.floors[:-1]
+            for floor in adapter.stack[:-1]
         ),
         f"| parameters | {adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB) |",
     ]
     others = training.get("members", [])
-    if adapter.others:
+    if adapter.extra_members:
         lines.append(f"| members | {adapter.n_members}, whose raw scores are averaged |")
     if others:
         seeds = [training["seed"], *(member["seed"] for member in others)]

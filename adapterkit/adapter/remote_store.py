@@ -17,7 +17,7 @@ from pathlib import Path
 from ..atomic import write_file, write_folder
 from ..errors import AdapterError, AdapterkitError
 from ..names import check_name
-from .checksums import SUMS, faults_of
+from .checksums import SUMS, checksum_errors
 
 FRESH = 2.0
 """Seconds for which an index is believed: what was published elsewhere is seen so much later."""
@@ -153,7 +153,7 @@ class Remote:
 
 
 def _whole(folder: Path) -> None:
-    faults = faults_of(folder)
+    faults = checksum_errors(folder)
     if faults:
         raise AdapterError(f"damaged on the way: {'; '.join(faults)}")
 

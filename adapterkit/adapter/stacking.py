@@ -20,7 +20,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Footing:
+class ParentRef:
     """The adapter that another was trained on.
 
     Attributes:
@@ -96,19 +96,19 @@ class Footing:
                 yield folder
 
 
-class Grounds:
+class ParentCache:
     """One copy of each adapter that others stand on, as long as one of them is held: rows on it
     share its computation, and its memory."""
 
     def __init__(self) -> None:
         self._held: WeakValueDictionary[Hashable, Adapter] = WeakValueDictionary()
 
-    def settle(self, adapter: Adapter) -> Adapter:
+    def share(self, adapter: Adapter) -> Adapter:
         """The adapter, on the one copy of what it stands on."""
         if adapter.on_top_of is None:
             return adapter
         # Head and training record are for answering by itself.
-        below = replace(self.settle(adapter.on_top_of), head={}, training={})
+        below = replace(self.share(adapter.on_top_of), head={}, training={})
         if below.digest is not None and below.tensors:
             device = next(iter(below.tensors.values())).device
             key = (below.digest, below.method, device, id(below.on_top_of))

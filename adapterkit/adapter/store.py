@@ -26,10 +26,10 @@ from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you
 from ..names import NAME, check_name
 from .adapter import Adapter
 from .card import CARD, read_json
-from .checksums import digest_of, faults_of, sealed
-from .folder import CONFIG, adapter_files, footing
+from .checksums import checksum_errors, folder_digest, with_checksums
+from .folder import CONFIG, adapter_files, parent_ref
 from .remote_store import Remote, is_url
-from .stacking import WEIGHTS, Footing
+from .stacking import WEIGHTS, ParentRef
 
 ALIASES = "aliases.json"
 LATEST = "latest"
@@ -55,7 +55,7 @@ class Version:
 
 
 @dataclass
-class _Shelf:
+class _CachedIndex:
     """What is known of one name while its `aliases.json` has one signature."""
 
     signature: tuple[int, int, int]
@@ -78,9 +78,9 @@ class Store:
     def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
         self.remote = Remote(str(root)) if is_url(str(root)) else None
         self.root = Path(root) if self.remote is None else self.remote.cache(cache)
-        self.shown = str(root)
+        self.display_name = str(root)
         # Single entries are read and set, each of which Python does in one step.
-        self._shelves: dict[str, _Shelf] = {}
+        self._indices: dict[str, _CachedIndex] = {}
 
     def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
         """Saves an adapter as the next version of its name and makes it `latest`.
@@ -97,7 +97,7 @@ class Store:
                 was there stays as it was.
         """
         if adapter.on_top_of is not None:
-            self.holding(Footing.of(adapter.on_top_of))
+            self.parent_folder(ParentRef.of(adapter.on_top_of))
         return self.publish_files(adapter.name, adapter_files(adapter, geometry)).folder
 
     def publish_files(
@@ -117,10 +117,10 @@ class Store:
         Raises:
             AdapterError: It cannot be written; what was there stays as it was.
         """
-        home = self.home(name)
-        with self._alone():
+        home = self.adapter_dir(name)
+        with self._write_lock():
             number = max(self._versions(name), default=0) + 1
-            folder = write_folder(home / str(number), sealed(files), check)
+            folder = write_folder(home / str(number), with_checksums(files), check)
             if self.remote is not None:
                 self.remote.push(folder, f"{name}/{number}")
             self._write_aliases(name, {**self._aliases(home / ALIASES), LATEST: number})
@@ -143,8 +143,8 @@ class Store:
                 f"'{alias}' is not an alias one can {'set' if version else 'remove'}: expected a "
                 "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
             )
-        with self._alone():
-            shelf = self._shelf(name)
+        with self._write_lock():
+            shelf = self._cached_index(name)
             aliases = dict(shelf.aliases)
             if version is None:
                 if aliases.pop(alias, None) is None:
@@ -161,8 +161,8 @@ class Store:
         Raises:
             UnknownAdapterError: There is no such adapter, or no version before.
         """
-        with self._alone():
-            shelf = self._shelf(name)
+        with self._write_lock():
+            shelf = self._cached_index(name)
             latest = shelf.aliases.get(LATEST, 0)
             before = max((v for v in shelf.versions if v < latest), default=None)
             if before is None:
@@ -182,8 +182,8 @@ class Store:
             AdapterkitError: An alias still points at the version, or another adapter of this store
                 stands on it (a remote store is not searched for one).
         """
-        with self._alone():
-            shelf, home = self._shelf(name), self.root / name
+        with self._write_lock():
+            shelf, home = self._cached_index(name), self.root / name
             if version is not None and version not in shelf.versions:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
             pointing = [alias for alias, number in shelf.aliases.items() if number == version]
@@ -192,7 +192,7 @@ class Store:
                     f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
                 )
             doomed = sorted(shelf.versions) if version is None else [version]
-            above = self._above(name, doomed) if self.remote is None else None
+            above = self._dependents(name, doomed) if self.remote is None else None
             if above is not None:
                 which = name if version is None else f"{name}@{version}"
                 raise AdapterkitError(f"'{above}' stands on '{which}'; delete that one first")
@@ -210,14 +210,14 @@ class Store:
             else:
                 self._write_aliases(name, shelf.aliases)
 
-    def _above(self, name: str, doomed: Sequence[int]) -> str | None:
+    def _dependents(self, name: str, doomed: Sequence[int]) -> str | None:
         """A version that could no longer be loaded without some versions of a name."""
         needed: dict[str, str] = {}
         for other in self.names():
             for number in sorted(self._versions(other) - (set(doomed) if other == name else set())):
                 below = None
                 with suppress(AdapterError):  # a broken folder stands on nothing
-                    below = footing(self.root / other / str(number))
+                    below = parent_ref(self.root / other / str(number))
                 if below is not None and below.name == name:
                     needed.setdefault(below.digest, f"{other}@{number}")
         if not needed:  # as for most, whose weights need not be read then
@@ -236,9 +236,9 @@ class Store:
         Raises:
             UnknownAdapterError: There is no such adapter.
         """
-        return faults_of(self.find(reference).folder)
+        return checksum_errors(self.find(reference).folder)
 
-    def home(self, name: str) -> Path:
+    def adapter_dir(self, name: str) -> Path:
         """The folder where the versions of a name lie, or will.
 
         Raises:
@@ -263,7 +263,7 @@ class Store:
                 adapter: it may be shown to a tenant.
         """
         name, at, wanted = reference.partition("@")
-        shelf = self._shelf(name)
+        shelf = self._cached_index(name)
         wanted = wanted if at else LATEST
         number = shelf.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
         if number not in shelf.versions:
@@ -276,14 +276,14 @@ class Store:
             folder = self.root / name / str(number)
             if self.remote is not None:
                 self.remote.pull(f"{name}/{number}", folder)
-            shelf.found[number] = Version(name, number, folder, digest_of(folder))
-            below = footing(folder) if self.remote is not None else None
+            shelf.found[number] = Version(name, number, folder, folder_digest(folder))
+            below = parent_ref(folder) if self.remote is not None else None
             if below is not None:  # it is looked for beside the folder, so it must be here
                 with suppress(AdapterkitError):
-                    self.holding(below)
+                    self.parent_folder(below)
         return shelf.found[number]
 
-    def holding(self, below: Footing) -> Path:
+    def parent_folder(self, below: ParentRef) -> Path:
         """The folder of what an adapter stands on.
 
         Raises:
@@ -311,7 +311,7 @@ class Store:
                 raise
             hint = did_you_mean(name, names) if names else "it holds none; is --store right?"
             raise UnknownAdapterError(
-                f"there is no adapter '{name}' in the store {self.shown}; {hint}"
+                f"there is no adapter '{name}' in the store {self.display_name}; {hint}"
             ) from None
 
     def names(self) -> list[str]:
@@ -325,7 +325,7 @@ class Store:
             AdapterkitError: That is no name.
             UnknownAdapterError: There is no such adapter.
         """
-        shelf = self._shelf(name)
+        shelf = self._cached_index(name)
         return sorted(shelf.versions), dict(shelf.aliases)
 
     def _walk(self) -> Iterator[str]:
@@ -334,7 +334,7 @@ class Store:
                 if NAME.fullmatch(name) and isfile(self.root / name / ALIASES):
                     yield name
 
-    def _shelf(self, name: str) -> _Shelf:
+    def _cached_index(self, name: str) -> _CachedIndex:
         """What is known of a name, read anew only where its aliases changed."""
         file = f"{self.root}/{check_name(name)}/{ALIASES}"  # asked all day: no path is built
         if self.remote is not None:
@@ -342,16 +342,16 @@ class Store:
         try:
             status = os.stat(file)
         except (FileNotFoundError, NotADirectoryError):
-            self._shelves.pop(name, None)
+            self._indices.pop(name, None)
             raise UnknownAdapterError(f"there is no adapter '{name}'") from None
         signature = (status.st_mtime_ns, status.st_ino, status.st_size)
-        shelf = self._shelves.get(name)
+        shelf = self._indices.get(name)
         if shelf is None or shelf.signature != signature:
             aliases = self._aliases(Path(file))
-            shelf = _Shelf(signature, aliases, self._versions(name))
+            shelf = _CachedIndex(signature, aliases, self._versions(name))
             if not shelf.versions:
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
-            self._shelves[name] = shelf
+            self._indices[name] = shelf
         return shelf
 
     def _versions(self, name: str) -> set[int]:
@@ -384,7 +384,7 @@ class Store:
         if self.remote is not None:
             self.remote.put(f"{name}/{ALIASES}", None if aliases is None else file)
 
-    def _alone(self) -> FileLock:
+    def _write_lock(self) -> FileLock:
         """One writer at a time, over threads and processes of this machine."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".lock")

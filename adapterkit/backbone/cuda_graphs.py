@@ -47,7 +47,7 @@ class Captured:
         """Hidden states of a batch of the graph's kind, `[T, h]`."""
         tokens = packed.offsets[-1]
         fill(self.rows, packed)
-        self.sheet.copy_(whole.sheet.written, non_blocking=True)
+        self.sheet.copy_(whole.table.written, non_blocking=True)
         self.graph.replay()
         return self.states[:tokens].clone()
 
@@ -84,7 +84,7 @@ class Graphs:
             stream = torch.cuda.current_stream()
             if self._done is not None:  # another thread's stream may still be at it
                 stream.wait_event(self._done)
-            kind = whole.kind, _cast()
+            kind = whole.key, _cast()
             seen, captured = kind in self._known, self._known.pop(kind, None)
             if seen and captured is None:
                 captured = self._capture(packed, edits, whole)
@@ -104,7 +104,7 @@ class Graphs:
         """The graph of the batch's kind; what it reads is that batch's, to begin with."""
         rows = torch.zeros(3, edits.filled, dtype=torch.long, device=packed.device)
         fill(rows, packed)
-        sheet = whole.sheet.send(packed.device)
+        sheet = whole.table.upload(packed.device)
         if self._pool is None:  # one stream too: libraries keep memory for each they meet
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         stream = self._stream
@@ -130,5 +130,7 @@ def fill(rows: Tensor, packed: Packed) -> None:
     """Token ids, positions and token types of a batch into `[3, R]`, from the left; what is there
     beyond them is of some batch before, and as good as anything."""
     tokens = packed.offsets[-1]
-    for line, numbers in zip(rows, (packed.ids, packed.positions, packed.types), strict=True):
+    for line, numbers in zip(
+        rows, (packed.input_ids, packed.position_ids, packed.token_type_ids), strict=True
+    ):
         line[:tokens].copy_(numbers)

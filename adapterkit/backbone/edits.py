@@ -9,16 +9,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..ops.attention import flashes
+from ..ops.attention import uses_flash_attention
 from ..ops.attention_plan import AttentionPlan
-from ..ops.launch_table import Sheet
+from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
 
 Delta = Callable[[Tensor, Tensor], Tensor]
 """What an edit does at a site: `(y, x) -> y + ...`, in place where gradients are off.
 
 y `[t, out]` is what is added to, x `[t, in]` what is read there: the group's tokens, or a whole
-batch's where the group's runs know where they lie among it (`low_rank.Among`).
+batch's where the group's runs know where they lie among it (`low_rank.BatchRange`).
 """
 
 
@@ -57,7 +57,7 @@ class LayerEdits:
         """
         if self.prefixes is None:
             return key, value
-        flash = flashes(key.device, key.dtype, key.shape[-1] // heads)
+        flash = uses_flash_attention(key.device, key.dtype, key.shape[-1] // heads)
         if flash and self.plan.table is not None:
             return self.plan.ragged.gathered(key, value, self.at)
         keys, values = self.prefixes.layer(self.at)
@@ -136,13 +136,13 @@ class GraphInputs:
     """Edits whose numbers stand on a sheet, so that two of one kind differ in nothing but numbers.
 
     Attributes:
-        sheet: The sheet.
-        kind: What is done where, and the sizes of all that is read: a CUDA graph of a forward with
+        table: The sheet.
+        key: What is done where, and the sizes of all that is read: a CUDA graph of a forward with
             one is right for every other of this kind.
     """
 
-    sheet: Sheet
-    kind: Hashable
+    table: LaunchTable
+    key: Hashable
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ KEPT = 1 << 28
 """Bytes at the end of the heap that may lie idle."""
 
 
-def keep() -> None:
+def keep_freed_memory() -> None:
     """Asks the C library not to give every layer's memory back to the system.
 
     A batch allocates and frees the same few megabytes over and over. glibc returns them whenever

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BackboneError
-from ..ops.attention import flashes, packed_attention
+from ..ops.attention import packed_attention, uses_flash_attention
 from ..ops.frozen_linear import activate, prepare, prepare_int8
 from .checkpoint import Checkpoint, locate
 from .cuda_graphs import Graphs
 from .edits import Edits, LayerEdits
 from .families import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
 from .lm_head import LMHead
-from .malloc import keep
-from .packing import Encoded, Packed, Pooling
-from .tokenizer import Reader
+from .malloc import keep_freed_memory
+from .packing import EncoderOutput, Packed, Pooling
+from .tokenizer import TextEncoder
 
 ATTENTION = "adapterkit_packed"
 
@@ -60,7 +60,7 @@ class Backbone:
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.reader = Reader(tokenizer)
+        self.reader = TextEncoder(tokenizer)
         self.fingerprint = checkpoint.fingerprint
         self.geometry = Geometry(
             family=kin,
@@ -78,7 +78,7 @@ class Backbone:
         self.lm_head = self._lm_head(checkpoint)
         self._at = threading.local()
         width = self.geometry.hidden // self.geometry.heads
-        alike = quantization == "none" and flashes(self.device, self.dtype, width)
+        alike = quantization == "none" and uses_flash_attention(self.device, self.dtype, width)
         self._graphs = Graphs(self._computed) if alike else None
         self._plug()
 
@@ -130,7 +130,7 @@ class Backbone:
         network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
         backbone = cls(model, network, tokenizer, checkpoint, quantization)
         if prepared and where == "cpu":
-            keep()
+            keep_freed_memory()
         if quantization == "int8":
             prepare_int8(backbone.linears)
         elif prepared:
@@ -164,7 +164,7 @@ class Backbone:
 
     def __call__(
         self, packed: Packed, edits: Edits, entering: tuple[int, Tensor] | None = None
-    ) -> Encoded:
+    ) -> EncoderOutput:
         """Hidden states of a packed batch.
 
         Args:
@@ -174,13 +174,18 @@ class Backbone:
         """
         # A scope of its own for weights without gradients would also stop the edits' gradients,
         # so the caller alone decides (`torch.inference_mode` outside training).
-        if entering is None and self._graphs is not None and edits.whole and packed.words is None:
+        if (
+            entering is None
+            and self._graphs is not None
+            and edits.whole
+            and packed.inputs_embeds is None
+        ):
             tokens = self._graphs(packed, edits)
         else:
             first, states = entering or (0, self._embedded(packed))
             tokens = self._through(states, edits, first, self.geometry.layers)
         pool = self._pool if self._pooler else None
-        return Encoded(tokens, packed, pool, self.lm_head)
+        return EncoderOutput(tokens, packed, pool, self.lm_head)
 
     def entering(self, layer: int, packed: Packed, edits: Edits) -> Tensor:
         """Hidden states of a packed batch that enter a layer, `[T, h]`; as many layers: the last.
@@ -196,7 +201,9 @@ class Backbone:
     # token of each line, of which a packed batch has one; its parts are called here one by one.
 
     def _embedded(self, packed: Packed) -> Tensor:
-        return self._embed(packed.ids, packed.positions, packed.types, packed.words)
+        return self._embed(
+            packed.input_ids, packed.position_ids, packed.token_type_ids, packed.inputs_embeds
+        )
 
     def _embed(
         self, ids: Tensor, positions: Tensor, types: Tensor, words: Tensor | None = None
@@ -212,7 +219,7 @@ class Backbone:
     def _through(self, states: Tensor, edits: Edits, first: int, end: int) -> Tensor:
         layers: Any = self.model.get_submodule(self.geometry.family.layers)
         if edits.whole is not None:
-            edits.whole.sheet.send(states.device)
+            edits.whole.table.upload(states.device)
         tokens = len(states)
         # Filled up once with a token like the others, and not at every product; nobody sees it.
         filler = states[-1:].expand(edits.filled - tokens, -1)

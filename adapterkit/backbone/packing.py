@@ -20,29 +20,29 @@ Pooling = Literal["cls", "pooler", "mean"]
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TokenSequence:
     """One tokenised text or text pair, special tokens included.
 
     Attributes:
-        ids: Token ids.
-        types: Token type (segment) ids, as many.
+        input_ids: Token ids.
+        token_type_ids: Token type (segment) ids, as many.
         truncated: Whether tokens were cut off to meet a length limit, and no other window of the
             text has them.
-        places: Where each token stood before the cut; None where nothing was cut.
-        words: Word embeddings to be read in place of those of `ids`, `[n, e]`; None outside
-            explanations and adversarial training.
-        blanks: Place and token of what is to be guessed; -1 for a token nobody knows.
+        kept: Where each token stood before the cut; None where nothing was cut.
+        inputs_embeds: Word embeddings to read instead of those of `input_ids`, `[n, e]`;
+            None outside explanations and adversarial training.
+        masked: Place and token of what is to be guessed; -1 for a token nobody knows.
     """
 
-    ids: Sequence[int]
-    types: Sequence[int]
+    input_ids: Sequence[int]
+    token_type_ids: Sequence[int]
     truncated: bool = False
-    places: Sequence[int] | None = None
-    words: Tensor | None = None
-    blanks: tuple[tuple[int, int], ...] = ()
+    kept: Sequence[int] | None = None
+    inputs_embeds: Tensor | None = None
+    masked: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.input_ids)
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,26 @@ class Packed:
     """N sequences of T tokens in all, sorted so that each owner has one contiguous run.
 
     Attributes:
-        ids, positions, types: Token ids, position ids and token type ids, int64 `[T]`.
+        input_ids, position_ids, token_type_ids: int64 `[T]` each.
         lengths: Tokens of each sequence, in packed order.
         owners: Owner of each sequence, in packed order, ascending; -1 is the plain backbone.
         order: For each packed sequence, its place among the sequences that were packed.
-        words: Word embeddings in place of those of `ids`, `[T, e]`.
-        blanks: Blanks of each sequence, in packed order.
+        inputs_embeds: Word embeddings instead of those of `input_ids`, `[T, e]`.
+        masked: What is masked in each sequence, in packed order.
     """
 
-    ids: Tensor
-    positions: Tensor
-    types: Tensor
+    input_ids: Tensor
+    position_ids: Tensor
+    token_type_ids: Tensor
     lengths: tuple[int, ...]
     owners: tuple[int, ...]
     order: tuple[int, ...]
-    blanks: tuple[tuple[tuple[int, int], ...], ...]
-    words: Tensor | None = None
+    masked: tuple[tuple[tuple[int, int], ...], ...]
+    inputs_embeds: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
-        return self.ids.device
+        return self.input_ids.device
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -86,14 +86,14 @@ class Packed:
         index = torch.cat([torch.arange(*self.offsets[n : n + 2]) for n in sequences])
         index = index.to(self.device)
         return Packed(
-            ids=self.ids[index],
-            positions=self.positions[index],
-            types=self.types[index],
+            input_ids=self.input_ids[index],
+            position_ids=self.position_ids[index],
+            token_type_ids=self.token_type_ids[index],
             lengths=tuple(self.lengths[n] for n in sequences),
             owners=tuple(self.owners[n] for n in sequences),
             order=tuple(self.order[n] for n in sequences),
-            words=None if self.words is None else self.words[index],
-            blanks=tuple(self.blanks[n] for n in sequences),
+            inputs_embeds=None if self.inputs_embeds is None else self.inputs_embeds[index],
+            masked=tuple(self.masked[n] for n in sequences),
         )
 
     def span(self, owner: int) -> tuple[int, int]:
@@ -108,7 +108,7 @@ class Packed:
 
 
 def pack(
-    inputs: Sequence[Inputs],
+    inputs: Sequence[TokenSequence],
     owners: Sequence[int],
     first_positions: Sequence[int],
     device: torch.device | str = "cpu",
@@ -125,25 +125,25 @@ def pack(
     lengths = np.array([len(inputs[i]) for i in order])
     shift = np.array([first_positions[i] for i in order]) - (np.cumsum(lengths) - lengths)
     numbers = np.empty((3, lengths.sum()), np.int64)
-    numbers[0] = list(chain.from_iterable(inputs[i].ids for i in order))
+    numbers[0] = list(chain.from_iterable(inputs[i].input_ids for i in order))
     numbers[1] = np.arange(len(numbers[1])) + np.repeat(shift, lengths)
-    numbers[2] = list(chain.from_iterable(inputs[i].types for i in order))
+    numbers[2] = list(chain.from_iterable(inputs[i].token_type_ids for i in order))
     rows = torch.from_numpy(numbers).to(device, non_blocking=True)
-    words = [given for i in order if (given := inputs[i].words) is not None]
+    words = [given for i in order if (given := inputs[i].inputs_embeds) is not None]
     return Packed(
-        ids=rows[0],
-        positions=rows[1],
-        types=rows[2],
+        input_ids=rows[0],
+        position_ids=rows[1],
+        token_type_ids=rows[2],
         lengths=tuple(len(inputs[i]) for i in order),
         owners=tuple(owners[i] for i in order),
         order=tuple(order),
-        words=torch.cat(words) if words else None,
-        blanks=tuple(inputs[i].blanks for i in order),
+        inputs_embeds=torch.cat(words) if words else None,
+        masked=tuple(inputs[i].masked for i in order),
     )
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncoderOutput:
     """What the backbone made of a packed batch.
 
     Attributes:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..errors import BackboneError
-from .packing import Inputs
+from .packing import TokenSequence
 
 LongText = Literal["head", "tail", "head+tail", "windows"]
 
 
-class Reader:
+class TextEncoder:
     """A fast transformers tokenizer that many threads may use.
 
     Args:
@@ -34,7 +34,7 @@ class Reader:
         self.n_tokens = len(tokenizer)
         self.special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
-    def read(
+    def encode(
         self,
         firsts: Sequence[str | Sequence[str]],
         seconds: Sequence[str | None] | None = None,
@@ -78,7 +78,9 @@ class Reader:
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
 
-def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> list[Inputs]:
+def truncate(
+    encoding: Any, limit: int, how: LongText = "head", stride: int = 0
+) -> list[TokenSequence]:
     """An encoding within a limit: one sequence, or windows that overlap.
 
     Args:
@@ -91,7 +93,7 @@ def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> l
             more says little new, and a long text would become hundreds of them.
     """
     if len(encoding.ids) <= limit:
-        return [Inputs(encoding.ids, encoding.type_ids)]
+        return [TokenSequence(encoding.ids, encoding.type_ids)]
     owners = encoding.sequence_ids
     places: list[list[int]] = [[], []]
     special: list[int] = []
@@ -107,13 +109,13 @@ def cut(encoding: Any, limit: int, how: LongText = "head", stride: int = 0) -> l
     return [_kept(encoding, special + kept, truncated=True)]
 
 
-def _kept(encoding: Any, places: Sequence[int], truncated: bool) -> Inputs:
+def _kept(encoding: Any, places: Sequence[int], truncated: bool) -> TokenSequence:
     places = sorted(places)
-    return Inputs(
+    return TokenSequence(
         [encoding.ids[place] for place in places],
         [encoding.type_ids[place] for place in places],
         truncated=truncated,
-        places=places,
+        kept=places,
     )
 
 

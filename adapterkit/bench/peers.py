@@ -16,7 +16,7 @@ from torch import Tensor
 from ..adapter.adapter import Adapter
 from ..backbone.families import Dtype, Quantization
 from ..backbone.model import DTYPES, Backbone
-from ..backbone.packing import Inputs
+from ..backbone.packing import TokenSequence
 
 
 @contextmanager
@@ -47,12 +47,12 @@ class PaddedBatch:
     mask: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[Inputs], device: torch.device) -> PaddedBatch:
+    def of(cls, rows: Sequence[TokenSequence], device: torch.device) -> PaddedBatch:
         """Pads token ids with zeros, which the mask hides."""
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for line, row in enumerate(rows):
-            ids[line, : len(row)] = torch.tensor(row.ids)
+            ids[line, : len(row)] = torch.tensor(row.input_ids)
             mask[line, : len(row)] = 1
         return cls(ids.to(device), mask.to(device))
 

@@ -11,9 +11,9 @@ import torch
 
 from ..backbone.families import Dtype, Quantization
 from ..backbone.model import Backbone
-from ..backbone.packing import Inputs
+from ..backbone.packing import TokenSequence
 from ..inference.lanes import lanes_of
-from ..inference.pipeline import run
+from ..inference.pipeline import compute_outputs
 from ..tasks.types import Example
 from .guest import Guest
 from .machine import has_peft
@@ -52,7 +52,7 @@ class System(NamedTuple):
 
 
 def own_systems(
-    backbone: Backbone, inputs: Sequence[Inputs], tenants: Sequence[int]
+    backbone: Backbone, inputs: Sequence[TokenSequence], tenants: Sequence[int]
 ) -> Iterator[System]:
     """The floor, our bare forward, and our forward with every mix of adapters."""
     if backbone.device.type == "cuda":
@@ -65,7 +65,7 @@ def own_systems(
             yield System(OWN, mix, n, ours(backbone, rows))
 
 
-def bare(backbone: Backbone, inputs: Sequence[Inputs]) -> Run:
+def bare(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Run:
     """Our forward without adapters."""
     return ours(backbone, [(None, row) for row in inputs])
 
@@ -73,7 +73,7 @@ def bare(backbone: Backbone, inputs: Sequence[Inputs]) -> Run:
 def ours(backbone: Backbone, rows: Rows) -> Run:
     """Our forward as a predictor runs it: in the lanes of this process."""
     examples = [(adapter, Example((inputs,))) for adapter, inputs in rows]
-    return partial(run, backbone, examples, lanes=lanes_of(backbone.device))
+    return partial(compute_outputs, backbone, examples, lanes=lanes_of(backbone.device))
 
 
 def floor_of(backbone: Backbone, n_tokens: int) -> Run:
@@ -122,7 +122,7 @@ def _linears(backbone: Backbone) -> list[Any]:
 def peer_systems(
     folder: Path,
     backbone: Backbone,
-    inputs: Sequence[Inputs],
+    inputs: Sequence[TokenSequence],
     tenants: Sequence[int],
     dtype: Dtype,
     quantization: Quantization,
@@ -162,14 +162,16 @@ def guest_systems(guest: Guest) -> Iterator[System]:
         yield System(system, batch, tenants, partial(guest.tell, place))
 
 
-def job(folder: Path, dtype: Dtype, inputs: Sequence[Inputs], tenants: int) -> dict[str, Any]:
+def job(
+    folder: Path, dtype: Dtype, inputs: Sequence[TokenSequence], tenants: int
+) -> dict[str, Any]:
     """What a guest is told: the same backbone, rows and owners, and how many threads we use."""
     return {
         "bench": "mixed",
         "model": str(folder),
         "dtype": dtype,
         "threads": torch.get_num_threads(),
-        "rows": [list(row.ids) for row in inputs],
+        "rows": [list(row.input_ids) for row in inputs],
         "tenants": tenants,
         "owners": owners_of(len(inputs), tenants),
     }

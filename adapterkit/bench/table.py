@@ -40,7 +40,7 @@ TITLES = {
 """Column heads of keys that would not read well; `base/it` is base's time over the row's."""
 
 
-def show(result: Mapping[str, Any]) -> str:
+def result_text(result: Mapping[str, Any]) -> str:
     """A result as text: where it was measured, then a table for each list of lines."""
     where = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
     settings = {key: value for key, value in result["settings"].items() if value is not None}

@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..adapter.checksums import sealed
+from ..adapter.checksums import with_checksums
 from ..adapter.folder import adapter_files
 from ..backbone.model import Backbone
 from ..client.tar import as_tar
@@ -209,8 +209,8 @@ class Scene:
         changed, others, alone = Load(), Load(), Load()
         changes = Counter[str]()
         quiet = {name: answers for name, answers in wanted.items() if name != shown.name}
-        archive = {1: as_tar(sealed(adapter_files(shown, self.stock.backbone.geometry)))}
-        archive[2] = as_tar(sealed(adapter_files(first, self.stock.backbone.geometry)))
+        archive = {1: as_tar(with_checksums(adapter_files(shown, self.stock.backbone.geometry)))}
+        archive[2] = as_tar(with_checksums(adapter_files(first, self.stock.backbone.geometry)))
         changing = asyncio.Event()
 
         async def ask(wire: Wire, changed: Load) -> None:

@@ -19,13 +19,13 @@ from ..adapter.adapter import Adapter
 from ..backbone.checkpoint import locate
 from ..backbone.families import LINEAR_SITES
 from ..backbone.model import Backbone
-from ..backbone.packing import Inputs
+from ..backbone.packing import TokenSequence
 from ..methods.base import methods
 from ..tasks.base import tasks
 from .peers import hushed
 
 Kind = Literal["short", "long"]
-Rows = list[tuple[Adapter | None, Inputs]]
+Rows = list[tuple[Adapter | None, TokenSequence]]
 
 LENGTHS = {"short": (2.6, 0.45, 4, 60, 64), "long": (4.3, 0.7, 16, 384, 32)}
 """Log-normal mu and sigma, shortest, longest and number of rows."""
@@ -78,7 +78,7 @@ def lengths(kind: Kind, n: int | None = None) -> list[int]:
     ]
 
 
-def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[Inputs]:
+def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[TokenSequence]:
     """Seeded token ids with the kind's spread of lengths, cut to what fits beside a prefix; as many
     rows as the kind has where n is left out."""
     tokenizer = backbone.tokenizer
@@ -90,7 +90,7 @@ def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[Inp
         size = min(length, limit)
         middle = [rng.choice(words) for _ in range(size - 2)]
         ids = [tokenizer.cls_token_id, *middle, tokenizer.sep_token_id]
-        rows.append(Inputs(ids, [0] * size))
+        rows.append(TokenSequence(ids, [0] * size))
     return rows
 
 
@@ -100,7 +100,7 @@ def owners_of(n_rows: int, tenants: int) -> list[int]:
     return [rng.randrange(tenants) if tenants < n_rows else row for row in range(n_rows)]
 
 
-def owned(inputs: Sequence[Inputs], adapters: Sequence[Adapter]) -> Rows:
+def owned(inputs: Sequence[TokenSequence], adapters: Sequence[Adapter]) -> Rows:
     """Rows with the adapters that own them."""
     owners = owners_of(len(inputs), len(adapters))
     return [(adapters[owner], row) for owner, row in zip(owners, inputs, strict=True)]

@@ -103,13 +103,13 @@ def quickstart(
     Three tenants, three methods, three label sets, one of them Spanish: a minute on two CPU cores,
     without network.
     """
-    from .quickstart import run, show
+    from .quickstart import run, show_result
 
     result = run(output)
     if as_json:
         typer.echo(json_text(result))
     else:
-        show(result)
+        show_result(result)
 
 
 app.command()(train)

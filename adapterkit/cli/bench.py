@@ -326,6 +326,6 @@ def _print(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json_text(result))
         return
-    from ..bench.table import show
+    from ..bench.table import result_text
 
-    typer.echo(show(result))
+    typer.echo(result_text(result))

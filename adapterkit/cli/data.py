@@ -50,7 +50,7 @@ def check(
     plan = Recipe.load(recipe, changes or [])
     from ..training.data_report import check as run
     from ..training.data_report import faults
-    from .data_text import show
+    from .data_text import report_text
 
     backbone = plan.backbone.load(plan.folder)
     if all_faults and (found := faults(plan, backbone)):
@@ -60,4 +60,4 @@ def check(
             typer.echo(f"Error: {' '.join(fault.split())}", err=True)
         raise typer.Exit(2)
     report = run(plan, backbone, shown=shown, progress=True)
-    typer.echo(json_text(report) if as_json else show(report))
+    typer.echo(json_text(report) if as_json else report_text(report))

@@ -11,7 +11,7 @@ MOST_LABELS, MOST_TOKENS, MOST_WINDOWS = 20, 40, 3
 BAR = 40
 
 
-def show(report: Mapping[str, Any]) -> str:
+def report_text(report: Mapping[str, Any]) -> str:
     """What `check` found, as text."""
     parts = [_rows, _histogram, _labels, _numbers, _synonyms, _duplicates, _strays, _first_rows]
     blocks = ["\n".join(part(report)) for part in parts]

@@ -48,7 +48,7 @@ def run(output: Path) -> dict[str, Any]:
     adapters = []
     for file in sorted(folder.glob("*.yaml")):
         recipe = Recipe.load(file)
-        store.home(recipe.name)  # refuses before the training what it would refuse after
+        store.adapter_dir(recipe.name)  # refuses before the training what it would refuse after
         adapter = train(recipe, backbone)
         home = store.publish(adapter, backbone.geometry)
         adapters.append(
@@ -81,7 +81,7 @@ def run(output: Path) -> dict[str, Any]:
     }
 
 
-def show(result: dict[str, Any]) -> None:
+def show_result(result: dict[str, Any]) -> None:
     """Prints what `run` found."""
     typer.echo("\nThree adapters over one frozen backbone:\n")
     typer.echo(

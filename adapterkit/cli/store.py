@@ -66,7 +66,7 @@ def inspect(
 ) -> None:
     """Show all an adapter folder says about itself, and its tensors."""
     from ..adapter.card import CARD, read_card
-    from ..adapter.folder import WEIGHTS, folder_below, footing, tensor_shapes
+    from ..adapter.folder import WEIGHTS, parent_folder, parent_ref, tensor_shapes
     from ..adapter.model_card import REPORT
     from ..adapter.store import Store, find_folder
 
@@ -79,9 +79,9 @@ def inspect(
     }
     if (folder / REPORT).is_dir():
         content["report"] = sorted(str(file) for file in (folder / REPORT).iterdir())
-    if footing(folder) is not None:
+    if parent_ref(folder) is not None:
         try:
-            content["on_top_of"]["folder"] = str(folder_below(folder, store))
+            content["on_top_of"]["folder"] = str(parent_folder(folder, store))
         except AdapterError as error:  # it can be looked at all the same
             content["on_top_of"]["folder"] = str(error)
     if as_json:
@@ -94,7 +94,7 @@ def inspect(
 
 def _summary(folder: Path) -> dict[str, Any]:
     from ..adapter.card import n_members, read_card
-    from ..adapter.folder import footing
+    from ..adapter.folder import parent_ref
     from ..tasks.base import tasks
 
     card = read_card(folder)
@@ -108,7 +108,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "task": task,
         "method": card["method"]["type"],
         "members": n_members(card),
-        "on_top_of": below.name if (below := footing(folder)) is not None else None,
+        "on_top_of": below.name if (below := parent_ref(folder)) is not None else None,
         "backbone": card["backbone"]["name"],
         "labels": card["task"].get("labels"),
         "bytes": folder_bytes(folder),

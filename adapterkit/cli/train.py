@@ -70,7 +70,7 @@ def train(
 
     plans, shelf = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:
-        shelf.home(plan.name)  # refuses before the training what it would refuse after
+        shelf.adapter_dir(plan.name)  # refuses before the training what it would refuse after
     check_together(plans)
     backbone = load_backbone(plans[0])
     stopped = None

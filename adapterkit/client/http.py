@@ -1,7 +1,7 @@
 """A client of `adapterkit serve`, in a synchronous and an asynchronous form; torch is not needed.
 
-Both carry out the plans of `Calls`, which know what is asked and how it is answered; here is only
-how requests are sent, and sent again.
+Both carry out the exchanges of `Endpoints`, which know what is asked and how it is answered; here
+is only how requests are sent, and sent again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 import httpx2
 
 from ..errors import AdapterkitError, UnavailableError
-from .protocol import Calls, Exchange, Reply, Request
+from .protocol import Endpoints, Exchange, Reply, Request
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class _Endpoint(Generic[H]):
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.attempts = attempts
-        self._calls = Calls()
+        self._endpoints = Endpoints()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http: H = type(self)._opens(headers=headers, timeout=timeout, limits=KEEP)
 
@@ -72,7 +72,7 @@ class _Endpoint(Generic[H]):
 
     def _pause(self, request: Request, reply: Reply, attempt: int) -> float | None:
         """Seconds until the next attempt; None where there is none."""
-        if reply.status not in PATIENCE or not request.patient or attempt >= self.attempts:
+        if reply.status not in PATIENCE or not request.retryable or attempt >= self.attempts:
             return None
         wait = reply.retry_after
         if wait is None:
@@ -100,11 +100,13 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host) and fits and not url.query
 
 
-def _now(plan: Callable[Concatenate[Calls, P], Exchange[T]]) -> Callable[Concatenate[Client, P], T]:
+def _sync(
+    plan: Callable[Concatenate[Endpoints, P], Exchange[T]],
+) -> Callable[Concatenate[Client, P], T]:
     """A plan as a method that carries it out."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._carry_out(plan(self._calls, *args, **kwargs))
+        return self._carry_out(plan(self._endpoints, *args, **kwargs))
 
     update_wrapper(method, plan)
     return method
@@ -125,19 +127,19 @@ class Client(_Endpoint[httpx2.Client]):
         """Closes its connections."""
         self._http.close()
 
-    predict = _now(Calls.predict)
-    ask = _now(Calls.ask)
-    embed = _now(Calls.embed)
-    similarity = _now(Calls.similarity)
-    model = _now(Calls.model)
-    info = _now(Calls.info)
-    ready = _now(Calls.ready)
-    publish = _now(Calls.publish)
-    alias = _now(Calls.alias)
-    roll_back = _now(Calls.roll_back)
-    unload = _now(Calls.unload)
-    delete = _now(Calls.delete)
-    verify = _now(Calls.verify)
+    predict = _sync(Endpoints.predict)
+    ask = _sync(Endpoints.ask)
+    embed = _sync(Endpoints.embed)
+    similarity = _sync(Endpoints.similarity)
+    model = _sync(Endpoints.model)
+    info = _sync(Endpoints.info)
+    ready = _sync(Endpoints.ready)
+    publish = _sync(Endpoints.publish)
+    alias = _sync(Endpoints.alias)
+    roll_back = _sync(Endpoints.roll_back)
+    unload = _sync(Endpoints.unload)
+    delete = _sync(Endpoints.delete)
+    verify = _sync(Endpoints.verify)
 
     def models(self, page: int = 100) -> Iterator[dict[str, Any]]:
         """The plain backbone and every adapter the key may ask, by name.
@@ -147,7 +149,7 @@ class Client(_Endpoint[httpx2.Client]):
         """
         after, more = "", True
         while more:
-            found, more = self._carry_out(self._calls.page(after, page))
+            found, more = self._carry_out(self._endpoints.page(after, page))
             yield from found
             after = found[-1]["id"] if found else ""
 
@@ -180,13 +182,13 @@ class Client(_Endpoint[httpx2.Client]):
             attempt += 1
 
 
-def _soon(
-    plan: Callable[Concatenate[Calls, P], Exchange[T]],
+def _async(
+    plan: Callable[Concatenate[Endpoints, P], Exchange[T]],
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     """A plan as a coroutine that carries it out."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._carry_out(plan(self._calls, *args, **kwargs))
+        return await self._carry_out(plan(self._endpoints, *args, **kwargs))
 
     update_wrapper(method, plan)
     return method
@@ -207,19 +209,19 @@ class AsyncClient(_Endpoint[httpx2.AsyncClient]):
         """Closes its connections."""
         await self._http.aclose()
 
-    predict = _soon(Calls.predict)
-    ask = _soon(Calls.ask)
-    embed = _soon(Calls.embed)
-    similarity = _soon(Calls.similarity)
-    model = _soon(Calls.model)
-    info = _soon(Calls.info)
-    ready = _soon(Calls.ready)
-    publish = _soon(Calls.publish)
-    alias = _soon(Calls.alias)
-    roll_back = _soon(Calls.roll_back)
-    unload = _soon(Calls.unload)
-    delete = _soon(Calls.delete)
-    verify = _soon(Calls.verify)
+    predict = _async(Endpoints.predict)
+    ask = _async(Endpoints.ask)
+    embed = _async(Endpoints.embed)
+    similarity = _async(Endpoints.similarity)
+    model = _async(Endpoints.model)
+    info = _async(Endpoints.info)
+    ready = _async(Endpoints.ready)
+    publish = _async(Endpoints.publish)
+    alias = _async(Endpoints.alias)
+    roll_back = _async(Endpoints.roll_back)
+    unload = _async(Endpoints.unload)
+    delete = _async(Endpoints.delete)
+    verify = _async(Endpoints.verify)
 
     async def models(self, page: int = 100) -> AsyncIterator[dict[str, Any]]:
         """The plain backbone and every adapter the key may ask, by name.
@@ -229,7 +231,7 @@ class AsyncClient(_Endpoint[httpx2.AsyncClient]):
         """
         after, more = "", True
         while more:
-            found, more = await self._carry_out(self._calls.page(after, page))
+            found, more = await self._carry_out(self._endpoints.page(after, page))
             for one in found:
                 yield one
             after = found[-1]["id"] if found else ""

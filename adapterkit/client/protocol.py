@@ -53,14 +53,14 @@ class Request:
         path: Path and query, quoted.
         body: Its body.
         content_type: What the body is.
-        patient: Whether it is sent again where the server asks for patience.
+        retryable: Whether it is sent again where the server asks for patience.
     """
 
     method: str
     path: str
     body: bytes = b""
     content_type: str = "application/json"
-    patient: bool = True
+    retryable: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Reply:
 Exchange = Generator[Request, Reply, T]
 
 
-class Frame(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a request of many rows is, besides its rows.
 
     Attributes:
@@ -120,7 +120,7 @@ class BatchLimits(NamedTuple):
     size: int
 
 
-class Calls:
+class Endpoints:
     """The plans of everything a server can be asked; it remembers the server's limits."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class Calls:
             for place, (adapter, text) in enumerate(requests)
         ]
         tail = b'],"truncate":%s}' % _json(truncate)
-        found = yield from self._in_portions(Frame("/predict", b'{"requests":[', tail), rows)
+        found = yield from self._in_portions(BatchRequest("/predict", b'{"requests":[', tail), rows)
         return [{"adapter": answer.pop("adapter_id"), **answer} for answer in found]
 
     @overload
@@ -225,7 +225,7 @@ class Calls:
         settings = {"adapter_id": adapter, "normalize": normalize, "truncate": truncate}
         head = _json(settings)[:-1] + b',"inputs":['
         texts = text if isinstance(text, list) else [text]
-        vectors = yield from self._in_portions(Frame("/embed", head, b"]}"), _texts(texts))
+        vectors = yield from self._in_portions(BatchRequest("/embed", head, b"]}"), _texts(texts))
         return vectors if isinstance(text, list) else vectors[0]
 
     def similarity(
@@ -248,7 +248,7 @@ class Calls:
             _json({"adapter_id": adapter, "truncate": truncate})[:-1],
             b'"inputs":{"source_sentence":%s,"sentences":[' % _json(sentence, "the sentence"),
         )
-        frame = Frame("/similarity", head, b"]}}", beside=1)
+        frame = BatchRequest("/similarity", head, b"]}}", beside=1)
         cosines: list[float] = yield from self._in_portions(frame, _texts(sentences))
         return cosines
 
@@ -276,7 +276,7 @@ class Calls:
     def ready(self) -> Exchange[bool]:
         """Whether the server takes requests: not while it drains, nor where none can be reached."""
         try:
-            _object((yield Request("GET", "/ready", patient=False)))
+            _object((yield Request("GET", "/ready", retryable=False)))
         except UnavailableError:
             return False
         return True
@@ -339,7 +339,7 @@ class Calls:
         faults: list[str] = content["faults"]
         return faults
 
-    def _in_portions(self, frame: Frame, rows: Sequence[bytes]) -> Exchange[list[Any]]:
+    def _in_portions(self, frame: BatchRequest, rows: Sequence[bytes]) -> Exchange[list[Any]]:
         """As many requests as the server's limits make of rows; one entry of a list for each."""
         limits = yield from self._limits_for(len(rows) + frame.beside)
         room = limits.size - len(frame.head) - len(frame.tail)

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
-from ..backbone.packing import Inputs
-from ..backbone.tokenizer import Reader
+from ..backbone.packing import TokenSequence
+from ..backbone.tokenizer import TextEncoder
 from ..errors import AdapterkitError, BackboneError
 from ..tasks.types import Answer, Example, Outputs, Part, Score, Text
 from .forward import forward, text_limit
-from .pipeline import run
+from .pipeline import compute_outputs
 from .predictor import Predictor
 
 STEPS = (32, 64, 128, 256, 512)
@@ -141,7 +141,7 @@ def explain(
     row = task.fields(text, called)
     reader = _Remembering(backbone.tokenizer)
     (example,) = task.examples([row], reader, text_limit(backbone, adapter))
-    outputs = Outputs.of(run(backbone, [(adapter, example)]))
+    outputs = Outputs.of(compute_outputs(backbone, [(adapter, example)]))
     (answer,) = task.answers(outputs, [example])
     sources = _sources(example, reader.encodings, task.parts(row))
     attributions = []
@@ -170,15 +170,15 @@ def explain_all(
     ]
 
 
-class _Remembering(Reader):
+class _Remembering(TextEncoder):
     """A reader that keeps what it read: where the tokens stand, which examples do not hold."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self.encodings: list[Any] = []
 
-    def read(self, *texts: Any, **options: Any) -> list[Any]:
-        found = super().read(*texts, **options)
+    def encode(self, *texts: Any, **options: Any) -> list[Any]:
+        found = super().encode(*texts, **options)
         self.encodings += found
         return found
 
@@ -187,7 +187,7 @@ class _Remembering(Reader):
 class _Source:
     """One sequence of a row, and where each of its tokens stands in what was asked."""
 
-    inputs: Inputs
+    inputs: TokenSequence
     parts: tuple[Part, ...]
     places: tuple[Place | None, ...]
 
@@ -200,7 +200,7 @@ def _sources(
     found = []
     for number, inputs in enumerate(example.inputs):
         which = number if len(encodings) > 1 else 0
-        kept = inputs.places or range(len(inputs))
+        kept = inputs.kept or range(len(inputs))
         found.append(_Source(inputs, parts[which], tuple(stand[which][place] for place in kept)))
     return found
 
@@ -242,7 +242,7 @@ class _Path:
         self._sources = [sources[number] for number in used]
         self._weights = torch.cat([weights[number] for number in used]).to(backbone.device)
         self._places = [place for source in self._sources for place in source.places]
-        ids = [token for source in self._sources for token in source.inputs.ids]
+        ids = [token for source in self._sources for token in source.inputs.input_ids]
         masked = [
             token if place is None else baseline
             for token, place in zip(ids, self._places, strict=True)
@@ -278,7 +278,7 @@ class _Path:
         """The score at some points, `[n, T, e] -> [n]`."""
         sizes = [len(source.inputs) for source in self._sources]
         rows = [
-            (member, replace(source.inputs, words=words))
+            (member, replace(source.inputs, inputs_embeds=words))
             for member in self._adapter.members
             for point in points
             for source, words in zip(self._sources, point.split(sizes), strict=True)

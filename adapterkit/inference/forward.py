@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from ..adapter.adapter import Adapter
-from ..adapter.batching import assemble_edits, group_key
+from ..adapter.batching import assemble_edits, batching_key
 from ..backbone.edits import Edits
 from ..backbone.model import Backbone
-from ..backbone.packing import Encoded, Inputs, Packed, pack
-from ..ops.dropout import Noise
+from ..backbone.packing import EncoderOutput, Packed, TokenSequence, pack
+from ..ops.dropout import Dropout
 from ..tasks.base import HeadInput, Task
-from .shared_layers import Memory, encode
+from .shared_layers import StateCache, encode_shared
 
 MAX_TOKENS = 8192
 """Tokens in one packed batch outside training: enough to keep products wide, small in memory."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class AdapterOutput:
     """What one adapter has to say about its rows of a batch.
 
     Attributes:
@@ -42,10 +42,10 @@ class Piece:
 
 def forward(
     backbone: Backbone,
-    rows: Sequence[tuple[Adapter | None, Inputs]],
-    noise: Callable[[tuple[int, ...]], Noise] | None = None,
-    memory: Memory | None = None,
-) -> list[Piece]:
+    rows: Sequence[tuple[Adapter | None, TokenSequence]],
+    noise: Callable[[tuple[int, ...]], Dropout] | None = None,
+    memory: StateCache | None = None,
+) -> list[AdapterOutput]:
     """Rows of any adapters, methods and tasks through the backbone in one call.
 
     Args:
@@ -58,7 +58,7 @@ def forward(
         A piece for each adapter that occurs.
     """
     present = {id(adapter): adapter for adapter, _ in rows if adapter is not None}
-    adapters = sorted(present.values(), key=group_key)
+    adapters = sorted(present.values(), key=batching_key)
     number = {id(adapter): place for place, adapter in enumerate(adapters)}
     start = backbone.geometry.first_position
     firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
@@ -74,7 +74,7 @@ def forward(
     def edits(part: Packed) -> Edits:
         return assemble_edits(adapters, part, backbone.geometry, drawn)
 
-    encoded = encode(backbone, packed, texts, edits, memory)
+    encoded = encode_shared(backbone, packed, texts, edits, memory)
     values = _logits(adapters, encoded, drawn)
     if -1 in packed.owners:
         values[-1] = encoded.pooled(backbone.pooling)[slice(*packed.span(-1))]
@@ -85,7 +85,7 @@ def forward(
 
 
 def _logits(
-    adapters: Sequence[Adapter], encoded: Encoded, drawn: Noise | None
+    adapters: Sequence[Adapter], encoded: EncoderOutput, drawn: Dropout | None
 ) -> dict[int, Tensor]:
     """Owner to the raw scores of its rows, the owners of one class of tasks asked together."""
     packed = encoded.packed
@@ -102,35 +102,37 @@ def _logits(
     return values
 
 
-def _alike(backbone: Backbone, inputs: Sequence[Inputs]) -> Sequence[Inputs]:
+def _alike(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Sequence[TokenSequence]:
     """The sequences as one batch packs them: where some bring word embeddings, all do."""
-    if all(one.words is None for one in inputs):
+    if all(one.inputs_embeds is None for one in inputs):
         return inputs
     return [
-        one if one.words is not None else replace(one, words=backbone.words(one.ids))
+        one
+        if one.inputs_embeds is not None
+        else replace(one, inputs_embeds=backbone.words(one.input_ids))
         for one in inputs
     ]
 
 
-def _text(inputs: Inputs, first: int) -> Hashable | None:
+def _text(inputs: TokenSequence, first: int) -> Hashable | None:
     """What two sequences must have in common to be computed once where nothing is done to them;
     None for one that has nothing in common with any other."""
-    if inputs.words is not None:
+    if inputs.inputs_embeds is not None:
         return None
-    return first, tuple(inputs.ids), tuple(inputs.types)
+    return first, tuple(inputs.input_ids), tuple(inputs.token_type_ids)
 
 
 def _in_order(
     adapter: Adapter | None, packed: Packed, span: tuple[int, int], values: Tensor
-) -> Piece:
+) -> AdapterOutput:
     """A piece with its rows in the order they were given, not in packed order."""
     rows = packed.order[span[0] : span[1]]
     counts = (1,) * len(rows) if adapter is None else adapter.task.counts(packed, span)
     if all(before < after for before, after in pairwise(rows)):
-        return Piece(adapter, rows, values, counts)
+        return AdapterOutput(adapter, rows, values, counts)
     order = sorted(range(len(rows)), key=rows.__getitem__)
     parts = values.split(counts)
-    return Piece(
+    return AdapterOutput(
         adapter,
         tuple(rows[place] for place in order),
         torch.cat([parts[place] for place in order]),

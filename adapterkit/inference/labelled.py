@@ -29,8 +29,10 @@ class Split:
         return Split([self.examples[n] for n in numbers], [self.targets[n] for n in numbers])
 
     def judged(self, task: Task) -> Split:
-        """The rows as scoring puts them to the model, every time the same (`Task.posed`)."""
-        examples = [task.posed(example, f"judged {n}") for n, example in enumerate(self.examples)]
+        """The rows as scoring puts them to the model, every time the same (`Task.masked_for`)."""
+        examples = [
+            task.masked_for(example, f"judged {n}") for n, example in enumerate(self.examples)
+        ]
         return replace(self, examples=examples)
 
     def loss(self, task: Task, outputs: Outputs) -> float:

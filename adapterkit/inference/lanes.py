@@ -36,7 +36,7 @@ def take_turns() -> None:
     sys.setswitchinterval(min(SWITCH, sys.getswitchinterval()))
 
 
-class Lanes:
+class WorkerLanes:
     """Threads that share the cores among them, and the interpreter in short turns.
 
     Args:
@@ -72,7 +72,7 @@ class Lanes:
         return self._pool.map(work, parts)
 
     @contextmanager
-    def between(self) -> Iterator[None]:
+    def single_threaded(self) -> Iterator[None]:
         """What the asking thread computes between two maps, on one core where there are lanes:
         threads that help it stay awake for a while, on the cores of the next map."""
         threads = torch.get_num_threads()
@@ -90,16 +90,16 @@ class Lanes:
         return min(max_tokens, max(share, LEAST_TOKENS))
 
 
-ALONE = Lanes(1, 1)
+SERIAL = WorkerLanes(1, 1)
 """One batch after the other."""
 
 
-def lanes_of(device: torch.device) -> Lanes:
+def lanes_of(device: torch.device) -> WorkerLanes:
     """The lanes of this process: its torch threads on a CPU, one lane on anything else."""
-    return _lanes(torch.get_num_threads()) if device.type == "cpu" else ALONE
+    return _lanes(torch.get_num_threads()) if device.type == "cpu" else SERIAL
 
 
 @cache
-def _lanes(threads: int) -> Lanes:
+def _lanes(threads: int) -> WorkerLanes:
     n = min(threads, MOST)
-    return Lanes(n, threads // n)
+    return WorkerLanes(n, threads // n)

@@ -19,7 +19,7 @@ from ..tasks.fields import Fields
 from ..tasks.types import Answer, Example, Outputs, Row, Text
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
 from .labelled import ready
-from .lanes import ALONE, Lanes
+from .lanes import SERIAL, WorkerLanes
 
 
 @cache
@@ -28,7 +28,7 @@ def plain_task() -> Task:
     return tasks()["classification"]()
 
 
-def read(
+def encode_requests(
     backbone: Backbone,
     owners: Sequence[Adapter | None],
     asked: Sequence[Text],
@@ -54,12 +54,12 @@ def read(
     return examples
 
 
-def run(
+def compute_outputs(
     backbone: Backbone,
     rows: Sequence[tuple[Adapter | None, Example]],
     max_tokens: int = MAX_TOKENS,
     bar: Any = None,
-    lanes: Lanes = ALONE,
+    lanes: WorkerLanes = SERIAL,
 ) -> list[tuple[Tensor, ...]]:
     """Examples through the one forward, under a token budget.
 
@@ -90,7 +90,7 @@ def run(
     def through(part: range) -> list[tuple[int, Tensor]]:
         with torch.inference_mode():
             pieces = forward(backbone, [flat[place][:2] for place in part])
-            values = fetched([piece.values for piece in pieces])
+            values = to_cpu([piece.values for piece in pieces])
         return [
             (part.start + place, lines)
             for piece, said in zip(pieces, values, strict=True)
@@ -110,7 +110,7 @@ def run(
     ]
 
 
-def fetched(values: Sequence[Tensor]) -> list[Tensor]:
+def to_cpu(values: Sequence[Tensor]) -> list[Tensor]:
     """Tensors of one device on the CPU, float32, from a GPU in one copy: the wait for each would
     be longer than it takes."""
     if values[0].device.type == "cpu":
@@ -138,12 +138,12 @@ def _averaged(lines: Sequence[Tensor], members: int) -> tuple[Tensor, ...]:
     return tuple(torch.stack(list(lines[place::n])).mean(0) for place in range(n))
 
 
-def answer(
+def answer_rows(
     backbone: Backbone,
     rows: Sequence[tuple[Adapter | None, Example]],
     max_tokens: int = MAX_TOKENS,
     bar: Any = None,
-    lanes: Lanes = ALONE,
+    lanes: WorkerLanes = SERIAL,
 ) -> list[Answer]:
     """Examples of any adapters to what each adapter's task answers, in their order.
 
@@ -154,7 +154,7 @@ def answer(
         bar: A progress bar to move on, a step a row.
         lanes: Where batches are computed side by side.
     """
-    said = run(backbone, rows, max_tokens, bar, lanes)
+    said = compute_outputs(backbone, rows, max_tokens, bar, lanes)
     asked: dict[int, list[int]] = {}
     for place, (adapter, _) in enumerate(rows):
         asked.setdefault(id(adapter), []).append(place)
@@ -177,7 +177,9 @@ def predictions(
     """
     split = ready(backbone, adapter, rows).judged(adapter.task)
     with tqdm(total=len(rows), unit="row", disable=None if progress else True) as bar:
-        said = run(backbone, [(adapter, example) for example in split.examples], bar=bar)
+        said = compute_outputs(
+            backbone, [(adapter, example) for example in split.examples], bar=bar
+        )
     return split.predictions(adapter.task, Outputs.of(said))
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..adapter.adapter import Adapter
 from ..adapter.card import backbone_of
 from ..adapter.folder import check_backbone, load_adapter
-from ..adapter.stacking import Grounds
+from ..adapter.stacking import ParentCache
 from ..adapter.store import Store, find_folder
 from ..backbone.checkpoint import EMBEDDED
 from ..backbone.model import Backbone
@@ -21,7 +21,7 @@ from ..names import BASE, check_name
 from ..tasks.types import Answer, Text
 from .forward import MAX_TOKENS
 from .lanes import lanes_of
-from .pipeline import answer, read
+from .pipeline import answer_rows, encode_requests
 
 
 class Predictor:
@@ -40,7 +40,7 @@ class Predictor:
         self.max_tokens = max_tokens
         # Single entries are read, set and deleted, each of which Python does in one step.
         self._adapters: dict[str, Adapter] = {}
-        self._grounds = Grounds()
+        self._parents = ParentCache()
         for adapter in adapters:
             self.add(adapter)
 
@@ -100,7 +100,7 @@ class Predictor:
             check_backbone(adapter, self.backbone, adapter.name)
         # The training record is for people, and as large as a small adapter.
         resident = replace(adapter.to(self.backbone.device), training={})
-        self._adapters[adapter.name] = self._grounds.settle(resident)
+        self._adapters[adapter.name] = self._parents.share(resident)
 
     def load(
         self,
@@ -209,11 +209,11 @@ class Predictor:
         # Every name is looked up once: a swap midway cannot split a call between two adapters.
         named = {name: self.find(name) for name, _ in requests}
         owners = [named[name] for name, _ in requests]
-        examples = read(self.backbone, owners, [text for _, text in requests], called)
+        examples = encode_requests(self.backbone, owners, [text for _, text in requests], called)
         with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
             rows = list(zip(owners, examples, strict=True))
             lanes = lanes_of(self.backbone.device)
-            return answer(self.backbone, rows, self.max_tokens, bar, lanes)
+            return answer_rows(self.backbone, rows, self.max_tokens, bar, lanes)
 
     def _unknown(self, name: str) -> UnknownAdapterError:
         hint = did_you_mean(name, self.names)

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..backbone.edits import Edits
 from ..backbone.model import Backbone
-from ..backbone.packing import Encoded, Packed
+from ..backbone.packing import EncoderOutput, Packed
 
 LEAST_SAVED = 0.05
 """Share of a batch's work that sharing must save: below it, sharing costs more than it saves."""
 
 
-class Memory:
+class StateCache:
     """States that enter a layer, kept from batch to batch until a number of bytes is reached.
 
     Texts that come later are not kept, and computed every time they occur.
@@ -40,7 +40,7 @@ class Memory:
         """A text's states, `[n, h]`; None where it is not known."""
         return self._states.get((layer, text))
 
-    def keep(self, layer: int, text: Hashable, states: Tensor) -> None:
+    def put(self, layer: int, text: Hashable, states: Tensor) -> None:
         """Keeps a text's states where there is room."""
         with self._lock:
             known = (layer, text) in self._states  # by another lane, meanwhile
@@ -49,13 +49,13 @@ class Memory:
                 self.n_bytes += states.nbytes
 
 
-def encode(
+def encode_shared(
     backbone: Backbone,
     packed: Packed,
     texts: Sequence[Hashable | None],
     edits: Callable[[Packed], Edits],
-    memory: Memory | None = None,
-) -> Encoded:
+    memory: StateCache | None = None,
+) -> EncoderOutput:
     """Hidden states of a packed batch, with what its rows share computed once.
 
     Args:
@@ -70,7 +70,7 @@ def encode(
     untouched = [
         depth if text is not None else 0 for depth, text in zip(whole.untouched, texts, strict=True)
     ]
-    layer = best_layer(packed, texts, untouched, backbone.geometry.layers, memory is None)
+    layer = sharing_depth(packed, texts, untouched, backbone.geometry.layers, memory is None)
     if layer == 0:
         return backbone(packed, whole)
     shared = [depth >= layer for depth in untouched]
@@ -90,13 +90,13 @@ def encode(
         if memory is not None:
             for key, n in below.items():
                 if shared[n]:
-                    memory.keep(layer, texts[n], computed[key])
+                    memory.put(layer, texts[n], computed[key])
         known |= computed
     keys = [text if shared[n] else n for n, text in enumerate(texts)]
     return backbone(packed, whole, (layer, torch.cat([known[key] for key in keys])))
 
 
-def best_layer(
+def sharing_depth(
     packed: Packed,
     texts: Sequence[Hashable | None],
     untouched: Sequence[int],

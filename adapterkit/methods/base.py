@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.families import Geometry
-from ..ops.dropout import Noise
-from ..ops.low_rank import Runs
+from ..ops.dropout import Dropout
+from ..ops.low_rank import Segments
 from ..registry import discover
 
 Tensors = dict[str, Tensor]
@@ -51,9 +51,9 @@ class Share:
         noise: Where their dropout is drawn from; None outside training.
     """
 
-    runs: Runs
+    runs: Segments
     geometry: Geometry
-    noise: Noise | None = None
+    noise: Dropout | None = None
 
     def dropped(self, x: Tensor, p: float) -> Tensor:
         """The group's tokens `[t, d]` after dropout, outside training unchanged."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.families import Geometry
-from ..ops.low_rank import Bank, LowRank
+from ..ops.low_rank import LowRank, StackedWeights
 from ..schema import check_least
 from .base import Contribution, Method, Share, Tensors, check_layers, chosen_layers
 
@@ -110,8 +110,8 @@ class Bottleneck(Method):
         deltas: dict[tuple[int, str], Delta] = {}
         for site in PLACEMENTS[first.placement]:
 
-            def bank(part: str, dim: int, site: str = site) -> Bank:
-                return Bank([tensors[f"{site}.{part}"] for _, tensors in members], dim)
+            def bank(part: str, dim: int, site: str = site) -> StackedWeights:
+                return StackedWeights([tensors[f"{site}.{part}"] for _, tensors in members], dim)
 
             product = LowRank(
                 runs=share.runs,

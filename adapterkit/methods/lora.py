@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.families import LINEAR_SITES, Geometry
-from ..ops.low_rank import Bank, LowRank
+from ..ops.low_rank import LowRank, StackedWeights
 from ..schema import check_least, check_share
 from .base import (
     Contribution,
@@ -116,8 +116,8 @@ class LoRA(Method):
         for site in first.targets:
             product = LowRank(
                 runs=share.runs,
-                down=Bank([tensors[f"{site}.a"] for _, tensors in members], dim=-2),
-                up=Bank([tensors[f"{site}.b"] for _, tensors in members], dim=-1),
+                down=StackedWeights([tensors[f"{site}.a"] for _, tensors in members], dim=-2),
+                up=StackedWeights([tensors[f"{site}.b"] for _, tensors in members], dim=-1),
                 scales=tuple(method.scale for method, _ in members),
             )
             for at, layer in enumerate(chosen_layers(first.layers, share.geometry)):

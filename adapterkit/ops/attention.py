@@ -33,7 +33,7 @@ def packed_attention(
         `[R, heads * d]`.
     """
     on_cpu = query.device.type == "cpu"
-    if flashes(query.device, query.dtype, query.shape[-1] // heads):
+    if uses_flash_attention(query.device, query.dtype, query.shape[-1] // heads):
         return _ragged_attention(query, key, value, plan.ragged, heads, scaling)
     if on_cpu and query.shape[-1] // heads % WIDTH == 0:
         apply: Any = _Compiled.apply
@@ -47,7 +47,7 @@ def packed_attention(
 
 
 @cache
-def flashes(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+def uses_flash_attention(device: torch.device, dtype: torch.dtype, width: int) -> bool:
     """Whether flash attention computes heads of that width there: in half precision on a GPU of
     NVIDIA's Ampere or a later one."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or width % 8:

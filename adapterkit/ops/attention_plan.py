@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bucketing import roomier, roomy, whole_vectors
-from .launch_table import Entry, Sheet
+from .bucketing import bucket_power_of_two, bucket_size, whole_vectors
+from .launch_table import LaunchTable, Slot
 from .prefix_tokens import Prefixes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class AttentionPlan:
         prefixes: Sequence[tuple[int, int]] | None = None,
         device: torch.device | str = "cpu",
         filled: int | None = None,
-        sheet: Sheet | None = None,
+        sheet: LaunchTable | None = None,
         tokens: Prefixes | None = None,
     ) -> AttentionPlan:
         """Plans a batch; no prefixes and nothing filled up where they are left out.
@@ -85,9 +85,9 @@ class AttentionPlan:
         """The same for flash attention, which pads nothing either."""
         table = self.table
         if table is None:
-            table = RaggedTable.of(Sheet(), self.lengths, self.prefixes, self.filled)
-            table.sheet.send(self.device)
-        return table.read()
+            table = RaggedTable.of(LaunchTable(), self.lengths, self.prefixes, self.filled)
+            table.sheet.upload(self.device)
+        return table.view()
 
     @cached_property
     def windows(self) -> Windows:
@@ -174,18 +174,18 @@ class RaggedTable:
         starts, key_starts, keys, places, longest, longest_keys: As of `Ragged`.
     """
 
-    sheet: Sheet
-    starts: Entry
-    key_starts: Entry
-    keys: Entry | None
-    places: Entry | None
+    sheet: LaunchTable
+    starts: Slot
+    key_starts: Slot
+    keys: Slot | None
+    places: Slot | None
     longest: int
     longest_keys: int
 
     @classmethod
     def of(
         cls,
-        sheet: Sheet,
+        sheet: LaunchTable,
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]],
         filled: int,
@@ -200,12 +200,12 @@ class RaggedTable:
         """
         sizes = np.array(lengths)
         first, ahead = np.array(prefixes).T
-        room = roomier(len(sizes)) + 1
+        room = bucket_power_of_two(len(sizes)) + 1
 
-        def starts(of: Any) -> Entry:
+        def starts(of: Any) -> Slot:
             ends = np.full(room, of.sum(), np.int32)
             ends[: len(of)] = np.cumsum(of) - of
-            return sheet.put(ends)
+            return sheet.add(ends)
 
         keys = places = None
         if ahead.any():
@@ -215,21 +215,23 @@ class RaggedTable:
             n = np.stack([ahead, sizes], axis=1).ravel()
             nth = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
             index = (np.repeat(at, n) + nth).astype(np.int32)
-            keys = sheet.put(index, roomy(len(index)))
+            keys = sheet.add(index, bucket_size(len(index)))
             if prefix_places is not None:
                 of_tokens = np.zeros(filled, np.int64)
                 every = np.concatenate([of_tokens, prefix_places])
-                places = sheet.put(every[index], roomy(len(index)))
-        longest, longest_keys = (sheet.fix(roomier(int(n.max()))) for n in (sizes, sizes + ahead))
+                places = sheet.add(every[index], bucket_size(len(index)))
+        longest, longest_keys = (
+            sheet.add_constant(bucket_power_of_two(int(n.max()))) for n in (sizes, sizes + ahead)
+        )
         both = starts(sizes), starts(sizes + ahead)
         return cls(sheet, *both, keys, places, longest, longest_keys)
 
-    def read(self) -> Ragged:
+    def view(self) -> Ragged:
         """The plan where the sheet was sent."""
         keys, places = (
-            None if entry is None else self.sheet.read(entry) for entry in (self.keys, self.places)
+            None if entry is None else self.sheet.view(entry) for entry in (self.keys, self.places)
         )
-        starts, key_starts = self.sheet.read(self.starts), self.sheet.read(self.key_starts)
+        starts, key_starts = self.sheet.view(self.starts), self.sheet.view(self.key_starts)
         return Ragged(starts, key_starts, keys, places, self.longest, self.longest_keys)
 
 

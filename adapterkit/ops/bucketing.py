@@ -7,19 +7,19 @@ WIDTH = 16
 has."""
 
 
-def roomy(n: int) -> int:
+def bucket_size(n: int) -> int:
     """n filled up to one of a few sizes: the next multiple of 16, and of an eighth to a sixteenth
     of larger numbers."""
     step = max(16, 1 << max(0, n.bit_length() - 4))
     return -(-n // step) * step
 
 
-def roomier(n: int) -> int:
+def bucket_power_of_two(n: int) -> int:
     """n filled up to a power of two of at least 16: for what costs nothing where it is empty."""
     return max(16, 1 << (n - 1).bit_length())
 
 
-def fill_up(tokens: int) -> int:
+def bucket_for_onednn(tokens: int) -> int:
     """The next multiple of 16, and of a 32nd to a 64th of larger sizes.
 
     oneDNN makes a program for each size it meets and keeps a thousand of them, each of up to a

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Draws:
+class DropoutSeed:
     """What one adapter's dropout is drawn from: its own batch, whoever else is in the forward.
 
     Attributes:
@@ -26,7 +26,7 @@ class Draws:
     rows: Sequence[int]
 
 
-class Noise:
+class Dropout:
     """Dropout that depends on an adapter's seed and on a row's place in its whole batch, never on
     how the batch was cut or on who else is there.
 
@@ -38,13 +38,13 @@ class Noise:
         device: Where the draws are used.
     """
 
-    def __init__(self, draws: Sequence[Draws], device: torch.device | str = "cpu") -> None:
+    def __init__(self, draws: Sequence[DropoutSeed], device: torch.device | str = "cpu") -> None:
         self._sources = [_Source(each) for each in draws]
         self._device = device
 
-    def of(self, owners: Sequence[int]) -> Noise:
+    def of(self, owners: Sequence[int]) -> Dropout:
         """The noise of some owners alone; each goes on with its own draws."""
-        some = Noise([], self._device)
+        some = Dropout([], self._device)
         some._sources = [self._sources[owner] for owner in owners]
         return some
 
@@ -66,7 +66,7 @@ class Noise:
 
 
 class _Source:
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, draws: DropoutSeed) -> None:
         self._generator = torch.Generator().manual_seed(draws.seed)
         starts = (0, *accumulate(draws.lengths))
         self._total = {"tokens": starts[-1], "rows": len(draws.lengths)}

@@ -28,7 +28,7 @@ in the last bit: if they are about as fast, a stopwatch must not choose between 
 of one training would give two adapters."""
 
 
-class Prepared:
+class PrepackedLinear:
     """One frozen linear with its weight laid out for the product `x W^T + b`.
 
     Each layout is made when it is first needed: serving never pays for the transpose, which is for
@@ -68,9 +68,9 @@ class Prepared:
             apply: Any = _Product.apply
             output: Tensor = apply(x, self)
             return output
-        return self.ahead(x)
+        return self.forward(x)
 
-    def ahead(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """The product; the plain one where oneDNN cannot lay out weights of this dtype."""
         if not self.prepacks:
             return F.linear(x, self._plain, self.bias)
@@ -81,9 +81,9 @@ class Prepared:
         return self.faster and x.dtype == self.dtype and not torch.is_autocast_enabled("cpu")
 
     @cached_property
-    def _half(self) -> Prepared:
+    def _half(self) -> PrepackedLinear:
         """The same in bfloat16: autocast would cast the weight anew at every product."""
-        return Prepared(self.linear, torch.bfloat16)
+        return PrepackedLinear(self.linear, torch.bfloat16)
 
     @cached_property
     def _plain(self) -> Tensor:
@@ -98,7 +98,7 @@ class Prepared:
             self._ahead = torch.ops.mkldnn._reorder_linear_weight(self._weight(), None)
         return self._ahead
 
-    def back(self, gradient: Tensor) -> Tensor:
+    def input_gradient(self, gradient: Tensor) -> Tensor:
         """The gradient towards the input, from the one towards the output."""
         if not self.prepacks:
             return gradient @ self._plain
@@ -114,7 +114,7 @@ def _is_cast() -> bool:
     return on and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-class Activated(Prepared):
+class PrepackedLinearGelu(PrepackedLinear):
     """One frozen linear and the GELU after it in one product, where nothing stands between them.
 
     It takes the place of both: the linear gives what the GELU would, and the GELU lets that very
@@ -145,7 +145,7 @@ class Activated(Prepared):
         return x if x is done else gelu(x)
 
 
-class Int8(Prepared):
+class Int8Linear(PrepackedLinear):
     """One frozen linear computed in 8 bits ahead, and in full precision back.
 
     The weight is rounded once, a scale for each output; the input at every product, one scale for
@@ -159,7 +159,7 @@ class Int8(Prepared):
         weight = linear.weight.detach().float()
         self._packed: Any = pack_int8(weight, bias, processor().int8_max)
 
-    def ahead(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self._packed, False)
         return y.to(x.dtype)
 
@@ -168,13 +168,13 @@ class _Product(torch.autograd.Function):
     """The product with a gradient towards the input alone: the weight is frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, prepared: Prepared) -> Tensor:
+    def forward(ctx: Any, x: Tensor, prepared: PrepackedLinear) -> Tensor:
         ctx.prepared = prepared
-        return prepared.ahead(x)
+        return prepared.forward(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.prepared.back(gradients[0]), None
+        return ctx.prepared.input_gradient(gradients[0]), None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "none") -> Tensor:
@@ -196,7 +196,7 @@ def prepare_int8(linears: Iterable[nn.Module]) -> None:
         )
     for linear in linears:
         if isinstance(linear, nn.Linear):
-            setattr(linear, "forward", Int8(linear))  # noqa: B010
+            setattr(linear, "forward", Int8Linear(linear))  # noqa: B010
 
 
 def prepare(linears: Iterable[nn.Module]) -> int:
@@ -217,7 +217,7 @@ def prepare(linears: Iterable[nn.Module]) -> int:
         kind = (linear.weight.shape, linear.weight.dtype)
         if kind not in faster:
             faster[kind] = _is_faster(linear)
-        setattr(linear, "forward", Prepared(linear, faster=faster[kind]))  # noqa: B010
+        setattr(linear, "forward", PrepackedLinear(linear, faster=faster[kind]))  # noqa: B010
         count += faster[kind]
     return count
 
@@ -231,8 +231,8 @@ def activate(linear: nn.Module, gelu: nn.Module, between: Callable[[], bool]) ->
         between: Whether something stands between them in the forward at hand.
     """
     done = linear.forward
-    if isinstance(linear, nn.Linear) and type(done) is Prepared and done.faster:
-        both = Activated(linear, between)
+    if isinstance(linear, nn.Linear) and type(done) is PrepackedLinear and done.faster:
+        both = PrepackedLinearGelu(linear, between)
         setattr(linear, "forward", both)  # noqa: B010
         setattr(gelu, "forward", both.activation)  # noqa: B010
 
@@ -251,9 +251,9 @@ def _is_faster(linear: nn.Linear) -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        prepared = Prepared(linear)
+        prepared = PrepackedLinear(linear)
         with torch.inference_mode():
-            plain, ready = (_seconds(run, x) for run in (linear.forward, prepared.ahead))
+            plain, ready = (_seconds(run, x) for run in (linear.forward, prepared.forward))
     except (RuntimeError, AttributeError):  # this torch, or this processor, has no such product
         return False
     finally:

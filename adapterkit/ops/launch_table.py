@@ -19,7 +19,7 @@ ALIGNED = 16
 
 
 @dataclass(frozen=True)
-class Entry:
+class Slot:
     """Where numbers stand on a sheet.
 
     Attributes:
@@ -33,31 +33,31 @@ class Entry:
     dtype: torch.dtype
 
 
-class Sheet:
+class LaunchTable:
     """Numbers that are gathered on the CPU and then sent to a device in one copy."""
 
     def __init__(self) -> None:
-        self._kind: list[Entry | int] = []
-        self._numbers: list[tuple[Entry, NDArray[np.generic]]] = []
+        self._kind: list[Slot | int] = []
+        self._numbers: list[tuple[Slot, NDArray[np.generic]]] = []
         self._size = 0
         self._sent: Tensor | None = None
 
-    def put(self, numbers: NDArray[np.generic], room: int | None = None) -> Entry:
+    def add(self, numbers: NDArray[np.generic], room: int | None = None) -> Slot:
         """Takes numbers `[n]`, with room for as many as given; zeros fill it up."""
         n = len(numbers) if room is None else room
-        entry = Entry(self._size, n, torch.from_numpy(numbers[:0]).dtype)
+        entry = Slot(self._size, n, torch.from_numpy(numbers[:0]).dtype)
         self._kind.append(entry)
         self._numbers.append((entry, numbers))
         self._size += -(-n * numbers.itemsize // ALIGNED) * ALIGNED
         return entry
 
-    def fix(self, constant: int) -> int:
+    def add_constant(self, constant: int) -> int:
         """Takes note of a number that a kernel is launched with, and does not read."""
         self._kind.append(constant)
         return constant
 
     @property
-    def kind(self) -> tuple[Entry | int, ...]:
+    def kind(self) -> tuple[Slot | int, ...]:
         """What sheets have in common that differ in no more than the numbers on them."""
         return tuple(self._kind)
 
@@ -69,7 +69,7 @@ class Sheet:
             sheet[entry.start : entry.start + numbers.nbytes] = numbers.view(np.uint8)
         return torch.from_numpy(sheet)
 
-    def send(self, device: torch.device | str) -> Tensor:
+    def upload(self, device: torch.device | str) -> Tensor:
         """Sends all numbers to a device, once, from where they are read from now on.
 
         Returns:
@@ -79,7 +79,7 @@ class Sheet:
             self._sent = self.written.to(device, non_blocking=True)
         return self._sent
 
-    def read(self, entry: Entry) -> Tensor:
+    def view(self, entry: Slot) -> Tensor:
         """An entry's numbers on the device, `[n]`."""
         if self._sent is None:
             raise RuntimeError("the sheet was not sent yet")

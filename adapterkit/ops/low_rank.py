@@ -17,20 +17,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bucketing import roomier
-from .launch_table import Sheet
-from .low_rank_cpu import Pair
-from .low_rank_gpu import TabledPair, TileTable, WeightTable
+from .bucketing import bucket_power_of_two
+from .launch_table import LaunchTable
+from .low_rank_cpu import LowRankCPU
+from .low_rank_gpu import LowRankGPU, TilePointers, WeightTable
 
 if TYPE_CHECKING:
-    from .kernels.low_rank import Thin
+    from .kernels.low_rank import WeightPointers
 
 TILE = 16
 """Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
 
 
 @dataclass(frozen=True)
-class Among:
+class BatchRange:
     """Where a group's runs lie in a batch that is computed as a whole, by the kernels of a GPU.
 
     Attributes:
@@ -39,12 +39,12 @@ class Among:
         tokens: Of the batch, filled up.
     """
 
-    sheet: Sheet
+    sheet: LaunchTable
     first: int
     tokens: int
 
 
-class Runs:
+class Segments:
     """G contiguous runs of tokens, run g belonging to weight g.
 
     The grouped products cut every run into tiles of `TILE` tokens, the last one padded, so that a
@@ -61,7 +61,7 @@ class Runs:
         self,
         lengths: Sequence[int],
         device: torch.device | str = "cpu",
-        among: Among | None = None,
+        among: BatchRange | None = None,
     ) -> None:
         self.lengths = tuple(lengths)
         self.device = device
@@ -76,12 +76,12 @@ class Runs:
         return np.array((0, *accumulate(self.lengths)))
 
     @cached_property
-    def table(self) -> TileTable | None:
+    def table(self) -> TilePointers | None:
         """Their tiles for the kernels of a GPU, where they lie among a whole batch."""
         if self.among is None:
             return None
         starts = self.among.first + self.starts[:-1]
-        return TileTable.of(self.among.sheet, starts, np.diff(self.starts), self.among.tokens)
+        return TilePointers.of(self.among.sheet, starts, np.diff(self.starts), self.among.tokens)
 
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +118,7 @@ class Runs:
         return weights.index_select(0, self._tiles[1])
 
 
-class Bank:
+class StackedWeights:
     """One kind of weight of G adapters, each for L layers of the backbone; ranks may differ.
 
     Args:
@@ -160,20 +160,20 @@ class Bank:
         found: NDArray[np.int64] = self.firsts + np.arange(len(self._plain[0]))[:, None] * steps
         return found
 
-    def thin(self, at: int, by_rank: bool) -> Thin:
+    def thin(self, at: int, by_rank: bool) -> WeightPointers:
         """The weights at one of the L layers, for the compiled kernels."""
-        from .kernels.low_rank import Thin
+        from .kernels.low_rank import WeightPointers
 
-        return Thin(self.places[at], self.ranks, self._widest, by_rank, self._plain)
+        return WeightPointers(self.places[at], self.ranks, self._widest, by_rank, self._plain)
 
-    def table(self, sheet: Sheet, biases: Bank | None) -> WeightTable:
+    def table(self, sheet: LaunchTable, biases: StackedWeights | None) -> WeightTable:
         """The weights of all layers, and their biases, for the kernels of a GPU."""
-        room = roomier(len(self.tensors))
+        room = bucket_power_of_two(len(self.tensors))
         return WeightTable(
-            sheet.put(self.firsts, room),
-            None if biases is None else sheet.put(biases.firsts, room),
-            sheet.put(self.ranks.astype(np.int32), room),
-            sheet.fix(roomier(self._widest)),
+            sheet.add(self.firsts, room),
+            None if biases is None else sheet.add(biases.firsts, room),
+            sheet.add(self.ranks.astype(np.int32), room),
+            sheet.add_constant(bucket_power_of_two(self._widest)),
         )
 
     @cached_property
@@ -208,12 +208,12 @@ class LowRank:
         activation: Elementwise; none is the identity.
     """
 
-    runs: Runs
-    down: Bank
-    up: Bank
+    runs: Segments
+    down: StackedWeights
+    up: StackedWeights
     scales: tuple[float, ...]
-    down_bias: Bank | None = None
-    up_bias: Bank | None = None
+    down_bias: StackedWeights | None = None
+    up_bias: StackedWeights | None = None
     activation: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
@@ -221,17 +221,17 @@ class LowRank:
         _ = self._tabled
 
     @cached_property
-    def _tabled(self) -> TabledPair | None:
+    def _tabled(self) -> LowRankGPU | None:
         """The same for the kernels of a GPU, where they compute the whole batch."""
         if self.runs.among is None or self.runs.table is None:
             return None
         sheet = self.runs.among.sheet
-        return TabledPair(
+        return LowRankGPU(
             sheet,
             self.runs.table,
             self.down.table(sheet, self.down_bias),
             self.up.table(sheet, self.up_bias),
-            sheet.put(self._factors, roomier(len(self.runs))),
+            sheet.add(self._factors, bucket_power_of_two(len(self.runs))),
             self.activation,
         )
 
@@ -264,12 +264,12 @@ class LowRank:
         pair.into(y, x)
         return y
 
-    def _pair(self, at: int) -> Pair:
+    def _pair(self, at: int) -> LowRankCPU:
         """The two layers at one of the L layers of the backbone, for the compiled kernels."""
         down_biases, up_biases = (
             None if bank is None else bank.places[at] for bank in (self.down_bias, self.up_bias)
         )
-        return Pair(
+        return LowRankCPU(
             self.runs.starts,
             self.down.thin(at, by_rank=True),
             self.up.thin(at, by_rank=False),
@@ -346,10 +346,10 @@ def grouped_linear(
     """
     from .kernels.grouped import shrink
 
-    sheet = Sheet()
+    sheet = LaunchTable()
     starts, ends = np.array(spans).T
-    tiles = TileTable.of(sheet, starts, ends - starts, len(x))
-    layer, shift = Bank(weights, -2), Bank(biases, -1)
+    tiles = TilePointers.of(sheet, starts, ends - starts, len(x))
+    layer, shift = StackedWeights(weights, -2), StackedWeights(biases, -1)
     table = layer.table(sheet, shift)
     # Every number's place among the padded lines, so that each adapter's come out in one piece.
     n = ends - starts
@@ -357,8 +357,8 @@ def grouped_linear(
     nth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     line, column = np.divmod(nth, np.repeat(layer.ranks, sizes))
     place = (np.repeat(starts, sizes) + line) * table.room + column
-    own = sheet.put(place)
-    sheet.send(x.device)
-    said = shrink(x, tiles.read(sheet), table.read(sheet), 0)
-    pieces = said.flatten().index_select(0, sheet.read(own)).split_with_sizes(sizes.tolist())
+    own = sheet.add(place)
+    sheet.upload(x.device)
+    said = shrink(x, tiles.view(sheet), table.view(sheet), 0)
+    pieces = said.flatten().index_select(0, sheet.view(own)).split_with_sizes(sizes.tolist())
     return [piece.view(lines, -1) for piece, lines in zip(pieces, n.tolist(), strict=True)]

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from .kernels.low_rank import Thin
+    from .kernels.low_rank import WeightPointers
 
 
 @dataclass(frozen=True)
-class Pair:
+class LowRankCPU:
     """Two thin layers of each of G runs of tokens, where they lie.
 
     Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
@@ -35,8 +35,8 @@ class Pair:
     """
 
     starts: NDArray[np.int64]
-    down: Thin
-    up: Thin
+    down: WeightPointers
+    up: WeightPointers
     down_biases: NDArray[np.int64] | None
     up_biases: NDArray[np.int64] | None
     scales: NDArray[np.float32]
@@ -92,7 +92,9 @@ class Pair:
 
 class _Plus(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pair: Pair, y: Tensor, x: Tensor, *weights: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, pair: LowRankCPU, y: Tensor, x: Tensor, *weights: Tensor | None
+    ) -> Tensor:
         inner = pair._shrunk(x)
         into = torch.empty_like(y)
         pair._onto(y, pair._activated(inner), into)
@@ -106,7 +108,7 @@ class _Plus(torch.autograd.Function):
         from .kernels.low_rank import expand, outer, shrink
 
         x, inner = ctx.saved_tensors
-        pair: Pair = ctx.pair
+        pair: LowRankCPU = ctx.pair
         starts, scales = pair.starts, pair.scales
         _, _, *wanted = ctx.needs_input_grad
         rank = pair.down.most

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bucketing import roomier
-from .launch_table import Entry, Sheet
+from .bucketing import bucket_power_of_two
+from .launch_table import LaunchTable, Slot
 
 if TYPE_CHECKING:
     from .kernels.grouped import Tiles, Weights
@@ -37,19 +37,19 @@ def _has_compiler() -> bool:
 
 
 @dataclass(frozen=True)
-class TileTable:
+class TilePointers:
     """The tiles of one group's runs, on a sheet.
 
     Attributes:
         first, count, owner: First token, tokens and run of each tile.
     """
 
-    first: Entry
-    count: Entry
-    owner: Entry
+    first: Slot
+    count: Slot
+    owner: Slot
 
     @classmethod
-    def of(cls, sheet: Sheet, starts: Numbers, sizes: Numbers, tokens: int) -> TileTable:
+    def of(cls, sheet: LaunchTable, starts: Numbers, sizes: Numbers, tokens: int) -> TilePointers:
         """Cuts runs into tiles.
 
         Args:
@@ -65,14 +65,14 @@ class TileTable:
         nth = np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
         first = np.repeat(starts, tiles) + nth * TILE
         count = np.minimum(TILE, np.repeat(sizes, tiles) - nth * TILE)
-        room = tokens // TILE + roomier(len(sizes))
-        return cls(*(sheet.put(part.astype(np.int32), room) for part in (first, count, owner)))
+        room = tokens // TILE + bucket_power_of_two(len(sizes))
+        return cls(*(sheet.add(part.astype(np.int32), room) for part in (first, count, owner)))
 
-    def read(self, sheet: Sheet) -> Tiles:
+    def view(self, sheet: LaunchTable) -> Tiles:
         """The tiles, where the sheet was sent."""
         from .kernels.grouped import Tiles
 
-        return Tiles(sheet.read(self.first), sheet.read(self.count), sheet.read(self.owner))
+        return Tiles(sheet.view(self.first), sheet.view(self.count), sheet.view(self.owner))
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,21 @@ class WeightTable:
         room: Ranks that thin lines have room for: the largest, filled up.
     """
 
-    places: Entry
-    biases: Entry | None
-    ranks: Entry
+    places: Slot
+    biases: Slot | None
+    ranks: Slot
     room: int
 
-    def read(self, sheet: Sheet) -> Weights:
+    def view(self, sheet: LaunchTable) -> Weights:
         """The layers, where the sheet was sent."""
         from .kernels.grouped import Weights
 
-        biases = None if self.biases is None else sheet.read(self.biases)
-        return Weights(sheet.read(self.places), biases, sheet.read(self.ranks), self.room)
+        biases = None if self.biases is None else sheet.view(self.biases)
+        return Weights(sheet.view(self.places), biases, sheet.view(self.ranks), self.room)
 
 
 @dataclass(frozen=True)
-class TabledPair:
+class LowRankGPU:
     """Two thin layers of each of G runs of tokens.
 
     Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
@@ -113,11 +113,11 @@ class TabledPair:
         activation: f, elementwise; none is the identity.
     """
 
-    sheet: Sheet
-    tiles: TileTable
+    sheet: LaunchTable
+    tiles: TilePointers
     down: WeightTable
     up: WeightTable
-    scales: Entry
+    scales: Slot
     activation: Callable[[Tensor], Tensor] | None
 
     def into(self, y: Tensor, x: Tensor, at: int) -> None:
@@ -138,5 +138,5 @@ class TabledPair:
 
     @cached_property
     def _read(self) -> tuple[Tiles, Weights, Weights, Tensor]:
-        down, up = self.down.read(self.sheet), self.up.read(self.sheet)
-        return self.tiles.read(self.sheet), down, up, self.sheet.read(self.scales)
+        down, up = self.down.view(self.sheet), self.up.view(self.sheet)
+        return self.tiles.view(self.sheet), down, up, self.sheet.view(self.scales)

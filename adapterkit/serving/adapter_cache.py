@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..adapter.adapter import Adapter
 from ..adapter.folder import load_adapter
-from ..adapter.stacking import Grounds
+from ..adapter.stacking import ParentCache
 from ..adapter.store import Store, Version
 from ..backbone.model import Backbone
 from ..errors import AdapterError
@@ -26,7 +26,7 @@ OVERHEAD = 8192
 """Bytes an adapter takes besides its tensors: names, settings, scores."""
 
 
-class Tier:
+class LruTier:
     """Adapters under a byte budget, the least recently used let go.
 
     Args:
@@ -94,14 +94,14 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Held:
+class LoadedAdapter:
     """An adapter ready to answer, and which version of it this is."""
 
     adapter: Adapter
     version: Version
 
 
-class ResidentSet:
+class AdapterCache:
     """The adapters of a store that are in memory, and on the device where that is another.
 
     Args:
@@ -124,17 +124,17 @@ class ResidentSet:
     ) -> None:
         self.store = store
         self.backbone = backbone
-        self.memory = Tier(memory)
-        self.device = self.memory if backbone.device.type == "cpu" else Tier(device)
+        self.memory = LruTier(memory)
+        self.device = self.memory if backbone.device.type == "cpu" else LruTier(device)
         for tier in (self.memory, self.device):
             tier.pinned = set(pinned)
         self.loads = 0
-        self._grounds = Grounds()
+        self._parents = ParentCache()
         self._any_backbone = any_backbone
         self._loading: dict[Key, asyncio.Task[Adapter]] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
 
-    async def get(self, reference: str) -> Held:
+    async def get(self, reference: str) -> LoadedAdapter:
         """The adapter a reference means now, loaded where it is not here yet.
 
         Raises:
@@ -144,16 +144,16 @@ class ResidentSet:
         """
         version = await self._find(reference)
         try:
-            return Held(await self._ready(version), version)
+            return LoadedAdapter(await self._ready(version), version)
         except AdapterError:
             # Deleted or published anew between the look and the load: what it means now counts.
             again = await self._find(reference)
             if again == version:
                 raise
-            return Held(await self._ready(again), again)
+            return LoadedAdapter(await self._ready(again), again)
 
     @property
-    def tiers(self) -> dict[str, Tier]:
+    def tiers(self) -> dict[str, LruTier]:
         """Memory, and the device where that is another."""
         tiers = {"memory": self.memory}
         return tiers if self.device is self.memory else {**tiers, "device": self.device}
@@ -180,28 +180,28 @@ class ResidentSet:
             return adapter
         task = self._loading.get(key)
         if task is None:
-            task = asyncio.create_task(self._bring(key, version))
+            task = asyncio.create_task(self._load(key, version))
             self._loading[key] = task
             task.add_done_callback(lambda _: self._loading.pop(key, None))
         # One caller who hangs up does not end the load that others wait for.
         return await asyncio.shield(task)
 
-    async def _bring(self, key: Key, version: Version) -> Adapter:
+    async def _load(self, key: Key, version: Version) -> Adapter:
         loop = asyncio.get_running_loop()
         kept = self.memory.get(key)
         if kept is None:
-            kept = await loop.run_in_executor(self._threads, self._load, version)
-            kept = self._grounds.settle(kept)
+            kept = await loop.run_in_executor(self._threads, self._read, version)
+            kept = self._parents.share(kept)
             self.loads += 1
             self.memory.put(key, kept)
         if self.device is self.memory:
             return kept
         moved = await loop.run_in_executor(self._threads, kept.to, self.backbone.device)
-        moved = self._grounds.settle(moved)
+        moved = self._parents.share(moved)
         self.device.put(key, moved)
         return moved
 
-    def _load(self, version: Version) -> Adapter:
+    def _read(self, version: Version) -> Adapter:
         adapter = load_adapter(version.folder, self.backbone, any_backbone=self._any_backbone)
         # The training record is for people, and as large as a small adapter.
         return replace(adapter, name=version.name, training={})

@@ -16,7 +16,7 @@ from ..adapter.folder import CONFIG, MEMBERS, WEIGHTS
 from ..errors import DataError
 from ..names import check_name
 from .auth import admin
-from .routes import At
+from .routes import ServiceDep
 from .schemas import Alias, Name, VersionBody
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin)])
@@ -46,7 +46,7 @@ FOLDER = {
 
 
 @router.get("/adapters/{name:adapter}")
-async def show(name: Name, service: At) -> Response:
+async def show(name: Name, service: ServiceDep) -> Response:
     """Versions, aliases and digests of an adapter, and whether it is in memory."""
 
     def look() -> dict[str, Any]:
@@ -59,11 +59,11 @@ async def show(name: Name, service: At) -> Response:
         }
 
     held = {label: name in tier.names() for label, tier in service.resident.tiers.items()}
-    return JSONResponse({**await service.apart(look), "resident": held})
+    return JSONResponse({**await service.in_thread(look), "resident": held})
 
 
 @router.put("/adapters/{name:adapter}", status_code=201, openapi_extra={"requestBody": FOLDER})
-async def publish(name: Name, request: Request, service: At) -> Response:
+async def publish(name: Name, request: Request, service: ServiceDep) -> Response:
     """Publish the next version of an adapter and make it `latest`, at once and for every caller.
 
     The body is an adapter folder: as `application/x-tar` (`tar -C FOLDER -c .`), or as
@@ -73,7 +73,7 @@ async def publish(name: Name, request: Request, service: At) -> Response:
     if kind == "multipart/form-data":
         files = await _parts(request)
     elif kind in ("application/x-tar", "application/tar"):
-        files = await service.apart(unpack, await request.body(), service.limits.upload_bytes)
+        files = await service.in_thread(unpack, await request.body(), service.limits.upload_bytes)
     else:
         raise DataError(
             f"content-type {kind!r:.80}: expected application/x-tar or multipart/form-data"
@@ -90,47 +90,49 @@ async def publish(name: Name, request: Request, service: At) -> Response:
 @router.delete("/adapters/{name:adapter}")
 async def delete(
     name: Name,
-    service: At,
+    service: ServiceDep,
     version: Annotated[int | None, Query(ge=1, description="All versions where left out")] = None,
 ) -> Response:
     """Delete a version, or an adapter with all its versions."""
-    await service.apart(service.store.delete, name, version)
+    await service.in_thread(service.store.delete, name, version)
     if version is None:
         service.resident.unload(name)
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
 @router.put("/aliases/{alias}/{name:adapter}")
-async def point(alias: Alias, name: Name, body: VersionBody, service: At) -> Response:
+async def point(alias: Alias, name: Name, body: VersionBody, service: ServiceDep) -> Response:
     """Point an alias (`stable`, or `latest`) at a version."""
-    await service.apart(service.store.alias, name, alias, body.version)
+    await service.in_thread(service.store.alias, name, alias, body.version)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.delete("/aliases/{alias}/{name:adapter}")
-async def forget(alias: Alias, name: Name, service: At) -> Response:
+async def forget(alias: Alias, name: Name, service: ServiceDep) -> Response:
     """Remove an alias."""
-    await service.apart(service.store.alias, name, alias, None)
+    await service.in_thread(service.store.alias, name, alias, None)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.post("/rollback/{name:adapter}")
-async def roll_back(name: Name, service: At) -> Response:
+async def roll_back(name: Name, service: ServiceDep) -> Response:
     """Make the version before `latest` the latest again."""
-    version = await service.apart(service.store.roll_back, name)
+    version = await service.in_thread(service.store.roll_back, name)
     return JSONResponse({"name": name, "version": version.number, "digest": version.digest})
 
 
 @router.post("/unload/{name:adapter}")
-async def unload(name: Name, service: At) -> Response:
+async def unload(name: Name, service: ServiceDep) -> Response:
     """Let an adapter go from memory; the next request loads it again."""
     return JSONResponse({"name": name, "unloaded": service.resident.unload(check_name(name))})
 
 
 @router.get("/verify/{name:adapter}")
-async def verify(name: Name, service: At) -> Response:
+async def verify(name: Name, service: ServiceDep) -> Response:
     """What differs between an adapter's files and the checksums they were published with."""
-    return JSONResponse({"name": name, "faults": await service.apart(service.store.verify, name)})
+    return JSONResponse(
+        {"name": name, "faults": await service.in_thread(service.store.verify, name)}
+    )
 
 
 def unpack(content: bytes, limit: int) -> dict[str, bytes]:

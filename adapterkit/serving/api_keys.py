@@ -25,7 +25,7 @@ VARIABLE = "ADAPTERKIT_KEYS"
 log = logging.getLogger("adapterkit")
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket: so much a second, and as much at once as ten seconds give.
 
     Args:
@@ -74,16 +74,16 @@ class Caller:
     tokens_per_second: float | None = None
     admin: bool = False
     tenant: str = ""
-    rows: Bucket = field(init=False, compare=False, repr=False)
-    tokens: Bucket = field(init=False, compare=False, repr=False)
+    rows: TokenBucket = field(init=False, compare=False, repr=False)
+    tokens: TokenBucket = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("rows_per_second", "tokens_per_second"):
             rate = getattr(self, name)
             if rate is not None and not rate > 0:
                 raise ValueError(f"{name}: expected more than 0, got {rate}")
-        object.__setattr__(self, "rows", Bucket(self.rows_per_second))
-        object.__setattr__(self, "tokens", Bucket(self.tokens_per_second))
+        object.__setattr__(self, "rows", TokenBucket(self.rows_per_second))
+        object.__setattr__(self, "tokens", TokenBucket(self.tokens_per_second))
 
     def may_use(self, name: str) -> bool:
         """Whether an adapter is any of its business; the plain backbone is everybody's."""

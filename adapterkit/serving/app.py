@@ -29,9 +29,9 @@ from . import routes
 from .auth import DeniedError
 from .binary_tensors import BinaryTensors
 from .errors import KINDS, fault_of
-from .fast_path import Direct
+from .fast_path import FastPath
 from .json_logs import log
-from .middleware import Gate
+from .middleware import RequestLimits
 from .page import page
 from .schemas import Fault
 from .service import Service
@@ -66,7 +66,7 @@ def make_app(service: Service) -> FastAPI:
         description="Many tenants' adapters over one backbone, mixed in one batch.",
         lifespan=life,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
-        exception_handlers={**TELLERS, Exception: _broken},
+        exception_handlers={**EXCEPTION_HANDLERS, Exception: _broken},
         strict_content_type=False,  # clients of the Open Inference Protocol send none
         responses={
             status: {"model": Fault, "description": KINDS[status]}
@@ -81,10 +81,12 @@ def make_app(service: Service) -> FastAPI:
     async def show() -> Response:
         return page()
 
-    app.add_middleware(Direct, routes=routes.direct.routes)
-    app.add_middleware(ExceptionMiddleware, handlers=TELLERS)  # of what is called directly
+    app.add_middleware(FastPath, routes=routes.direct.routes)
+    app.add_middleware(
+        ExceptionMiddleware, handlers=EXCEPTION_HANDLERS
+    )  # of what is called directly
     app.add_middleware(BinaryTensors)
-    app.add_middleware(Gate, limits=service.limits, metrics=service.metrics)
+    app.add_middleware(RequestLimits, limits=service.limits, metrics=service.metrics)
     if service.keys is None:
         # Without keys only this machine may ask: not a page elsewhere that renamed its own host.
         hosts = ["localhost", "127.0.0.1", "[::1]", "testserver"]
@@ -130,7 +132,7 @@ async def _broken(_: Request, error: Exception) -> Response:
     return fault_of(500, "the server failed; the log says why")
 
 
-TELLERS: dict[Any, Any] = {
+EXCEPTION_HANDLERS: dict[Any, Any] = {
     RequestValidationError: _invalid,
     HTTPException: _plain,
     DeniedError: _denied,

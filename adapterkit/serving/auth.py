@@ -41,7 +41,7 @@ async def service_of(request: Request) -> Service:
     return service
 
 
-class _Door(SecurityBase):
+class ApiKeyAuth(SecurityBase):
     """The dependency that says who calls, and the description's word that a key may be needed.
 
     One object for both: each dependency of a route costs every request.
@@ -77,12 +77,12 @@ def _is_foreign(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
-door = _Door()
+auth = ApiKeyAuth()
 
-Who = Annotated[Caller, Security(door)]
+CallerDep = Annotated[Caller, Security(auth)]
 
 
-async def admin(caller: Who) -> Caller:
+async def admin(caller: CallerDep) -> Caller:
     """Who calls, where it is an admin.
 
     Raises:

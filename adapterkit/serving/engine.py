@@ -16,7 +16,7 @@ from functools import partial
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..errors import OverloadedError, UnavailableError
-from ..inference.pipeline import answer, read
+from ..inference.pipeline import answer_rows, encode_requests
 from ..tasks.types import Answer, Example, Text
 from .queue import Queue, QueuedRequest, QueuedRow, Usage, too_late
 
@@ -30,7 +30,7 @@ Found = list[Answer | Exception]
 """What a lane found: an answer for each row, or why there is none."""
 
 
-class Watch:
+class EngineObserver:
     """What the engine tells of its work; nothing by default."""
 
     def stage(self, name: str, seconds: float) -> None:
@@ -57,13 +57,13 @@ class Engine:
         max_batch_tokens: int,
         max_queue_tokens: int,
         lanes: int,
-        watch: Watch | None = None,
+        watch: EngineObserver | None = None,
     ) -> None:
         self.backbone = backbone
         self.max_batch_tokens = max_batch_tokens
         self.queue = Queue(max_queue_tokens)
         self.rate = 0.0
-        self._watch = watch or Watch()
+        self._watch = watch or EngineObserver()
         self._closing = False
         self._lanes = lanes
         self._running: dict[Future[Found], set[str]] = {}
@@ -115,9 +115,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         owners, texts = [adapter for adapter, _ in rows], [text for _, text in rows]
         if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= SHORT:
-            examples = read(self.backbone, owners, texts)
+            examples = encode_requests(self.backbone, owners, texts)
         else:
-            examples = await loop.run_in_executor(self._readers, read, self.backbone, owners, texts)
+            examples = await loop.run_in_executor(
+                self._readers, encode_requests, self.backbone, owners, texts
+            )
         self._watch.stage("tokenise", time.monotonic() - began)
         if charge is not None:
             charge(examples)
@@ -203,7 +205,7 @@ class Engine:
 def _found(backbone: Backbone, rows: Sequence[tuple[Adapter | None, Example]]) -> Found:
     """An answer for each row; where a batch fails, each row's own fault."""
     try:
-        return list(answer(backbone, rows))
+        return list(answer_rows(backbone, rows))
     except Exception as error:
         if len(rows) == 1:
             log.exception("a row could not be answered")

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .auth import door, service_of
+from .auth import auth, service_of
 from .binary_tensors import whole
 from .schemas import Body
 
 Handle = Callable[[Request], Awaitable[Response]]
 
 
-class Direct:
+class FastPath:
     """Calls routes of `body`, `service` and `caller` without looking for them.
 
     To find a route and to solve its dependencies takes longer than all else that is done for a
@@ -52,7 +52,7 @@ def _handle(endpoint: Callable[..., Awaitable[Response]]) -> Handle:
     shape: type[Body] = get_type_hints(endpoint)["body"]
 
     async def handle(request: Request) -> Response:
-        service, caller = await service_of(request), await door(request)
+        service, caller = await service_of(request), await auth(request)
         try:
             body: Any = shape.model_validate_json(await whole(request.receive))
         except ValidationError as error:

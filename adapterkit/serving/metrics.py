@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .adapter_cache import ResidentSet
-from .engine import Engine, Watch
+from .adapter_cache import AdapterCache
+from .engine import Engine, EngineObserver
 from .tracing import Traces
 
 MAX_ADAPTERS = 500
@@ -22,7 +22,7 @@ MAX_ADAPTERS = 500
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-class Metrics(Watch):
+class Metrics(EngineObserver):
     """Counters and histograms of one server.
 
     Args:
@@ -69,7 +69,7 @@ class Metrics(Watch):
         self._of_status = cache(self._requests.labels)
         self._of_adapter: dict[str, Counter] = {}
 
-    def watch(self, engine: Engine, resident: ResidentSet) -> None:
+    def watch(self, engine: Engine, resident: AdapterCache) -> None:
         """Shows what engine and resident set hold at the moment of a scrape."""
         self.registry.register(_Held(engine, resident))
 
@@ -104,7 +104,7 @@ class Metrics(Watch):
 
 
 class _Held(Collector):
-    def __init__(self, engine: Engine, resident: ResidentSet) -> None:
+    def __init__(self, engine: Engine, resident: AdapterCache) -> None:
         self._engine = engine
         self._resident = resident
 

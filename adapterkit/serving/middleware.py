@@ -30,7 +30,7 @@ QUIET = ("/health", "/ready", "/metrics", "/v1/activity")
 """Paths that are asked all day and are not worth a line each."""
 
 
-class Gate:
+class RequestLimits:
     """Bounds bodies by size and time, and logs each request without its texts.
 
     Args:

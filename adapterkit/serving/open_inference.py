@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field, StringConstraints
 from .._version import __version__
 from ..errors import DataError, UnavailableError
 from ..tasks.types import Text
-from .auth import Who
-from .routes import At
+from .auth import CallerDep
+from .routes import ServiceDep
 from .schemas import Name, Which
 from .service import Answered
 
@@ -69,7 +69,7 @@ async def live() -> Response:
 
 
 @router.get("/health/ready")
-async def ready(service: At) -> Response:
+async def ready(service: ServiceDep) -> Response:
     """Whether it takes requests."""
     if service.engine.closing:
         raise UnavailableError("the server is closing")
@@ -78,47 +78,51 @@ async def ready(service: At) -> Response:
 
 @router.post("/models/{name:adapter}/versions/{version}/infer")
 async def infer_version(
-    name: Name, version: Which, body: InferBody, service: At, caller: Who
+    name: Name, version: Which, body: InferBody, service: ServiceDep, caller: CallerDep
 ) -> Response:
     """Ask one version of an adapter (a number or an alias)."""
     return await _infer(f"{name}@{version}", body, service, caller)
 
 
 @router.post("/models/{name:adapter}/infer")
-async def infer(name: Name, body: InferBody, service: At, caller: Who) -> Response:
+async def infer(name: Name, body: InferBody, service: ServiceDep, caller: CallerDep) -> Response:
     """Ask an adapter, or `base`, the plain backbone."""
     return await _infer(name, body, service, caller)
 
 
 @router.get("/models/{name:adapter}/versions/{version}/ready")
-async def version_is_ready(name: Name, version: Which, service: At, caller: Who) -> Response:
+async def version_is_ready(
+    name: Name, version: Which, service: ServiceDep, caller: CallerDep
+) -> Response:
     """Whether one version can be asked."""
     found = await service.find(caller, f"{name}@{version}")
     return JSONResponse({"name": name, "version": str(found.number), "ready": True})
 
 
 @router.get("/models/{name:adapter}/ready")
-async def is_ready(name: Name, service: At, caller: Who) -> Response:
+async def is_ready(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Whether an adapter can be asked."""
     await service.find(caller, name)
     return JSONResponse({"name": name, "ready": True})
 
 
 @router.get("/models/{name:adapter}/versions/{version}")
-async def about_version(name: Name, version: Which, service: At, caller: Who) -> Response:
+async def about_version(
+    name: Name, version: Which, service: ServiceDep, caller: CallerDep
+) -> Response:
     """Inputs and outputs of one version."""
     return await _about(f"{name}@{version}", service, caller)
 
 
 @router.get("/models/{name:adapter}")
-async def about(name: Name, service: At, caller: Who) -> Response:
+async def about(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Inputs and outputs of an adapter."""
     return await _about(name, service, caller)
 
 
-async def _about(reference: str, service: At, caller: Who) -> Response:
+async def _about(reference: str, service: ServiceDep, caller: CallerDep) -> Response:
     version = await service.find(caller, reference)
-    versions, _ = await service.apart(service.store.versions, version.name)
+    versions, _ = await service.in_thread(service.store.versions, version.name)
     text = {"name": "text", "datatype": "BYTES", "shape": [-1]}
     return JSONResponse(
         {
@@ -131,7 +135,9 @@ async def _about(reference: str, service: At, caller: Who) -> Response:
     )
 
 
-async def _infer(reference: str, body: InferBody, service: At, caller: Who) -> Response:
+async def _infer(
+    reference: str, body: InferBody, service: ServiceDep, caller: CallerDep
+) -> Response:
     said = await service.answer(caller, [(reference, text) for text in _texts(body.inputs)])
     outputs = _outputs(said)
     if body.outputs is not None:

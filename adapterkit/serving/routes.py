@@ -15,18 +15,18 @@ from ..errors import DataError, UnavailableError
 from ..inference.pipeline import plain_task
 from ..names import BASE
 from ..tasks.types import Answer
-from .auth import Who, admin, service_of
+from .auth import CallerDep, admin, service_of
 from .schemas import EmbedBody, Name, PredictBody, SimilarityBody
 from .service import Answered, Service
 
 router = APIRouter()
 direct = APIRouter()
 
-At = Annotated[Service, Depends(service_of)]
+ServiceDep = Annotated[Service, Depends(service_of)]
 
 
 @direct.post("/predict", tags=["answers"])
-async def predict(body: PredictBody, service: At, caller: Who) -> Response:
+async def predict(body: PredictBody, service: ServiceDep, caller: CallerDep) -> Response:
     """Answers of one adapter in the shape of TEI, or of many adapters in one request.
 
     With `inputs`: what the adapter's task says, as Hugging Face pipelines give it (labels with
@@ -41,7 +41,7 @@ async def predict(body: PredictBody, service: At, caller: Who) -> Response:
 
 
 @direct.post("/embed", tags=["answers"])
-async def embed(body: EmbedBody, service: At, caller: Who) -> Response:
+async def embed(body: EmbedBody, service: ServiceDep, caller: CallerDep) -> Response:
     """A vector for each text: the plain backbone's, or an embedding adapter's."""
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     said = await service.answer(caller, [(body.adapter_id, t) for t in texts], body.truncate)
@@ -50,7 +50,7 @@ async def embed(body: EmbedBody, service: At, caller: Who) -> Response:
 
 
 @direct.post("/similarity", tags=["answers"])
-async def similarity(body: SimilarityBody, service: At, caller: Who) -> Response:
+async def similarity(body: SimilarityBody, service: ServiceDep, caller: CallerDep) -> Response:
     """The cosine of one sentence with each of several."""
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
     said = await service.answer(caller, [(body.adapter_id, t) for t in texts], body.truncate)
@@ -60,8 +60,8 @@ async def similarity(body: SimilarityBody, service: At, caller: Who) -> Response
 
 @router.get("/v1/models", tags=["models"])
 async def models(
-    service: At,
-    caller: Who,
+    service: ServiceDep,
+    caller: CallerDep,
     after: Annotated[str, Query(max_length=200, description="Go on after this name")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     search: Annotated[str, Query(max_length=200, description="Only names that hold this")] = "",
@@ -83,18 +83,18 @@ async def models(
 
 
 @router.get("/v1/models/{name:adapter}", tags=["models"])
-async def model(name: Name, service: At, caller: Who) -> Response:
+async def model(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """One adapter: its task and that task's settings, labels, scores, versions and aliases."""
     version = await service.find(caller, name)
-    about = await service.apart(service.describe, version)
-    card = await service.apart(read_card, version.folder)
-    versions, aliases = await service.apart(service.store.versions, version.name)
+    about = await service.in_thread(service.describe, version)
+    card = await service.in_thread(read_card, version.folder)
+    versions, aliases = await service.in_thread(service.store.versions, version.name)
     more = {"settings": card["task"], "versions": versions, "aliases": aliases}
     return JSONResponse({**_model(about, service.backbone.name), **more})
 
 
 @router.get("/v1/activity", tags=["server"])
-async def activity(service: At, caller: Who) -> Response:
+async def activity(service: ServiceDep, caller: CallerDep) -> Response:
     """What the server has answered since it began, what waits, and how fast it is now.
 
     Sums over all callers, without a name: seconds since the start, requests, rows, tokens and
@@ -108,7 +108,7 @@ async def activity(service: At, caller: Who) -> Response:
 
 
 @router.get("/info", tags=["server"])
-async def info(service: At) -> Response:
+async def info(service: ServiceDep) -> Response:
     """The backbone and the limits of this server."""
     geometry, limits = service.backbone.geometry, service.limits
     return JSONResponse(
@@ -133,7 +133,7 @@ async def health() -> Response:
 
 
 @router.get("/ready", tags=["server"])
-async def ready(service: At) -> Response:
+async def ready(service: ServiceDep) -> Response:
     """Whether it takes requests: 503 while it drains."""
     if service.engine.closing:
         raise UnavailableError("the server is closing")
@@ -147,7 +147,7 @@ async def ready(service: At) -> Response:
     response_class=PlainTextResponse,
     responses={status: {"content": {"application/json": {}}} for status in (401, 403)},
 )
-async def metrics(service: At) -> Response:
+async def metrics(service: ServiceDep) -> Response:
     """Queue, batches, latency by stage, rows by adapter, loads and evictions, for Prometheus."""
     return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -176,7 +176,7 @@ def _bare(answer: Answer) -> Answer:
 
 def _shaped(one: Answered) -> Any:
     bare = {key: value for key, value in _bare(one.answer).items() if key != "truncated"}
-    return bare if one.held is None else one.held.adapter.task.as_pipeline(bare)
+    return bare if one.held is None else one.held.adapter.task.to_hf_pipeline(bare)
 
 
 def _vector(one: Answered) -> list[float]:

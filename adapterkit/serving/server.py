@@ -22,7 +22,7 @@ from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.lanes import MOST, take_turns
 from ..inference.predictor import Predictor
-from .adapter_cache import ResidentSet
+from .adapter_cache import AdapterCache
 from .api_keys import VARIABLE, Keys, parse
 from .app import make_app
 from .engine import Engine
@@ -103,7 +103,7 @@ def make_service(settings: Settings) -> Service:
     # The first batch on a machine compiles what all later ones use: nobody waits for it.
     Predictor(backbone)([(None, "a text to begin with")])
     metrics = Metrics(Traces.from_environment())
-    resident = ResidentSet(
+    resident = AdapterCache(
         store,
         backbone,
         settings.memory,

@@ -27,7 +27,7 @@ from ..inference.pipeline import n_tokens
 from ..names import BASE
 from ..tasks.base import tasks
 from ..tasks.types import Answer, Example, Text
-from .adapter_cache import Held, ResidentSet
+from .adapter_cache import AdapterCache, LoadedAdapter
 from .api_keys import EVERYONE, Caller, Keys
 from .engine import Engine
 from .json_logs import log
@@ -57,7 +57,7 @@ class ServingLimits:
 class Answered:
     """One row's answer and the adapter it is from; None is the plain backbone."""
 
-    held: Held | None
+    held: LoadedAdapter | None
     answer: Answer
 
 
@@ -78,7 +78,7 @@ class Service:
     def __init__(
         self,
         backbone: Backbone,
-        resident: ResidentSet,
+        resident: AdapterCache,
         engine: Engine,
         keys: Keys | None,
         metrics: Metrics,
@@ -97,7 +97,7 @@ class Service:
 
     def start(self) -> None:
         """Begins to answer; called on the running event loop."""
-        files = ThreadPoolExecutor(thread_name_prefix="files", initializer=_last)
+        files = ThreadPoolExecutor(thread_name_prefix="files", initializer=_lowest_priority)
         asyncio.get_running_loop().set_default_executor(files)
         self.engine.start()
 
@@ -135,7 +135,7 @@ class Service:
         if self.log_texts:
             facts = {"tenant": caller.tenant, "asked": [[name, text] for name, text in asked]}
             log.info("asked", extra={"facts": facts})
-        held = await self._bring(caller, {reference or BASE for reference, _ in asked})
+        held = await self._load(caller, {reference or BASE for reference, _ in asked})
         owners = [held[reference or BASE] for reference, _ in asked]
         rows = [
             (None if owner is None else owner.adapter, text)
@@ -162,7 +162,7 @@ class Service:
             UnknownAdapterError: There is none, or it is none of the caller's business.
         """
         self._check(caller, reference)
-        return await self.apart(self.store.find, reference)
+        return await self.in_thread(self.store.find, reference)
 
     async def models(
         self, caller: Caller, after: str, limit: int, search: str = ""
@@ -176,7 +176,7 @@ class Service:
             names = (n for n in known if caller.may_use(n) and n > after)
             return list(islice(self._described(names), limit))
 
-        return await self.apart(look)
+        return await self.in_thread(look)
 
     def _described(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
         for name in names:
@@ -219,15 +219,15 @@ class Service:
                 raise AdapterError(str(error).replace(f"{folder}", name)) from None
 
         try:
-            return await self.apart(lambda: self.store.publish_files(name, files, check))
+            return await self.in_thread(lambda: self.store.publish_files(name, files, check))
         except AdapterError as error:  # the fault is in what was sent
             raise DataError(str(error)) from None
 
-    async def apart(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Work on files, off the event loop and behind whatever answers."""
         return await asyncio.to_thread(work, *arguments)
 
-    async def _bring(self, caller: Caller, references: set[str]) -> dict[str, Held | None]:
+    async def _load(self, caller: Caller, references: set[str]) -> dict[str, LoadedAdapter | None]:
         for reference in references:
             self._check(caller, reference)
         wanted = sorted(references - {BASE})
@@ -250,7 +250,7 @@ class Service:
                 )
 
 
-def _last() -> None:
+def _lowest_priority() -> None:
     """Puts the calling thread behind all others: who publishes can wait, who asks cannot."""
     if sys.platform == "linux":  # elsewhere a priority is a whole process's
         with suppress(OSError):  # some containers allow no change

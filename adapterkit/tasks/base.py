@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.lm_head import LMHead
-from ..backbone.packing import Encoded, Packed, Pooling
-from ..backbone.tokenizer import Reader
+from ..backbone.packing import EncoderOutput, Packed, Pooling
+from ..backbone.tokenizer import TextEncoder
 from ..errors import AdapterkitError, DataError
 from ..metrics.base import Predictions, metric_kinds
 from ..metrics.bootstrap import interval
 from ..metrics.hf_evaluate import measure
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from ..registry import discover
 from ..schema import is_text
 from .fields import Fields, check_field
@@ -43,7 +43,7 @@ class HeadInput:
     task: Any
     head: Tensors
     span: tuple[int, int]
-    noise: Noise | None
+    noise: Dropout | None
 
 
 class Task(ABC):
@@ -76,12 +76,12 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     """Whether the head says a line for every token, or one for every sequence."""
 
-    rewords: ClassVar[tuple[str, ...]] = ()
+    augmentable: ClassVar[tuple[str, ...]] = ()
     """Roles in whose texts words may be exchanged for synonyms in training; none where an answer is
     a place in a text."""
 
-    hides: ClassVar[bool] = False
-    """Whether `posed` hides tokens, so that nobody else may."""
+    masks_tokens: ClassVar[bool] = False
+    """Whether `masked_for` hides tokens, so that nobody else may."""
 
     whole_batch: ClassVar[bool] = False
     """Whether a row is learnt from beside the other rows of its batch, so that a batch must be
@@ -108,7 +108,7 @@ class Task(ABC):
             DataError: The rows cannot be trained on.
         """
 
-    def suited(self, lm_head: LMHead | None) -> Self:
+    def bind_backbone(self, lm_head: LMHead | None) -> Self:
         """The task with what depends on the backbone's head for tokens filled in.
 
         Raises:
@@ -152,7 +152,7 @@ class Task(ABC):
         """What drawn splits keep the shares of: the label, where a row has one."""
         return None
 
-    def counted(self, row: Row) -> Sequence[str | float]:
+    def label_values(self, row: Row) -> Sequence[str | float]:
         """What a report on the data makes of a row's answer: names, which it counts, or numbers,
         which it sums up."""
         stratum = self.stratum(row)
@@ -163,7 +163,7 @@ class Task(ABC):
         return []
 
     @property
-    def no_mean(self) -> str | None:
+    def ensemble_error(self) -> str | None:
         """Why the raw scores of adapters that were trained apart have no mean, so that they make no
         ensemble; None where they have one, as most."""
         return None
@@ -198,7 +198,7 @@ class Task(ABC):
         return head
 
     @abstractmethod
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         """Rows as the backbone reads them.
 
         Args:
@@ -207,7 +207,7 @@ class Task(ABC):
             limit: Most tokens of a sequence, special ones included.
         """
 
-    def posed(self, example: Example, seed: str) -> Example:
+    def masked_for(self, example: Example, seed: str) -> Example:
         """A labelled row as it is put to the model: as it is, unless tokens of it are hidden.
 
         Args:
@@ -217,7 +217,7 @@ class Task(ABC):
         return example
 
     def reworded(self, fields: Fields, reword: Reword) -> Fields:
-        """A training row with other words in the texts of `rewords`, and the same answer.
+        """A training row with other words in the texts of `augmentable`, and the same answer.
 
         Args:
             fields: Values by role.
@@ -225,11 +225,11 @@ class Task(ABC):
                 from the same two always to the same.
         """
         return {
-            role: reword(value, "") if role in self.rewords else value
+            role: reword(value, "") if role in self.augmentable else value
             for role, value in fields.items()
         }
 
-    def in_sight(self, example: Example, target: Any) -> Sequence[Collection[int]]:
+    def protected_tokens(self, example: Example, target: Any) -> Sequence[Collection[int]]:
         """For each of a row's sequences the places of tokens without which nobody could answer, so
         that they are not hidden in training."""
         return [()] * len(example.inputs)
@@ -244,13 +244,13 @@ class Task(ABC):
 
     @abstractmethod
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """Raw scores of packed sequences `span[0]` to `span[1]`, float32: a line for each, or for
         each of their tokens where the task is `per_token`."""
 
     @classmethod
-    def logits_of(cls, members: Sequence[HeadInput], encoded: Encoded) -> list[Tensor]:
+    def logits_of(cls, members: Sequence[HeadInput], encoded: EncoderOutput) -> list[Tensor]:
         """Raw scores of several adapters' sequences, all of this class of tasks.
 
         Args:
@@ -304,7 +304,7 @@ class Task(ABC):
             )
         ]
 
-    def as_pipeline(self, answer: Answer) -> Any:
+    def to_hf_pipeline(self, answer: Answer) -> Any:
         """An answer in the shape that Hugging Face pipelines and TEI give: labels with their
         scores, the best first, where the task has labels."""
         if "scores" not in answer:
@@ -312,11 +312,11 @@ class Task(ABC):
         return [{"label": label, "score": score} for label, score in answer["scores"].items()]
 
     @property
-    def tunes(self) -> str | None:
-        """The key of the recipe that leaves something to `tuned`, if one does."""
+    def tunable_key(self) -> str | None:
+        """The key of the recipe that leaves something to `tune`, if one does."""
         return None
 
-    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+    def tune(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
         """The task with what it chooses on the validation rows after training, such as a
         threshold. It never sees the test rows."""
         return self
@@ -347,9 +347,9 @@ class Task(ABC):
 def token_logits(
     weight: Tensor,
     bias: Tensor,
-    encoded: Encoded,
+    encoded: EncoderOutput,
     span: tuple[int, int],
-    noise: Noise | None,
+    noise: Dropout | None,
     dropout: float,
 ) -> Tensor:
     """A linear head on every token of packed sequences `span[0]` to `span[1]`, `[t, C]` float32."""

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import Encoded, Pooling
-from ..backbone.tokenizer import Reader, cut
+from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from ..schema import check_least
 from .base import Task
 from .fields import Fields
@@ -88,7 +88,7 @@ class Embedding(PooledText):
     learns: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
     may_learn: ClassVar[Mapping[str, str]] = {"negative": "text"}
     whole_batch: ClassVar[bool] = True
-    rewords: ClassVar[tuple[str, ...]] = ROLES
+    augmentable: ClassVar[tuple[str, ...]] = ROLES
     metric_kind: ClassVar[str] = "ranks"
     # Of a small split recall@1 moves in large steps; the reciprocal rank sees every row get better.
     main_metric: ClassVar[str] = "mrr"
@@ -110,7 +110,7 @@ class Embedding(PooledText):
         return replace(self, pooling=self.pooling or pooling)
 
     @property
-    def no_mean(self) -> str | None:
+    def ensemble_error(self) -> str | None:
         """Without a projection all vectors are the frozen backbone's states, moved a little; each
         fresh projection begins a space of its own."""
         if self.dimensions is None:
@@ -128,12 +128,12 @@ class Embedding(PooledText):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {} if self.dimensions is None else {"projection.weight": (self.dimensions, hidden)}
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         texts = [tuple(row[role] for role in ROLES if role in row) for row in rows]
-        read = iter(reader.read(list(chain(*texts))))
+        read = iter(reader.encode(list(chain(*texts))))
         found = []
         for row in texts:
-            parts = [cut(next(read), limit, self.long_text, self.stride) for _ in row]
+            parts = [truncate(next(read), limit, self.long_text, self.stride) for _ in row]
             found.append(Example(tuple(chain(*parts)), Texts(row, tuple(map(len, parts)))))
         return found
 
@@ -143,7 +143,7 @@ class Embedding(PooledText):
         return texts
 
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """`[n, dimensions]`, of any length."""
         pooled = self.pooled(encoded, span, noise)

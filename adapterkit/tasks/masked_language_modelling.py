@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..backbone.lm_head import DENSE, NORM, LMHead
-from ..backbone.packing import Encoded, Inputs, Packed, Pooling
-from ..backbone.tokenizer import Reader, cut
+from ..backbone.packing import EncoderOutput, Packed, Pooling, TokenSequence
+from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from .base import Task
 from .fields import Fields
 from .types import Answer, Example, Outputs, Row, Score, Tensors
@@ -35,7 +35,7 @@ class Cloze:
         words: For each sequence, the word each token is of; None for what cannot be hidden.
     """
 
-    reader: Reader
+    reader: TextEncoder
     words: tuple[tuple[int | None, ...], ...]
 
 
@@ -57,8 +57,8 @@ class MaskedLanguageModelling(Task):
 
     type: ClassVar[str] = "masked_language_modelling"
     learns: ClassVar[Mapping[str, str]] = {}
-    rewords: ClassVar[tuple[str, ...]] = ("text",)
-    hides: ClassVar[bool] = True
+    augmentable: ClassVar[tuple[str, ...]] = ("text",)
+    masks_tokens: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "tokens"
     main_metric: ClassVar[str] = "accuracy"
 
@@ -76,7 +76,7 @@ class MaskedLanguageModelling(Task):
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         return self
 
-    def suited(self, lm_head: LMHead | None) -> Self:
+    def bind_backbone(self, lm_head: LMHead | None) -> Self:
         if lm_head is None:
             raise RecipeError(
                 "task.type: masked_language_modelling needs word embeddings as wide as the hidden "
@@ -90,7 +90,7 @@ class MaskedLanguageModelling(Task):
         return replace(self, transform=self.transform or _transform(lm_head))
 
     @property
-    def no_mean(self) -> str | None:
+    def ensemble_error(self) -> str | None:
         return (
             f"task '{self.type}' keeps the best guesses among all tokens, not every token's score, "
             "and guesses have no mean; train a single adapter"
@@ -112,22 +112,24 @@ class MaskedLanguageModelling(Task):
         head = super().fresh_head(hidden, generator)
         return {k: torch.ones_like(v) if k == f"{NORM}.weight" else v for k, v in head.items()}
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         """Rows as they are; a mask that stands in the text is a blank nobody knows the token of."""
         found = []
-        for encoding in reader.read([row["text"] for row in rows]):
+        for encoding in reader.encode([row["text"] for row in rows]):
             sequences, words = [], []
-            for inputs in cut(encoding, limit, "windows"):
-                blanks = [(place, -1) for place, i in enumerate(inputs.ids) if i == reader.mask]
-                sequences.append(replace(inputs, blanks=tuple(blanks)))
-                of = [encoding.word_ids[place] for place in inputs.places or range(len(inputs))]
+            for inputs in truncate(encoding, limit, "windows"):
+                blanks = [
+                    (place, -1) for place, i in enumerate(inputs.input_ids) if i == reader.mask
+                ]
+                sequences.append(replace(inputs, masked=tuple(blanks)))
+                of = [encoding.word_ids[place] for place in inputs.kept or range(len(inputs))]
                 for place, _ in blanks:
                     of[place] = None
                 words.append(tuple(of))
             found.append(Example(tuple(sequences), Cloze(reader, tuple(words))))
         return found
 
-    def posed(self, example: Example, seed: str) -> Example:
+    def masked_for(self, example: Example, seed: str) -> Example:
         """The row with tokens hidden."""
         cloze, draws = example.notes, random.Random(seed)
         hidden = (
@@ -137,8 +139,12 @@ class MaskedLanguageModelling(Task):
         return replace(example, inputs=tuple(hidden))
 
     def _hidden(
-        self, inputs: Inputs, words: Sequence[int | None], reader: Reader, draws: random.Random
-    ) -> Inputs:
+        self,
+        inputs: TokenSequence,
+        words: Sequence[int | None],
+        reader: TextEncoder,
+        draws: random.Random,
+    ) -> TokenSequence:
         places = [place for place, word in enumerate(words) if word is not None]
         units = [
             list(unit)
@@ -149,24 +155,24 @@ class MaskedLanguageModelling(Task):
         for unit in units:
             if not chosen or len(chosen) + len(unit) <= wanted:
                 chosen += unit
-        ids = list(inputs.ids)
+        ids = list(inputs.input_ids)
         for place in sorted(chosen):
             draw = draws.random()
             if draw < MASKED:
                 ids[place] = reader.mask
             elif draw < MASKED + REPLACED:
                 ids[place] = draws.randrange(reader.n_tokens)
-        blanks = tuple((place, inputs.ids[place]) for place in sorted(chosen))
-        return replace(inputs, ids=ids, blanks=blanks)
+        blanks = tuple((place, inputs.input_ids[place]) for place in sorted(chosen))
+        return replace(inputs, input_ids=ids, masked=blanks)
 
     def target(self, row: Row, example: Example) -> None:
-        """The text is its own target: `posed` hides tokens of it."""
+        """The text is its own target: `masked_for` hides tokens of it."""
 
     def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
-        return tuple(len(blanks) for blanks in packed.blanks[slice(*span)])
+        return tuple(len(blanks) for blanks in packed.masked[slice(*span)])
 
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """A line for each blank, as `LMHead.guesses` gives it: the vocabulary's scores do not
         outlive it."""
@@ -176,7 +182,7 @@ class MaskedLanguageModelling(Task):
         blanks = [
             (packed.offsets[number] + place, token)
             for number in range(*span)
-            for place, token in packed.blanks[number]
+            for place, token in packed.masked[number]
         ]
         at, goal = torch.tensor(blanks, dtype=torch.long, device=packed.device).view(-1, 2).T
         return lm_head.guesses(encoded.tokens.index_select(0, at).float(), head, goal, TOP)
@@ -213,7 +219,7 @@ class MaskedLanguageModelling(Task):
             "is kept; there is nothing to explain"
         )
 
-    def as_pipeline(self, answer: Answer) -> Any:
+    def to_hf_pipeline(self, answer: Answer) -> Any:
         return answer["fills"]
 
     def predictions(
@@ -224,7 +230,7 @@ class MaskedLanguageModelling(Task):
         for row, example in zip(outputs.rows(), examples, strict=True):
             guesses = torch.cat(list(row)).double()[:, [1 + TOP, 0]].tolist()
             said.append([{"token": int(token), "surprise": -logp} for token, logp in guesses])
-            blanks = [blank for inputs in example.inputs for blank in inputs.blanks]
+            blanks = [blank for inputs in example.inputs for blank in inputs.masked]
             goal.append([{"token": token} for _, token in blanks])
         return Predictions(said, goal)
 
@@ -235,17 +241,17 @@ def _transform(lm_head: LMHead) -> Literal["checkpoint", "fresh"]:
 
 def _fills(row: Sequence[Tensor], example: Example) -> list[list[dict[str, Any]]]:
     """The best guesses for each mask of a row."""
-    reader: Reader = example.notes.reader
+    reader: TextEncoder = example.notes.reader
     n_blanks = sum(len(lines) for lines in row)
     if n_blanks == 0:
-        text = reader.decode(example.inputs[0].ids, skip_special_tokens=True)
+        text = reader.decode(example.inputs[0].input_ids, skip_special_tokens=True)
         raise DataError(f"there is no {reader.mask_token} to fill in '{text:.60}'")
     found = []
     for inputs, lines in zip(example.inputs, row, strict=True):
-        for (place, _), line in zip(inputs.blanks, lines, strict=True):
+        for (place, _), line in zip(inputs.masked, lines, strict=True):
             fills = []
             for score, token in zip(line[1 : 1 + TOP].exp().tolist(), line[1 + TOP :], strict=True):
-                ids = [*inputs.ids[:place], int(token), *inputs.ids[place + 1 :]]
+                ids = [*inputs.input_ids[:place], int(token), *inputs.input_ids[place + 1 :]]
                 fills.append(
                     {
                         "score": score,

@@ -69,7 +69,7 @@ class MultiLabel(PooledTask):
         return (HALF if isinstance(self.threshold, str) else self.threshold,) * self.n_outputs
 
     @property
-    def tunes(self) -> str | None:
+    def tunable_key(self) -> str | None:
         return "threshold" if isinstance(self.threshold, str) else None
 
     @property
@@ -82,7 +82,7 @@ class MultiLabel(PooledTask):
             raise DataError("multi_label needs at least one label; no training row has any")
         return replace(self, labels=labels, pooling=self.pooling or pooling)
 
-    def counted(self, row: Row) -> Sequence[str | float]:
+    def label_values(self, row: Row) -> Sequence[str | float]:
         return tuple(row.fields["labels"])
 
     def target(self, row: Row, example: Example) -> list[float]:
@@ -134,8 +134,8 @@ class MultiLabel(PooledTask):
         )
         return {"per_class": per_class(names, range(len(names)), said, goal)}
 
-    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
-        if self.tunes is None:
+    def tune(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+        if self.tunable_key is None:
             return self
         held = self.predictions(outputs, examples, targets)
         chances, goals = held.probabilities, held.references

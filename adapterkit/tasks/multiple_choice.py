@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.packing import Pooling
-from ..backbone.tokenizer import Reader, cut
+from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
 from .fields import Fields
@@ -27,7 +27,7 @@ class MultipleChoice(PooledTask):
     reads: ClassVar[Mapping[str, str]] = {"text": "text", "choices": "choices"}
     may_read: ClassVar[Mapping[str, str]] = {}
     learns: ClassVar[Mapping[str, str]] = {"label": "text"}
-    rewords: ClassVar[tuple[str, ...]] = ("text", "choices")
+    augmentable: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"
     main_metric: ClassVar[str] = "accuracy"
 
@@ -38,12 +38,12 @@ class MultipleChoice(PooledTask):
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         return replace(self, pooling=self.pooling or pooling)
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]
-        read = reader.read([text for text, _ in pairs], [choice for _, choice in pairs])
+        read = reader.encode([text for text, _ in pairs], [choice for _, choice in pairs])
         # One sequence a choice: windows of one choice would compete with other choices.
         how = "head" if self.long_text == "windows" else self.long_text
-        sequences = iter(cut(encoding, limit, how)[0] for encoding in read)
+        sequences = iter(truncate(encoding, limit, how)[0] for encoding in read)
         return [
             Example(tuple(next(sequences) for _ in row["choices"]), row["choices"]) for row in rows
         ]

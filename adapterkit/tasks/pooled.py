@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import Encoded, Pooling
-from ..backbone.tokenizer import LongText, Reader, cut
+from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.tokenizer import LongText, TextEncoder, truncate
 from ..metrics.base import check_metrics
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from ..ops.low_rank import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
@@ -40,7 +40,7 @@ class PooledText(Task):
     """
 
     may_read: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
-    rewords: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    augmentable: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     pooling: Pooling | None = None
     dropout: float = 0.1
@@ -54,18 +54,20 @@ class PooledText(Task):
         check_least(self, 0, "stride")
         check_metrics((self.metric_kind,), self.extra_metrics)
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
         return [
             self.example(row, encoding, limit)
-            for row, encoding in zip(rows, reader.read(firsts, seconds), strict=True)
+            for row, encoding in zip(rows, reader.encode(firsts, seconds), strict=True)
         ]
 
     def example(self, row: Fields, encoding: Any, limit: int) -> Example:
         """A row, from the encoding of its text or text pair."""
-        return Example(tuple(cut(encoding, limit, self.long_text, self.stride)))
+        return Example(tuple(truncate(encoding, limit, self.long_text, self.stride)))
 
-    def pooled(self, encoded: Encoded, span: tuple[int, int], noise: Noise | None) -> Tensor:
+    def pooled(
+        self, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
+    ) -> Tensor:
         """The vectors of packed sequences `span[0]` to `span[1]`, `[n, h]` float32."""
         if self.pooling is None:
             raise ValueError("the task was not fitted: pooling is open")
@@ -92,14 +94,14 @@ class PooledTask(PooledText):
         return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
 
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """`[n, C]`."""
         pooled = self.pooled(encoded, span, noise)
         return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
 
     @classmethod
-    def logits_of(cls, members: Sequence[HeadInput], encoded: Encoded) -> list[Tensor]:
+    def logits_of(cls, members: Sequence[HeadInput], encoded: EncoderOutput) -> list[Tensor]:
         """On a GPU, outside training, those of one pooling in one launch."""
         own = cls.logits is not PooledTask.logits
         if own or not in_one_launch(encoded.tokens.device):

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone.packing import Encoded, Pooling
-from ..backbone.tokenizer import Reader, cut
+from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics, metric_kinds
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from ..schema import check_least, check_share
 from .base import Task, token_logits
 from .fields import Fields
@@ -99,7 +99,7 @@ class QuestionAnswering(Task):
         check_metrics((self.metric_kind,), self.extra_metrics)
 
     @property
-    def tunes(self) -> str | None:
+    def tunable_key(self) -> str | None:
         return "null_threshold" if self.null_threshold == "tuned" else None
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
@@ -113,23 +113,23 @@ class QuestionAnswering(Task):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"qa_outputs.weight": (2, hidden), "qa_outputs.bias": (2,)}
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
-        read = reader.read([row["question"] for row in rows], [row["context"] for row in rows])
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
+        read = reader.encode([row["question"] for row in rows], [row["context"] for row in rows])
         found = []
         for row, encoding in zip(rows, read, strict=True):
-            windows = cut(encoding, limit, "windows", self.stride)
+            windows = truncate(encoding, limit, "windows", self.stride)
             inside = [
                 span if owner == 1 else None
                 for span, owner in zip(encoding.offsets, encoding.sequence_ids, strict=True)
             ]
             spans = tuple(
-                tuple(inside[place] for place in window.places or range(len(window)))
+                tuple(inside[place] for place in window.kept or range(len(window)))
                 for window in windows
             )
             found.append(Example(tuple(windows), Context(row["context"], spans)))
         return found
 
-    def counted(self, row: Row) -> Sequence[str | float]:
+    def label_values(self, row: Row) -> Sequence[str | float]:
         return ["answerable" if row.fields["answers"] else "unanswerable"]
 
     def target(self, row: Row, example: Example) -> SpanTarget:
@@ -150,12 +150,12 @@ class QuestionAnswering(Task):
             lines.append(found)
         return SpanTarget(tuple(text for text, _ in answers), tuple(lines))
 
-    def in_sight(self, example: Example, target: Any) -> list[range]:
+    def protected_tokens(self, example: Example, target: Any) -> list[range]:
         """The answer's tokens; the first one where a window has none."""
         return [range(first, last + 1) for first, last in target.lines]
 
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """`[t, 2]`: for each token, how much it begins and how much it ends the answer."""
         weight, bias = head["qa_outputs.weight"], head["qa_outputs.bias"]
@@ -191,7 +191,7 @@ class QuestionAnswering(Task):
         offset = best.score - float((weights * outputs.lines).sum())
         return [Score(context.text[slice(*place)] or "(no answer)", weights, offset)]
 
-    def as_pipeline(self, answer: Answer) -> Any:
+    def to_hf_pipeline(self, answer: Answer) -> Any:
         return answer["best"][0]
 
     def predictions(
@@ -201,9 +201,9 @@ class QuestionAnswering(Task):
         said = [answer["answer"] for answer in self.answers(outputs, examples)]
         return Predictions(said, [list(goal.texts) for goal in targets])
 
-    def tuned(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
+    def tune(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
         """As the official script of SQuAD 2.0 finds its best threshold."""
-        if self.tunes is None:
+        if self.tunable_key is None:
             return self
         said, goals, excess = [], [], []
         for row, example, goal in zip(outputs.rows(), examples, targets, strict=True):
@@ -219,8 +219,8 @@ class QuestionAnswering(Task):
         nothing = Predictions([""] * len(said), goals)
         gains = f1(nothing)[:, :1] - f1(Predictions(said, goals))[:, :1]
         ends = [min(excess) - 1, max(excess) + 1]
-        cut = best_cut(np.array(excess), gains, lambda above: above[:, 0], 0.0, ends)
-        return replace(self, null_threshold=cut)
+        truncate = best_cut(np.array(excess), gains, lambda above: above[:, 0], 0.0, ends)
+        return replace(self, null_threshold=truncate)
 
     def _best(self, row: Sequence[Tensor], context: Context) -> list[Answer]:
         """The best answers over all windows, scores as shares of the candidates' chances."""

@@ -44,7 +44,7 @@ class Regression(PooledTask):
         pooling = self.pooling or pooling
         return replace(self, pooling=pooling, center=float(goal.mean()), spread=spread)
 
-    def counted(self, row: Row) -> Sequence[str | float]:
+    def label_values(self, row: Row) -> Sequence[str | float]:
         return [float(row.fields["label"])]
 
     def target(self, row: Row, example: Example) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..backbone.tokenizer import Reader
+from ..backbone.tokenizer import TextEncoder
 from ..errors import DataError
 from .fields import Fields
 from .single_label import OneLabelTask
@@ -23,15 +23,15 @@ class Relation(OneLabelTask):
     type: ClassVar[str] = "relation"
     reads: ClassVar[Mapping[str, str]] = {"text": "text", "head": "span", "tail": "span"}
     may_read: ClassVar[Mapping[str, str]] = {}
-    rewords: ClassVar[tuple[str, ...]] = ()
+    augmentable: ClassVar[tuple[str, ...]] = ()
 
     def fields(self, asked: Text, where: str) -> Fields:
         fields = super().fields(asked, where)
         _check_spans(fields, where)
         return fields
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
-        read = reader.read([marked(row) for row in rows])
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
+        read = reader.encode([marked(row) for row in rows])
         return [self.example(*pair, limit) for pair in zip(rows, read, strict=True)]
 
     def example(self, row: Fields, encoding: Any, limit: int) -> Example:
@@ -44,10 +44,10 @@ class Relation(OneLabelTask):
         }
         inputs = super().example(row, encoding, limit).inputs
         whole = range(len(encoding.ids))
-        notes = [[n for n, p in enumerate(one.places or whole) if p in marks] for one in inputs]
+        notes = [[n for n, p in enumerate(one.kept or whole) if p in marks] for one in inputs]
         return Example(inputs, notes)
 
-    def in_sight(self, example: Example, target: Any) -> list[list[int]]:
+    def protected_tokens(self, example: Example, target: Any) -> list[list[int]]:
         """The marks."""
         notes: list[list[int]] = example.notes
         return notes

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import Encoded, Inputs, Pooling
-from ..backbone.tokenizer import Reader, cut
+from ..backbone.packing import EncoderOutput, Pooling, TokenSequence
+from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.rouge import rouge_n, words_of
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from ..schema import check_least, check_share
 from .base import Task, token_logits
 from .fields import Fields
@@ -125,12 +125,12 @@ class Summarisation(Task):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"classifier.weight": (1, hidden), "classifier.bias": (1,)}
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         documents = [_standing(row) for row in rows]
-        read = reader.read([text for text, _ in documents])
+        read = reader.encode([text for text, _ in documents])
         found = []
         for (text, spans), encoding in zip(documents, read, strict=True):
-            windows = cut(encoding, limit, "windows", self.stride)
+            windows = truncate(encoding, limit, "windows", self.stride)
             owner = _owners(encoding, spans)
             owners = tuple(tuple(owner[place] for place in _places(window)) for window in windows)
             found.append(Example(tuple(windows), Document(text, spans, owners)))
@@ -149,7 +149,7 @@ class Summarisation(Task):
         return SummaryTarget(document, chosen, document.joined(chosen))
 
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """`[t, 1]`, a line for each token: the mean of a sentence's lines is what the head says of
         the mean of its tokens' states."""
@@ -247,8 +247,8 @@ def _owners(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
     return owners
 
 
-def _places(window: Inputs) -> Sequence[int]:
-    return window.places or range(len(window))
+def _places(window: TokenSequence) -> Sequence[int]:
+    return window.kept or range(len(window))
 
 
 def _standing(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import Encoded, Pooling
-from ..backbone.tokenizer import Reader, cut
+from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError, did_you_mean
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.bio import OUTSIDE, entities_of, has_entities
 from ..metrics.per_class import per_class, per_entity
-from ..ops.dropout import Noise
+from ..ops.dropout import Dropout
 from ..schema import check_least, check_share, is_text
 from .base import Task, token_logits
 from .fields import Fields, check_field
@@ -64,7 +64,7 @@ class Tagging(Task):
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
     reads: ClassVar[Mapping[str, str]] = {"tokens": "tokens"}
     learns: ClassVar[Mapping[str, str]] = {"tags": "tokens"}
-    rewords: ClassVar[tuple[str, ...]] = ("tokens",)
+    augmentable: ClassVar[tuple[str, ...]] = ("tokens",)
     per_token: ClassVar[bool] = True
     main_metric: ClassVar[str] = "f1"
 
@@ -113,14 +113,14 @@ class Tagging(Task):
         n = len(known_labels(self.labels))
         return {"classifier.weight": (n, hidden), "classifier.bias": (n,)}
 
-    def examples(self, rows: Sequence[Fields], reader: Reader, limit: int) -> list[Example]:
+    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         found = []
-        read = reader.read([row["tokens"] for row in rows], words=True)
+        read = reader.encode([row["tokens"] for row in rows], words=True)
         for row, encoding in zip(rows, read, strict=True):
-            sequences = cut(encoding, limit, "windows", self.stride)
+            sequences = truncate(encoding, limit, "windows", self.stride)
             first: dict[int, tuple[int, int]] = {}
             for number, inputs in enumerate(sequences):
-                kept = inputs.places or range(len(inputs))
+                kept = inputs.kept or range(len(inputs))
                 for line, place in enumerate(kept):
                     word = encoding.word_ids[place]
                     before = encoding.word_ids[place - 1] if place else None
@@ -131,7 +131,7 @@ class Tagging(Task):
             found.append(Example(tuple(sequences), Words(text, spans, places)))
         return found
 
-    def counted(self, row: Row) -> Sequence[str | float]:
+    def label_values(self, row: Row) -> Sequence[str | float]:
         """The kinds of its entities, and the tags that are part of none."""
         tags = row.fields["tags"]
         others = [tag for tag in tags if _stands_alone(tag)]
@@ -163,7 +163,7 @@ class Tagging(Task):
         return example.notes.places, [labels.index(tag) for tag in tags]
 
     def logits(
-        self, head: Tensors, encoded: Encoded, span: tuple[int, int], noise: Noise | None
+        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
     ) -> Tensor:
         """`[t, C]`, a line for each token."""
         weight, bias = head["classifier.weight"], head["classifier.bias"]
@@ -227,7 +227,7 @@ class Tagging(Task):
 
         return [(Part("tokens", text, at),)]
 
-    def as_pipeline(self, answer: Answer) -> Any:
+    def to_hf_pipeline(self, answer: Answer) -> Any:
         return answer["entities"]
 
     def predictions(

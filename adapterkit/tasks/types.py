@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbone.packing import Inputs
+from ..backbone.packing import TokenSequence
 from .fields import Fields
 
 Tensors = dict[str, Tensor]
@@ -48,7 +48,7 @@ class Example:
         notes: What the task needs to turn outputs into answers (words, character positions).
     """
 
-    inputs: tuple[Inputs, ...]
+    inputs: tuple[TokenSequence, ...]
     notes: Any = None
 
     @property

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.model import Backbone
-from ..backbone.packing import Inputs
+from ..backbone.packing import TokenSequence
 from .trainable import Portion
 
 
@@ -49,7 +49,7 @@ class Attack:
             replace(
                 example,
                 inputs=tuple(
-                    replace(inputs, words=self._words(inputs) + next(left))
+                    replace(inputs, inputs_embeds=self._words(inputs) + next(left))
                     for inputs in example.inputs
                 ),
             )
@@ -57,8 +57,12 @@ class Attack:
         ]
         return replace(self._portion, examples=examples)
 
-    def _words(self, inputs: Inputs) -> Tensor:
-        return self._backbone.words(inputs.ids) if inputs.words is None else inputs.words
+    def _words(self, inputs: TokenSequence) -> Tensor:
+        return (
+            self._backbone.words(inputs.input_ids)
+            if inputs.inputs_embeds is None
+            else inputs.inputs_embeds
+        )
 
 
 def step(gradient: Tensor, epsilon: float) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
-from ..backbone.packing import Inputs
+from ..backbone.packing import TokenSequence
 from ..data.readers import Tell, stop
 from ..data.synonyms import Synonyms
 from ..errors import DataError
@@ -174,7 +174,7 @@ class Augmented:
 
     def _hidden(self, split: Split, at: int, draws: random.Random) -> Example:
         example, task = split.examples[at], self._adapter.task
-        seen = task.in_sight(example, split.targets[at])
+        seen = task.protected_tokens(example, split.targets[at])
         special = self._backbone.reader.special
         inputs = (
             hidden(one, self._settings.token_dropout, self._mask, special, bare, draws)
@@ -184,13 +184,13 @@ class Augmented:
 
 
 def hidden(
-    inputs: Inputs,
+    inputs: TokenSequence,
     share: float,
     mask: int,
     special: Collection[int],
     seen: Collection[int],
     draws: random.Random,
-) -> Inputs:
+) -> TokenSequence:
     """A sequence with a mask in place of some tokens; of every text in it one at least stays.
 
     Args:
@@ -201,12 +201,14 @@ def hidden(
         seen: Places that stay.
         draws: Where to draw from.
     """
-    ids = list(inputs.ids)
-    for apart, text in groupby(range(len(ids)), key=lambda place: inputs.ids[place] in special):
+    ids = list(inputs.input_ids)
+    for apart, text in groupby(
+        range(len(ids)), key=lambda place: inputs.input_ids[place] in special
+    ):
         places = list(text)
         chosen = [p for p in places if not apart and p not in seen and draws.random() < share]
         if chosen and len(chosen) == len(places):
             chosen.remove(draws.choice(chosen))
         for place in chosen:
             ids[place] = mask
-    return replace(inputs, ids=ids)
+    return replace(inputs, input_ids=ids)

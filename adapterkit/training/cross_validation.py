@@ -35,10 +35,10 @@ def cross_validate(
     Raises:
         AdapterkitError: Recipe, data or backbone do not allow it.
     """
-    if recipe.task.tunes:
+    if recipe.task.tunable_key:
         raise RecipeError(
-            f"task.{recipe.task.tunes}: it would be tuned on the very rows that judge it; give a "
-            "number to cross-validate"
+            f"task.{recipe.task.tunable_key}: it would be tuned on the very rows that judge it; "
+            "give a number to cross-validate"
         )
     if backbone is None:
         backbone = load_backbone(recipe)

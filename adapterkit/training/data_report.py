@@ -153,7 +153,7 @@ def check(
             split: {
                 "rows": len(part),
                 **_tokens(reading, split),
-                **balance(value for row in part for value in task.counted(row)),
+                **balance(value for row in part for value in task.label_values(row)),
             }
             for split, part in rows.items()
         },
@@ -167,7 +167,7 @@ def check(
         "first_rows": [
             {
                 "row": row.where,
-                "tokens": [backbone.reader.tokens(part.ids) for part in example.inputs],
+                "tokens": [backbone.reader.tokens(part.input_ids) for part in example.inputs],
                 "answer": {role: row.fields[role] for role in task.learns},
                 "target": _plain(target),
             }
@@ -295,11 +295,11 @@ def _reach(reading: Reading) -> dict[str, int] | None:
 
 def _strays(task: Task, rows: Splits) -> dict[str, Any]:
     """Of each other split the names that no training row has: how many rows, and the first."""
-    known = {name for row in rows["train"] for name in task.counted(row)}
+    known = {name for row in rows["train"] for name in task.label_values(row)}
     found: dict[str, Any] = {}
     for split, part in rows.items():
         for row in part:
-            for name in {x for x in task.counted(row) if isinstance(x, str)} - known:
+            for name in {x for x in task.label_values(row) if isinstance(x, str)} - known:
                 entry = found.setdefault(split, {}).setdefault(
                     name, {"rows": 0, "first": row.where}
                 )

@@ -26,7 +26,7 @@ RATE = 1e-4
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FullFineTuning:
     """What full fine-tuning came to.
 
     Attributes:
@@ -71,7 +71,7 @@ def check_tunable(recipe: Recipe) -> None:
         raise RecipeError("training.ensemble: full fine-tuning trains a single one; leave it at 1")
 
 
-def fine_tune(recipe: Recipe, *, progress: bool = True) -> Tuned:
+def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
     """Trains a recipe's head together with a backbone of its own, in float32.
 
     Data, head, epochs, schedule and seed are the recipe's; the hidden layers drop out as the
@@ -99,4 +99,4 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> Tuned:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)  # the backbone's own dropout draws from it
         (adapter,) = carry_out([plan], Trainees(backbone, [whole]), accelerator, began, progress)
-    return Tuned(adapter, sum(p.numel() for p in whole.parameters()))
+    return FullFineTuning(adapter, sum(p.numel() for p in whole.parameters()))

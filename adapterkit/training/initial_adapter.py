@@ -8,7 +8,7 @@ import torch
 
 from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.folder import CONFIG, load_adapter
-from ..adapter.stacking import Footing
+from ..adapter.stacking import ParentRef
 from ..adapter.store import Store, find_folder
 from ..backbone.families import Geometry
 from ..backbone.model import Backbone
@@ -28,7 +28,7 @@ def fresh_adapter(
         AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
     """
     geometry = backbone.geometry
-    task = recipe.task.fit(rows, backbone.pooling).suited(backbone.lm_head)
+    task = recipe.task.fit(rows, backbone.pooling).bind_backbone(backbone.lm_head)
     below = _below(recipe, backbone, store)
     taken = below.num_virtual_tokens if below is not None else 0
     room = geometry.positions - taken - recipe.method.num_virtual_tokens
@@ -61,7 +61,7 @@ def fresh_adapter(
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
         on_top_of=below,
-        others=tuple(others),
+        extra_members=tuple(others),
     )
 
 
@@ -97,8 +97,8 @@ def _saved(
         )
     if not task.same_answers(saved.task):
         raise RecipeError(f"training.start_from: {reference} was trained for other answers")
-    if [floor.digest for floor in saved.floors[:-1]] != (
-        [floor.digest for floor in below.floors] if below is not None else []
+    if [floor.digest for floor in saved.stack[:-1]] != (
+        [floor.digest for floor in below.stack] if below is not None else []
     ):
         raise RecipeError(
             f"training.start_from: {reference} stands on another adapter than training.on_top_of"
@@ -109,7 +109,7 @@ def _saved(
             f"training.ensemble is {wanted}; make it {saved.n_members}, or start from a single "
             "adapter"
         )
-    return saved.members if saved.others else [saved] * wanted
+    return saved.members if saved.extra_members else [saved] * wanted
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
@@ -121,12 +121,12 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
     if not (folder / CONFIG).is_file():
         folder = find_folder(reference, store or Store("adapters"))
     below = load_adapter(folder, backbone)
-    if below.others:
+    if below.extra_members:
         raise RecipeError(
             f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "
             "adapter stands on a single one"
         )
     if store is not None:
         # Refuses before the training what publishing would refuse after it.
-        store.holding(Footing.of(below))
+        store.parent_folder(ParentRef.of(below))
     return below.to(backbone.device)

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
-from ..adapter.batching import group_key
+from ..adapter.batching import batching_key
 from ..backbone.model import Backbone
 from ..inference.forward import by_budget
 from ..inference.labelled import Split
-from ..inference.lanes import ALONE, Lanes, lanes_of
-from ..inference.pipeline import run as through
+from ..inference.lanes import SERIAL, WorkerLanes, lanes_of
+from ..inference.pipeline import compute_outputs
 from ..tasks.base import Task
 from ..tasks.types import Outputs
 from .adversarial import Attack
@@ -61,17 +61,17 @@ class Loop:
         for run, optimizer in zip(runs, prepared, strict=True):
             run.optimizer = optimizer
 
-    def _own_lanes(self) -> Lanes:
+    def _own_lanes(self) -> WorkerLanes:
         """The lanes of a step: one where processes share it, or where the backbone is trained too,
         whose gradients and dropout are drawn in one place."""
         trained = any(p.requires_grad for p in self.backbone.model.parameters())
         alone = trained or self.accelerator.num_processes > 1
-        return ALONE if alone else lanes_of(self.backbone.device)
+        return SERIAL if alone else lanes_of(self.backbone.device)
 
     def run(self, progress: bool) -> None:
         """Takes every run to its end, perhaps with a bar and a line an epoch."""
         # Like methods stand together, so that their products are one block.
-        running = sorted(self.runs, key=lambda run: group_key(run.trainee.start))
+        running = sorted(self.runs, key=lambda run: batching_key(run.trainee.start))
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         total = sum(run.total for run in running)
         with tqdm(total=total, unit="step", disable=None if progress else True) as bar:
@@ -101,7 +101,7 @@ class Loop:
         whole = self.accelerator.reduce(totals, "sum").tolist()
         for (run, _), loss in zip(steps, whole, strict=True):
             if math.isfinite(loss):
-                with self._lanes.between():
+                with self._lanes.single_threaded():
                     self._update(run)
             run.optimizer.zero_grad()
             run.stepped(loss)
@@ -196,7 +196,7 @@ def outputs_of(
     rows = [(adapter, example) for adapter, split in asked for example in split.examples]
     mine = range(accelerator.process_index, len(rows), accelerator.num_processes)
     with accelerator.autocast():
-        said = through(backbone, [rows[row] for row in mine])
+        said = compute_outputs(backbone, [rows[row] for row in mine])
     found = list(zip(mine, said, strict=True))
     if accelerator.num_processes > 1:
         found = gather_object(found)

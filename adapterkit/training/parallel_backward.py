@@ -13,12 +13,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..adapter.adapter import Adapter
-from ..inference.lanes import LEAST_TOKENS, Lanes
+from ..inference.lanes import LEAST_TOKENS, WorkerLanes
 from .trainable import Portion, Trainees
 
 
 def parted(
-    portions: Mapping[int, Portion], whole: set[int], lanes: Lanes
+    portions: Mapping[int, Portion], whole: set[int], lanes: WorkerLanes
 ) -> list[dict[int, Portion]]:
     """Pieces of some adapters' batches in parts of as many tokens, one for each lane.
 
@@ -62,7 +62,7 @@ def _units(
 def backward(
     trainees: Trainees,
     parts: Sequence[Mapping[int, Portion]],
-    lanes: Lanes,
+    lanes: WorkerLanes,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> dict[int, Tensor]:
     """Adds the gradients of all parts to the parameters'.

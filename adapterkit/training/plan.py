@@ -45,7 +45,7 @@ class Plan:
     @property
     def starts(self) -> list[Adapter]:
         """The members, each as an adapter that is trained, and checked after every epoch, alone."""
-        return [replace(member, others=()) for member in self.adapter.members]
+        return [replace(member, extra_members=()) for member in self.adapter.members]
 
     def runs(self, trainees: Iterator[Any]) -> list[Run]:
         """A run for each member, which takes the next trainee.
@@ -76,10 +76,10 @@ class Plan:
         try:
             rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
             adapter = fresh_adapter(recipe, backbone, rows["train"], store)
-            if adapter.task.tunes and "validation" not in rows:
+            if adapter.task.tunable_key and "validation" not in rows:
                 raise RecipeError(
-                    f"task.{adapter.task.tunes}: it is tuned on validation rows, and there are "
-                    "none; give some, or set data.validation above 0"
+                    f"task.{adapter.task.tunable_key}: it is tuned on validation rows, and there "
+                    "are none; give some, or set data.validation above 0"
                 )
             splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
             splits |= {n: splits[n].judged(adapter.task) for n in HELD_OUT if n in splits}
@@ -94,9 +94,9 @@ class Plan:
         """Logs what is about to be trained on what, and what is odd about it."""
         adapter, splits = self.adapter, self.splits
         counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
-        below = [*(floor.name for floor in adapter.floors[-2::-1]), backbone.name]
+        below = [*(floor.name for floor in adapter.stack[-2::-1]), backbone.name]
         share = 100.0 * adapter.n_parameters / (adapter.n_parameters + backbone.n_parameters)
-        many = f"{adapter.n_members} members, " if adapter.others else ""
+        many = f"{adapter.n_members} members, " if adapter.extra_members else ""
         log.info(
             f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {many}{counts} rows, "
             f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"

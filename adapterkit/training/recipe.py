@@ -164,14 +164,14 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
-        if self.training.ensemble > 1 and self.task.no_mean is not None:
-            raise ValueError(f"training.ensemble: {self.task.no_mean}")
-        if self.augmentation.synonyms is not None and not self.task.rewords:
+        if self.training.ensemble > 1 and self.task.ensemble_error is not None:
+            raise ValueError(f"training.ensemble: {self.task.ensemble_error}")
+        if self.augmentation.synonyms is not None and not self.task.augmentable:
             raise ValueError(
                 f"augmentation.synonyms: {self.task.type} has answers that are places in a text, "
                 "which other words would move; leave it out"
             )
-        if self.augmentation.token_dropout and self.task.hides:
+        if self.augmentation.token_dropout and self.task.masks_tokens:
             raise ValueError(
                 f"augmentation.token_dropout: {self.task.type} hides tokens by itself (task.share "
                 "says how many); leave it out"

@@ -17,7 +17,7 @@ from ..backbone.model import Backbone
 from ..data.dataset import fingerprint
 from ..errors import DataError, RecipeError, did_you_mean
 from ..inference.labelled import Split
-from ..inference.shared_layers import Memory
+from ..inference.shared_layers import StateCache
 from ..tasks.types import Outputs
 from .augmentation import Augment
 from .compatibility import check_processes, check_together
@@ -160,7 +160,7 @@ def carry_out(
     return adapters
 
 
-def _memory(plans: Sequence[Plan]) -> Memory | None:
+def _memory(plans: Sequence[Plan]) -> StateCache | None:
     """Where states of the training rows are kept; a single epoch, or rows that are other ones in
     every epoch, would never look at them again."""
     again = [
@@ -168,10 +168,10 @@ def _memory(plans: Sequence[Plan]) -> Memory | None:
         for plan in plans
         if plan.augmented is None
         and not plan.recipe.training.adversarial
-        and not plan.recipe.task.hides
+        and not plan.recipe.task.masks_tokens
     ]
     rooms = [training.cache_mb for training in again if training.epochs > 1]
-    return Memory(max(rooms) * 1_000_000) if any(rooms) else None
+    return StateCache(max(rooms) * 1_000_000) if any(rooms) else None
 
 
 def _finished(
@@ -225,7 +225,7 @@ def _joined(members: Sequence[Adapter]) -> Adapter:
         folded.append(replace(member, method=method, tensors=tensors))
     first, *others = folded
     return replace(
-        first, others=tuple(MemberWeights(other.tensors, other.head) for other in others)
+        first, extra_members=tuple(MemberWeights(other.tensors, other.head) for other in others)
     )
 
 
@@ -260,7 +260,7 @@ def judged(trained: Adapter, splits: Mapping[str, Split], said: Mapping[str, Out
     record: dict[str, Any] = {"intervals": {}}
     if "validation" in said:
         held = splits["validation"]
-        task = task.tuned(said["validation"], held.examples, held.targets)
+        task = task.tune(said["validation"], held.examples, held.targets)
     for name, outputs in said.items():
         predictions = splits[name].predictions(task, outputs)
         metrics[name] = scores_of(task, splits[name], outputs)

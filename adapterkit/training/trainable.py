@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
-from ..backbone.packing import Inputs
-from ..inference.forward import Piece, forward
-from ..inference.shared_layers import Memory
-from ..ops.dropout import Draws, Noise
+from ..backbone.packing import TokenSequence
+from ..inference.forward import AdapterOutput, forward
+from ..inference.shared_layers import StateCache
+from ..ops.dropout import Dropout, DropoutSeed
 from ..tasks.base import Task
 from ..tasks.types import Example, Outputs
 from .recipe import Training
@@ -41,7 +41,7 @@ class Portion:
     seed: int
 
     @property
-    def inputs(self) -> Iterator[Inputs]:
+    def inputs(self) -> Iterator[TokenSequence]:
         """The rows' sequences."""
         return (inputs for example in self.examples for inputs in example.inputs)
 
@@ -50,16 +50,16 @@ class Portion:
         """Tokens of the rows."""
         return sum(map(len, self.inputs))
 
-    def draws(self, sequences: Iterable[int]) -> Draws:
+    def draws(self, sequences: Iterable[int]) -> DropoutSeed:
         """Where the dropout of some of the rows' sequences is drawn from."""
-        return Draws(self.seed, self.lengths, [self.places[n] for n in sequences])
+        return DropoutSeed(self.seed, self.lengths, [self.places[n] for n in sequences])
 
     def posed(self, task: Task) -> Portion:
         """The rows as the task puts them to the model: what it draws hangs on a row's place in the
         whole batch, like its dropout."""
         starts = accumulate((len(example.inputs) for example in self.examples), initial=0)
         examples = [
-            task.posed(example, f"{self.seed} {self.places[start]}")
+            task.masked_for(example, f"{self.seed} {self.places[start]}")
             for example, start in zip(self.examples, starts, strict=False)
         ]
         return replace(self, examples=examples)
@@ -75,7 +75,7 @@ class Portion:
             places=[place for row in rows for place in self.places[slice(*firsts[row : row + 2])]],
         )
 
-    def loss(self, adapter: Adapter, piece: Piece) -> Tensor:
+    def loss(self, adapter: Adapter, piece: AdapterOutput) -> Tensor:
         """The weighted losses of the rows, summed."""
         counts = iter(piece.counts)
         by_row = tuple(tuple(next(counts) for _ in row.inputs) for row in self.examples)
@@ -125,7 +125,7 @@ class Trainees(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, members: Iterable[Trainee], memory: Memory | None = None
+        self, backbone: Backbone, members: Iterable[Trainee], memory: StateCache | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -150,11 +150,11 @@ class Trainees(nn.Module):
         """As `forward`, of adapters over tensors that the caller chooses."""
         source = [(n, at) for n, portion in portions.items() for at in range(len(portion.places))]
 
-        def noise(order: tuple[int, ...]) -> Noise:
+        def noise(order: tuple[int, ...]) -> Dropout:
             """The rows lie adapter by adapter: each one's own draws, in packed order."""
             owned = groupby((source[row] for row in order), key=lambda pair: pair[0])
             draws = [portions[n].draws([at for _, at in pairs]) for n, pairs in owned]
-            return Noise(draws, self.backbone.device)
+            return Dropout(draws, self.backbone.device)
 
         rows = [
             (adapters[n], inputs) for n, portion in portions.items() for inputs in portion.inputs

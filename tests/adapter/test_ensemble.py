@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from adapterkit.adapter import plots as figures
 from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.card import CARD
-from adapterkit.adapter.checksums import faults_of
+from adapterkit.adapter.checksums import checksum_errors
 from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 from adapterkit.adapter.model_card import model_card
 from adapterkit.adapter.store import Store
@@ -34,7 +34,7 @@ from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
 from adapterkit.serving import service as service_module
-from adapterkit.serving.adapter_cache import OVERHEAD, Tier
+from adapterkit.serving.adapter_cache import OVERHEAD, LruTier
 from adapterkit.serving.api_keys import Caller
 from adapterkit.serving.queue import Queue
 from adapterkit.tasks.base import tasks
@@ -69,12 +69,12 @@ TEXTS = ["where is my card", "rain", "the fee is not good at all", "i want to cl
 def joined(*adapters: Adapter) -> Adapter:
     """Adapters of one task and method as the members of one."""
     first, *others = adapters
-    return replace(first, others=tuple(MemberWeights(a.tensors, a.head) for a in others))
+    return replace(first, extra_members=tuple(MemberWeights(a.tensors, a.head) for a in others))
 
 
 def apart(adapter: Adapter) -> list[Adapter]:
     """The members as adapters that know nothing of each other."""
-    return [replace(member, others=()) for member in adapter.members]
+    return [replace(member, extra_members=()) for member in adapter.members]
 
 
 def redrawn(adapter: Adapter, seed: int) -> Adapter:
@@ -178,7 +178,7 @@ def test_thresholds_are_tuned_on_the_mean(tiny: Backbone, tmp_path: Path) -> Non
     outputs = Outputs.of([plain_mean(tiny, adapter, example) for example in examples])
     targets = [adapter.task.target(*pair) for pair in zip(rows, examples, strict=True)]
     untuned = replace(adapter.task, threshold="tuned")  # type: ignore[type-var]
-    wanted: Any = untuned.tuned(outputs, examples, targets)
+    wanted: Any = untuned.tune(outputs, examples, targets)
     found: Any = adapter.task
     assert found.threshold == pytest.approx(wanted.threshold, abs=1e-6)
     assert {member.task for member in adapter.members} == {adapter.task}
@@ -344,7 +344,7 @@ def test_every_task_is_averaged_or_says_why_not(tiny: Backbone, tmp_path: Path) 
     assert refused == ["masked_language_modelling"]
     for kind, settings in ((refused[0], {}), ("embedding", {"dimensions": 4})):
         one = random_task_adapter(tiny, kind, tmp_path, **settings)
-        assert one.task.no_mean is not None
+        assert one.task.ensemble_error is not None
         with pytest.raises(ValueError, match=r"^others: .* no mean"):
             joined(one, one)
 
@@ -368,8 +368,8 @@ def test_mixed_with_others_is_alone_in_one_batch(
 
     monkeypatch.setattr(pipeline, "forward", spied)
     rows = [(predictor.find(name), text) for name, text in requests]
-    examples = pipeline.read(anywhere, [a for a, _ in rows], [text for _, text in rows])
-    answers = pipeline.answer(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
+    examples = pipeline.encode_requests(anywhere, [a for a, _ in rows], [text for _, text in rows])
+    answers = pipeline.answer_rows(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
     for got, goal in zip(answers, single, strict=True):
         assert_close(got, goal)
     (batch,) = batches
@@ -382,9 +382,9 @@ def test_a_budget_below_one_rows_members_changes_nothing(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
-    examples = pipeline.read(tiny, [adapter] * 4, TEXTS)
+    examples = pipeline.encode_requests(tiny, [adapter] * 4, TEXTS)
     rows = [(adapter, example) for example in examples]
-    wide, narrow = (pipeline.run(tiny, rows, max_tokens=budget) for budget in (8192, 1))
+    wide, narrow = (pipeline.compute_outputs(tiny, rows, max_tokens=budget) for budget in (8192, 1))
     for one, other in zip(wide, narrow, strict=True):
         torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
 
@@ -433,8 +433,8 @@ def test_an_ensemble_stands_on_an_adapter_and_none_stands_on_it(
     first, second = adapter.members
     assert first.on_top_of is second.on_top_of is not None
     loaded = load_adapter(store.publish(adapter, tiny.geometry), tiny)
-    (example,) = pipeline.read(tiny, [loaded], TEXTS[:1])
-    ((found,),) = pipeline.run(tiny, [(loaded, example)])
+    (example,) = pipeline.encode_requests(tiny, [loaded], TEXTS[:1])
+    ((found,),) = pipeline.compute_outputs(tiny, [(loaded, example)])
     torch.testing.assert_close(found, *plain_mean(tiny, adapter, example), rtol=1e-5, atol=1e-5)
     on_it = with_changes(recipe, name="t", training={"on_top_of": "acme/task", "ensemble": 1})
     with pytest.raises(
@@ -464,7 +464,7 @@ def test_everything_counts_all_members(tiny: Backbone, make_adapter: MakeAdapter
     assert three.n_members == 3
     assert three.n_parameters == 3 * one.n_parameters
     assert three.n_bytes == 3 * one.n_bytes
-    tier = Tier(10**9)
+    tier = LruTier(10**9)
     tier.put(("a", "x"), three)
     assert tier.bytes == 3 * one.n_bytes + OVERHEAD
     moved = three.to("meta")
@@ -480,7 +480,7 @@ def test_the_queue_and_the_quota_count_what_is_computed(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
-    (example,) = pipeline.read(tiny, [adapter], TEXTS[:1])
+    (example,) = pipeline.encode_requests(tiny, [adapter], TEXTS[:1])
     length = len(example.inputs[0])
     one, three = queued_request("t", 1), queued_request("t", 1)
     one.rows, three.rows = [(None, example)], [(adapter, example)]
@@ -546,9 +546,9 @@ def test_the_folder_is_the_first_members_and_the_weights_of_the_others(
     other = joined(*apart(adapter)[:2], make_adapter(tiny, name="acme/crowd", seed=7))
     again = load_adapter(save_adapter(other, "other", tiny.geometry), tiny)
     assert loaded.digest != again.digest
-    assert faults_of(folder) == []
+    assert checksum_errors(folder) == []
     (folder / "members" / "2.safetensors").write_bytes(b"x")
-    (fault,) = faults_of(folder)
+    (fault,) = checksum_errors(folder)
     assert fault.startswith("members/2.safetensors was changed")
 
 
@@ -717,7 +717,7 @@ def test_published_and_asked_over_http(
                 {k: v for k, v in got.items() if k != "adapter"},
                 {k: v for k, v in goal.items() if k != "adapter"},
             )
-        examples = pipeline.read(tiny, [None] * 4, TEXTS)
+        examples = pipeline.encode_requests(tiny, [None] * 4, TEXTS)
         texts = sum(len(example.inputs[0]) for example in examples)
         assert httpx2.get(f"{url}/v1/activity").json()["tokens"] - before == (3 + 1 + 1) * texts
         assert client.verify("acme/crowd") == []

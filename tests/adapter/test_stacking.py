@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.batching import assemble_edits, group_key
+from adapterkit.adapter.batching import assemble_edits, batching_key
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
 from adapterkit.adapter.store import Store
@@ -30,8 +30,8 @@ from adapterkit.inference.forward import forward, text_limit
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
-from adapterkit.ops.dropout import Draws, Noise
-from adapterkit.serving.adapter_cache import ResidentSet
+from adapterkit.ops.dropout import Dropout, DropoutSeed
+from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from helpers import reference
@@ -185,7 +185,7 @@ def test_adapters_on_one_adapter_share_its_block(tiny: Backbone, make_adapter: M
         replace(make_adapter(tiny, "bottleneck", seed=n), on_top_of=(ground, other)[n % 2])
         for n in range(20)
     ]
-    tasks = sorted(tasks, key=group_key)
+    tasks = sorted(tasks, key=batching_key)
     (row,) = tokenise(tiny, ["my card"], None, 8)
     packed = pack([row] * 20, range(20), [0] * 20)
     (query,) = assemble_edits(tasks, packed, tiny.geometry).layers[0].blocks["query"]
@@ -206,7 +206,7 @@ def test_what_no_floor_touches_is_computed_once(tiny: Backbone, make_adapter: Ma
     tops = [
         replace(make_adapter(tiny, "lora", seed=n, layers=(2,)), on_top_of=ground) for n in (1, 2)
     ]
-    adapters = sorted([plain, *tops], key=group_key)
+    adapters = sorted([plain, *tops], key=batching_key)
     (row,) = tokenise(tiny, ["my card is lost"], None, 12)
     packed = pack([row] * 3, range(3), [0] * 3)
     untouched = assemble_edits(adapters, packed, tiny.geometry).untouched
@@ -223,7 +223,9 @@ def test_only_the_top_drops_out(tiny: Backbone, make_adapter: MakeAdapter) -> No
     def line(adapter: Adapter) -> torch.Tensor:
         lengths = [len(row) for row in rows]
         pieces = forward(
-            tiny, [(adapter, row) for row in rows], lambda order: Noise([Draws(3, lengths, order)])
+            tiny,
+            [(adapter, row) for row in rows],
+            lambda order: Dropout([DropoutSeed(3, lengths, order)]),
         )
         return pieces[0].values
 
@@ -389,7 +391,7 @@ def test_the_predictor_keeps_one_copy_of_what_is_stood_on(tiny: Backbone, shop: 
 
 def test_the_server_keeps_one_copy_of_what_is_stood_on(tiny: Backbone, shop: Store) -> None:
     async def hold() -> list[Any]:
-        resident = ResidentSet(shop, tiny, memory=1 << 24, device=0)
+        resident = AdapterCache(shop, tiny, memory=1 << 24, device=0)
         held = [await resident.get(name) for name in ("acme/task", "globex/other")]
         resident.close()
         return [one.adapter.on_top_of for one in held]

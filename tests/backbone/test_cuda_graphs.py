@@ -15,25 +15,25 @@ import torch
 
 from adapterkit.adapter import batching
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.batching import assemble_edits, group_key
+from adapterkit.adapter.batching import assemble_edits, batching_key
 from adapterkit.backbone import edits as edit_rooms
 from adapterkit.backbone import model as backbones
 from adapterkit.backbone.cuda_graphs import Captured, fill
 from adapterkit.backbone.edits import Edits
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs, Packed, pack
+from adapterkit.backbone.packing import Packed, TokenSequence, pack
 from adapterkit.inference.forward import forward
 from adapterkit.methods.base import methods
 from adapterkit.ops.attention_plan import AttentionPlan
-from adapterkit.ops.bucketing import roomier, roomy
-from adapterkit.ops.launch_table import Sheet
+from adapterkit.ops.bucketing import bucket_power_of_two, bucket_size
+from adapterkit.ops.launch_table import LaunchTable
 from adapterkit.tasks import pooled
 from helpers.adapters import MakeAdapter, varied_adapters
 from helpers.sequences import random_rows, tokenise
 
 pytest.importorskip("triton", reason="the kernels of a GPU need Triton")
 
-Rows = Sequence[tuple[Adapter | None, Inputs]]
+Rows = Sequence[tuple[Adapter | None, TokenSequence]]
 
 
 def ragged_attention(
@@ -63,11 +63,11 @@ def ragged_attention(
 def as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU computes batches as a GPU does, its kernels in Triton's interpreter."""
 
-    def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[Sheet, int]:
-        return Sheet(), roomy(packed.offsets[-1])
+    def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable, int]:
+        return LaunchTable(), bucket_size(packed.offsets[-1])
 
-    monkeypatch.setattr(batching, "_room", room)
-    monkeypatch.setattr(edit_rooms, "flashes", lambda *_: True)
+    monkeypatch.setattr(batching, "_launch_table_for", room)
+    monkeypatch.setattr(edit_rooms, "uses_flash_attention", lambda *_: True)
     monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
     monkeypatch.setattr(backbones, "packed_attention", ragged_attention)
 
@@ -80,7 +80,7 @@ def answered(backbone: Backbone, rows: Rows) -> list[torch.Tensor]:
 
 def packed_of(backbone: Backbone, rows: Rows) -> tuple[Packed, Edits]:
     """A batch and what its adapters do."""
-    adapters = sorted({id(a): a for a, _ in rows if a is not None}.values(), key=group_key)
+    adapters = sorted({id(a): a for a, _ in rows if a is not None}.values(), key=batching_key)
     owners = [
         -1 if a is None else next(n for n, b in enumerate(adapters) if b is a) for a, _ in rows
     ]
@@ -112,7 +112,7 @@ class Again:
 
 def traffic(
     backbone: Backbone, make_adapter: MakeAdapter, seed: int, **lora: Any
-) -> list[tuple[Adapter | None, Inputs]]:
+) -> list[tuple[Adapter | None, TokenSequence]]:
     """Two adapters of each method and the plain backbone, as a seed has them."""
     adapters = [
         make_adapter(backbone, kind, seed=10 * seed + n, **settings)
@@ -142,7 +142,7 @@ def test_what_was_captured_of_one_batch_is_right_for_all_of_its_kind(
         assert edits.whole is not None
         rows = torch.zeros(3, edits.filled, dtype=torch.long)
         fill(rows, packed)
-        sheet = edits.whole.sheet.send("cpu")
+        sheet = edits.whole.table.upload("cpu")
         graph = Again(tiny, rows, edits)
         captured = Captured(graph, rows, sheet, graph.states)
         for seed in (1, 2, 0):
@@ -162,7 +162,7 @@ def test_batches_of_one_kind_have_the_same_done_to_them_in_the_same_room(
         with torch.inference_mode():
             edits = packed_of(tiny, traffic(tiny, make_adapter, seed, **lora))[1]
         assert edits.whole is not None
-        return edits.whole.kind
+        return edits.whole.key
 
     assert kind() == kind(1) == kind(2)
     for other in ({"r": 17}, {"layers": (0, 1)}, {"targets": ("query", "key")}):
@@ -175,22 +175,22 @@ def test_every_method_here_is_computed_over_a_whole_batch() -> None:
 
 def test_sizes_are_few_and_large_enough() -> None:
     for n in range(1, 3000):
-        assert n <= roomy(n) <= max(16, n * 1.126 + 15)
-        assert n <= roomier(n) < max(17, 2 * n)
-    assert len({roomy(n) for n in range(1024, 2048)}) <= 9
+        assert n <= bucket_size(n) <= max(16, n * 1.126 + 15)
+        assert n <= bucket_power_of_two(n) < max(17, 2 * n)
+    assert len({bucket_size(n) for n in range(1024, 2048)}) <= 9
 
 
 def test_a_sheet_is_read_as_it_was_written() -> None:
-    sheet = Sheet()
-    one = sheet.put(np.array([1, 2, 3], np.int32), 5)
-    two = sheet.put(np.array([2**40], np.int64))
-    three = sheet.put(np.array([0.5, -1.0], np.float32), 16)
+    sheet = LaunchTable()
+    one = sheet.add(np.array([1, 2, 3], np.int32), 5)
+    two = sheet.add(np.array([2**40], np.int64))
+    three = sheet.add(np.array([0.5, -1.0], np.float32), 16)
     with pytest.raises(RuntimeError, match="not sent"):
-        sheet.read(one)
-    sheet.send("cpu")
-    assert sheet.read(one).tolist() == [1, 2, 3, 0, 0]
-    assert sheet.read(two).tolist() == [2**40]
-    assert sheet.read(three).tolist() == [0.5, -1.0, *[0.0] * 14]
+        sheet.view(one)
+    sheet.upload("cpu")
+    assert sheet.view(one).tolist() == [1, 2, 3, 0, 0]
+    assert sheet.view(two).tolist() == [2**40]
+    assert sheet.view(three).tolist() == [0.5, -1.0, *[0.0] * 14]
 
 
 @pytest.fixture(scope="module")

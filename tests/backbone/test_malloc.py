@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def test_both_limits_are_raised(asked: list[tuple[int, int]]) -> None:
-    heap.keep()
+    heap.keep_freed_memory()
     assert dict(asked) == {
         heap.M_MMAP_THRESHOLD: heap.LARGEST,
         heap.M_TRIM_THRESHOLD: heap.KEPT,
@@ -42,20 +42,20 @@ def test_who_has_chosen_for_himself_is_left_alone(
     asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    heap.keep()
+    heap.keep_freed_memory()
     assert asked == []
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    heap.keep()
+    heap.keep_freed_memory()
 
 
 def test_another_system_is_left_alone(
     asked: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.platform", "win32")
-    heap.keep()
+    heap.keep_freed_memory()
     assert asked == []
 
 

@@ -13,7 +13,7 @@ import torch
 from adapterkit.adapter.batching import assemble_edits
 from adapterkit.backbone.checkpoint import Checkpoint, locate
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs, pack
+from adapterkit.backbone.packing import TokenSequence, pack
 from adapterkit.errors import BackboneError
 from adapterkit.inference.forward import forward
 from helpers.adapters import MakeAdapter
@@ -23,7 +23,7 @@ from helpers.vocabulary import WORDS
 TEXTS = ["where is my card", "a", "i want to close the account please help " * 4, "rain sun tea"]
 
 
-def encoded(backbone: Backbone, inputs: list[Inputs]) -> Any:
+def encoded(backbone: Backbone, inputs: list[TokenSequence]) -> Any:
     first = backbone.geometry.first_position
     packed = pack(inputs, [-1] * len(inputs), [first] * len(inputs))
     with torch.inference_mode():
@@ -40,7 +40,7 @@ def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
     with torch.inference_mode():
         expected = model(**batch)
     inputs = tokenise(backbone, TEXTS, None, backbone.geometry.positions)
-    assert [list(i.ids) for i in inputs] == [
+    assert [list(i.input_ids) for i in inputs] == [
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
@@ -112,8 +112,8 @@ def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, l
         if second is not None and limit < 5:
             continue
         expected = tokenizer(first, second, truncation="longest_first", max_length=limit)
-        assert list(row.ids) == expected["input_ids"]
-        assert list(row.types) == expected["token_type_ids"]
+        assert list(row.input_ids) == expected["input_ids"]
+        assert list(row.token_type_ids) == expected["token_type_ids"]
         whole = tokenizer(first, second)["input_ids"]
         assert row.truncated == (len(whole) > limit)
 

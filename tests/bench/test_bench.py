@@ -15,7 +15,7 @@ from adapterkit.bench.machine import machine, peak_bytes, resident_bytes
 from adapterkit.bench.mixed import compared as compare_mixed
 from adapterkit.bench.swap import compared as compare_swap
 from adapterkit.bench.systems import BASE, FLOOR, OWN, PEAK, PEAK_FLOPS, PEFT, System
-from adapterkit.bench.table import show
+from adapterkit.bench.table import result_text
 from adapterkit.bench.timing import ratio, spread, take_turns
 from adapterkit.bench.training import FLOOR as TRAINING_FLOOR
 from adapterkit.bench.training import PEFT as TRAINER
@@ -145,7 +145,7 @@ def test_rows_are_the_same_for_everyone(kind: Any, tiny: Backbone, minilm: Backb
     assert len(rows) == n
     assert len(bench_rows(kind, minilm, 3)) == 3
     assert shortest <= min(map(len, rows)) <= max(map(len, rows)) <= longest
-    assert all(row.ids[0] == 101 and row.ids[-1] == 102 for row in rows)
+    assert all(row.input_ids[0] == 101 and row.input_ids[-1] == 102 for row in rows)
     room = tiny.geometry.positions - 20
     assert [len(row) for row in bench_rows(kind, tiny)] == [
         min(size, room) for size in lengths(kind)
@@ -237,7 +237,7 @@ def test_a_table_has_a_line_for_each_row() -> None:
         "machine": {"processor": "P", "gpu": None},
         "rows": [{"system": "a", "ms": 1234.5}, {"system": "b", "ms": None}],
     }
-    assert show(result).splitlines() == [
+    assert result_text(result).splitlines() == [
         "bench start: rounds 5, peers True",
         "processor P",
         "",

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
+from adapterkit.backbone.packing import TokenSequence
 from adapterkit.bench.mixed import MixedBench
 from adapterkit.bench.peers import PaddedBatch, hushed, peft_model, plain_model
 from adapterkit.bench.systems import job, own_systems
 from adapterkit.bench.workload import LORA, MIXES, bench_adapters, labelled_rows, owned, owners_of
-from adapterkit.inference.forward import Piece, forward
+from adapterkit.inference.forward import AdapterOutput, forward
 from adapterkit.inference.predictor import Predictor
 from helpers.command_line import run_command
 from helpers.guest import GUEST
@@ -42,11 +42,11 @@ def texts(tiny: Backbone) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny: Backbone, texts: list[str]) -> list[Inputs]:
-    return [Inputs(ids, [0] * len(ids)) for ids in tiny.tokenizer(texts)["input_ids"]]
+def inputs(tiny: Backbone, texts: list[str]) -> list[TokenSequence]:
+    return [TokenSequence(ids, [0] * len(ids)) for ids in tiny.tokenizer(texts)["input_ids"]]
 
 
-def by_row(pieces: list[Piece]) -> dict[int, torch.Tensor]:
+def by_row(pieces: list[AdapterOutput]) -> dict[int, torch.Tensor]:
     return {
         row: line for piece in pieces for row, line in zip(piece.rows, piece.values, strict=True)
     }
@@ -54,7 +54,7 @@ def by_row(pieces: list[Piece]) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_what_is_timed_is_what_the_predictor_answers(
-    mix: str, tiny: Backbone, texts: list[str], inputs: list[Inputs]
+    mix: str, tiny: Backbone, texts: list[str], inputs: list[TokenSequence]
 ) -> None:
     (system,) = (s for s in own_systems(tiny, inputs, [5]) if s.batch == mix)
     adapters = bench_adapters(tiny, mix, 5)
@@ -68,7 +68,7 @@ def test_what_is_timed_is_what_the_predictor_answers(
 
 
 def test_peft_answers_what_we_answer(
-    tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
+    tiny: Backbone, tiny_folder: Path, inputs: list[TokenSequence]
 ) -> None:
     adapters = bench_adapters(tiny, LORA, 4)
     batch, owners = PaddedBatch.of(inputs, tiny.device), owners_of(len(inputs), 4)
@@ -85,7 +85,7 @@ def test_peft_answers_what_we_answer(
 
 
 def test_transformers_answers_what_our_base_answers(
-    tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
+    tiny: Backbone, tiny_folder: Path, inputs: list[TokenSequence]
 ) -> None:
     with hushed(), torch.inference_mode():
         plain = plain_model(tiny_folder, "float32", "none", tiny.device)
@@ -96,7 +96,7 @@ def test_transformers_answers_what_our_base_answers(
 
 
 def test_everyone_gets_the_same_rows_and_owners(
-    tiny: Backbone, tiny_folder: Path, inputs: list[Inputs]
+    tiny: Backbone, tiny_folder: Path, inputs: list[TokenSequence]
 ) -> None:
     batch = PaddedBatch.of(inputs, tiny.device)
     told = job(tiny_folder, "float32", inputs, 5)
@@ -104,7 +104,7 @@ def test_everyone_gets_the_same_rows_and_owners(
     names = [adapter.name for adapter in bench_adapters(tiny, LORA, 5)]
     for place, (adapter, row) in enumerate(ours):
         size = int(batch.mask[place].sum())
-        assert batch.ids[place, :size].tolist() == told["rows"][place] == list(row.ids)
+        assert batch.ids[place, :size].tolist() == told["rows"][place] == list(row.input_ids)
         assert adapter is not None
         assert adapter.name == names[told["owners"][place]]
     assert told["owners"] == owners_of(len(inputs), 5)

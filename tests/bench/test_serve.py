@@ -21,7 +21,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.bench.load import BROKEN, LATE, Tally, Target, drive
 from adapterkit.bench.offline import engine_of, offline_rate
 from adapterkit.bench.serve import ServeBench, beside, percentile, summary
-from adapterkit.bench.table import show
+from adapterkit.bench.table import result_text
 from adapterkit.bench.traffic import Arrivals, AtOnce, Traffic
 from adapterkit.bench.wire import TimedReply, Wire
 from adapterkit.client.http import Client
@@ -210,7 +210,7 @@ def test_a_running_server_is_loaded(url: str) -> None:
         assert 0 < line["p50"] <= line["p95"] <= line["p99"] <= line["longest"]
     assert result["server"]["adapters"] == 3
     assert result["faults"] == []
-    assert "p99 ms" in show(result)
+    assert "p99 ms" in result_text(result)
     json.dumps(result)
 
 
@@ -242,7 +242,7 @@ def test_own_texts_and_errors_are_counted(url: str, tmp_path: Path) -> None:
     assert line["errors"] == line["requests"] == fault["requests"] > 0
     assert (line["requests_per_second"], line["p50"]) == (0.0, None)
     assert (fault["status"], fault["first"]) == ("422", "text 1: there is no text")
-    assert "422" in show(result)
+    assert "422" in result_text(result)
 
 
 def test_quotas_show_as_429(shelf: Path, tiny_folder: Path, tmp_path: Path) -> None:

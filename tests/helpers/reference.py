@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
+from adapterkit.backbone.packing import TokenSequence
 
 
 def low_rank(
@@ -82,7 +82,7 @@ def bottleneck(floor: Adapter, index: int, site: str, x: Tensor) -> Tensor:
 
 def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
     """One BERT layer over one sequence `[n, h]`, every step written out, floor after floor."""
-    block, floors = bert.encoder.layer[index], adapter.floors if adapter else ()
+    block, floors = bert.encoder.layer[index], adapter.stack if adapter else ()
 
     def linear(module: Any, site: str, inner: Tensor) -> Tensor:
         y: Tensor = inner @ module.weight.T + module.bias
@@ -112,16 +112,20 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
     return norm(last, hidden("ffn_norm", r + hidden("ffn_residual", x), lambda s: norm(last, s)))
 
 
-def hidden(backbone: Backbone, adapter: Adapter | None, inputs: Inputs) -> Tensor:
+def hidden(backbone: Backbone, adapter: Adapter | None, inputs: TokenSequence) -> Tensor:
     """Last hidden state of one sequence, `[n, h]`, from its `words` where it has them."""
     bert: Any = backbone.model
     start = adapter.num_virtual_tokens if adapter else 0
     places = torch.arange(start, start + len(inputs))
     parts = bert.embeddings
-    words = parts.word_embeddings.weight[list(inputs.ids)] if inputs.words is None else inputs.words
+    words = (
+        parts.word_embeddings.weight[list(inputs.input_ids)]
+        if inputs.inputs_embeds is None
+        else inputs.inputs_embeds
+    )
     x = (
         words
-        + parts.token_type_embeddings.weight[list(inputs.types)]
+        + parts.token_type_embeddings.weight[list(inputs.token_type_ids)]
         + parts.position_embeddings.weight[places]
     )
     x = F.layer_norm(
@@ -132,7 +136,7 @@ def hidden(backbone: Backbone, adapter: Adapter | None, inputs: Inputs) -> Tenso
     return x
 
 
-def logits(backbone: Backbone, adapter: Adapter, inputs: Inputs) -> Tensor:
+def logits(backbone: Backbone, adapter: Adapter, inputs: TokenSequence) -> Tensor:
     """Logits of one mean-pooled classification, `[C]`."""
     pooled = hidden(backbone, adapter, inputs).mean(0)
     return adapter.head["classifier.weight"] @ pooled + adapter.head["classifier.bias"]

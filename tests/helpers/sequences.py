@@ -9,29 +9,31 @@ import torch
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
-from adapterkit.backbone.tokenizer import cut
+from adapterkit.backbone.packing import TokenSequence
+from adapterkit.backbone.tokenizer import truncate
 from adapterkit.inference.forward import forward
-from adapterkit.inference.pipeline import run
+from adapterkit.inference.pipeline import compute_outputs
 from adapterkit.tasks.types import Example
 from helpers.vocabulary import WORDS
 
 
 def tokenise(
     backbone: Backbone, texts: list[str], pairs: list[str | None] | None, limit: int
-) -> list[Inputs]:
+) -> list[TokenSequence]:
     """Texts or text pairs as one sequence each, cut to a limit."""
-    return [cut(encoding, limit)[0] for encoding in backbone.reader.read(texts, pairs)]
+    return [truncate(encoding, limit)[0] for encoding in backbone.reader.encode(texts, pairs)]
 
 
-def logits_of(backbone: Backbone, adapter: Adapter, inputs: list[Inputs]) -> torch.Tensor:
+def logits_of(backbone: Backbone, adapter: Adapter, inputs: list[TokenSequence]) -> torch.Tensor:
     """One adapter's logits for many sequences, `[n, C]`, in their order."""
-    return torch.cat([row[0] for row in run(backbone, [(adapter, Example((i,))) for i in inputs])])
+    return torch.cat(
+        [row[0] for row in compute_outputs(backbone, [(adapter, Example((i,))) for i in inputs])]
+    )
 
 
 def random_rows(
     backbone: Backbone, adapters: Sequence[Adapter | None], n: int
-) -> list[tuple[Adapter | None, Inputs]]:
+) -> list[tuple[Adapter | None, TokenSequence]]:
     rng = random.Random(5)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(n)]
     owners = [rng.choice(adapters) for _ in range(n)]
@@ -39,7 +41,7 @@ def random_rows(
 
 
 def outputs_by_row(
-    backbone: Backbone, rows: Sequence[tuple[Adapter | None, Inputs]]
+    backbone: Backbone, rows: Sequence[tuple[Adapter | None, TokenSequence]]
 ) -> list[torch.Tensor]:
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for piece in forward(backbone, rows):

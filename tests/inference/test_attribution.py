@@ -20,7 +20,7 @@ import adapterkit
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
+from adapterkit.backbone.packing import TokenSequence
 from adapterkit.cli.attribution_text import print_explanations
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference import pipeline
@@ -55,17 +55,18 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def outputs(backbone: Backbone, adapter: Adapter, example: Example) -> Outputs:
-    return Outputs.of(pipeline.run(backbone, [(adapter, example)]))
+    return Outputs.of(pipeline.compute_outputs(backbone, [(adapter, example)]))
 
 
-def masked(backbone: Backbone, adapter: Adapter, inputs: Inputs) -> Inputs:
+def masked(backbone: Backbone, adapter: Adapter, inputs: TokenSequence) -> TokenSequence:
     tokenizer = backbone.tokenizer
     kept = SPECIAL if adapter.task.type == "relation" else SPECIAL[:2]
-    names = tokenizer.convert_ids_to_tokens(list(inputs.ids))
+    names = tokenizer.convert_ids_to_tokens(list(inputs.input_ids))
     ids = [
-        i if n in kept else tokenizer.mask_token_id for i, n in zip(inputs.ids, names, strict=True)
+        i if n in kept else tokenizer.mask_token_id
+        for i, n in zip(inputs.input_ids, names, strict=True)
     ]
-    return replace(inputs, ids=ids)
+    return replace(inputs, input_ids=ids)
 
 
 def logit(chance: float) -> float:
@@ -178,15 +179,18 @@ def test_attributions_are_those_of_a_plain_loop(
     (attribution,) = check(marked, adapter, {"text": TEXT}).attributions
     (inputs,) = tokenise(marked, [TEXT], None, 64)
     table = marked.model.get_input_embeddings().weight  # type: ignore[operator]
-    high, low = table[list(inputs.ids)], table[list(masked(marked, adapter, inputs).ids)]
+    high, low = (
+        table[list(inputs.input_ids)],
+        table[list(masked(marked, adapter, inputs).input_ids)],
+    )
     best = int(reference.logits(marked, adapter, inputs).argmax())
     slopes, points = torch.zeros_like(high), 200
     for step in range(points):
         at = (low + (step + 0.5) / points * (high - low)).requires_grad_()
-        score = reference.logits(marked, adapter, replace(inputs, words=at))[best]
+        score = reference.logits(marked, adapter, replace(inputs, inputs_embeds=at))[best]
         slopes += torch.autograd.grad(score, at)[0] / points
     tokens = ((high - low) * slopes).sum(-1).tolist()
-    owners = marked.reader.read([TEXT])[0].word_ids
+    owners = marked.reader.encode([TEXT])[0].word_ids
     sums = [0.0] * (max(word for word in owners if word is not None) + 1)
     for word, value in zip(owners, tokens, strict=True):
         if word is not None:
@@ -204,7 +208,9 @@ def test_points_are_told_apart_below_the_lowest_layer_that_is_adapted(
         check(tiny, make_adapter(tiny, kind, layers=(2,)), {"text": TEXT})
     adapter = make_adapter(tiny, "lora", layers=(2,))
     (inputs,) = tokenise(tiny, [TEXT], None, 64)
-    rows = [replace(inputs, words=tiny.words(inputs.ids) * n) for n in (1.0, 0.5, 0.0)]
+    rows = [
+        replace(inputs, inputs_embeds=tiny.words(inputs.input_ids) * n) for n in (1.0, 0.5, 0.0)
+    ]
     (together,) = forward(tiny, [(adapter, row) for row in rows])
     alone = torch.cat([forward(tiny, [(adapter, row)])[0].values for row in rows])
     assert together.values.detach() == pytest.approx(alone.detach(), abs=1e-5)
@@ -216,10 +222,10 @@ def test_word_embeddings_may_stand_in_place_of_ids(
     rows = tokenise(tiny, ["where is my card", "rain", "the fee is not good at all"], None, 64)
     adapters = [make_adapter(tiny, kind) for kind in sorted(methods())]
     plain = [(adapter, inputs) for adapter in adapters for inputs in rows]
-    given = [(a, replace(i, words=tiny.words(i.ids).detach())) for a, i in plain]
+    given = [(a, replace(i, inputs_embeds=tiny.words(i.input_ids).detach())) for a, i in plain]
     for one, other in zip(forward(tiny, plain), forward(tiny, given), strict=True):
         assert torch.equal(one.values, other.values)
-    swapped = [(a, replace(i, ids=[0] * len(i))) for a, i in given]
+    swapped = [(a, replace(i, input_ids=[0] * len(i))) for a, i in given]
     for one, other in zip(forward(tiny, plain), forward(tiny, swapped), strict=True):
         assert torch.equal(one.values, other.values)
 

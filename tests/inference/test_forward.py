@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
+from adapterkit.backbone.packing import TokenSequence
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
 from adapterkit.inference.forward import by_budget
 from adapterkit.inference.predictor import Predictor
@@ -63,7 +63,7 @@ def test_eight_threads_with_eight_adapters_are_never_mixed_up(
         expected = [outputs_by_row(tiny, [row])[0] for group in rows for row in group]
     barrier = threading.Barrier(8)
 
-    def work(group: list[tuple[Adapter | None, Inputs]]) -> list[torch.Tensor]:
+    def work(group: list[tuple[Adapter | None, TokenSequence]]) -> list[torch.Tensor]:
         barrier.wait()
         with torch.inference_mode():
             return [outputs_by_row(tiny, [row])[0] for row in group]
@@ -79,7 +79,7 @@ def test_a_forward_that_raises_midway_leaves_the_next_answers_right(
     tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = random_rows(tiny, [None, *varied_adapters(tiny, make_adapter)], 20)
-    plain: list[tuple[Adapter | None, Inputs]] = [(None, inputs) for _, inputs in rows]
+    plain: list[tuple[Adapter | None, TokenSequence]] = [(None, inputs) for _, inputs in rows]
     x = torch.ones(1, 20, 32)
     with torch.inference_mode():
         mixed, base = outputs_by_row(tiny, rows), outputs_by_row(tiny, plain)

@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.inference.lanes import ALONE, LEAST_TOKENS, Lanes, lanes_of
-from adapterkit.inference.pipeline import answer, read
-from adapterkit.inference.pipeline import run as through
+from adapterkit.inference.lanes import LEAST_TOKENS, SERIAL, WorkerLanes, lanes_of
+from adapterkit.inference.pipeline import answer_rows, compute_outputs, encode_requests
 from helpers.adapters import MakeAdapter
 
 
 @pytest.fixture(scope="module")
-def two() -> Lanes:
-    return Lanes(2, 1)
+def two() -> WorkerLanes:
+    return WorkerLanes(2, 1)
 
 
-def test_each_lane_has_its_threads_and_nobody_else_loses_theirs(two: Lanes) -> None:
+def test_each_lane_has_its_threads_and_nobody_else_loses_theirs(two: WorkerLanes) -> None:
     def threads(_: int) -> tuple[str, int]:
         barrier.wait(10)
         return threading.current_thread().name, torch.get_num_threads()
@@ -37,29 +36,29 @@ def test_each_lane_has_its_threads_and_nobody_else_loses_theirs(two: Lanes) -> N
 
 
 def test_answers_are_the_same_in_any_lanes(
-    tiny: Backbone, make_adapter: MakeAdapter, two: Lanes
+    tiny: Backbone, make_adapter: MakeAdapter, two: WorkerLanes
 ) -> None:
     adapters = [make_adapter(tiny, m, name=m) for m in ("lora", "prefix", "bottleneck")]
     texts = [f"i lost my card {'very ' * (n % 30)}" for n in range(60)]
     owners = [[*adapters, None][n % 4] for n in range(60)]
-    rows = list(zip(owners, read(tiny, owners, texts), strict=True))
-    alone, beside = through(tiny, rows), through(tiny, rows, lanes=two)
+    rows = list(zip(owners, encode_requests(tiny, owners, texts), strict=True))
+    alone, beside = compute_outputs(tiny, rows), compute_outputs(tiny, rows, lanes=two)
     for one, other in zip(alone, beside, strict=True):
         for lines, same in zip(one, other, strict=True):
             torch.testing.assert_close(lines, same, atol=1e-5, rtol=1e-5)
-    said = answer(tiny, rows, lanes=two)
+    said = answer_rows(tiny, rows, lanes=two)
     assert [one["adapter"] for one in said] == [o.name if o else "base" for o in owners]
 
 
-def test_work_is_shared_evenly_and_little_work_is_not_cut(two: Lanes) -> None:
+def test_work_is_shared_evenly_and_little_work_is_not_cut(two: WorkerLanes) -> None:
     assert two.budget([10] * 10, 8192) == LEAST_TOKENS
     assert two.budget([14] * 64, 8192) == 14 * 32 + 14
     assert two.budget([14] * 64, 100) == 100
-    assert ALONE.budget([14] * 64, 8192) == 8192
-    assert lanes_of(torch.device("meta")) is ALONE
+    assert SERIAL.budget([14] * 64, 8192) == 8192
+    assert lanes_of(torch.device("meta")) is SERIAL
 
 
-def test_a_fault_in_a_lane_is_the_callers(two: Lanes) -> None:
+def test_a_fault_in_a_lane_is_the_callers(two: WorkerLanes) -> None:
     def fail(part: int) -> int:
         raise ValueError(f"part {part}")
 

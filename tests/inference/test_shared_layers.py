@@ -15,12 +15,12 @@ import torch
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs, pack
+from adapterkit.backbone.packing import TokenSequence, pack
 from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
-from adapterkit.inference.shared_layers import Memory, best_layer
+from adapterkit.inference.shared_layers import StateCache, sharing_depth
 from adapterkit.methods.lora import LoRA
-from adapterkit.ops.bucketing import fill_up
+from adapterkit.ops.bucketing import bucket_for_onednn
 from helpers.adapters import MakeAdapter, varied_adapters
 from helpers.joint_training import (
     assert_like_alone,
@@ -34,7 +34,7 @@ from helpers.joint_training import (
 from helpers.sequences import outputs_by_row, tokenise
 from helpers.vocabulary import WORDS
 
-Rows = list[tuple[Adapter | None, Inputs]]
+Rows = list[tuple[Adapter | None, TokenSequence]]
 
 
 @pytest.fixture
@@ -68,14 +68,14 @@ def top(backbone: Backbone, make_adapter: MakeAdapter, n: int = 16) -> list[Adap
     ]
 
 
-def texts(backbone: Backbone, n: int) -> list[Inputs]:
+def texts(backbone: Backbone, n: int) -> list[TokenSequence]:
     rng = random.Random(4)
     return tokenise(
         backbone, [" ".join(rng.choices(WORDS, k=rng.randint(2, 20))) for _ in range(n)], None, 40
     )
 
 
-def asked(adapters: list[Adapter | None], inputs: list[Inputs]) -> Rows:
+def asked(adapters: list[Adapter | None], inputs: list[TokenSequence]) -> Rows:
     rows: Rows = [(adapter, row) for adapter in adapters for row in inputs]
     return random.Random(3).sample(rows, len(rows))
 
@@ -97,15 +97,15 @@ def test_shared_texts_go_through_the_lower_layers_once(
     inputs = texts(tiny, 5)
     with torch.inference_mode():
         forward(tiny, asked([*top(tiny, make_adapter)], inputs))
-        assert below == [fill_up(sum(map(len, inputs)))]
+        assert below == [bucket_for_onednn(sum(map(len, inputs)))]
         below.clear()
         forward(tiny, asked([None, *varied_adapters(tiny, make_adapter)[:3]], inputs))
         assert below == [
-            fill_up(4 * sum(map(len, inputs)))
+            bucket_for_onednn(4 * sum(map(len, inputs)))
         ]  # the adapters act from the first layer on
         below.clear()
         forward(tiny, asked([*top(tiny, make_adapter, 1)], inputs))
-        assert below == [fill_up(sum(map(len, inputs)))]
+        assert below == [bucket_for_onednn(sum(map(len, inputs)))]
 
 
 def test_rows_that_do_not_share_may_stand_between(
@@ -169,7 +169,7 @@ def test_texts_at_other_positions_are_other_texts(
     rows = asked([*adapters, replace(adapters[0]), replace(adapters[1])], inputs)
     with torch.inference_mode():
         together = outputs_by_row(tiny, rows)
-        assert below == [fill_up(2 * sum(map(len, inputs)))]
+        assert below == [bucket_for_onednn(2 * sum(map(len, inputs)))]
         alone = [outputs_by_row(tiny, [row])[0] for row in rows]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
@@ -182,7 +182,7 @@ def test_texts_at_other_positions_are_other_texts(
 
 def test_token_types_are_part_of_a_text(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     (row,) = tokenise(tiny, ["my card the bank"], None, 40)
-    pair = replace(row, types=[0, 0, 0, 1, 1, 1])
+    pair = replace(row, token_type_ids=[0, 0, 0, 1, 1, 1])
     adapters = top(tiny, make_adapter, 4)
     rows: Rows = [(adapter, inputs) for adapter in adapters for inputs in (row, pair)]
     with torch.inference_mode():
@@ -207,17 +207,17 @@ def test_threads_share_without_mixing_up(tiny: Backbone, make_adapter: MakeAdapt
 
 
 def test_the_layer_that_saves_most_is_chosen() -> None:
-    rows = [Inputs([1] * n, [0] * n) for n in (4, 4, 4, 4, 4)]
+    rows = [TokenSequence([1] * n, [0] * n) for n in (4, 4, 4, 4, 4)]
     packed = pack(rows, [0, 1, 2, 3, 4], [0] * 5)
     same, different = ["a"] * 5, list("abcde")
-    assert best_layer(packed, same, [0, 0, 0, 0, 0], 6) == 0
-    assert best_layer(packed, different, [3, 3, 3, 6, 6], 6) == 0
-    assert best_layer(packed, same, [3, 3, 3, 3, 3], 6) == 3
-    assert best_layer(packed, same, [0, 3, 3, 5, 5], 6) == 3  # 3 layers x 3 rows over 5 x 1
-    assert best_layer(packed, same, [2, 5, 5, 5, 5], 6) == 5
-    assert best_layer(packed, different, [0, 0, 2, 2, 0], 6, repeated=False) == 2
-    many_rows = pack([*rows, Inputs([1] * 900, [0] * 900)], [0, 1, 2, 3, 4, 5], [0] * 6)
-    assert best_layer(many_rows, [*same, "b"], [3, 3, 3, 3, 3, 0], 6) == 0  # not worth it
+    assert sharing_depth(packed, same, [0, 0, 0, 0, 0], 6) == 0
+    assert sharing_depth(packed, different, [3, 3, 3, 6, 6], 6) == 0
+    assert sharing_depth(packed, same, [3, 3, 3, 3, 3], 6) == 3
+    assert sharing_depth(packed, same, [0, 3, 3, 5, 5], 6) == 3  # 3 layers x 3 rows over 5 x 1
+    assert sharing_depth(packed, same, [2, 5, 5, 5, 5], 6) == 5
+    assert sharing_depth(packed, different, [0, 0, 2, 2, 0], 6, repeated=False) == 2
+    many_rows = pack([*rows, TokenSequence([1] * 900, [0] * 900)], [0, 1, 2, 3, 4, 5], [0] * 6)
+    assert sharing_depth(many_rows, [*same, "b"], [3, 3, 3, 3, 3, 0], 6) == 0  # not worth it
 
 
 # Training: what lies below the adapter is kept from epoch to epoch.
@@ -273,13 +273,13 @@ def test_joint_training_shares_texts_and_cache(tiny: Backbone) -> None:
 def test_a_memory_keeps_no_more_than_its_bytes(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     (adapter,) = top(tiny, make_adapter, 1)
     inputs = texts(tiny, 6)
-    memory = Memory(max_bytes=3 * 4 * 32 * max(map(len, inputs)))
+    memory = StateCache(max_bytes=3 * 4 * 32 * max(map(len, inputs)))
     expected = forward(tiny, [(adapter, row) for row in inputs])[0].values
     for _ in range(3):
         (piece,) = forward(tiny, [(adapter, row) for row in inputs], None, memory)
         torch.testing.assert_close(piece.values, expected, rtol=1e-6, atol=1e-6)
         assert 0 < memory.n_bytes <= memory.max_bytes
-    known = [memory.get(1, (0, tuple(row.ids), tuple(row.types))) for row in inputs]
+    known = [memory.get(1, (0, tuple(row.input_ids), tuple(row.token_type_ids))) for row in inputs]
     assert 0 < sum(states is not None for states in known) < len(inputs)
     assert memory.n_bytes == sum(states.nbytes for states in known if states is not None)
 

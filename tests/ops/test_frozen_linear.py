@@ -13,8 +13,14 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import BackboneError
 from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
-from adapterkit.ops.bucketing import fill_up
-from adapterkit.ops.frozen_linear import Activated, Int8, Prepared, prepare, prepare_int8
+from adapterkit.ops.bucketing import bucket_for_onednn
+from adapterkit.ops.frozen_linear import (
+    Int8Linear,
+    PrepackedLinear,
+    PrepackedLinearGelu,
+    prepare,
+    prepare_int8,
+)
 from adapterkit.ops.gelu import gelu
 from adapterkit.ops.processor import (
     INT8_MAX_WITHOUT_VNNI,
@@ -49,7 +55,7 @@ def test_a_prepared_linear_is_the_linear(
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias, dtype=dtype).requires_grad_(False)
-    prepared, goal = Prepared(linear), torch.randn(*shape, 80, dtype=dtype)
+    prepared, goal = PrepackedLinear(linear), torch.randn(*shape, 80, dtype=dtype)
     found = []
     for run in (prepared, linear):
         x = torch.linspace(-1, 1, 48).expand(*shape, 48).to(dtype).contiguous().requires_grad_()
@@ -60,7 +66,7 @@ def test_a_prepared_linear_is_the_linear(
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     with torch.inference_mode():
-        assert torch.equal(prepared(x), prepared.ahead(x))
+        assert torch.equal(prepared(x), prepared.forward(x))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -69,7 +75,7 @@ def test_a_prepared_linear_under_autocast_is_the_linear_under_autocast(
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias).requires_grad_(False)
-    prepared, goal, found = Prepared(linear), torch.randn(7, 80), []
+    prepared, goal, found = PrepackedLinear(linear), torch.randn(7, 80), []
     for run in (prepared, linear):
         x = torch.linspace(-1, 1, 48).expand(7, 48).contiguous().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
@@ -85,7 +91,7 @@ def test_a_prepared_linear_under_autocast_is_the_linear_under_autocast(
 
 
 def test_other_dtypes_take_the_plain_way() -> None:
-    prepared = Prepared(nn.Linear(8, 8).requires_grad_(False))
+    prepared = PrepackedLinear(nn.Linear(8, 8).requires_grad_(False))
     with pytest.raises(RuntimeError, match="dtype"):
         prepared(torch.randn(3, 8).to(torch.bfloat16))
     with torch.autocast("cpu", torch.float16):
@@ -100,7 +106,7 @@ def test_a_linear_with_its_gelu_is_both(
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, dtype=dtype).requires_grad_(False)
-    both = Activated(linear, lambda: between)
+    both = PrepackedLinearGelu(linear, lambda: between)
     x = torch.randn(7, 48, dtype=dtype).requires_grad_(flows)
     y = both(x)
     in_one_product = not between and not flows and dtype in capability.prepacked
@@ -120,10 +126,10 @@ def test_a_backbone_with_its_gelus_in_the_products_answers_as_a_plain_one(
     """Adapters that act between the two stand in a batch with others that do not."""
     plain, fused = (Backbone.load(str(tiny_folder), device="cpu", prepared=False) for _ in range(2))
     for linear in fused.linears:
-        setattr(linear, "forward", Prepared(linear))  # type: ignore[arg-type]  # noqa: B010
+        setattr(linear, "forward", PrepackedLinear(linear))  # type: ignore[arg-type]  # noqa: B010
     fused._activate()
     kinds = [type(linear.forward) for linear in fused.linears]
-    assert kinds.count(Activated) == fused.geometry.layers
+    assert kinds.count(PrepackedLinearGelu) == fused.geometry.layers
     texts = ["my card", "close the account please", "tea", "it rains"]
     adapters = [
         None,
@@ -149,7 +155,7 @@ def test_only_plain_linears_are_prepared_and_the_state_stays() -> None:
     linears = [nn.Linear(512, 512).requires_grad_(False), Other(512, 512), nn.LayerNorm(512)]
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in linears]
     assert prepare(linears) <= 1
-    assert not isinstance(linears[1].forward, Prepared)
+    assert not isinstance(linears[1].forward, PrepackedLinear)
     for module, state in zip(linears, before, strict=True):
         assert state.keys() == module.state_dict().keys()
         assert all(torch.equal(state[name], module.state_dict()[name]) for name in state)
@@ -165,7 +171,7 @@ def test_a_prepared_backbone_answers_as_a_plain_one(
         backbone = Backbone.load(str(tiny_folder), dtype=dtype, device="cpu", prepared=False)  # type: ignore[arg-type]
         if prepared:  # all of them, faster or not
             for linear in backbone.linears:
-                setattr(linear, "forward", Prepared(linear))  # type: ignore[arg-type]  # noqa: B010
+                setattr(linear, "forward", PrepackedLinear(linear))  # type: ignore[arg-type]  # noqa: B010
         adapter = make_adapter(backbone, kind)
         tensors = list(adapter.tensors.values())
         for tensor in tensors:
@@ -189,7 +195,7 @@ def test_int8_is_near_ahead_and_exact_back(
     linear = nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
     x, goal = torch.randn(*shape, 96, dtype=dtype), torch.randn(*shape, 160, dtype=dtype)
     found = []
-    for run in (Int8(linear), linear):
+    for run in (Int8Linear(linear), linear):
         leaf = x.clone().requires_grad_()
         y = run(leaf)
         (y * goal).sum().backward()
@@ -258,7 +264,7 @@ def test_int8_is_for_the_cpu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_batches_of_every_size_are_of_few_sizes_to_the_processor() -> None:
     sizes = range(1, 8193)
-    filled = {fill_up(n) for n in sizes}
-    assert all(n <= fill_up(n) <= max(16, n * 17 / 16 + 16) for n in sizes)
+    filled = {bucket_for_onednn(n) for n in sizes}
+    assert all(n <= bucket_for_onednn(n) <= max(16, n * 17 / 16 + 16) for n in sizes)
     assert len(filled) < 200
-    assert len({fill_up(n) for n in range(1, 513)}) == 32
+    assert len({bucket_for_onednn(n) for n in range(1, 513)}) == 32

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from adapterkit.ops.kernels import compiling
-from adapterkit.ops.low_rank import Bank, LowRank, Runs
+from adapterkit.ops.low_rank import LowRank, Segments, StackedWeights
 
 
 def low_rank(downs: list[torch.Tensor], ups: list[torch.Tensor], lengths: list[int]) -> LowRank:
-    return LowRank(Runs(lengths), Bank(downs, -2), Bank(ups, -1), (1.0,) * len(lengths))
+    return LowRank(
+        Segments(lengths), StackedWeights(downs, -2), StackedWeights(ups, -1), (1.0,) * len(lengths)
+    )
 
 
 def test_what_lies_beside_a_block_of_tokens_is_left_alone() -> None:

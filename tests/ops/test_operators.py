@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adapterkit.ops.attention import packed_attention
 from adapterkit.ops.attention_plan import AttentionPlan
-from adapterkit.ops.dropout import Draws, Noise
-from adapterkit.ops.low_rank import Bank, LowRank, Runs
+from adapterkit.ops.dropout import Dropout, DropoutSeed
+from adapterkit.ops.low_rank import LowRank, Segments, StackedWeights
 from helpers import reference
 
 TRAFFIC = {
@@ -28,11 +28,11 @@ SCALES = [0.5 + 0.1 * g for g in range(40)]
 def low_rank(leaves: list[Tensor], lengths: list[int]) -> LowRank:
     """The kernel over weights of one layer; biases and an activation where they are given."""
     down, up, *bias = ([w[None] for w in leaf] for leaf in leaves)
-    inner, outer = (Bank(b, -1) for b in bias) if bias else (None, None)
+    inner, outer = (StackedWeights(b, -1) for b in bias) if bias else (None, None)
     return LowRank(
-        Runs(lengths),
-        Bank(down, -2),
-        Bank(up, -1),
+        Segments(lengths),
+        StackedWeights(down, -2),
+        StackedWeights(up, -1),
         tuple(SCALES[: len(lengths)]),
         inner,
         outer,
@@ -132,10 +132,12 @@ def test_ranks_may_differ_within_a_group() -> None:
     ranks = (1, 4, 2, 8, 11, 24)
     downs, ups = [torch.randn(1, r, 6) for r in ranks], [torch.randn(1, 5, r) for r in ranks]
     inner, outer = [torch.randn(1, r) for r in ranks], [torch.randn(1, 5) for _ in ranks]
-    x, zero, runs = torch.randn(18, 6), torch.zeros(18, 5), Runs([3] * 6)
+    x, zero, runs = torch.randn(18, 6), torch.zeros(18, 5), Segments([3] * 6)
     for biases in (False, True):
-        both = (Bank(inner, -1), Bank(outer, -1), F.gelu) if biases else ()
-        kernel = LowRank(runs, Bank(downs, -2), Bank(ups, -1), (1.0,) * 6, *both)
+        both = (StackedWeights(inner, -1), StackedWeights(outer, -1), F.gelu) if biases else ()
+        kernel = LowRank(
+            runs, StackedWeights(downs, -2), StackedWeights(ups, -1), (1.0,) * 6, *both
+        )
         with torch.inference_mode():
             in_place = kernel.add(zero.clone(), x, 0)
         for y in (kernel.add(zero, x, 0), in_place):
@@ -257,11 +259,11 @@ def test_sequences_may_share_one_prefix(width: int) -> None:
 def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:
     lengths = [3, 5, 2, 4]
     ones = [torch.ones(n, 6) for n in lengths]
-    whole = Noise([Draws(11, lengths, [0, 1, 2, 3])])
+    whole = Dropout([DropoutSeed(11, lengths, [0, 1, 2, 3])])
     together = [whole.drop_tokens(torch.cat(ones), 0.5), whole.drop_tokens(torch.cat(ones), 0.5)]
     parts: list[list[torch.Tensor]] = [[], []]
     for rows in ([2, 0], [3], [1]):
-        noise = Noise([Draws(11, lengths, rows)])
+        noise = Dropout([DropoutSeed(11, lengths, rows)])
         for draw in parts:
             draw.append(noise.drop_tokens(torch.cat([ones[row] for row in rows]), 0.5))
     starts = [0, 3, 8, 10]
@@ -273,6 +275,6 @@ def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:
 
 
 def test_noise_keeps_the_mean_and_drops_its_share() -> None:
-    x = Noise([Draws(0, [4000], [0])]).drop_tokens(torch.ones(4000, 10), 0.25)
+    x = Dropout([DropoutSeed(0, [4000], [0])]).drop_tokens(torch.ones(4000, 10), 0.25)
     assert abs(float((x == 0).float().mean()) - 0.25) < 0.01
     assert abs(float(x.mean()) - 1.0) < 0.02

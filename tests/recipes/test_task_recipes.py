@@ -90,7 +90,7 @@ def test_one_epoch_gives_the_main_metric(tiny: Backbone, store: Store, file: Pat
     assert adapter.name == recipe.name
     for split in ("validation", "test"):
         assert -1.0 <= adapter.metrics[split][recipe.task.main_metric] <= 1.0
-    assert [floor.name for floor in adapter.floors[:-1]] == (
+    assert [floor.name for floor in adapter.stack[:-1]] == (
         [recipe.training.on_top_of] if recipe.training.on_top_of else []
     )
     assert adapter.training["rows"] == {name: len(part) for name, part in load(recipe).items()}

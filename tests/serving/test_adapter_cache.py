@@ -17,7 +17,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, UnknownAdapterError
 from adapterkit.serving import adapter_cache as module
-from adapterkit.serving.adapter_cache import OVERHEAD, ResidentSet, Tier
+from adapterkit.serving.adapter_cache import OVERHEAD, AdapterCache, LruTier
 from helpers.adapters import MakeAdapter
 
 
@@ -34,11 +34,11 @@ def with_set(
     store: Store,
     backbone: Backbone,
     memory: int,
-    use: Callable[[ResidentSet], Coroutine[Any, Any, Any]],
+    use: Callable[[AdapterCache], Coroutine[Any, Any, Any]],
     pinned: tuple[str, ...] = (),
 ) -> Any:
     async def whole() -> Any:
-        resident = ResidentSet(store, backbone, memory, 0, pinned)
+        resident = AdapterCache(store, backbone, memory, 0, pinned)
         try:
             return await use(resident)
         finally:
@@ -58,7 +58,7 @@ def size_of(store: Store, backbone: Backbone) -> int:
 def test_the_least_recently_used_goes_and_the_budget_is_kept(store: Store, tiny: Backbone) -> None:
     size = size_of(store, tiny)
 
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         for number in range(4):
             await resident.get(f"t{number}/task")
         await resident.get("t0/task")
@@ -73,7 +73,7 @@ def test_the_least_recently_used_goes_and_the_budget_is_kept(store: Store, tiny:
 def test_the_pinned_stay(store: Store, tiny: Backbone) -> None:
     size = size_of(store, tiny)
 
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         for number in range(10):
             await resident.get(f"t{number}/task")
         assert set(resident.memory.names()) == {"t0/task", "t9/task"}
@@ -82,7 +82,7 @@ def test_the_pinned_stay(store: Store, tiny: Backbone) -> None:
 
 
 def test_an_adapter_larger_than_the_budget_still_answers(store: Store, tiny: Backbone) -> None:
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         held = await resident.get("t0/task")
         assert held.adapter.name == "t0/task"
         assert len(resident.memory) == 0
@@ -102,7 +102,7 @@ def test_many_callers_load_once_and_a_hang_up_ends_nobodys_load(
 
     monkeypatch.setattr(module, "load_adapter", slow)
 
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         waiting = [asyncio.create_task(resident.get("t0/task")) for _ in range(20)]
         await asyncio.sleep(0.01)
         waiting[0].cancel()
@@ -126,7 +126,7 @@ def test_a_cold_adapter_delays_only_its_own(
 
     monkeypatch.setattr(module, "load_adapter", slow)
 
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         await resident.get("t0/task")
         cold = asyncio.create_task(resident.get("t1/task"))
         await asyncio.sleep(0.01)
@@ -144,7 +144,7 @@ def test_what_is_published_anew_is_never_answered_from_the_old_copy(
 ) -> None:
     fresh = make_adapter(tiny, name="t0/task", seed=77)
 
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         old = await resident.get("t0/task")
         store.publish(fresh, tiny.geometry)
         new = await resident.get("t0/task")
@@ -169,7 +169,7 @@ def test_what_is_published_anew_is_never_answered_from_the_old_copy(
 def test_a_broken_folder_is_told_and_leaves_nothing(store: Store, tiny: Backbone) -> None:
     (store.path("t3/task") / WEIGHTS).write_bytes(b"broken")
 
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         for _ in range(2):
             with pytest.raises(AdapterError, match="t3/task"):
                 await resident.get("t3/task")
@@ -181,7 +181,7 @@ def test_a_broken_folder_is_told_and_leaves_nothing(store: Store, tiny: Backbone
 
 
 def test_a_tier_counts_bytes_exactly(tiny: Backbone, make_adapter: MakeAdapter) -> None:
-    tier = Tier(10**9)
+    tier = LruTier(10**9)
     adapters = [make_adapter(tiny, seed=n, r=2 + n) for n in range(5)]
     for number, adapter in enumerate(adapters):
         tier.put((f"a{number}", "x"), adapter)
@@ -196,7 +196,7 @@ def test_a_tier_counts_bytes_exactly(tiny: Backbone, make_adapter: MakeAdapter) 
 
 
 def test_unloading_frees_memory_and_the_next_request_loads(store: Store, tiny: Backbone) -> None:
-    async def use(resident: ResidentSet) -> None:
+    async def use(resident: AdapterCache) -> None:
         first = await resident.get("t0/task")
         assert resident.unload("t0/task") == 1
         assert resident.unload("t0/task") == 0

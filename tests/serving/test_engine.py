@@ -14,7 +14,7 @@ import pytest
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import DataError, OverloadedError, UnavailableError
-from adapterkit.inference.pipeline import answer
+from adapterkit.inference.pipeline import answer_rows
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import engine as module
 from adapterkit.serving.engine import Engine
@@ -176,14 +176,14 @@ def test_a_bad_text_is_its_own_callers_fault(tiny: Backbone, adapters: list[Adap
 def test_a_row_that_breaks_the_forward_takes_no_other_with_it(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = answer
+    plain = answer_rows
 
     def fragile(backbone: Backbone, rows: Sequence[tuple[Adapter | None, Example]]) -> Any:
         if any(adapter is adapters[1] for adapter, _ in rows):
             raise RuntimeError("this adapter breaks")
         return plain(backbone, rows)
 
-    monkeypatch.setattr(module, "answer", fragile)
+    monkeypatch.setattr(module, "answer_rows", fragile)
 
     async def use(engine: Engine) -> list[Any]:
         asked = [engine.ask(a.name, [(a, "the card")] * 3, 30.0) for a in adapters]
@@ -212,13 +212,13 @@ def test_overload_is_told_with_a_time_to_wait(tiny: Backbone, adapters: list[Ada
 def test_nobody_waits_longer_than_asked(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = answer
+    plain = answer_rows
 
     def slow(backbone: Backbone, rows: Any) -> Any:
         time.sleep(0.3)
         return plain(backbone, rows)
 
-    monkeypatch.setattr(module, "answer", slow)
+    monkeypatch.setattr(module, "answer_rows", slow)
 
     async def use(engine: Engine) -> list[Any]:
         asked = (
@@ -274,7 +274,7 @@ def test_who_takes_most_leaves_a_lane_while_others_are_about(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quiet tenant's request begins while the flood's batch is still held up."""
-    held, plain = threading.Event(), answer
+    held, plain = threading.Event(), answer_rows
 
     def slow(backbone: Backbone, rows: Any) -> Any:
         if any(adapter is adapters[0] for adapter, _ in rows):
@@ -285,7 +285,7 @@ def test_who_takes_most_leaves_a_lane_while_others_are_about(
         quiet = [(adapters[1], "a card")]
         flood = [(adapters[0], "the card is lost")] * 100
         await asyncio.gather(engine.ask("quiet", quiet, 30.0), engine.ask("loud", flood, 30.0))
-        monkeypatch.setattr(module, "answer", slow)
+        monkeypatch.setattr(module, "answer_rows", slow)
         flooding = [asyncio.create_task(engine.ask("loud", flood, 30.0)) for _ in range(5)]
         while engine.queue.rows < 400:
             await asyncio.sleep(0.001)

@@ -22,7 +22,7 @@ import uvicorn
 from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.serving.adapter_cache import ResidentSet
+from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.api_keys import Keys, hash_of, parse
 from adapterkit.serving.app import make_app
 from adapterkit.serving.engine import Engine
@@ -89,7 +89,7 @@ def shelf(
         adapter = make_adapter(tiny, name=f"globex/{kind}", method="prefix", num_virtual_tokens=2)
         made = with_task(adapter, kind, pooling="mean", **settings)
         twin = (MemberWeights(made.tensors, made.head),) if kind == "regression" else ()
-        publish(replace(made, others=twin))
+        publish(replace(made, extra_members=twin))
     publish(make_adapter(tiny, name="many/Task-000", r=1))
     for n in range(1, MANY):
         shutil.copytree(root / "many/Task-000", root / f"many/Task-{n:03}")
@@ -100,7 +100,7 @@ def shelf(
 def served(root: Path, backbone: Backbone, keys: Keys | None = None) -> Iterator[str]:
     """A server over a store in a thread of its own; gives its URL."""
     metrics = Metrics()
-    resident = ResidentSet(Store(root), backbone, 10**8, 10**8)
+    resident = AdapterCache(Store(root), backbone, 10**8, 10**8)
     engine = Engine(backbone, 1024, 100_000, lanes=1, watch=metrics)
     metrics.watch(engine, resident)
     service = Service(backbone, resident, engine, keys, metrics, ServingLimits())

@@ -31,7 +31,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import middleware as gate
-from adapterkit.serving.adapter_cache import ResidentSet
+from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.admin import unpack
 from adapterkit.serving.api_keys import Keys, hash_of, parse
 from adapterkit.serving.app import make_app
@@ -94,7 +94,7 @@ def serve(
     **limits: Any,
 ) -> TestClient:
     metrics = Metrics(traces)
-    resident = ResidentSet(store, backbone, 10**9, 0)
+    resident = AdapterCache(store, backbone, 10**9, 0)
     engine = Engine(backbone, 256, 20_000, 2, metrics)
     metrics.watch(engine, resident)
     service = Service(backbone, resident, engine, keys, metrics, ServingLimits(**limits))
@@ -570,7 +570,7 @@ def test_a_million_unknown_names_leave_no_trace(client: TestClient, store: Store
             store.find(f"nobody/number-{number}")
     for number in range(100):
         ask(client, {"inputs": "a", "adapter_id": f"nobody/number-{number}"})
-    assert len(store._shelves) <= 6
+    assert len(store._indices) <= 6
     assert len(service.resident.memory) <= 6
     text = client.get("/metrics").text
     assert "nobody" not in text
@@ -700,7 +700,7 @@ def test_work_on_files_is_behind_whatever_answers(client: TestClient) -> None:
     assert client.portal is not None
     before = priority()
     service: Service = client.app.state.service  # type: ignore[attr-defined]
-    assert client.portal.call(service.apart, priority) == 19
+    assert client.portal.call(service.in_thread, priority) == 19
     assert client.portal.call(priority) == before, "the event loop's thread keeps its own"
 
 
@@ -796,6 +796,6 @@ def test_slow_bodies_are_given_up(
 
     scope = {"type": "http", "path": "/predict", "method": "POST", "headers": []}
     with pytest.raises(HTTPException) as error:
-        asyncio.run(gate.Gate(app, ServingLimits(), Metrics())(scope, drip, send))
+        asyncio.run(gate.RequestLimits(app, ServingLimits(), Metrics())(scope, drip, send))
     assert error.value.status_code == 408
     assert 2 <= len(came) <= 10

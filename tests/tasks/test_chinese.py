@@ -159,7 +159,7 @@ def _f1_macro(said: Sequence[str], goal: Sequence[str]) -> float:
 def _read_once(backbone: Backbone, row: Row, example: Example) -> None:
     """Every Chinese character is a token of its own, or is cut off at the end and told so."""
     (inputs,) = example.inputs
-    tokens = backbone.reader.tokens(inputs.ids)
+    tokens = backbone.reader.tokens(inputs.input_ids)
     unknown = {"[UNK]"} if "[UNK]" in tokens else set()
     read = [token for token in tokens if _is_chinese(token)]
     asked = [

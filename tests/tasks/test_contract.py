@@ -14,7 +14,7 @@ import torch
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.tokenizer import cut
+from adapterkit.backbone.tokenizer import truncate
 from adapterkit.errors import DataError, RecipeError
 from adapterkit.inference.forward import text_limit
 from adapterkit.inference.labelled import ready
@@ -180,18 +180,18 @@ def test_no_kind_of_field_takes_what_it_cannot_hold(kind: str) -> None:
     [("head", "a b c d"), ("tail", "g h i j"), ("head+tail", "a b i j")],
 )
 def test_long_texts_keep_what_the_recipe_says(tiny: Backbone, how: Any, kept: str) -> None:
-    (encoding,) = tiny.reader.read(["a b c d e f g h i j"])
-    (inputs,) = cut(encoding, 6, how)
-    assert tiny.tokenizer.decode(inputs.ids) == f"[CLS] {kept} [SEP]"
+    (encoding,) = tiny.reader.encode(["a b c d e f g h i j"])
+    (inputs,) = truncate(encoding, 6, how)
+    assert tiny.tokenizer.decode(inputs.input_ids) == f"[CLS] {kept} [SEP]"
     assert inputs.truncated
 
 
 def test_windows_overlap_and_miss_nothing(tiny: Backbone) -> None:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     for n, limit, stride in ((26, 9, 3), (26, 9, 0), (8, 9, 3), (7, 9, 6), (26, 6, 2)):
-        (encoding,) = tiny.reader.read([" ".join(letters[:n])])
-        windows = cut(encoding, limit, "windows", stride)
-        words = [tiny.tokenizer.decode(w.ids).split()[1:-1] for w in windows]
+        (encoding,) = tiny.reader.encode([" ".join(letters[:n])])
+        windows = truncate(encoding, limit, "windows", stride)
+        words = [tiny.tokenizer.decode(w.input_ids).split()[1:-1] for w in windows]
         assert list(dict.fromkeys(x for window in words for x in window)) == letters[:n]
         assert all(len(window) <= limit for window in windows)
         for one, other in pairwise(words):
@@ -200,9 +200,9 @@ def test_windows_overlap_and_miss_nothing(tiny: Backbone) -> None:
 
 @pytest.mark.parametrize("stride", [3, 4, 6, 7, 128])
 def test_windows_share_at_most_half_of_themselves(tiny: Backbone, stride: int) -> None:
-    (encoding,) = tiny.reader.read(["a b c d e f g h i j k l"])
-    windows = cut(encoding, 8, "windows", stride)
-    assert [tiny.tokenizer.decode(w.ids).split()[1:-1] for w in windows] == [
+    (encoding,) = tiny.reader.encode(["a b c d e f g h i j k l"])
+    windows = truncate(encoding, 8, "windows", stride)
+    assert [tiny.tokenizer.decode(w.input_ids).split()[1:-1] for w in windows] == [
         "a b c d e f".split(),
         "d e f g h i".split(),
         "g h i j k l".split(),
@@ -210,8 +210,8 @@ def test_windows_share_at_most_half_of_themselves(tiny: Backbone, stride: int) -
 
 
 def test_windows_of_a_pair_run_over_the_second_text(tiny: Backbone) -> None:
-    (encoding,) = tiny.reader.read(["the card"], ["a b c d e f g h"])
-    words = [tiny.tokenizer.decode(w.ids) for w in cut(encoding, 9, "windows", 1)]
+    (encoding,) = tiny.reader.encode(["the card"], ["a b c d e f g h"])
+    words = [tiny.tokenizer.decode(w.input_ids) for w in truncate(encoding, 9, "windows", 1)]
     assert words == [
         "[CLS] the card [SEP] a b c d [SEP]",
         "[CLS] the card [SEP] d e f g [SEP]",
@@ -220,11 +220,11 @@ def test_windows_of_a_pair_run_over_the_second_text(tiny: Backbone) -> None:
 
 
 def test_windows_tell_whether_anything_is_lost(tiny: Backbone) -> None:
-    (one,) = tiny.reader.read(["a b c d e f g h"])
-    assert not any(window.truncated for window in cut(one, 6, "windows", 1))
-    (short, long) = tiny.reader.read(["a b", "a b c d e f"], ["the card is lost"] * 2)
-    assert not any(window.truncated for window in cut(short, 8, "windows", 1))
-    assert all(window.truncated for window in cut(long, 8, "windows", 1))
+    (one,) = tiny.reader.encode(["a b c d e f g h"])
+    assert not any(window.truncated for window in truncate(one, 6, "windows", 1))
+    (short, long) = tiny.reader.encode(["a b", "a b c d e f"], ["the card is lost"] * 2)
+    assert not any(window.truncated for window in truncate(short, 8, "windows", 1))
+    assert all(window.truncated for window in truncate(long, 8, "windows", 1))
 
 
 def test_windows_agree_by_their_mean(tiny: Backbone, tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_every_word_of_a_long_row_is_said_once(tiny: Backbone) -> None:
     (example,) = task.examples([{"tokens": words}], tiny.reader, 12)
     assert len(example.inputs) > 3
     assert None not in example.notes.places
-    ids = [example.inputs[n].ids[line] for n, line in example.notes.places]
+    ids = [example.inputs[n].input_ids[line] for n, line in example.notes.places]
     assert tiny.tokenizer.convert_ids_to_tokens(ids) == [word[0] for word in words]
 
 

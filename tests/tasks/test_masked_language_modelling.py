@@ -23,7 +23,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.labelled import Split
-from adapterkit.inference.pipeline import run
+from adapterkit.inference.pipeline import compute_outputs
 from adapterkit.inference.predictor import Predictor
 from adapterkit.tasks.base import Task, tasks
 from adapterkit.tasks.masked_language_modelling import TOP, MaskedLanguageModelling
@@ -69,7 +69,7 @@ def with_head(
 def plain(backbone: Backbone, make_adapter: MakeAdapter, **settings: Any) -> Adapter:
     """The task over an adapter that does nothing, its head as it begins."""
     generator = torch.Generator().manual_seed(0)
-    task = MaskedLanguageModelling(**settings).suited(backbone.lm_head)
+    task = MaskedLanguageModelling(**settings).bind_backbone(backbone.lm_head)
     adapter = make_adapter(backbone, "lora", name="t/domain")
     tensors = adapter.method.fresh(backbone.geometry, generator)
     head = task.fresh_head(backbone.geometry.hidden, generator)
@@ -99,16 +99,18 @@ def test_the_loss_is_transformers(with_head: Path, make_adapter: MakeAdapter) ->
     adapter, model = plain(backbone, make_adapter), theirs(with_head)
     assert adapter.head == {}, "the checkpoint's head stays where it is"
     examples = judged(adapter.task, examples_of(adapter.task, backbone, TEXTS))
-    found = adapter.task.loss(Outputs.of(run(backbone, [(adapter, e) for e in examples])), [])
+    found = adapter.task.loss(
+        Outputs.of(compute_outputs(backbone, [(adapter, e) for e in examples])), []
+    )
     for loss, example in zip(found, examples, strict=True):
         sums, n = 0.0, 0
         for inputs in example.inputs:
             labels = torch.full((1, len(inputs)), -100)
-            for place, token in inputs.blanks:
+            for place, token in inputs.masked:
                 labels[0, place] = token
             with torch.inference_mode():
-                said = model(torch.tensor([list(inputs.ids)]), labels=labels)
-            sums, n = sums + float(said.loss) * len(inputs.blanks), n + len(inputs.blanks)
+                said = model(torch.tensor([list(inputs.input_ids)]), labels=labels)
+            sums, n = sums + float(said.loss) * len(inputs.masked), n + len(inputs.masked)
         assert float(loss) == pytest.approx(sums / n, rel=1e-5)
 
 
@@ -194,7 +196,7 @@ def test_bfloat16_embeddings_say_almost_the_same(
     adapter = plain(tiny, make_adapter)
     examples = judged(adapter.task, examples_of(adapter.task, tiny, TEXTS))
     exact, rounded = (
-        Outputs.of(run(backbone, [(adapter, e) for e in examples])).lines[:, 0]
+        Outputs.of(compute_outputs(backbone, [(adapter, e) for e in examples])).lines[:, 0]
         for backbone in (tiny, half)
     )
     torch.testing.assert_close(exact, rounded, rtol=0.1, atol=0.1)
@@ -209,10 +211,10 @@ def test_fifteen_in_a_hundred_are_hidden_as_bert_hides(tiny: Backbone) -> None:
     (before,) = example.inputs
     kinds: Counter[str] = Counter()
     for seed in range(400):
-        (after,) = task.posed(example, str(seed)).inputs
-        assert len(after.blanks) == round(0.15 * (len(before) - 2))
-        hidden = dict(after.blanks)
-        for place, (old, new) in enumerate(zip(before.ids, after.ids, strict=True)):
+        (after,) = task.masked_for(example, str(seed)).inputs
+        assert len(after.masked) == round(0.15 * (len(before) - 2))
+        hidden = dict(after.masked)
+        for place, (old, new) in enumerate(zip(before.input_ids, after.input_ids, strict=True)):
             assert hidden.get(place, old) == old, "the right token is kept"
             assert old == new or place in hidden, "only what is hidden changes"
             if place in hidden:
@@ -226,24 +228,24 @@ def test_fifteen_in_a_hundred_are_hidden_as_bert_hides(tiny: Backbone) -> None:
 def test_draws_hang_on_the_seed_alone(tiny: Backbone) -> None:
     task = MaskedLanguageModelling()
     examples = examples_of(task, tiny, TEXTS)
-    first, again, other = ([task.posed(e, seed) for e in examples] for seed in ("1", "1", "2"))
+    first, again, other = ([task.masked_for(e, seed) for e in examples] for seed in ("1", "1", "2"))
     assert first == again
     assert first != other
     assert judged(task, examples) == judged(task, examples)
-    assert all(len(i.blanks) >= 1 for example in first for i in example.inputs)
+    assert all(len(i.masked) >= 1 for example in first for i in example.inputs)
 
 
 def test_whole_words_are_hidden_together(tiny: Backbone) -> None:
     """The tiny vocabulary spells unknown words in pieces: `x`, `##y`, `##z`."""
     text = "the xyz card vwxy lost mnop please " * 2
     (example,) = examples_of(MaskedLanguageModelling(), tiny, [text])
-    tokens = tiny.tokenizer.convert_ids_to_tokens(example.inputs[0].ids)
+    tokens = tiny.tokenizer.convert_ids_to_tokens(example.inputs[0].input_ids)
     torn = 0
     for whole in (True, False):
         task = MaskedLanguageModelling(whole_words=whole, share=0.3)
         for seed in range(60):
-            (after,) = task.posed(example, str(seed)).inputs
-            hidden = {place for place, _ in after.blanks}
+            (after,) = task.masked_for(example, str(seed)).inputs
+            hidden = {place for place, _ in after.masked}
             cuts = [p for p in hidden if tokens[p].startswith("##") and p - 1 not in hidden]
             cuts += [p for p in hidden if tokens[p + 1].startswith("##") and p + 1 not in hidden]
             assert not (whole and cuts)
@@ -262,7 +264,7 @@ def test_a_chinese_character_is_a_word(chinese_folder: Path) -> None:
     assert len(latin) > 2
     seen: Counter[str] = Counter()
     for seed in range(60):
-        hidden = {place for place, _ in task.posed(example, str(seed)).inputs[0].blanks}
+        hidden = {place for place, _ in task.masked_for(example, str(seed)).inputs[0].masked}
         assert hidden & latin in (set(), latin)
         seen["latin" if hidden & latin else "alone"] += 1
         seen["neighbours apart"] += any(place + 1 not in hidden for place in hidden - latin)
@@ -273,9 +275,9 @@ def test_a_chinese_character_is_a_word(chinese_folder: Path) -> None:
 def test_masks_in_a_text_are_never_learnt(tiny: Backbone) -> None:
     task = MaskedLanguageModelling(share=0.9)
     (example,) = examples_of(task, tiny, ["the [MASK] is [MASK] lost"])
-    assert example.inputs[0].blanks == ((2, -1), (4, -1))
+    assert example.inputs[0].masked == ((2, -1), (4, -1))
     for seed in range(20):
-        hidden = dict(task.posed(example, str(seed)).inputs[0].blanks)
+        hidden = dict(task.masked_for(example, str(seed)).inputs[0].masked)
         assert not hidden.keys() & {2, 4}
         assert tiny.reader.mask not in hidden.values()
 
@@ -283,7 +285,7 @@ def test_masks_in_a_text_are_never_learnt(tiny: Backbone) -> None:
 def test_long_texts_are_read_whole_and_once(tiny: Backbone) -> None:
     task = MaskedLanguageModelling()
     (example,) = examples_of(task, tiny, [" ".join(WORDS * 5)], 20)
-    ids = [i for inputs in example.inputs for i in inputs.ids[1:-1]]
+    ids = [i for inputs in example.inputs for i in inputs.input_ids[1:-1]]
     assert tiny.tokenizer.decode(ids) == " ".join(WORDS * 5)
     assert [len(words) for words in example.notes.words] == [len(i) for i in example.inputs]
 
@@ -349,13 +351,13 @@ def test_every_epoch_hides_anew_and_evaluation_the_same(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds: list[str] = []
-    posed = MaskedLanguageModelling.posed
+    posed = MaskedLanguageModelling.masked_for
 
     def seen(self: Any, example: Example, seed: str) -> Example:
         seeds.append(seed)
         return posed(self, example, seed)
 
-    monkeypatch.setattr(MaskedLanguageModelling, "posed", seen)
+    monkeypatch.setattr(MaskedLanguageModelling, "masked_for", seen)
     train(plan(tmp_path, epochs=3, accumulation=2), tiny, progress=False)
     training = [seed for seed in seeds if not seed.startswith("judged")]
     assert len(training) == len(set(training)) == 3 * 48
@@ -399,7 +401,7 @@ def test_no_more_than_the_hidden_tokens_are_scored(
 def test_perplexity_and_accuracy_of_a_known_case(tiny: Backbone) -> None:
     task = MaskedLanguageModelling()
     examples = judged(task, examples_of(task, tiny, ["i lost my card", "rain " * 20]))
-    goal = [t for e in examples for i in e.inputs for _, t in i.blanks]
+    goal = [t for e in examples for i in e.inputs for _, t in i.masked]
     lines = torch.zeros(len(goal), 1 + 2 * TOP)
     lines[:, 0] = -math.log(4.0)
     lines[:, 1 + TOP] = torch.tensor(goal)
@@ -425,4 +427,4 @@ def test_what_does_not_fit_is_told(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(AdapterkitError, match="guesses among all tokens"):
         MaskedLanguageModelling().scores(Outputs(torch.zeros(1, 11), ((1,),)), Example(()))
     with pytest.raises(AdapterkitError, match="word embeddings as wide as the hidden states"):
-        MaskedLanguageModelling().suited(None)
+        MaskedLanguageModelling().bind_backbone(None)

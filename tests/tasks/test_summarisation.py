@@ -80,7 +80,7 @@ def test_the_loss_is_that_of_a_plain_loop(tiny: Backbone, limit: int) -> None:
     sizes = [len(tiny.tokenizer(s, add_special_tokens=False).input_ids) for s in sentences]
     found: list[list[Any]] = [[] for _ in sentences]
     for window, part in zip(example.inputs, lines, strict=True):
-        for line, place in enumerate(window.places or range(len(window))):
+        for line, place in enumerate(window.kept or range(len(window))):
             if 0 < place <= sum(sizes):  # between the special tokens
                 number = next(n for n in range(4) if place <= sum(sizes[: n + 1]))
                 found[number].append(part[line, 0])
@@ -160,7 +160,7 @@ def test_a_long_chinese_document_is_read_whole(chinese_folder: Path) -> None:
     assert {o for window in example.notes.owners for o in window} == {-1, *range(30)}
     for window, owners in zip(example.inputs, example.notes.owners, strict=True):
         for number in set(owners) - {-1}:
-            ids = [i for i, o in zip(window.ids, owners, strict=True) if o == number]
+            ids = [i for i, o in zip(window.input_ids, owners, strict=True) if o == number]
             assert backbone.tokenizer.decode(ids).replace(" ", "") in sentences[number]
     (answer,) = task.answers(Outputs.of([lines]), [example])
     first, second = answer["extract"]

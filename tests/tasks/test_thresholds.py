@@ -48,7 +48,7 @@ def f1_at(chances: Any, goals: Any, threshold: float) -> float:
 def test_the_threshold_for_all_has_the_best_f1_there_is(seed: int) -> None:
     lines, goals = logits(40, 3, seed)
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
-    tuned = task.tuned(outputs(lines), [], goals.tolist())
+    tuned = task.tune(outputs(lines), [], goals.tolist())
     chances = outputs(lines).lines.sigmoid().double().numpy().ravel()
     tried = [f1_at(chances, goals.ravel(), cut) for cut in (*chances, 0.5)]
     found = tuned.metrics(tuned.predictions(outputs(lines), [], goals.tolist()))
@@ -65,9 +65,9 @@ def test_only_labels_with_enough_rows_have_a_threshold_of_their_own() -> None:
     goals[:, 1] = np.arange(100) < 20
     goals[:, 2] = np.arange(100) < 81  # 19 rows have it not
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned_per_label")
-    a, b, c = task.tuned(outputs(lines), [], goals.tolist()).threshold
+    a, b, c = task.tune(outputs(lines), [], goals.tolist()).threshold
     shared = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
-    assert a == c == shared.tuned(outputs(lines), [], goals.tolist()).threshold
+    assert a == c == shared.tune(outputs(lines), [], goals.tolist()).threshold
     chances = outputs(lines).lines.sigmoid().double().numpy()[:, 1]
     best = max(f1_at(chances, goals[:, 1], cut) for cut in (*chances, 0.5))
     assert f1_at(chances, goals[:, 1], b) == pytest.approx(best)
@@ -76,11 +76,11 @@ def test_only_labels_with_enough_rows_have_a_threshold_of_their_own() -> None:
 def test_where_nothing_speaks_for_another_threshold_it_is_a_half() -> None:
     task = KINDS["multi_label"](labels=("a", "b"), threshold="tuned")
     nobody = [[0.0, 0.0]] * 3
-    assert task.tuned(outputs(np.ones((3, 2))), [], nobody).threshold == 0.5
+    assert task.tune(outputs(np.ones((3, 2))), [], nobody).threshold == 0.5
     sure = outputs([[90.0, -90.0]] * 3)
-    assert task.tuned(sure, [], [[1.0, 0.0]] * 3).threshold == 0.5
+    assert task.tune(sure, [], [[1.0, 0.0]] * 3).threshold == 0.5
     fixed = KINDS["multi_label"](labels=("a", "b"), threshold=0.7)
-    assert fixed.tuned(sure, [], nobody) is fixed
+    assert fixed.tune(sure, [], nobody) is fixed
 
 
 def test_each_label_is_given_from_its_own_threshold() -> None:
@@ -139,7 +139,7 @@ def test_the_null_threshold_has_the_best_f1_there_is(seed: int) -> None:
     def f1(task: Any) -> float:
         return float(task.metrics(task.predictions(said, examples, goals))["f1"])
 
-    tuned = squad(null_threshold="tuned").tuned(said, examples, goals)
+    tuned = squad(null_threshold="tuned").tune(said, examples, goals)
     tried = [
         f1(squad(null_threshold=cut + tiny)) for cut in (0.0, *excess) for tiny in (-1e-3, 1e-3)
     ]
@@ -149,11 +149,11 @@ def test_the_null_threshold_has_the_best_f1_there_is(seed: int) -> None:
 def test_a_null_threshold_lifts_answers_that_were_held_back() -> None:
     said, examples, goals = asked([2.0, 3.0, 6.0], [True, True, None])
     assert [a["answer"] for a in squad().answers(said, examples)] == ["", "", ""]
-    tuned = squad(null_threshold="tuned").tuned(said, examples, goals)
+    tuned = squad(null_threshold="tuned").tune(said, examples, goals)
     assert 3.0 < tuned.null_threshold < 6.0
     assert [a["answer"] for a in tuned.answers(said, examples)] == ["tea", "tea", ""]
     never = KINDS["question_answering"](unanswerable=False, null_threshold="tuned")
-    assert never.tuned(said, examples, goals).null_threshold == 0.0
+    assert never.tune(said, examples, goals).null_threshold == 0.0
 
 
 # In training.
@@ -219,17 +219,17 @@ def test_thresholds_are_never_tuned_on_test_rows(tiny: Backbone, tmp_path: Path)
         run(recipe(tmp_path, validation=0, threshold="tuned"), tiny)
     chosen: list[int] = []
     kind = KINDS["multi_label"]
-    before = kind.tuned
+    before = kind.tune
 
     def watched(self: Any, said: Outputs, examples: Any, targets: Any) -> Any:
         chosen.append(len(targets))
         return before(self, said, examples, targets)
 
-    kind.tuned = watched
+    kind.tune = watched
     try:
         adapter = run(recipe(tmp_path, threshold="tuned"), tiny)
     finally:
-        kind.tuned = before
+        kind.tune = before
     rows = adapter.training["rows"]
     assert chosen == [rows["validation"]]
     assert rows["validation"] != rows["test"]

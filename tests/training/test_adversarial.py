@@ -14,10 +14,10 @@ from torch import Tensor
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
+from adapterkit.backbone.packing import TokenSequence
 from adapterkit.errors import RecipeError
 from adapterkit.inference.forward import forward
-from adapterkit.inference.shared_layers import Memory
+from adapterkit.inference.shared_layers import StateCache
 from adapterkit.methods.base import methods
 from adapterkit.tasks.classification import Classification
 from adapterkit.tasks.types import Example
@@ -52,7 +52,7 @@ def sober(backbone: Backbone, method: str = "lora", **settings: Any) -> Adapter:
     return replace(adapter, task=Classification(pooling="mean", labels=("no", "yes"), dropout=0.0))
 
 
-def portion_of(inputs: Sequence[Inputs], weight: float | None = None) -> Portion:
+def portion_of(inputs: Sequence[TokenSequence], weight: float | None = None) -> Portion:
     n = len(inputs)
     return Portion(
         examples=[Example((one,)) for one in inputs],
@@ -92,15 +92,15 @@ def leaves(adapter: Adapter) -> Adapter:
 
 
 def plain_backward(
-    backbone: Backbone, adapter: Adapter, inputs: Sequence[Inputs], epsilon: float
+    backbone: Backbone, adapter: Adapter, inputs: Sequence[TokenSequence], epsilon: float
 ) -> None:
     """Sequence by sequence: the loss, its gradient at the words, the loss at the moved words."""
     table = backbone.model.get_input_embeddings().weight  # type: ignore[operator]
     for place, one in enumerate(inputs):
 
-        def loss(by: Tensor | float, one: Inputs = one, place: int = place) -> Tensor:
-            words = table[list(one.ids)] if one.words is None else one.words
-            logits = reference.logits(backbone, adapter, replace(one, words=words + by))
+        def loss(by: Tensor | float, one: TokenSequence = one, place: int = place) -> Tensor:
+            words = table[list(one.input_ids)] if one.inputs_embeds is None else one.inputs_embeds
+            logits = reference.logits(backbone, adapter, replace(one, inputs_embeds=words + by))
             return F.cross_entropy(logits[None], torch.tensor([place % 2])) / len(inputs)
 
         still = torch.zeros(len(one), table.shape[-1], requires_grad=True)
@@ -143,7 +143,9 @@ def test_rows_that_bring_words_are_moved_from_there(tiny: Backbone) -> None:
     generator = torch.Generator().manual_seed(1)
     inputs = [
         replace(
-            one, words=tiny.words(one.ids) + 0.1 * torch.randn(len(one), 32, generator=generator)
+            one,
+            inputs_embeds=tiny.words(one.input_ids)
+            + 0.1 * torch.randn(len(one), 32, generator=generator),
         )
         for one in tokenise(tiny, TEXTS, None, 40)
     ]
@@ -193,12 +195,12 @@ def test_every_sequence_moves_by_epsilon_whatever_its_weight(tiny: Backbone) -> 
         module({0: attack.standing()}).sum().backward()
         steps.append([words_of(e) for e in attack.moved(EPSILON).examples])
     for light, heavy, one in zip(*steps, inputs, strict=True):
-        assert float((light - tiny.words(one.ids)).norm()) == pytest.approx(EPSILON, rel=1e-5)
+        assert float((light - tiny.words(one.input_ids)).norm()) == pytest.approx(EPSILON, rel=1e-5)
         torch.testing.assert_close(light, heavy, rtol=1e-4, atol=1e-6)
 
 
 def words_of(example: Example) -> Tensor:
-    words = example.inputs[0].words
+    words = example.inputs[0].inputs_embeds
     assert words is not None
     return words
 
@@ -243,12 +245,12 @@ def test_steps_are_those_of_a_plain_loop(tiny: Backbone, accumulation: int) -> N
     )
     for _ in range(3):
         for one, label in zip(inputs, goal, strict=True):
-            words = table[list(one.ids)].clone().requires_grad_()
+            words = table[list(one.input_ids)].clone().requires_grad_()
             for at in (words, None):
                 if at is None:
                     assert words.grad is not None
                     at = words.detach() + EPSILON * words.grad / words.grad.norm()
-                logits = reference.logits(tiny, plain, replace(one, words=at))
+                logits = reference.logits(tiny, plain, replace(one, inputs_embeds=at))
                 (F.cross_entropy(logits[None], torch.tensor([label])) / len(rows)).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -260,7 +262,7 @@ def test_it_is_off_unless_asked_for(tiny: Backbone, monkeypatch: pytest.MonkeyPa
     seen: list[bool] = []
 
     def spied(backbone: Any, rows: Any, *more: Any) -> Any:
-        seen.append(any(inputs.words is not None for _, inputs in rows))
+        seen.append(any(inputs.inputs_embeds is not None for _, inputs in rows))
         return forward(backbone, rows, *more)
 
     monkeypatch.setattr(trainees, "forward", spied)
@@ -338,7 +340,7 @@ def moved_recipe(recipe: Recipe, folder: Path, **training: Any) -> Recipe:
 
 def test_what_is_moved_is_not_remembered(tiny: Backbone) -> None:
     adapter = sober(tiny, "lora", layers=(1, 2))
-    inputs, memory = tokenise(tiny, TEXTS, None, 40), Memory(10**9)
+    inputs, memory = tokenise(tiny, TEXTS, None, 40), StateCache(10**9)
     module = Trainees(tiny, [Trainee(adapter)], memory)
     pass_both(module, [portion_of(inputs)], EPSILON)
     assert memory.n_bytes == 0

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
-from adapterkit.cli.data_text import show
+from adapterkit.backbone.packing import TokenSequence
+from adapterkit.cli.data_text import report_text
 from adapterkit.data.synonyms import Synonyms
 from adapterkit.errors import AdapterkitError, DataError, RecipeError
 from adapterkit.inference.labelled import Split
@@ -63,7 +63,7 @@ def augmented_of(
 
 
 def ids_of(split: Split) -> list[list[list[int]]]:
-    return [[list(inputs.ids) for inputs in example.inputs] for example in split.examples]
+    return [[list(inputs.input_ids) for inputs in example.inputs] for example in split.examples]
 
 
 # Synonyms in a text.
@@ -185,7 +185,7 @@ def test_every_task_takes_synonyms_or_says_why_not(
 ) -> None:
     recipe = task_recipe(kind, tmp_path)
     synonyms = {"synonyms": write_table(tmp_path), "replace": 1.0}
-    if not tasks()[kind].rewords:
+    if not tasks()[kind].augmentable:
         assert kind in ("question_answering", "relation", "summarisation")
         with pytest.raises(ValueError, match=rf"^augmentation\.synonyms: {kind} has answers that"):
             with_(recipe, synonyms)
@@ -193,7 +193,7 @@ def test_every_task_takes_synonyms_or_says_why_not(
     drawn, split, rows = augmented_of(with_(recipe, synonyms), tiny)
     everything = range(len(rows))
     assert ids_of(drawn(everything, 1, 0)) != ids_of(split)
-    for role in tasks()[kind].rewords:
+    for role in tasks()[kind].augmentable:
         assert any(role in row.fields for row in rows) or role in ("text_pair", "negative")
     adapter = train_alone(with_(recipe, synonyms, epochs=2), tiny)
     assert adapter.training["recipe"]["augmentation"]["replace"] == 1.0
@@ -222,8 +222,8 @@ def made(kind: str, rows: Sequence[Mapping[str, Any]], augmentation: Any, **data
     return Recipe.of({**content, "augmentation": augmentation})
 
 
-def decoded(backbone: Backbone, inputs: Inputs) -> str:
-    return backbone.reader.decode(inputs.ids, skip_special_tokens=True)
+def decoded(backbone: Backbone, inputs: TokenSequence) -> str:
+    return backbone.reader.decode(inputs.input_ids, skip_special_tokens=True)
 
 
 def test_tags_stay_at_their_words(tiny: Backbone) -> None:
@@ -239,7 +239,7 @@ def test_tags_stay_at_their_words(tiny: Backbone) -> None:
         part.examples, part.targets, (["rain", "zzz"], ["the", "zzz", "card", "rain"]), strict=True
     ):
         (inputs,) = example.inputs
-        pieces = tiny.reader.tokens(inputs.ids)
+        pieces = tiny.reader.tokens(inputs.input_ids)
         assert [pieces[line][0] for _, line in places] == [word[0] for word in said]
         assert "##z" in pieces
         assert [task.labels[tag] for tag in tags][said.index("zzz")] == "B-x"
@@ -291,27 +291,29 @@ def test_the_right_choice_stays_right(tiny: Backbone) -> None:
 
 
 def test_a_share_of_the_tokens_is_hidden_and_never_a_whole_text() -> None:
-    inputs = Inputs([2, 10, 11, 12, 13, 3, 14, 3], [0, 0, 0, 0, 0, 0, 1, 1])
+    inputs = TokenSequence([2, 10, 11, 12, 13, 3, 14, 3], [0, 0, 0, 0, 0, 0, 1, 1])
     counts = [0] * 8
     for n in range(2000):
         after = hidden(inputs, 0.4, 9, {2, 3, 9}, {4}, random.Random(n))
         assert len(after) == len(inputs)
-        assert after.types == inputs.types
-        for place, (old, new) in enumerate(zip(inputs.ids, after.ids, strict=True)):
+        assert after.token_type_ids == inputs.token_type_ids
+        for place, (old, new) in enumerate(zip(inputs.input_ids, after.input_ids, strict=True)):
             assert new in (old, 9)
             counts[place] += new == 9
     assert [counts[place] for place in (0, 4, 5, 6, 7)] == [0] * 5
     assert [count / 2000 for count in counts[1:4]] == pytest.approx([0.4] * 3, abs=0.05)
     for n in range(200):  # nothing is kept in sight, and a mask of the text's own is none of it
-        after = hidden(Inputs([2, 9, 10, 11, 3], [0] * 5), 0.99, 9, {2, 3, 9}, (), random.Random(n))
-        assert after.ids[2:4] != [9, 9]
+        after = hidden(
+            TokenSequence([2, 9, 10, 11, 3], [0] * 5), 0.99, 9, {2, 3, 9}, (), random.Random(n)
+        )
+        assert after.input_ids[2:4] != [9, 9]
 
 
 @every_divisible_task
 def test_hidden_tokens_leave_answers_where_they_are(
     tiny: Backbone, tmp_path: Path, kind: str
 ) -> None:
-    if tasks()[kind].hides:
+    if tasks()[kind].masks_tokens:
         return
     recipe = with_(task_recipe(kind, tmp_path), {"token_dropout": 0.6})
     drawn, split, rows = augmented_of(recipe, tiny)
@@ -322,9 +324,9 @@ def test_hidden_tokens_leave_answers_where_they_are(
         assert [e.notes for e in part.examples] == [e.notes for e in split.examples]
         for after, before in zip(part.examples, split.examples, strict=True):
             for one, other in zip(after.inputs, before.inputs, strict=True):
-                pairs = list(zip(one.ids, other.ids, strict=True))
+                pairs = list(zip(one.input_ids, other.input_ids, strict=True))
                 assert all(new in (old, mask) for new, old in pairs)
-                assert pairs[0][0] == other.ids[0]
+                assert pairs[0][0] == other.input_ids[0]
                 seen |= {new == mask for new, _ in pairs}
     assert seen == {True, False}
 
@@ -342,7 +344,7 @@ def test_no_answer_and_no_mark_is_hidden(tiny: Backbone, tmp_path: Path) -> None
             (inputs,), (marks,) = example.inputs, example.notes
             assert len(marks) == 4
             # The tiny vocabulary has neither @ nor #.
-            assert {tiny.reader.tokens(inputs.ids)[place] for place in marks} == {"[UNK]"}
+            assert {tiny.reader.tokens(inputs.input_ids)[place] for place in marks} == {"[UNK]"}
 
 
 # When it is drawn, and for whom.
@@ -378,9 +380,9 @@ def test_off_leaves_rows_and_adapters_as_they_are(tiny: Backbone) -> None:
 @every_task
 def test_accumulation_changes_nothing(tiny: Backbone, tmp_path: Path, kind: str) -> None:
     chosen = both(tmp_path)
-    if not tasks()[kind].rewords:
+    if not tasks()[kind].augmentable:
         chosen = {"token_dropout": 0.2}
-    if tasks()[kind].hides:
+    if tasks()[kind].masks_tokens:
         chosen["token_dropout"] = 0.0
     recipe = task_recipe(kind, tmp_path)
     whole = train_alone(with_(recipe, chosen, epochs=2), tiny)
@@ -415,7 +417,7 @@ def test_a_member_of_an_ensemble_is_what_its_seed_trains(tiny: Backbone) -> None
     members = train_alone(with_(recipe, both(), ensemble=2), tiny).members
     for seed, member in enumerate(members):
         solo = train_alone(with_(recipe, both(), seed=seed), tiny)
-        assert_same_weights(replace(member, others=()), solo, tolerance=1e-3)
+        assert_same_weights(replace(member, extra_members=()), solo, tolerance=1e-3)
 
 
 def test_held_out_rows_are_never_varied(
@@ -429,7 +431,7 @@ def test_held_out_rows_are_never_varied(
         return fields
 
     def spied(accelerator: Any, backbone: Any, asked: Any) -> Any:
-        held.extend(list(i.ids) for _, s in asked for e in s.examples for i in e.inputs)
+        held.extend(list(i.input_ids) for _, s in asked for e in s.examples for i in e.inputs)
         return outputs_of(accelerator, backbone, asked)
 
     from adapterkit.training import loop
@@ -444,7 +446,7 @@ def test_held_out_rows_are_never_varied(
     texts = {row.fields["text"] for row in rows["validation"]}
     assert held
     assert {tuple(ids) for ids in held} == {
-        tuple(encoding.ids) for encoding in tiny.reader.read(sorted(texts))
+        tuple(encoding.ids) for encoding in tiny.reader.encode(sorted(texts))
     }
     assert len(asked) == 2 * len(rows["train"])  # once in each epoch
 
@@ -554,8 +556,10 @@ def test_the_check_tells_what_a_table_reaches(tiny: Backbone, tiny_folder: Path)
     words = {"bank", "card", "rain"}
     reached = sum(bool(words & set(row.fields["text"].split())) for row in rows)
     assert report["synonyms"] == {"words": 4, "rows": reached}
-    assert f"{reached} of 24 training rows have one of the 4 words with synonyms" in show(report)
-    assert "synonyms" not in show(check(recipe_for("t", write_rows(1, 30)), tiny))
+    assert f"{reached} of 24 training rows have one of the 4 words with synonyms" in report_text(
+        report
+    )
+    assert "synonyms" not in report_text(check(recipe_for("t", write_rows(1, 30)), tiny))
     content = with_(recipe, {"synonyms": "none.csv"}).plain()
     content["backbone"]["model"] = str(tiny_folder)
     Path("r.yaml").write_text(json.dumps(content))

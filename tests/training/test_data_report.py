@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.data_text import show
+from adapterkit.cli.data_text import report_text
 from adapterkit.errors import DataError
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
@@ -137,7 +137,7 @@ def test_each_task_says_what_is_counted(tiny: Backbone, kind: str) -> None:
     for entry in labels.values():
         assert entry["share"] == pytest.approx(entry["count"] / sum(expected.values()))
     assert json.loads(json.dumps(report))["splits"] == report["splits"]
-    assert show(report)
+    assert report_text(report)
 
 
 def test_every_task_is_counted_here() -> None:
@@ -155,7 +155,7 @@ def test_numbers_are_summed_up(tiny: Backbone) -> None:
         {"min": 0.5, "mean": mean(values), "median": 2.0, "max": 4.5, "std": (10.25 / 4) ** 0.5}
     )
     assert report["only_outside_training"] == {}
-    assert "number  min" in show(report)
+    assert "number  min" in report_text(report)
 
 
 def test_the_most_frequent_come_first_and_equals_by_name() -> None:
@@ -195,7 +195,7 @@ def test_labels_that_training_does_not_know_are_told(tiny: Backbone) -> None:
     report = check(plan(), tiny)
     assert report["only_outside_training"] == {"test": {"té": {"rows": 2, "first": "rows.csv:7"}}}
     assert report["refused"].startswith("rows.csv:7: label 'té' is not one this task was trained")
-    text = show(report)
+    text = report_text(report)
     assert "'té' is in test (2 rows, first rows.csv:7) and in no training row" in text
     assert "Training would stop: rows.csv:7: label 'té'" in text
     task = {"type": "classification", "labels": ["té", "银行", "lluvia"]}
@@ -230,7 +230,7 @@ def test_the_first_rows_are_shown_as_the_model_reads_them(tiny: Backbone) -> Non
 def test_people_see_ends_of_long_texts_and_of_many_labels(tiny: Backbone) -> None:
     lines = [f"{'help ' * 50}{n},label {n % 30}" for n in range(60)]
     data = {"path": "rows.csv", "validation": 0.0}
-    text = show(check(plan("\n".join(["text,label", *lines]), data=data), tiny))
+    text = report_text(check(plan("\n".join(["text,label", *lines]), data=data), tiny))
     assert "... 10 more (--json lists all)" in text
     assert "help help help ... help help" in text
     assert all(len(line) < 300 for line in text.splitlines())
@@ -244,7 +244,7 @@ def test_every_sample_recipe_is_sound(minilm: Backbone, file: Path) -> None:
     counts = {name: entry["rows"] for name, entry in report["splits"].items()}
     rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
     assert counts == {name: len(part) for name, part in rows.items()}
-    assert report["name"] in show(report)
+    assert report["name"] in report_text(report)
 
 
 def test_banking77_is_as_its_table_says(minilm: Backbone, shared_data: Path) -> None:

@@ -229,7 +229,7 @@ def test_chinese_rows_go_through_recipe_training_and_prediction(
     assert {a["label"] for a in answers} <= set(adapter.task.labels)  # type: ignore[attr-defined]
     tokens = tokenise(backbone, ["体彩大乐透"], None, 32)[0]
     assert len(tokens) == 7
-    assert 100 not in tokens.ids  # [UNK]
+    assert 100 not in tokens.input_ids  # [UNK]
 
 
 def test_two_processes_train_what_one_trains(

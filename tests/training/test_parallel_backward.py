@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import Inputs
-from adapterkit.inference.lanes import ALONE, Lanes
+from adapterkit.backbone.packing import TokenSequence
+from adapterkit.inference.lanes import SERIAL, WorkerLanes
 from adapterkit.tasks.types import Example
 from adapterkit.training import loop
 from adapterkit.training import parallel_backward as abreast
@@ -26,12 +26,12 @@ from helpers.joint_training import (
 
 
 @pytest.fixture(scope="module")
-def two() -> Lanes:
-    return Lanes(2, 1)
+def two() -> WorkerLanes:
+    return WorkerLanes(2, 1)
 
 
 @pytest.fixture
-def in_lanes(monkeypatch: pytest.MonkeyPatch, two: Lanes) -> list[int]:
+def in_lanes(monkeypatch: pytest.MonkeyPatch, two: WorkerLanes) -> list[int]:
     """From here on steps are cut in two, however small; the parts of each."""
     counts: list[int] = []
 
@@ -47,13 +47,13 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch, two: Lanes) -> list[int]:
 
 
 def portion(*sizes: int) -> Portion:
-    rows = [Example((Inputs([7] * n, [0] * n),)) for n in sizes]
+    rows = [Example((TokenSequence([7] * n, [0] * n),)) for n in sizes]
     places = list(range(len(sizes)))
     return Portion(rows, places, [1.0 / len(sizes)] * len(sizes), places, list(sizes), 0)
 
 
 def test_parts_hold_every_row_once_and_as_many_tokens(
-    monkeypatch: pytest.MonkeyPatch, two: Lanes
+    monkeypatch: pytest.MonkeyPatch, two: WorkerLanes
 ) -> None:
     monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
     (short, long) = parted({3: portion(9, 2, 3, 8, 4)}, set(), two)
@@ -64,7 +64,7 @@ def test_parts_hold_every_row_once_and_as_many_tokens(
     first, second = parted({0: portion(5, 5), 1: portion(5, 5, 4)}, {1}, two)
     assert (list(first), list(second)) == ([0], [1])
     assert len(parted({0: portion(5, 5), 1: portion(5)}, {0, 1}, two)) == 1
-    assert len(parted({0: portion(30, 30)}, set(), ALONE)) == 1
+    assert len(parted({0: portion(30, 30)}, set(), SERIAL)) == 1
 
 
 def test_what_is_learnt_is_the_same_in_lanes(

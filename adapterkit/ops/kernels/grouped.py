@@ -51,7 +51,8 @@ class Weights:
         places: Address of each `[L, r, d]` or `[L, d, r]`, float32, int64 `[G]`.
         biases: Address of each `[L, r]` or `[L, d]`; None without.
         ranks: The rank r of each, int32 `[G]`.
-        room: Ranks that thin lines have room for: the largest r, filled up (`bucketing.roomier`).
+        room: Ranks that thin lines have room for: the largest r, filled up
+            (`bucketing.bucket_power_of_two`).
     """
 
     places: Tensor

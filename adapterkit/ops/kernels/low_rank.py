@@ -32,7 +32,7 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
 @dataclass(frozen=True)
-class Thin:
+class WeightPointers:
     """One thin layer of each of G adapters, where it lies.
 
     Attributes:
@@ -53,7 +53,7 @@ class Thin:
 def shrink(
     x: Tensor,
     starts: Counts,
-    thin: Thin,
+    thin: WeightPointers,
     biases: Addresses | None = None,
     scales: Factors | None = None,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def shrink(
 def expand(
     inner: Tensor,
     starts: Counts,
-    thin: Thin,
+    thin: WeightPointers,
     biases: Addresses | None,
     onto: Tensor | None,
     into: Tensor,
@@ -145,7 +145,9 @@ def _none(n: int) -> Addresses:
     return np.zeros(n, np.int64)
 
 
-def _told(thin: Thin, biases: Addresses | None, scales: Factors | None) -> tuple[Any, ...]:
+def _told(
+    thin: WeightPointers, biases: Addresses | None, scales: Factors | None
+) -> tuple[Any, ...]:
     """Thin layers as loops are told of them."""
     n = len(thin.weights)
     return (
