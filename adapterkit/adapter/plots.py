@@ -66,7 +66,7 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
     left.set_ylim(bottom=0)
     title = f"{name}, {1 + len(others)} members" if others else name
     left.set_title(title, loc="left", color=INK)
-    return _png(figure)
+    return png(figure)
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -135,7 +135,7 @@ def _matrix(
     bar.set_label("of the true label's rows", color=INK, fontsize=8)
     bar.ax.tick_params(labelsize=8, length=0, labelcolor=INK)
     bar.outline.set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def _pairs(
@@ -148,7 +148,7 @@ def _pairs(
     if not wrong:
         axes.set_axis_off()
         axes.text(0, 0.5, "No row was given a wrong label.", color=INK, transform=axes.transAxes)
-        return _png(figure)
+        return png(figure)
     axes.barh(range(len(wrong)), [count for *_, count in wrong], color=BLUE, height=0.68)
     told = [f"{names[goal]}  →  {names[said]}" for goal, said, _ in wrong]
     axes.set_yticks(range(len(wrong)), told, **style)
@@ -169,7 +169,7 @@ def _pairs(
     axes.set_xlabel("rows, true label → predicted label", color=INK, fontsize=9)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(GRID)
-    return _png(figure)
+    return png(figure)
 
 
 def plot_comparison(result: Mapping[str, Any]) -> bytes:
@@ -197,7 +197,7 @@ def plot_comparison(result: Mapping[str, Any]) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     seeds = len(result["seeds"])
     axes.set_title(f"{result['name']}" + (f", {seeds} seeds" if seeds > 1 else ""), **TITLE)
-    return _png(figure)
+    return png(figure)
 
 
 def _name_points(axes: Any, methods: Sequence[Mapping[str, Any]]) -> None:
@@ -241,7 +241,7 @@ def _norm() -> Any:
     return PowerNorm(0.6, vmin=0.0, vmax=1.0)
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     """A figure in 128 colours: a third as large as in all of them, and looks the same."""
     from PIL import Image
 
@@ -258,11 +258,11 @@ def _shown(labels: Sequence[str], width: int = 28) -> tuple[list[str], list[str]
     """Labels short enough for an axis, and the fonts that have them."""
     names = [" ".join(label.split()) for label in labels]
     names = [name if len(name) <= width else name[: width - 1] + "…" for name in names]
-    return names, _families("".join(sorted(set("".join(names)))))
+    return names, font_families("".join(sorted(set("".join(names)))))
 
 
 @cache
-def _families(characters: str) -> list[str] | None:
+def font_families(characters: str) -> list[str] | None:
     """Matplotlib's own font, and where it lacks characters an installed one that has the rest."""
     from matplotlib import font_manager
 

@@ -82,6 +82,11 @@ class Store:
         # Single entries are read and set, each of which Python does in one step.
         self._indices: dict[str, _CachedIndex] = {}
 
+    @property
+    def n_cached(self) -> int:
+        """Names whose aliases and versions are cached."""
+        return len(self._indices)
+
     def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
         """Saves an adapter as the next version of its name and makes it `latest`.
 

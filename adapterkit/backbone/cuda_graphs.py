@@ -70,6 +70,15 @@ class Graphs:
         self._pool: Any = None
         self._stream: Any = None
 
+    def __len__(self) -> int:
+        """Kinds of batches that are remembered."""
+        return len(self._known)
+
+    @property
+    def n_captured(self) -> int:
+        """Kinds of batches that have a graph."""
+        return sum(captured is not None for captured in self._known.values())
+
     def __call__(self, packed: Packed, edits: Edits) -> Tensor:
         """Hidden states of a batch, `[T, h]`.
 

@@ -79,7 +79,7 @@ class Backbone:
         self._at = threading.local()
         width = self.geometry.hidden // self.geometry.heads
         alike = quantization == "none" and uses_flash_attention(self.device, self.dtype, width)
-        self._graphs = Graphs(self._computed) if alike else None
+        self.graphs = Graphs(self._computed) if alike else None
         self._plug()
 
     @classmethod
@@ -135,7 +135,7 @@ class Backbone:
             prepare_int8(backbone.linears)
         elif prepared:
             prepare(backbone.linears)
-            backbone._activate()
+            backbone.fuse_activations()
         return backbone
 
     @property
@@ -176,11 +176,11 @@ class Backbone:
         # so the caller alone decides (`torch.inference_mode` outside training).
         if (
             entering is None
-            and self._graphs is not None
+            and self.graphs is not None
             and edits.whole
             and packed.inputs_embeds is None
         ):
-            tokens = self._graphs(packed, edits)
+            tokens = self.graphs(packed, edits)
         else:
             first, states = entering or (0, self._embedded(packed))
             tokens = self._through(states, edits, first, self.geometry.layers)
@@ -270,7 +270,7 @@ class Backbone:
             layer.get_submodule(kin.block).register_forward_pre_hook(self._residual_hook)
             layer.get_submodule(kin.norm).register_forward_pre_hook(self._norm_hook)
 
-    def _activate(self) -> None:
+    def fuse_activations(self) -> None:
         """Makes the GELU of every layer part of the product before it."""
         config: Any = self.model.config
         if config.hidden_act != "gelu":

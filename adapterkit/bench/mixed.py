@@ -88,7 +88,7 @@ class MixedBench:
         """
         with ExitStack() as stack:
             folder = stack.enter_context(checkpoint(self.backbone))
-            backbone = self._load(folder)
+            backbone = self.load_backbone(folder)
             systems, n_tokens = self.systems(folder, backbone, stack)
             runs = {system.label: system.run for system in systems}
             # A GPU computes a kind of batch twice before it replays it.
@@ -118,7 +118,7 @@ class MixedBench:
         quantised = self.quantization != "none" and self.dtype == "float32"
         dtype: Dtype = "bfloat16" if quantised else self.dtype
         if self.quantization != "none":
-            plain = replace(self, dtype="float32", quantization="none")._load(folder)
+            plain = replace(self, dtype="float32", quantization="none").load_backbone(folder)
             systems.append(System(OWN, "no adapters, float32", 0, bare(plain, inputs)))
         if self.peers:
             systems += peer_systems(
@@ -129,7 +129,7 @@ class MixedBench:
             systems += guest_systems(stack.enter_context(Guest(shlex.split(command), told)))
         return systems, sum(map(len, inputs))
 
-    def _load(self, folder: Path) -> Backbone:
+    def load_backbone(self, folder: Path) -> Backbone:
         return Backbone.load(
             str(folder), dtype=self.dtype, quantization=self.quantization, device=self.device
         )

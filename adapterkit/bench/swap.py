@@ -80,8 +80,8 @@ class SwapBench:
             few = [n for n in counts if n <= PEFT_LIMIT]
             if few and self.peers and has_peft():
                 with hushed():
-                    self._climb(PeftHolder(folder, published, work), few, ledger)
-            self._climb(OwnHolder(backbone, published, work), counts, ledger)
+                    self.measure(PeftHolder(folder, published, work), few, ledger)
+            self.measure(OwnHolder(backbone, published, work), counts, ledger)
         return {
             "bench": "swap",
             "settings": asdict(self),
@@ -90,7 +90,7 @@ class SwapBench:
             "memory": ledger.memory,
         }
 
-    def _climb(self, holder: Holder, counts: Sequence[int], ledger: Ledger) -> None:
+    def measure(self, holder: Holder, counts: Sequence[int], ledger: Ledger) -> None:
         way = [*counts, *counts[-2::-1]]
         total = len(way) * (self.rounds + 1)
         with tqdm(total=total, unit="round", disable=None) as bar, torch.inference_mode():

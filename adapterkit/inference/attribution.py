@@ -260,7 +260,7 @@ class _Path:
             if error <= tolerance * float(values.abs().sum()):
                 break
         texts = {part.role: part.text for source in self._sources for part in source.parts}
-        words = _words(texts, self._places, values.tolist())
+        words = word_attributions(texts, self._places, values.tolist())
         return Attribution(self._score.name, high, low, error, count, texts, words)
 
     def _integrated(self, captum: Any, steps: int) -> Tensor:
@@ -288,7 +288,7 @@ class _Path:
         return (lines * self._weights).sum((1, 2)) + self._score.offset
 
 
-def _words(
+def word_attributions(
     texts: dict[str, str], places: Sequence[Place | None], values: Sequence[float]
 ) -> tuple[Word, ...]:
     """Tokens summed up to words; a word that several windows read counts once, with their sum."""

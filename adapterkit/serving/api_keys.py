@@ -9,7 +9,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -100,17 +100,29 @@ class Keys:
     Args:
         callers: By the hash of their key.
         path: The file they came from, looked at again when it changes; None for none.
+        clock: Returns the time in seconds; the file is looked at once a second.
     """
 
-    def __init__(self, callers: Mapping[str, Caller], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        callers: Mapping[str, Caller],
+        path: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._callers = dict(callers)
         self._path = path
-        self._looked = time.monotonic()
+        self._clock = clock
+        self._looked = clock()
         self._signature = _signature(path)
 
     @classmethod
-    def load(cls, path: Path) -> Keys:
+    def load(cls, path: Path, *, clock: Callable[[], float] = time.monotonic) -> Keys:
         """Reads a key file.
+
+        Args:
+            path: The file.
+            clock: As for `Keys`.
 
         Raises:
             AdapterkitError: It is missing or not sound.
@@ -119,11 +131,11 @@ class Keys:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterkitError(f"{path}: cannot be read ({error})") from None
-        return cls(parse(text, str(path)), path)
+        return cls(parse(text, str(path)), path, clock=clock)
 
     def find(self, key: str) -> Caller | None:
         """Who a key belongs to; a key taken out of the file is refused within a second."""
-        now = time.monotonic()
+        now = self._clock()
         if self._path is not None and now - self._looked > 1.0:
             self._looked = now
             signature = _signature(self._path)

@@ -762,7 +762,7 @@ def test_the_card_tells_every_member(
     (expected,) = Predictor(tiny, [adapter])([("acme/topic", "sun")])
     assert_close(answer["scores"], expected["scores"])
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "_png", drawn.append)
+    monkeypatch.setattr(figures, "png", drawn.append)
     figures.learning_curve("x", "accuracy", adapter.training)
     losses, scores = drawn[0].axes
     assert [line.get_alpha() for line in losses.get_lines()] == [0.35, 0.35, 1.0]

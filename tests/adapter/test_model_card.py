@@ -159,17 +159,17 @@ def test_labels_that_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -
         drawn.append(figure)
         return b""
 
-    monkeypatch.setattr(figures, "_png", keep)
-    monkeypatch.setattr(figures, "_families", lambda characters: None)
+    monkeypatch.setattr(figures, "png", keep)
+    monkeypatch.setattr(figures, "font_families", lambda characters: None)
     confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
-    monkeypatch.setattr(figures, "_families", lambda characters: ["DejaVu Sans"])
+    monkeypatch.setattr(figures, "font_families", lambda characters: ["DejaVu Sans"])
     confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
     for figure, names in zip(drawn, (["1", "2"], ["体育", "财经"]), strict=True):
         axes = figure.axes[0]
         assert [text.get_text() for text in axes.get_yticklabels()] == names
         assert [text.get_text() for text in axes.get_xticklabels()] == names
     assert "per_class.csv" in drawn[0].axes[0].get_title(loc="left")
-    assert figures._families("абв") == ["DejaVu Sans"]
+    assert figures.font_families("абв") == ["DejaVu Sans"]
 
 
 def test_sub_folders_appear_with_the_folder_or_not_at_all(

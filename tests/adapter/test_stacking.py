@@ -381,7 +381,8 @@ def test_the_predictor_keeps_one_copy_of_what_is_stood_on(tiny: Backbone, shop: 
     predictor = Predictor(tiny)
     for name in ("acme/domain", "acme/task", "globex/other"):
         predictor.load(shop.path(name))
-    below = {id(a.on_top_of) for a in predictor._adapters.values() if a.on_top_of is not None}
+    adapters = [predictor.find(name) for name in predictor.names]
+    below = {id(a.on_top_of) for a in adapters if a is not None and a.on_top_of is not None}
     assert len(below) == 1
     asked: list[Any] = [(name, text) for name in (*predictor.names, None) for text in TEXTS]
     for request, answer in zip(asked, predictor(asked), strict=True):

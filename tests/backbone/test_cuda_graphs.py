@@ -212,9 +212,9 @@ def test_graphs_answer_as_float32_on_a_cpu_does(
         there = [(a and same[id(a)], inputs) for a, inputs in rows]
         for one, other in zip(answered(halved, there), answered(tiny, rows), strict=True):
             assert (one.float().cpu() - other).norm() / other.norm() < 0.03
-    graphs = halved._graphs
+    graphs = halved.graphs
     assert graphs is not None
-    assert [known is not None for known in graphs._known.values()] == [True]
+    assert (len(graphs), graphs.n_captured) == (1, 1)
 
 
 @pytest.mark.gpu
@@ -247,7 +247,7 @@ def test_graphs_that_are_not_used_any_more_make_room(
     halved: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapterkit.backbone.cuda_graphs.MOST", 2)
-    graphs = halved._graphs
+    graphs = halved.graphs
     assert graphs is not None
     for ranks in (1, 17, 33, 1):
         rows = traffic(halved, make_adapter, 0)
@@ -256,4 +256,4 @@ def test_graphs_that_are_not_used_any_more_make_room(
         wider = make_adapter(halved, "lora", seed=ranks, r=min(32, ranks))
         rows[0] = (replace(wider, name="wide"), inputs)
         answered(halved, rows)
-        assert len(graphs._known) <= 2
+        assert len(graphs) <= 2

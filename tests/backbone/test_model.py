@@ -44,13 +44,13 @@ def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    found = encoded(backbone, inputs)
+    found, checkpoint = encoded(backbone, inputs), Checkpoint.read(folder)
     offsets = found.packed.offsets
     for place, row in enumerate(found.packed.order):
         states = found.tokens[offsets[place] : offsets[place + 1]]
         real = expected.last_hidden_state[row, : len(inputs[row])]
         torch.testing.assert_close(states, real, rtol=1e-5, atol=1e-5)
-        if backbone._pooler is not None:
+        if checkpoint.has_pooler:
             pooled = found.pooled("pooler")[place]
             torch.testing.assert_close(pooled, expected.pooler_output[row], rtol=1e-5, atol=1e-5)
 
@@ -208,9 +208,7 @@ def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> 
         Backbone.load(**options)
 
 
-def test_damaged_embedded_weights_are_refused(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adapterkit.backbone.checkpoint._embedded", lambda: tiny_folder)
+def test_damaged_embedded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapterkit.backbone.checkpoint.EMBEDDED_SHA256", "0" * 64)
     with pytest.raises(BackboneError, match="embedded weights are damaged"):
         Backbone.load("minilm")

@@ -116,7 +116,7 @@ def test_a_quantised_bench_has_float32_beside_it(tiny_folder: Path) -> None:
         str(tiny_folder), quantization="8bit", device="cpu", tenants=(2,), rounds=1, peers=False
     )
     with ExitStack() as stack:
-        backbone = bench._load(tiny_folder)
+        backbone = bench.load_backbone(tiny_folder)
         systems, _ = bench.systems(tiny_folder, backbone, stack)
     assert [system.batch for system in systems if not system.tenants] == [
         "linears alone (floor)",

@@ -124,7 +124,7 @@ class Counter:
 
 def test_residents_are_measured_on_the_way_up_and_down() -> None:
     counter, ledger = Counter(), Ledger(1)
-    SwapBench(rounds=2)._climb(counter, [1, 5, 9], ledger)
+    SwapBench(rounds=2).measure(counter, [1, 5, 9], ledger)
     assert counter.sizes == [1, 5, 9, 5, 1]
     for operation in OPERATIONS:
         counts = [len(ledger.times["counter", operation, n]) for n in (1, 5, 9)]

@@ -24,7 +24,13 @@ from adapterkit.backbone.packing import TokenSequence
 from adapterkit.cli.attribution_text import print_explanations
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference import pipeline
-from adapterkit.inference.attribution import Attribution, Explanation, Word, _words, explain
+from adapterkit.inference.attribution import (
+    Attribution,
+    Explanation,
+    Word,
+    explain,
+    word_attributions,
+)
 from adapterkit.inference.attribution_html import page
 from adapterkit.inference.forward import forward
 from adapterkit.methods.base import methods
@@ -251,11 +257,13 @@ def test_chinese_characters_stand_alone_and_offsets_are_the_texts(
 def test_pieces_are_joined_whatever_the_tokenizer_makes_of_them() -> None:
     text = "unlikely 我的卡 don't 😀"
     spans = [(0, 2), (2, 8), (9, 11), (11, 12), (13, 16), (16, 17), (17, 18), (19, 20), (19, 20)]
-    found = _words({"a": text}, [("a", *span) for span in spans], [1.0] * len(spans))
+    found = word_attributions({"a": text}, [("a", *span) for span in spans], [1.0] * len(spans))
     assert [(w.word, w.attribution) for w in found] == [
         ("unlikely", 2), ("我的", 1), ("卡", 1), ("don", 1), ("'", 1), ("t", 1), ("😀", 2),
     ]  # fmt: skip
-    two = _words({"b": "ab", "a": "cd"}, [("a", 0, 2), ("b", 0, 2), None], [1.0, 2.0, 9.0])
+    two = word_attributions(
+        {"b": "ab", "a": "cd"}, [("a", 0, 2), ("b", 0, 2), None], [1.0, 2.0, 9.0]
+    )
     assert [(w.role, w.word, w.attribution) for w in two] == [("b", "ab", 2), ("a", "cd", 1)]
 
 

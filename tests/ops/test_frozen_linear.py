@@ -127,7 +127,7 @@ def test_a_backbone_with_its_gelus_in_the_products_answers_as_a_plain_one(
     plain, fused = (Backbone.load(str(tiny_folder), device="cpu", prepared=False) for _ in range(2))
     for linear in fused.linears:
         setattr(linear, "forward", PrepackedLinear(linear))  # type: ignore[arg-type]  # noqa: B010
-    fused._activate()
+    fused.fuse_activations()
     kinds = [type(linear.forward) for linear in fused.linears]
     assert kinds.count(PrepackedLinearGelu) == fused.geometry.layers
     texts = ["my card", "close the account please", "tea", "it rains"]
