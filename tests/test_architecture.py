@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from adapterkit.cli.app import app
 from adapterkit.methods.base import methods
 from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
@@ -175,14 +173,6 @@ def test_every_key_of_a_recipe_has_a_meaning() -> None:
         for key, _, meaning in keys_of(section):
             assert meaning, f"{section.__name__}.{key} has no meaning in its docstring"
     assert "training" in describe_keys()
-
-
-def test_the_readme_speaks_of_every_command() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    group: Any = get_command(app)
-    assert len(group.commands) >= 12
-    for name in group.commands:
-        assert f"adapterkit {name}" in readme
 
 
 def test_the_test_folders_are_the_packages() -> None:
