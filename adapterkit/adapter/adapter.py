@@ -112,7 +112,7 @@ class Adapter:
     @cached_property
     def kind(self) -> tuple[str, str]:
         """Adapters of one kind are computed as one block where their tokens are neighbours."""
-        return self.method.type, repr(self.method.group)
+        return self.method.type, repr(self.method.group_key)
 
     @property
     def num_virtual_tokens(self) -> int:

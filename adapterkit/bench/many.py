@@ -17,7 +17,7 @@ from ..adapter.adapter import Adapter
 from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, did_you_mean
-from ..methods.base import methods
+from ..methods.base import default_method, methods
 from ..training.recipe import Recipe
 from ..training.train import train, train_many
 from .machine import machine
@@ -50,7 +50,7 @@ class ManyBench:
     """
 
     backbone: str = "minilm"
-    method: str = "lora"
+    method: str = field(default_factory=default_method)
     dtype: Literal["float32", "bfloat16"] = "float32"
     tenants: int = 32
     batch: int = 32

@@ -6,7 +6,7 @@ import random
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, did_you_mean
-from ..methods.base import methods
+from ..methods.base import default_method, methods
 from ..schema import dump
 from .guest import Guest
 from .machine import has_peft, machine
@@ -48,7 +48,7 @@ class TrainBench:
     """
 
     backbone: str = "minilm"
-    method: str = "lora"
+    method: str = field(default_factory=default_method)
     dtype: Literal["float32", "bfloat16"] = "float32"
     steps: int = 40
     rounds: int = 3

@@ -95,8 +95,9 @@ def mixed(
 def train(
     backbone: BackboneOption = "minilm",
     method: Annotated[
-        str, typer.Option("--method", help="A method by name, or all of them.")
-    ] = "lora",
+        str | None,
+        typer.Option("--method", help="A method by name, or all; the first method if omitted."),
+    ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the products.")
     ] = "float32",
@@ -113,15 +114,21 @@ def train(
     Every run is a process of its own, on the CPU.
     """
     from ..bench.training import TrainBench
+    from ..methods.base import default_method
 
-    bench = TrainBench(backbone, method, dtype, steps, rounds, peers, tuple(guests or ()))
+    bench = TrainBench(
+        backbone, method or default_method(), dtype, steps, rounds, peers, tuple(guests or ())
+    )
     _print(bench.run(), as_json)
 
 
 @app.command()
 def many(
     backbone: BackboneOption = "minilm",
-    method: Annotated[str, typer.Option("--method", help="A method by name.")] = "lora",
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="A method by name; the first method if omitted."),
+    ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the frozen weights.")
     ] = "float32",
@@ -139,8 +146,11 @@ def many(
     On the CPU.
     """
     from ..bench.many import ManyBench
+    from ..methods.base import default_method
 
-    bench = ManyBench(backbone, method, dtype, tenants, batch, epochs, rounds, commands)
+    bench = ManyBench(
+        backbone, method or default_method(), dtype, tenants, batch, epochs, rounds, commands
+    )
     _print(bench.run(), as_json)
 
 

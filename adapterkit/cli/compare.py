@@ -16,8 +16,11 @@ from .options import JsonOption, json_text
 def compare(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
     methods: Annotated[
-        str, typer.Option("--methods", help="Methods to compare, with commas between them.")
-    ] = "lora,prefix,bottleneck,head,full",
+        str | None,
+        typer.Option(
+            "--methods", help="Methods to compare, with commas between them; all if omitted."
+        ),
+    ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="How often each is trained; scores are averaged.")
     ] = 1,
@@ -46,10 +49,12 @@ def compare(
     plan = Recipe.load(recipe, changes or [])
     if plot is not None:
         check_output(plot, (".png",), "--plot")
-    from ..training.comparison import check_names, comparison_table
+    from ..training.comparison import all_names, check_names, comparison_table
     from ..training.comparison import compare as run
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = all_names()
+    if methods is not None:
+        names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)
     result = run(plan, names, seeds)
     if plot is not None:

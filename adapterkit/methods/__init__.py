@@ -1,1 +1,1 @@
-"""One adapter method a file; `base.methods()` finds them by being here."""
+"""Adapter methods, one a file; `base.methods()` finds every module of this package."""

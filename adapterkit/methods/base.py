@@ -1,11 +1,11 @@
-"""What every adapter method is: a recipe section, a file format and a behaviour in one dataclass.
+"""The base class of adapter methods: settings, file format and computation in one dataclass.
 
-A new method is one new file in `methods/` with one frozen dataclass that extends `Method`.
+A new method is one new file in this package, or in a package of your own that names it in the
+entry-point group `adapterkit.methods`, with one frozen dataclass that extends `Method`.
 """
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,18 +23,19 @@ from ..registry import discover
 
 Tensors = dict[str, Tensor]
 
-
 FileKeys = dict[str, tuple[str, int | None]]
-"""Name in the file to (name in memory, layer); the layer is None for a tensor kept whole."""
+"""Name of a tensor in the weights file to its name in memory and its index there: files hold one
+tensor a layer, memory holds them stacked. The index is None for a tensor that is not stacked."""
 
 
 @dataclass(frozen=True)
-class Contribution:
+class GroupEdits:
     """What the adapters of one group do to a batch.
 
     Attributes:
         deltas: (layer, site) to what is added to the group's tokens there.
-        prefixes: For each adapter, keys and values before its texts, `[L, 2, P, h]`.
+        prefixes: For each adapter the keys and values before its texts, `[L, 2, P, h]`; None for a
+            method without prefix tokens.
     """
 
     deltas: Mapping[tuple[int, str], Delta] = field(default_factory=dict)
@@ -42,88 +43,116 @@ class Contribution:
 
 
 @dataclass(frozen=True)
-class Share:
-    """One group's part of a batch.
+class Group:
+    """The tokens of a batch that belong to adapters with one `group_key`.
 
     Attributes:
-        runs: Tokens of each of the group's adapters, one run after another.
+        segments: Tokens of each adapter, one segment after the other.
         geometry: The backbone's.
-        noise: Where their dropout is drawn from; None outside training.
+        dropout: Draws the dropout masks of these adapters; None outside training.
     """
 
-    runs: Segments
+    segments: Segments
     geometry: Geometry
-    noise: Dropout | None = None
+    dropout: Dropout | None = None
 
-    def dropped(self, x: Tensor, p: float) -> Tensor:
-        """The group's tokens `[t, d]` after dropout, outside training unchanged."""
-        return x if self.noise is None else self.noise.drop_tokens(x, p)
+    def drop(self, x: Tensor, p: float) -> Tensor:
+        """Applies dropout to the group's tokens.
+
+        Args:
+            x: `[t, d]`.
+            p: Probability that a number becomes zero.
+
+        Returns:
+            `[t, d]`; x itself outside training.
+        """
+        return x if self.dropout is None else self.dropout.drop_tokens(x, p)
 
 
 class Method(ABC):
-    """One adapter method with one adapter's settings; a frozen dataclass.
+    """One adapter method with the settings of one adapter; a frozen dataclass.
 
-    In memory an adapter's tensors lie stacked over layers, so that a batch gathers each kind of
-    tensor once and not once a layer.
+    The fields are the keys of the recipe's section `method`; the docstring's `Attributes` explain
+    them to users. In memory the tensors of an adapter are stacked over layers, so that a batch
+    gathers each kind of tensor once and not once a layer.
     """
 
     type: ClassVar[str]
-    """Name in recipes and files."""
+    """Name of the method in recipes and files."""
 
     peft_type: ClassVar[str]
-    """`peft_type` in `adapter_config.json`; PEFT's own name where PEFT has the method."""
+    """`peft_type` in `adapter_config.json`: PEFT's own name if PEFT has the method."""
 
     learning_rate: ClassVar[float]
-    """Peak learning rate that suits the method, where a recipe leaves it open."""
+    """Peak learning rate if the recipe gives none."""
 
     head_learning_rate: ClassVar[float] = 5e-3
-    """Likewise for the fresh head beside it."""
+    """Peak learning rate of a new head if the recipe gives none."""
 
-    in_one_launch: ClassVar[bool] = False
-    """Whether its deltas are those of `LowRank` and nothing else: on a GPU they are then computed
-    over a whole batch at once, and it as one CUDA graph."""
+    table_order: ClassVar[int] = 50
+    """Place of the method in lists, such as those of `adapterkit compare`, in ascending order. The
+    first method is the default one of benchmarks."""
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Settings that together use every part of the method; its contract test runs with each. They
+    must suit a small backbone of 3 layers, 32 wide."""
+
+    low_rank_only: ClassVar[bool] = False
+    """Whether every delta is a `LowRank` product and nothing else. On a GPU such methods are
+    computed for all adapters of a batch at once, and the batch as one CUDA graph."""
 
     head_prefix: ClassVar[str] = ""
-    """Before a head tensor's name in the weights file."""
+    """What the names of the head's tensors start with in the weights file."""
 
     @property
     def num_virtual_tokens(self) -> int:
-        """Positions taken by tokens before the text: the text's first position id."""
+        """Number of prefix tokens before a text: the position id of its first token."""
         return 0
 
     @property
     @abstractmethod
-    def group(self) -> Hashable:
-        """Adapters of one class with equal groups are computed as one block."""
+    def sites(self) -> tuple[str, ...]:
+        """The sites it edits (`LINEAR_SITES`, `HIDDEN_SITES`); none for a method that only adds
+        prefix tokens or only trains the head."""
+
+    @property
+    @abstractmethod
+    def group_key(self) -> Hashable:
+        """Adapters of one method with equal keys are computed as one group."""
 
     @abstractmethod
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of a finished adapter's tensors.
+        """Names and shapes of the tensors of a finished adapter.
 
         Raises:
             ValueError: The settings do not fit the backbone.
         """
 
     @abstractmethod
-    def fresh(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
-        """Tensors to train from scratch, float32; they may be more than `shapes` names."""
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+        """New tensors to train, float32; they may be more than those of `shapes`."""
 
-    def resume(self, tensors: Tensors, geometry: Geometry, generator: torch.Generator) -> Tensors:
-        """Tensors to go on training from a finished adapter's."""
+    def init_from(
+        self, tensors: Tensors, geometry: Geometry, generator: torch.Generator
+    ) -> Tensors:
+        """Tensors to train that start from those of a finished adapter."""
         return {name: tensor.clone() for name, tensor in tensors.items()}
 
-    def fold(self, tensors: Tensors) -> tuple[Self, Tensors]:
-        """Trained tensors to the finished adapter: what only training needed is folded away."""
+    def finalize(self, tensors: Tensors) -> tuple[Self, Tensors]:
+        """The finished adapter: its method, and its tensors without what only training needs."""
         return self, tensors
 
     @classmethod
     @abstractmethod
-    def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
-        """What adapters of one group do to their tokens.
+    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
+        """What the adapters of one group do to their tokens.
 
         Args:
-            members: Settings and tensors of each adapter, as many as runs.
-            share: Their part of the batch.
+            members: Settings and tensors of each adapter, in the order of `group.segments`.
+            group: Their tokens.
+
+        Returns:
+            Deltas at the declared sites only, and prefixes.
         """
 
     @abstractmethod
@@ -135,64 +164,58 @@ class Method(ABC):
     def from_config(
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
-        """The method of a folder that has only `adapter_config.json`.
+        """The method of a folder that was not written by adapterkit.
 
         Args:
-            config: That file.
-            keys: Names in the weights file.
-            geometry: The backbone it is to act on.
+            config: The content of `adapter_config.json`.
+            keys: Names of the tensors in the weights file.
+            geometry: The backbone's.
 
         Raises:
-            ValueError: The file asks for something this method does not do.
+            ValueError: The file has settings that this method does not support.
         """
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
-        """Two-way names of the tensors in the weights file.
+        """Names of the tensors in the weights file, to their names in memory.
 
         Args:
-            geometry: The backbone.
-            root: Path of the backbone inside the task model the file speaks of (`bert.` or none).
+            geometry: The backbone's.
+            root: Path of the backbone inside the task model that the file belongs to, such as
+                `bert.`; may be empty.
         """
         return {name: (name, None) for name in self.shapes(geometry)}
 
 
 @cache
 def methods() -> dict[str, type[Method]]:
-    """Every method there is, by name."""
-    return discover("adapterkit.methods", Method)
+    """Every method by name, those of plug-ins included, in the order of `Method.table_order`."""
+    found = discover("adapterkit.methods", Method)
+    return dict(sorted(found.items(), key=lambda item: (item[1].table_order, item[0])))
+
+
+def default_method() -> str:
+    """Name of the first method."""
+    return next(iter(methods()))
 
 
 def check_layers(layers: tuple[int, ...] | None) -> None:
     """Refuses layer numbers that are not ascending.
 
     Raises:
-        ValueError: They are not.
+        ValueError: They are not, or there are none.
     """
     if layers is not None and (not layers or list(layers) != sorted(set(layers))):
         raise ValueError(f"layers: expected ascending layer numbers, got {list(layers)}")
 
 
 def chosen_layers(layers: tuple[int, ...] | None, geometry: Geometry) -> tuple[int, ...]:
-    """The layers an adapter acts on: the given ones, or all.
+    """The layers an adapter edits: the given ones, or all if they are None.
 
     Raises:
-        ValueError: A layer is not in the backbone.
+        ValueError: The backbone has no such layer.
     """
     for layer in layers or ():
         if not 0 <= layer < geometry.layers:
             last = geometry.layers - 1
             raise ValueError(f"layers: there is no layer {layer}; the backbone has 0 to {last}")
     return tuple(range(geometry.layers)) if layers is None else layers
-
-
-def layers_and_sites(
-    keys: Iterable[str], geometry: Geometry
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The layers and linear sites that the tensor names of a PEFT file speak of."""
-    family = geometry.family
-    pattern = re.compile(rf"(?:^|\.){re.escape(family.layers)}\.(\d+)\.(.+?)\.lora_[AB]\.weight$")
-    by_path = {path: site for site, path in family.linears.items()}
-    found = [match.groups() for key in keys if (match := pattern.search(key))]
-    layers = sorted({int(layer) for layer, _ in found})
-    sites = {by_path[path] for _, path in found if path in by_path}
-    return tuple(layers), tuple(site for site in family.linears if site in sites)

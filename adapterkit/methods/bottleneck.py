@@ -1,4 +1,4 @@
-"""Bottleneck adapters: a thin two-layer network with a skip connection (Houlsby et al. 2019)."""
+"""Bottleneck adapters: a narrow two-layer network with a skip connection (Houlsby et al. 2019)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..backbone.edits import Delta
 from ..backbone.families import Geometry
 from ..ops.low_rank import LowRank, StackedWeights
 from ..schema import check_least
-from .base import Contribution, Method, Share, Tensors, check_layers, chosen_layers
+from .base import Group, GroupEdits, Method, Tensors, check_layers, chosen_layers
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),
     "pfeiffer": ("ffn_norm",),
     "parallel": ("ffn_residual",),
 }
-"""Where each placement acts (see `families.HIDDEN_SITES`)."""
+"""Placement to the sites it edits (see `HIDDEN_SITES`)."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -36,23 +36,30 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Bottleneck(Method):
-    """`y + scaling * U f(D x + d) + u` in the residual stream, the identity at the start.
+    """`y + scaling * (U f(D x + d) + u)` in the residual stream; a new adapter is the identity.
 
     Attributes:
-        placement: `pfeiffer` acts once a layer, on the normed sum after the feed-forward block
-            (Pfeiffer et al. 2020); `houlsby` twice, after attention output and after feed-forward;
-            `parallel` beside the feed-forward block (He et al. 2021).
-        size: Width of the bottleneck; hidden width / reduction_factor where left out.
-        reduction_factor: Hidden width over bottleneck width.
+        placement: `pfeiffer` edits once a layer, the normed sum after the feed-forward block
+            (Pfeiffer et al. 2020); `houlsby` twice, after the attention block and after the
+            feed-forward block; `parallel` in parallel to the feed-forward block (He et al. 2021).
+        size: Width of the bottleneck; hidden width / reduction_factor if omitted.
+        reduction_factor: Hidden width divided by bottleneck width.
         activation: relu, gelu, silu (also called swish), tanh or leaky_relu.
         scaling: Factor on what is added.
-        layers: Layers to act on, counted from 0; all where left out.
+        layers: Layers to edit, counted from 0; all if omitted.
     """
 
     type: ClassVar[str] = "bottleneck"
     peft_type: ClassVar[str] = "BOTTLENECK"
     learning_rate: ClassVar[float] = 2e-3
-    in_one_launch: ClassVar[bool] = True
+    low_rank_only: ClassVar[bool] = True
+    table_order: ClassVar[int] = 30
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"size": 4},
+        {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0},
+        {"placement": "parallel", "scaling": 4.0, "activation": "gelu"},
+        {"layers": (0, 2), "activation": "tanh"},
+    )
 
     placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
     size: int | None = None
@@ -76,28 +83,32 @@ class Bottleneck(Method):
         check_layers(self.layers)
 
     @property
-    def group(self) -> Hashable:
+    def sites(self) -> tuple[str, ...]:
+        return PLACEMENTS[self.placement]
+
+    @property
+    def group_key(self) -> Hashable:
         return (self.placement, self.activation, self.layers)
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         n_layers, hidden = len(chosen_layers(self.layers, geometry)), geometry.hidden
-        wanted = self.size or hidden / self.reduction_factor
-        if wanted > geometry.intermediate:
+        width = self.size or hidden / self.reduction_factor
+        if width > geometry.intermediate:
             raise ValueError(
-                f"size: {wanted:.6g} is more than the backbone's widest layer, "
+                f"size: {width:.6g} is more than the backbone's widest layer, "
                 f"{geometry.intermediate}; give a smaller size or a larger reduction_factor"
             )
-        size = max(1, round(wanted))
+        size = max(1, round(width))
         shapes: dict[str, tuple[int, ...]] = {}
-        for site in PLACEMENTS[self.placement]:
+        for site in self.sites:
             shapes[f"{site}.down"] = (n_layers, size, hidden)
             shapes[f"{site}.down_bias"] = (n_layers, size)
             shapes[f"{site}.up"] = (n_layers, hidden, size)
             shapes[f"{site}.up_bias"] = (n_layers, hidden)
         return shapes
 
-    def fresh(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
-        """Down is normal with BERT's standard deviation 0.02, all else zero: the identity."""
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+        """Down is normal with BERT's standard deviation, 0.02; all else is zero."""
         tensors = {name: torch.zeros(shape) for name, shape in self.shapes(geometry).items()}
         for name, tensor in tensors.items():
             if name.endswith(".down"):
@@ -105,26 +116,26 @@ class Bottleneck(Method):
         return tensors
 
     @classmethod
-    def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
+    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
         first = members[0][0]
         deltas: dict[tuple[int, str], Delta] = {}
-        for site in PLACEMENTS[first.placement]:
+        for site in first.sites:
 
-            def bank(part: str, dim: int, site: str = site) -> StackedWeights:
+            def stacked(part: str, dim: int, site: str = site) -> StackedWeights:
                 return StackedWeights([tensors[f"{site}.{part}"] for _, tensors in members], dim)
 
             product = LowRank(
-                runs=share.runs,
-                down=bank("down", -2),
-                up=bank("up", -1),
+                runs=group.segments,
+                down=stacked("down", -2),
+                up=stacked("up", -1),
                 scales=tuple(method.scaling for method, _ in members),
-                down_bias=bank("down_bias", -1),
-                up_bias=bank("up_bias", -1),
+                down_bias=stacked("down_bias", -1),
+                up_bias=stacked("up_bias", -1),
                 activation=ACTIVATIONS[first.activation],
             )
-            for at, layer in enumerate(chosen_layers(first.layers, share.geometry)):
-                deltas[layer, site] = partial(product.add, at=at)
-        return Contribution(deltas)
+            for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
+                deltas[layer, site] = partial(product.add, at=index)
+        return GroupEdits(deltas)
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""No adapter at all: the task's head on the frozen backbone's states."""
+"""A linear probe: only the task's head is trained, on the states of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -9,36 +9,41 @@ from typing import Any, ClassVar, Self
 import torch
 
 from ..backbone.families import Geometry
-from .base import Contribution, Method, Share, Tensors
+from .base import Group, GroupEdits, Method, Tensors
 
 
 @dataclass(frozen=True)
 class Head(Method):
-    """Trains the head alone, a linear probe (Alain and Bengio 2016): what adapters must beat.
+    """Trains the head alone, a linear probe (Alain and Bengio 2016): the baseline of adapters.
 
-    Every layer is left as it is, so each training text goes through the backbone once and its
-    states are kept (`training.cache_mb`).
+    It edits no layer, so each training text goes through the backbone once and its states are
+    cached (`training.cache_mb`).
     """
 
     type: ClassVar[str] = "head"
     peft_type: ClassVar[str] = "HEAD"
     learning_rate: ClassVar[float] = 1e-2
     head_learning_rate: ClassVar[float] = 1e-2
-    in_one_launch: ClassVar[bool] = True
+    table_order: ClassVar[int] = 90
+    low_rank_only: ClassVar[bool] = True
 
     @property
-    def group(self) -> Hashable:
+    def sites(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def group_key(self) -> Hashable:
         return ()
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def fresh(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         return {}
 
     @classmethod
-    def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
-        return Contribution()
+    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
+        return GroupEdits()
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {}

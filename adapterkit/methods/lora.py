@@ -1,8 +1,9 @@
-"""LoRA: a trained product of two thin matrices beside frozen linears (Hu et al. 2021)."""
+"""LoRA: the product of two trained low-rank matrices beside frozen linears (Hu et al. 2021)."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +17,13 @@ from ..backbone.families import LINEAR_SITES, Geometry
 from ..ops.low_rank import LowRank, StackedWeights
 from ..schema import check_least, check_share
 from .base import (
-    Contribution,
     FileKeys,
+    Group,
+    GroupEdits,
     Method,
-    Share,
     Tensors,
     check_layers,
     chosen_layers,
-    layers_and_sites,
 )
 
 UNSUPPORTED = {
@@ -42,7 +42,7 @@ UNSUPPORTED = {
     "use_qalora": False,
     "use_bdlora": None,
 }
-"""PEFT settings that change the maths, with the only value understood here."""
+"""Settings of PEFT that change the computation, to the only value that is supported."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,26 @@ class LoRA(Method):
     Attributes:
         r: Rank of the product.
         alpha: `scale` is alpha / r.
-        dropout: Share of the linear's input that the low-rank path does not see in training.
-        targets: Linears to act on: query, key, value, attention_output, ffn_up, ffn_down.
+        dropout: Probability, in training, that a number of the input becomes zero for the
+            low-rank path.
+        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down.
         rank_stabilised: `scale` is alpha / sqrt(r) instead (Kalajdzievski 2023).
-        layers: Layers to act on, counted from 0; all where left out.
+        layers: Layers to edit, counted from 0; all if omitted.
     """
 
     type: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
     learning_rate: ClassVar[float] = 2e-3
-    in_one_launch: ClassVar[bool] = True
+    low_rank_only: ClassVar[bool] = True
     head_prefix: ClassVar[str] = "base_model.model."
+    table_order: ClassVar[int] = 10
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"r": 3, "alpha": 5.0, "targets": LINEAR_SITES},
+        {"r": 4, "rank_stabilised": True, "targets": ("key", "ffn_down")},
+        {"layers": (0, 2), "targets": ("value", "ffn_up")},
+        {"dropout": 0.1},
+    )
 
     r: int = 8
     alpha: float = 16.0
@@ -82,11 +91,15 @@ class LoRA(Method):
 
     @property
     def scale(self) -> float:
-        """Factor on the product."""
+        """Factor on the low-rank product."""
         return self.alpha / (math.sqrt(self.r) if self.rank_stabilised else self.r)
 
     @property
-    def group(self) -> Hashable:
+    def sites(self) -> tuple[str, ...]:
+        return self.targets
+
+    @property
+    def group_key(self) -> Hashable:
         return (tuple(sorted(self.targets)), self.layers, self.dropout)
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
@@ -99,7 +112,7 @@ class LoRA(Method):
             shapes[f"{site}.b"] = (n_layers, geometry.width_out(site), self.r)
         return shapes
 
-    def fresh(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         """PEFT's initialisation: A is Kaiming uniform with a = sqrt(5), B is zero."""
         tensors = {}
         for name, shape in self.shapes(geometry).items():
@@ -110,19 +123,19 @@ class LoRA(Method):
         return tensors
 
     @classmethod
-    def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
+    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
         first = members[0][0]
         deltas: dict[tuple[int, str], Delta] = {}
         for site in first.targets:
             product = LowRank(
-                runs=share.runs,
+                runs=group.segments,
                 down=StackedWeights([tensors[f"{site}.a"] for _, tensors in members], dim=-2),
                 up=StackedWeights([tensors[f"{site}.b"] for _, tensors in members], dim=-1),
                 scales=tuple(method.scale for method, _ in members),
             )
-            for at, layer in enumerate(chosen_layers(first.layers, share.geometry)):
-                deltas[layer, site] = partial(_delta, product, share, first.dropout, at)
-        return Contribution(deltas)
+            for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
+                deltas[layer, site] = partial(_delta, product, group, first.dropout, index)
+        return GroupEdits(deltas)
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         paths = [geometry.family.linears[site] for site in self.targets]
@@ -146,10 +159,10 @@ class LoRA(Method):
     def from_config(
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
-        for setting, only in UNSUPPORTED.items():
-            if config.get(setting, only) not in (only, None):
+        for setting, supported in UNSUPPORTED.items():
+            if config.get(setting, supported) not in (supported, None):
                 raise ValueError(f"{setting} = {config[setting]!r} is not supported")
-        layers, targets = layers_and_sites(keys, geometry)
+        layers, targets = _layers_and_targets(keys, geometry)
         return cls(
             r=int(config["r"]),
             alpha=float(config["lora_alpha"]),
@@ -163,13 +176,28 @@ class LoRA(Method):
         return {
             f"base_model.model.{root}{geometry.path(layer, site)}.{file}.weight": (
                 f"{site}.{name}",
-                at,
+                index,
             )
-            for at, layer in enumerate(chosen_layers(self.layers, geometry))
+            for index, layer in enumerate(chosen_layers(self.layers, geometry))
             for site in self.targets
             for file, name in (("lora_A", "a"), ("lora_B", "b"))
         }
 
 
-def _delta(product: LowRank, share: Share, dropout: float, at: int, y: Tensor, x: Tensor) -> Tensor:
-    return product.add(y, share.dropped(x, dropout), at)
+def _delta(
+    product: LowRank, group: Group, dropout: float, index: int, y: Tensor, x: Tensor
+) -> Tensor:
+    return product.add(y, group.drop(x, dropout), index)
+
+
+def _layers_and_targets(
+    keys: Iterable[str], geometry: Geometry
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers and linears that the tensors of a PEFT file edit, read from their names."""
+    family = geometry.family
+    pattern = re.compile(rf"(?:^|\.){re.escape(family.layers)}\.(\d+)\.(.+?)\.lora_[AB]\.weight$")
+    by_path = {path: site for site, path in family.linears.items()}
+    found = [match.groups() for key in keys if (match := pattern.search(key))]
+    layers = sorted({int(layer) for layer, _ in found})
+    sites = {by_path[path] for _, path in found if path in by_path}
+    return tuple(layers), tuple(site for site in family.linears if site in sites)

@@ -12,29 +12,34 @@ from torch import Tensor
 
 from ..backbone.families import Geometry
 from ..schema import check_least
-from .base import Contribution, FileKeys, Method, Share, Tensors
+from .base import FileKeys, Group, GroupEdits, Method, Tensors
 
 
 @dataclass(frozen=True)
 class Prefix(Method):
-    """P virtual tokens whose keys and values every token of the text may attend to.
+    """P virtual tokens; every token of the text attends to their keys and values too.
 
-    As in PEFT, the text's positions start at P, so it may be `positions - P` tokens long.
+    As in PEFT, the position ids of the text start at P, so it may be `positions - P` tokens long.
 
     Attributes:
         num_virtual_tokens: P, the number of trained tokens before every text.
-        projection: Train the prefix through a two-layer MLP that is folded away in the file. The
-            MLP's output is added to a directly trained prefix (as residual prompt tuning does,
-            Razdaibiedina et al. 2023), so training can go on from a saved prefix.
-        projection_size: Width inside that MLP; the hidden width where left out.
-        init_std: Standard deviation of the fresh prefix.
+        projection: Train the prefix through a two-layer MLP; the file holds only the result. The
+            output of the MLP is added to a prefix that is trained directly (as in residual prompt
+            tuning, Razdaibiedina et al. 2023), so training can continue from a saved prefix.
+        projection_size: Width inside the MLP; the hidden width of the backbone if omitted.
+        init_std: Standard deviation of a new prefix.
     """
 
     type: ClassVar[str] = "prefix"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
     learning_rate: ClassVar[float] = 1e-2
-    in_one_launch: ClassVar[bool] = True
+    low_rank_only: ClassVar[bool] = True
     head_prefix: ClassVar[str] = "base_model."
+    table_order: ClassVar[int] = 20
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"num_virtual_tokens": 5},
+        {"num_virtual_tokens": 4, "projection": True, "projection_size": 6},
+    )
 
     num_virtual_tokens: int = 20
     projection: bool = False
@@ -46,7 +51,11 @@ class Prefix(Method):
         check_least(self, 0, "init_std")
 
     @property
-    def group(self) -> Hashable:
+    def sites(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def group_key(self) -> Hashable:
         return ()
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
@@ -57,13 +66,15 @@ class Prefix(Method):
             )
         return {"prefix": (self.num_virtual_tokens, geometry.layers * 2 * geometry.hidden)}
 
-    def fresh(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         prefix = torch.randn(self.shapes(geometry)["prefix"], generator=generator) * self.init_std
-        return self.resume({"prefix": prefix}, geometry, generator)
+        return self.init_from({"prefix": prefix}, geometry, generator)
 
-    def resume(self, tensors: Tensors, geometry: Geometry, generator: torch.Generator) -> Tensors:
-        """The prefix, and the MLP where asked for; its last layer starts at zero."""
-        tensors = super().resume(tensors, geometry, generator)
+    def init_from(
+        self, tensors: Tensors, geometry: Geometry, generator: torch.Generator
+    ) -> Tensors:
+        """The prefix, and with `projection` the MLP; its last layer starts at zero."""
+        tensors = super().init_from(tensors, geometry, generator)
         if self.projection:
             hidden, size = geometry.hidden, self.projection_size or geometry.hidden
             out = geometry.layers * 2 * hidden
@@ -76,16 +87,16 @@ class Prefix(Method):
             }
         return tensors
 
-    def fold(self, tensors: Tensors) -> tuple[Self, Tensors]:
+    def finalize(self, tensors: Tensors) -> tuple[Self, Tensors]:
         if not self.projection:
             return self, tensors
-        folded = replace(self, projection=False, projection_size=None)
-        return folded, {"prefix": _prefix(tensors)}
+        finished = replace(self, projection=False, projection_size=None)
+        return finished, {"prefix": _prefix(tensors)}
 
     @classmethod
-    def contribute(cls, members: Sequence[tuple[Self, Tensors]], share: Share) -> Contribution:
-        layers, hidden = share.geometry.layers, share.geometry.hidden
-        return Contribution(
+    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
+        layers, hidden = group.geometry.layers, group.geometry.hidden
+        return GroupEdits(
             prefixes=[
                 _prefix(tensors).view(-1, layers, 2, hidden).permute(1, 2, 0, 3)
                 for _, tensors in members
@@ -107,9 +118,9 @@ class Prefix(Method):
     def from_config(
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
-        for setting, here in (("token_dim", geometry.hidden), ("num_layers", geometry.layers)):
-            if config.get(setting, here) != here:
-                raise ValueError(f"{setting} is {config[setting]}, the backbone has {here}")
+        for setting, expected in (("token_dim", geometry.hidden), ("num_layers", geometry.layers)):
+            if config.get(setting, expected) != expected:
+                raise ValueError(f"{setting} is {config[setting]}, the backbone has {expected}")
         return cls(num_virtual_tokens=int(config["num_virtual_tokens"]))
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
@@ -117,7 +128,7 @@ class Prefix(Method):
 
 
 def _prefix(tensors: Tensors) -> Tensor:
-    """The prefix `[P, L * 2 * h]`, key before value, through the MLP where there is one."""
+    """The prefix `[P, L * 2 * h]`, key before value, with the output of the MLP if there is one."""
     prefix = tensors["prefix"]
     if "embedding" not in tensors:
         return prefix

@@ -128,13 +128,18 @@ def comparison_table(result: dict[str, Any]) -> str:
     )
 
 
+def all_names() -> list[str]:
+    """All that can be compared: every method, then full fine-tuning."""
+    return [*methods(), FULL]
+
+
 def check_names(names: Sequence[str]) -> None:
     """Refuses what is no method, or is there twice.
 
     Raises:
         RecipeError: One is.
     """
-    known = (*methods(), FULL)
+    known = all_names()
     for name in names:
         if name not in known:
             raise RecipeError(f"there is no method '{name}'; {did_you_mean(name, known)}")

@@ -70,11 +70,11 @@ def _drawn(
 ) -> MemberWeights:
     """What one member begins with: fresh from its seed, or a saved adapter's."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = recipe.method.fresh(geometry, generator)
+    tensors = recipe.method.init_tensors(geometry, generator)
     head = task.fresh_head(geometry.hidden, generator)
     if saved is None:
         return MemberWeights(tensors, head)
-    return MemberWeights(recipe.method.resume(saved.tensors, geometry, generator), saved.head)
+    return MemberWeights(recipe.method.init_from(saved.tensors, geometry, generator), saved.head)
 
 
 def _saved(

@@ -221,7 +221,7 @@ def _joined(members: Sequence[Adapter]) -> Adapter:
     """Trained members, folded, as one adapter."""
     folded = []
     for member in members:
-        method, tensors = member.method.fold(member.tensors)
+        method, tensors = member.method.finalize(member.tensors)
         folded.append(replace(member, method=method, tensors=tensors))
     first, *others = folded
     return replace(

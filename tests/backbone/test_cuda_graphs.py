@@ -23,7 +23,7 @@ from adapterkit.backbone.edits import Edits
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Packed, TokenSequence, pack
 from adapterkit.inference.forward import forward
-from adapterkit.methods.base import methods
+from adapterkit.methods.head import Head
 from adapterkit.ops.attention_plan import AttentionPlan
 from adapterkit.ops.bucketing import bucket_power_of_two, bucket_size
 from adapterkit.ops.launch_table import LaunchTable
@@ -169,8 +169,19 @@ def test_batches_of_one_kind_have_the_same_done_to_them_in_the_same_room(
         assert kind() != kind(**other)
 
 
-def test_every_method_here_is_computed_over_a_whole_batch() -> None:
-    assert [name for name, method in methods().items() if not method.in_one_launch] == []
+def test_a_method_that_is_not_low_rank_only_is_computed_group_by_group(
+    tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Other(Head):
+        low_rank_only = False
+
+    monkeypatch.setattr(batching, "in_one_launch", lambda device: True)
+    adapter = make_adapter(tiny, "lora")
+    packed, _ = packed_of(tiny, [(adapter, tokenise(tiny, ["my card"], None, 30)[0])])
+    packed = replace(packed, input_ids=packed.input_ids.to("meta"))  # any device but a CPU
+    assert batching._launch_table_for(packed, [adapter])[0] is not None
+    mixed = [adapter, replace(adapter, method=Other(), tensors={})]
+    assert batching._launch_table_for(packed, mixed) == (None, packed.offsets[-1])
 
 
 def test_sizes_are_few_and_large_enough() -> None:

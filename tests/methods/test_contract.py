@@ -111,7 +111,8 @@ def test_fresh_tensors_fit_and_depend_on_the_seed_alone(
 ) -> None:
     method: Method = methods()[kind](**settings)
     first, again, other = (
-        method.fresh(tiny.geometry, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        method.init_tensors(tiny.geometry, torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
     )
     shapes = {name: tuple(tensor.shape) for name, tensor in first.items()}
     assert shapes == method.shapes(tiny.geometry)
@@ -124,7 +125,7 @@ def test_fresh_adapters_are_the_identity(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
     adapter = make_adapter(tiny, kind)
-    fresh = adapter.method.fresh(tiny.geometry, torch.Generator().manual_seed(0))
+    fresh = adapter.method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
     adapter = replace(adapter, tensors=fresh)
     for row in tokenise(tiny, TEXTS, None, 50):
         (piece,) = forward(tiny, [(adapter, row)])
@@ -137,7 +138,7 @@ def test_lora_starts_as_peft_starts(tiny: Backbone) -> None:
     """Kaiming uniform with a = sqrt(5): uniform within 1 / sqrt(inputs); B is zero."""
     kind: Any = methods()["lora"]
     method = kind(r=32, targets=("ffn_down",))
-    tensors = method.fresh(tiny.geometry, torch.Generator().manual_seed(0))
+    tensors = method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
     a = tensors["ffn_down.a"]
     bound = tiny.geometry.intermediate**-0.5
     assert float(a.abs().max()) <= bound
@@ -183,22 +184,22 @@ def test_settings_that_do_not_fit_the_backbone_are_refused(
     tiny: Backbone, kind: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        methods()[kind](**settings).fresh(tiny.geometry, torch.Generator())
+        methods()[kind](**settings).init_tensors(tiny.geometry, torch.Generator())
 
 
 def test_a_projected_prefix_folds_and_goes_on(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     kind: Any = methods()["prefix"]
     method = kind(num_virtual_tokens=4, projection=True, projection_size=6)
     generator = torch.Generator().manual_seed(0)
-    tensors = method.fresh(tiny.geometry, generator)
+    tensors = method.init_tensors(tiny.geometry, generator)
     tensors = {
         name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in tensors.items()
     }
     unfolded = replace(make_adapter(tiny, "prefix"), method=method, tensors=tensors)
-    plain, folded = method.fold(tensors)
+    plain, folded = method.finalize(tensors)
     assert {n: tuple(t.shape) for n, t in folded.items()} == plain.shapes(tiny.geometry)
     finished = replace(unfolded, method=plain, tensors=folded)
-    resumed = replace(unfolded, tensors=method.resume(folded, tiny.geometry, generator))
+    resumed = replace(unfolded, tensors=method.init_from(folded, tiny.geometry, generator))
     inputs = tokenise(tiny, TEXTS, None, 50)
     expected = logits_of(tiny, unfolded, inputs)
     for other in (finished, resumed):

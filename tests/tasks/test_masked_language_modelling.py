@@ -71,7 +71,7 @@ def plain(backbone: Backbone, make_adapter: MakeAdapter, **settings: Any) -> Ada
     generator = torch.Generator().manual_seed(0)
     task = MaskedLanguageModelling(**settings).bind_backbone(backbone.lm_head)
     adapter = make_adapter(backbone, "lora", name="t/domain")
-    tensors = adapter.method.fresh(backbone.geometry, generator)
+    tensors = adapter.method.init_tensors(backbone.geometry, generator)
     head = task.fresh_head(backbone.geometry.hidden, generator)
     return replace(adapter, task=task, tensors=tensors, head=head)
 
