@@ -1,80 +1,96 @@
-"""Lanes: packed batches computed side by side on a CPU.
+"""Lanes: threads that compute packed batches at the same time, each on CPU cores of its own.
 
-Two batches on a core each are done sooner than one after the other on both: no operator waits for
-the other core to finish its half, and the many small products of adapters, which one core computes
-alone, are computed on all.
+Two batches on one core each are done sooner than one after the other on both cores: no operator
+waits until the other core has finished its half, and the many small products of adapters, which use
+one core, run on all cores at once.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
 MOST = 4
-"""Lanes at most: with many cores each lane has several, for batches would become too small."""
+"""Most lanes by default. With more cores each lane has several: batches would be too small."""
 
 LEAST_TOKENS = 192
-"""Tokens that are worth a lane: below, what a forward costs whatever its size counts for more."""
+"""Least tokens of a batch in one of several lanes: below, the fixed cost of a forward dominates."""
 
-SWITCH = 2e-5
-"""Seconds that a thread keeps the interpreter's lock while another waits for it. A lane wants it
-for microseconds, to begin its next product; Python's 5 ms are longer than most products take."""
+SWITCH_SECONDS = 2e-5
+"""Longest time that a thread keeps the interpreter lock while another waits for it. A lane needs
+the lock for microseconds, to start its next product; most products are shorter than Python's
+default of 5 ms."""
 
 T = TypeVar("T")
-P = TypeVar("P")
-
-
-def take_turns() -> None:
-    """Lets the threads of this process have the interpreter's lock as soon as lanes want it."""
-    sys.setswitchinterval(min(SWITCH, sys.getswitchinterval()))
+Part = TypeVar("Part")
+P = ParamSpec("P")
 
 
 class WorkerLanes:
-    """Threads that share the cores among them, and the interpreter in short turns.
+    """A pool of threads that share the CPU cores.
 
     Args:
-        n: How many.
-        threads: Of torch, for each lane.
+        n: Number of lanes.
+        threads: Number of torch threads in each lane.
     """
 
     def __init__(self, n: int, threads: int) -> None:
         self.n = n
-        self._pool: ThreadPoolExecutor | None = None
-        if n == 1:
-            return
-        take_turns()
-        # torch's number of threads belongs to the thread that sets it, but the last one set is
-        # also what threads to come begin with: that is put back when every lane has its own.
-        before, begun = torch.get_num_threads(), Barrier(n + 1)
+        self.threads = threads
+        self._pool = self._start() if n > 1 else None
 
-        def begin() -> None:
-            torch.get_num_threads()  # a thread's first look would undo what was set before it
-            torch.set_num_threads(threads)
-            begun.wait()
+    def _start(self) -> ThreadPoolExecutor:
+        """Starts the threads, and shortens the time for which one keeps the interpreter lock."""
+        sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
+        # torch's number of threads belongs to the thread that sets it, but new threads start with
+        # the number that was set last, so it is restored when every lane has its own.
+        before, started = torch.get_num_threads(), Barrier(self.n + 1)
 
-        self._pool = ThreadPoolExecutor(n, thread_name_prefix="lane", initializer=begin)
-        for _ in range(n):
-            self._pool.submit(int)
-        begun.wait()
+        def set_threads() -> None:
+            torch.get_num_threads()  # the first call in a thread resets the number
+            torch.set_num_threads(self.threads)
+            started.wait()
+
+        pool = ThreadPoolExecutor(self.n, thread_name_prefix="lane", initializer=set_threads)
+        for _ in range(self.n):
+            pool.submit(int)
+        started.wait()
         torch.set_num_threads(before)
+        return pool
 
-    def map(self, work: Callable[[P], T], parts: Sequence[P]) -> Iterator[T]:
-        """The work on each part, in order of the parts; one part is done where it is asked for."""
-        if self._pool is None or len(parts) == 1:
+    def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Starts some work in the next free lane, which is never the calling thread."""
+        if self._pool is None:
+            self._pool = self._start()
+        return self._pool.submit(work, *args, **kwargs)
+
+    def map(self, work: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[T]:
+        """The results for some parts, in their order. A single lane, and a single part, are
+        computed by the calling thread."""
+        if self._pool is None or self.n == 1 or len(parts) == 1:
             return map(work, parts)
         return self._pool.map(work, parts)
 
+    def close(self) -> None:
+        """Lets the threads end when their work is done."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
     @contextmanager
     def single_threaded(self) -> Iterator[None]:
-        """What the asking thread computes between two maps, on one core where there are lanes:
-        threads that help it stay awake for a while, on the cores of the next map."""
+        """Gives the calling thread one torch thread, if there are several lanes.
+
+        Between two maps, because torch's helper threads stay awake for a while and would take the
+        cores of the next map.
+        """
         threads = torch.get_num_threads()
         torch.set_num_threads(threads if self.n == 1 else 1)
         try:
@@ -83,11 +99,16 @@ class WorkerLanes:
             torch.set_num_threads(threads)
 
     def budget(self, sizes: Sequence[int], max_tokens: int) -> int:
-        """Most tokens of a batch, so that all lanes have as much to do where sizes allow it."""
+        """Most tokens of a batch, so that all lanes get about the same number of tokens.
+
+        Args:
+            sizes: Tokens of each row.
+            max_tokens: Most tokens of any batch.
+        """
         if self.n == 1:
             return max_tokens
-        share = sum(sizes) // self.n + max(sizes, default=0)
-        return min(max_tokens, max(share, LEAST_TOKENS))
+        even = sum(sizes) // self.n + max(sizes, default=0)
+        return min(max_tokens, max(even, LEAST_TOKENS))
 
 
 SERIAL = WorkerLanes(1, 1)
@@ -95,7 +116,7 @@ SERIAL = WorkerLanes(1, 1)
 
 
 def lanes_of(device: torch.device) -> WorkerLanes:
-    """The lanes of this process: its torch threads on a CPU, one lane on anything else."""
+    """The lanes that this process shares: of its torch threads on a CPU, else a single one."""
     return _lanes(torch.get_num_threads()) if device.type == "cpu" else SERIAL
 
 
@@ -103,3 +124,16 @@ def lanes_of(device: torch.device) -> WorkerLanes:
 def _lanes(threads: int) -> WorkerLanes:
     n = min(threads, MOST)
     return WorkerLanes(n, threads // n)
+
+
+def server_lanes(device: torch.device, n: int | None = None) -> WorkerLanes:
+    """New lanes that share all cores this process may use.
+
+    Args:
+        device: Where batches are computed. There is a single lane on anything but a CPU.
+        n: Number of lanes on a CPU; one a core, up to `MOST`, if None.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    n = (n or min(MOST, cores)) if device.type == "cpu" else 1
+    return WorkerLanes(n, max(1, cores // n))

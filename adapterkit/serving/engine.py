@@ -16,6 +16,7 @@ from functools import partial
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..errors import OverloadedError, UnavailableError
+from ..inference.lanes import WorkerLanes
 from ..inference.pipeline import answer_rows, encode_requests
 from ..tasks.types import Answer, Example, Text
 from .queue import Queue, QueuedRequest, QueuedRow, Usage, too_late
@@ -47,7 +48,7 @@ class Engine:
         backbone: The backbone.
         max_batch_tokens: Most tokens of a batch: more is more throughput, less is less waiting.
         max_queue_tokens: Most tokens that wait.
-        lanes: Batches computed at the same time.
+        lanes: Compute batches at the same time; closed by `drain`.
         watch: Told of every batch and request, for metrics.
     """
 
@@ -56,7 +57,7 @@ class Engine:
         backbone: Backbone,
         max_batch_tokens: int,
         max_queue_tokens: int,
-        lanes: int,
+        lanes: WorkerLanes,
         watch: EngineObserver | None = None,
     ) -> None:
         self.backbone = backbone
@@ -70,7 +71,6 @@ class Engine:
         self._usage = Usage()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filling = False
-        self._compute = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
 
     @property
@@ -148,17 +148,17 @@ class Engine:
         self._closing = True
         while self.queue.rows or self._running:
             await asyncio.sleep(0.01)
-        self._compute.shutdown(wait=False)
+        self._lanes.close()
         self._readers.shutdown(wait=False)
 
     def _overloaded(self) -> OverloadedError:
-        wait = self.queue.tokens / (self._lanes * self.rate) if self.rate else 1.0
+        wait = self.queue.tokens / (self._lanes.n * self.rate) if self.rate else 1.0
         return OverloadedError("too many requests are waiting; try again later", min(wait, 60.0))
 
     def _fill(self) -> None:
         """Gives every free lane its next batch."""
         self._filling = False
-        while len(self._running) < self._lanes:
+        while len(self._running) < self._lanes.n:
             taken = self.queue.take(self.max_batch_tokens, self._barred())
             if not taken:
                 return
@@ -167,7 +167,7 @@ class Engine:
                 waiting.job.begun = waiting.job.begun or began
                 self._usage.add(waiting.job.tenant, waiting.tokens)
             rows = [waiting.job.rows[waiting.place] for waiting in taken]
-            batch = self._compute.submit(_found, self.backbone, rows)
+            batch = self._lanes.submit(_found, self.backbone, rows)
             self._running[batch] = {waiting.job.tenant for waiting in taken}
             batch.add_done_callback(partial(self._tell, taken, began))
 
@@ -179,7 +179,7 @@ class Engine:
 
     def _barred(self) -> str | None:
         """Who may not take the last free lane."""
-        if self._lanes == 1 or len(self._running) < self._lanes - 1:
+        if self._lanes.n == 1 or len(self._running) < self._lanes.n - 1:
             return None
         dominant = self._usage.dominant()
         held = any(dominant in tenants for tenants in self._running.values())

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import uvicorn
 
 from ..adapter.store import Store
 from ..backbone.families import Device, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
-from ..inference.lanes import MOST, take_turns
+from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
 from .adapter_cache import AdapterCache
 from .api_keys import VARIABLE, Keys, parse
@@ -88,20 +87,15 @@ def make_service(settings: Settings) -> Service:
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
     keys = keys_of(settings.keys)
-    # Lanes share the cores: two batches on a core each are done sooner than one after the other
-    # on both, and no thread waits for another inside a product.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    lanes = settings.lanes or min(MOST, cores or 1)
-    torch.set_num_threads(max(1, (cores or 1) // lanes))
-    take_turns()  # a lane waits for the event loop otherwise whenever that has requests to read
     backbone = Backbone.load(
         settings.backbone,
         dtype=settings.dtype,
         quantization=settings.quantization,
         device=settings.device,
     )
-    # The first batch on a machine compiles what all later ones use: nobody waits for it.
-    Predictor(backbone)([(None, "a text to begin with")])
+    lanes = server_lanes(backbone.device, settings.lanes)
+    # The first batch on a machine compiles what all later ones use: no request should wait for it.
+    lanes.submit(Predictor(backbone), [(None, "a text to begin with")]).result()
     metrics = Metrics(Traces.from_environment())
     resident = AdapterCache(
         store,
@@ -116,7 +110,7 @@ def make_service(settings: Settings) -> Service:
         backbone,
         settings.batch_tokens or (512 if on_cpu else 16384),
         settings.queue_tokens,
-        lanes if on_cpu else 1,
+        lanes,
         metrics,
     )
     metrics.watch(engine, resident)

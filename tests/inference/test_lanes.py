@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.inference.lanes import LEAST_TOKENS, SERIAL, WorkerLanes, lanes_of
+from adapterkit.inference.lanes import LEAST_TOKENS, SERIAL, WorkerLanes, lanes_of, server_lanes
 from adapterkit.inference.pipeline import answer_rows, compute_outputs, encode_requests
 from helpers.adapters import MakeAdapter
 
@@ -65,3 +65,31 @@ def test_a_fault_in_a_lane_is_the_callers(two: WorkerLanes) -> None:
     with pytest.raises(ValueError, match="part 0"):
         list(two.map(fail, [0, 1, 2]))
     assert list(two.map(abs, [-1, -2])) == [1, 2]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_submitted_work_never_runs_in_the_calling_thread(n: int) -> None:
+    lanes, before = WorkerLanes(n, 1), torch.get_num_threads()
+    found = lanes.submit(lambda: (threading.current_thread().name, torch.get_num_threads()))
+    name, threads = found.result()
+    assert name.startswith("lane_")
+    assert threads == 1
+    assert torch.get_num_threads() == before
+    lanes.close()
+    with pytest.raises(RuntimeError):
+        lanes.submit(int)
+
+
+def test_the_lanes_of_a_server_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(10)), raising=False)
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    for device, asked, n, threads in (
+        (cpu, None, 4, 2),
+        (cpu, 3, 3, 3),
+        (cpu, 16, 16, 1),
+        (other, None, 1, 10),
+        (other, 4, 1, 10),
+    ):
+        lanes = server_lanes(device, asked)
+        assert (lanes.n, lanes.threads) == (n, threads)
+        lanes.close()

@@ -14,6 +14,7 @@ import pytest
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import DataError, OverloadedError, UnavailableError
+from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.pipeline import answer_rows
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import engine as module
@@ -129,7 +130,7 @@ def running(
     """What a coroutine makes of a running engine."""
 
     async def whole() -> Any:
-        engine = Engine(backbone, 64, max_queue_tokens, lanes)
+        engine = Engine(backbone, 64, max_queue_tokens, WorkerLanes(lanes, 1))
         engine.start()
         try:
             return await use(engine)
@@ -250,7 +251,7 @@ def test_a_closing_engine_answers_what_is_here_and_takes_no_more(
     tiny: Backbone, adapters: list[Adapter]
 ) -> None:
     async def use() -> tuple[list[Any], bool]:
-        engine = Engine(tiny, 64, 100_000, 2)
+        engine = Engine(tiny, 64, 100_000, WorkerLanes(2, 1))
         engine.start()
         rows = [(adapters[0], "the card is lost")] * 30
         asked = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(5)]

@@ -22,6 +22,7 @@ import uvicorn
 from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
+from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.api_keys import Keys, hash_of, parse
 from adapterkit.serving.app import make_app
@@ -101,7 +102,7 @@ def served(root: Path, backbone: Backbone, keys: Keys | None = None) -> Iterator
     """A server over a store in a thread of its own; gives its URL."""
     metrics = Metrics()
     resident = AdapterCache(Store(root), backbone, 10**8, 10**8)
-    engine = Engine(backbone, 1024, 100_000, lanes=1, watch=metrics)
+    engine = Engine(backbone, 1024, 100_000, WorkerLanes(1, 1), watch=metrics)
     metrics.watch(engine, resident)
     service = Service(backbone, resident, engine, keys, metrics, ServingLimits())
     config = uvicorn.Config(make_app(service), log_config=None, access_log=False)

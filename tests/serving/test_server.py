@@ -29,6 +29,7 @@ from adapterkit.adapter.folder import WEIGHTS
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
+from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import middleware as gate
 from adapterkit.serving.adapter_cache import AdapterCache
@@ -95,7 +96,7 @@ def serve(
 ) -> TestClient:
     metrics = Metrics(traces)
     resident = AdapterCache(store, backbone, 10**9, 0)
-    engine = Engine(backbone, 256, 20_000, 2, metrics)
+    engine = Engine(backbone, 256, 20_000, WorkerLanes(2, 1), metrics)
     metrics.watch(engine, resident)
     service = Service(backbone, resident, engine, keys, metrics, ServingLimits(**limits))
     return TestClient(make_app(service), raise_server_exceptions=False)
