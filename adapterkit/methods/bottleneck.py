@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -151,7 +151,7 @@ class Bottleneck(Method):
     def from_config(
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
-        settings = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
+        settings = {field.name: config[field.name] for field in fields(cls) if field.name in config}
         if settings.get("layers") is not None:
             settings["layers"] = tuple(settings["layers"])
         return cls(**settings)
