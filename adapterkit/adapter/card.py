@@ -1,21 +1,22 @@
-"""The card of an adapter folder, `adapterkit.json`: all that PEFT's own files leave out."""
+"""The card of an adapter folder, `adapterkit.json`: what PEFT's own files do not say."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .._version import __version__
+from ..atomic import folder_bytes
 from ..errors import AdapterError
 from ..schema import dump
+from ..tasks.base import tasks
 from .adapter import MOST_MEMBERS, Adapter
+from .json_file import read_json
 from .stacking import DIGEST, ParentRef
-from .stacking import WEIGHTS as WEIGHTS
 
 CARD = "adapterkit.json"
-
 
 CARD_PARTS = {
     "method": ("type",),
@@ -24,20 +25,17 @@ CARD_PARTS = {
     "metrics": (),
     "training": (),
 }
-"""Parts of the card and what each must say; the last two may be left out."""
-
-
-LINE = 100
-"""Most characters of a line of a card, where it can be broken."""
+"""Parts of a card and the keys that each must have; the last two parts may be omitted."""
 
 
 def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
-    """What `adapterkit.json` says: all that PEFT's own files leave out.
+    """The content of `adapterkit.json`.
 
     Args:
         adapter: The adapter.
-        members: Digests of the files of its further members.
+        members: Digests of the weights files of its further members.
     """
+    parent = adapter.on_top_of
     return {
         "adapterkit": __version__,
         "name": adapter.name,
@@ -48,34 +46,11 @@ def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
         },
         "method": dump(adapter.method),
         "task": dump(adapter.task),
-        **(
-            {}
-            if adapter.on_top_of is None
-            else {"on_top_of": vars(ParentRef.of(adapter.on_top_of))}
-        ),
+        **({} if parent is None else {"on_top_of": vars(ParentRef.of(parent))}),
         **({"members": list(members)} if members else {}),
         "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
         "training": dict(adapter.training),
     }
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object of an adapter folder.
-
-    Raises:
-        AdapterError: It is not there or not one.
-    """
-    if not folder.is_dir():
-        raise AdapterError(f"{folder}: there is no such folder")
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder}: not an adapter folder, {name} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{folder / name}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise AdapterError(f"{folder / name}: expected a JSON object")
-    return content
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -87,17 +62,26 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     content = read_json(folder, CARD)
     for part, keys in CARD_PARTS.items():
-        held = content.get(part) if keys else content.setdefault(part, {})
-        if not isinstance(held, dict) or any(key not in held for key in keys):
+        section = content.get(part) if keys else content.setdefault(part, {})
+        if not isinstance(section, dict) or any(key not in section for key in keys):
             raise AdapterError(f"{folder}: {CARD} lacks or garbles '{part}'")
-    told = content.get("members", [])
-    sound = isinstance(told, list) and all(DIGEST.fullmatch(str(digest)) for digest in told)
-    if not sound or len(told) >= MOST_MEMBERS:
+    members = content.get("members", [])
+    are_digests = isinstance(members, list) and all(DIGEST.fullmatch(str(m)) for m in members)
+    if not are_digests or len(members) >= MOST_MEMBERS:
         raise AdapterError(
             f"{folder}: {CARD}: members: expected up to {MOST_MEMBERS - 1} digests (sha256:...), "
-            f"got {told!r:.80}"
+            f"got {members!r:.80}"
         )
     return content
+
+
+def read_parent(folder: Path) -> ParentRef | None:
+    """The parent in the card of an adapter folder; None without a parent or a card.
+
+    Raises:
+        AdapterError: The card is garbled.
+    """
+    return _parent(folder, read_card(folder)) if (folder / CARD).is_file() else None
 
 
 def backbone_of(folder: Path) -> str | None:
@@ -109,33 +93,63 @@ def backbone_of(folder: Path) -> str | None:
     return str(read_card(folder)["backbone"]["name"]) if (folder / CARD).is_file() else None
 
 
-def n_members(content: Mapping[str, Any]) -> int:
-    """Members of the adapter that a card speaks of; 1 for most."""
-    return 1 + len(content.get("members", ()))
+def _parent(folder: Path, content: Mapping[str, Any]) -> ParentRef | None:
+    try:
+        return ParentRef.read(content.get("on_top_of"))
+    except ValueError as error:
+        raise AdapterError(f"{folder}: {CARD}: {error}") from None
 
 
-def to_json(content: Mapping[str, Any]) -> bytes:
-    """JSON in lines of at most `LINE` characters, where they can be broken."""
-    return f"{_lines(content)}\n".encode()
+@dataclass(frozen=True)
+class CardSummary:
+    """What lists of adapters show of one adapter folder.
 
+    Attributes:
+        task: Name of its task.
+        main_metric: Main metric of the task; None if the task is not known here.
+        method: Name of its method.
+        n_members: Members of the ensemble; 1 for a single adapter.
+        parent: Name of the adapter it stands on; None without one.
+        backbone: Name of its backbone.
+        labels: Label names; None for a task without labels.
+        metrics: Split to metric to value.
+        n_bytes: Size of the folder.
+    """
 
-def _lines(content: Any, indent: str = "") -> str:
-    """JSON in lines as a person would break it, so that labels and curves take few of them."""
-    whole = json.dumps(content, ensure_ascii=False)
-    if len(indent) + len(whole) <= LINE or not isinstance(content, (Mapping, list, tuple)):
-        return whole
-    inner = f"{indent}  "
-    lines: list[str] = []
-    if isinstance(content, Mapping):
-        begin, end = "{}"
-        for key, value in content.items():
-            lines.append(f"{json.dumps(key, ensure_ascii=False)}: {_lines(value, inner)}")
-    else:
-        begin, end = "[]"
-        for item in (_lines(value, inner) for value in content):
-            fits = lines and len(inner) + len(lines[-1]) + len(item) + 2 <= LINE
-            if fits and "\n" not in lines[-1] + item:
-                lines[-1] += f", {item}"
-            else:
-                lines.append(item)
-    return "\n".join([begin, inner + f",\n{inner}".join(lines), indent + end])
+    task: str
+    main_metric: str | None
+    method: str
+    n_members: int
+    parent: str | None
+    backbone: str
+    labels: list[str] | None
+    metrics: dict[str, dict[str, Any]]
+    n_bytes: int
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The summary of an adapter folder.
+
+        Raises:
+            AdapterError: The card is missing or garbled.
+        """
+        content = read_card(folder)
+        task = str(content["task"]["type"])
+        known = tasks().get(task)
+        parent = _parent(folder, content)
+        return cls(
+            task=task,
+            main_metric=known.main_metric if known is not None else None,
+            method=str(content["method"]["type"]),
+            n_members=1 + len(content.get("members", ())),
+            parent=parent.name if parent is not None else None,
+            backbone=str(content["backbone"]["name"]),
+            labels=content["task"].get("labels"),
+            metrics=content["metrics"],
+            n_bytes=folder_bytes(folder),
+        )
+
+    @property
+    def last_scores(self) -> tuple[str, dict[str, Any]]:
+        """The last split with its metrics: test if there is one; empty without any."""
+        return next(reversed(self.metrics.items()), ("", {}))

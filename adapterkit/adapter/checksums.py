@@ -1,4 +1,4 @@
-"""Checksums of an adapter folder, `SHA256SUMS`, in the form of `sha256sum -c`."""
+"""Checksums of an adapter folder: `SHA256SUMS`, in the format of `sha256sum -c`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..errors import AdapterError
-from .stacking import WEIGHTS as WEIGHTS
 
 SUMS = "SHA256SUMS"
 
 
 def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Files with their checksums, in the form of `sha256sum -c`.
+    """The files and their `SHA256SUMS`.
+
+    Args:
+        files: Name in the folder to content.
 
     Raises:
-        AdapterError: They carry checksums already, and a file is not what these say.
+        AdapterError: There are checksums already, and a file does not match them.
     """
     own = {name: content for name, content in files.items() if name != SUMS}
     sums = {name: sha256(content).hexdigest() for name, content in sorted(own.items())}
-    for name, told in _sums(files.get(SUMS, b"")).items():
-        if sums.get(name) != told:
+    for name, expected in _sums(files.get(SUMS, b"")).items():
+        if sums.get(name) != expected:
             raise AdapterError(f"{name}: missing, or not what {SUMS} says; send the folder again")
-    return {**own, SUMS: "".join(f"{told}  {name}\n" for name, told in sums.items()).encode()}
+    return {**own, SUMS: "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()}
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over an adapter folder: equal content has equal digests, other content others."""
+    """sha256 over all files of an adapter folder."""
     if (folder / SUMS).is_file():
         return f"sha256:{sha256((folder / SUMS).read_bytes()).hexdigest()}"
     inside = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -36,25 +38,26 @@ def folder_digest(folder: Path) -> str:
 
 
 def checksum_errors(folder: Path) -> list[str]:
-    """What differs between a folder's files and its checksums; nothing where all is well."""
+    """Differences between a folder's files and its checksums; empty if there are none."""
     if not (folder / SUMS).is_file():
         return [f"{SUMS} is missing: the folder was saved without checksums"]
-    faults = []
-    for name, told in _sums((folder / SUMS).read_bytes()).items():
+    errors = []
+    for name, expected in _sums((folder / SUMS).read_bytes()).items():
         try:
-            found = sha256((folder / name).read_bytes()).hexdigest()
+            actual = sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:
-            faults.append(f"{name} cannot be read ({error.strerror})")
+            errors.append(f"{name} cannot be read ({error.strerror})")
             continue
-        if found != told:
-            faults.append(f"{name} was changed: sha256 {found[:12]}, published as {told[:12]}")
-    return faults
+        if actual != expected:
+            errors.append(f"{name} was changed: sha256 {actual[:12]}, published as {expected[:12]}")
+    return errors
 
 
 def _sums(content: bytes) -> dict[str, str]:
+    """Name to digest in a `SHA256SUMS`."""
     lines = content.decode(errors="replace").splitlines()
     pairs = [line.partition("  ") for line in lines if line]
     for _, _, name in pairs:
         if not name or name.startswith("/") or ".." in name:
             raise AdapterError(f"{SUMS}: {name!r:.80} is not a file of an adapter folder")
-    return {name: told for told, _, name in pairs}
+    return {name: digest for digest, _, name in pairs}

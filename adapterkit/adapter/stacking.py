@@ -1,4 +1,4 @@
-"""What an adapter stands on: another adapter's folder, known by its name and its weights."""
+"""Parents: an adapter that was trained on top of another names it and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from ..atomic import file_digest
 from ..errors import AdapterError
 from ..names import check_name
 from .adapter import Adapter
+from .weights import WEIGHTS
 
-WEIGHTS = "adapter_model.safetensors"
-"""An adapter's weights; of an ensemble its first member's."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -24,7 +23,7 @@ class ParentRef:
     """The adapter that another was trained on.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         digest: `sha256:` and the hash of its weights file.
     """
 
@@ -33,10 +32,10 @@ class ParentRef:
 
     @classmethod
     def of(cls, adapter: Adapter) -> Self:
-        """What a card says of an adapter.
+        """The reference to an adapter.
 
         Raises:
-            AdapterError: It has no weights file yet.
+            AdapterError: It was never saved, so it has no weights file.
         """
         if adapter.digest is None:
             raise AdapterError(
@@ -46,48 +45,52 @@ class ParentRef:
 
     @classmethod
     def read(cls, content: Any) -> Self | None:
-        """What stands in a card; None where nothing does.
+        """The reference in a card; None without one.
+
+        Args:
+            content: The card's `on_top_of`.
 
         Raises:
-            AdapterkitError: The name is none.
+            AdapterkitError: The name is not valid.
             ValueError: It is garbled.
         """
         if content is None:
             return None
-        held = dict(content) if isinstance(content, Mapping) else {}
-        name, digest = str(held.get("name")), str(held.get("digest"))
-        if set(held) != {"name", "digest"} or not DIGEST.fullmatch(digest):
+        keys = dict(content) if isinstance(content, Mapping) else {}
+        name, digest = str(keys.get("name")), str(keys.get("digest"))
+        if set(keys) != {"name", "digest"} or not DIGEST.fullmatch(digest):
             raise ValueError(f"on_top_of: expected name and digest (sha256:...), got {content!r}")
         return cls(check_name(name), digest)
 
     def find(self, places: Iterable[Path]) -> Path:
-        """The folder with these very weights.
+        """The folder of the parent.
 
         Args:
             places: Where to look, in order: an adapter folder, a store, or a folder of adapters.
 
         Raises:
-            AdapterError: There is none, or what is there has other weights.
+            AdapterError: There is none, or it has other weights.
         """
-        looked = list(places)
+        searched = list(places)
         others: dict[Path, str] = {}
-        for folder in (folder for place in looked for folder in self._candidates(place)):
+        for folder in (folder for place in searched for folder in self._candidates(place)):
             digest = file_digest(folder / WEIGHTS)
             if digest == self.digest:
                 return folder
             others.setdefault(folder, digest)
-        wanted = f"it was trained on top of '{self.name}' with weights {self.digest[:19]}"
+        missing = f"it was trained on top of '{self.name}' with weights {self.digest[:19]}"
         if others:
             folder, digest = next(iter(others.items()))
             raise AdapterError(
-                f"{wanted}, but {folder} has weights {digest[:19]}; bring back that version"
+                f"{missing}, but {folder} has weights {digest[:19]}; bring back that version"
             )
         raise AdapterError(
-            f"{wanted}, which is neither in {' nor in '.join(map(str, looked))}; put its folder "
+            f"{missing}, which is neither in {' nor in '.join(map(str, searched))}; put its folder "
             "there, or say where it is (on_top_of=, --store)"
         )
 
     def _candidates(self, place: Path) -> Iterator[Path]:
+        """Folders where the parent may be: the place, then its versions, newest first."""
         home = place / self.name
         versions = home.iterdir() if home.is_dir() else ()
         numbered = sorted((v for v in versions if v.name.isdecimal()), key=lambda v: -int(v.name))
@@ -97,20 +100,20 @@ class ParentRef:
 
 
 class ParentCache:
-    """One copy of each adapter that others stand on, as long as one of them is held: rows on it
-    share its computation, and its memory."""
+    """One copy of each parent for as long as a child of it is in use: the rows of all its children
+    share its computation and its memory."""
 
     def __init__(self) -> None:
-        self._held: WeakValueDictionary[Hashable, Adapter] = WeakValueDictionary()
+        self._parents: WeakValueDictionary[Hashable, Adapter] = WeakValueDictionary()
 
     def share(self, adapter: Adapter) -> Adapter:
-        """The adapter, on the one copy of what it stands on."""
+        """The adapter, on top of the shared copy of its parent."""
         if adapter.on_top_of is None:
             return adapter
-        # Head and training record are for answering by itself.
-        below = replace(self.share(adapter.on_top_of), head={}, training={})
-        if below.digest is not None and below.tensors:
-            device = next(iter(below.tensors.values())).device
-            key = (below.digest, below.method, device, id(below.on_top_of))
-            below = self._held.setdefault(key, below)
-        return replace(adapter, on_top_of=below)
+        # A parent needs no head and no training record.
+        parent = replace(self.share(adapter.on_top_of), head={}, training={})
+        if parent.digest is not None and parent.tensors:
+            device = next(iter(parent.tensors.values())).device
+            key = (parent.digest, parent.method, device, id(parent.on_top_of))
+            parent = self._parents.setdefault(key, parent)
+        return replace(adapter, on_top_of=parent)

@@ -25,11 +25,14 @@ from ..backbone.families import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import NAME, check_name
 from .adapter import Adapter
-from .card import CARD, read_json
+from .card import CARD, read_parent
 from .checksums import checksum_errors, folder_digest, with_checksums
-from .folder import CONFIG, adapter_files, parent_ref
+from .folder import adapter_files
+from .json_file import read_json
+from .peft_format import CONFIG
 from .remote_store import Remote, is_url
-from .stacking import WEIGHTS, ParentRef
+from .stacking import ParentRef
+from .weights import WEIGHTS
 
 ALIASES = "aliases.json"
 LATEST = "latest"
@@ -222,7 +225,7 @@ class Store:
             for number in sorted(self._versions(other) - (set(doomed) if other == name else set())):
                 below = None
                 with suppress(AdapterError):  # a broken folder stands on nothing
-                    below = parent_ref(self.root / other / str(number))
+                    below = read_parent(self.root / other / str(number))
                 if below is not None and below.name == name:
                     needed.setdefault(below.digest, f"{other}@{number}")
         if not needed:  # as for most, whose weights need not be read then
@@ -282,7 +285,7 @@ class Store:
             if self.remote is not None:
                 self.remote.pull(f"{name}/{number}", folder)
             shelf.found[number] = Version(name, number, folder, folder_digest(folder))
-            below = parent_ref(folder) if self.remote is not None else None
+            below = read_parent(folder) if self.remote is not None else None
             if below is not None:  # it is looked for beside the folder, so it must be here
                 with suppress(AdapterkitError):
                     self.parent_folder(below)

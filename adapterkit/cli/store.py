@@ -65,10 +65,11 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show all an adapter folder says about itself, and its tensors."""
-    from ..adapter.card import CARD, read_card
-    from ..adapter.folder import WEIGHTS, parent_folder, parent_ref, tensor_shapes
+    from ..adapter.card import CARD, read_card, read_parent
+    from ..adapter.folder import parent_folder
     from ..adapter.model_card import REPORT
     from ..adapter.store import Store, find_folder
+    from ..adapter.weights import WEIGHTS, tensor_shapes
 
     folder = find_folder(adapter, Store(store))
     content: dict[str, Any] = {
@@ -79,7 +80,7 @@ def inspect(
     }
     if (folder / REPORT).is_dir():
         content["report"] = sorted(str(file) for file in (folder / REPORT).iterdir())
-    if parent_ref(folder) is not None:
+    if read_parent(folder) is not None:
         try:
             content["on_top_of"]["folder"] = str(parent_folder(folder, store))
         except AdapterError as error:  # it can be looked at all the same
@@ -93,25 +94,22 @@ def inspect(
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    from ..adapter.card import n_members, read_card
-    from ..adapter.folder import parent_ref
-    from ..tasks.base import tasks
+    """What `list` shows of the latest version of an adapter."""
+    from ..adapter.card import CardSummary
 
-    card = read_card(folder)
-    task = str(card["task"]["type"])
-    metric = tasks()[task].main_metric if task in tasks() else ""
-    metrics: dict[str, dict[str, float]] = card["metrics"]
-    split, scores = next(reversed(metrics.items()), ("", {}))
+    card = CardSummary.read(folder)
+    split, scores = card.last_scores
+    metric = card.main_metric
     return {
         "version": folder.name,
         "folder": str(folder),
-        "task": task,
-        "method": card["method"]["type"],
-        "members": n_members(card),
-        "on_top_of": below.name if (below := parent_ref(folder)) is not None else None,
-        "backbone": card["backbone"]["name"],
-        "labels": card["task"].get("labels"),
-        "bytes": folder_bytes(folder),
-        "metrics": metrics,
+        "task": card.task,
+        "method": card.method,
+        "members": card.n_members,
+        "on_top_of": card.parent,
+        "backbone": card.backbone,
+        "labels": card.labels,
+        "bytes": card.n_bytes,
+        "metrics": card.metrics,
         "score": f"{scores[metric]:.4f} {metric} ({split})" if metric in scores else None,
     }

@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse, Response
 
 from ..adapter.card import CARD
 from ..adapter.checksums import SUMS
-from ..adapter.folder import CONFIG, MEMBERS, WEIGHTS
+from ..adapter.peft_format import CONFIG
+from ..adapter.weights import MEMBERS, WEIGHTS
 from ..errors import DataError
 from ..names import check_name
 from .auth import admin

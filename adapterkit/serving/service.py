@@ -16,10 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..adapter.card import n_members, read_card
+from ..adapter.card import CardSummary
 from ..adapter.folder import load_adapter
 from ..adapter.store import Store, Version
-from ..atomic import folder_bytes
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
 from ..inference.forward import text_limit
@@ -187,22 +186,22 @@ class Service:
 
     def describe(self, version: Version) -> dict[str, Any]:
         """What a version says about itself, in short."""
-        card = read_card(version.folder)
-        scores: Mapping[str, Any] = next(reversed(card["metrics"].values()), {})
-        task = tasks().get(card["task"]["type"])
+        card = CardSummary.read(version.folder)
+        _, scores = card.last_scores
+        task = tasks().get(card.task)
         return {
             "name": version.name,
             "version": version.number,
             "digest": version.digest,
-            "task": card["task"]["type"],
-            "main_metric": task.main_metric if task else None,
+            "task": card.task,
+            "main_metric": card.main_metric,
             "reads": dict(task.reads) if task else None,
             "may_read": dict(task.may_read) if task else None,
-            "method": card["method"]["type"],
-            "members": n_members(card),
-            "labels": card["task"].get("labels"),
+            "method": card.method,
+            "members": card.n_members,
+            "labels": card.labels,
             "scores": {k: v for k, v in scores.items() if isinstance(v, float)},
-            "bytes": folder_bytes(version.folder),
+            "bytes": card.n_bytes,
         }
 
     async def publish(self, name: str, files: Mapping[str, bytes]) -> Version:

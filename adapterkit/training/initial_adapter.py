@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from ..adapter.adapter import Adapter, MemberWeights
-from ..adapter.folder import CONFIG, load_adapter
+from ..adapter.folder import load_adapter
+from ..adapter.peft_format import CONFIG
 from ..adapter.stacking import ParentRef
 from ..adapter.store import Store, find_folder
 from ..backbone.families import Geometry

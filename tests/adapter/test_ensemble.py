@@ -20,9 +20,11 @@ from adapterkit.adapter import plots as figures
 from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import checksum_errors
-from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.model_card import model_card
+from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.atomic import file_digest
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.http import Client
@@ -607,10 +609,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "one too many": (one_too_many, "members/3.safetensors does not belong here: adapterkit.json"),
     "a stranger": (not_a_member, "members/weights.bin does not belong here"),
     "cut": (cut_member, r"members/2.safetensors: truncated or not safetensors"),
-    "swapped": (swap, r"members/1.safetensors: has weights sha256:\w+, adapterkit.json speaks of"),
+    "swapped": (swap, r"members/1.safetensors: has weights sha256:\w+, the card names"),
     "other": (
         change_member(2, lambda t: t[BIAS].add_(1.0)),
-        r"members/2.safetensors: has weights sha256:\w+, adapterkit.json speaks of sha256",
+        r"members/2.safetensors: has weights sha256:\w+, the card names sha256",
     ),
     "renamed": (
         change_member(1, lambda t: t.update(x=t.pop(BIAS))),

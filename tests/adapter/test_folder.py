@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapterkit.adapter.card import CARD
-from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter, tensor_shapes
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS, tensor_shapes
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.inference.predictor import Predictor

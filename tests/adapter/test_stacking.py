@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits, batching_key
 from adapterkit.adapter.card import CARD
-from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.atomic import file_digest
 from adapterkit.backbone.families import LINEAR_SITES
 from adapterkit.backbone.model import Backbone

@@ -18,8 +18,10 @@ from adapterkit.adapter import remote_store as remote
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import SUMS
-from adapterkit.adapter.folder import CONFIG, WEIGHTS, load_adapter, save_adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import ALIASES, Store, find_folder
+from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError

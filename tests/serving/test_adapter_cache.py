@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import WEIGHTS, load_adapter
+from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, UnknownAdapterError
 from adapterkit.serving import adapter_cache as module

@@ -25,8 +25,8 @@ from starlette.testclient import TestClient
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.checksums import SUMS
-from adapterkit.adapter.folder import WEIGHTS
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference.lanes import WorkerLanes

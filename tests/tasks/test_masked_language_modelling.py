@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import WEIGHTS, load_adapter, tensor_shapes
+from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS, tensor_shapes
 from adapterkit.backbone import lm_head
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app

@@ -1,0 +1,131 @@
+"""Weights files of an adapter folder: safetensors, read with every tensor checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from ..atomic import file_digest
+from ..errors import AdapterError
+from ..methods.base import Tensors
+
+WEIGHTS = "adapter_model.safetensors"
+"""An adapter's weights; of an ensemble those of its first member."""
+
+MEMBERS = "members"
+"""Folder of the weights of an ensemble's further members; nothing else may be in it."""
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name of a tensor in the file to its shape there."""
+
+
+def member_file(number: int) -> str:
+    """The weights file of an ensemble's member, counted from 0."""
+    return f"{MEMBERS}/{number}.safetensors" if number else WEIGHTS
+
+
+def read_weights(folder: Path) -> Tensors:
+    """The tensors of an adapter folder's weights file, mapped into memory and not checked.
+
+    Raises:
+        AdapterError: The file is missing, pickled, truncated or not safetensors.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        hint = f"; {pickles[0]} is pickled, and pickled weights are never loaded" if pickles else ""
+        raise AdapterError(f"{folder}: {WEIGHTS} is missing{hint}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"{path}: truncated or not safetensors ({error})") from None
+
+
+def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tensors:
+    """The tensors of an ensemble's further member.
+
+    Args:
+        folder: The adapter folder.
+        number: The member, counted from 0 for the first.
+        digest: Digest of the file in the adapter's card.
+        shapes: Its tensors must have these names and shapes.
+
+    Raises:
+        AdapterError: The file is missing, damaged, or another one than the card names.
+    """
+    name = member_file(number)
+    path = folder / name
+    if not path.is_file():
+        raise AdapterError(f"{name} is missing")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AdapterError(f"{name}: truncated or not safetensors ({error})") from None
+    errors = tensor_errors(tensors, shapes)
+    if not errors and (actual := file_digest(path)) != digest:
+        errors = [f"has weights {actual[:19]}, the card names {digest[:19]}"]
+    if errors:
+        raise AdapterError("; ".join(f"{name}: {error}" for error in errors))
+    return tensors
+
+
+def tensor_errors(tensors: Tensors, shapes: Shapes) -> list[str]:
+    """Everything that is wrong with the tensors of a file; empty if they are sound.
+
+    Args:
+        tensors: The tensors of the file.
+        shapes: Names and shapes that they must have.
+    """
+    errors = [f"tensor '{key}' is missing" for key in shapes if key not in tensors]
+    errors += [f"tensor '{key}' does not belong here" for key in tensors if key not in shapes]
+    for key, shape in shapes.items():
+        tensor = tensors.get(key)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            errors.append(
+                f"tensor '{key}' has shape {list(tensor.shape)} where {list(shape)} is expected"
+            )
+        if tensor.dtype not in FLOATS:
+            errors.append(f"tensor '{key}' holds {tensor.dtype}, expected floating point")
+        elif not bool(torch.isfinite(tensor).all()):
+            errors.append(f"tensor '{key}' holds NaN or infinite numbers")
+    return errors
+
+
+def unexpected_members(folder: Path, n_extra: int) -> list[str]:
+    """Errors about files among the members that belong to no member.
+
+    Args:
+        folder: The adapter folder.
+        n_extra: Number of further members in the card.
+    """
+    if not (folder / MEMBERS).is_dir():
+        return []
+    known = {member_file(number) for number in range(1, n_extra + 1)}
+    visible = (path for path in (folder / MEMBERS).iterdir() if not path.name.startswith("."))
+    names = sorted(path.relative_to(folder).as_posix() for path in visible)
+    return [
+        f"{name} does not belong here: the card names no such member"
+        for name in names
+        if name not in known
+    ]
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a weights file; only its header is read.
+
+    Raises:
+        AdapterError: It is missing or not a safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path}: missing, truncated or not safetensors ({error})") from None
