@@ -53,10 +53,10 @@ def error_line(site: Path) -> str:
 
 
 def test_a_plugin_comes_after_the_kinds_of_the_package(tmp_path: Path) -> None:
-    install(tmp_path, "probe-kit", "a_probe = probe_module:Probe", METHOD.format("a_probe"))
+    install(tmp_path, "probe-kit", "z_probe = probe_module:Probe", METHOD.format("z_probe"))
     done = run(tmp_path, "from adapterkit.methods.base import methods; print(*methods())")
     assert done.stderr == ""
-    assert done.stdout.split() == [*methods(), "a_probe"]
+    assert done.stdout.split() == [*methods(), "z_probe"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from adapterkit.errors import AdapterError, AdapterkitError, RecipeError
 from adapterkit.inference.forward import forward, text_limit
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
-from adapterkit.methods.base import methods
 from adapterkit.ops.dropout import Dropout, DropoutSeed
 from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.training.recipe import Recipe
@@ -65,10 +64,6 @@ def stacked(backbone: Backbone, make_adapter: MakeAdapter, *kinds: Kind, seed: i
         adapter = replace(one, on_top_of=adapter)
     assert adapter is not None
     return adapter
-
-
-def test_every_method_is_stacked() -> None:
-    assert {kind for kind, _ in KINDS} == set(methods())
 
 
 @below

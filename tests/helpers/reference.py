@@ -12,6 +12,9 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
+METHODS = ("lora", "prefix", "bottleneck", "head")
+"""Methods that `logits` knows."""
+
 
 def low_rank(
     x: Tensor, weights: list[Tensor], lengths: list[int], scales: list[float], activation: Any

@@ -176,7 +176,7 @@ def test_windows_of_long_texts_add_up_too(
     check(marked, adapter, row)
 
 
-@pytest.mark.parametrize("kind", sorted(methods()))
+@pytest.mark.parametrize("kind", reference.METHODS)
 def test_attributions_are_those_of_a_plain_loop(
     marked: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:

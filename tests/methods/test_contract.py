@@ -1,8 +1,9 @@
-"""The contract every method keeps, and parity with PEFT and with plain loops."""
+"""The contract of every registered method, those of plug-ins included: nothing here names one."""
 
 from __future__ import annotations
 
-import warnings
+import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,272 +11,231 @@ from typing import Any
 import pytest
 import torch
 
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.card import CARD
 from adapterkit.adapter.folder import load_adapter, save_adapter
-from adapterkit.backbone.checkpoint import locate
-from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.adapter.peft_format import CONFIG
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.families import HIDDEN_SITES, LINEAR_SITES
 from adapterkit.backbone.model import Backbone
-from adapterkit.errors import AdapterError
-from adapterkit.inference.forward import forward
-from adapterkit.methods.base import Method, methods
-from adapterkit.schema import build_kind, dump
-from helpers import reference
-from helpers.adapters import MakeAdapter
-from helpers.peft_reference import TEXTS, bert_for, peft_logits
-from helpers.sequences import logits_of, tokenise
+from adapterkit.inference.predictor import Predictor
+from adapterkit.methods.base import Group, Method, Tensors, default_method, methods
+from adapterkit.ops.low_rank import Segments
+from adapterkit.schema import build_kind, dump, keys_of
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
+from helpers.adapters import MakeAdapter, random_adapter
+from helpers.sequences import outputs_by_row, tokenise
 
-SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    ("head", {}),
-    ("lora", {}),
-    ("lora", {"r": 3, "alpha": 5.0, "targets": LINEAR_SITES}),
-    ("lora", {"r": 4, "rank_stabilised": True, "targets": ("key", "ffn_down")}),
-    ("lora", {"layers": (0, 2), "targets": ("value", "ffn_up")}),
-    ("prefix", {"num_virtual_tokens": 5}),
-    ("bottleneck", {"size": 4}),
-    ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
-    ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
-]
-PEFTS = ("lora", "prefix")
-"""What PEFT has too."""
-every = pytest.mark.parametrize(
-    ("kind", "settings"), SETTINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS)]
+TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
+every_kind = pytest.mark.parametrize("kind", methods().values(), ids=list(methods()))
+every_method = pytest.mark.parametrize(
+    "method",
+    [kind(**example) for kind in methods().values() for example in kind.examples],
+    ids=[f"{name}-{n}" for name, kind in methods().items() for n, _ in enumerate(kind.examples)],
 )
 
 
-def test_every_method_is_covered() -> None:
-    assert {kind for kind, _ in SETTINGS} == set(methods())
+def trainable(method: Method, backbone: Backbone, seed: int = 0, noise: float = 0.2) -> Tensors:
+    """Tensors of a method while it is trained, moved away from where they start."""
+    generator = torch.Generator().manual_seed(seed)
+    start = method.init_tensors(backbone.geometry, generator)
+    return {k: t + noise * torch.randn(t.shape, generator=generator) for k, t in start.items()}
 
 
-@every
-def test_answers_are_the_plain_loop(
-    tiny: Backbone, make_adapter: MakeAdapter, kind: str, settings: dict[str, Any]
-) -> None:
-    adapter = make_adapter(tiny, kind, labels=("a", "b", "c"), **settings)
-    inputs = tokenise(tiny, TEXTS, None, 50)
-    found = logits_of(tiny, adapter, inputs)
-    plain = torch.stack([reference.logits(tiny, adapter, row) for row in inputs])
-    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+def adapter_of(method: Method, backbone: Backbone, seed: int = 0, name: str = "t/a") -> Adapter:
+    """A finished adapter that changes the answers."""
+    finished, tensors = method.finalize(trainable(method, backbone, seed))
+    plain = random_adapter(backbone, default_method(), name=name, seed=seed)
+    return replace(plain, method=finished, tensors=tensors)
 
 
-@every
-def test_gradients_are_the_plain_loop(
-    tiny: Backbone, make_adapter: MakeAdapter, kind: str, settings: dict[str, Any]
-) -> None:
-    inputs, grads = tokenise(tiny, TEXTS, None, 50), []
-    for fast in (True, False):
-        adapter = make_adapter(tiny, kind, **settings)
-        leaves = {**adapter.tensors, **adapter.head}
-        for tensor in leaves.values():
-            tensor.requires_grad_()
-        if fast:
-            (piece,) = forward(tiny, [(adapter, row) for row in inputs])
-            order = sorted(range(len(inputs)), key=lambda i: piece.rows[i])
-            logits = piece.values[order]
-        else:
-            logits = torch.stack([reference.logits(tiny, adapter, row) for row in inputs])
-        (logits * torch.arange(10.0).view(5, 2)).sum().backward()
-        grads.append({name: tensor.grad for name, tensor in leaves.items()})
-    for name, grad in grads[0].items():
-        plain = grads[1][name]
-        assert grad is not None
-        assert plain is not None
-        scale = plain.abs().max()
-        assert scale > 0, name
-        torch.testing.assert_close(grad / scale, plain / scale, rtol=1e-5, atol=1e-5)
+def outputs(backbone: Backbone, adapter: Adapter, grad: bool = False) -> torch.Tensor:
+    """Logits of some texts, `[5, C]`."""
+    rows = [(adapter, row) for row in tokenise(backbone, TEXTS, None, 40)]
+    with torch.inference_mode(not grad):
+        return torch.stack(outputs_by_row(backbone, rows)).clone()
 
 
-@every
-def test_a_saved_adapter_answers_the_same(
-    anywhere: Backbone,
-    make_adapter: MakeAdapter,
-    tmp_path: Path,
-    kind: str,
-    settings: dict[str, Any],
-) -> None:
-    adapter = make_adapter(anywhere, kind, labels=("neutral", "好", "malo"), **settings)
-    save_adapter(adapter, tmp_path / "saved", anywhere.geometry)
-    again = load_adapter(tmp_path / "saved", anywhere).to(anywhere.device)
-    assert (again.method, again.task, again.name) == (adapter.method, adapter.task, adapter.name)
-    inputs = tokenise(anywhere, TEXTS, None, 50)
-    assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
+def test_names_in_files_are_distinct() -> None:
+    kinds = methods().values()
+    assert len({kind.peft_type for kind in kinds}) == len(kinds)
 
 
-@every
-def test_settings_survive_as_plain_values(kind: str, settings: dict[str, Any]) -> None:
-    method = methods()[kind](**settings)
-    assert build_kind(methods(), dump(method), "method") == method
+@every_kind
+def test_every_setting_is_explained_and_has_a_default(kind: Any) -> None:
+    kind()
+    for key, default, meaning in keys_of(kind):
+        assert default != "required", key
+        assert meaning, f"{key} is not in the docstring's attributes"
 
 
-@every
-def test_fresh_tensors_fit_and_depend_on_the_seed_alone(
-    tiny: Backbone, kind: str, settings: dict[str, Any]
-) -> None:
-    method: Method = methods()[kind](**settings)
-    first, again, other = (
-        method.init_tensors(tiny.geometry, torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
+@every_kind
+def test_learning_rates_are_positive(kind: Any) -> None:
+    assert kind.learning_rate > 0
+    assert kind.head_learning_rate > 0
+
+
+@every_method
+def test_settings_survive_as_plain_values(method: Method) -> None:
+    plain = json.loads(json.dumps(dump(method)))
+    assert build_kind(methods(), plain, "method") == method
+
+
+@every_method
+def test_new_tensors_depend_on_the_seed_alone(method: Method, tiny: Backbone) -> None:
+    first, again = (
+        method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0)) for _ in range(2)
     )
-    shapes = {name: tuple(tensor.shape) for name, tensor in first.items()}
-    assert shapes == method.shapes(tiny.geometry)
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not first or any(not torch.equal(first[name], other[name]) for name in first)
+    assert first.keys() == again.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name])
+        assert tensor.dtype == torch.float32
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
-def test_fresh_adapters_are_the_identity(
-    tiny: Backbone, make_adapter: MakeAdapter, kind: str
-) -> None:
-    adapter = make_adapter(tiny, kind)
-    fresh = adapter.method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
-    adapter = replace(adapter, tensors=fresh)
-    for row in tokenise(tiny, TEXTS, None, 50):
-        (piece,) = forward(tiny, [(adapter, row)])
-        pooled = reference.hidden(tiny, None, row).mean(0)
-        plain = adapter.head["classifier.weight"] @ pooled + adapter.head["classifier.bias"]
-        torch.testing.assert_close(piece.values[0], plain, rtol=1e-5, atol=1e-5)
+@every_method
+def test_a_finished_adapter_has_the_declared_tensors(method: Method, tiny: Backbone) -> None:
+    finished, tensors = method.finalize(trainable(method, tiny))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    assert shapes == finished.shapes(tiny.geometry)
+    assert finished.finalize(tensors)[0] == finished
 
 
-def test_lora_starts_as_peft_starts(tiny: Backbone) -> None:
-    """Kaiming uniform with a = sqrt(5): uniform within 1 / sqrt(inputs); B is zero."""
-    kind: Any = methods()["lora"]
-    method = kind(r=32, targets=("ffn_down",))
-    tensors = method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
-    a = tensors["ffn_down.a"]
-    bound = tiny.geometry.intermediate**-0.5
-    assert float(a.abs().max()) <= bound
-    assert abs(float(a.std()) - bound / 3**0.5) < 0.03 * bound
-    assert not tensors["ffn_down.b"].any()
+@every_method
+def test_what_is_trained_answers_as_what_is_finished(method: Method, tiny: Backbone) -> None:
+    finished = adapter_of(method, tiny)
+    unfinished = replace(finished, method=method, tensors=trainable(method, tiny))
+    torch.testing.assert_close(
+        outputs(tiny, unfinished), outputs(tiny, finished), rtol=1e-5, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
-        ("lora", {"r": 0}, "r: expected 1 or more, got 0"),
-        ("lora", {"dropout": 1.0}, "dropout: expected 0 or more and less than 1"),
-        ("lora", {"targets": ("querry",)}, "targets: expected distinct of query"),
-        ("lora", {"targets": ("query", "query")}, "targets: expected distinct"),
-        ("lora", {"layers": (2, 1)}, "layers: expected ascending"),
-        ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens: expected 1 or more"),
-        ("prefix", {"init_std": -1.0}, "init_std: expected 0 or more"),
-        ("bottleneck", {"placement": "sideways"}, "placement: expected one of houlsby"),
-        ("bottleneck", {"activation": "nope"}, "activation: expected one of relu"),
-        ("bottleneck", {"size": 0}, "size: expected 1 or more"),
-        ("bottleneck", {"reduction_factor": 0.0}, "reduction_factor: expected more than 0"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(
-    kind: str, settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        methods()[kind](**settings)
+@every_method
+def test_training_continues_from_a_finished_adapter(method: Method, tiny: Backbone) -> None:
+    finished = adapter_of(method, tiny)
+    before = {name: tensor.clone() for name, tensor in finished.tensors.items()}
+    generator = torch.Generator().manual_seed(1)
+    again = method.init_from(finished.tensors, tiny.geometry, generator)
+    resumed = replace(finished, method=method, tensors=again)
+    torch.testing.assert_close(
+        outputs(tiny, resumed), outputs(tiny, finished), rtol=1e-5, atol=1e-5
+    )
+    for tensor in again.values():
+        tensor.add_(1.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in finished.tensors.items())
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
-        ("lora", {"layers": (1, 3)}, "there is no layer 3; the backbone has 0 to 2"),
-        ("bottleneck", {"layers": (7,)}, "there is no layer 7"),
-        ("prefix", {"num_virtual_tokens": 62}, "62 leave no room for a text"),
-        ("lora", {"r": 33}, "r: 33 is more than the backbone's width, 32"),
-        ("bottleneck", {"size": 65}, "size: 65 is more than the backbone's widest layer, 64"),
-        ("bottleneck", {"reduction_factor": 1e-300}, "is more than the backbone's widest layer"),
-    ],
-)
-def test_settings_that_do_not_fit_the_backbone_are_refused(
-    tiny: Backbone, kind: str, settings: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        methods()[kind](**settings).init_tensors(tiny.geometry, torch.Generator())
+@every_method
+def test_only_declared_sites_are_edited(method: Method, tiny: Backbone) -> None:
+    assert set(method.sites) <= {*LINEAR_SITES, *HIDDEN_SITES}
+    group = Group(Segments([3, 2]), tiny.geometry)
+    edits = type(method).edits([(method, trainable(method, tiny, seed)) for seed in (0, 1)], group)
+    assert {site for _, site in edits.deltas} == set(method.sites)
+    assert {layer for layer, _ in edits.deltas} <= set(range(tiny.geometry.layers))
+    assert (edits.prefixes is not None) == (method.num_virtual_tokens > 0)
+    for prefix in edits.prefixes or ():
+        layers, hidden = tiny.geometry.layers, tiny.geometry.hidden
+        assert tuple(prefix.shape) == (layers, 2, method.num_virtual_tokens, hidden)
 
 
-def test_a_projected_prefix_folds_and_goes_on(tiny: Backbone, make_adapter: MakeAdapter) -> None:
-    kind: Any = methods()["prefix"]
-    method = kind(num_virtual_tokens=4, projection=True, projection_size=6)
-    generator = torch.Generator().manual_seed(0)
-    tensors = method.init_tensors(tiny.geometry, generator)
-    tensors = {
-        name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in tensors.items()
-    }
-    unfolded = replace(make_adapter(tiny, "prefix"), method=method, tensors=tensors)
-    plain, folded = method.finalize(tensors)
-    assert {n: tuple(t.shape) for n, t in folded.items()} == plain.shapes(tiny.geometry)
-    finished = replace(unfolded, method=plain, tensors=folded)
-    resumed = replace(unfolded, tensors=method.init_from(folded, tiny.geometry, generator))
-    inputs = tokenise(tiny, TEXTS, None, 50)
-    expected = logits_of(tiny, unfolded, inputs)
-    for other in (finished, resumed):
-        torch.testing.assert_close(logits_of(tiny, other, inputs), expected, rtol=1e-5, atol=1e-5)
-    assert set(resumed.tensors) == set(tensors)
-
-
-# Parity with PEFT, on the tiny backbone and on minilm, both ways.
-
-
-@pytest.fixture(params=["tiny", "minilm"])
-def source(request: pytest.FixtureRequest, tiny_folder: Path) -> tuple[Backbone, Path]:
-    folder = tiny_folder if request.param == "tiny" else locate("minilm")
-    return request.getfixturevalue(request.param), folder
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [s for s in SETTINGS if s[0] in PEFTS],
-    ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS) if k in PEFTS],
-)
-def test_our_folder_loads_in_peft(
-    source: tuple[Backbone, Path],
-    make_adapter: MakeAdapter,
-    tmp_path: Path,
-    kind: str,
-    settings: dict[str, Any],
-) -> None:
-    from peft import PeftModel
-
-    backbone, folder = source
-    adapter = make_adapter(backbone, kind, labels=("a", "b", "c"), pooling="pooler", **settings)
-    save_adapter(adapter, tmp_path / "ours", backbone.geometry)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = PeftModel.from_pretrained(bert_for(folder, 3), tmp_path / "ours").eval()
-    theirs = peft_logits(model, folder, TEXTS)
-    ours = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 50))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def peft_configs() -> list[Any]:
-    from peft import LoraConfig, PrefixTuningConfig
-
-    task: Any = "SEQ_CLS"
-    return [
-        LoraConfig(task_type=task, r=4, lora_alpha=7, target_modules=["query", "value"]),
-        LoraConfig(task_type=task, r=2, use_rslora=True, target_modules="all-linear"),
-        LoraConfig(
-            task_type=task, target_modules=["key", "dense"], exclude_modules=["pooler.dense"]
-        ),
-        LoraConfig(task_type=task, r=2, target_modules=["query"], layers_to_transform=[1]),
-        PrefixTuningConfig(task_type=task, num_virtual_tokens=6),
+@every_method
+def test_a_mixed_batch_answers_as_each_adapter_alone(method: Method, tiny: Backbone) -> None:
+    others = [random_adapter(tiny, name, name=f"o/{name}", seed=7) for name in methods()]
+    own = [adapter_of(method, tiny, seed, f"t/{seed}") for seed in (1, 2)]
+    rows = [
+        (adapter, row)
+        for row in tokenise(tiny, TEXTS, None, 40)
+        for adapter in (*own, None, *others)
     ]
+    random.Random(0).shuffle(rows)
+    with torch.inference_mode():
+        mixed = outputs_by_row(tiny, rows)
+        for place, row in enumerate(rows):
+            (alone,) = outputs_by_row(tiny, [row])
+            torch.testing.assert_close(mixed[place], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_pefts_folder_loads_here(
-    source: tuple[Backbone, Path], tmp_path: Path, number: int
+@every_method
+def test_training_computes_what_inference_computes(method: Method, tiny: Backbone) -> None:
+    adapter = adapter_of(method, tiny)
+    torch.testing.assert_close(
+        outputs(tiny, adapter, grad=True), outputs(tiny, adapter), rtol=1e-5, atol=1e-5
+    )
+
+
+@every_method
+def test_gradients_are_those_of_finite_differences(method: Method, tiny: Backbone) -> None:
+    tensors = trainable(method, tiny)
+    adapter = replace(adapter_of(method, tiny), method=method, tensors=tensors)
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.randn(len(TEXTS), 2, generator=generator)
+    for name, tensor in tensors.items():
+        leaf = tensor.clone().requires_grad_()
+        moved = replace(adapter, tensors={**tensors, name: leaf})
+        (outputs(tiny, moved, grad=True) * weights).sum().backward()
+        assert leaf.grad is not None, name
+        direction = leaf.grad / leaf.grad.norm()
+        ends = []
+        for step in (-1e-2, 1e-2):
+            moved = replace(adapter, tensors={**tensors, name: tensor + step * direction})
+            ends.append(float((outputs(tiny, moved) * weights).sum()))
+        assert (ends[1] - ends[0]) / 2e-2 == pytest.approx(float(leaf.grad.norm()), rel=0.03)
+
+
+@every_method
+def test_an_adapter_stands_on_top_of_another(
+    method: Method, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
-    from peft import get_peft_model
+    parent = make_adapter(tiny, default_method(), name="t/parent", seed=4)
+    alone = adapter_of(method, tiny)
+    adapter = replace(alone, on_top_of=parent)
+    trained, answered = outputs(tiny, adapter, grad=True), outputs(tiny, adapter)
+    torch.testing.assert_close(trained, answered, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(answered, outputs(tiny, alone), atol=1e-3)
+    headless = replace(parent, task=adapter.task, head=adapter.head)
+    if adapter.tensors:
+        assert not torch.allclose(answered, outputs(tiny, headless), atol=1e-3)
 
-    backbone, folder = source
-    config = peft_configs()[number]
-    if config.peft_type == "LORA":
-        config.init_lora_weights = False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(bert_for(folder, 3), config).eval()
-        model.save_pretrained(tmp_path / "theirs")
-    if number == 1:  # PEFT counts the pooler among them
-        with pytest.raises(AdapterError, match=r"pooler\.dense.*does not belong here"):
-            load_adapter(tmp_path / "theirs", backbone, any_backbone=True)
-        return
-    adapter = load_adapter(tmp_path / "theirs", backbone, any_backbone=True)
-    theirs = peft_logits(model, folder, TEXTS)
-    ours = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 50))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert getattr(adapter.task, "labels", None) == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+@every_method
+def test_saved_and_loaded_adapters_answer_the_same_to_the_last_bit(
+    method: Method, tiny: Backbone, tmp_path: Path
+) -> None:
+    adapter = adapter_of(method, tiny)
+    folder = save_adapter(adapter, tmp_path / "saved", tiny.geometry)
+    config = json.loads((folder / CONFIG).read_text())
+    assert config["peft_type"] == method.peft_type
+    again = load_adapter(folder, tiny)
+    assert again.method == adapter.method
+    assert torch.equal(outputs(tiny, again), outputs(tiny, adapter))
+    (folder / CARD).unlink()  # now it is a folder of another program
+    bare = load_adapter(folder, tiny, any_backbone=True)
+    assert torch.equal(outputs(tiny, replace(bare, task=adapter.task)), outputs(tiny, adapter))
+
+
+@every_kind
+def test_it_learns_and_answers_from_a_store(kind: Any, tiny: Backbone, tmp_path: Path) -> None:
+    rng, lines = random.Random(0), ["text,label,split"]
+    topics = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
+    for n in range(72):
+        label = ("money", "weather")[n % 2]
+        lines.append(f"{' '.join(rng.choices(topics[label].split(), k=4))},{label},train")
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    recipe = Recipe.of(
+        {
+            "name": "t/topic",
+            "data": {"path": "rows.csv", "validation": 0},
+            "task": {"type": "classification", "pooling": "mean"},
+            "method": {"type": kind.type},
+            "training": {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2},
+        },
+        tmp_path,
+    )
+    adapter = train(recipe, tiny, progress=False)
+    first, *_, last = adapter.training["history"]
+    assert last["train_loss"] < 0.8 * first["train_loss"]
+    store = Store(tmp_path / "store")
+    store.publish(adapter, tiny.geometry)
+    again = load_adapter(store.path("t/topic"), tiny)
+    rows = [("t/topic", "money bank"), ("t/topic", "rain sun")]
+    assert Predictor(tiny, [again])(rows) == Predictor(tiny, [adapter])(rows)
