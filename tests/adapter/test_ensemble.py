@@ -606,7 +606,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "missing": (remove_file("members/1.safetensors"), "members/1.safetensors is missing"),
     "all missing": (no_members, "members/1.safetensors is missing; members/2.safetensors is miss"),
     "a folder": (a_folder_in_place, "members/1.safetensors is missing"),
-    "one too many": (one_too_many, "members/3.safetensors does not belong here: adapterkit.json"),
+    "one too many": (one_too_many, "members/3.safetensors does not belong here: the card"),
     "a stranger": (not_a_member, "members/weights.bin does not belong here"),
     "cut": (cut_member, r"members/2.safetensors: truncated or not safetensors"),
     "swapped": (swap, r"members/1.safetensors: has weights sha256:\w+, the card names"),
