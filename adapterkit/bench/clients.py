@@ -1,4 +1,4 @@
-"""Clients of a server under load, each answer compared with the one that is right."""
+"""Clients that put load on a server and compare each answer with the expected one."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Any
 
-from .stock import bare, near, row_of
-from .wire import TimedReply, Wire
+from .connection import Connection, TimedReply
+from .population import same_answer, task_input, without_adapter
 
 
 @dataclass
 class Load:
-    """What clients saw.
+    """What clients measured.
 
     Attributes:
-        seconds: Of each answered request.
-        statuses: How often each status came.
-        wrong: Answers that are not the offline ones.
-        rows: Rows answered.
-        began: When the load began.
-        lasted: Seconds it lasted.
+        seconds: Time of each request that was answered with 200.
+        statuses: Number of replies by HTTP status.
+        wrong: Number of answers that differ from the expected ones.
+        rows: Number of rows answered.
+        began: When the load began, on the clock of `time.perf_counter`.
+        lasted: How many seconds it lasted.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -36,25 +36,35 @@ class Load:
     began: float = field(default_factory=time.perf_counter)
     lasted: float = 0.0
 
-    def note(self, reply: TimedReply, rows: int, right: bool = True) -> None:
-        """Counts one answer."""
+    def record(self, reply: TimedReply, rows: int, right: bool = True) -> None:
+        """Counts one reply."""
         self.statuses[reply.status] += 1
         if reply.status == 200:
             self.seconds.append(reply.seconds)
             self.rows += rows
             self.wrong += not right
 
+    @property
+    def n_requests(self) -> int:
+        """Number of requests, answered or not."""
+        return self.statuses.total()
+
+    @property
+    def n_errors(self) -> int:
+        """Number of requests that were not answered with 200."""
+        return self.n_requests - self.statuses[200]
+
     def quantile(self, share: float) -> float:
-        """Milliseconds under which a share of the answers came."""
+        """The quantile of the times, in milliseconds; NaN for fewer than two answers."""
         if len(self.seconds) < 2:
             return math.nan
         return round(1000 * quantiles(self.seconds, n=1000)[round(share * 1000) - 1], 1)
 
     def summary(self) -> dict[str, Any]:
-        """Requests, errors, wrong answers, rows a second and waiting times."""
+        """Requests, errors, wrong answers, rows a second and quantiles of the times."""
         return {
-            "requests": sum(self.statuses.values()),
-            "not answered": sum(self.statuses.values()) - self.statuses[200],
+            "requests": self.n_requests,
+            "not answered": self.n_errors,
             "wrong": self.wrong,
             "rows/s": round(self.rows / self.lasted, 1),
             "p50 ms": self.quantile(0.5),
@@ -63,76 +73,99 @@ class Load:
         }
 
 
-Ask = Callable[[Wire, Load], Awaitable[None]]
-"""One request over a connection, noted in a load."""
+SendRequest = Callable[[Connection, Load], Awaitable[None]]
+"""Sends one request over a connection and records the reply in a load."""
 
 
-def checked(texts: Sequence[str], wanted: Mapping[str, list[Any]], rows: int) -> Ask:
-    """Asks random adapters random texts and compares with what is wanted."""
+def checked_requests(
+    texts: Sequence[str], expected: Mapping[str, list[Any]], rows: int
+) -> SendRequest:
+    """Requests of random texts to random adapters whose answers are checked.
+
+    Args:
+        texts: The texts.
+        expected: The answers of each adapter to each of the texts.
+        rows: Rows of a request.
+    """
     rng = random.Random(1)
-    names = list(wanted)
-    kinds = {name: "question_answering" if "best" in w[0] else "" for name, w in wanted.items()}
+    names = list(expected)
+    kinds = {
+        name: "question_answering" if "best" in answers[0] else ""
+        for name, answers in expected.items()
+    }
 
-    async def ask(wire: Wire, load: Load) -> None:
+    async def send(connection: Connection, load: Load) -> None:
         drawn = [(rng.choice(names), rng.randrange(len(texts))) for _ in range(rows)]
-        body = [{"adapter_id": n, "inputs": row_of(kinds[n], texts[t], texts[0])} for n, t in drawn]
-        reply = await wire.post("/predict", {"requests": body})
+        body = [
+            {"adapter_id": name, "inputs": task_input(kinds[name], texts[index], texts[0])}
+            for name, index in drawn
+        ]
+        reply = await connection.post("/predict", {"requests": body})
         right = reply.status != 200 or all(
-            near(bare(got), wanted[name][text])
-            for got, (name, text) in zip(reply.content, drawn, strict=True)
+            same_answer(without_adapter(answer), expected[name][index])
+            for answer, (name, index) in zip(reply.content, drawn, strict=True)
         )
-        load.note(reply, rows, right)
+        load.record(reply, rows, right)
 
-    return ask
+    return send
 
 
-async def closed(
-    url: str, clients: int, seconds: float, ask: Ask, load: Load | None = None
+async def closed_loop(
+    url: str, clients: int, seconds: float, send: SendRequest, load: Load | None = None
 ) -> Load:
-    """So many clients, each with one request under way at any time."""
-    loads = load or Load()
+    """Runs a number of clients, each with exactly one request under way at any time."""
+    load = load or Load()
     end = time.perf_counter() + seconds
 
     async def client() -> None:
-        wire = Wire(url)
+        connection = Connection(url)
         while time.perf_counter() < end:
-            await ask(wire, loads)
-        wire.close()
+            await send(connection, load)
+        connection.close()
 
-    loads.began = time.perf_counter()
+    load.began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    loads.lasted = time.perf_counter() - loads.began
-    return loads
+    load.lasted = time.perf_counter() - load.began
+    return load
 
 
-async def steady(
+async def open_loop(
     url: str,
     rate: float,
     seconds: float,
-    ask: Ask,
+    send: SendRequest,
     load: Load | None = None,
     seed: int = 2,
 ) -> Load:
-    """So many requests a second, sent whether or not the ones before were answered."""
-    loads = load or Load()
+    """Sends requests at random times (Poisson), whether or not earlier ones were answered.
+
+    Args:
+        url: The server's URL.
+        rate: Mean number of requests a second.
+        seconds: How long requests are sent.
+        send: Sends one request.
+        load: Where replies are recorded; a new load if omitted.
+        seed: Seed of the times.
+    """
+    load = load or Load()
     rng = random.Random(seed)
-    free: list[Wire] = []
+    idle: list[Connection] = []
     under_way: set[asyncio.Task[None]] = set()
 
-    async def one() -> None:
-        wire = free.pop() if free else Wire(url)
-        await ask(wire, loads)
-        free.append(wire)
+    async def send_one() -> None:
+        connection = idle.pop() if idle else Connection(url)
+        await send(connection, load)
+        idle.append(connection)
 
-    loads.began = due = time.perf_counter()
-    while due < loads.began + seconds:
+    load.began = due = time.perf_counter()
+    while due < load.began + seconds:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        task = asyncio.create_task(one())
+        task = asyncio.create_task(send_one())
         under_way.add(task)
         task.add_done_callback(under_way.discard)
         due += rng.expovariate(rate)
     await asyncio.gather(*under_way)
-    loads.lasted = time.perf_counter() - loads.began
-    for wire in free:
-        wire.close()
-    return loads
+    load.lasted = time.perf_counter() - load.began
+    for connection in idle:
+        connection.close()
+    return load

@@ -1,4 +1,4 @@
-"""Adapters of the upper layers: one text asked of many, and training with the rest remembered."""
+"""Adapters of the upper layers: one batch for many of them, and training with a cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .peers import hushed
 from .timing import Run, ratio, spread, take_turns
 from .workload import bench_rows, checkpoint, labelled_rows, random_adapter
 
-PASSES, SHARED = "answering: a pass for each adapter", "answering: one batch, fanned out"
-ANEW, KEPT = "training: lower layers anew", "training: lower layers kept"
+SEPARATE, SHARED = "answering: a pass for each adapter", "answering: one batch, fanned out"
+WITHOUT_CACHE, WITH_CACHE = "training: lower layers anew", "training: lower layers kept"
 TRAINING_ROWS = 320
 
 
@@ -34,11 +34,11 @@ class FanOutBench:
 
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
-        dtype: Of the frozen weights.
-        adapters: How many every text is asked of.
-        texts: How many, at most the 64 of the short workload.
-        epochs: Of training; the first fills the cache.
-        rounds: Rounds that count.
+        dtype: Dtype of the frozen weights.
+        adapters: Number of adapters that answer every text.
+        texts: Number of texts, at most the 64 of the short workload.
+        epochs: Epochs of training; the first fills the cache.
+        rounds: Number of rounds that count.
 
     Raises:
         AdapterkitError: A number is too small.
@@ -56,12 +56,12 @@ class FanOutBench:
             raise AdapterkitError("adapters, texts, epochs and rounds must be at least 1")
 
     def run(self) -> dict[str, Any]:
-        """Times, and ratios of medians.
+        """Measures both ways of answering and of training.
 
         Returns:
-            `bench`, `settings`, `machine`, and `rows`: for each way of answering and of training
-            `ms` (the median) with `min` and `max`, `rows_per_second` and `faster_than_plain`: the
-            time of full passes, or of training without the cache, over its own.
+            `bench`, `settings`, `machine`, and `rows`: for each way `ms` (the median) with `min`
+            and `max`, `rows_per_second`, and `faster_than_plain`: the time of separate passes, or
+            of training without the cache, divided by its own.
 
         Raises:
             AdapterkitError: The backbone cannot be used.
@@ -73,35 +73,35 @@ class FanOutBench:
             training = take_turns(
                 {name: partial(_train, it, backbone) for name, it in recipes.items()}, self.rounds
             )
-        asked = self.adapters * min(self.texts, 64)
+        n_answers = self.adapters * min(self.texts, 64)
         return {
             "bench": "fanout",
             "settings": asdict(self),
             "machine": machine(),
             "rows": [
-                *_compared(answering, PASSES, asked),
-                *_compared(training, ANEW, self.epochs * TRAINING_ROWS),
+                *_result_rows(answering, SEPARATE, n_answers),
+                *_result_rows(training, WITHOUT_CACHE, self.epochs * TRAINING_ROWS),
             ],
         }
 
     def answering(self, backbone: Backbone) -> Mapping[str, Run]:
-        """The same texts and adapters: in a pass for each adapter, and in one batch."""
+        """Runs of the same texts and adapters: a pass for each adapter, and one batch."""
         upper = upper_layers(backbone)
         adapters = [
-            random_adapter(backbone, "lora", {"layers": upper}, place, 2 + place % 9)
-            for place in range(self.adapters)
+            random_adapter(backbone, "lora", {"layers": upper}, index, 2 + index % 9)
+            for index in range(self.adapters)
         ]
         inputs = bench_rows("short", backbone)[: self.texts]
         passes = [[(adapter, row) for row in inputs] for adapter in adapters]
         return {
-            PASSES: partial(_answer, backbone, passes),
+            SEPARATE: partial(_answer, backbone, passes),
             SHARED: partial(_answer, backbone, [[row for part in passes for row in part]]),
         }
 
     def recipes(self, model: Path, backbone: Backbone, folder: Path) -> dict[str, Recipe]:
-        """The same training, with and without room for what lies below the adapter."""
-        lines = zip(*labelled_rows(backbone.tokenizer, TRAINING_ROWS), strict=True)
-        rows = [json.dumps({"text": text, "label": label}) for text, label in lines]
+        """Recipes of one training, without and with a cache of the lower layers' outputs."""
+        pairs = zip(*labelled_rows(backbone.tokenizer, TRAINING_ROWS), strict=True)
+        rows = [json.dumps({"text": text, "label": label}) for text, label in pairs]
         (folder / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
         return {
             name: Recipe.of(
@@ -110,16 +110,16 @@ class FanOutBench:
                     "data": {"path": "rows.jsonl", "validation": 0.0},
                     "backbone": {"model": str(model), "dtype": self.dtype, "device": "cpu"},
                     "method": {"type": "lora", "layers": list(upper_layers(backbone))},
-                    "training": {"epochs": self.epochs, "cache_mb": room},
+                    "training": {"epochs": self.epochs, "cache_mb": cache_mb},
                 },
                 folder,
             )
-            for name, room in ((ANEW, 0), (KEPT, 1024))
+            for name, cache_mb in ((WITHOUT_CACHE, 0), (WITH_CACHE, 1024))
         }
 
 
 def upper_layers(backbone: Backbone) -> tuple[int, ...]:
-    """The upper half of the layers."""
+    """Indices of the upper half of the layers."""
     return tuple(range(backbone.geometry.layers // 2, backbone.geometry.layers))
 
 
@@ -134,7 +134,7 @@ def _train(recipe: Recipe, backbone: Backbone) -> None:
         train(recipe, backbone, progress=False)
 
 
-def _compared(times: Mapping[str, list[float]], plain: str, n_rows: int) -> list[dict[str, Any]]:
+def _result_rows(times: Mapping[str, list[float]], plain: str, n_rows: int) -> list[dict[str, Any]]:
     lines = []
     for name, measured in times.items():
         line: dict[str, Any] = {"system": name, **spread(measured, "ms")}

@@ -1,7 +1,7 @@
-"""A system in a process of its own, perhaps of another environment, that takes its turns.
+"""A guest: a system under test in a process of its own, perhaps of another environment.
 
-It is told its job in one line of JSON on standard input and answers every line it is told with one
-line of JSON on standard output; its messages go to standard error.
+A guest reads its job as one line of JSON from standard input. It answers this line and every later
+one with one line of JSON on standard output; its messages go to standard error.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any, Self
 
 from ..errors import AdapterkitError
 
-PATIENCE = 10.0
-"""Seconds a guest has to end after its input has."""
+SHUTDOWN_SECONDS = 10.0
+"""Seconds that a guest has to exit after its input was closed."""
 
 
 class Guest:
-    """One such process; leaving its `with` block ends it.
+    """One guest process; leaving its `with` block ends it.
 
     Args:
-        command: What starts it, word by word.
-        job: What it is told first.
+        command: Program and arguments.
+        job: The first message.
 
     Attributes:
-        said: Its answer to the job.
+        first_reply: The reply to the job.
 
     Raises:
-        AdapterkitError: It does not start, or does not answer.
+        AdapterkitError: The process does not start, or does not reply.
     """
 
     def __init__(self, command: Sequence[str], job: Mapping[str, Any]) -> None:
@@ -41,20 +41,20 @@ class Guest:
         except OSError as error:
             raise AdapterkitError(f"'{self.command}' cannot be run ({error.strerror})") from None
         try:
-            self.said = self.tell(job)
+            self.first_reply = self.request(job)
         except BaseException:
             self._end()
             raise
 
-    def tell(self, line: Any) -> Any:
-        """Its answer to one line.
+    def request(self, message: Any) -> Any:
+        """Sends one message and returns the reply.
 
         Raises:
-            AdapterkitError: It has ended, or says what is no JSON.
+            AdapterkitError: The process has ended, or its reply is not JSON.
         """
         answer = ""
         try:
-            self._process.stdin.write(json.dumps(line) + "\n")
+            self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
             return json.loads(answer)
@@ -84,7 +84,7 @@ class Guest:
     def _end(self) -> None:
         with self._process as process:
             try:
-                process.stdin.close()  # which tells it to end
-                process.wait(PATIENCE)
+                process.stdin.close()  # a guest exits at the end of its input
+                process.wait(SHUTDOWN_SECONDS)
             except (subprocess.TimeoutExpired, BrokenPipeError):
                 process.kill()

@@ -1,4 +1,4 @@
-"""A load generator: sends each request when it is due and takes down what came of it."""
+"""A load generator: sends each request when it is due and records the reply."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .wire import TimedReply, Wire
+from .connection import Connection, TimedReply
 
-BROKEN = "connection"
-LATE = "timeout"
-"""What is counted in place of a status where there was none."""
+CONNECTION_FAILED = "connection"
+TIMED_OUT = "timeout"
+"""Counted in place of an HTTP status if there was no reply."""
 
-PAUSE = 0.05
-"""Seconds before the next attempt where the server cannot be reached."""
+RETRY_DELAY = 0.05
+"""Seconds before the next request if the server cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go.
+    """The server and route that requests are sent to.
 
     Attributes:
-        url: The server's, as `Client` takes it.
+        url: URL of the server, as `Client` takes it.
         path: The route.
-        key: API key, where the server has keys.
-        timeout: Seconds to wait for an answer.
+        key: API key, if the server has keys.
+        timeout: Seconds to wait for a reply.
     """
 
     url: str
@@ -38,32 +38,32 @@ class Target:
 
 @dataclass
 class Tally:
-    """What came of the requests that count, which are those that end in a span of time.
+    """Counts of the requests that end within a span of time; the others do not count.
 
     Attributes:
-        began: The span begins, on the clock of `time.perf_counter`.
-        ended: It ends.
-        seconds: Of every request that was answered with 200, from when it was due.
-        statuses: How many had each status.
-        said: What the first of each other status said.
+        began: Begin of the span, on the clock of `time.perf_counter`.
+        ended: End of the span, exclusive.
+        seconds: Time of every request that was answered with 200, from when it was due.
+        statuses: Number of requests by status.
+        first_errors: Message of the first request with each other status.
     """
 
     began: float
     ended: float
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
-    said: dict[str, str] = field(default_factory=dict)
+    first_errors: dict[str, str] = field(default_factory=dict)
 
-    def note(self, due: float, status: str, content: Any) -> None:
-        """Takes down a request that ended now."""
+    def record(self, due: float, status: str, content: Any) -> None:
+        """Counts a request that ends now."""
         now = time.perf_counter()
         if not self.began <= now < self.ended:
             return
         self.statuses[status] += 1
         if status == "200":
             self.seconds.append(now - due)
-        elif status not in self.said:
-            self.said[status] = _message(content)
+        elif status not in self.first_errors:
+            self.first_errors[status] = _message(content)
 
 
 async def drive(
@@ -73,16 +73,16 @@ async def drive(
     senders: int,
     tally: Tally,
 ) -> None:
-    """Sends each body when it is due, and waits for all that were sent.
+    """Sends each body when it is due, and waits for the replies.
 
     Args:
-        target: Where to.
-        bodies: What is sent, in this order.
-        schedule: When each is due, on the clock of `time.perf_counter`.
-        senders: Most requests under way at once.
-        tally: Where answers are taken down.
+        target: Server and route.
+        bodies: The bodies, in the order in which they are sent.
+        schedule: When each request is due, on the clock of `time.perf_counter`.
+        senders: Largest number of requests under way at once.
+        tally: Where replies are counted.
     """
-    idle: list[Wire] = []
+    idle: list[Connection] = []
     due_times = iter(schedule)
 
     async def send() -> None:
@@ -91,35 +91,37 @@ async def drive(
             wait = due - time.perf_counter()
             if wait > 0:
                 await asyncio.sleep(wait)
-            # The one used last, so that few stay open where few are needed.
-            wire = idle.pop() if idle else Wire(target.url, target.key)
+            # The connection used last, so that no more stay open than are needed.
+            connection = idle.pop() if idle else Connection(target.url, target.key)
             try:
-                await _exchange(wire, target, body, due, tally)
+                await _exchange(connection, target, body, due, tally)
             finally:
-                idle.append(wire)
+                idle.append(connection)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(senders):
                 group.create_task(send())
     finally:
-        for wire in idle:
-            wire.close()
+        for connection in idle:
+            connection.close()
 
 
-async def _exchange(wire: Wire, target: Target, body: bytes, due: float, tally: Tally) -> None:
+async def _exchange(
+    connection: Connection, target: Target, body: bytes, due: float, tally: Tally
+) -> None:
     try:
         async with asyncio.timeout(target.timeout):
-            reply: TimedReply = await wire.send("POST", target.path, body)
+            reply: TimedReply = await connection.send("POST", target.path, body)
     except TimeoutError:
-        wire.close()
-        tally.note(due, LATE, f"no answer within {target.timeout:g} s")
+        connection.close()
+        tally.record(due, TIMED_OUT, f"no answer within {target.timeout:g} s")
         return
     if reply.status:
-        tally.note(due, str(reply.status), reply.content)
+        tally.record(due, str(reply.status), reply.content)
         return
-    tally.note(due, BROKEN, reply.content)
-    await asyncio.sleep(PAUSE)
+    tally.record(due, CONNECTION_FAILED, reply.content)
+    await asyncio.sleep(RETRY_DELAY)
 
 
 def _message(content: Any) -> str:

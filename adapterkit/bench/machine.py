@@ -1,4 +1,4 @@
-"""Where something was measured, and how much memory a process has."""
+"""The machine that measures, and the memory of a process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PACKAGES = ("adapterkit", "torch", "transformers", "peft")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads and versions: what a figure means nothing without.
+    """Processor, cores, threads and versions: a figure means nothing without them.
 
     Returns:
-        `processor`, `instructions` (what torch and oneDNN use of it), `cores` (that this process
-        may use), `threads` (of torch), `python`, and the version of each package, None if it is not
-        installed; `gpu` if torch sees one.
+        `processor`, `instructions` (those that torch and oneDNN use), `cores` (those that this
+        process may use), `threads` (torch's), `python`, the version of each package (None if it
+        is not installed), and `gpu` if torch sees one.
     """
     import torch
 
@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
 
 
 def installed(package: str) -> str | None:
-    """A package's version; None where it is not installed."""
+    """The version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -50,31 +50,30 @@ def installed(package: str) -> str | None:
 
 
 def has_peft() -> bool:
-    """Whether PEFT can be measured; where it cannot, a person is told."""
+    """Whether PEFT is installed; if not, a warning is logged."""
     if installed("peft") is None:
-        log.warning("PEFT is not installed (pip install peft): nothing is compared with it")
+        log.warning("PEFT is not installed (pip install peft), so nothing is compared with it")
         return False
     return True
 
 
 def resident_bytes(process: int | None = None) -> int | None:
-    """Memory a process has now, this one where none is named; None where the system does not
-    tell."""
-    return _status("VmRSS", process)
+    """Resident memory of a process, of this one if omitted; None if the system does not tell."""
+    return _proc_status("VmRSS", process)
 
 
 def peak_bytes() -> int:
-    """Most memory this process has had at once."""
-    # `ru_maxrss` begins at what the parent had when it started the process, so a small child of a
-    # large parent would be told the parent's: Linux' own count is the child's alone.
-    peak = _status("VmHWM")
+    """Peak resident memory of this process, in bytes."""
+    # `ru_maxrss` starts at the parent's memory, so a small child of a large parent would report
+    # the parent's. The count in /proc is the process's own.
+    peak = _proc_status("VmHWM")
     if peak is not None:
         return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _status(key: str, process: int | None = None) -> int | None:
+def _proc_status(key: str, process: int | None = None) -> int | None:
     try:
         lines = Path(f"/proc/{process or 'self'}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -85,7 +84,7 @@ def _status(key: str, process: int | None = None) -> int | None:
 def _cores() -> int | None:
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
+    except AttributeError:  # some systems lack it
         return os.cpu_count()
 
 

@@ -1,4 +1,4 @@
-"""Many small tenants: trained side by side, one after another, and as one command each."""
+"""Many small tenants: trained side by side, in turn, and by one command each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from ..adapter.adapter import Adapter
+from ..adapter.card import read_card
 from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, did_you_mean
@@ -33,17 +34,17 @@ Accuracies = list[float]
 
 @dataclass(frozen=True)
 class ManyBench:
-    """The same seeded small tenants, trained every way there is.
+    """The same seeded small tenants, trained in every way.
 
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
         method: A method with its default settings.
-        dtype: Of the frozen weights.
-        tenants: How many, each of 100 to 300 rows and 2 to 9 labels.
+        dtype: Dtype of the frozen weights.
+        tenants: Number of tenants, each of 100 to 300 rows and 2 to 9 labels.
         batch: Rows of each tenant in a step.
         epochs: Passes over each tenant's rows.
-        rounds: How often each way is measured; the ways take turns.
-        commands: Measure whole processes of the command line too.
+        rounds: How often each way is measured, in turns.
+        commands: Also measure whole processes of the command line.
 
     Raises:
         AdapterkitError: There is no such method, or a number is too small.
@@ -66,19 +67,19 @@ class ManyBench:
             raise AdapterkitError("tenants, batch, epochs and rounds must be at least 1")
 
     def run(self) -> dict[str, Any]:
-        """Times, ratios of medians, and scores side by side.
+        """Measures the ways of training, and compares their scores.
 
         Returns:
             `bench`, `settings`, `machine`, and `rows`: for each way `seconds` (the median) with
             `min` and `max`, `rows_per_second` of training, `accuracy` (the tenants' mean on test
-            rows), `most_apart` (the largest difference of one tenant's accuracy from the one it
-            has when trained alone), and `faster_than_in_turn`.
+            rows), `most_apart` (the largest difference of one tenant's accuracy from that of
+            training in turn), and `faster_than_in_turn`.
 
         Raises:
             AdapterkitError: The backbone cannot be used, or a command fails.
         """
         with checkpoint(self.backbone) as model, tempfile.TemporaryDirectory() as folder:
-            job = Job.of(self, model, Path(folder))
+            job = TenantJob.of(self, model, Path(folder))
             ways: dict[str, Callable[[], Accuracies]] = {
                 IN_TURN: job.in_turn,
                 TOGETHER: job.together,
@@ -90,7 +91,7 @@ class ManyBench:
                     COMMAND: partial(job.commands, [job.files]),
                 }
             found: dict[str, Accuracies] = {}
-            systems = {name: partial(_kept, found, name, way) for name, way in ways.items()}
+            systems = {name: partial(_keep_result, found, name, way) for name, way in ways.items()}
             times = take_turns(systems, self.rounds, warm_up=0)
         rows = []
         for name in ways:
@@ -110,13 +111,14 @@ class ManyBench:
 
 
 @dataclass(frozen=True)
-class Job:
-    """The tenants' recipes as files, and the backbone they share.
+class TenantJob:
+    """The recipes of the tenants as files, and the backbone that they share.
 
     Attributes:
-        files: A recipe for each tenant.
-        n_rows: Training rows of all epochs of all tenants.
+        files: A recipe file for each tenant.
+        n_rows: Number of training rows, over all epochs and tenants.
         backbone: Loaded once, for the ways that are one process.
+        recipes: The recipes of the files.
     """
 
     files: list[Path]
@@ -125,8 +127,8 @@ class Job:
     recipes: list[Recipe] = field(default_factory=list)
 
     @classmethod
-    def of(cls, bench: ManyBench, model: Path, folder: Path) -> Job:
-        """Writes rows and recipes of every tenant."""
+    def of(cls, bench: ManyBench, model: Path, folder: Path) -> TenantJob:
+        """Writes the rows and the recipe of every tenant."""
         backbone = Backbone.load(str(model), dtype=bench.dtype, device="cpu")
         files, n_rows = [], 0
         for tenant in range(bench.tenants):
@@ -146,33 +148,33 @@ class Job:
         return cls(files, n_rows, backbone, [Recipe.load(file) for file in files])
 
     def in_turn(self) -> Accuracies:
-        """One recipe after the other."""
+        """Trains one recipe after the other."""
         with hushed():
             return _accuracies([train(it, self.backbone, progress=False) for it in self.recipes])
 
     def together(self) -> Accuracies:
-        """All recipes in shared steps."""
+        """Trains all recipes in shared steps."""
         with hushed():
             return _accuracies(train_many(self.recipes, self.backbone, progress=False))
 
     def commands(self, groups: Sequence[Sequence[Path]]) -> Accuracies:
-        """`adapterkit train` for each group of recipes, each a process of its own.
+        """Runs `adapterkit train` for each group of recipes, each in a process of its own.
 
         Raises:
-            AdapterkitError: One fails.
+            AdapterkitError: A command fails.
         """
         found = []
         with tempfile.TemporaryDirectory() as store:
             for files in groups:
                 _command("train", *map(str, files), "--output", store)
-            shelf = Store(store)
+            trained = Store(store)
             for recipe in self.recipes:
-                card = json.loads((shelf.path(recipe.name) / "adapterkit.json").read_text("utf-8"))
+                card = read_card(trained.path(recipe.name))
                 found.append(card["metrics"]["test"]["accuracy"])
         return found
 
 
-def _kept(found: dict[str, Accuracies], name: str, way: Callable[[], Accuracies]) -> None:
+def _keep_result(found: dict[str, Accuracies], name: str, way: Callable[[], Accuracies]) -> None:
     found[name] = way()
 
 
@@ -188,5 +190,5 @@ def _command(*arguments: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise AdapterkitError(f"adapterkit {' '.join(arguments)} failed: {last}")

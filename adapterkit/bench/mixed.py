@@ -1,4 +1,4 @@
-"""Mixed inference: one batch of many tenants, against our bare backbone, the floor and peers."""
+"""Mixed inference: one batch of many tenants, against our plain backbone, the floor and peers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .systems import (
     PEAK_FLOPS,
     PEFT,
     System,
-    bare,
-    flops_of,
+    bare_forward,
+    guest_job,
     guest_systems,
-    job,
+    linear_flops,
     own_systems,
     peer_systems,
 )
@@ -37,18 +37,18 @@ from .workload import Kind, bench_rows, checkpoint
 
 @dataclass(frozen=True)
 class MixedBench:
-    """One batch of token ids through every system, ours up to the tenants' logits.
+    """One batch of token ids through every system; ours computes the tenants' logits as well.
 
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
         rows: short or long.
-        count: How many rows; as many as the kind has where left out.
-        dtype: Of the frozen weights, in all systems.
-        quantization: Likewise; our bare backbone in float32 is then measured too.
-        device: Likewise.
+        count: Number of rows; as many as the kind has if omitted.
+        dtype: Dtype of the frozen weights, in all systems.
+        quantization: Likewise; our plain backbone in float32 is then measured too.
+        device: Device of all systems.
         tenants: Numbers of tenants.
-        rounds: Rounds that count.
-        peers: Measure transformers, and PEFT where it is installed.
+        rounds: Number of rounds that count.
+        peers: Also measure transformers, and PEFT if it is installed.
         guests: Commands of systems in other environments (see `guest`).
 
     Raises:
@@ -74,14 +74,14 @@ class MixedBench:
             )
 
     def run(self) -> dict[str, Any]:
-        """Times, and ratios of medians.
+        """Measures every system.
 
         Returns:
             `bench`, `settings`, `machine`, and `rows`: for each `system`, `batch` and number of
             `tenants` the median `ms` with `min` and `max`, `tokens_per_second`, `base_over_it`,
             `floor_over_it`, and `faster_than_peft`: the time of PEFT's LoRA on query and value with
-            as many tenants over its own. On a GPU also `of_peak`: the share that the backbone's
-            linears for as many tokens a second are of what one large product does.
+            as many tenants, divided by its own. On a GPU also `of_peak`: the operations a second
+            of the backbone's linears, divided by those of one large product.
 
         Raises:
             AdapterkitError: The backbone or a guest cannot be used.
@@ -91,7 +91,7 @@ class MixedBench:
             backbone = self.load_backbone(folder)
             systems, n_tokens = self.systems(folder, backbone, stack)
             runs = {system.label: system.run for system in systems}
-            # A GPU computes a kind of batch twice before it replays it.
+            # On a GPU a shape of batch is computed twice before its CUDA graph is replayed.
             warm_up = 1 if backbone.device.type == "cpu" else 3
             with torch.inference_mode():
                 times = take_turns(runs, self.rounds, warm_up)
@@ -99,7 +99,7 @@ class MixedBench:
             "bench": "mixed",
             "settings": asdict(self),
             "machine": machine(),
-            "rows": compared(systems, times, n_tokens, flops_of(backbone)),
+            "rows": result_rows(systems, times, n_tokens, linear_flops(backbone)),
         }
 
     def systems(
@@ -109,24 +109,24 @@ class MixedBench:
 
         Args:
             folder: The backbone's checkpoint.
-            backbone: It.
-            stack: Ends the guests.
+            backbone: The backbone.
+            stack: Ends the guest processes on exit.
         """
         inputs = bench_rows(self.rows, backbone, self.count)
         systems = list(own_systems(backbone, inputs, self.tenants))
-        # Where quantising asks for it our backbone takes bfloat16 for float32: peers do as well.
+        # A quantised backbone of ours computes in bfloat16 in place of float32; so do the peers.
         quantised = self.quantization != "none" and self.dtype == "float32"
         dtype: Dtype = "bfloat16" if quantised else self.dtype
         if self.quantization != "none":
             plain = replace(self, dtype="float32", quantization="none").load_backbone(folder)
-            systems.append(System(OWN, "no adapters, float32", 0, bare(plain, inputs)))
+            systems.append(System(OWN, "no adapters, float32", 0, bare_forward(plain, inputs)))
         if self.peers:
             systems += peer_systems(
                 folder, backbone, inputs, self.tenants, dtype, self.quantization
             )
-        told = job(folder, self.dtype, inputs, max(self.tenants))
+        job = guest_job(folder, self.dtype, inputs, max(self.tenants))
         for command in self.guests:
-            systems += guest_systems(stack.enter_context(Guest(shlex.split(command), told)))
+            systems += guest_systems(stack.enter_context(Guest(shlex.split(command), job)))
         return systems, sum(map(len, inputs))
 
     def load_backbone(self, folder: Path) -> Backbone:
@@ -135,22 +135,22 @@ class MixedBench:
         )
 
 
-def compared(
+def result_rows(
     systems: Sequence[System], times: Mapping[str, Sequence[float]], n_tokens: int, flops: int
 ) -> list[dict[str, Any]]:
-    """A line for each system.
+    """Builds a result row for each system.
 
     Args:
         systems: The systems.
-        times: Label to milliseconds of each round.
-        n_tokens: Tokens in the batch.
-        flops: Of the backbone's linears for one token.
+        times: Milliseconds of each round, by label.
+        n_tokens: Number of tokens in the batch.
+        flops: Operations of the backbone's linears for one token.
     """
 
-    def of(owner: str, batch: str) -> Sequence[float]:
+    def times_of(owner: str, batch: str) -> Sequence[float]:
         return next(times[s.label] for s in systems if (s.system, s.batch) == (owner, batch))
 
-    base, floor = of(OWN, BASE), of(OWN, FLOOR)
+    base, floor = times_of(OWN, BASE), times_of(OWN, FLOOR)
     peft = {s.tenants: times[s.label] for s in systems if s.system == PEFT}
     peak = next((times[s.label] for s in systems if s.batch == PEAK), [])
     rows = []

@@ -21,7 +21,7 @@ from ..backbone.packing import TokenSequence
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Keeps the peers' notes about their own loading from a reader of the bench."""
+    """Silences the warnings and progress bars that libraries show while they load."""
     from transformers.utils import logging as chatter
 
     chatter.disable_progress_bar()
@@ -36,7 +36,7 @@ def hushed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """A batch as the peers take it, every row filled up to the longest.
+    """A batch in the form that the peers read, every row padded to the longest.
 
     Attributes:
         ids: Token ids, `[n, longest]`.
@@ -48,12 +48,12 @@ class PaddedBatch:
 
     @classmethod
     def of(cls, rows: Sequence[TokenSequence], device: torch.device) -> PaddedBatch:
-        """Pads token ids with zeros, which the mask hides."""
+        """Pads token ids with zeros, which the mask excludes."""
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for line, row in enumerate(rows):
-            ids[line, : len(row)] = torch.tensor(row.input_ids)
-            mask[line, : len(row)] = 1
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row.input_ids)
+            mask[index, : len(row)] = 1
         return cls(ids.to(device), mask.to(device))
 
     def through(self, model: Any, **options: Any) -> Tensor:
@@ -66,7 +66,7 @@ class PaddedBatch:
 def plain_model(
     folder: Path, dtype: Dtype, quantization: Quantization, device: torch.device
 ) -> Any:
-    """The backbone as transformers runs it by itself."""
+    """The backbone in transformers, without adapters."""
     from transformers import AutoModel, BitsAndBytesConfig
 
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "device_map": {"": device}}
@@ -85,16 +85,16 @@ def peft_model(plain: Any, adapters: Sequence[Adapter], backbone: Backbone) -> A
     """A transformers model with the same LoRA adapters in PEFT, called `t0`, `t1`, ...
 
     Args:
-        plain: The model; PEFT changes it.
+        plain: The model, which PEFT modifies.
         adapters: LoRA adapters.
-        backbone: The backbone they were made for.
+        backbone: The backbone that they belong to.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     geometry, model = backbone.geometry, plain
-    for place, adapter in enumerate(adapters):
-        name, config = f"t{place}", LoraConfig(**adapter.method.config(geometry))
-        if place == 0:
+    for index, adapter in enumerate(adapters):
+        name, config = f"t{index}", LoraConfig(**adapter.method.config(geometry))
+        if index == 0:
             model = get_peft_model(plain, config, adapter_name=name)
         else:
             model.add_adapter(name, config)
@@ -104,6 +104,6 @@ def peft_model(plain: Any, adapters: Sequence[Adapter], backbone: Backbone) -> A
         }
         set_peft_model_state_dict(model, state, adapter_name=name)
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:  # PEFT keeps them in float32 for training
+        if ".lora_" in name:  # PEFT creates them in float32, for training
             parameter.data = parameter.data.to(next(plain.parameters()).dtype)
     return model.eval()

@@ -1,4 +1,4 @@
-"""A running server under load: throughput and waiting times, beside the engine's own rate."""
+"""A running server under load: throughput and response times, beside the engine's own rate."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ..data.requests import read_asked
 from ..errors import AdapterkitError, UnknownAdapterError
 from ..names import BASE
 from ..tasks.base import tasks
+from .connection import run_load
 from .load import Tally, Target, drive
 from .machine import machine
-from .offline import engine_of, offline_rate
-from .traffic import Arrivals, AtOnce, Traffic
-from .wire import run
+from .offline import load_engine, offline_rate
+from .traffic import ClosedLoop, PoissonArrivals, Traffic
 from .workload import Kind, texts_of
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
 
 N_TEXTS = 2000
-"""Different texts that are generated."""
+"""Number of different texts that are generated."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,26 @@ class ServeBench:
     """Loads on a running server, one after the other.
 
     Attributes:
-        url: Where it listens.
+        url: URL of the server.
         key: API key.
-        clients: Closed loop: numbers of clients that each ask again once they have their answer.
-        rates: Open loop: numbers of requests a second; closed where there are none.
-        connections: Open loop: most requests under way at once.
-        adapters: Pattern of the adapters that are asked.
-        skew: Exponent of Zipf's law over them, in the order of their names; 0 asks all alike.
+        clients: Closed loop: numbers of clients; each sends its next request after a reply.
+        rates: Open loop: numbers of requests a second; closed loop if empty.
+        connections: Open loop: largest number of requests under way at once.
+        adapters: Pattern of the names of the adapters that are asked.
+        skew: Exponent of Zipf's law over them, in the order of their names; 0 is uniform.
         rows: Rows of a request, all of one adapter.
-        texts: Own texts, a file as `predict --input` reads; generated ones where None.
-        column: Their column.
-        lengths: Of generated texts: short or long.
+        texts: A file of texts, as `predict --input` reads it; generated texts if None.
+        column: Column of the texts in that file.
+        lengths: Length of generated texts: short or long.
         duration: Seconds that count.
-        warmup: Seconds before.
-        timeout: Seconds to wait for an answer.
-        seed: Of all draws.
-        engine: The store that the server serves, where the engine's own rate is measured too.
-        quantization: As the server was started with, for the engine.
+        warmup: Seconds before them.
+        timeout: Seconds to wait for a reply.
+        seed: Seed of all random draws.
+        engine: The store that the server serves, to measure the engine's own rate too.
+        quantization: The server's quantization, for the engine.
 
     Raises:
-        AdapterkitError: A number cannot be.
+        AdapterkitError: A number is out of range.
     """
 
     url: str
@@ -94,42 +94,42 @@ class ServeBench:
             )
 
     def run(self) -> dict[str, Any]:
-        """Rates and times of every load.
+        """Runs every load.
 
         Returns:
             `bench`, `settings` (without the key), `machine`, `server`, and `rows`: for each `load`
             the number of `requests` that ended in time, `requests_per_second` and
             `rows_per_second` that were answered, `p50`, `p95`, `p99` and `longest` of their
             milliseconds from when they were due, `overloaded` (429), other `errors`, `unsent`
-            (due, but nothing was free to send them) and `over_engine`, its rows a second over the
-            engine's; `faults`: what the first error of each status said; `engine` with its
-            `rows_per_second`, where it was measured.
+            (due, but every connection was busy) and `over_engine`, its rows a second divided by
+            the engine's; `faults`: the message of the first error of each status; `engine` with
+            its `rows_per_second`, if it was measured.
 
         Raises:
-            AdapterkitError: The server cannot be asked, or has no such adapters.
+            AdapterkitError: The server cannot be reached, or has no such adapters.
         """
         with Client(self.url, self.key, self.timeout) as client:
             info = client.info()
             found = list(client.models())
-        asked = self._texts(info)
+        texts = self._texts(info)
         traffic = Traffic(
-            self._chosen(found), asked, rows=self.rows, skew=self.skew, seed=self.seed
+            self._adapter_names(found), texts, rows=self.rows, skew=self.skew, seed=self.seed
         )
         lines, faults = [], []
         for clients, rate in self._loads():
             load = f"{rate} requests/s" if rate else f"{clients} clients"
-            tally, unsent = run(self._load(traffic, clients, rate, load))
-            lines.append({"load": load, **summary(tally, self.rows, unsent)})
+            tally, unsent = run_load(self._load(traffic, clients, rate, load))
+            lines.append({"load": load, **load_summary(tally, self.rows, unsent)})
             faults += [
-                {"load": load, "status": status, "requests": n, "first": tally.said[status]}
+                {"load": load, "status": status, "requests": n, "first": tally.first_errors[status]}
                 for status, n in sorted(tally.statuses.items())
                 if status != "200"
             ]
-        texts = None if self.texts is None else str(self.texts)
+        source = None if self.texts is None else str(self.texts)
         key = None if self.key is None else "given"
         result: dict[str, Any] = {
             "bench": "serve",
-            "settings": {**asdict(self), "key": key, "texts": texts},
+            "settings": {**asdict(self), "key": key, "texts": source},
             "machine": machine(),
             "server": {**info, "adapters": len(traffic.adapters)},
             "rows": lines,
@@ -137,11 +137,11 @@ class ServeBench:
         }
         if self.engine is None:
             return result
-        predictor = engine_of(info, self.engine, traffic.adapters, self.quantization)
-        return beside(result, offline_rate(predictor, traffic, self.duration))
+        predictor = load_engine(info, self.engine, traffic.adapters, self.quantization)
+        return with_engine_rate(result, offline_rate(predictor, traffic, self.duration))
 
     def _loads(self) -> list[tuple[int, int]]:
-        """Most requests under way, and requests a second (0: as many as come)."""
+        """Requests under way at most, and requests a second (0: closed loop)."""
         if self.rates:
             return [(self.connections, rate) for rate in self.rates]
         return [(clients, 0) for clients in self.clients]
@@ -153,20 +153,20 @@ class ServeBench:
         began = time.perf_counter()
         counted = began + self.warmup
         end = counted + self.duration
-        schedule = Arrivals(rate, self.seed, began, end) if rate else AtOnce(end)
+        schedule = PoissonArrivals(rate, self.seed, began, end) if rate else ClosedLoop(end)
         tally = Tally(counted, end)
-        async with _shown(name, end - began, tally):
+        async with _progress_bar(name, end - began, tally):
             await drive(target, traffic.bodies(), schedule, senders, tally)
         return tally, schedule.unsent
 
-    def _chosen(self, found: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The adapters that are asked; of those that read more than a text only with own rows."""
+    def _adapter_names(self, found: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Names of the adapters that are asked; generated texts suit tasks of one text only."""
         names = [
             model["id"]
             for model in found
             if fnmatchcase(model["id"], self.adapters)
             and (model["id"] != BASE or self.adapters == BASE)
-            and (self.texts is not None or _reads_a_text(model))
+            and (self.texts is not None or _takes_plain_text(model))
         ]
         if not names:
             raise UnknownAdapterError(
@@ -177,26 +177,25 @@ class ServeBench:
 
     def _texts(self, info: Mapping[str, Any]) -> Sequence[Text]:
         if self.rows > info["max_client_batch_size"]:
-            raise AdapterkitError(
-                f"{self.rows} rows a request: the server takes {info['max_client_batch_size']}"
-            )
+            most = info["max_client_batch_size"]
+            raise AdapterkitError(f"{self.rows} rows a request: the server takes at most {most}")
         if self.texts is not None:
-            own = [one.text for one in read_asked(self.texts, self.column, None, "adapter")]
-            if not own:
+            texts = [row.text for row in read_asked(self.texts, self.column, None, "adapter")]
+            if not texts:
                 raise AdapterkitError(f"{self.texts}: there are no rows")
-            return own
+            return texts
         from transformers import AutoTokenizer
 
         return texts_of(AutoTokenizer.from_pretrained(locate("minilm")), self.lengths, N_TEXTS)
 
 
-def summary(tally: Tally, rows: int, unsent: int) -> dict[str, Any]:
-    """What is said of a load.
+def load_summary(tally: Tally, rows: int, unsent: int) -> dict[str, Any]:
+    """The figures of a load.
 
     Args:
-        tally: What came of it.
+        tally: Its replies.
         rows: Rows of a request.
-        unsent: Requests that were due and not sent.
+        unsent: Number of requests that were due and not sent.
     """
     times = sorted(tally.seconds)
     rate = len(times) / (tally.ended - tally.began)
@@ -214,28 +213,28 @@ def summary(tally: Tally, rows: int, unsent: int) -> dict[str, Any]:
 
 
 def percentile(seconds: Sequence[float], share: int) -> float | None:
-    """Milliseconds that so many percent of sorted times do not exceed (nearest rank)."""
+    """Percentile of sorted times, in milliseconds (nearest rank); None if there are none."""
     if not seconds:
         return None
     return round(1000 * seconds[math.ceil(share / 100 * len(seconds)) - 1], 2)
 
 
-def beside(result: dict[str, Any], rate: float) -> dict[str, Any]:
-    """A result with the engine's rate, and every load's over it."""
+def with_engine_rate(result: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Adds the engine's rate to a result, and every load's rate divided by it."""
     lines = [
         {**line, "over_engine": round(line["rows_per_second"] / rate, 3)} for line in result["rows"]
     ]
     return {**result, "rows": lines, "engine": [{"rows_per_second": round(rate, 1)}]}
 
 
-def _reads_a_text(model: Mapping[str, Any]) -> bool:
+def _takes_plain_text(model: Mapping[str, Any]) -> bool:
     kind = tasks().get(model.get("task", ""))
     return kind is None or set(kind.reads) == {"text"}
 
 
 @asynccontextmanager
-async def _shown(name: str, seconds: float, tally: Tally) -> AsyncIterator[None]:
-    """A bar over the seconds of a load, with the requests that count so far."""
+async def _progress_bar(name: str, seconds: float, tally: Tally) -> AsyncIterator[None]:
+    """A progress bar of a load: its seconds, and the requests that count so far."""
 
     async def move() -> None:
         began = time.perf_counter()

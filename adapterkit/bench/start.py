@@ -1,4 +1,4 @@
-"""Start-up: seconds until a fresh process has imported, helped or answered."""
+"""Start-up: seconds of a fresh process that imports, prints its help or answers one text."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PYTHON = "python alone"
 
 @dataclass(frozen=True)
 class StartBench:
-    """Whole processes, from start to end.
+    """Whole processes, from start to exit.
 
     Attributes:
-        backbone: What the first answer is asked of.
-        rounds: Processes of each kind.
-        peers: Import PEFT, where it is installed.
+        backbone: The backbone that gives the first answer.
+        rounds: Number of processes of each kind.
+        peers: Also import PEFT, if it is installed.
 
     Raises:
-        AdapterkitError: There are less than one rounds.
+        AdapterkitError: There is less than one round.
     """
 
     backbone: str = "minilm"
@@ -38,11 +38,11 @@ class StartBench:
             raise AdapterkitError(f"rounds must be at least 1, got {self.rounds}")
 
     def run(self) -> dict[str, Any]:
-        """Times, and ratios of medians.
+        """Measures the processes.
 
         Returns:
             `bench`, `settings`, `machine`, and `rows`: for each kind `seconds` (the median) with
-            `min` and `max`, and `faster_than_peft`: `import peft` over it.
+            `min` and `max`, and `faster_than_peft`: the time of `import peft` divided by it.
 
         Raises:
             AdapterkitError: A process fails.
@@ -56,7 +56,7 @@ class StartBench:
         }
         if self.peers and has_peft():
             commands["import peft"] = ["-c", "import peft"]
-        systems = {name: partial(_process, command) for name, command in commands.items()}
+        systems = {name: partial(_run_python, command) for name, command in commands.items()}
         times = take_turns(systems, self.rounds)
         seconds = {name: [ms / 1000 for ms in measured] for name, measured in times.items()}
         peft = seconds.get("import peft")
@@ -67,10 +67,10 @@ class StartBench:
         return {"bench": "start", "settings": asdict(self), "machine": machine(), "rows": rows}
 
 
-def _process(arguments: Sequence[str]) -> None:
+def _run_python(arguments: Sequence[str]) -> None:
     done = subprocess.run(  # noqa: S603
         [sys.executable, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise AdapterkitError(f"python {' '.join(arguments)} failed: {last}")

@@ -1,4 +1,4 @@
-"""Swapping: loading, asking another, unloading and saving, with ever more adapters resident."""
+"""Swapping: adapters are loaded, asked, unloaded and saved, with ever more of them in memory."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tqdm import tqdm
 
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
-from .holders import OPERATIONS, Holder, OwnHolder, PeftHolder, publish_adapters
+from .adapter_hosts import OPERATIONS, AdapterHost, OwnHost, PeftHost, publish_adapters
 from .machine import has_peft, machine, resident_bytes
 from .peers import hushed
 from .timing import ratio, spread, timed
 from .workload import checkpoint
 
 PEFT_LIMIT = 100
-"""Most adapters PEFT is asked to hold: each takes it longer to load than the one before."""
+"""Most adapters that PEFT keeps in memory: each takes longer to load than the one before."""
 
-ENOUGH = 50
-"""Fewest adapters whose memory can be told from the noise of everything else."""
+LEAST_DIFFERENCE = 50
+"""Fewest further adapters whose memory is measured: that of fewer is lost in noise."""
 
 
 @dataclass(frozen=True)
 class SwapBench:
-    """LoRA adapters coming and going over one backbone.
+    """LoRA adapters that are loaded and unloaded over one backbone.
 
     Every number of residents is measured twice, on the way up and on the way down, so that a
-    drift of the machine's speed cancels out. Files come from the system's cache, as they do where
+    drift of the machine's speed cancels out. Files come from the system's cache, as they do if
     adapters are swapped often.
 
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
-        resident: Numbers of adapters; on minilm each takes 0.3 MB.
-        rounds: Times each operation counts on each way.
-        peers: Measure PEFT, where it is installed, at up to 100 residents.
+        resident: Numbers of adapters in memory; on minilm each takes 0.3 MB.
+        rounds: How often each operation counts on each way.
+        peers: Also measure PEFT, if it is installed, with up to 100 residents.
 
     Raises:
         AdapterkitError: A number is less than one.
@@ -58,11 +58,11 @@ class SwapBench:
             )
 
     def run(self) -> dict[str, Any]:
-        """Times, memory, and ratios of medians.
+        """Measures times and memory.
 
         Returns:
             `bench`, `settings`, `machine`; `rows`: for each system, operation and number `resident`
-            the median `ms` with `min` and `max`, and `over_fewest`, its ratio to the fewest
+            the median `ms` with `min` and `max`, and `over_fewest`, its ratio to that of the fewest
             residents; `memory`: for each system and number `resident` the `bytes_per_adapter` by
             which the process grew, `tensor_bytes`, and the ratio `over_tensors`.
 
@@ -74,68 +74,68 @@ class SwapBench:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             backbone = Backbone.load(str(folder), device="cpu")
             published = publish_adapters(backbone, work / "store")
-            ledger = Ledger(published.tensor_bytes)
+            measurements = Measurements(published.tensor_bytes)
             counts = sorted(set(self.resident))
-            # PEFT first: what ten thousand adapters leave of the heap would not help it.
+            # PEFT first: ten thousand adapters of ours would leave it a fragmented heap.
             few = [n for n in counts if n <= PEFT_LIMIT]
             if few and self.peers and has_peft():
                 with hushed():
-                    self.measure(PeftHolder(folder, published, work), few, ledger)
-            self.measure(OwnHolder(backbone, published, work), counts, ledger)
+                    self.measure(PeftHost(folder, published, work), few, measurements)
+            self.measure(OwnHost(backbone, published, work), counts, measurements)
         return {
             "bench": "swap",
             "settings": asdict(self),
             "machine": machine(),
-            "rows": compared(ledger.times),
-            "memory": ledger.memory,
+            "rows": result_rows(measurements.times),
+            "memory": measurements.memory,
         }
 
-    def measure(self, holder: Holder, counts: Sequence[int], ledger: Ledger) -> None:
-        way = [*counts, *counts[-2::-1]]
-        total = len(way) * (self.rounds + 1)
+    def measure(self, host: AdapterHost, counts: Sequence[int], measurements: Measurements) -> None:
+        up_and_down = [*counts, *counts[-2::-1]]
+        total = len(up_and_down) * (self.rounds + 1)
         with tqdm(total=total, unit="round", disable=None) as bar, torch.inference_mode():
-            for n in way:
-                bar.set_description(f"{holder.system}, {n} resident")
-                ledger.resize(holder, n)
+            for n in up_and_down:
+                bar.set_description(f"{host.system}, {n} resident")
+                measurements.resize(host, n)
                 for turn in range(self.rounds + 1):
                     for name, operation in OPERATIONS.items():
-                        milliseconds = timed(getattr(holder, operation))
+                        milliseconds = timed(getattr(host, operation))
                         if turn:
-                            ledger.note(holder.system, name, n, milliseconds)
+                            measurements.record(host.system, name, n, milliseconds)
                     bar.update()
 
 
 @dataclass
-class Ledger:
-    """What was measured so far.
+class Measurements:
+    """Times and memory that were measured so far.
 
     Attributes:
         tensor_bytes: Bytes of one adapter's tensors.
-        times: System, operation and residents to milliseconds.
-        memory: Lines of the result's `memory`.
+        times: Milliseconds by system, operation and number of residents.
+        memory: Rows of the result's `memory`.
     """
 
     tensor_bytes: int
     times: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
     memory: list[dict[str, Any]] = field(default_factory=list)
 
-    def note(self, system: str, operation: str, resident: int, milliseconds: float) -> None:
-        """Keeps one time."""
+    def record(self, system: str, operation: str, resident: int, milliseconds: float) -> None:
+        """Adds one time."""
         self.times.setdefault((system, operation, resident), []).append(milliseconds)
 
-    def resize(self, holder: Holder, n: int) -> None:
-        """Lets a holder hold n adapters, and keeps by how much the process grew for each."""
+    def resize(self, host: AdapterHost, n: int) -> None:
+        """Resizes a host to n adapters and records by how much the process grew for each."""
         gc.collect()
-        held, before = holder.held, resident_bytes()
-        holder.resize(n)
+        resident_before, before = host.n_resident, resident_bytes()
+        host.resize(n)
         gc.collect()
         after = resident_bytes()
-        if before is None or after is None or n - held < ENOUGH:
+        if before is None or after is None or n - resident_before < LEAST_DIFFERENCE:
             return
-        each = (after - before) / (n - held)
+        each = (after - before) / (n - resident_before)
         self.memory.append(
             {
-                "system": holder.system,
+                "system": host.system,
                 "resident": n,
                 "bytes_per_adapter": round(each),
                 "tensor_bytes": self.tensor_bytes,
@@ -144,8 +144,8 @@ class Ledger:
         )
 
 
-def compared(times: Mapping[tuple[str, str, int], Sequence[float]]) -> list[dict[str, Any]]:
-    """A line for each system, operation and number of residents, operation by operation."""
+def result_rows(times: Mapping[tuple[str, str, int], Sequence[float]]) -> list[dict[str, Any]]:
+    """Builds a result row for each system, operation and number of residents."""
     rows = []
     order = list(OPERATIONS)
     for key in sorted(times, key=lambda key: (key[0], order.index(key[1]), key[2])):

@@ -1,4 +1,4 @@
-"""The systems of a mixed batch: our forward, the floor under it, the peers, and guests."""
+"""The systems of a mixed batch: our forward pass, the floor, the peers, and guests."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .guest import Guest
 from .machine import has_peft
 from .peers import PaddedBatch, hushed, peft_model, plain_model
 from .timing import Run
-from .workload import LORA, MIXES, Rows, bench_adapters, owned, owners_of
+from .workload import LORA, MIXES, Rows, assign_owners, bench_adapters, owners_of
 
 OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
 FLOOR, BASE, PADDED = "linears alone (floor)", "no adapters (base)", "no adapters, padded"
 
 PEAK, SIDE = "one large product (peak)", 8192
-"""What a GPU's matrix units do at best: a product of two square matrices."""
+"""The peak of a GPU's matrix units: a product of two square matrices of this side."""
 
 PEAK_FLOPS = 2 * SIDE**3
 
 
 class System(NamedTuple):
-    """Who runs what once in a round.
+    """A system and the batch that it runs once in a round.
 
     Attributes:
-        system: Who.
-        batch: Which adapters the rows are answered by.
-        tenants: How many; 0 where there are none.
+        system: Name of the system.
+        batch: Name of the mix of adapters.
+        tenants: Number of adapters; 0 without adapters.
         run: Runs the batch.
     """
 
@@ -47,37 +47,37 @@ class System(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What it is called."""
+        """Name of the system, the mix and the number of adapters."""
         return f"{self.system}: {self.batch}" + (f", {self.tenants}" if self.tenants else "")
 
 
 def own_systems(
     backbone: Backbone, inputs: Sequence[TokenSequence], tenants: Sequence[int]
 ) -> Iterator[System]:
-    """The floor, our bare forward, and our forward with every mix of adapters."""
+    """The floor, our forward pass without adapters, and with every mix of adapters."""
     if backbone.device.type == "cuda":
-        yield System("torch", PEAK, 0, peak_of(backbone))
-    yield System(OWN, FLOOR, 0, floor_of(backbone, sum(map(len, inputs))))
-    yield System(OWN, BASE, 0, bare(backbone, inputs))
+        yield System("torch", PEAK, 0, large_product(backbone))
+    yield System(OWN, FLOOR, 0, linears_alone(backbone, sum(map(len, inputs))))
+    yield System(OWN, BASE, 0, bare_forward(backbone, inputs))
     for mix in MIXES:
         for n in tenants:
-            rows = owned(inputs, bench_adapters(backbone, mix, n))
-            yield System(OWN, mix, n, ours(backbone, rows))
+            rows = assign_owners(inputs, bench_adapters(backbone, mix, n))
+            yield System(OWN, mix, n, own_forward(backbone, rows))
 
 
-def bare(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Run:
-    """Our forward without adapters."""
-    return ours(backbone, [(None, row) for row in inputs])
+def bare_forward(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Run:
+    """Our forward pass without adapters."""
+    return own_forward(backbone, [(None, row) for row in inputs])
 
 
-def ours(backbone: Backbone, rows: Rows) -> Run:
-    """Our forward as a predictor runs it: in the lanes of this process."""
+def own_forward(backbone: Backbone, rows: Rows) -> Run:
+    """Our forward pass as a predictor runs it: in the lanes of this process."""
     examples = [(adapter, Example((inputs,))) for adapter, inputs in rows]
     return partial(compute_outputs, backbone, examples, lanes=lanes_of(backbone.device))
 
 
-def floor_of(backbone: Backbone, n_tokens: int) -> Run:
-    """The backbone's own linears alone, each by the best product it has."""
+def linears_alone(backbone: Backbone, n_tokens: int) -> Run:
+    """The floor: only the backbone's linears, each by its fastest product."""
     linears = _linears(backbone)
     inputs = {
         linear.in_features: torch.randn(
@@ -91,11 +91,11 @@ def floor_of(backbone: Backbone, n_tokens: int) -> Run:
             linear.forward(inputs[linear.in_features])
 
     plain = backbone.device.type == "cpu" or backbone.quantization != "none"
-    return run if plain else _replayed(run)
+    return run if plain else _as_cuda_graph(run)
 
 
-def _replayed(run: Callable[[], None]) -> Run:
-    """What a GPU runs, without the time to launch it."""
+def _as_cuda_graph(run: Callable[[], None]) -> Run:
+    """The run as a CUDA graph, so that the time to launch kernels does not count."""
     graph = torch.cuda.CUDAGraph()
     run()
     torch.cuda.synchronize()
@@ -104,14 +104,14 @@ def _replayed(run: Callable[[], None]) -> Run:
     return graph.replay
 
 
-def peak_of(backbone: Backbone) -> Run:
+def large_product(backbone: Backbone) -> Run:
     """One large product in the backbone's dtype."""
     x = torch.randn(SIDE, SIDE, dtype=backbone.dtype, device=backbone.device)
     return partial(torch.matmul, x, x)
 
 
-def flops_of(backbone: Backbone) -> int:
-    """What the backbone's linears compute for one token."""
+def linear_flops(backbone: Backbone) -> int:
+    """Floating-point operations of the backbone's linears for one token."""
     return sum(2 * linear.in_features * linear.out_features for linear in _linears(backbone))
 
 
@@ -127,14 +127,15 @@ def peer_systems(
     dtype: Dtype,
     quantization: Quantization,
 ) -> Iterator[System]:
-    """transformers' padded batch, and PEFT's with the adapters of our own first mix.
+    """transformers with a padded batch, and PEFT with the adapters of our first mix.
 
     Args:
         folder: The backbone's checkpoint.
-        backbone: Our backbone of the same checkpoint, on the device to measure on.
+        backbone: Our backbone of the same checkpoint, on the device that is measured.
         inputs: The rows.
         tenants: Numbers of tenants.
-        dtype, quantization: Of the peers' weights.
+        dtype: Dtype of the peers' weights.
+        quantization: Their quantization.
     """
     batch = PaddedBatch.of(inputs, backbone.device)
 
@@ -154,18 +155,18 @@ def peer_systems(
 
 
 def guest_systems(guest: Guest) -> Iterator[System]:
-    """What a guest can run: it answered its job with `[system, batch, tenants]` for each.
+    """The systems of a guest, whose first reply is a list of `[system, batch, tenants]`.
 
-    It is asked for one by its place in that list, and answers when the batch is done.
+    A system is run by sending its index in this list; the guest replies when the batch is done.
     """
-    for place, (system, batch, tenants) in enumerate(guest.said):
-        yield System(system, batch, tenants, partial(guest.tell, place))
+    for index, (system, batch, tenants) in enumerate(guest.first_reply):
+        yield System(system, batch, tenants, partial(guest.request, index))
 
 
-def job(
+def guest_job(
     folder: Path, dtype: Dtype, inputs: Sequence[TokenSequence], tenants: int
 ) -> dict[str, Any]:
-    """What a guest is told: the same backbone, rows and owners, and how many threads we use."""
+    """The job of a guest: the same backbone, rows, owners and number of threads."""
     return {
         "bench": "mixed",
         "model": str(folder),

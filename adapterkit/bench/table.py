@@ -1,4 +1,4 @@
-"""What a bench found, for people: a table, and bars."""
+"""Results of benchmarks for people: tables, and a bar chart."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ TITLES = {
     "tensor_bytes": "bytes of its tensors",
     "over_tensors": "bytes/tensors",
 }
-"""Column heads of keys that would not read well; `base/it` is base's time over the row's."""
+"""Column titles of keys that need one; `base/it` is the time of base divided by the row's."""
 
 
 def result_text(result: Mapping[str, Any]) -> str:
-    """A result as text: where it was measured, then a table for each list of lines."""
-    where = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
+    """A result as text: settings and machine, then a table for each list of rows."""
+    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items() if value)
     settings = {key: value for key, value in result["settings"].items() if value is not None}
     chosen = ", ".join(f"{key} {_cell(value)}" for key, value in settings.items())
-    parts = [f"bench {result['bench']}: {chosen}", where]
+    parts = [f"bench {result['bench']}: {chosen}", machine]
     for key in ("rows", "memory", "faults", "engine"):
         if result.get(key):
-            parts += ["", _lines(result[key])]
+            parts += ["", _rows_text(result[key])]
     return "\n".join(parts)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+def _rows_text(rows: Sequence[Mapping[str, Any]]) -> str:
     keys = list(rows[0])
     header = [TITLES.get(key, key) for key in keys]
     return table(header, [[_cell(row[key]) for key in keys] for row in rows])
@@ -66,7 +66,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def draw(result: Mapping[str, Any], path: Path) -> None:
+def draw_bars(result: Mapping[str, Any], path: Path) -> None:
     """Horizontal bars of the median milliseconds of every system, as PNG.
 
     Raises:
@@ -77,7 +77,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     rows = result["rows"][::-1]
     figure = Figure(figsize=(8.0, 1.2 + 0.28 * len(rows)), dpi=120, layout="constrained")
     axes = figure.subplots()
-    names, times = [_name(row) for row in rows], [row["ms"] for row in rows]
+    names, times = [_bar_name(row) for row in rows], [row["ms"] for row in rows]
     spread = [
         [row["ms"] - row["min"] for row in rows],
         [row["max"] - row["ms"] for row in rows],
@@ -85,7 +85,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     colours = [BLUE if row["system"] == OWN else ACCENT for row in rows]
     bars = axes.barh(names, times, color=colours, xerr=spread, ecolor=INK, error_kw={"lw": 0.8})
     axes.bar_label(bars, fmt=" %.4g", color=INK, fontsize=7)
-    axes.set_xlabel("milliseconds: median, and least to most", color=INK, fontsize=8)
+    axes.set_xlabel("milliseconds: median, minimum and maximum", color=INK, fontsize=8)
     axes.tick_params(labelsize=8, colors=INK)
     axes.margins(x=0.08, y=0.02)
     figure.suptitle(_title(result), x=0.01, ha="left", color=INK, fontsize=10)
@@ -97,7 +97,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     write_output(path, buffer.getvalue())
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def _bar_name(row: Mapping[str, Any]) -> str:
     tenants = f", {row['tenants']} tenants" if row["tenants"] else ""
     return f"{row['system']}: {row['batch']}{tenants}"
 

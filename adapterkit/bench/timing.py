@@ -1,6 +1,6 @@
-"""Taking turns, and what is said of the times: medians, spreads and ratios of medians.
+"""Times of systems that run in turns: medians, spreads and ratios of medians.
 
-Systems take turns, so that a machine whose speed drifts slows all of them alike.
+Systems run in turns, so that a drift of the machine's speed changes the times of all of them alike.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ Run = Callable[[], object]
 
 
 def take_turns(systems: Mapping[str, Run], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Milliseconds of every system in every round, after some rounds to warm up.
+    """Runs every system once in each round and returns its times.
 
-    The order is drawn anew for each round: nobody always runs in the wake of the same other.
+    The order is drawn anew for each round, so that no system always follows the same other one.
 
     Args:
-        systems: What each one runs once in a round.
-        rounds: Rounds that count, at least one.
-        warm_up: Rounds before them.
+        systems: Name and run of each system.
+        rounds: Number of rounds that count, at least one.
+        warm_up: Number of rounds before them, which do not count.
+
+    Returns:
+        Milliseconds of each round, by name.
     """
     times: dict[str, list[float]] = {name: [] for name in systems}
     names = list(systems)
@@ -40,21 +43,21 @@ def take_turns(systems: Mapping[str, Run], rounds: int, warm_up: int = 1) -> dic
 
 
 def timed(run: Run) -> float:
-    """Milliseconds of one run; a GPU is waited for before and after."""
-    _settle()
+    """Milliseconds of one run; a GPU is synchronised before and after."""
+    _synchronize()
     began = time.perf_counter()
     run()
-    _settle()
+    _synchronize()
     return 1000.0 * (time.perf_counter() - began)
 
 
-def _settle() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def spread(measured: Sequence[float], unit: str) -> dict[str, float]:
-    """The median under the name of its unit, and `min` and `max` beside it."""
+    """The median under the name of its unit, with `min` and `max`."""
     return {
         unit: _rounded(statistics.median(measured)),
         "min": _rounded(min(measured)),
@@ -63,7 +66,7 @@ def spread(measured: Sequence[float], unit: str) -> dict[str, float]:
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Median over median: how many times the first is the second."""
+    """The median of the first divided by the median of the second."""
     return _rounded(statistics.median(over) / statistics.median(under))
 
 

@@ -1,4 +1,4 @@
-"""What a server under load is asked, and when: seeded, so that everyone asks it the same."""
+"""Requests to a server under load and when they are due; seeded, so that runs are equal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from ..tasks.types import Text
 
-BLOCK = 1024
-"""Adapters drawn at once, which is cheaper."""
+DRAWS_AT_ONCE = 1024
+"""Number of adapters drawn at once, which is faster."""
 
 
-class Draw(NamedTuple):
-    """One request: whose it is, and its texts."""
+class Request(NamedTuple):
+    """One request: the adapter that is asked, and its texts."""
 
     adapter: str
     texts: list[Text]
@@ -26,14 +26,14 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Traffic:
-    """Requests without end, each of one tenant.
+    """An endless sequence of requests, each to one adapter.
 
     Attributes:
-        adapters: Who may be asked; the first is asked most.
-        texts: What they may be asked.
+        adapters: Names of the adapters; the first is asked most.
+        texts: The texts that requests are drawn from.
         rows: Rows of a request.
-        skew: Exponent s of Zipf's law: the adapter of rank k has a share of 1 / k^s; 0 is alike.
-        seed: Of the draws.
+        skew: Exponent s of Zipf's law: the adapter of rank k has a share of 1 / k^s; 0 is uniform.
+        seed: Seed of the draws.
     """
 
     adapters: Sequence[str]
@@ -42,32 +42,32 @@ class Traffic:
     skew: float = 1.0
     seed: int = 0
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[Request]:
         rng = random.Random(self.seed)
         weights = list(accumulate((rank + 1) ** -self.skew for rank in range(len(self.adapters))))
         while True:
-            for adapter in rng.choices(self.adapters, cum_weights=weights, k=BLOCK):
-                yield Draw(adapter, rng.choices(self.texts, k=self.rows))
+            for adapter in rng.choices(self.adapters, cum_weights=weights, k=DRAWS_AT_ONCE):
+                yield Request(adapter, rng.choices(self.texts, k=self.rows))
 
     def bodies(self) -> Iterator[bytes]:
-        """The bodies of the same requests."""
+        """The same requests as JSON bodies."""
         for adapter, texts in self:
             content = {"adapter_id": adapter, "inputs": [_row(text) for text in texts]}
             yield json.dumps(content, ensure_ascii=False).encode()
 
 
 def _row(text: Text) -> Text:
-    """A text as a batch holds it: a list of one, or with its pair; values by role as they are."""
+    """A text in the form of a batch: a single text becomes a list of one."""
     return [text] if isinstance(text, str) else text
 
 
 @dataclass
-class AtOnce:
-    """Closed loop: a client's next request is due as soon as it has its answer.
+class ClosedLoop:
+    """Closed loop: the next request of a client is due as soon as it has its reply.
 
     Attributes:
-        end: Until when, on the clock of `time.perf_counter`.
-        unsent: Requests that were due and not sent: none.
+        end: No request is due after this, on the clock of `time.perf_counter`.
+        unsent: Number of requests that were due and not sent, always 0.
     """
 
     end: float
@@ -79,18 +79,18 @@ class AtOnce:
 
 
 @dataclass
-class Arrivals:
-    """Open loop: requests are due at random (Poisson) whether or not others were answered.
+class PoissonArrivals:
+    """Open loop: requests are due at random times (Poisson), whether or not others were answered.
 
-    A request that is sent late, because nothing is free to send it, is still due when it was due:
-    times from then on show what a caller would have waited (no coordinated omission).
+    The time of a request that is sent late, because every connection is busy, still counts from
+    when it was due: this is what a caller would have waited (no coordinated omission).
 
     Attributes:
-        rate: Requests a second.
-        seed: Of the times.
-        began: The first second begins, on the clock of `time.perf_counter`.
-        end: Until when.
-        unsent: Requests that were due before the end, but could not be sent until then.
+        rate: Mean number of requests a second.
+        seed: Seed of the times.
+        began: Begin, on the clock of `time.perf_counter`.
+        end: End, exclusive.
+        unsent: Number of requests that were due before the end but could not be sent by then.
     """
 
     rate: float

@@ -1,8 +1,8 @@
-"""What `bench train` starts, each in a fresh process: one system, training on the rows it is told.
+"""The trainers that `bench train` starts, each in a fresh process.
 
 `python -m adapterkit.bench.trainers SYSTEM` reads a job as one line of JSON (`TrainBench.job`) and
-answers with one line: `step_seconds` of every optimiser step after the first, and `peak_bytes`; or
-`lacks`, where it has no such method.
+replies with one line: `step_seconds` of every optimiser step after the first, and `peak_bytes`; or
+`lacks` with the method, if the system does not have it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .peers import hushed
 Job = Mapping[str, Any]
 
 
-class LacksMethodError(Exception):
-    """The system has no such method."""
+class UnsupportedMethodError(Exception):
+    """The system does not have the method."""
 
 
 @contextmanager
-def watched() -> Iterator[list[float]]:
-    """When each optimiser step of this process ended: the same clock for every system."""
+def record_step_ends() -> Iterator[list[float]]:
+    """Yields a list of the times at which optimiser steps end, by one clock for all systems."""
     ends: list[float] = []
     handle = register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
     try:
@@ -46,7 +46,7 @@ def watched() -> Iterator[list[float]]:
 
 
 def train_adapterkit(job: Job) -> list[float]:
-    """Our own training from a CSV file and a recipe, as a user runs it."""
+    """Our training from a CSV file and a recipe, as a user runs it."""
     with tempfile.TemporaryDirectory() as folder:
         with (Path(folder) / "rows.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -62,18 +62,18 @@ def train_adapterkit(job: Job) -> list[float]:
             },
             folder,
         )
-        with watched() as ends:
+        with record_step_ends() as ends:
             train(recipe, progress=False)
     return ends
 
 
 def train_peft(job: Job) -> list[float]:
-    """PEFT's adapter of the same settings under transformers' Trainer, as both document it.
+    """PEFT's adapter of the same settings under transformers' Trainer, as their docs show it.
 
-    Half precision is the Trainer's own (`bf16`), which is as fast as weights in bfloat16.
+    bfloat16 is the Trainer's mixed precision (`bf16`), which is as fast as bfloat16 weights.
 
     Raises:
-        LacksMethodError: PEFT has no such method.
+        UnsupportedMethodError: PEFT does not have the method.
     """
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, get_peft_model
     from transformers import (
@@ -84,10 +84,10 @@ def train_peft(job: Job) -> list[float]:
         TrainingArguments,
     )
 
-    described = dict(job["peft"])
-    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(described.pop("peft_type"))
+    settings_of_peft = dict(job["peft"])
+    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(settings_of_peft.pop("peft_type"))
     if config is None:
-        raise LacksMethodError
+        raise UnsupportedMethodError
     names = sorted(set(job["labels"]))
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     rows = [
@@ -95,7 +95,7 @@ def train_peft(job: Job) -> list[float]:
         for text, label in zip(job["texts"], job["labels"], strict=True)
     ]
     plain = AutoModelForSequenceClassification.from_pretrained(job["model"], num_labels=len(names))
-    with tempfile.TemporaryDirectory() as folder, watched() as ends:
+    with tempfile.TemporaryDirectory() as folder, record_step_ends() as ends:
         settings = TrainingArguments(
             folder,
             num_train_epochs=1,
@@ -108,7 +108,7 @@ def train_peft(job: Job) -> list[float]:
             disable_tqdm=True,
         )
         Trainer(
-            get_peft_model(plain, config(task_type="SEQ_CLS", **described)),
+            get_peft_model(plain, config(task_type="SEQ_CLS", **settings_of_peft)),
             settings,
             train_dataset=rows,
             data_collator=DataCollatorWithPadding(tokenizer),
@@ -116,9 +116,11 @@ def train_peft(job: Job) -> list[float]:
     return ends
 
 
-def floor(job: Job) -> list[float]:
-    """The products that no training can leave out, on the same rows: each linear of the backbone
-    ahead, and back towards its input."""
+def run_linears(job: Job) -> list[float]:
+    """The floor: the products that any training computes, on the same rows.
+
+    These are each linear of the backbone, forward and backward with respect to its input.
+    """
     backbone = Backbone.load(job["model"], dtype=job["dtype"], device="cpu")
     sizes = [len(ids) for ids in backbone.tokenizer(job["texts"])["input_ids"]]
     batches = [sum(sizes[n : n + job["batch"]]) for n in range(0, len(sizes), job["batch"])]
@@ -127,10 +129,10 @@ def floor(job: Job) -> list[float]:
     inputs = {n: randn(max(batches), n, dtype=dtype) for n in {it.in_features for it in linears}}
     ends = []
     for tokens in batches:
-        for place, linear in enumerate(linears):
+        for index, linear in enumerate(linears):
             x: Tensor = inputs[linear.in_features][:tokens].detach()
-            # Nothing trained lies before the first layer's query, key and value.
-            y = linear.forward(x.requires_grad_(place >= 3))
+            # The input of the first layer's query, key and value needs no gradient.
+            y = linear.forward(x.requires_grad_(index >= 3))
             if y.requires_grad:
                 autograd.grad(y, x, y.detach())
         ends.append(time.perf_counter())
@@ -138,27 +140,27 @@ def floor(job: Job) -> list[float]:
 
 
 SYSTEMS: dict[str, Callable[[Job], list[float]]] = {
-    "floor": floor,
+    "floor": run_linears,
     "adapterkit": train_adapterkit,
     "peft": train_peft,
 }
 
 
 def main(system: str) -> None:
-    """Does the job that is told on standard input."""
+    """Reads a job from standard input, runs it and writes the reply."""
     job = json.loads(sys.stdin.readline())
     try:
-        # What the Trainer prints is not an answer.
+        # The Trainer prints to standard output, which is for the reply.
         with redirect_stdout(sys.stderr), hushed():
             ends = SYSTEMS[system](job)
-    except LacksMethodError:
-        said: dict[str, Any] = {"lacks": job["method"]["type"]}
+    except UnsupportedMethodError:
+        reply: dict[str, Any] = {"lacks": job["method"]["type"]}
     else:
-        said = {
+        reply = {
             "step_seconds": [after - before for before, after in pairwise(ends)],
             "peak_bytes": peak_bytes(),
         }
-    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.write(json.dumps(reply) + "\n")
 
 
 if __name__ == "__main__":

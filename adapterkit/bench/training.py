@@ -1,4 +1,4 @@
-"""Training: rows a second and peak memory, each system in a fresh process, round after round."""
+"""Training: rows a second and peak memory of systems in fresh processes, in turns."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ BATCH = 32
 FLOOR, OWN, PEFT = "floor: the linears alone", "adapterkit", "PEFT + Trainer"
 
 Measured = dict[tuple[str, str], list[dict[str, float]]]
-"""System and method to `rows_per_second` and `peak_mb` of each round."""
+"""`rows_per_second` and `peak_mb` of each round, by system and method."""
 
 
 @dataclass(frozen=True)
 class TrainBench:
-    """The same seeded rows through every system's training loop, on the CPU.
+    """Every system trains on the same seeded rows, on the CPU.
 
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
         method: A method with its default settings, or all.
-        dtype: float32, or bfloat16: ours with the frozen weights in it, PEFT's by the Trainer's
-            mixed precision.
+        dtype: float32 or bfloat16: dtype of our frozen weights, and the Trainer's mixed
+            precision for PEFT.
         steps: Optimiser steps of a run; the first quarter does not count.
-        rounds: Runs of each system.
-        peers: Measure PEFT, where it is installed.
+        rounds: Number of runs of each system.
+        peers: Also measure PEFT, if it is installed.
         guests: Commands of systems in other environments (see `guest`).
 
     Raises:
@@ -66,7 +66,7 @@ class TrainBench:
             )
 
     def run(self) -> dict[str, Any]:
-        """Rates, peaks, and ratios of medians.
+        """Measures the systems.
 
         Returns:
             `bench`, `settings`, `machine`, and `rows`: for each system and method
@@ -84,11 +84,11 @@ class TrainBench:
             "bench": "train",
             "settings": asdict(self),
             "machine": machine(),
-            "rows": compared(found),
+            "rows": result_rows(found),
         }
 
     def job(self, folder: Path, kind: str) -> dict[str, Any]:
-        """What every system is told: backbone, rows, method, and the method as PEFT says it."""
+        """The job of every system: backbone, rows, the method, and PEFT's configuration of it."""
         backbone = Backbone.load(str(folder), device="cpu", prepared=False)
         texts, labels = labelled_rows(backbone.tokenizer, BATCH * self.steps)
         method = methods()[kind]()
@@ -118,29 +118,29 @@ class TrainBench:
                 for name, kind, command, job in random.Random(turn).sample(runs, len(runs)):
                     bar.set_description(f"{name} {kind}".strip(), refresh=False)
                     with Guest(command, job) as guest:
-                        said = guest.said
-                    if "lacks" not in said:
-                        name = said.get("system", name)
-                        found.setdefault((name, kind), []).append(rates(said))
+                        reply = guest.first_reply
+                    if "lacks" not in reply:
+                        name = reply.get("system", name)
+                        found.setdefault((name, kind), []).append(rates(reply))
                     bar.update()
         return {(name, kind): found[name, kind] for name, kind in sorted(found, key=_rank)}
 
 
-def rates(said: Mapping[str, Any]) -> dict[str, float]:
-    """Rows a second in steady state, and the peak of memory in MB.
+def rates(reply: Mapping[str, Any]) -> dict[str, float]:
+    """Rows a second in steady state, and peak memory in MB.
 
     Args:
-        said: What a trainer answered; the first quarter of its steps is left out.
+        reply: The reply of a trainer; the first quarter of its steps does not count.
     """
-    steady = said["step_seconds"][len(said["step_seconds"]) // 4 :]
+    steady = reply["step_seconds"][len(reply["step_seconds"]) // 4 :]
     return {
         "rows_per_second": BATCH * len(steady) / sum(steady),
-        "peak_mb": said["peak_bytes"] / 1e6,
+        "peak_mb": reply["peak_bytes"] / 1e6,
     }
 
 
-def compared(found: Measured) -> list[dict[str, Any]]:
-    """A line for each system and method."""
+def result_rows(found: Measured) -> list[dict[str, Any]]:
+    """Builds a result row for each system and method."""
 
     def column(key: tuple[str, str], name: str) -> list[float] | None:
         return [run[name] for run in found[key]] if key in found else None
@@ -166,6 +166,6 @@ def _over(measured: Sequence[float], other: Sequence[float] | None) -> float | N
 
 
 def _rank(key: tuple[str, str]) -> tuple[bool, str, bool, str]:
-    """The floor first, then method by method, ours before the others."""
+    """Sort key: the floor first, then by method, our system before the others."""
     name, kind = key
     return name != FLOOR, kind, name != OWN, name

@@ -1,7 +1,6 @@
-"""What everyone is measured on: seeded rows, their owners, random adapters and backbones.
+"""What systems are measured on: seeded rows, their owners, random adapters and backbones.
 
-Rows are seeded, so everyone who runs a bench measures the same ones, and every system gets the same
-rows.
+Rows are seeded, so that every run and every system measures the same ones.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ MIXES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "bottleneck 16": [("bottleneck", {"size": 16})],
     "three methods": [("lora", {}), ("prefix", {}), ("bottleneck", {"size": 16})],
 }
-"""Name to methods, of which the adapters take turns."""
+"""Methods and their settings by name of the mix; adapters have them in turn."""
 
 LONGEST_PREFIX = 20
 N_LABELS = 77
-"""As many as banking77 has."""
+"""Number of labels of banking77."""
 
 
 @contextmanager
 def checkpoint(backbone: str) -> Iterator[Path]:
-    """The folder of a backbone, so that every system loads the same weights.
+    """Yields the folder of a backbone, so that every system loads the same weights.
 
     Args:
         backbone: `base` (BERT-base's shape with random weights), or what `Backbone.load` takes.
@@ -70,7 +69,7 @@ def checkpoint(backbone: str) -> Iterator[Path]:
 
 
 def lengths(kind: Kind, n: int | None = None) -> list[int]:
-    """Tokens of each of n rows, special ones included; as many rows as the kind has by default."""
+    """Number of tokens of each row, with special tokens; n is the kind's own if omitted."""
     mu, sigma, shortest, longest, usual = LENGTHS[kind]
     rng = random.Random(0)
     return [
@@ -79,11 +78,16 @@ def lengths(kind: Kind, n: int | None = None) -> list[int]:
 
 
 def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[TokenSequence]:
-    """Seeded token ids with the kind's spread of lengths, cut to what fits beside a prefix; as many
-    rows as the kind has where n is left out."""
+    """Seeded rows of token ids with the kind's lengths, cut to what fits beside a prefix.
+
+    Args:
+        kind: short or long.
+        backbone: The backbone that reads them.
+        n: Number of rows; as many as the kind has if omitted.
+    """
     tokenizer = backbone.tokenizer
     limit = backbone.geometry.positions - LONGEST_PREFIX
-    # The first ids are padding, marks and unused ones.
+    # The first ids are padding, special and unused tokens.
     words, rng = range(len(tokenizer) // 30, len(tokenizer)), random.Random(1)
     rows = []
     for length in lengths(kind, n):
@@ -95,29 +99,29 @@ def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[Tok
 
 
 def owners_of(n_rows: int, tenants: int) -> list[int]:
-    """The tenant of each row: drawn, or a tenant a row where there are enough of them."""
+    """Index of the tenant of each row: random, or one tenant a row if there are enough."""
     rng = random.Random(2)
     return [rng.randrange(tenants) if tenants < n_rows else row for row in range(n_rows)]
 
 
-def owned(inputs: Sequence[TokenSequence], adapters: Sequence[Adapter]) -> Rows:
-    """Rows with the adapters that own them."""
+def assign_owners(inputs: Sequence[TokenSequence], adapters: Sequence[Adapter]) -> Rows:
+    """Pairs each row with the adapter of its owner."""
     owners = owners_of(len(inputs), len(adapters))
     return [(adapters[owner], row) for owner, row in zip(owners, inputs, strict=True)]
 
 
 def bench_adapters(backbone: Backbone, mix: str, n: int) -> list[Adapter]:
-    """Random adapters, their methods in turn, each with a head of its own of 2 to 10 labels."""
+    """Random adapters of a mix, each with its own head of 2 to 10 labels."""
     return [
-        random_adapter(backbone, *MIXES[mix][place % len(MIXES[mix])], place, 2 + place % 9)
-        for place in range(n)
+        random_adapter(backbone, *MIXES[mix][index % len(MIXES[mix])], index, 2 + index % 9)
+        for index in range(n)
     ]
 
 
 def random_adapter(
     backbone: Backbone, kind: str, settings: dict[str, Any], seed: int, n_labels: int
 ) -> Adapter:
-    """An adapter as if trained: every tensor random, none zero."""
+    """An adapter of a classifier as if trained: every tensor is random, none is zero."""
     method = methods()[kind](**settings)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
@@ -139,10 +143,10 @@ def random_adapter(
 
 
 def texts_of(tokenizer: Any, kind: Kind, n: int) -> list[str]:
-    """Seeded texts with the kind's spread of lengths.
+    """Seeded texts with the kind's lengths.
 
-    They are made of words that a WordPiece vocabulary has whole, so that every tokenizer call
-    finds the lengths of the workload again.
+    They consist of words that are one token each in a WordPiece vocabulary, so that a tokenizer
+    yields the lengths of the workload.
     """
     words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
     rng = random.Random(1)
@@ -150,24 +154,24 @@ def texts_of(tokenizer: Any, kind: Kind, n: int) -> list[str]:
 
 
 def labelled_rows(tokenizer: Any, n: int) -> tuple[list[str], list[str]]:
-    """Texts and labels like banking77's: short rows, 77 labels in turn."""
-    return texts_of(tokenizer, "short", n), [f"label {place % N_LABELS:02d}" for place in range(n)]
+    """Texts and labels like those of banking77: short rows, 77 labels in turn."""
+    return texts_of(tokenizer, "short", n), [f"label {index % N_LABELS:02d}" for index in range(n)]
 
 
 def tenant_rows(tokenizer: Any, tenant: int) -> list[dict[str, str]]:
-    """A small tenant's rows: 100 to 300 short texts for training and validation and 100 for test.
+    """Rows of a small tenant: 100 to 300 short texts for training and validation, 100 for test.
 
-    Each of its 2 to 9 labels has a few words that it prefers; half of a text's words are drawn from
-    everywhere, so that labels must be learnt and some texts cannot be told apart.
+    Each of the 2 to 9 labels prefers a few words; half of the words of a text are drawn from the
+    whole vocabulary, so that labels must be learnt and some texts are ambiguous.
     """
     words = sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
     rng = random.Random(f"tenant {tenant}")
     labels = {f"label {n}": rng.sample(words, 12) for n in range(rng.randint(2, 9))}
     n = rng.randint(100, 300)
     rows = []
-    for place, size in enumerate(rng.sample(lengths("short", 400), n + 100)):
+    for index, size in enumerate(rng.sample(lengths("short", 400), n + 100)):
         label = rng.choice(list(labels))
         text = [rng.choice(labels[label] if rng.random() < 0.5 else words) for _ in range(size - 2)]
-        split = "test" if place >= n else "validation" if place % 10 == 0 else "train"
+        split = "test" if index >= n else "validation" if index % 10 == 0 else "train"
         rows.append({"text": " ".join(text), "label": label, "split": split})
     return rows

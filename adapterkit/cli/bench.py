@@ -69,7 +69,7 @@ def mixed(
 ) -> None:
     """Answer one batch of many tenants, against base, floor, transformers and PEFT."""
     from ..bench.mixed import MixedBench
-    from ..bench.table import draw
+    from ..bench.table import draw_bars
 
     bench = MixedBench(
         backbone,
@@ -87,7 +87,7 @@ def mixed(
         check_output(plot, (".png",), "--plot")
     result = bench.run()
     if plot is not None:
-        draw(result, plot)
+        draw_bars(result, plot)
     _print(result, as_json)
 
 
@@ -226,7 +226,8 @@ def tenants(
 
     Server and clients share this machine; the store is made of random adapters.
     """
-    from ..bench.tenants import SCENARIOS, TenantsBench
+    from ..bench.scenarios import SCENARIOS
+    from ..bench.tenants import TenantsBench
 
     chosen = SCENARIOS if scenarios == "all" else tuple(scenarios.split(","))
     bench = TenantsBench(chosen, adapters, registered, seconds=seconds)

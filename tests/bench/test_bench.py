@@ -1,4 +1,4 @@
-"""What every bench shares: turns, ratios of medians, the workload, guests and the command line."""
+"""What all benchmarks share: turns, ratios of medians, the workload, guests, the command line."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 from adapterkit.backbone.model import Backbone
 from adapterkit.bench.guest import Guest
 from adapterkit.bench.machine import machine, peak_bytes, resident_bytes
-from adapterkit.bench.mixed import compared as compare_mixed
-from adapterkit.bench.swap import compared as compare_swap
+from adapterkit.bench.mixed import result_rows as mixed_rows
+from adapterkit.bench.swap import result_rows as swap_rows
 from adapterkit.bench.systems import BASE, FLOOR, OWN, PEAK, PEAK_FLOPS, PEFT, System
 from adapterkit.bench.table import result_text
 from adapterkit.bench.timing import ratio, spread, take_turns
 from adapterkit.bench.training import FLOOR as TRAINING_FLOOR
 from adapterkit.bench.training import PEFT as TRAINER
-from adapterkit.bench.training import compared as compare_training
 from adapterkit.bench.training import rates
+from adapterkit.bench.training import result_rows as training_rows
 from adapterkit.bench.workload import (
     LENGTHS,
+    assign_owners,
     bench_adapters,
     bench_rows,
     labelled_rows,
     lengths,
-    owned,
     owners_of,
 )
 from adapterkit.errors import AdapterkitError
@@ -36,10 +36,10 @@ from helpers.guest import GUEST
 
 
 def nothing() -> None:
-    """A system that costs nothing."""
+    """A run that does nothing."""
 
 
-def test_systems_take_turns() -> None:
+def test_systems_run_in_turns() -> None:
     seen: list[str] = []
     systems = {name: (lambda name=name: seen.append(name)) for name in "abcd"}
     times = take_turns(systems, 5)
@@ -66,7 +66,7 @@ def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
     ]
     measured = ([30, 40, 90], [50, 50, 9], [80, 100, 1000], [1, 1, 1], [400, 300, 500])
     times = {system.label: list(times) for system, times in zip(systems, measured, strict=True)}
-    rows = compare_mixed(systems, times, 900, 0)
+    rows = mixed_rows(systems, times, 900, 0)
     assert rows[2] == {
         "system": OWN,
         "batch": "lora q+v",
@@ -82,11 +82,11 @@ def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
     assert [row["faster_than_peft"] for row in rows] == [None, None, 4.0, 1.0, 1.0]
 
 
-def test_on_a_gpu_a_mixed_row_is_held_against_one_large_product() -> None:
+def test_on_a_gpu_a_mixed_row_is_compared_with_one_large_product() -> None:
     systems = [System("torch", PEAK, 0, nothing)]
     systems += [System(OWN, batch, 0, nothing) for batch in (FLOOR, BASE)]
     times = dict(zip([system.label for system in systems], [[2.0], [4.0], [8.0]], strict=True))
-    rows = compare_mixed(systems, times, 1000, PEAK_FLOPS // 1000)
+    rows = mixed_rows(systems, times, 1000, PEAK_FLOPS // 1000)
     assert [row["batch"] for row in rows] == [FLOOR, BASE]
     assert [row["of_peak"] for row in rows] == [0.5, 0.25]
 
@@ -95,7 +95,7 @@ def test_a_training_row_is_compared_with_peft_and_the_floor() -> None:
     def runs(*measured: tuple[float, float]) -> list[dict[str, float]]:
         return [{"rows_per_second": rate, "peak_mb": peak} for rate, peak in measured]
 
-    rows = compare_training(
+    rows = training_rows(
         {
             (TRAINING_FLOOR, ""): runs((400, 1), (100, 1), (500, 1)),
             (OWN, "lora"): runs((300, 600), (300, 500), (10, 550)),
@@ -118,8 +118,8 @@ def test_a_training_row_is_compared_with_peft_and_the_floor() -> None:
 
 
 def test_the_first_quarter_of_the_steps_does_not_count() -> None:
-    said = {"step_seconds": [50.0, 9.0, *[0.5] * 6], "peak_bytes": 2_000_000}
-    assert rates(said) == {"rows_per_second": 64.0, "peak_mb": 2.0}
+    reply = {"step_seconds": [50.0, 9.0, *[0.5] * 6], "peak_bytes": 2_000_000}
+    assert rates(reply) == {"rows_per_second": 64.0, "peak_mb": 2.0}
 
 
 def test_a_swap_row_is_compared_with_the_fewest_residents() -> None:
@@ -128,7 +128,7 @@ def test_a_swap_row_is_compared_with_the_fewest_residents() -> None:
         ("adapterkit", "cold load", 100): [3.0, 30.0, 2.0],
         ("adapterkit", "cold load", 1): [1.0, 2.0, 90.0],
     }
-    rows = compare_swap(times)
+    rows = swap_rows(times)
     assert [(row["operation"], row["resident"], row["over_fewest"]) for row in rows] == [
         ("cold load", 1, 1.0),
         ("cold load", 100, 1.5),
@@ -137,7 +137,7 @@ def test_a_swap_row_is_compared_with_the_fewest_residents() -> None:
 
 
 @pytest.mark.parametrize("kind", ["short", "long"])
-def test_rows_are_the_same_for_everyone(kind: Any, tiny: Backbone, minilm: Backbone) -> None:
+def test_rows_are_the_same_in_every_run(kind: Any, tiny: Backbone, minilm: Backbone) -> None:
     _, _, shortest, longest, n = LENGTHS[kind]
     rows = bench_rows(kind, minilm)
     assert rows == bench_rows(kind, minilm)
@@ -146,25 +146,25 @@ def test_rows_are_the_same_for_everyone(kind: Any, tiny: Backbone, minilm: Backb
     assert len(bench_rows(kind, minilm, 3)) == 3
     assert shortest <= min(map(len, rows)) <= max(map(len, rows)) <= longest
     assert all(row.input_ids[0] == 101 and row.input_ids[-1] == 102 for row in rows)
-    room = tiny.geometry.positions - 20
+    limit = tiny.geometry.positions - 20
     assert [len(row) for row in bench_rows(kind, tiny)] == [
-        min(size, room) for size in lengths(kind)
+        min(size, limit) for size in lengths(kind)
     ]
 
 
-def test_owners_are_drawn_or_all_different() -> None:
+def test_owners_are_random_or_all_different() -> None:
     assert owners_of(64, 16) == owners_of(64, 16)
     assert len(set(owners_of(64, 16))) > 10
     assert set(owners_of(64, 16)) <= set(range(16))
     assert owners_of(64, 64) == owners_of(64, 1000) == list(range(64))
 
 
-def test_a_mix_of_methods_has_them_all(tiny: Backbone) -> None:
+def test_a_mix_of_methods_contains_each_of_them(tiny: Backbone) -> None:
     adapters = bench_adapters(tiny, "three methods", 6)
     assert [adapter.method.type for adapter in adapters] == ["lora", "prefix", "bottleneck"] * 2
     assert len({adapter.name for adapter in adapters}) == 6
     assert all(t.abs().min() > 0 for adapter in adapters for t in adapter.tensors.values())
-    rows = owned(bench_rows("short", tiny), adapters)
+    rows = assign_owners(bench_rows("short", tiny), adapters)
     assert [adapter.name for adapter, _ in rows if adapter] == [
         adapters[owner].name for owner in owners_of(64, 6)
     ]
@@ -177,7 +177,7 @@ def test_labelled_rows_have_the_short_lengths_and_77_labels(minilm: Backbone) ->
     assert labelled_rows(minilm.tokenizer, 200) == (texts, labels)
 
 
-def test_a_figure_says_where_it_was_measured() -> None:
+def test_the_machine_is_described() -> None:
     found = machine()
     keys = {"processor", "instructions", "cores", "threads", "python", "torch", "transformers"}
     assert keys | {"peft"} <= set(found)
@@ -185,10 +185,10 @@ def test_a_figure_says_where_it_was_measured() -> None:
     assert peak_bytes() >= (resident_bytes() or 0) > 0
 
 
-def test_a_guest_answers_line_by_line() -> None:
+def test_a_guest_replies_line_by_line() -> None:
     with Guest([sys.executable, "-c", GUEST], {"rows": [[1], [2]], "tenants": 3}) as guest:
-        assert guest.said == [["guest", "2 rows", 3]]
-        assert guest.tell(0) == guest.tell(0) == "done"
+        assert guest.first_reply == [["guest", "2 rows", 3]]
+        assert guest.request(0) == guest.request(0) == "done"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_guest_answers_line_by_line() -> None:
         (["./not-there"], "cannot be run"),
     ],
 )
-def test_a_guest_that_does_not_answer_is_told(command: list[str], words: str) -> None:
+def test_a_guest_that_does_not_reply_is_an_error(command: list[str], words: str) -> None:
     with pytest.raises(AdapterkitError, match=words):
         Guest(command, {})
 
@@ -211,7 +211,7 @@ def test_a_guest_that_does_not_answer_is_told(command: list[str], words: str) ->
         ("mixed --tenants 0", "at least 1"),
         ("mixed --rounds 0", "at least 1"),
         ("mixed --plot bars.jpg", ".png"),
-        ("mixed --plot no/folder/bars.png", "does not exist"),
+        ("mixed --plot no/folder/bars.png", "there is no folder no/folder"),
         ("mixed --backbone ./nowhere", "there is no such folder"),
         ("train --method lore", "did you mean 'lora'?"),
         ("train --steps 3", "at least 4 steps"),
@@ -220,17 +220,17 @@ def test_a_guest_that_does_not_answer_is_told(command: list[str], words: str) ->
         ("nothing", "No such command"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(line: str, words: str) -> None:
+def test_a_setting_that_cannot_be_used_is_one_line(line: str, words: str) -> None:
     assert_one_line(run_command("bench", *shlex.split(line)), words)
 
 
-def test_bench_alone_lists_its_commands() -> None:
-    said = run_command("bench")
-    assert said.code == 0
-    assert all(name in said.out for name in ("mixed", "train", "swap", "start"))
+def test_bench_without_a_command_lists_them() -> None:
+    result = run_command("bench")
+    assert result.code == 0
+    assert all(name in result.out for name in ("mixed", "train", "swap", "start"))
 
 
-def test_a_table_has_a_line_for_each_row() -> None:
+def test_a_result_is_printed_as_a_table() -> None:
     result = {
         "bench": "start",
         "settings": {"rounds": 5, "peers": True},

@@ -1,4 +1,4 @@
-"""The mixed bench: everyone gets the same rows, and what is timed is what is answered."""
+"""The mixed benchmark: all systems get the same rows, and the timed runs compute the answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 from adapterkit.bench.mixed import MixedBench
 from adapterkit.bench.peers import PaddedBatch, hushed, peft_model, plain_model
-from adapterkit.bench.systems import job, own_systems
-from adapterkit.bench.workload import LORA, MIXES, bench_adapters, labelled_rows, owned, owners_of
-from adapterkit.inference.forward import AdapterOutput, forward
+from adapterkit.bench.systems import guest_job, own_systems
+from adapterkit.bench.workload import (
+    LORA,
+    MIXES,
+    assign_owners,
+    bench_adapters,
+    labelled_rows,
+    owners_of,
+)
+from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
 from helpers.command_line import run_command
 from helpers.guest import GUEST
@@ -53,15 +60,15 @@ def by_row(pieces: list[AdapterOutput]) -> dict[int, torch.Tensor]:
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_what_is_timed_is_what_the_predictor_answers(
+def test_a_timed_run_computes_the_answers_of_the_predictor(
     mix: str, tiny: Backbone, texts: list[str], inputs: list[TokenSequence]
 ) -> None:
     (system,) = (s for s in own_systems(tiny, inputs, [5]) if s.batch == mix)
     adapters = bench_adapters(tiny, mix, 5)
     names = [adapters[owner].name for owner in owners_of(len(texts), 5)]
     answers = Predictor(tiny, adapters)(list(zip(names, texts, strict=True)))
-    said: Any = system.run()
-    for answer, (line,) in zip(answers, said, strict=True):
+    outputs: Any = system.run()
+    for answer, (line,) in zip(answers, outputs, strict=True):
         expected = torch.tensor(list(answer["scores"].values()))
         found = line[0].softmax(-1).sort(descending=True).values
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -76,7 +83,7 @@ def test_peft_answers_what_we_answer(
         plain = plain_model(tiny_folder, "float32", "none", tiny.device)
         model = peft_model(plain, adapters, tiny)
         hidden = batch.through(model, adapter_names=[f"t{owner}" for owner in owners])
-        ours = by_row(forward(tiny, owned(inputs, adapters)))
+        ours = by_row(forward(tiny, assign_owners(inputs, adapters)))
     pooled = (hidden * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
     for row, owner in enumerate(owners):
         head = adapters[owner].head
@@ -95,22 +102,22 @@ def test_transformers_answers_what_our_base_answers(
         torch.testing.assert_close(line, expected[row], rtol=1e-4, atol=1e-5)
 
 
-def test_everyone_gets_the_same_rows_and_owners(
+def test_all_systems_get_the_same_rows_and_owners(
     tiny: Backbone, tiny_folder: Path, inputs: list[TokenSequence]
 ) -> None:
     batch = PaddedBatch.of(inputs, tiny.device)
-    told = job(tiny_folder, "float32", inputs, 5)
-    ours = owned(inputs, bench_adapters(tiny, LORA, 5))
+    job = guest_job(tiny_folder, "float32", inputs, 5)
+    ours = assign_owners(inputs, bench_adapters(tiny, LORA, 5))
     names = [adapter.name for adapter in bench_adapters(tiny, LORA, 5)]
-    for place, (adapter, row) in enumerate(ours):
-        size = int(batch.mask[place].sum())
-        assert batch.ids[place, :size].tolist() == told["rows"][place] == list(row.input_ids)
+    for index, (adapter, row) in enumerate(ours):
+        size = int(batch.mask[index].sum())
+        assert batch.ids[index, :size].tolist() == job["rows"][index] == list(row.input_ids)
         assert adapter is not None
-        assert adapter.name == names[told["owners"][place]]
-    assert told["owners"] == owners_of(len(inputs), 5)
+        assert adapter.name == names[job["owners"][index]]
+    assert job["owners"] == owners_of(len(inputs), 5)
 
 
-def test_a_quantised_bench_has_float32_beside_it(tiny_folder: Path) -> None:
+def test_a_quantised_backbone_is_compared_with_float32(tiny_folder: Path) -> None:
     pytest.importorskip("bitsandbytes")
     bench = MixedBench(
         str(tiny_folder), quantization="8bit", device="cpu", tenants=(2,), rounds=1, peers=False
@@ -125,14 +132,13 @@ def test_a_quantised_bench_has_float32_beside_it(tiny_folder: Path) -> None:
     ]
 
 
-def test_the_command_measures_draws_and_tells(tiny_folder: Path) -> None:
+def test_the_command_prints_and_plots_every_system(tiny_folder: Path) -> None:
     Path("guest.py").write_text(GUEST)
-    said = run_command(
+    result = run_command(
         *("bench", "mixed", "--backbone", tiny_folder, "--rounds", "1", "--tenants", "1,3"),
         *("--device", "cpu", "--guest", f"{shlex.quote(sys.executable)} guest.py"),
         *("--plot", "bars.png", "--json"),
-    )
-    result = said.json
+    ).json
     assert result.keys() == {"bench", "settings", "machine", "rows"}
     assert result["settings"]["tenants"] == [1, 3]
     assert all(row.keys() == ROW for row in result["rows"])

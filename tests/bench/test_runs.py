@@ -1,4 +1,4 @@
-"""The benches of training, swapping and starting run, and say what they promise."""
+"""The benchmarks of training, swapping and starting run and return what they document."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.bench.holders import OPERATIONS, OwnHolder, PeftHolder, publish_adapters
+from adapterkit.bench.adapter_hosts import OPERATIONS, OwnHost, PeftHost, publish_adapters
 from adapterkit.bench.peers import hushed
-from adapterkit.bench.swap import Ledger, SwapBench
-from adapterkit.bench.trainers import SYSTEMS, LacksMethodError
+from adapterkit.bench.swap import Measurements, SwapBench
+from adapterkit.bench.trainers import SYSTEMS, UnsupportedMethodError
 from adapterkit.bench.training import TrainBench
 from adapterkit.bench.workload import tenant_rows
 from adapterkit.methods.base import methods
@@ -20,7 +20,7 @@ from helpers.command_line import run_command
 from helpers.paths import ROOT
 
 
-def test_bench_train_tells_rates_and_peaks(tiny_folder: Path) -> None:
+def test_bench_train_measures_rates_and_peaks(tiny_folder: Path) -> None:
     options = ("--steps", "4", "--rounds", "1", "--no-peers", "--json")
     result = run_command("bench", "train", "--backbone", tiny_folder, *options).json
     assert result.keys() == {"bench", "settings", "machine", "rows"}
@@ -54,18 +54,18 @@ def test_every_trainer_takes_every_step(tiny_folder: Path, kind: str, dtype: Any
         assert ends == sorted(ends)
 
 
-def test_a_method_that_peft_lacks_is_left_out(tiny_folder: Path) -> None:
+def test_a_method_that_peft_does_not_have_is_omitted(tiny_folder: Path) -> None:
     job = TrainBench(str(tiny_folder), steps=4).job(tiny_folder, "bottleneck")
-    with pytest.raises(LacksMethodError):
+    with pytest.raises(UnsupportedMethodError):
         SYSTEMS["peft"](job)
 
 
-def test_all_methods_can_be_benched() -> None:
+def test_every_method_can_be_measured() -> None:
     for kind in (*methods(), "all"):
         assert TrainBench(method=kind).method == kind
 
 
-def test_bench_swap_tells_times_and_memory(tiny_folder: Path) -> None:
+def test_bench_swap_measures_times_and_memory(tiny_folder: Path) -> None:
     options = ("--resident", "1,60", "--rounds", "1", "--json")
     result = run_command("bench", "swap", "--backbone", tiny_folder, *options).json
     assert result.keys() == {"bench", "settings", "machine", "rows", "memory"}
@@ -81,57 +81,57 @@ def test_bench_swap_tells_times_and_memory(tiny_folder: Path) -> None:
         assert row["over_fewest"] == 1.0 or row["resident"] == 60
     for line in result["memory"]:
         assert line["resident"] == 60
-        assert line["bytes_per_adapter"] >= 0  # so few may fit into memory that was free
+        assert line["bytes_per_adapter"] >= 0  # few adapters may fit into memory that was free
         assert line["tensor_bytes"] > 0
 
 
 @pytest.mark.parametrize("system", ["adapterkit", "PEFT"])
-def test_a_holder_holds_as_many_as_it_should(
+def test_a_host_is_resized_and_runs_every_operation(
     system: str, tiny: Backbone, tiny_folder: Path, tmp_path: Path
 ) -> None:
     published = publish_adapters(tiny, tmp_path / "store")
     with hushed():
-        holder: Any = (
-            OwnHolder(tiny, published, tmp_path)
+        host: Any = (
+            OwnHost(tiny, published, tmp_path)
             if system == "adapterkit"
-            else PeftHolder(tiny_folder, published, tmp_path)
+            else PeftHost(tiny_folder, published, tmp_path)
         )
         for n in (1, 3, 2):
-            Ledger(published.tensor_bytes).resize(holder, n)
-            assert holder.held == n
+            Measurements(published.tensor_bytes).resize(host, n)
+            assert host.n_resident == n
             with torch.inference_mode():
                 for operation in OPERATIONS.values():
-                    getattr(holder, operation)()
+                    getattr(host, operation)()
 
 
 class Counter:
-    """A holder that holds nothing and notes what it is asked."""
+    """A host without adapters that records the sizes it is given."""
 
     system = "counter"
 
     def __init__(self) -> None:
-        self.held = 0
+        self.n_resident = 0
         self.sizes: list[int] = []
 
     def resize(self, n: int) -> None:
-        self.held = n
+        self.n_resident = n
         self.sizes.append(n)
 
     def load(self) -> None: ...
 
-    first = again = another = unload = save = load
+    first_answer = answer_again = answer_by_another = unload = save = load
 
 
 def test_residents_are_measured_on_the_way_up_and_down() -> None:
-    counter, ledger = Counter(), Ledger(1)
-    SwapBench(rounds=2).measure(counter, [1, 5, 9], ledger)
+    counter, measurements = Counter(), Measurements(1)
+    SwapBench(rounds=2).measure(counter, [1, 5, 9], measurements)
     assert counter.sizes == [1, 5, 9, 5, 1]
     for operation in OPERATIONS:
-        counts = [len(ledger.times["counter", operation, n]) for n in (1, 5, 9)]
+        counts = [len(measurements.times["counter", operation, n]) for n in (1, 5, 9)]
         assert counts == [4, 4, 2]
 
 
-def test_bench_start_tells_seconds(tiny_folder: Path) -> None:
+def test_bench_start_measures_seconds(tiny_folder: Path) -> None:
     options = ("--rounds", "1", "--no-peers", "--json")
     result = run_command("bench", "start", "--backbone", tiny_folder, *options).json
     rows = {row["system"]: row for row in result["rows"]}
@@ -141,7 +141,7 @@ def test_bench_start_tells_seconds(tiny_folder: Path) -> None:
         assert row["seconds"] > 0
 
 
-def test_bench_many_trains_every_way_to_the_same_scores(tiny_folder: Path) -> None:
+def test_bench_many_reaches_the_same_scores_every_way(tiny_folder: Path) -> None:
     options = ("--tenants", "2", "--epochs", "1", "--batch", "16", "--json")
     result = run_command("bench", "many", "--backbone", tiny_folder, *options).json
     assert result.keys() == {"bench", "settings", "machine", "rows"}
@@ -157,7 +157,7 @@ def test_bench_many_trains_every_way_to_the_same_scores(tiny_folder: Path) -> No
         assert row["accuracy"] == pytest.approx(result["rows"][0]["accuracy"], abs=0.01)
 
 
-def test_tenants_of_the_bench_differ_and_can_be_learnt(tiny: Backbone) -> None:
+def test_tenants_differ_and_can_be_learnt(tiny: Backbone) -> None:
     one, other = (tenant_rows(tiny.tokenizer, tenant) for tenant in (0, 1))
     assert one == tenant_rows(tiny.tokenizer, 0) != other
     for rows in (one, other):
@@ -170,7 +170,7 @@ def test_tenants_of_the_bench_differ_and_can_be_learnt(tiny: Backbone) -> None:
         assert labels["test"] <= labels["train"]
 
 
-def test_bench_fanout_tells_times_and_ratios(tiny_folder: Path) -> None:
+def test_bench_fanout_measures_times_and_ratios(tiny_folder: Path) -> None:
     options = ("--adapters", "3", "--texts", "4", "--epochs", "1", "--rounds", "1", "--json")
     result = run_command("bench", "fanout", "--backbone", tiny_folder, *options).json
     assert result.keys() == {"bench", "settings", "machine", "rows"}
@@ -182,7 +182,7 @@ def test_bench_fanout_tells_times_and_ratios(tiny_folder: Path) -> None:
     assert [row["faster_than_plain"] for row in result["rows"][::2]] == [1.0, 1.0]
 
 
-def test_the_recipes_speak_of_every_command_and_are_python() -> None:
+def test_the_readme_names_every_command_and_script() -> None:
     folder = ROOT / "recipes" / "bench"
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for name in ("mixed", "train", "many", "fanout", "swap", "start"):

@@ -1,4 +1,4 @@
-"""The load tool: what it asks is seeded, what it counts is right, and it hides no waiting."""
+"""The load generator: its requests are seeded, its counts are right, and it hides no waiting."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.bench.load import BROKEN, LATE, Tally, Target, drive
-from adapterkit.bench.offline import engine_of, offline_rate
-from adapterkit.bench.serve import ServeBench, beside, percentile, summary
+from adapterkit.bench.connection import Connection, TimedReply
+from adapterkit.bench.load import CONNECTION_FAILED, TIMED_OUT, Tally, Target, drive
+from adapterkit.bench.offline import load_engine, offline_rate
+from adapterkit.bench.serve import ServeBench, load_summary, percentile, with_engine_rate
 from adapterkit.bench.table import result_text
-from adapterkit.bench.traffic import Arrivals, AtOnce, Traffic
-from adapterkit.bench.wire import TimedReply, Wire
+from adapterkit.bench.traffic import ClosedLoop, PoissonArrivals, Traffic
 from adapterkit.client.http import Client
 from adapterkit.serving.api_keys import hash_of, new_key
 from helpers.adapters import MakeAdapter
@@ -36,7 +36,7 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def shelf(
+def store(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     root = tmp_path_factory.mktemp("loaded")
@@ -46,13 +46,13 @@ def shelf(
 
 
 @pytest.fixture(scope="module")
-def url(shelf: Path, tiny_folder: Path) -> Iterator[str]:
-    with serving(shelf, tiny_folder) as where:
+def url(store: Path, tiny_folder: Path) -> Iterator[str]:
+    with serving(store, tiny_folder) as where:
         yield where
 
 
-def driven(url: str, due: Sequence[float], senders: int = 4, timeout: float = 5.0) -> Tally:
-    """What came of requests that were due so many seconds from now."""
+def send_all(url: str, due: Sequence[float], senders: int = 4, timeout: float = 5.0) -> Tally:
+    """Sends requests that are due in so many seconds and returns their counts."""
     tally = Tally(-math.inf, math.inf)
     now = time.perf_counter()
     target = Target(url, "/predict", None, timeout)
@@ -60,19 +60,19 @@ def driven(url: str, due: Sequence[float], senders: int = 4, timeout: float = 5.
     return tally
 
 
-def test_zipf_draws_are_seeded() -> None:
+def test_requests_are_seeded() -> None:
     def first(**changes: Any) -> list[Any]:
         return list(islice(Traffic(NAMES, ["a", "b", "c"], rows=2, **changes), 500))
 
     assert first() == first()
     assert first(seed=1) != first()
-    assert all(len(draw.texts) == 2 for draw in first())
+    assert all(len(request.texts) == 2 for request in first())
 
 
 @pytest.mark.parametrize("skew", [0.0, 1.0, 2.0])
-def test_adapters_are_asked_by_zipf_s_law(skew: float) -> None:
+def test_adapters_are_drawn_by_zipf_s_law(skew: float) -> None:
     n = 20_000
-    counts = Counter(draw.adapter for draw in islice(Traffic("abcd", ["x"], skew=skew), n))
+    counts = Counter(request.adapter for request in islice(Traffic("abcd", ["x"], skew=skew), n))
     weights = [rank**-skew for rank in range(1, 5)]
     for name, weight in zip("abcd", weights, strict=True):
         share = weight / sum(weights)
@@ -80,20 +80,20 @@ def test_adapters_are_asked_by_zipf_s_law(skew: float) -> None:
         assert counts[name] / n == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / n))
 
 
-def test_bodies_are_what_was_drawn() -> None:
+def test_bodies_hold_the_requests_that_were_drawn() -> None:
     texts: list[Any] = ["我的卡", ("a", "b"), {"question": "q", "context": "c"}]
     traffic = Traffic(NAMES, texts, rows=3)
     inputs: dict[Any, list[str]] = {"我的卡": ["我的卡"], ("a", "b"): ["a", "b"]}
-    for draw, body in zip(islice(traffic, 50), traffic.bodies(), strict=False):
-        rows = [text if isinstance(text, dict) else inputs[text] for text in draw.texts]
-        assert json.loads(body) == {"adapter_id": draw.adapter, "inputs": rows}
+    for request, body in zip(islice(traffic, 50), traffic.bodies(), strict=False):
+        rows = [text if isinstance(text, dict) else inputs[text] for text in request.texts]
+        assert json.loads(body) == {"adapter_id": request.adapter, "inputs": rows}
 
 
-def test_arrivals_are_poisson_seeded_and_never_forgotten() -> None:
+def test_poisson_arrivals_are_seeded_and_all_counted() -> None:
     now = time.perf_counter()
 
     def due(seed: int) -> list[float]:
-        return list(Arrivals(200.0, seed, now, now + 50.0))
+        return list(PoissonArrivals(200.0, seed, now, now + 50.0))
 
     assert due(0) == due(0) != due(1)
     gaps = [b - a for a, b in zip(due(0), due(0)[1:], strict=False)]
@@ -101,14 +101,14 @@ def test_arrivals_are_poisson_seeded_and_never_forgotten() -> None:
     mean = sum(gaps) / len(gaps)
     deviation = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))
     assert deviation == pytest.approx(mean, rel=0.05)  # as an exponential distribution has it
-    late = Arrivals(200.0, 0, now - 60.0, now - 10.0)
+    late = PoissonArrivals(200.0, 0, now - 60.0, now - 10.0)
     assert list(late) == []
     assert late.unsent == len(due(0))
 
 
-def test_a_closed_loop_is_always_due_until_it_ends() -> None:
+def test_in_a_closed_loop_a_request_is_always_due() -> None:
     end = time.perf_counter() + 0.05
-    due = list(AtOnce(end))
+    due = list(ClosedLoop(end))
     assert due == sorted(due)
     assert due[-1] < end <= time.perf_counter()
 
@@ -124,28 +124,28 @@ def test_percentiles_are_nearest_ranks() -> None:
 def test_every_request_is_sent_once_and_counted() -> None:
     replies = {0: OK, 1: Canned(429, b'{"error": "full"}', JSON), 2: Canned(500, b"broken")}
     with stub(lambda number: replies[number % 3]) as server:
-        tally = driven(server.url, [0.0] * 31)
+        tally = send_all(server.url, [0.0] * 31)
     assert len(server.seen) == 31
     assert {path for path, _ in server.seen} == {"/predict"}
     assert tally.statuses == {"200": 10, "429": 11, "500": 10}
-    assert tally.said == {"429": "full", "500": "broken"}
+    assert tally.first_errors == {"429": "full", "500": "broken"}
     assert len(tally.seconds) == 10
     tally.began, tally.ended = 0.0, 5.0
-    line = summary(tally, 8, 4)
+    line = load_summary(tally, 8, 4)
     assert (line["requests"], line["overloaded"], line["errors"], line["unsent"]) == (31, 11, 10, 4)
     assert (line["requests_per_second"], line["rows_per_second"]) == (2.0, 16.0)
 
 
-def test_only_what_ends_in_its_span_counts() -> None:
+def test_only_requests_that_end_within_the_span_count() -> None:
     now = time.perf_counter()
     for span in ((now + 100, now + 200), (now - 200, now - 100)):
         tally = Tally(*span)
-        tally.note(now - 150, "200", b"")
+        tally.record(now - 150, "200", b"")
         assert not tally.statuses
         assert not tally.seconds
 
 
-def test_a_stalled_server_does_not_hide_who_waited() -> None:
+def test_waiting_for_a_stalled_server_is_counted() -> None:
     """While one request stalls for 0.4 s, those that were due meanwhile wait as well."""
 
     def answer(number: int) -> Canned:
@@ -153,7 +153,7 @@ def test_a_stalled_server_does_not_hide_who_waited() -> None:
         return OK
 
     with stub(answer) as server:
-        tally = driven(server.url, [0.0, 0.05, 0.1, 0.15], senders=1)
+        tally = send_all(server.url, [0.0, 0.05, 0.1, 0.15], senders=1)
     assert tally.statuses == {"200": 4}
     for waited, least in zip(tally.seconds, (0.4, 0.35, 0.3, 0.25), strict=True):
         assert waited >= least
@@ -162,43 +162,43 @@ def test_a_stalled_server_does_not_hide_who_waited() -> None:
 def test_connections_are_kept_and_opened_again() -> None:
     closing = Canned(200, b"[]", {"connection": "close"})
     with stub(lambda number: closing if number % 2 else OK) as server:
-        assert driven(server.url, [0.0] * 9, senders=2).statuses == {"200": 9}
+        assert send_all(server.url, [0.0] * 9, senders=2).statuses == {"200": 9}
 
 
-def test_the_wire_opens_again_and_refuses_what_it_cannot_read() -> None:
+def test_a_closed_connection_is_opened_again() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        told = b"content-length: 0" if head.startswith(b"GET /below/a ") else b"te: chunked"
-        writer.write(b"HTTP/1.1 200 OK\r\n" + told + b"\r\n\r\n")
+        header = b"content-length: 0" if head.startswith(b"GET /below/a ") else b"te: chunked"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + header + b"\r\n\r\n")
         writer.close()  # without saying so, as servers do with idle connections
 
     async def work() -> list[TimedReply]:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            wire = Wire(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/below/")
+            connection = Connection(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/below/")
             replies = []
             for path in ("/a", "/a", "/b"):
-                replies.append(await wire.send("GET", path))
+                replies.append(await connection.send("GET", path))
                 await asyncio.sleep(0.05)
-            wire.close()
+            connection.close()
         return replies
 
     first, second, third = asyncio.run(work())
     assert (first.status, second.status, third.status) == (200, 200, 0)
-    assert "without content-length" in third.content
+    assert "no content-length" in third.content
 
 
-def test_a_server_that_is_gone_or_silent_is_counted() -> None:
+def test_timeouts_and_failed_connections_are_counted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:  # listens, and never answers
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        tally = driven(url, [0.0] * 3, timeout=0.1)
-        assert tally.statuses == {LATE: 3}
-        assert tally.said[LATE] == "no answer within 0.1 s"
-    tally = driven(url, [0.0] * 3)
-    assert tally.statuses == {BROKEN: 3}
+        tally = send_all(url, [0.0] * 3, timeout=0.1)
+        assert tally.statuses == {TIMED_OUT: 3}
+        assert tally.first_errors[TIMED_OUT] == "no answer within 0.1 s"
+    tally = send_all(url, [0.0] * 3)
+    assert tally.statuses == {CONNECTION_FAILED: 3}
     assert tally.seconds == []
 
 
-def test_a_running_server_is_loaded(url: str) -> None:
+def test_a_closed_loop_on_a_running_server(url: str) -> None:
     bench = ServeBench(url, clients=(1, 3), rows=2, duration=0.5, warmup=0.1)
     result = bench.run()
     assert [line["load"] for line in result["rows"]] == ["1 clients", "3 clients"]
@@ -214,8 +214,8 @@ def test_a_running_server_is_loaded(url: str) -> None:
     json.dumps(result)
 
 
-def test_the_server_saw_what_was_sent(shelf: Path, tiny_folder: Path) -> None:
-    with serving(shelf, tiny_folder) as url:
+def test_the_server_counts_the_rows_that_were_sent(store: Path, tiny_folder: Path) -> None:
+    with serving(store, tiny_folder) as url:
         ServeBench(url, adapters="*e*", rows=4, duration=0.3, warmup=0.0).run()
         text = httpx2.get(f"{url}/metrics").text
     rows = {
@@ -245,12 +245,12 @@ def test_own_texts_and_errors_are_counted(url: str, tmp_path: Path) -> None:
     assert "422" in result_text(result)
 
 
-def test_quotas_show_as_429(shelf: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_quota_is_counted_as_429(store: Path, tiny_folder: Path, tmp_path: Path) -> None:
     key = new_key()
     (tmp_path / "keys.yaml").write_text(
         f"acme: {{key: '{hash_of(key)}', adapters: ['acme/*'], rows_per_second: 1}}\n"
     )
-    with serving(shelf, tiny_folder, keys=tmp_path / "keys.yaml") as url:
+    with serving(store, tiny_folder, keys=tmp_path / "keys.yaml") as url:
         result = ServeBench(url, key, duration=0.5, warmup=0.0).run()
     (line,) = result["rows"]
     assert line["overloaded"] > 0
@@ -259,21 +259,21 @@ def test_quotas_show_as_429(shelf: Path, tiny_folder: Path, tmp_path: Path) -> N
     assert key not in json.dumps(result)
 
 
-def test_the_engine_s_own_rate_is_measured_beside(url: str, shelf: Path) -> None:
+def test_the_rate_of_the_engine_is_measured(url: str, store: Path) -> None:
     with Client(url) as client:
         info = client.info()
-    predictor = engine_of(info, str(shelf), NAMES, "none")
+    predictor = load_engine(info, str(store), NAMES, "none")
     assert predictor.names == list(NAMES)
     assert offline_rate(predictor, Traffic(NAMES, ["my card", "tea"]), 0.1) > 0
     line = {"rows_per_second": 30.0}
-    compared = beside({"rows": [line], "bench": "serve"}, 40.0)
+    compared = with_engine_rate({"rows": [line], "bench": "serve"}, 40.0)
     assert compared["rows"] == [{**line, "over_engine": 0.75}]
     assert compared["engine"] == [{"rows_per_second": 40.0}]
 
 
-def test_the_command_prints_a_table_or_one_document(url: str, shelf: Path) -> None:
+def test_the_command_prints_a_table_or_one_document(url: str, store: Path) -> None:
     options = ("bench", "serve", "--url", url, "--duration", "0.3", "--warmup", "0")
-    result = run_command(*options, "--skew", "0", "--engine", shelf, "--json").json
+    result = run_command(*options, "--skew", "0", "--engine", store, "--json").json
     assert result.keys() == {
         "bench", "settings", "machine", "server", "rows", "faults", "engine",
     }  # fmt: skip
@@ -290,7 +290,7 @@ def test_the_command_prints_a_table_or_one_document(url: str, shelf: Path) -> No
         (["--clients", "many"], "expected whole numbers"),
         (["--rate", "0"], "at least 1"),
         (["--rows", "0"], "at least 1"),
-        (["--rows", "1000"], "the server takes 256"),
+        (["--rows", "1000"], "the server takes at most 256"),
         (["--duration", "0"], "must be above 0"),
         (["--skew", "-1"], "at least 0"),
         (["--adapters", "nobody/*"], "no adapter called 'nobody/*'"),
@@ -298,7 +298,7 @@ def test_the_command_prints_a_table_or_one_document(url: str, shelf: Path) -> No
         (["--url", "http://127.0.0.1:1"], "no server can be reached"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(url: str, options: list[str], words: str) -> None:
-    said = run_command("bench", "serve", "--url", url, *options)
+def test_a_wrong_option_is_one_line(url: str, options: list[str], words: str) -> None:
+    result = run_command("bench", "serve", "--url", url, *options)
     # The server of this test is in this process, and its own lines go there as well.
-    assert_one_line(said._replace(err=said.err.splitlines()[-1]), words)
+    assert_one_line(result._replace(err=result.err.splitlines()[-1]), words)

@@ -1,5 +1,4 @@
-"""The bench of a server with many tenants: a small run of each scenario that tells right from
-wrong, and the comparison it judges by."""
+"""The benchmark of many tenants: a small run of each scenario that checks answers."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapterkit.bench.stock import bare, near
+from adapterkit.bench.population import same_answer, without_adapter
 from adapterkit.bench.tenants import TenantsBench
 from adapterkit.errors import AdapterkitError
 
@@ -31,7 +30,7 @@ def test_every_answer_of_every_method_and_task_is_the_offline_one(
     assert seen["exact"]["not answered"] == seen["exact"]["wrong"] == 0
 
 
-def test_adapters_come_and_go_within_their_budget(seen: dict[str, dict[str, Any]]) -> None:
+def test_adapters_in_memory_stay_within_the_budget(seen: dict[str, dict[str, Any]]) -> None:
     found = seen["evict"]
     wrong, _, checked, _ = found["wrong"].split()
     assert int(wrong) == found["not answered"] == 0
@@ -47,21 +46,21 @@ def test_changes_under_load_leave_no_wrong_answer(seen: dict[str, dict[str, Any]
     assert found["wrong, stale or failed"] == found["others wrong or failed"] == 0
 
 
-def test_a_drained_server_answers_all_and_ends_well(seen: dict[str, dict[str, Any]]) -> None:
+def test_a_server_answers_everything_before_it_exits(seen: dict[str, dict[str, Any]]) -> None:
     assert seen["drain"]["statuses"] == {200: seen["drain"]["requests under way"]}
     assert seen["drain"]["exit code"] == 0
 
 
-def test_a_scenario_that_is_not_known_is_named() -> None:
+def test_an_unknown_scenario_is_an_error() -> None:
     with pytest.raises(AdapterkitError, match="scenarios: 'fast'; valid are exact, evict"):
         TenantsBench(("fast",))
 
 
-def test_near_is_equal_but_for_rounding() -> None:
-    said = {"adapter_id": "a/b", "version": 2, "label": "x", "scores": [0.5, 0.25]}
-    assert bare(said) == {"label": "x", "scores": [0.5, 0.25]}
-    assert near(bare(said), {"label": "x", "scores": [0.5001, 0.25]})
-    assert not near(bare(said), {"label": "x", "scores": [0.51, 0.25]})
-    assert not near(bare(said), {"label": "y", "scores": [0.5, 0.25]})
-    assert not near(bare(said), {"label": "x", "scores": [0.5]})
-    assert not near({"label": "x"}, {"label": "x", "scores": [0.5]})
+def test_answers_are_equal_up_to_rounding() -> None:
+    answer = {"adapter_id": "a/b", "version": 2, "label": "x", "scores": [0.5, 0.25]}
+    assert without_adapter(answer) == {"label": "x", "scores": [0.5, 0.25]}
+    assert same_answer(without_adapter(answer), {"label": "x", "scores": [0.5001, 0.25]})
+    assert not same_answer(without_adapter(answer), {"label": "x", "scores": [0.51, 0.25]})
+    assert not same_answer(without_adapter(answer), {"label": "y", "scores": [0.5, 0.25]})
+    assert not same_answer(without_adapter(answer), {"label": "x", "scores": [0.5]})
+    assert not same_answer({"label": "x"}, {"label": "x", "scores": [0.5]})

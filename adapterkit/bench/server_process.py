@@ -1,4 +1,4 @@
-"""A server as a process of its own, for benches that drive one: its address, memory, metrics."""
+"""A server in a process of its own: its URL, memory and metrics."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import AdapterkitError
+from .connection import Connection
 from .machine import resident_bytes
-from .wire import Wire
 
 
 @contextmanager
-def server(store: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server of its own over a store: its URL and its process."""
+def server_process(store: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Starts a server over a store and yields its URL and process; it ends with the block.
+
+    Raises:
+        AdapterkitError: The server does not start.
+    """
     command = [sys.executable, "-m", "adapterkit", "serve", str(store), "--port", "0", *options]
     with (
         tempfile.NamedTemporaryFile("w") as log,
@@ -32,7 +36,7 @@ def server(store: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[s
 
 
 def _url(process: subprocess.Popen[str], log: Path) -> str:
-    """Where a server listens, as its log says."""
+    """The URL of a server, from its log."""
     while process.poll() is None:
         for line in log.read_text(encoding="utf-8").splitlines():
             if '"listening"' in line and line.endswith("}"):
@@ -42,14 +46,14 @@ def _url(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def memory_of(process: subprocess.Popen[str]) -> int:
-    """Bytes a process has now; 0 where the system does not tell."""
+    """Resident bytes of a process; 0 if the system does not tell."""
     return resident_bytes(process.pid) or 0
 
 
 async def scrape(url: str) -> dict[str, float]:
-    """A server's metrics, by line."""
-    wire = Wire(url)
-    reply = await wire.send("GET", "/metrics")
-    wire.close()
+    """The metrics of a server: value by name with labels."""
+    connection = Connection(url)
+    reply = await connection.send("GET", "/metrics")
+    connection.close()
     lines = [line for line in reply.content.decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}

@@ -1,4 +1,4 @@
-"""Who holds many adapters at once: our predictor and store, and one PEFT model."""
+"""Systems that keep many adapters in memory: our predictor and store, and one PEFT model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .workload import random_adapter
 
 OPERATIONS = {
     "cold load": "load",
-    "first answer": "first",
-    "ask the same": "again",
-    "ask another": "another",
+    "first answer": "first_answer",
+    "ask the same": "answer_again",
+    "ask another": "answer_by_another",
     "unload": "unload",
     "save": "save",
 }
-"""What is measured to the holder's method, in the order in which they follow each other."""
+"""Name of each operation and the method that runs it, in the order in which they are run."""
 
 TEXT = "I lost my card and would like a new one"
 N_FOLDERS = 8
@@ -32,12 +32,12 @@ N_LABELS = 5
 
 
 @dataclass(frozen=True)
-class Published:
-    """Adapter folders to load from, all of one shape, which PEFT's heads ask for.
+class PublishedAdapters:
+    """Adapter folders to load from, all of one shape, as PEFT's heads require.
 
     Attributes:
         adapter: The first of them.
-        folders: Where they are.
+        folders: The folders.
         tensor_bytes: Bytes of one adapter's tensors.
     """
 
@@ -46,8 +46,8 @@ class Published:
     tensor_bytes: int
 
 
-def publish_adapters(backbone: Backbone, root: Path) -> Published:
-    """Random LoRA adapters with the record a training leaves, published in a store."""
+def publish_adapters(backbone: Backbone, root: Path) -> PublishedAdapters:
+    """Publishes random LoRA adapters with the record that training leaves."""
     store, folders = Store(root), []
     adapters = [random_adapter(backbone, "lora", {}, seed, N_LABELS) for seed in range(N_FOLDERS)]
     for seed, adapter in enumerate(adapters):
@@ -58,11 +58,11 @@ def publish_adapters(backbone: Backbone, root: Path) -> Published:
             metrics={"validation": {"loss": 1.0, "accuracy": 0.5}},
         )
         folders.append(store.publish(adapters[seed], backbone.geometry))
-    return Published(adapters[0], folders, adapters[0].n_bytes)
+    return PublishedAdapters(adapters[0], folders, adapters[0].n_bytes)
 
 
 def _record() -> dict[str, Any]:
-    """As long as the record of three epochs: it is held in memory with the adapter."""
+    """A record as large as that of three epochs: it is kept in memory with the adapter."""
     epochs = (1, 2, 3)
     return {
         "seed": 0,
@@ -77,81 +77,81 @@ def _record() -> dict[str, Any]:
     }
 
 
-class Holder(Protocol):
-    """A system that holds adapters; beside those, each round loads and unloads a spare one."""
+class AdapterHost(Protocol):
+    """A system with adapters in memory; each round loads and unloads one more, the spare one."""
 
     system: str
 
     @property
-    def held(self) -> int:
-        """How many adapters are resident."""
+    def n_resident(self) -> int:
+        """Number of adapters in memory, without the spare one."""
 
     def resize(self, n: int) -> None:
-        """Loads or unloads until n are resident."""
+        """Loads or unloads adapters until n are in memory."""
 
     def load(self) -> None:
-        """Loads the spare one from its folder and makes it ready to answer."""
+        """Loads the spare adapter from its folder and makes it ready to answer."""
 
-    def first(self) -> object:
-        """Answers one text by the spare one."""
+    def first_answer(self) -> object:
+        """Answers one text by the spare adapter."""
 
-    def again(self) -> object:
+    def answer_again(self) -> object:
         """Answers one text by the adapter that answered before."""
 
-    def another(self) -> object:
-        """Answers one text by a resident adapter drawn at random."""
+    def answer_by_another(self) -> object:
+        """Answers one text by another adapter in memory, drawn at random."""
 
     def unload(self) -> None:
-        """Lets the spare one go."""
+        """Unloads the spare adapter."""
 
     def save(self) -> None:
         """Saves one adapter."""
 
 
-class OwnHolder:
+class OwnHost:
     """Our predictor and our store.
 
     Args:
         backbone: The backbone.
-        published: Where adapters are loaded from.
-        work: A folder for the store that is saved to.
+        published: The folders that adapters are loaded from.
+        work: A folder for the store that adapters are saved to.
     """
 
     system = "adapterkit"
 
-    def __init__(self, backbone: Backbone, published: Published, work: Path) -> None:
+    def __init__(self, backbone: Backbone, published: PublishedAdapters, work: Path) -> None:
         self._backbone, self._published = backbone, published
         self._predictor = Predictor(backbone)
         self._store = Store(work / "saved")
         self._names: list[str] = []
-        self._rng, self._spare, self._asked = random.Random(0), "", ""
+        self._rng, self._spare, self._latest = random.Random(0), "", ""
 
     @property
-    def held(self) -> int:
+    def n_resident(self) -> int:
         return len(self._names)
 
     def resize(self, n: int) -> None:
-        while self.held > n:
+        while self.n_resident > n:
             self._predictor.unload(self._names.pop())
-        while self.held < n:
-            folder = self._published.folders[self.held % N_FOLDERS]
-            name = f"tenant{self.held}/lora"
+        while self.n_resident < n:
+            folder = self._published.folders[self.n_resident % N_FOLDERS]
+            name = f"tenant{self.n_resident}/lora"
             self._predictor.add(replace(load_adapter(folder, self._backbone), name=name))
             self._names.append(name)
 
     def load(self) -> None:
         self._spare = self._predictor.load(self._rng.choice(self._published.folders))
 
-    def first(self) -> object:
-        self._asked = self._spare
-        return self.again()
+    def first_answer(self) -> object:
+        self._latest = self._spare
+        return self.answer_again()
 
-    def again(self) -> object:
-        return self._predictor([(self._asked, TEXT)])
+    def answer_again(self) -> object:
+        return self._predictor([(self._latest, TEXT)])
 
-    def another(self) -> object:
-        self._asked = self._rng.choice(self._names)
-        return self.again()
+    def answer_by_another(self) -> object:
+        self._latest = self._rng.choice(self._names)
+        return self.answer_again()
 
     def unload(self) -> None:
         self._predictor.unload(self._spare)
@@ -160,18 +160,18 @@ class OwnHolder:
         self._store.publish(self._published.adapter, self._backbone.geometry)
 
 
-class PeftHolder:
-    """One PEFT model, which loads the same folders.
+class PeftHost:
+    """One PEFT model that loads the same folders.
 
     Args:
         checkpoint: The backbone's folder.
-        published: Where adapters are loaded from.
+        published: The folders that adapters are loaded from.
         work: A folder to save to.
     """
 
     system = "PEFT"
 
-    def __init__(self, checkpoint: Path, published: Published, work: Path) -> None:
+    def __init__(self, checkpoint: Path, published: PublishedAdapters, work: Path) -> None:
         from peft import PeftModel
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -180,32 +180,34 @@ class PeftHolder:
         self._model: Any = PeftModel.from_pretrained(plain, published.folders[0], "t0").eval()
         self._folders, self._work = published.folders, work / "peft"
         self._rng = random.Random(0)
-        self.held = 1
+        self.n_resident = 1
 
     def resize(self, n: int) -> None:
-        self._model.set_adapter("t0")  # the one that always stays
-        while self.held > n:
-            self.held -= 1
-            self._model.delete_adapter(f"t{self.held}")
-        while self.held < n:
-            self._model.load_adapter(self._folders[self.held % N_FOLDERS], f"t{self.held}")
-            self.held += 1
+        self._model.set_adapter("t0")  # which is never deleted
+        while self.n_resident > n:
+            self.n_resident -= 1
+            self._model.delete_adapter(f"t{self.n_resident}")
+        while self.n_resident < n:
+            self._model.load_adapter(
+                self._folders[self.n_resident % N_FOLDERS], f"t{self.n_resident}"
+            )
+            self.n_resident += 1
 
     def load(self) -> None:
         self._model.load_adapter(self._rng.choice(self._folders), "spare")
 
-    def first(self) -> object:
+    def first_answer(self) -> object:
         self._model.set_adapter("spare")
-        return self.again()
+        return self.answer_again()
 
-    def again(self) -> object:
+    def answer_again(self) -> object:
         tokens = self._tokenizer(TEXT, return_tensors="pt")
         logits: torch.Tensor = self._model(**tokens).logits
         return logits.softmax(-1).tolist()
 
-    def another(self) -> object:
-        self._model.set_adapter(f"t{self._rng.randrange(self.held)}")
-        return self.again()
+    def answer_by_another(self) -> object:
+        self._model.set_adapter(f"t{self._rng.randrange(self.n_resident)}")
+        return self.answer_again()
 
     def unload(self) -> None:
         self._model.delete_adapter("spare")

@@ -1,4 +1,4 @@
-"""The cheapest HTTP client there is: load tools share the machine with the server they drive."""
+"""A minimal HTTP client: a load generator shares the machine with the server under load."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TimedReply:
-    """What came back.
+    """A reply and its time.
 
     Attributes:
-        status: The HTTP status; 0 where the connection broke.
-        headers: By small letters.
-        content: The body, from JSON; why the connection broke.
-        seconds: From the first byte sent to the last one read.
+        status: The HTTP status; 0 if the connection failed.
+        headers: Headers by lower-case name.
+        content: The body, parsed if it is JSON; the reason if the connection failed.
+        seconds: Time from the first byte sent to the last byte read.
     """
 
     status: int
@@ -31,12 +31,12 @@ class TimedReply:
     seconds: float
 
 
-class Wire:
-    """One connection, kept alive; one request at a time.
+class Connection:
+    """One HTTP/1.1 connection that is kept alive; one request at a time.
 
     Args:
-        url: Of the server.
-        key: API key, where it needs one.
+        url: URL of the server.
+        key: API key, if the server has keys.
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -55,7 +55,14 @@ class Wire:
         return await self.send("POST", path, json.dumps(body).encode())
 
     async def send(self, method: str, path: str, body: bytes = b"", kind: str = "") -> TimedReply:
-        """Sends a request, over a new connection where the old one is gone."""
+        """Sends a request; a connection that was closed is opened again.
+
+        Args:
+            method: The HTTP method.
+            path: Path after the URL.
+            body: The body.
+            kind: Its content type; JSON if omitted.
+        """
         began = time.perf_counter()
         head = self._head.replace("application/json", kind) if kind else self._head
         lines = f"{method} {self._base}{path} HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n"
@@ -75,24 +82,26 @@ class Wire:
         return TimedReply(status, headers, json.loads(content) if is_json else content, seconds)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is not None and self._streams[0].at_eof():  # it was idle for too long
+        if (
+            self._streams is not None and self._streams[0].at_eof()
+        ):  # closed by the server after it was idle
             self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
         return self._streams
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
-def run(load: Coroutine[Any, Any, T]) -> T:
-    """Runs a load to its end, on the event loop that costs least."""
+def run_load(load: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end, on the fastest event loop."""
     try:
         import uvloop
-    except ImportError:  # there is none for Windows
+    except ImportError:  # uvloop does not exist for Windows
         return asyncio.run(load)
     return uvloop.run(load)
 
@@ -106,5 +115,5 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 def _broken(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return "an answer without content-length, which is not read here"
+        return "the reply has no content-length, which this client needs"
     return str(error)
