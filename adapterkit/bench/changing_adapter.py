@@ -48,6 +48,12 @@ class ChangingAdapter:
         self.enabled = asyncio.Event()
         self.load = Load()
         self.statuses = Counter[str]()
+        self._finished = False
+
+    def finish(self) -> None:
+        """Lets the round under way be the last one."""
+        self._finished = True
+        self.enabled.set()
 
     async def send(self, connection: Connection, load: Load) -> None:
         """Asks the adapter; an answer must be that of the version it names."""
@@ -58,9 +64,11 @@ class ChangingAdapter:
         self._record(load, reply, content)
 
     async def keep_changing(self, connection: Connection) -> None:
-        """Makes a round of changes every second while `enabled` is set."""
+        """Makes a round of changes every second while `enabled` is set, until `finish`."""
         for version in count(2):
             await self.enabled.wait()
+            if self._finished:
+                return
             content = self._content_of_version[version] = 1 + (version + 1) % 2
             archive = self._archives[content]
             replies = await change_round(connection, self._name, version, archive)

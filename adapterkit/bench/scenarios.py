@@ -11,7 +11,6 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 from statistics import median
 from typing import Any
@@ -172,9 +171,8 @@ class Scenarios:
                         closed_loop(url, 10, turn, send_others, load),
                         closed_loop(url, 1, turn, changing.send, own),
                     )
-            admin.cancel()
-            with suppress(asyncio.CancelledError):  # any other error of the task is raised here
-                await admin
+            changing.finish()
+            await admin
             connection.close()
         return {
             "changes by status": dict(changing.statuses),
