@@ -24,7 +24,7 @@ from adapterkit.bench.workload import (
     labelled_rows,
     owners_of,
 )
-from adapterkit.inference.forward import forward
+from adapterkit.inference.forward import AdapterOutput, forward
 from adapterkit.inference.predictor import Predictor
 from helpers.command_line import run_command
 from helpers.guest import GUEST
