@@ -17,7 +17,7 @@ from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.predictor import Predictor
 from ..names import BASE
-from .traffic import Request, Traffic
+from .traffic import LoadRequest, Traffic
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
@@ -75,5 +75,5 @@ def offline_rate(predictor: Predictor, traffic: Traffic, seconds: float) -> floa
     return answered / spent
 
 
-def _rows(requests: Sequence[Request]) -> list[tuple[str | None, Text]]:
+def _rows(requests: Sequence[LoadRequest]) -> list[tuple[str | None, Text]]:
     return [(request.adapter, text) for request in requests for text in request.texts]

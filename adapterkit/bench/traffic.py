@@ -17,7 +17,7 @@ DRAWS_AT_ONCE = 1024
 """Number of adapters drawn at once, which is faster."""
 
 
-class Request(NamedTuple):
+class LoadRequest(NamedTuple):
     """One request: the adapter that is asked, and its texts."""
 
     adapter: str
@@ -42,12 +42,12 @@ class Traffic:
     skew: float = 1.0
     seed: int = 0
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[LoadRequest]:
         rng = random.Random(self.seed)
         weights = list(accumulate((rank + 1) ** -self.skew for rank in range(len(self.adapters))))
         while True:
             for adapter in rng.choices(self.adapters, cum_weights=weights, k=DRAWS_AT_ONCE):
-                yield Request(adapter, rng.choices(self.texts, k=self.rows))
+                yield LoadRequest(adapter, rng.choices(self.texts, k=self.rows))
 
     def bodies(self) -> Iterator[bytes]:
         """The same requests as JSON bodies."""
