@@ -1,17 +1,27 @@
-"""What the tests share: tiny random backbones, the embedded one, and ready adapters."""
+"""Fixtures that several test files use: backbones, a function that makes adapters, data."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+# One thread for each worker of pytest-xdist and for the processes that tests start. It is read when
+# torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # the kernels of a GPU, line by line on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"  # run the GPU kernels on the CPU
 
+# numba compiles the kernels when these modules are imported and caches them on disk. pytest-xdist
+# imports this file before it starts its workers, so they are compiled once.
+import adapterkit.ops.kernels.attention
+import adapterkit.ops.kernels.gather
+import adapterkit.ops.kernels.gelu
+import adapterkit.ops.kernels.low_rank  # noqa: F401
 from adapterkit.backbone.model import Backbone
 from helpers.adapters import MakeAdapter, random_adapter
 from helpers.checkpoints import save_random_bert
@@ -19,19 +29,20 @@ from helpers.paths import SHARED
 from helpers.vocabulary import WORDS
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers, or none if only files are named: those are done before workers have started."""
+    return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 2
+
+
 @pytest.fixture(autouse=True)
 def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes into the checkout by accident."""
+    """Makes the temporary folder the working folder, so that no test writes into the checkout."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # threads cost these small tensors more than they gain
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a random BERT of three layers with a vocabulary of words and letters."""
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys([*WORDS, *letters])]
     vocabulary += [f"##{letter}" for letter in letters]
@@ -53,7 +64,7 @@ def minilm() -> Backbone:
     params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)],
 )
 def anywhere(request: pytest.FixtureRequest, tiny_folder: Path) -> Backbone:
-    """The tiny backbone on every device there is."""
+    """The tiny backbone, on the CPU and on the GPU if there is one."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU here")
     return Backbone.load(str(tiny_folder), device=request.param)
@@ -66,7 +77,7 @@ def make_adapter() -> MakeAdapter:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data sets beside the checkout; tests that need them skip where they are absent."""
+    """The folder of real data sets beside the checkout; without it the test is skipped."""
     if not (SHARED / "data").is_dir():
         pytest.skip("the real data sets are not beside this checkout (../shared/data)")
     return SHARED / "data"

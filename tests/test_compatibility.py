@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from adapterkit import Adapter, Backbone, Predictor, Recipe, Store
+from helpers.command_line import run_command
 from helpers.paths import ROOT
 
 FOLDER = ROOT / "tests" / "fixtures" / "version_0_1_0"
+STORE = ("--store", FOLDER / "store")
 RECIPES: dict[str, Any] = json.loads((FOLDER / "recipes.json").read_text(encoding="utf-8"))
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
 ADAPTERS: dict[str, Any] = EXPECTED["adapters"]
@@ -192,23 +192,15 @@ def test_answers_to_mixed_requests_are_the_same(
     check_answers(predictor(requests), EXPECTED["requests"], tolerance)
 
 
-def run(*arguments: str) -> str:
-    """What a command prints, on the store of the fixtures."""
-    command = [sys.executable, "-m", "adapterkit", *arguments, "--store", str(FOLDER / "store")]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_command_line_answers_the_same() -> None:
     options = ["--backbone", str(FOLDER / "backbone"), "--device", "cpu", "--json"]
-    rows = json.loads(run("predict", "--input", str(FOLDER / "requests.csv"), *options))
+    rows = run_command("predict", "--input", FOLDER / "requests.csv", *options, *STORE).json
     answers = [{key: value for key, value in row.items() if key != "text"} for row in rows]
     check_answers(answers, EXPECTED["requests"], TOLERANCE)
 
 
 def test_the_command_line_shows_a_card_as_before() -> None:
-    found = json.loads(run("inspect", "acme/on-talk", "--json"))
+    found = run_command("inspect", "acme/on-talk", "--json", *STORE).json
     card = card_of(FOLDER / "store/acme/on-talk/1")
     below = found["on_top_of"].pop("folder")
     assert Path(below) == FOLDER / "store/acme/talk/1"

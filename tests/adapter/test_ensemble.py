@@ -55,6 +55,7 @@ from helpers.joint_training import (
     recipe_for,
     train_alone,
     train_together,
+    trained_once,
     with_changes,
     write_rows,
 )
@@ -131,7 +132,7 @@ def test_members_are_the_seeds_trained_alone(tiny: Backbone, max_tokens: int) ->
         single = [
             with_changes(recipe, training={"seed": seed + k, "ensemble": 1}) for k in range(n)
         ]
-        solo = [train_alone(one, tiny) for one in single]
+        solo = [trained_once(one, tiny) for one in single]
         members = apart(adapter)
         assert len(members) == n
         for member, expected in zip(members, solo, strict=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -485,39 +487,54 @@ def test_many_writers_publish_a_version_each(
 
 
 PUBLISH = """
-import sys, torch
+import os, sys
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.app import app
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
 backbone = Backbone.load(sys.argv[1], device="cpu")
 store = Store(sys.argv[2])
 adapter = load_adapter(store.path("acme/intent"), backbone)
-print("ready", flush=True)
-while True:
-    store.publish(adapter, backbone.geometry)
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        while True:
+            store.publish(adapter, backbone.geometry)
+    os.waitpid(child, 0)
+    print("killed", flush=True)
 """
+"""A process that starts a child for every line it reads; the child publishes until it is killed."""
 
 
 def test_killed_in_the_midst_of_publishing_the_store_is_sound(
     store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
-    for wait in (0.005, 0.02, 0.05):
-        command = [sys.executable, "-c", PUBLISH, str(tiny_folder), str(ROOT)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+    command = [sys.executable, "-c", PUBLISH, str(tiny_folder), str(ROOT)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as publisher:
+        for wait in (0.005, 0.02, 0.05):
+            assert publisher.stdin is not None
+            assert publisher.stdout is not None
+            print(file=publisher.stdin, flush=True)
+            child = int(publisher.stdout.readline())
             time.sleep(wait)
-            process.kill()
-        fresh = Store(ROOT)
-        versions, aliases = fresh.versions("acme/intent")
-        assert versions == list(range(1, len(versions) + 1))
-        assert aliases["latest"] in (versions[-1], versions[-1] - 1)
-        for version in versions:
-            assert fresh.verify(f"acme/intent@{version}") == []
-            load_adapter(fresh.path(f"acme/intent@{version}"), tiny)
-        folder = fresh.publish(make_adapter(tiny, seed=4), tiny.geometry)
-        assert int(folder.name) == versions[-1] + 1
+            os.kill(child, signal.SIGKILL)
+            assert publisher.stdout.readline() == "killed\n"
+            check_after_kill(tiny, make_adapter)
+
+
+def check_after_kill(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    """Every version of the store is sound, and the next one can be published."""
+    fresh = Store(ROOT)
+    versions, aliases = fresh.versions("acme/intent")
+    assert versions == list(range(1, len(versions) + 1))
+    assert aliases["latest"] in (versions[-1], versions[-1] - 1)
+    for version in versions:
+        assert fresh.verify(f"acme/intent@{version}") == []
+        load_adapter(fresh.path(f"acme/intent@{version}"), tiny)
+    folder = fresh.publish(make_adapter(tiny, seed=4), tiny.geometry)
+    assert int(folder.name) == versions[-1] + 1
 
 
 @pytest.fixture

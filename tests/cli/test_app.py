@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,19 +45,8 @@ class Trained(NamedTuple):
     said: list[CommandResult]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads have nothing to share in models this small; on a busy machine they only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def trained(
-    tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
-) -> Trained:
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """`acme/topic` in two versions and `globex`, trained in one epoch each."""
     home, here = tmp_path_factory.mktemp("trained"), Path.cwd()
     said = []

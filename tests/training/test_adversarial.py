@@ -36,6 +36,7 @@ from helpers.joint_training import (
     recipe_for,
     train_alone,
     train_together,
+    trained_once,
     with_changes,
     write_rows,
 )
@@ -293,7 +294,7 @@ def test_side_by_side_is_alone(tiny: Backbone, max_tokens: int) -> None:
     for together, recipe in zip(
         train_together(recipes, tiny, max_tokens=max_tokens), recipes, strict=True
     ):
-        assert_like_alone(together, train_alone(recipe, tiny))
+        assert_like_alone(together, trained_once(recipe, tiny))
 
 
 def test_it_changes_what_is_learnt(tiny: Backbone) -> None:

@@ -23,6 +23,7 @@ from helpers.joint_training import (
     recipe_for,
     train_alone,
     train_together,
+    trained_once,
     varied_recipes,
     with_changes,
     write_rows,
@@ -33,7 +34,7 @@ from helpers.vocabulary import WORDS
 @pytest.mark.parametrize("max_tokens", [4096, 150, 1])
 def test_joint_is_solo_under_any_budget(tiny: Backbone, max_tokens: int) -> None:
     recipes = varied_recipes()
-    expected = {recipe.name: train_alone(recipe, tiny) for recipe in recipes}
+    expected = {recipe.name: trained_once(recipe, tiny) for recipe in recipes}
     assert len({len(solo.training["losses"]) for solo in expected.values()}) > 4
     for together in train_together(recipes, tiny, max_tokens=max_tokens):
         assert_like_alone(together, expected[together.name])
@@ -104,7 +105,7 @@ def test_one_run_that_diverges_stops_and_spoils_no_other(tiny: Backbone, max_tok
     del recipes[2]
     assert [adapter.name for adapter in caught.value.finished] == [r.name for r in recipes]
     for together, recipe in zip(caught.value.finished, recipes, strict=True):
-        assert_like_alone(together, train_alone(recipe, tiny))
+        assert_like_alone(together, trained_once(recipe, tiny))
 
 
 def test_a_run_alone_that_diverges_has_nothing_to_show(tiny: Backbone) -> None:
