@@ -188,7 +188,10 @@ def keys_of(cls: Any) -> list[tuple[str, str, str]]:
         meanings |= _meanings(kind.__doc__ or "")
     rows = []
     for field in fields(cls):
-        default = "required" if field.default is MISSING else _default_text(field.default)
+        value = field.default
+        if value is MISSING and field.default_factory is not MISSING:
+            value = field.default_factory()
+        default = "required" if value is MISSING else _default_text(value)
         rows.append((field.name, default, meanings.get(field.name, "")))
     return rows
 
@@ -196,6 +199,8 @@ def keys_of(cls: Any) -> list[tuple[str, str, str]]:
 def _default_text(value: Any) -> str:
     if value is None:
         return "automatic"
+    if isinstance(value, Mapping) and not value:
+        return "none"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -17,10 +17,12 @@ from tqdm import tqdm
 from ..backbone.checkpoint import locate
 from ..backbone.families import Quantization
 from ..client.http import Client
-from ..data.requests import read_asked
+from ..data.requests import read_requests
 from ..errors import AdapterkitError, UnknownAdapterError
 from ..names import BASE
 from ..tasks.base import tasks
+from ..tasks.columns import required_columns
+from ..tasks.fields import TEXT
 from .connection import run_load
 from .load import Tally, Target, drive
 from .machine import machine
@@ -180,7 +182,8 @@ class ServeBench:
             most = info["max_client_batch_size"]
             raise AdapterkitError(f"{self.rows} rows a request: the server takes at most {most}")
         if self.texts is not None:
-            texts = [row.text for row in read_asked(self.texts, self.column, None, "adapter")]
+            rows = read_requests(self.texts, {"text": self.column}, "adapter")
+            texts = [row.text for row in rows]
             if not texts:
                 raise AdapterkitError(f"{self.texts}: there are no rows")
             return texts
@@ -229,7 +232,9 @@ def with_engine_rate(result: dict[str, Any], rate: float) -> dict[str, Any]:
 
 def _takes_plain_text(model: Mapping[str, Any]) -> bool:
     kind = tasks().get(model.get("task", ""))
-    return kind is None or set(kind.reads) == {"text"}
+    if kind is None:
+        return True
+    return [column.kind for column in required_columns(kind.columns).values()] == [TEXT]
 
 
 @asynccontextmanager

@@ -59,10 +59,10 @@ def predict(
     \b
     adapterkit client predict acme/intent "I lost my card" "I moved house"
     """
-    from ..data.requests import ask_word
+    from ..data.requests import parse_text
     from .output import answer_row, show_answers
 
-    asked = [ask_word(text, f"text {place + 1}").text for place, text in enumerate(texts)]
+    asked = [parse_text(text) for text in texts]
     with _client(url, key) as client:
         answers = client.predict(adapter, asked)
     rows = [answer_row(text, answer) for text, answer in zip(asked, answers, strict=True)]

@@ -86,7 +86,7 @@ def predict(
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
-    asked = _asked(words, source, text, text_pair, column)
+    asked = _asked(words, source, {"text": text, "text_pair": text_pair}, column)
     if target is not None:
         check_output(target, FORMATS, "--output")
     if page is not None:
@@ -132,17 +132,21 @@ def predict(
 
 
 def _asked(
-    words: Sequence[str], source: Path | None, text: str, text_pair: str | None, column: str
+    words: Sequence[str], source: Path | None, columns: Mapping[str, str | None], adapter: str
 ) -> list[RequestRow]:
     """The texts of the command line, or of a file."""
-    from ..data.requests import ask_word, read_asked
+    from ..data.requests import RequestRow, parse_text, read_requests
 
     if source is not None and words:
         raise AdapterkitError("give texts or --input, not both")
     if source is not None:
-        asked = read_asked(source, text, text_pair, column)
+        named = {role: name for role, name in columns.items() if name is not None}
+        asked = read_requests(source, named, adapter)
     else:
-        asked = [ask_word(word, f"text {number}") for number, word in enumerate(words, start=1)]
+        asked = [
+            RequestRow(None, parse_text(word), f"text {number}")
+            for number, word in enumerate(words, start=1)
+        ]
     if not asked:
         raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
     return asked
@@ -257,20 +261,18 @@ def _load_backbone(
 
 def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | None]) -> list[Any]:
     """The rows of one split; all rows of a file without a split column."""
-    from ..data.dataset import read_rows
+    from ..data.dataset import column_names, read_rows
     from ..data.readers import read_records
     from ..data.splits import SPLITS
+    from ..tasks.columns import source_columns
 
-    task, said = adapter.task, adapter.training.get("recipe", {}).get("data", {})
-    kinds = {**task.reads, **task.learns}
-    optional = {**task.may_read, **task.may_learn}
-    kinds |= {role: kind for role, kind in optional.items() if given.get(role) or said.get(role)}
-    columns = {
-        role: (given.get(role) or said.get(role) or role, kind) for role, kind in kinds.items()
-    }
+    columns, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
+    names = column_names(section, columns) | {role: name for role, name in given.items() if name}
     if split not in SPLITS:
         raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
-    found = read_rows(read_records(data), columns, said.get("split", "split"))
+    found = read_rows(
+        read_records(data), source_columns(columns, names), section.get("split", "split")
+    )
     rows = [row for part, row in found if part in (split, None)]
     if not rows:
         raise DataError(f"{data}: there are no rows of split '{split}'")

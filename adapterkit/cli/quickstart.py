@@ -12,7 +12,7 @@ import typer
 from ..adapter.store import Store
 from ..atomic import folder_bytes
 from ..backbone.model import Backbone
-from ..data.requests import read_asked
+from ..data.requests import read_requests
 from ..errors import AdapterkitError
 from ..inference.predictor import Predictor
 from ..text_table import table
@@ -64,7 +64,7 @@ def run(output: Path) -> dict[str, Any]:
                 "folder": str(home),
             }
         )
-    asked = read_asked(folder / "mixed.csv", "text", None, "adapter")
+    asked = read_requests(folder / "mixed.csv", {"text": "text"}, "adapter")
     predictor = Predictor(backbone)
     began = time.perf_counter()
     for entry in adapters:

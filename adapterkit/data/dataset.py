@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import DataError, did_you_mean
-from ..schema import check_least
-from ..tasks.base import Task
-from ..tasks.fields import check_field
+from ..schema import build, check_least, convert, dump
+from ..tasks.base import Task, column_roles
+from ..tasks.columns import SourceColumn, source_columns
 from ..tasks.types import Row
 from . import hf_datasets as hub
 from .readers import Records, Tell, read_records, stop
 from .splits import SPLITS, draw, first, fold, shuffled
 
 VALIDATION_SHARE = 0.1
-
-Columns = Mapping[str, tuple[str, str]]
-"""Role to column and kind of value."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +43,10 @@ class Data:
         streaming: Read rows one by one, once, and only as many as limit asks for; those that are
             kept are drawn by seed among the next 10,000.
         limit: Most rows of each split when streaming.
-        text: Column of the text.
-        text_pair: Column of a second text, for tasks on text pairs.
-        negative: Column of a wrong text_pair that looks right, for embedding.
-        label: Column of the label, the number or the right choice.
-        labels: Column of the labels of multi_label: a list, or labels with | between them.
-        tokens: Column of the words of tagging: a list, or words with spaces between them.
-        tags: Column of their tags, likewise.
-        question: Column of the question of question_answering.
-        context: Column of the text that holds its answer.
-        answers: Column of its answers, {text: [...], answer_start: [...]}; empty lists for none.
-        head: Column of a relation's head, {start, end} in characters.
-        tail: Column of its tail, likewise.
-        choices: Column of the choices of multiple_choice: a list, or texts with | between them.
-        sentences: Column of the document of summarisation: a text, or a list of sentences.
-        summary: Column of its summary: numbers of sentences from 0, a list or with | between them,
-            or a text.
         split: Column of the split.
+        columns: Name of the column of each role that the task declares, such as {text: message};
+            the role alone, text: message, says the same. Other columns are called as the task
+            says, most as their role.
     """
 
     path: str | None = None
@@ -76,22 +60,8 @@ class Data:
     fold: int = 0
     streaming: bool = False
     limit: int | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    negative: str | None = None
-    label: str = "label"
-    labels: str = "labels"
-    tokens: str = "tokens"
-    tags: str = "tags"
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-    head: str = "head"
-    tail: str = "tail"
-    choices: str = "choices"
-    sentences: str = "sentences"
-    summary: str = "summary"
     split: str = "split"
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         sources = (self.path, self.train if self.dataset is None else None, self.dataset)
@@ -117,15 +87,31 @@ class Data:
         if self.folds is not None and isinstance(self.validation, float):
             raise ValueError("validation: a fold is the validation rows; leave the share out")
 
-    def columns(self, task: Task) -> Columns:
-        """What a task reads of a file, and in which columns; what a row may have only where named.
+    @classmethod
+    def of(cls, section: Any) -> Self:
+        """The section `data` of a recipe, in which a role of any task is a key as well.
 
-        A column that is not named is called as its role.
+        Raises:
+            ValueError: A key or a value is wrong; the message names it.
         """
-        kinds = {**task.reads, **task.learns}
-        optional = {**task.may_read, **task.may_learn}
-        kinds |= {role: kind for role, kind in optional.items() if getattr(self, role) is not None}
-        return {role: (getattr(self, role) or role, kind) for role, kind in kinds.items()}
+        if not isinstance(section, Mapping):
+            raise ValueError(f"data: expected keys and values, got {section!r}")
+        roles = column_roles()
+        own = {one.name for one in fields(cls)}
+        for key in section:
+            if key not in own and key not in roles:
+                raise ValueError(
+                    f"data.{key}: there is no such key; {did_you_mean(str(key), {*own, *roles})}"
+                )
+        columns = column_names(section, roles)
+        rest = {key: value for key, value in section.items() if key in own and key != "columns"}
+        data: Self = replace(build(cls, rest, "data"), columns=columns)
+        return data
+
+    def plain(self) -> dict[str, Any]:
+        """The section as `of` takes it, every default written out but the names of columns."""
+        own = {key: value for key, value in dump(self).items() if key != "columns"}
+        return {**own, **self.columns}
 
     def load(self, folder: Path, seed: int, task: Task, tell: Tell = stop) -> dict[str, list[Row]]:
         """Every split that has rows.
@@ -139,7 +125,7 @@ class Data:
         Raises:
             DataError: There are no training rows, or a fault cannot be passed over.
         """
-        splits = self._read(folder, seed, self.columns(task), tell)
+        splits = self._read(folder, seed, source_columns(task.columns, self.columns), tell)
         shares = {"validation": self.validation, "test": self.test}
         for name, share in shares.items():
             if share == 0:
@@ -162,7 +148,7 @@ class Data:
         return {name: splits[name] for name in SPLITS if splits.get(name)}
 
     def _read(
-        self, folder: Path, seed: int, columns: Columns, tell: Tell
+        self, folder: Path, seed: int, columns: Mapping[str, SourceColumn], tell: Tell
     ) -> defaultdict[str, list[Row]]:
         splits: defaultdict[str, list[Row]] = defaultdict(list)
         for split, records in self._sources(folder, tell):
@@ -201,14 +187,43 @@ class Data:
         return folder / str(self.train if self.path is None else self.path)
 
 
+def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, str]:
+    """Names of columns by role in the section `data` of a recipe or of a card.
+
+    Args:
+        section: Plain values: `columns: {text: message}`, or `text: message`.
+        roles: Roles that may be named.
+
+    Raises:
+        ValueError: A role is unknown, named twice or has no text for a name.
+    """
+    roles = set(roles)
+    inner = section.get("columns", {})
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"data.columns: expected roles and columns, got {inner!r}")
+    for role in inner:
+        if role not in roles:
+            raise ValueError(
+                f"data.columns.{role}: there is no such role; {did_you_mean(str(role), roles)}"
+            )
+    names = {}
+    for place, given in (("data", section), ("data.columns", inner)):
+        for role in roles & given.keys():
+            if role in names:
+                raise ValueError(f"{place}.{role}: data.{role} names this column too")
+            if given[role] is not None:  # as a recipe that is written out leaves it open
+                names[role] = convert(str, given[role], f"{place}.{role}")
+    return names
+
+
 def read_rows(
-    records: Records, columns: Columns, split: str | None, tell: Tell = stop
+    records: Records, columns: Mapping[str, SourceColumn], split: str | None, tell: Tell = stop
 ) -> Iterator[tuple[str | None, Row]]:
     """Rows and their split, where a record has that column.
 
     Args:
         records: Place and values of each.
-        columns: Role to column and kind of value; every row must have every one.
+        columns: Column of each role; every row must have every one.
         split: Column of the split; None reads none.
         tell: Told of every row that is not sound; it is left out where this returns.
     """
@@ -224,7 +239,9 @@ def read_rows(
             yield part, row
 
 
-def read_fields(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, Any]:
+def read_fields(
+    record: Mapping[str, Any], columns: Mapping[str, SourceColumn], where: str
+) -> dict[str, Any]:
     """A record's values by role.
 
     Raises:
@@ -236,7 +253,7 @@ def read_fields(record: Mapping[str, Any], columns: Columns, where: str) -> dict
                 f"{where}: there is no column '{column}' for {role}; {did_you_mean(column, record)}"
             )
     return {
-        role: check_field(kind, record[column], f"{where}: column '{column}'")
+        role: kind.check(record[column], f"{where}: column '{column}'")
         for role, (column, kind) in columns.items()
     }
 

@@ -1,12 +1,12 @@
-"""Requests from a file or the command line: a text and whose it is."""
+"""Requests from a file or the command line: a text, or values by role, and the adapter asked."""
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """What is asked.
+    """One request.
 
     Attributes:
-        adapter: Who it is for; None where the file does not say.
-        text: The text, or values by role.
-        where: File and row, or its number, for messages.
+        adapter: Name of the adapter it is for; None if the file does not say.
+        text: A text, several texts, or values by role.
+        where: File and row, or the text's number on the command line, for messages.
     """
 
     adapter: str | None
@@ -29,47 +29,58 @@ class RequestRow:
     where: str = field(default="", compare=False)
 
 
-def read_asked(path: Path, text: str, text_pair: str | None, adapter: str) -> list[RequestRow]:
-    """What a file asks, and each row's adapter where it has that column.
+def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[RequestRow]:
+    """The requests of a file.
 
-    A row with columns of other roles than texts (question, tokens, choices, ...) is asked as a
-    whole.
+    A row that has a column that is called as a role that some task requires, other than those in
+    `columns`, is a request with values by role; any other row gives its texts alone.
+
+    Args:
+        path: CSV, TSV, JSONL, text or Parquet.
+        columns: Columns of texts by role, in the order in which a task takes them.
+        adapter: Column with the name of each row's adapter; it may be missing.
 
     Raises:
-        DataError: The file, a column or a row is not sound.
+        DataError: The file, a column or a row is not valid.
     """
-    # A client shows answers as well and must not wait for torch, which these import.
+    # The client reads the command line with this module and must not wait for torch.
     from ..names import BASE
-    from ..tasks.base import tasks
+    from ..tasks.base import column_roles
+    from ..tasks.columns import SourceColumn
+    from ..tasks.fields import TEXT
     from .dataset import read_fields
     from .readers import read_records
 
-    asked = []
-    roles = {role for kind in tasks().values() for role in kind.reads}
-    texts = {"text": text} if text_pair is None else {"text": text, "text_pair": text_pair}
-    columns = {role: (column, "text") for role, column in texts.items()}
+    roles = [
+        role
+        for role, declared in column_roles().items()
+        if any(column.required and not column.learned for column in declared.values())
+        and role not in columns
+    ]
+    texts = {role: SourceColumn(name, TEXT) for role, name in columns.items()}
+    requests = []
     for where, record in read_records(path):
         owner = record.get(adapter)
         if owner is not None and not isinstance(owner, str):
             raise DataError(f"{where}: column '{adapter}' is not a name")
         name = (owner or BASE) if adapter in record else None
-        structured = roles.difference(columns) & record.keys()
-        if structured:
-            plain = {role: record[column] for role, column in texts.items() if column in record}
-            parts = {role: record[role] for role in structured}
-            asked.append(RequestRow(name, {**parts, **plain}, where))
+        values = {role: record[role] for role in roles if role in record}
+        if values:
+            named = {role: record[column] for role, column in columns.items() if column in record}
+            requests.append(RequestRow(name, {**values, **named}, where))
             continue
-        fields = read_fields(record, columns, where)
-        first = fields["text"]
-        asked.append(RequestRow(name, (first, fields["text_pair"]) if text_pair else first, where))
-    return asked
+        found = tuple(read_fields(record, texts, where).values())
+        requests.append(RequestRow(name, found if len(found) > 1 else found[0], where))
+    return requests
 
 
-def ask_word(word: str, where: str) -> RequestRow:
-    """A text from the command line; a JSON object gives values by role."""
-    if word.lstrip().startswith("{"):
-        with suppress(ValueError):
-            values = json.loads(word)
-            if isinstance(values, dict):
-                return RequestRow(None, values, where)
-    return RequestRow(None, word, where)
+def parse_text(word: str) -> str | dict[str, Any]:
+    """What a word of the command line or of a tensor asks: a text, or values by role if it is a
+    JSON object."""
+    if not word.lstrip().startswith("{"):
+        return word
+    try:
+        values = json.loads(word)
+    except (ValueError, RecursionError):  # the latter: nested too deep for Python's JSON
+        return word
+    return values if isinstance(values, dict) else word

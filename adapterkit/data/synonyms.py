@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Self
 
 from ..errors import DataError
+from ..tasks.columns import SourceColumn
+from ..tasks.fields import TEXT
 from .dataset import read_fields
 from .readers import Tell, read_records, stop
 
-COLUMNS = {"word": ("word", "text"), "synonym": ("synonym", "text")}
+COLUMNS = {role: SourceColumn(role, TEXT) for role in ("word", "synonym")}
 
 CLOSE = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Thai, Lao, Khmer, kana and Chinese characters: nothing stands between words written in them."""

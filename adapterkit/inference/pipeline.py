@@ -14,7 +14,7 @@ from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..metrics.base import Predictions
 from ..names import BASE
-from ..tasks.base import Task, tasks
+from ..tasks.base import Task, default_task
 from ..tasks.fields import Fields
 from ..tasks.types import Answer, Example, Outputs, Row, Text
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
@@ -25,7 +25,7 @@ from .lanes import SERIAL, WorkerLanes
 @cache
 def plain_task() -> Task:
     """How texts for the plain backbone are read."""
-    return tasks()["classification"]()
+    return default_task()()
 
 
 def encode_requests(

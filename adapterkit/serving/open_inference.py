@@ -16,7 +16,9 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from .._version import __version__
-from ..errors import DataError, UnavailableError
+from ..data.requests import parse_text
+from ..errors import DataError, UnavailableError, did_you_mean
+from ..tasks.base import column_roles
 from ..tasks.types import Text
 from .auth import CallerDep
 from .routes import ServiceDep
@@ -156,7 +158,7 @@ async def _infer(
 
 
 def _texts(inputs: list[TensorIn]) -> list[Text]:
-    """The rows of a request: one text each, or a text and its pair."""
+    """The rows of a request: the texts of one tensor, or of several, each named as a role."""
     columns: dict[str, list[str]] = {}
     for tensor in inputs:
         if tensor.datatype != "BYTES" or not all(isinstance(text, str) for text in tensor.data):
@@ -170,22 +172,16 @@ def _texts(inputs: list[TensorIn]) -> list[Text]:
             )
         columns[tensor.name] = tensor.data
     if len(columns) == 1:
-        return [_text(text) for text in next(iter(columns.values()))]
-    if set(columns) != {"text", "text_pair"} or len(columns["text"]) != len(columns["text_pair"]):
-        raise DataError("inputs: expected one tensor, or text and text_pair of equal length")
-    return list(zip(columns["text"], columns["text_pair"], strict=True))
-
-
-def _text(text: str) -> Text:
-    """A text; a JSON object gives values by role."""
-    if text.startswith("{"):
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-        if isinstance(values, dict):
-            return values
-    return text
+        return [parse_text(text) for text in next(iter(columns.values()))]
+    roles = column_roles()
+    for name in columns:
+        if name not in roles:
+            raise DataError(
+                f"input {name!r:.80}: there is no such role; {did_you_mean(name, roles)}"
+            )
+    if len({len(texts) for texts in columns.values()}) > 1:
+        raise DataError("inputs: expected one tensor, or tensors of equal length named as roles")
+    return [dict(zip(columns, texts, strict=True)) for texts in zip(*columns.values(), strict=True)]
 
 
 def _outputs(said: list[Answered]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ..names import BASE
 from ..tasks.types import Answer
 from .auth import CallerDep, admin, service_of
 from .schemas import EmbedBody, Name, PredictBody, SimilarityBody
-from .service import Answered, Service
+from .service import Answered, Service, inputs_of
 
 router = APIRouter()
 direct = APIRouter()
@@ -73,8 +73,7 @@ async def models(
         "object": "model",
         "owned_by": "adapterkit",
         "parent": None,
-        "reads": dict(plain_task().reads),
-        "may_read": dict(plain_task().may_read),
+        **inputs_of(plain_task()),
     }
     first = [base] if not after and search.casefold() in BASE else []
     rows = [_model(one, service.backbone.name) for one in found]

@@ -24,7 +24,8 @@ from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterErr
 from ..inference.forward import text_limit
 from ..inference.pipeline import n_tokens
 from ..names import BASE
-from ..tasks.base import tasks
+from ..tasks.base import Task, tasks
+from ..tasks.columns import input_columns, required_columns
 from ..tasks.types import Answer, Example, Text
 from .adapter_cache import AdapterCache, LoadedAdapter
 from .api_keys import EVERYONE, Caller, Keys
@@ -195,8 +196,7 @@ class Service:
             "digest": version.digest,
             "task": card.task,
             "main_metric": card.main_metric,
-            "reads": dict(task.reads) if task else None,
-            "may_read": dict(task.may_read) if task else None,
+            **inputs_of(task),
             "method": card.method,
             "members": card.n_members,
             "labels": card.labels,
@@ -247,6 +247,21 @@ class Service:
                     f"text {place + 1} is longer than {text_limit(self.backbone, owner)} tokens; "
                     "shorten it or send truncate: true"
                 )
+
+
+def inputs_of(task: Task | type[Task] | None) -> dict[str, Any]:
+    """What a request of a task must hold (`reads`) and may hold (`may_read`): role to kind."""
+    if task is None:
+        return {"reads": None, "may_read": None}
+    required = required_columns(task.columns)
+    return {
+        "reads": {role: column.kind.name for role, column in required.items()},
+        "may_read": {
+            role: column.kind.name
+            for role, column in input_columns(task.columns).items()
+            if role not in required
+        },
+    }
 
 
 def _lowest_priority() -> None:

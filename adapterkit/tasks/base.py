@@ -25,7 +25,8 @@ from ..metrics.hf_evaluate import measure
 from ..ops.dropout import Dropout
 from ..registry import discover
 from ..schema import is_text
-from .fields import Fields, check_field
+from .columns import Column, input_columns, required_columns
+from .fields import TEXT, Fields
 from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, Text
 
 
@@ -52,23 +53,18 @@ class Task(ABC):
     type: ClassVar[str]
     """Name in recipes and files."""
 
+    is_default: ClassVar[bool] = False
+    """Whether a recipe that names no task means this one; the plain backbone reads texts as it."""
+
     peft_task_type: ClassVar[str | None] = None
     """`task_type` in `adapter_config.json`."""
 
     foreign: ClassVar[bool] = False
     """Whether a PEFT folder of that task type is read as this task."""
 
-    reads: ClassVar[Mapping[str, str]] = {"text": "text"}
-    """Role to kind of value (see `fields.KINDS`) of what a row must have to be answered."""
-
-    may_read: ClassVar[Mapping[str, str]] = {}
-    """Likewise, of what a row may have besides."""
-
-    learns: ClassVar[Mapping[str, str]]
-    """Likewise, of what a row must have besides to be learnt from."""
-
-    may_learn: ClassVar[Mapping[str, str]] = {}
-    """Likewise, of what a row may have besides to be learnt from."""
+    columns: ClassVar[Mapping[str, Column]]
+    """Columns of a row by role, such as `text` and `label`. A request that gives several texts
+    without their roles gives them in this order, required ones first."""
 
     metric_kind: ClassVar[str]
     """Kind of its predictions: which file of `metrics/` judges them."""
@@ -120,31 +116,32 @@ class Task(ABC):
         """What is asked as values by role.
 
         Args:
-            asked: A text, several texts in the order of `reads` and `may_read`, or values by role.
+            asked: A text, several texts in the order of `columns`, or values by role.
             where: What messages call it.
 
         Raises:
             DataError: A value is missing, empty or of another kind.
         """
-        kinds = {**self.reads, **self.may_read}
+        required, columns = required_columns(self.columns), input_columns(self.columns)
         if isinstance(asked, Mapping):
             values = dict(asked)
         else:
             known = is_text(asked) or isinstance(asked, (list, tuple))
             parts = [asked] if isinstance(asked, str) else list(asked) if known else []
-            if not len(self.reads) <= len(parts) <= len(kinds):
+            if not len(required) <= len(parts) <= len(columns):
+                optional = [role for role in columns if role not in required]
                 raise DataError(
-                    f"{where}: expected {' and '.join(self.reads)}"
-                    + (f", and perhaps {' and '.join(self.may_read)}" if self.may_read else "")
+                    f"{where}: expected {' and '.join(required)}"
+                    + (f", and perhaps {' and '.join(optional)}" if optional else "")
                     + f", got {asked!r:.80}"
                 )
-            values = dict(zip(kinds, parts, strict=False))
-        for role in self.reads:
+            values = dict(zip(columns, parts, strict=False))
+        for role in required:
             if role not in values:
                 raise DataError(f"{where}: there is no {role}")
         return {
-            role: check_field(kind, values[role], f"{where}: {role}")
-            for role, kind in kinds.items()
+            role: column.kind.check(values[role], f"{where}: {role}")
+            for role, column in columns.items()
             if role in values
         }
 
@@ -295,12 +292,11 @@ class Task(ABC):
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
         """For each of a row's encodings the one or two texts in it, in their order."""
-        kinds = {**self.reads, **self.may_read}
         return [
             tuple(
                 Part(role, row[role])
-                for role, kind in kinds.items()
-                if kind == "text" and role in row
+                for role, column in input_columns(self.columns).items()
+                if column.kind is TEXT and role in row
             )
         ]
 
@@ -358,6 +354,21 @@ def token_logits(
     if noise is not None:
         states = noise.drop_tokens(states, dropout)
     return F.linear(states, weight, bias)
+
+
+def default_task() -> type[Task]:
+    """The task that a recipe means if it names none."""
+    (found,) = (task for task in tasks().values() if task.is_default)
+    return found
+
+
+def column_roles() -> dict[str, dict[str, Column]]:
+    """Every role that a task declares: its column by the task's name."""
+    found: dict[str, dict[str, Column]] = {}
+    for name, task in tasks().items():
+        for role, column in task.columns.items():
+            found.setdefault(role, {})[name] = column
+    return found
 
 
 @cache

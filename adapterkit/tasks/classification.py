@@ -14,6 +14,7 @@ class Classification(OneLabelTask):
     """One of C labels for each text or text pair."""
 
     type: ClassVar[str] = "classification"
+    is_default: ClassVar[bool] = True
     foreign: ClassVar[bool] = True
 
     @classmethod

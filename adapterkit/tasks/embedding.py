@@ -20,7 +20,8 @@ from ..metrics.base import Predictions
 from ..ops.dropout import Dropout
 from ..schema import check_least
 from .base import Task
-from .fields import Fields
+from .columns import Column
+from .fields import TEXT, Fields
 from .pooled import PooledText
 from .types import Answer, Example, Outputs, Row, Tensors
 
@@ -85,8 +86,13 @@ class Embedding(PooledText):
 
     type: ClassVar[str] = "embedding"
     peft_task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
-    learns: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
-    may_learn: ClassVar[Mapping[str, str]] = {"negative": "text"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(TEXT, "the text"),
+        "text_pair": Column(TEXT, "a text that belongs to text", learned=True, also_input=True),
+        "negative": Column(
+            TEXT, "a wrong text_pair that looks right", required=False, learned=True
+        ),
+    }
     whole_batch: ClassVar[bool] = True
     augmentable: ClassVar[tuple[str, ...]] = ROLES
     metric_kind: ClassVar[str] = "ranks"

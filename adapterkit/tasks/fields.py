@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataError
@@ -20,18 +21,19 @@ NUMBERS = re.compile(r"\s*[0-9]{1,9}\s*(\|\s*[0-9]{1,9}\s*)*")
 """A list of numbers in one CSV field."""
 
 
-def check_field(kind: str, value: Any, where: str) -> Any:
-    """A column's value as its kind of value.
+@dataclass(frozen=True)
+class FieldKind:
+    """What the values of a column are. A task may bring a kind of its own.
 
-    Args:
-        kind: A key of `KINDS`.
-        value: As the file has it.
-        where: File, row and column, for messages.
-
-    Raises:
-        DataError: It is no such value.
+    Attributes:
+        name: Name, as the server reports it; the page offers a form for the kinds that it knows,
+            and a box for JSON for others.
+        check: From a value as a file or a request has it, and the place that messages name, to the
+            value that the task reads. Raises `DataError` if it is no such value.
     """
-    return KINDS[kind](value, where)
+
+    name: str
+    check: Callable[[Any, str], Any]
 
 
 def _text(value: Any, where: str) -> str:
@@ -127,14 +129,12 @@ def _summary(value: Any, where: str) -> str | tuple[int, ...]:
     return tuple(value)
 
 
-KINDS: dict[str, Callable[[Any, str], Any]] = {
-    "text": _text,
-    "tokens": _tokens,
-    "labels": _labels,
-    "choices": _choices,
-    "number": _number,
-    "span": _span,
-    "answers": _answers,
-    "sentences": _sentences,
-    "summary": _summary,
-}
+TEXT = FieldKind("text", _text)
+TOKENS = FieldKind("tokens", _tokens)
+LABELS = FieldKind("labels", _labels)
+CHOICES = FieldKind("choices", _choices)
+NUMBER = FieldKind("number", _number)
+SPAN = FieldKind("span", _span)
+ANSWERS = FieldKind("answers", _answers)
+SENTENCES = FieldKind("sentences", _sentences)
+SUMMARY = FieldKind("summary", _summary)

@@ -18,7 +18,8 @@ from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
 from ..ops.dropout import Dropout
 from .base import Task
-from .fields import Fields
+from .columns import Column
+from .fields import TEXT, Fields
 from .types import Answer, Example, Outputs, Row, Score, Tensors
 
 TOP = 5
@@ -56,7 +57,7 @@ class MaskedLanguageModelling(Task):
     """
 
     type: ClassVar[str] = "masked_language_modelling"
-    learns: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[Mapping[str, Column]] = {"text": Column(TEXT, "the text")}
     augmentable: ClassVar[tuple[str, ...]] = ("text",)
     masks_tokens: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "tokens"

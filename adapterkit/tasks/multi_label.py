@@ -15,6 +15,8 @@ from ..backbone.packing import Pooling
 from ..errors import DataError, did_you_mean
 from ..metrics.base import Array, Predictions
 from ..metrics.per_class import per_class
+from .columns import Column
+from .fields import LABELS
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
 from .thresholds import best_cut
 from .types import Answer, Example, Outputs, Row, Score
@@ -39,7 +41,10 @@ class MultiLabel(PooledTask):
 
     type: ClassVar[str] = "multi_label"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
-    learns: ClassVar[Mapping[str, str]] = {"labels": "labels"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        **PooledTask.columns,
+        "labels": Column(LABELS, "the labels: a list, or labels with | between them", learned=True),
+    }
     metric_kind: ClassVar[str] = "labels"
     main_metric: ClassVar[str] = "f1_micro"
 

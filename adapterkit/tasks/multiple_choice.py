@@ -14,7 +14,8 @@ from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
-from .fields import Fields
+from .columns import Column
+from .fields import CHOICES, TEXT, Fields
 from .pooled import PooledTask, ranked
 from .types import Answer, Example, Outputs, Part, Reword, Row, Score
 
@@ -24,9 +25,11 @@ class MultipleChoice(PooledTask):
     """A score for each choice beside the text; a row's scores compete."""
 
     type: ClassVar[str] = "multiple_choice"
-    reads: ClassVar[Mapping[str, str]] = {"text": "text", "choices": "choices"}
-    may_read: ClassVar[Mapping[str, str]] = {}
-    learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(TEXT, "the text"),
+        "choices": Column(CHOICES, "the choices: a list, or texts with | between them"),
+        "label": Column(TEXT, "the right choice, or its number from 0", learned=True),
+    }
     augmentable: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"
     main_metric: ClassVar[str] = "accuracy"

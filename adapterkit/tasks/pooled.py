@@ -20,7 +20,8 @@ from ..ops.low_rank import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
 from .base import HeadInput, Task
-from .fields import Fields
+from .columns import Column
+from .fields import TEXT, Fields
 from .types import Example, Score, Tensors
 
 
@@ -39,7 +40,10 @@ class PooledText(Task):
         extra_metrics: Metrics to tell besides the task's own, such as [matthews, roc_auc].
     """
 
-    may_read: ClassVar[Mapping[str, str]] = {"text_pair": "text"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(TEXT, "the text"),
+        "text_pair": Column(TEXT, "a second text, for tasks on text pairs", required=False),
+    }
     augmentable: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     pooling: Pooling | None = None

@@ -17,7 +17,8 @@ from ..metrics.base import Predictions, check_metrics, metric_kinds
 from ..ops.dropout import Dropout
 from ..schema import check_least, check_share
 from .base import Task, token_logits
-from .fields import Fields
+from .columns import Column
+from .fields import ANSWERS, TEXT, Fields
 from .thresholds import best_cut
 from .types import Answer, Example, Outputs, Row, Score, Tensors
 
@@ -77,8 +78,15 @@ class QuestionAnswering(Task):
 
     type: ClassVar[str] = "question_answering"
     peft_task_type: ClassVar[str | None] = "QUESTION_ANS"
-    reads: ClassVar[Mapping[str, str]] = {"question": "text", "context": "text"}
-    learns: ClassVar[Mapping[str, str]] = {"answers": "answers"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "question": Column(TEXT, "the question"),
+        "context": Column(TEXT, "the text that holds its answer"),
+        "answers": Column(
+            ANSWERS,
+            "the answers, {text: [...], answer_start: [...]}; empty lists if there is none",
+            learned=True,
+        ),
+    }
     per_token: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "answers"
     main_metric: ClassVar[str] = "f1"

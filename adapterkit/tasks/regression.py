@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..backbone.packing import Pooling
 from ..metrics.base import Predictions
+from .columns import Column
+from .fields import NUMBER
 from .pooled import PooledTask, mean_score
 from .types import Answer, Example, Outputs, Row, Score
 
@@ -27,7 +29,10 @@ class Regression(PooledTask):
 
     type: ClassVar[str] = "regression"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
-    learns: ClassVar[Mapping[str, str]] = {"label": "number"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        **PooledTask.columns,
+        "label": Column(NUMBER, "the number", learned=True),
+    }
     metric_kind: ClassVar[str] = "numbers"
     main_metric: ClassVar[str] = "spearman"
 

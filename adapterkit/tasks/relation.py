@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from ..backbone.tokenizer import TextEncoder
 from ..errors import DataError
-from .fields import Fields
+from .columns import Column
+from .fields import SPAN, TEXT, Fields
 from .single_label import OneLabelTask
 from .types import Example, Part, Row, Text
 
@@ -21,8 +22,12 @@ class Relation(OneLabelTask):
     """One directed label for a head and a tail entity, each marked in the text."""
 
     type: ClassVar[str] = "relation"
-    reads: ClassVar[Mapping[str, str]] = {"text": "text", "head": "span", "tail": "span"}
-    may_read: ClassVar[Mapping[str, str]] = {}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "text": Column(TEXT, "the text"),
+        "head": Column(SPAN, "the relation's head, {start, end} in characters of the text"),
+        "tail": Column(SPAN, "the relation's tail, {start, end} in characters of the text"),
+        "label": OneLabelTask.columns["label"],
+    }
     augmentable: ClassVar[tuple[str, ...]] = ()
 
     def fields(self, asked: Text, where: str) -> Fields:

@@ -17,6 +17,8 @@ from ..errors import DataError, did_you_mean
 from ..metrics.base import Predictions
 from ..metrics.per_class import confusion, per_class
 from ..schema import check_share
+from .columns import Column
+from .fields import TEXT
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
 from .types import Answer, Example, Outputs, Row, Score
 
@@ -33,7 +35,10 @@ class OneLabelTask(PooledTask):
     """
 
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
-    learns: ClassVar[Mapping[str, str]] = {"label": "text"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        **PooledTask.columns,
+        "label": Column(TEXT, "the label", learned=True),
+    }
     metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"
 

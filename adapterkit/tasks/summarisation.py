@@ -20,7 +20,8 @@ from ..metrics.rouge import rouge_n, words_of
 from ..ops.dropout import Dropout
 from ..schema import check_least, check_share
 from .base import Task, token_logits
-from .fields import Fields
+from .columns import Column
+from .fields import SENTENCES, SUMMARY, Fields
 from .types import Answer, Example, Outputs, Part, Row, Score, Tensors, Text
 
 END = re.compile(r"[.!?…]+[\"'”’)\]»]*(?=\s|$)|[。！？]+[”’」』）》]*|\n")  # noqa: RUF001
@@ -81,8 +82,14 @@ class Summarisation(Task):
 
     type: ClassVar[str] = "summarisation"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
-    reads: ClassVar[Mapping[str, str]] = {"sentences": "sentences"}
-    learns: ClassVar[Mapping[str, str]] = {"summary": "summary"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "sentences": Column(SENTENCES, "the document: a text, or a list of sentences"),
+        "summary": Column(
+            SUMMARY,
+            "the summary: numbers of sentences from 0, a list or with | between them, or a text",
+            learned=True,
+        ),
+    }
     per_token: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "summaries"
     # It judges both kinds of summaries by what a person reads, a near miss by how near it is.

@@ -21,7 +21,8 @@ from ..metrics.per_class import per_class, per_entity
 from ..ops.dropout import Dropout
 from ..schema import check_least, check_share, is_text
 from .base import Task, token_logits
-from .fields import Fields, check_field
+from .columns import Column
+from .fields import TEXT, TOKENS, Fields
 from .pooled import check_labels, known_labels
 from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, Text
 
@@ -62,8 +63,10 @@ class Tagging(Task):
 
     type: ClassVar[str] = "tagging"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
-    reads: ClassVar[Mapping[str, str]] = {"tokens": "tokens"}
-    learns: ClassVar[Mapping[str, str]] = {"tags": "tokens"}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "tokens": Column(TOKENS, "the words: a list, or words with blanks between them"),
+        "tags": Column(TOKENS, "the tag of each word, likewise", learned=True),
+    }
     augmentable: ClassVar[tuple[str, ...]] = ("tokens",)
     per_token: ClassVar[bool] = True
     main_metric: ClassVar[str] = "f1"
@@ -99,7 +102,7 @@ class Tagging(Task):
 
     def fields(self, asked: Text, where: str) -> Fields:
         if is_text(asked):
-            text = check_field("text", asked, f"{where}: tokens")
+            text = TEXT.check(asked, f"{where}: tokens")
             spans = [match.span() for match in WORD.finditer(text)]
             return {"tokens": tuple(text[a:b] for a, b in spans), "text": text, "spans": spans}
         if isinstance(asked, Sequence):

@@ -17,7 +17,7 @@ from ..data.synonyms import Synonyms
 from ..errors import DataError
 from ..inference.labelled import Split, ready
 from ..schema import check_share
-from ..tasks.fields import Fields, check_field
+from ..tasks.fields import Fields
 from ..tasks.types import Example, Row
 
 REPLACED = 0.2
@@ -158,8 +158,7 @@ class Augmented:
 
     def _own(self, where: str, fields: Fields, draws: random.Random) -> Fields:
         """What a user's own augmentation makes of a row, checked."""
-        task = self._adapter.task
-        kinds = {**task.reads, **task.may_read, **task.learns, **task.may_learn}
+        columns = self._adapter.task.columns
         given: Any = self._augment(dict(fields), draws) if self._augment is not None else fields
         if not isinstance(given, Mapping) or set(given) != set(fields):
             raise DataError(
@@ -168,7 +167,7 @@ class Augmented:
         return {
             role: value
             if value == fields[role]
-            else check_field(kinds[role], value, f"{where}: {role} from augment")
+            else columns[role].kind.check(value, f"{where}: {role} from augment")
             for role, value in given.items()
         }
 

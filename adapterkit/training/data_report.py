@@ -19,6 +19,7 @@ from ..data.synonyms import Synonyms
 from ..errors import DataError
 from ..inference.forward import text_limit
 from ..tasks.base import Task
+from ..tasks.columns import target_columns
 from ..tasks.types import Example, Row
 from .initial_adapter import fresh_adapter
 from .recipe import Recipe
@@ -168,7 +169,7 @@ def check(
             {
                 "row": row.where,
                 "tokens": [backbone.reader.tokens(part.input_ids) for part in example.inputs],
-                "answer": {role: row.fields[role] for role in task.learns},
+                "answer": {role: row.fields[role] for role in target_columns(task.columns)},
                 "target": _plain(target),
             }
             for row, example, target in zip(
@@ -245,9 +246,10 @@ def duplicates(rows: Splits, task: Task) -> dict[str, Any]:
         of places. A row that repeats one of an earlier split counts for the later one.
     """
     same: defaultdict[Any, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    answer = target_columns(task.columns).keys()
     for split, part in rows.items():
         for row in part:
-            asked = [row.fields[role] for role in sorted(row.fields.keys() - task.learns.keys())]
+            asked = [row.fields[role] for role in sorted(row.fields.keys() - answer)]
             same[_normal(tuple(asked))][split].append(row)
     pairs: defaultdict[tuple[str, ...], list[tuple[Row, Row]]] = defaultdict(list)
     for group in same.values():
@@ -262,7 +264,7 @@ def duplicates(rows: Splits, task: Task) -> dict[str, Any]:
 
 def _told(pairs: Sequence[tuple[Row, Row]], task: Task) -> dict[str, Any]:
     def differs(one: Row, two: Row) -> bool:
-        return any(one.fields[role] != two.fields[role] for role in task.learns)
+        return any(one.fields[role] != two.fields[role] for role in target_columns(task.columns))
 
     return {
         "rows": len(pairs),

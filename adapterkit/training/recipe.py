@@ -18,7 +18,7 @@ from ..methods.base import Method, methods
 from ..metrics.base import metric_kinds
 from ..names import check_name
 from ..schema import build, build_kind, check_least, convert, dump, keys_of
-from ..tasks.base import Task, tasks
+from ..tasks.base import Task, column_roles, default_task, tasks
 from ..yaml12 import read_yaml
 from .augmentation import Augmentation
 
@@ -226,15 +226,14 @@ class Recipe:
             ValueError: A key or value is wrong; the message names it.
         """
         sections = {
-            "data": Data,
             "backbone": BackboneSection,
             "training": Training,
             "augmentation": Augmentation,
         }
         kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
         empty: dict[str, Any] = {"backbone": {}, "training": {}, "augmentation": {}}
-        plain = {"task": {"type": "classification"}, **empty, **content}
-        valid = ("name", *kinds, *sections)
+        plain = {"task": {"type": default_task().type}, **empty, **content}
+        valid = ("name", "data", *kinds, *sections)
         for key in plain:
             if key not in valid:
                 raise ValueError(f"{key}: there is no such key; {did_you_mean(str(key), valid)}")
@@ -244,6 +243,7 @@ class Recipe:
         return cls(
             name=check_name(convert(str, plain["name"], "name")),
             folder=Path(folder),
+            data=Data.of(plain["data"]),
             **{key: build(section, plain[key], key) for key, section in sections.items()},
             **{key: build_kind(kind, plain[key], key) for key, kind in kinds.items()},
         )
@@ -252,10 +252,12 @@ class Recipe:
         """The recipe as `of` takes it, every default written out."""
         return {
             "name": self.name,
-            **{
-                key: dump(getattr(self, key))
-                for key in ("backbone", "task", "data", "method", "training", "augmentation")
-            },
+            "backbone": dump(self.backbone),
+            "task": dump(self.task),
+            "data": self.data.plain(),
+            "method": dump(self.method),
+            "training": dump(self.training),
+            "augmentation": dump(self.augmentation),
         }
 
 
@@ -268,7 +270,8 @@ def describe_keys() -> str:
     lines = ["name: tenant/name, or name alone: what the adapter is called in the store"]
     for title, section in sections:
         lines += ["", title]
-        for key, default, meaning in keys_of(section):
+        rows = keys_of(section) + (_column_keys() if section is Data else [])
+        for key, default, meaning in rows:
             lines += wrap(
                 f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
             )
@@ -279,6 +282,19 @@ def describe_keys() -> str:
         )
         lines += ["", *wrap(f"metrics of {told}", 96, subsequent_indent="      ")]
     return "\n".join(lines)
+
+
+def _column_keys() -> list[tuple[str, str, str]]:
+    """Role, default name and meaning of the columns of all tasks, each meaning with its tasks."""
+    rows = []
+    for role, columns in column_roles().items():
+        meanings: dict[str, list[str]] = {}
+        for task, column in columns.items():
+            meanings.setdefault(column.doc, []).append(task)
+        defaults = [column.default_name(role) or "none" for column in columns.values()]
+        told = "; ".join(f"{doc} ({', '.join(names)})" for doc, names in meanings.items())
+        rows.append((role, " or ".join(dict.fromkeys(defaults)), f"Column of {told}."))
+    return rows
 
 
 def _apply(plain: dict[str, Any], change: str) -> None:

@@ -15,7 +15,7 @@ from adapterkit.adapter.card import card
 from adapterkit.atomic import check_output
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import FORMATS, show_answers, show_card, write_answers
-from adapterkit.data.requests import RequestRow, read_asked
+from adapterkit.data.requests import RequestRow, read_requests
 from adapterkit.errors import DataError
 from adapterkit.inference.predictor import Predictor
 from adapterkit.text_table import table
@@ -26,7 +26,8 @@ SCRIPTS = ["¿Dónde está mi paquete?", "我的卡丢了", 'a "quoted", text\no
 
 def ask(content: str, pair: str | None = None, name: str = "x.csv") -> list[RequestRow]:
     Path(name).write_text(content, encoding="utf-8", newline="")
-    return read_asked(Path(name), "text", pair, "adapter")
+    columns = {"text": "text"} if pair is None else {"text": "text", "text_pair": pair}
+    return read_requests(Path(name), columns, "adapter")
 
 
 def answered(text: Any, **answer: Any) -> dict[str, Any]:

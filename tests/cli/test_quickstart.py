@@ -11,7 +11,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
 from adapterkit.cli.quickstart import recipes_folder, run
-from adapterkit.data.requests import read_asked
+from adapterkit.data.requests import read_requests
 from adapterkit.inference.predictor import Predictor
 from adapterkit.training.recipe import Recipe
 from helpers.paths import ROOT
@@ -48,7 +48,7 @@ def test_the_sample_adapters_answer_right_after_installation(minilm: Backbone) -
         folder = store.path(name)
         assert sum(file.stat().st_size for file in folder.rglob("*")) < 500_000
         assert predictor.load(folder) == name
-    asked = read_asked(recipes_folder() / "mixed.csv", "text", None, "adapter")
+    asked = read_requests(recipes_folder() / "mixed.csv", {"text": "text"}, "adapter")
     answers = predictor([(a.adapter, a.text) for a in asked])
     assert [(a["adapter"], a.get("label")) for a in answers] == EXPECTED
 

@@ -18,10 +18,12 @@ from adapterkit.data.splits import draw, first, fold, shuffled
 from adapterkit.errors import DataError
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.classification import Classification
+from adapterkit.tasks.columns import SourceColumn
+from adapterkit.tasks.fields import TEXT
 from adapterkit.tasks.types import Row
 from helpers.data_faults import CSV, DATA_FAULTS, JSONL, parquet
 
-COLUMNS = {"text": ("text", "text"), "label": ("label", "text")}
+COLUMNS = {role: SourceColumn(role, TEXT) for role in ("text", "label")}
 
 
 def by_label(row: Row) -> str:
@@ -66,9 +68,18 @@ def test_a_fault_is_told_with_file_and_line(fault: str) -> None:
         (Data(path="a.text"), "a.text: expected a file ending in .csv, .tsv, .jsonl, .txt or "),
         (Data(path="a.csv", validation="no.csv"), "no.csv: there is no such file"),
         (Data(path="a.csv", test="b.csv"), "b.csv:2: there is no column 'label' for label; did yo"),
-        (Data(path="a.csv", text="body"), "a.csv:2: there is no column 'body' for text; valid are"),
-        (Data(path="a.csv", label="lable"), "no column 'lable' for label; did you mean 'label'?"),
-        (Data(path="a.csv", text_pair="second"), "there is no column 'second' for text_pair; vali"),
+        (
+            Data(path="a.csv", columns={"text": "body"}),
+            "a.csv:2: there is no column 'body' for text; valid are",
+        ),
+        (
+            Data(path="a.csv", columns={"label": "lable"}),
+            "no column 'lable' for label; did you mean 'label'?",
+        ),
+        (
+            Data(path="a.csv", columns={"text_pair": "second"}),
+            "there is no column 'second' for text_pair; vali",
+        ),
         (Data(path="c.csv", test="a.csv"), "c.csv has rows of split 'test', and data.test names a"),
     ],
 )
@@ -169,7 +180,8 @@ def test_numbers_past_every_range_are_told_or_texts() -> None:
 
 def test_columns_go_by_the_names_that_are_given() -> None:
     write("x.csv", "frage,zwei,klasse,teil\na,b,ja,train\nc,d,nein,train\ne,f,ja,test\n")
-    data = Data(path="x.csv", text="frage", text_pair="zwei", label="klasse", split="teil")
+    columns = {"text": "frage", "text_pair": "zwei", "label": "klasse"}
+    data = Data(path="x.csv", columns=columns, split="teil")
     splits = load(data)
     assert splits["train"][1].fields == {"text": "c", "text_pair": "d", "label": "nein"}
     assert texts(splits["test"]) == ["e"]

@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[Data, str]] = {
         "data.train: 'other' has the splits a, b; name the one to train on",
     ),
     "no column": (
-        Data(dataset="saved", label="lable"),
+        Data(dataset="saved", columns={"label": "lable"}),
         "saved:train:1: there is no column 'lable' for label; did you mean 'label'?",
     ),
     "secret labels": (

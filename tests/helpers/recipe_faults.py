@@ -94,7 +94,7 @@ RECIPE_FAULTS = {
     ),
     "unknown data key": (
         GOOD_RECIPE.replace("path", "file"),
-        "r.yaml: data.file: there is no such key; valid are: answers, choices, context",
+        "r.yaml: data.file: there is no such key; valid are: answers, choices, columns",
     ),
     "unknown task key": (
         GOOD_RECIPE.replace("classification", "classification, lables: [a, b]"),

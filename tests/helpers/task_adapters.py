@@ -12,6 +12,7 @@ import torch
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import text_limit
+from adapterkit.tasks.columns import required_columns
 from adapterkit.tasks.types import Example
 from adapterkit.training.initial_adapter import fresh_adapter
 from helpers.task_rows import task_recipe, task_rows
@@ -36,7 +37,7 @@ def random_task_adapter(backbone: Backbone, kind: str, folder: Path, **task: Any
 def request_row(adapter: Adapter, place: int = 3, times: int = 1) -> dict[str, Any]:
     """A row as it is asked, its text or context so many times as long."""
     row = task_rows(adapter.task.type)[place]
-    found = {role: row[role] for role in adapter.task.reads}
+    found = {role: row[role] for role in required_columns(adapter.task.columns)}
     for role in {"text", "context"} & found.keys():
         found[role] = " ".join([found[role]] * times)
     if "tokens" in found:

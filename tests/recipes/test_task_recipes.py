@@ -12,6 +12,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.data.splits import SPLITS
 from adapterkit.inference.labelled import ready
 from adapterkit.tasks.base import tasks
+from adapterkit.tasks.columns import source_columns, target_columns
 from adapterkit.tasks.types import Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
@@ -98,4 +99,9 @@ def test_one_epoch_gives_the_main_metric(tiny: Backbone, store: Store, file: Pat
 
 def _read(recipe: Recipe) -> list[str]:
     """Roles of what is asked."""
-    return [role for role in recipe.data.columns(recipe.task) if role not in recipe.task.learns]
+    columns = recipe.task.columns
+    return [
+        role
+        for role in source_columns(columns, recipe.data.columns)
+        if role not in target_columns(columns)
+    ]

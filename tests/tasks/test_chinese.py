@@ -21,6 +21,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import text_limit
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
+from adapterkit.tasks.columns import target_columns
 from adapterkit.tasks.types import Example, Row
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
@@ -64,7 +65,9 @@ class Case(NamedTuple):
         return replace(self.adapter, head=head)
 
     def answers(self, adapter: Adapter) -> list[Any]:
-        roles = [role for role in self.rows[0].fields if role not in adapter.task.learns]
+        roles = [
+            role for role in self.rows[0].fields if role not in target_columns(adapter.task.columns)
+        ]
         asked = [{role: row.fields[role] for role in roles} for row in self.rows]
         return Predictor(self.backbone, [adapter])([(adapter.name, one) for one in asked])
 

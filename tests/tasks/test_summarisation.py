@@ -12,12 +12,12 @@ import torch.nn.functional as F
 
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import answer_row, show_answers
-from adapterkit.data.requests import ask_word, read_asked
+from adapterkit.data.requests import parse_text, read_requests
 from adapterkit.inference.labelled import ready
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.rouge import rouge_l, words_of
 from adapterkit.tasks.base import tasks
-from adapterkit.tasks.fields import check_field
+from adapterkit.tasks.fields import SUMMARY
 from adapterkit.tasks.summarisation import greedy, joined, split
 from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
@@ -176,9 +176,9 @@ def test_a_document_is_asked_in_any_form(tiny: Backbone, tmp_path: Path) -> None
     (tmp_path / "asked.jsonl").write_text(
         json.dumps({"sentences": sentences}) + "\n" + json.dumps({"text": text})
     )
-    listed, whole = read_asked(tmp_path / "asked.jsonl", "text", None, "adapter")
-    word = ask_word(json.dumps({"text": text}), "text 1")
-    asked = [text, sentences, listed.text, whole.text, word.text]
+    listed, whole = read_requests(tmp_path / "asked.jsonl", {"text": "text"}, "adapter")
+    word = parse_text(json.dumps({"text": text}))
+    asked = [text, sentences, listed.text, whole.text, word]
     answers = predictor([(adapter.name, document) for document in asked])
     for answer in answers:
         assert answer["summary"] in sentences
@@ -213,8 +213,8 @@ def test_documents_that_are_all_summary_are_told(tiny: Backbone, tmp_path: Path)
     [([0, 2], (0, 2)), ("0|2", (0, 2)), (" 3 ", (3,)), ("3 cards", "3 cards"), ("我", "我")],
 )
 def test_a_summary_is_numbers_or_a_text(value: Any, held: Any) -> None:
-    assert check_field("summary", value, "row 1") == held
-    assert check_field("summary", held, "row 1") == held
+    assert SUMMARY.check(value, "row 1") == held
+    assert SUMMARY.check(held, "row 1") == held
 
 
 def test_the_goal_of_a_row_is_in_its_windows(tiny: Backbone, tmp_path: Path) -> None:

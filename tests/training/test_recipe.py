@@ -110,11 +110,8 @@ def test_labels_and_columns_keep_their_script() -> None:
     text = GOOD_RECIPE.replace("classification", "classification, labels: [银行, señal, 🙂]")
     recipe = load(text.replace("rows.csv", "行.csv, text: 文本, label: categoría"))
     assert recipe.task.labels == ("银行", "señal", "🙂")  # type: ignore[attr-defined]
-    assert (recipe.data.path, recipe.data.text, recipe.data.label) == (
-        "行.csv",
-        "文本",
-        "categoría",
-    )
+    assert recipe.data.path == "行.csv"
+    assert recipe.data.columns == {"text": "文本", "label": "categoría"}
 
 
 def test_changes_come_on_top_of_the_file_in_their_order() -> None:
