@@ -96,22 +96,27 @@ class Data:
         """
         if not isinstance(section, Mapping):
             raise ValueError(f"data: expected keys and values, got {section!r}")
-        roles = column_roles()
+        defaults = _default_names()
         own = {one.name for one in fields(cls)}
         for key in section:
-            if key not in own and key not in roles:
-                raise ValueError(
-                    f"data.{key}: there is no such key; {did_you_mean(str(key), {*own, *roles})}"
-                )
-        columns = column_names(section, roles)
+            if key not in own and key not in defaults:
+                hint = did_you_mean(str(key), {*own, *defaults})
+                raise ValueError(f"data.{key}: there is no such key; {hint}")
+        names = column_names(section, defaults)
+        columns = {role: name for role, name in names.items() if name != defaults[role]}
         rest = {key: value for key, value in section.items() if key in own and key != "columns"}
         data: Self = replace(build(cls, rest, "data"), columns=columns)
         return data
 
-    def plain(self) -> dict[str, Any]:
-        """The section as `of` takes it, every default written out but the names of columns."""
+    def plain(self, task: Task) -> dict[str, Any]:
+        """The section as `of` takes it, every default written out.
+
+        Args:
+            task: The recipe's task, whose columns are named.
+        """
+        defaults = _default_names()
         own = {key: value for key, value in dump(self).items() if key != "columns"}
-        return {**own, **self.columns}
+        return {**own, **{role: defaults[role] for role in task.columns}, **self.columns}
 
     def load(self, folder: Path, seed: int, task: Task, tell: Tell = stop) -> dict[str, list[Row]]:
         """Every split that has rows.
@@ -213,6 +218,16 @@ def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, 
                 raise ValueError(f"{place}.{role}: data.{role} names this column too")
             if given[role] is not None:  # as a recipe that is written out leaves it open
                 names[role] = convert(str, given[role], f"{place}.{role}")
+    return names
+
+
+def _default_names() -> dict[str, str | None]:
+    """Of each role of any task, the name of its column in a file if the recipe names none; None if
+    that depends on the task."""
+    names: dict[str, str | None] = {}
+    for role, columns in column_roles().items():
+        found = {column.default_name(role) for column in columns.values()}
+        names[role] = found.pop() if len(found) == 1 else None
     return names
 
 

@@ -254,7 +254,7 @@ class Recipe:
             "name": self.name,
             "backbone": dump(self.backbone),
             "task": dump(self.task),
-            "data": self.data.plain(),
+            "data": self.data.plain(self.task),
             "method": dump(self.method),
             "training": dump(self.training),
             "augmentation": dump(self.augmentation),
