@@ -105,11 +105,11 @@ def quickstart(
     """
     from .quickstart import run, show_result
 
-    result = run(output)
+    result, answers = run(output)
     if as_json:
         typer.echo(json_text(result))
     else:
-        show_result(result)
+        show_result(result, answers)
 
 
 app.command()(train)

@@ -64,9 +64,13 @@ def predict(
 
     asked = [parse_text(text) for text in texts]
     with _client(url, key) as client:
-        answers = client.predict(adapter, asked)
-    rows = [answer_row(text, answer) for text, answer in zip(asked, answers, strict=True)]
-    typer.echo(json_text(rows) if as_json else show_answers(rows))
+        answers = client.ask([(adapter, text) for text in asked], one_line=not as_json)
+    if as_json:
+        pairs = zip(asked, answers, strict=True)
+        typer.echo(json_text([answer_row(text, answer) for text, answer in pairs]))
+        return
+    lines = [(answer["one_line"]["text"], answer["one_line"]["score"]) for answer in answers]
+    typer.echo(show_answers([answer["adapter"] for answer in answers], asked, lines))
 
 
 @app.command()

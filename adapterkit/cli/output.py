@@ -53,41 +53,47 @@ def _cell(value: Any) -> Any:
     return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
 
 
-ASKED = ("sentences", "text", "question", "tokens")
-"""Roles that stand for what was asked, the first that is there."""
-
 TEXT_WIDTH = 72
 """Terminal columns of a text in the table."""
 
 FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
 
 
-def show_answers(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Answers as a table: adapter, answer, score, text."""
+def show_answers(
+    adapters: Sequence[str], texts: Sequence[Text], summaries: Sequence[tuple[str, float | None]]
+) -> str:
+    """Answers as a table: adapter, answer, score, text.
+
+    Args:
+        adapters: Name of the adapter that gave each answer.
+        texts: What it was asked.
+        summaries: Its answer in one line and its score, as `Task.summary` gives them.
+    """
+    rows = zip(adapters, texts, summaries, strict=True)
     return table(
         ["adapter", "answer", "score", "text"],
-        [[row["adapter"], *_short(row), _one_line(row)] for row in rows],
+        [
+            [adapter, _line(summary), _score(score), _line(_first_text(text))]
+            for adapter, text, (summary, score) in rows
+        ],
     )
 
 
-def _short(row: Mapping[str, Any]) -> tuple[str, str]:
-    """The answer in a few words, whatever the task, and its score where it has one."""
-    if "vector" in row:
-        head = ", ".join(f"{x:.3f}" for x in row["vector"][:3])
-        return f"[{head}, ... {len(row['vector'])}]", ""
-    score = f"{row['score']:.3f}" if "score" in row else ""
-    if "entities" in row:
-        found = [f"{entity['word']} ({entity['entity_group']})" for entity in row["entities"]]
-        return ", ".join(found) or "(none)", score
-    for key in ("label", "answer", "summary"):
-        if key in row:
-            return _line(str(row[key])) or "(none)", score
-    return (", ".join(row["labels"]) or "(none)", score) if "labels" in row else (score, "")
+def _score(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
-def _one_line(row: Mapping[str, Any]) -> str:
-    asked = next((row[role] for role in ASKED if role in row), "")
-    return _line(asked if isinstance(asked, str) else " | ".join(asked))
+def _first_text(text: Text) -> str:
+    """What was asked: a text, several texts, or the first text of values by role."""
+    if isinstance(text, Mapping):
+        text = next((value for value in text.values() if _is_words(value)), "")
+    return text if isinstance(text, str) else " | ".join(text)
+
+
+def _is_words(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(part, str) for part in value)
+    return isinstance(value, str)
 
 
 def _line(text: str) -> str:

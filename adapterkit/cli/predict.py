@@ -121,7 +121,12 @@ def predict(
     if as_json:
         typer.echo(json_text(rows))
     elif target is None:
-        typer.echo(show_answers(rows))
+        from ..inference.pipeline import summarize
+
+        pairs = zip(asked, answers, strict=True)
+        summaries = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
+        names = [answer["adapter"] for answer in answers]
+        typer.echo(show_answers(names, [one.text for one in asked], summaries))
         if explained:
             from rich.console import Console
 

@@ -14,6 +14,7 @@ from ..atomic import folder_bytes
 from ..backbone.model import Backbone
 from ..data.requests import read_requests
 from ..errors import AdapterkitError
+from ..inference.pipeline import summarize
 from ..inference.predictor import Predictor
 from ..text_table import table
 from ..training.recipe import Recipe
@@ -36,11 +37,12 @@ def recipes_folder() -> Path:
     raise AdapterkitError("the quickstart recipes are missing; run it in a checkout or reinstall")
 
 
-def run(output: Path) -> dict[str, Any]:
+def run(output: Path) -> tuple[dict[str, Any], str]:
     """Trains every quickstart recipe into a store and answers the mixed batch from there.
 
     Returns:
-        `adapters` (name, method, parameters, share, bytes, seconds, metrics), `answers` and times.
+        `adapters` (name, method, parameters, share, bytes, seconds, metrics), `answers` and times;
+        and the answers as a table.
     """
     folder = recipes_folder()
     backbone = Backbone.load("minilm")
@@ -72,17 +74,21 @@ def run(output: Path) -> dict[str, Any]:
     loaded = time.perf_counter()
     answers = predictor([(a.adapter, a.text) for a in asked])
     answered = time.perf_counter()
-    return {
+    pairs = list(zip(asked, answers, strict=True))
+    result = {
         "store": str(output),
         "adapters": adapters,
-        "answers": [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)],
+        "answers": [answer_row(one.text, answer) for one, answer in pairs],
         "load_ms": 1000 * (loaded - began) / len(adapters),
         "answer_ms": 1000 * (answered - loaded),
     }
+    names = [answer["adapter"] for answer in answers]
+    lines = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
+    return result, show_answers(names, [one.text for one in asked], lines)
 
 
-def show_result(result: dict[str, Any]) -> None:
-    """Prints what `run` found."""
+def show_result(result: dict[str, Any], answers: str) -> None:
+    """Prints what `run` returned."""
     typer.echo("\nThree adapters over one frozen backbone:\n")
     typer.echo(
         table(
@@ -102,7 +108,7 @@ def show_result(result: dict[str, Any]) -> None:
         )
     )
     typer.echo("\nOne mixed batch, answered in one forward:\n")
-    typer.echo(show_answers(result["answers"]))
+    typer.echo(answers)
     first = result["adapters"][0]["name"]
     typer.echo(
         f"\nLoading an adapter took {result['load_ms']:.1f} ms, the batch "

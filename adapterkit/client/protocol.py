@@ -166,13 +166,18 @@ class Endpoints:
         return answers if isinstance(text, list) else answers[0]
 
     def ask(
-        self, requests: Sequence[tuple[str | None, Text]], *, truncate: bool = True
+        self,
+        requests: Sequence[tuple[str | None, Text]],
+        *,
+        truncate: bool = True,
+        one_line: bool = False,
     ) -> Exchange[list[Answer]]:
         """Answers rows that may mix adapters, as `predict` does; any number of them.
 
         Args:
             requests: Adapter and text, pair of texts or values by role of each row.
             truncate: Cut texts that are too long as the adapter's recipe says, or refuse them.
+            one_line: Add to each answer `one_line`, its `text` in one line and its `score`.
 
         Returns:
             In the order of the requests: `adapter`, `version` (not for the plain backbone) and
@@ -182,7 +187,7 @@ class Endpoints:
             _json({"adapter_id": adapter, "inputs": text}, f"row {place + 1}")
             for place, (adapter, text) in enumerate(requests)
         ]
-        tail = b'],"truncate":%s}' % _json(truncate)
+        tail = b'],"truncate":%s%s}' % (_json(truncate), b',"one_line":true' if one_line else b"")
         found = yield from self._in_portions(BatchRequest("/predict", b'{"requests":[', tail), rows)
         return [{"adapter": answer.pop("adapter_id"), **answer} for answer in found]
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ..tasks.types import Text
 
 
+MOST_DEPTH = 32
+"""Nesting of JSON that is read as values by role: those need 3, and messages can print it."""
+
+
 @dataclass(frozen=True)
 class RequestRow:
     """One request.
@@ -76,11 +80,20 @@ def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[
 
 def parse_text(word: str) -> str | dict[str, Any]:
     """What a word of the command line or of a tensor asks: a text, or values by role if it is a
-    JSON object."""
+    JSON object that is nested at most `MOST_DEPTH` deep."""
     if not word.lstrip().startswith("{"):
         return word
     try:
         values = json.loads(word)
-    except (ValueError, RecursionError):  # the latter: nested too deep for Python's JSON
+    except (ValueError, RecursionError):  # the latter: nested deeper than Python can parse
         return word
-    return values if isinstance(values, dict) else word
+    return values if isinstance(values, dict) and not _is_deeper(values, MOST_DEPTH) else word
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether objects and lists are nested deeper than a depth; found without recursion."""
+    level = [value]
+    for _ in range(depth):
+        parts = [one for one in level if isinstance(one, (dict, list))]
+        level = [item for one in parts for item in (one.values() if isinstance(one, dict) else one)]
+    return any(isinstance(one, (dict, list)) for one in level)

@@ -15,7 +15,8 @@ from ..backbone.edits import Edits
 from ..backbone.model import Backbone
 from ..backbone.packing import EncoderOutput, Packed, TokenSequence, pack
 from ..ops.dropout import Dropout
-from ..tasks.base import HeadInput, Task
+from ..tasks.base import Task
+from ..tasks.types import HeadInput
 from .shared_layers import StateCache, encode_shared
 
 MAX_TOKENS = 8192
@@ -89,15 +90,15 @@ def _logits(
 ) -> dict[int, Tensor]:
     """Owner to the raw scores of its rows, the owners of one class of tasks asked together."""
     packed = encoded.packed
-    kinds: dict[type[Task], dict[int, HeadInput]] = {}
+    kinds: dict[type[Task], dict[int, tuple[Task, HeadInput]]] = {}
     for owner in sorted(set(packed.owners) - {-1}):
         task, head = adapters[owner].task, adapters[owner].head
-        noise = drawn.of([owner]) if drawn is not None else None
-        asked = HeadInput(task, head, packed.span(owner), noise)
-        kinds.setdefault(type(task), {})[owner] = asked
+        dropout = drawn.of([owner]) if drawn is not None else None
+        inputs = HeadInput(head, encoded, packed.span(owner), dropout)
+        kinds.setdefault(type(task), {})[owner] = task, inputs
     values: dict[int, Tensor] = {}
     for kind, members in kinds.items():
-        said = kind.logits_of(list(members.values()), encoded)
+        said = kind.logits_of(list(members.values()))
         values |= zip(members, said, strict=True)
     return values
 

@@ -16,7 +16,7 @@ from ..metrics.base import Predictions
 from ..names import BASE
 from ..tasks.base import Task, default_task
 from ..tasks.fields import Fields
-from ..tasks.types import Answer, Example, Outputs, Row, Text
+from ..tasks.types import Answer, AnswerSummary, Example, Outputs, Row, Text, vector_summary
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
 from .labelled import ready
 from .lanes import SERIAL, WorkerLanes
@@ -165,6 +165,11 @@ def answer_rows(
         for place, one in zip(places, found, strict=True):
             answers[place] = {**one, "truncated": True} if rows[place][1].truncated else one
     return answers
+
+
+def summarize(adapter: Adapter | None, answer: Answer) -> AnswerSummary:
+    """An answer in one line, as the adapter's task puts it; None: of the plain backbone."""
+    return vector_summary(answer["vector"]) if adapter is None else adapter.task.summary(answer)
 
 
 def predictions(

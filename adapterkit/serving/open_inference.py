@@ -1,9 +1,10 @@
 """The Open Inference Protocol (v2), one model for each adapter.
 
 https://github.com/kserve/open-inference-protocol: REST, with tensors as JSON. Inputs are BYTES
-tensors of texts: `text` (or any name, where there is one input), and `text_pair`; a text that is a
-JSON object gives values by role. Outputs are `answer` (the whole answer as JSON) and, where the
-task has them, `label`, `score` and `vector`.
+tensors of texts: one of any name, in which a text that is a JSON object gives values by role, or
+several that are named as roles, such as `text` and `text_pair`. Outputs are `answer` (the whole
+answer as JSON) and what the adapter's task names besides (`Task.tensor_keys`), such as `label`,
+`score` and `vector`.
 """
 
 from __future__ import annotations
@@ -188,12 +189,17 @@ def _outputs(said: list[Answered]) -> list[dict[str, Any]]:
     answers = [one.answer for one in said]
     whole = [json.dumps(answer, ensure_ascii=False) for answer in answers]
     outputs = [{"name": "answer", "datatype": "BYTES", "shape": [len(said)], "data": whole}]
-    for key, kind in (("label", "BYTES"), ("score", "FP32")):
+    held = said[0].held
+    for key in ("vector",) if held is None else held.adapter.task.tensor_keys:
         if all(key in answer for answer in answers):
-            data = [answer[key] for answer in answers]
-            outputs.append({"name": key, "datatype": kind, "shape": [len(said)], "data": data})
-    if all("vector" in answer for answer in answers):
-        flat = [x for answer in answers for x in answer["vector"]]
-        shape = [len(said), len(flat) // len(said)]
-        outputs.append({"name": "vector", "datatype": "FP32", "shape": shape, "data": flat})
+            outputs.append(_tensor(key, [answer[key] for answer in answers]))
     return outputs
+
+
+def _tensor(name: str, values: list[Any]) -> dict[str, Any]:
+    """An output of texts, numbers or vectors of one length, one for each row."""
+    shape, data = [len(values)], values
+    if isinstance(values[0], list):
+        shape, data = [len(values), len(values[0])], [x for vector in values for x in vector]
+    kind = "BYTES" if isinstance(data[0], str) else "FP32"
+    return {"name": name, "datatype": kind, "shape": shape, "data": data}

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from .._version import __version__
 from ..adapter.card import read_card
 from ..errors import DataError, UnavailableError
-from ..inference.pipeline import plain_task
+from ..inference.pipeline import plain_task, summarize
 from ..names import BASE
 from ..tasks.types import Answer
 from .auth import CallerDep, admin, service_of
@@ -35,7 +35,12 @@ async def predict(body: PredictBody, service: ServiceDep, caller: CallerDep) -> 
     """
     said = await service.answer(caller, body.asked(), body.truncate)
     if body.requests is not None:
-        return _json([{**_name(one), **_bare(one.answer)} for one in said], said)
+        rows = [{**_name(one), **_bare(one.answer)} for one in said]
+        if body.one_line:
+            rows = [
+                {**row, "one_line": _one_line(one)} for row, one in zip(rows, said, strict=True)
+            ]
+        return _json(rows, said)
     shaped = [_shaped(one) for one in said]
     return _json(shaped if body.is_batch else shaped[0], said)
 
@@ -167,6 +172,10 @@ def _name(one: Answered) -> dict[str, Any]:
     if one.held is None:
         return {"adapter_id": BASE}
     return {"adapter_id": one.held.version.name, "version": one.held.version.number}
+
+
+def _one_line(one: Answered) -> dict[str, Any]:
+    return summarize(None if one.held is None else one.held.adapter, one.answer)._asdict()
 
 
 def _bare(answer: Answer) -> Answer:

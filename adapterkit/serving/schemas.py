@@ -76,6 +76,13 @@ class PredictBody(Body):
     truncate: bool = Field(
         True, description="Cut longer texts as the adapter was trained to, or refuse them (422)"
     )
+    one_line: bool = Field(
+        False,
+        description=(
+            "With `requests`: add `one_line` to each answer, the answer in one line for people, "
+            "`{text, score}`; score is null where the answer has none"
+        ),
+    )
     raw_scores: bool = Field(
         False,
         description="Of TEI; scores are probabilities here",
@@ -88,6 +95,8 @@ class PredictBody(Body):
             raise ValueError("give either inputs or requests")
         if self.requests is not None and (self.adapter_id or self.model):
             raise ValueError("with requests, each request names its own adapter_id")
+        if self.one_line and self.requests is None:
+            raise ValueError("one_line goes with requests")
         if self.adapter_id and self.model:
             raise ValueError("give adapter_id or model, they mean the same")
         if self.raw_scores:

@@ -250,9 +250,10 @@ class Service:
 
 
 def inputs_of(task: Task | type[Task] | None) -> dict[str, Any]:
-    """What a request of a task must hold (`reads`) and may hold (`may_read`): role to kind."""
+    """What a request of a task must hold (`reads`) and may hold (`may_read`), role to kind, and the
+    role of the text in which the positions of its answers count (`document`)."""
     if task is None:
-        return {"reads": None, "may_read": None}
+        return {"reads": None, "may_read": None, "document": None}
     required = required_columns(task.columns)
     return {
         "reads": {role: column.kind.name for role, column in required.items()},
@@ -261,6 +262,7 @@ def inputs_of(task: Task | type[Task] | None) -> dict[str, Any]:
             for role, column in input_columns(task.columns).items()
             if role not in required
         },
+        "document": task.document_role,
     }
 
 

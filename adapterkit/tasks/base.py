@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -16,35 +15,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.lm_head import LMHead
-from ..backbone.packing import EncoderOutput, Packed, Pooling
+from ..backbone.packing import Packed, Pooling
 from ..backbone.tokenizer import TextEncoder
 from ..errors import AdapterkitError, DataError
 from ..metrics.base import Predictions, metric_kinds
 from ..metrics.bootstrap import interval
 from ..metrics.hf_evaluate import measure
-from ..ops.dropout import Dropout
 from ..registry import discover
 from ..schema import is_text
 from .columns import Column, input_columns, required_columns
 from .fields import TEXT, Fields
-from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, Text
-
-
-@dataclass(frozen=True)
-class HeadInput:
-    """An adapter's part of a batch, for its head.
-
-    Attributes:
-        task: Its task.
-        head: Its head's tensors.
-        span: First and past-the-last of its packed sequences.
-        noise: Where dropout is drawn from; None outside training.
-    """
-
-    task: Any
-    head: Tensors
-    span: tuple[int, int]
-    noise: Dropout | None
+from .types import (
+    Answer,
+    AnswerSummary,
+    Example,
+    HeadInput,
+    Outputs,
+    Part,
+    Reword,
+    Row,
+    Score,
+    Tensors,
+    Text,
+)
 
 
 class Task(ABC):
@@ -82,6 +75,13 @@ class Task(ABC):
     whole_batch: ClassVar[bool] = False
     """Whether a row is learnt from beside the other rows of its batch, so that a batch must be
     computed in one piece by one process."""
+
+    tensor_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of an answer that hold a text, a number or a vector, which the Open Inference Protocol
+    gives as output tensors of their own; an answer need not have all of them."""
+
+    document_role: ClassVar[str] = "text"
+    """Role of the text in which the character positions of an answer count."""
 
     main_metric: ClassVar[str]
     """The metric that decides which epoch is kept; higher is better."""
@@ -240,27 +240,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
-        """Raw scores of packed sequences `span[0]` to `span[1]`, float32: a line for each, or for
-        each of their tokens where the task is `per_token`."""
+    def logits(self, inputs: HeadInput) -> Tensor:
+        """Raw scores `[t, C]` of an adapter's sequences, float32: a row for each sequence, or for
+        each of their tokens if the task is `per_token`."""
 
     @classmethod
-    def logits_of(cls, members: Sequence[HeadInput], encoded: EncoderOutput) -> list[Tensor]:
-        """Raw scores of several adapters' sequences, all of this class of tasks.
-
-        Args:
-            members: The adapters' tasks, heads and sequences, and where dropout is drawn from.
-            encoded: The batch.
-
-        Returns:
-            Of each what its own `logits` would say.
-        """
-        return [
-            member.task.logits(member.head, encoded, member.span, member.noise)
-            for member in members
-        ]
+    def logits_of(cls, members: Sequence[tuple[Self, HeadInput]]) -> list[Tensor]:
+        """What `logits` returns for each of several adapters of one batch, all of this class."""
+        return [task.logits(inputs) for task, inputs in members]
 
     def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
         """Lines that `logits` says of each packed sequence from `span[0]` to `span[1]`."""
@@ -274,6 +261,14 @@ class Task(ABC):
     @abstractmethod
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """What a person wants to read, one answer for each row."""
+
+    @abstractmethod
+    def summary(self, answer: Answer) -> AnswerSummary:
+        """An answer in one line, as the command line and the page show it.
+
+        Args:
+            answer: One of `answers`.
+        """
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The raw scores, before softmax or sigmoid, that speak for one row's answer.
@@ -340,19 +335,19 @@ class Task(ABC):
         return {self.main_metric: interval(metric, predictions)}
 
 
-def token_logits(
-    weight: Tensor,
-    bias: Tensor,
-    encoded: EncoderOutput,
-    span: tuple[int, int],
-    noise: Dropout | None,
-    dropout: float,
-) -> Tensor:
-    """A linear head on every token of packed sequences `span[0]` to `span[1]`, `[t, C]` float32."""
-    start, end = (encoded.packed.offsets[place] for place in span)
-    states = encoded.tokens[start:end].float()
-    if noise is not None:
-        states = noise.drop_tokens(states, dropout)
+def token_logits(inputs: HeadInput, weight: Tensor, bias: Tensor, dropout: float) -> Tensor:
+    """A linear head on every token of an adapter's sequences, `[t, C]` float32.
+
+    Args:
+        inputs: The sequences.
+        weight: `[C, h]`.
+        bias: `[C]`.
+        dropout: Share of each token's hidden state that is dropped in training.
+    """
+    start, end = (inputs.encoded.packed.offsets[index] for index in inputs.span)
+    states = inputs.encoded.tokens[start:end].float()
+    if inputs.dropout is not None:
+        states = inputs.dropout.drop_tokens(states, dropout)
     return F.linear(states, weight, bias)
 
 

@@ -13,17 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
-from ..ops.dropout import Dropout
 from ..schema import check_least
 from .base import Task
 from .columns import Column
 from .fields import TEXT, Fields
 from .pooled import PooledText
-from .types import Answer, Example, Outputs, Row, Tensors
+from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, vector_summary
 
 ROLES = ("text", "text_pair", "negative")
 BLOCK = 1024
@@ -98,6 +97,7 @@ class Embedding(PooledText):
     metric_kind: ClassVar[str] = "ranks"
     # Of a small split recall@1 moves in large steps; the reciprocal rank sees every row get better.
     main_metric: ClassVar[str] = "mrr"
+    tensor_keys: ClassVar[tuple[str, ...]] = ("score", "vector")
 
     dropout: float = 0.0
     dimensions: int | None = None
@@ -148,11 +148,9 @@ class Embedding(PooledText):
         texts: Texts = example.notes
         return texts
 
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
+    def logits(self, inputs: HeadInput) -> Tensor:
         """`[n, dimensions]`, of any length."""
-        pooled = self.pooled(encoded, span, noise)
+        pooled, head = self.pooled(inputs), inputs.head
         return F.linear(pooled, head["projection.weight"]) if head else pooled
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
@@ -172,6 +170,11 @@ class Embedding(PooledText):
             {"vector": row[0].tolist()} if len(row) == 1 else {"score": float(row[0] @ row[1])}
             for row in rows
         ]
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        if "vector" in answer:
+            return vector_summary(answer["vector"])
+        return AnswerSummary(f"{answer['score']:.3f}")
 
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]

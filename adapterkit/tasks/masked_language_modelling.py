@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from ..backbone.lm_head import DENSE, NORM, LMHead
-from ..backbone.packing import EncoderOutput, Packed, Pooling, TokenSequence
+from ..backbone.packing import Packed, Pooling, TokenSequence
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
-from ..ops.dropout import Dropout
 from .base import Task
 from .columns import Column
 from .fields import TEXT, Fields
-from .types import Answer, Example, Outputs, Row, Score, Tensors
+from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score, Tensors
 
 TOP = 5
 MASKED, REPLACED = 0.8, 0.1
@@ -62,6 +61,7 @@ class MaskedLanguageModelling(Task):
     masks_tokens: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "tokens"
     main_metric: ClassVar[str] = "accuracy"
+    tensor_keys: ClassVar[tuple[str, ...]] = ("score",)
 
     share: float = 0.15
     whole_words: bool = False
@@ -172,21 +172,20 @@ class MaskedLanguageModelling(Task):
     def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
         return tuple(len(blanks) for blanks in packed.masked[slice(*span)])
 
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
+    def logits(self, inputs: HeadInput) -> Tensor:
         """A line for each blank, as `LMHead.guesses` gives it: the vocabulary's scores do not
         outlive it."""
-        packed, lm_head = encoded.packed, encoded.lm_head
+        packed, lm_head = inputs.encoded.packed, inputs.encoded.lm_head
         if lm_head is None:
             raise ValueError("the backbone has no word embeddings that fit")
         blanks = [
             (packed.offsets[number] + place, token)
-            for number in range(*span)
+            for number in range(*inputs.span)
             for place, token in packed.masked[number]
         ]
         at, goal = torch.tensor(blanks, dtype=torch.long, device=packed.device).view(-1, 2).T
-        return lm_head.guesses(encoded.tokens.index_select(0, at).float(), head, goal, TOP)
+        states = inputs.encoded.tokens.index_select(0, at).float()
+        return lm_head.guesses(states, inputs.head, goal, TOP)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy averaged over a row's hidden tokens, `[n]`."""
@@ -213,6 +212,9 @@ class MaskedLanguageModelling(Task):
                 }
             )
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(answer["answer"], answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         raise AdapterkitError(

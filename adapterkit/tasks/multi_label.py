@@ -19,7 +19,7 @@ from .columns import Column
 from .fields import LABELS
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
 from .thresholds import best_cut
-from .types import Answer, Example, Outputs, Row, Score
+from .types import NOTHING, Answer, AnswerSummary, Example, Outputs, Row, Score
 
 HALF = 0.5
 ENOUGH = 20
@@ -115,6 +115,9 @@ class MultiLabel(PooledTask):
             given = [label for label, score in best if score >= least[label]]
             found.append({"labels": given, "scores": dict(best)})
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(", ".join(answer["labels"]) or NOTHING)
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The logit of each given label; of the best one where none is given."""

@@ -17,7 +17,7 @@ from ..metrics.base import Predictions
 from .columns import Column
 from .fields import CHOICES, TEXT, Fields
 from .pooled import PooledTask, ranked
-from .types import Answer, Example, Outputs, Part, Reword, Row, Score
+from .types import Answer, AnswerSummary, Example, Outputs, Part, Reword, Row, Score
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class MultipleChoice(PooledTask):
     augmentable: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"
     main_metric: ClassVar[str] = "accuracy"
+    tensor_keys: ClassVar[tuple[str, ...]] = ("label", "score")
 
     @property
     def n_outputs(self) -> int:
@@ -91,6 +92,9 @@ class MultipleChoice(PooledTask):
                 }
             )
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(answer["label"], answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The score of the answered choice, before it competes."""

@@ -6,23 +6,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.packing import Pooling
 from ..backbone.tokenizer import LongText, TextEncoder, truncate
 from ..metrics.base import check_metrics
-from ..ops.dropout import Dropout
 from ..ops.low_rank import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
-from .base import HeadInput, Task
+from .base import Task
 from .columns import Column
 from .fields import TEXT, Fields
-from .types import Example, Score, Tensors
+from .types import Example, HeadInput, Score
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,11 @@ class PooledText(Task):
         """A row, from the encoding of its text or text pair."""
         return Example(tuple(truncate(encoding, limit, self.long_text, self.stride)))
 
-    def pooled(
-        self, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
-        """The vectors of packed sequences `span[0]` to `span[1]`, `[n, h]` float32."""
-        if self.pooling is None:
-            raise ValueError("the task was not fitted: pooling is open")
-        pooled = encoded.pooled(self.pooling)[span[0] : span[1]].float()
-        return pooled if noise is None else noise.drop_rows(pooled, self.dropout)
+    def pooled(self, inputs: HeadInput) -> Tensor:
+        """The pooled vectors of an adapter's sequences, `[n, h]` float32."""
+        pooled = inputs.encoded.pooled(fitted_pooling(self))[slice(*inputs.span)].float()
+        dropout = inputs.dropout
+        return pooled if dropout is None else dropout.drop_rows(pooled, self.dropout)
 
 
 @dataclass(frozen=True)
@@ -97,31 +93,29 @@ class PooledTask(PooledText):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
 
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
+    def logits(self, inputs: HeadInput) -> Tensor:
         """`[n, C]`."""
-        pooled = self.pooled(encoded, span, noise)
-        return F.linear(pooled, head["classifier.weight"], head["classifier.bias"])
+        weight, bias = inputs.head["classifier.weight"], inputs.head["classifier.bias"]
+        return F.linear(self.pooled(inputs), weight, bias)
 
     @classmethod
-    def logits_of(cls, members: Sequence[HeadInput], encoded: EncoderOutput) -> list[Tensor]:
+    def logits_of(cls, members: Sequence[tuple[Self, HeadInput]]) -> list[Tensor]:
         """On a GPU, outside training, those of one pooling in one launch."""
+        encoded = members[0][1].encoded
         own = cls.logits is not PooledTask.logits
         if own or not in_one_launch(encoded.tokens.device):
-            return super().logits_of(members, encoded)
+            return super().logits_of(members)
         found: dict[int, Tensor] = {}
-        poolings = [member.task.pooling for member in members]
-        for pooling in set(poolings):
-            alike = [n for n, one in enumerate(poolings) if one == pooling]
-            heads = [members[n].head for n in alike]
-            said = grouped_linear(
+        for pooling in {fitted_pooling(task) for task, _ in members}:
+            alike = [n for n, (task, _) in enumerate(members) if task.pooling == pooling]
+            inputs = [members[n][1] for n in alike]
+            logits = grouped_linear(
                 encoded.pooled(pooling).float(),
-                [members[n].span for n in alike],
-                [head["classifier.weight"] for head in heads],
-                [head["classifier.bias"] for head in heads],
+                [one.span for one in inputs],
+                [one.head["classifier.weight"] for one in inputs],
+                [one.head["classifier.bias"] for one in inputs],
             )
-            found |= zip(alike, said, strict=True)
+            found |= zip(alike, logits, strict=True)
         return [found[n] for n in range(len(members))]
 
 
@@ -136,6 +130,13 @@ def mean_score(name: str, lines: Tensor, column: int = 0) -> Score:
     weights = torch.zeros_like(lines)
     weights[:, column] = 1.0 / len(lines)
     return Score(name, weights)
+
+
+def fitted_pooling(task: PooledText) -> Pooling:
+    """The pooling of a fitted task."""
+    if task.pooling is None:
+        raise ValueError("the task was not fitted: pooling is open")
+    return task.pooling
 
 
 def known_labels(labels: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics, metric_kinds
-from ..ops.dropout import Dropout
 from ..schema import check_least, check_share
 from .base import Task, token_logits
 from .columns import Column
 from .fields import ANSWERS, TEXT, Fields
 from .thresholds import best_cut
-from .types import Answer, Example, Outputs, Row, Score, Tensors
+from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
 
 CANDIDATES = 20
 """Best starts and best ends of a window that are combined."""
@@ -90,6 +89,8 @@ class QuestionAnswering(Task):
     per_token: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "answers"
     main_metric: ClassVar[str] = "f1"
+    tensor_keys: ClassVar[tuple[str, ...]] = ("score",)
+    document_role: ClassVar[str] = "context"
 
     dropout: float = 0.1
     max_length: int | None = None
@@ -162,12 +163,10 @@ class QuestionAnswering(Task):
         """The answer's tokens; the first one where a window has none."""
         return [range(first, last + 1) for first, last in target.lines]
 
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
+    def logits(self, inputs: HeadInput) -> Tensor:
         """`[t, 2]`: for each token, how much it begins and how much it ends the answer."""
-        weight, bias = head["qa_outputs.weight"], head["qa_outputs.bias"]
-        return token_logits(weight, bias, encoded, span, noise, self.dropout)
+        weight, bias = inputs.head["qa_outputs.weight"], inputs.head["qa_outputs.bias"]
+        return token_logits(inputs, weight, bias, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy of first and last token, averaged over a row's windows, `[n]`."""
@@ -188,6 +187,9 @@ class QuestionAnswering(Task):
             best = self._best(row, example.notes)
             found.append({**best[0], "best": best})
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(answer["answer"] or NOTHING, answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The score of the answer's first token as a beginning plus that of its last as an end."""

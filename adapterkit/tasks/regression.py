@@ -15,7 +15,7 @@ from ..metrics.base import Predictions
 from .columns import Column
 from .fields import NUMBER
 from .pooled import PooledTask, mean_score
-from .types import Answer, Example, Outputs, Row, Score
+from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Regression(PooledTask):
     }
     metric_kind: ClassVar[str] = "numbers"
     main_metric: ClassVar[str] = "spearman"
+    tensor_keys: ClassVar[tuple[str, ...]] = ("score",)
 
     center: float | None = None
     spread: float | None = None
@@ -64,6 +65,9 @@ class Regression(PooledTask):
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """`{"score"}`: the number."""
         return [{"score": value} for value in self._values(outputs)]
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(f"{answer['score']:.3f}")
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The number itself."""

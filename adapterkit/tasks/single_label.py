@@ -20,7 +20,7 @@ from ..schema import check_share
 from .columns import Column
 from .fields import TEXT
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
-from .types import Answer, Example, Outputs, Row, Score
+from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class OneLabelTask(PooledTask):
     }
     metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"
+    tensor_keys: ClassVar[tuple[str, ...]] = ("label", "score")
 
     labels: tuple[str, ...] | None = None
     label_smoothing: float = 0.0
@@ -104,6 +105,9 @@ class OneLabelTask(PooledTask):
             best = ranked(known_labels(self.labels), line)
             found.append({"label": best[0][0], "score": best[0][1], "scores": dict(best)})
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(answer["label"], answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The logit of the answered label."""

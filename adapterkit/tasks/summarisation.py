@@ -12,17 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import EncoderOutput, Pooling, TokenSequence
+from ..backbone.packing import Pooling, TokenSequence
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.rouge import rouge_n, words_of
-from ..ops.dropout import Dropout
 from ..schema import check_least, check_share
 from .base import Task, token_logits
 from .columns import Column
 from .fields import SENTENCES, SUMMARY, Fields
-from .types import Answer, Example, Outputs, Part, Row, Score, Tensors, Text
+from .types import (
+    NOTHING,
+    Answer,
+    AnswerSummary,
+    Example,
+    HeadInput,
+    Outputs,
+    Part,
+    Row,
+    Score,
+    Text,
+)
 
 END = re.compile(r"[.!?…]+[\"'”’)\]»]*(?=\s|$)|[。！？]+[”’」』）》]*|\n")  # noqa: RUF001
 """Where a sentence may end: a sign and what closes behind it, or the end of a line."""
@@ -94,6 +104,7 @@ class Summarisation(Task):
     metric_kind: ClassVar[str] = "summaries"
     # It judges both kinds of summaries by what a person reads, a near miss by how near it is.
     main_metric: ClassVar[str] = "rouge_l"
+    document_role: ClassVar[str] = "sentences"
 
     dropout: float = 0.1
     max_length: int | None = None
@@ -155,13 +166,11 @@ class Summarisation(Task):
             )
         return SummaryTarget(document, chosen, document.joined(chosen))
 
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
+    def logits(self, inputs: HeadInput) -> Tensor:
         """`[t, 1]`, a line for each token: the mean of a sentence's lines is what the head says of
         the mean of its tokens' states."""
-        weight, bias = head["classifier.weight"], head["classifier.bias"]
-        return token_logits(weight, bias, encoded, span, noise, self.dropout)
+        weight, bias = inputs.head["classifier.weight"], inputs.head["classifier.bias"]
+        return token_logits(inputs, weight, bias, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Binary cross-entropy averaged over a row's sentences, `[n]`."""
@@ -208,6 +217,9 @@ class Summarisation(Task):
                 own = (owners == number).to(outputs.lines)
                 found.append(Score(document.joined([number]), own / own.sum()))
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        return AnswerSummary(answer["summary"] or NOTHING)
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
         return [(Part("sentences", _standing(row)[0]),)]

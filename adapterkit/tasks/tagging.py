@@ -12,19 +12,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import EncoderOutput, Pooling
+from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError, did_you_mean
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.bio import OUTSIDE, entities_of, has_entities
 from ..metrics.per_class import per_class, per_entity
-from ..ops.dropout import Dropout
 from ..schema import check_least, check_share, is_text
 from .base import Task, token_logits
 from .columns import Column
 from .fields import TEXT, TOKENS, Fields
 from .pooled import check_labels, known_labels
-from .types import Answer, Example, Outputs, Part, Reword, Row, Score, Tensors, Text
+from .types import (
+    NOTHING,
+    Answer,
+    AnswerSummary,
+    Example,
+    HeadInput,
+    Outputs,
+    Part,
+    Reword,
+    Row,
+    Score,
+    Text,
+)
 
 WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
 """A Chinese character, a run of other letters and digits, or one sign."""
@@ -70,6 +81,7 @@ class Tagging(Task):
     augmentable: ClassVar[tuple[str, ...]] = ("tokens",)
     per_token: ClassVar[bool] = True
     main_metric: ClassVar[str] = "f1"
+    document_role: ClassVar[str] = "tokens"
 
     dropout: float = 0.1
     max_length: int | None = None
@@ -165,12 +177,10 @@ class Tagging(Task):
                 )
         return example.notes.places, [labels.index(tag) for tag in tags]
 
-    def logits(
-        self, head: Tensors, encoded: EncoderOutput, span: tuple[int, int], noise: Dropout | None
-    ) -> Tensor:
+    def logits(self, inputs: HeadInput) -> Tensor:
         """`[t, C]`, a line for each token."""
-        weight, bias = head["classifier.weight"], head["classifier.bias"]
-        return token_logits(weight, bias, encoded, span, noise, self.dropout)
+        weight, bias = inputs.head["classifier.weight"], inputs.head["classifier.bias"]
+        return token_logits(inputs, weight, bias, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy averaged over a row's words, `[n]`."""
@@ -206,6 +216,10 @@ class Tagging(Task):
                 )
             found.append({"entities": entities, "tags": tags})
         return found
+
+    def summary(self, answer: Answer) -> AnswerSummary:
+        found = [f"{one['word']} ({one['entity_group']})" for one in answer["entities"]]
+        return AnswerSummary(", ".join(found) or NOTHING)
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """For each entity, and each tag that is part of none, the mean logit of its words' tags."""

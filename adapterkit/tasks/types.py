@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..backbone.packing import TokenSequence
+from ..backbone.packing import EncoderOutput, TokenSequence
+from ..ops.dropout import Dropout
 from .fields import Fields
 
 Tensors = dict[str, Tensor]
 
 
 Answer = dict[str, Any]
+
+
+NOTHING = "(none)"
+"""Summary of an answer that says that there is nothing: no label, no entity."""
+
+
+class AnswerSummary(NamedTuple):
+    """An answer in one line, for people.
+
+    Attributes:
+        text: The answer in a few words.
+        score: Its score; None if it has none.
+    """
+
+    text: str
+    score: float | None = None
+
+
+def vector_summary(vector: Sequence[float]) -> AnswerSummary:
+    """The first numbers of a vector, and how many it has."""
+    return AnswerSummary(f"[{', '.join(f'{x:.3f}' for x in vector[:3])}, ... {len(vector)}]")
 
 
 Text = str | Sequence[Any] | Mapping[str, Any]
@@ -55,6 +77,23 @@ class Example:
     def truncated(self) -> bool:
         """Whether a part of the row is not read at all."""
         return any(inputs.truncated for inputs in self.inputs)
+
+
+@dataclass(frozen=True)
+class HeadInput:
+    """An adapter's part of an encoded batch, for its head.
+
+    Attributes:
+        head: The head's tensors.
+        encoded: The batch.
+        span: First and past-the-last of the adapter's packed sequences.
+        dropout: Draws dropout; None outside training.
+    """
+
+    head: Tensors
+    encoded: EncoderOutput
+    span: tuple[int, int]
+    dropout: Dropout | None = None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from adapterkit.adapter.card import card
 from adapterkit.atomic import check_output
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import FORMATS, show_answers, show_card, write_answers
-from adapterkit.data.requests import RequestRow, read_requests
+from adapterkit.data.requests import MOST_DEPTH, RequestRow, parse_text, read_requests
 from adapterkit.errors import DataError
+from adapterkit.inference.pipeline import summarize
 from adapterkit.inference.predictor import Predictor
 from adapterkit.text_table import table
 from helpers.adapters import MakeAdapter
@@ -32,6 +33,12 @@ def ask(content: str, pair: str | None = None, name: str = "x.csv") -> list[Requ
 
 def answered(text: Any, **answer: Any) -> dict[str, Any]:
     return {"text": text, "adapter": "acme/intent", "label": "sí", "score": 0.5, **answer}
+
+
+def shown(predictor: Predictor, rows: list[dict[str, Any]]) -> str:
+    names = [row["adapter"] for row in rows]
+    lines = [summarize(predictor.find(row["adapter"]), row) for row in rows]
+    return show_answers(names, [row["text"] for row in rows], lines)
 
 
 def test_texts_are_read_in_order() -> None:
@@ -169,7 +176,7 @@ def test_people_see_a_line_for_each_answer(tiny: Backbone, make_adapter: MakeAda
         for owner in ("acme/intent", None)
         for text, answer in zip(texts, predictor([(owner, t) for t in texts]), strict=True)
     ]
-    header, *lines = show_answers(rows).splitlines()
+    header, *lines = shown(predictor, rows).splitlines()
     assert header.split() == ["adapter", "answer", "score", "text"]
     assert len(lines) == 4
     for line, row in zip(lines[:2], rows, strict=False):
@@ -183,7 +190,13 @@ def test_people_see_a_line_for_each_answer(tiny: Backbone, make_adapter: MakeAda
 
 
 def test_a_pair_is_one_line() -> None:
-    assert show_answers([answered(("a", "b\nc"))]).splitlines()[1].endswith("a | b c")
+    assert show_answers(["a"], [("a", "b\nc")], [("yes", 0.5)]).splitlines()[1].endswith("a | b c")
+
+
+def test_values_by_role_are_shown_by_their_first_text() -> None:
+    values = {"head": {"start": 0, "end": 2}, "tokens": ["my", "card"], "text": "no"}
+    (_, line) = show_answers(["a"], [values], [("yes", None)]).splitlines()
+    assert line.endswith("my | card")
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
@@ -193,8 +206,8 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 
 
 def test_chinese_takes_two_columns_a_character() -> None:
-    rows = [answered("a", label="我的卡"), answered("b", label="card"), answered("卡" * 60)]
-    _, *lines = show_answers(rows).splitlines()
+    labels = [("我的卡", 0.5), ("card", 0.5), ("sí", 0.5)]
+    _, *lines = show_answers(["acme/intent"] * 3, ["a", "b", "卡" * 60], labels).splitlines()
     assert [line.split() for line in lines[:2]] == [
         ["acme/intent", "我的卡", "0.500", "a"],
         ["acme/intent", "card", "0.500", "b"],
@@ -247,8 +260,25 @@ def test_a_foreign_folder_is_shown_by_its_tensors() -> None:
 
 
 def test_a_text_cannot_steer_the_terminal() -> None:
-    said = show_answers([answered("\x1b[31mred\x07 \x9b2J", label="\x1b]0;title\x07")])
+    said = show_answers(["a"], ["\x1b[31mred\x07 \x9b2J"], [("\x1b]0;title\x07", None)])
     assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in said if c != "\n")
     assert "␛[31mred␇" in said
     assert "␛]0;title␇" in said
     assert table(["a"], [["我\x7f"]]).splitlines()[1] == "我␡"
+
+
+@pytest.mark.parametrize("parts", [('{"a":', "}"), ('{"a":[', "]}")], ids=["objects", "lists"])
+@pytest.mark.parametrize("depth", [1, 16, 17, 33, 300, 950, 1100, 20_000])
+def test_json_of_any_depth_is_values_or_a_text(depth: int, parts: tuple[str, str]) -> None:
+    word = parts[0] * depth + "1" + parts[1] * depth
+    is_shallow = depth * (len(parts[0]) - 4) <= MOST_DEPTH
+    assert isinstance(parse_text(word), dict if is_shallow else str)
+
+
+@pytest.mark.parametrize("word", ["{", '{"a": ', "{'a': 1}", "[1]", "3", " ", '{"a":1} b'])
+def test_what_is_no_json_object_is_a_text(word: str) -> None:
+    assert parse_text(word) == word
+
+
+def test_a_json_object_gives_values_by_role() -> None:
+    assert parse_text(' {"question": "¿Dónde?"}') == {"question": "¿Dónde?"}

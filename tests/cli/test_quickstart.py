@@ -31,7 +31,7 @@ EXPECTED = [
 
 
 def test_quickstart_trains_three_methods_and_answers_a_mixed_batch(tmp_path: Path) -> None:
-    result = run(tmp_path / "store")
+    result, shown = run(tmp_path / "store")
     assert {entry["method"] for entry in result["adapters"]} == {"lora", "prefix", "bottleneck"}
     assert len({entry["labels"] for entry in result["adapters"]}) == 3
     for entry in result["adapters"]:
@@ -39,6 +39,7 @@ def test_quickstart_trains_three_methods_and_answers_a_mixed_batch(tmp_path: Pat
         assert entry["bytes"] < 500_000
         assert entry["share"] < 0.01
     assert [(a["adapter"], a.get("label")) for a in result["answers"]] == EXPECTED
+    assert len(shown.splitlines()) == 1 + len(EXPECTED)
     assert Store(tmp_path / "store").names() == [entry["name"] for entry in result["adapters"]]
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import answer_row, show_answers
+from adapterkit.cli.output import show_answers
 from adapterkit.errors import DataError
 from adapterkit.inference.labelled import ready
 from adapterkit.inference.pipeline import evaluate
@@ -185,8 +185,9 @@ def test_a_text_has_a_vector_and_two_have_a_score(tiny: Backbone, tmp_path: Path
         assert answer["score"] == pytest.approx(cosine, abs=1e-5)
         assert "vector" not in answer
     assert answers[2]["truncated"] is True
-    rows = [answer_row(text, answer) for (_, text), answer in zip(pairs, answers, strict=True)]
-    lines = show_answers(rows).splitlines()
+    summaries = [adapter.task.summary(answer) for answer in answers]
+    asked = [text for _, text in pairs]
+    lines = show_answers([adapter.name] * 3, asked, summaries).splitlines()
     assert lines[1].split()[:2] == [adapter.name, "1.000"]
     assert lines[1].endswith("where is my bank | where is my bank")
 
