@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
+from ..cjk import UNSPACED
 from ..errors import DataError
 from ..tasks.columns import SourceColumn
 from ..tasks.fields import TEXT
@@ -17,10 +18,7 @@ from .readers import Tell, read_records, stop
 
 COLUMNS = {role: SourceColumn(role, TEXT) for role in ("word", "synonym")}
 
-CLOSE = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Thai, Lao, Khmer, kana and Chinese characters: nothing stands between words written in them."""
-
-UNIT = re.compile(rf"[{CLOSE}]|(?:(?![{CLOSE}])[\w\u0300-\u036f])+|[^\w\s]")
+UNIT = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])[\w\u0300-\u036f])+|[^\w\s]")
 """Where a word of the table may begin and end: at one of these characters, at a run of other
 letters and digits, at a sign."""
 

@@ -15,6 +15,7 @@ from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
 from ..backbone.tokenizer import TextEncoder
+from ..cjk import HAN, KANA
 from ..errors import AdapterkitError, BackboneError
 from ..tasks.types import Answer, Example, Outputs, Part, Score, Text
 from .forward import forward, text_limit
@@ -30,7 +31,7 @@ TOLERANCE = 0.005
 MAX_TOKENS = 1024
 """Tokens in one packed batch of points: gradients keep every layer's states."""
 
-JOINED = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{2}")
+JOINED = re.compile(rf"[^\W{KANA}{HAN}]{{2}}")
 """Two characters of one word: letters or digits, but not Chinese or Japanese ones."""
 
 Place = tuple[str, int, int]

@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from typing import Any, ClassVar
 
+from ..cjk import HAN
 from .base import Metric, MetricKind, mean
 
-HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+CHINESE = re.compile(f"[{HAN}]")
 CMRC_SIGNS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
 ARTICLE = re.compile(r"\b(a|an|the)\b")
 Words = Callable[[str], Sequence[str]]
@@ -26,7 +27,7 @@ Overlap = Callable[[Sequence[str], Sequence[str]], float]
 
 def words_of(text: str) -> list[str]:
     """Lower case, no punctuation, no articles; Chinese characters one by one."""
-    lowered = HAN.sub(lambda match: f" {match.group()} ", text.lower())
+    lowered = CHINESE.sub(lambda match: f" {match.group()} ", text.lower())
     kept = "".join(c for c in lowered if c not in string.punctuation and not _is_sign(c))
     return [word for word in kept.split() if word not in ("a", "an", "the")]
 
@@ -45,7 +46,7 @@ def cmrc_characters(text: str) -> list[str]:
 def cmrc_words(text: str) -> list[str]:
     """Chinese characters one by one, no signs; other scripts are cut at spaces, where the official
     script asks NLTK."""
-    return HAN.sub(lambda match: f" {match.group()} ", "".join(cmrc_characters(text))).split()
+    return CHINESE.sub(lambda match: f" {match.group()} ", "".join(cmrc_characters(text))).split()
 
 
 def word_f1(one: Sequence[str], other: Sequence[str]) -> float:

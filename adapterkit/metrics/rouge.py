@@ -9,7 +9,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+")
+from ..cjk import HAN
+
+WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 """A Chinese character, or a run of other letters and digits."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
+from ..cjk import HAN
 from ..errors import DataError, did_you_mean
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.bio import OUTSIDE, entities_of, has_entities
@@ -37,7 +38,7 @@ from .types import (
     Text,
 )
 
-WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
+WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+|[^\w\s]")
 """A Chinese character, a run of other letters and digits, or one sign."""
 
 
