@@ -203,6 +203,6 @@ def _answers(
     adapter: Adapter | None, outputs: Outputs, examples: Sequence[Example]
 ) -> list[Answer]:
     if adapter is None:
-        return [{"adapter": BASE, "vector": line} for line in outputs.lines.tolist()]
+        return [{"adapter": BASE, "vector": line} for line in outputs.logits.tolist()]
     found = adapter.task.answers(outputs, examples)
     return [{"adapter": adapter.name, **answer} for answer in found]

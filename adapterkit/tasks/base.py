@@ -1,6 +1,6 @@
-"""What every task is: what it reads, head, loss, answers and metrics in one dataclass.
+"""The base class of tasks: columns, head, loss, answers and metrics of one kind of prediction.
 
-A new task is one new file in `tasks/` with one frozen dataclass that extends `Task`.
+A new task is one file in `tasks/`, or in a plug-in, with one frozen dataclass that extends `Task`.
 """
 
 from __future__ import annotations
@@ -41,99 +41,102 @@ from .types import (
 
 
 class Task(ABC):
-    """One kind of task with one adapter's settings; a frozen dataclass."""
+    """A task with one adapter's settings; subclasses are frozen dataclasses."""
 
     type: ClassVar[str]
     """Name in recipes and files."""
 
     is_default: ClassVar[bool] = False
-    """Whether a recipe that names no task means this one; the plain backbone reads texts as it."""
+    """Whether this is the task of a recipe that names none, and of texts for the plain backbone."""
 
     peft_task_type: ClassVar[str | None] = None
     """`task_type` in `adapter_config.json`."""
 
     foreign: ClassVar[bool] = False
-    """Whether a PEFT folder of that task type is read as this task."""
+    """Whether a PEFT folder of that `peft_task_type` is read as this task."""
 
     columns: ClassVar[Mapping[str, Column]]
     """Columns of a row by role, such as `text` and `label`. A request that gives several texts
     without their roles gives them in this order, required ones first."""
 
     metric_kind: ClassVar[str]
-    """Kind of its predictions: which file of `metrics/` judges them."""
+    """Kind of its predictions: the `type` of the `MetricKind` that scores them."""
 
     per_token: ClassVar[bool] = False
-    """Whether the head says a line for every token, or one for every sequence."""
+    """Whether the head returns logits for every token, or else for every sequence."""
 
     augmentable: ClassVar[tuple[str, ...]] = ()
-    """Roles in whose texts words may be exchanged for synonyms in training; none where an answer is
-    a place in a text."""
+    """Roles of the texts in which training may replace words by synonyms. Empty if an answer is a
+    position in a text, which other words would move."""
 
     masks_tokens: ClassVar[bool] = False
-    """Whether `masked_for` hides tokens, so that nobody else may."""
+    """Whether `masked_for` masks tokens. Token dropout is refused then."""
 
     whole_batch: ClassVar[bool] = False
-    """Whether a row is learnt from beside the other rows of its batch, so that a batch must be
-    computed in one piece by one process."""
+    """Whether the loss of a row depends on the other rows of its batch, so that one process must
+    compute a batch in one piece."""
 
     tensor_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys of an answer that hold a text, a number or a vector, which the Open Inference Protocol
-    gives as output tensors of their own; an answer need not have all of them."""
+    """Keys of an answer with a text, a number or a vector. The Open Inference Protocol returns each
+    as an output tensor; an answer need not have all of them."""
 
     document_role: ClassVar[str] = "text"
-    """Role of the text in which the character positions of an answer count."""
+    """Role of the text that the character positions of an answer refer to."""
 
     main_metric: ClassVar[str]
     """The metric that decides which epoch is kept; higher is better."""
 
     extra_metrics: tuple[str, ...]
-    """Metrics the recipe asks for besides the kind's own."""
+    """Metrics that the recipe adds to those of the metric kind."""
 
     max_length: int | None
-    """Most tokens of a text, special ones included; as many as the backbone takes where None."""
+    """Most tokens of a sequence, special tokens included. None: as many as the backbone takes."""
 
     @abstractmethod
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        """The task with what it learns from its training rows (label names) filled in.
+        """Returns the task with the settings that depend on the training rows, such as label names.
 
         Args:
             rows: The training rows.
-            pooling: What suits the backbone, where the recipe leaves it open.
+            pooling: The backbone's pooling, for a recipe that names none.
 
         Raises:
             DataError: The rows cannot be trained on.
         """
 
     def bind_backbone(self, lm_head: LMHead | None) -> Self:
-        """The task with what depends on the backbone's head for tokens filled in.
+        """Returns the task with the settings that depend on the backbone's language-model head.
+
+        Args:
+            lm_head: The head; None if the backbone has no word embeddings that fit one.
 
         Raises:
             RecipeError: The backbone does not fit the task.
         """
         return self
 
-    def fields(self, asked: Text, where: str) -> Fields:
-        """What is asked as values by role.
+    def fields(self, request: Text, where: str) -> Fields:
+        """Checks a request and returns its values by role.
 
         Args:
-            asked: A text, several texts in the order of `columns`, or values by role.
-            where: What messages call it.
+            request: A text, several texts in the order of `columns`, or values by role.
+            where: Name of the request in messages, such as file and row.
 
         Raises:
             DataError: A value is missing, empty or of another kind.
         """
         required, columns = required_columns(self.columns), input_columns(self.columns)
-        if isinstance(asked, Mapping):
-            values = dict(asked)
+        if isinstance(request, Mapping):
+            values = dict(request)
         else:
-            known = is_text(asked) or isinstance(asked, (list, tuple))
-            parts = [asked] if isinstance(asked, str) else list(asked) if known else []
+            known = is_text(request) or isinstance(request, (list, tuple))
+            parts = [request] if isinstance(request, str) else list(request) if known else []
             if not len(required) <= len(parts) <= len(columns):
                 optional = [role for role in columns if role not in required]
                 raise DataError(
                     f"{where}: expected {' and '.join(required)}"
                     + (f", and perhaps {' and '.join(optional)}" if optional else "")
-                    + f", got {asked!r:.80}"
+                    + f", got {request!r:.80}"
                 )
             values = dict(zip(columns, parts, strict=False))
         for role in required:
@@ -146,38 +149,38 @@ class Task(ABC):
         }
 
     def stratum(self, row: Row) -> Hashable:
-        """What drawn splits keep the shares of: the label, where a row has one."""
+        """The group whose share drawn splits and folds preserve: the label, if a row has one."""
         return None
 
     def label_values(self, row: Row) -> Sequence[str | float]:
-        """What a report on the data makes of a row's answer: names, which it counts, or numbers,
-        which it sums up."""
+        """The answer of a row for the data report: names, which it counts, or numbers, of which it
+        gives mean and range."""
         stratum = self.stratum(row)
         return [] if stratum is None else [str(stratum)]
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """What a person should know about the training rows, in sentences."""
+        """Warnings about the training rows, a sentence each."""
         return []
 
     @property
     def ensemble_error(self) -> str | None:
-        """Why the raw scores of adapters that were trained apart have no mean, so that they make no
-        ensemble; None where they have one, as most."""
+        """Why the logits of adapters that were trained with other seeds cannot be averaged, so that
+        there is no ensemble; None if they can."""
         return None
 
     @abstractmethod
     def same_answers(self, other: Task) -> bool:
-        """Whether a head trained for the other task means the same here."""
+        """Whether the outputs of a head that was trained for the other task mean the same here."""
 
     @classmethod
     def from_head(cls, shapes: Mapping[str, tuple[int, ...]]) -> Self:
-        """The task of a foreign folder that has only a head.
+        """Returns the task of a PEFT folder, which has a head and no card.
 
         Args:
             shapes: Names and shapes of the head's tensors.
 
         Raises:
-            ValueError: It is no head of this task.
+            ValueError: It is not a head of this task.
         """
         raise ValueError(f"a {cls.type} head alone does not say what it answers")
 
@@ -186,7 +189,7 @@ class Task(ABC):
         """Names and shapes of the head's tensors, named as in transformers' task models."""
 
     def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
-        """A head to train from scratch, float32, as BERT begins: weights normal with standard
+        """Returns an untrained head, float32, initialised as in BERT: weights normal with standard
         deviation 0.02, biases zero."""
         head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}
         for name, tensor in head.items():
@@ -196,30 +199,30 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
-        """Rows as the backbone reads them.
+        """Tokenises rows.
 
         Args:
             rows: Values by role, checked.
             reader: The backbone's tokenizer.
-            limit: Most tokens of a sequence, special ones included.
+            limit: Most tokens of a sequence, special tokens included.
         """
 
     def masked_for(self, example: Example, seed: str) -> Example:
-        """A labelled row as it is put to the model: as it is, unless tokens of it are hidden.
+        """Returns a labelled row as the model reads it. Only a task that `masks_tokens` changes it.
 
         Args:
             example: The row.
-            seed: Of what is drawn; in training it differs from step to step.
+            seed: Seed of the masks. In training it differs from step to step.
         """
         return example
 
     def reworded(self, fields: Fields, reword: Reword) -> Fields:
-        """A training row with other words in the texts of `augmentable`, and the same answer.
+        """Returns a training row with other words in its `augmentable` texts and the same answer.
 
         Args:
             fields: Values by role.
-            reword: From a text, and what else the draw hangs on, to the text with other words;
-                from the same two always to the same.
+            reword: Returns a text with some words replaced. It is a function of the text and of a
+                key, and returns the same for the same two.
         """
         return {
             role: reword(value, "") if role in self.augmentable else value
@@ -227,30 +230,30 @@ class Task(ABC):
         }
 
     def protected_tokens(self, example: Example, target: Any) -> Sequence[Collection[int]]:
-        """For each of a row's sequences the places of tokens without which nobody could answer, so
-        that they are not hidden in training."""
+        """For each of a row's sequences, the indices of tokens that token dropout must not mask,
+        because there is no answer without them."""
         return [()] * len(example.inputs)
 
     @abstractmethod
     def target(self, row: Row, example: Example) -> Any:
-        """What a row's answer should be, as `loss` and `predictions` take it.
+        """The right answer of a row, as `loss` and `predictions` take it.
 
         Raises:
-            DataError: The row has no answer this task knows.
+            DataError: The answer is none that this task knows, such as an unknown label.
         """
 
     @abstractmethod
     def logits(self, inputs: HeadInput) -> Tensor:
-        """Raw scores `[t, C]` of an adapter's sequences, float32: a row for each sequence, or for
-        each of their tokens if the task is `per_token`."""
+        """Logits `[t, C]` of an adapter's sequences, float32: a row for each sequence, or for each
+        of their tokens if the task is `per_token`."""
 
     @classmethod
     def logits_of(cls, members: Sequence[tuple[Self, HeadInput]]) -> list[Tensor]:
-        """What `logits` returns for each of several adapters of one batch, all of this class."""
+        """The `logits` of several adapters in one batch, whose tasks are all of this class."""
         return [task.logits(inputs) for task, inputs in members]
 
     def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
-        """Lines that `logits` says of each packed sequence from `span[0]` to `span[1]`."""
+        """Rows of `logits` for each packed sequence from `span[0]` to `span[1]`."""
         lengths = packed.lengths[slice(*span)]
         return lengths if self.per_token else (1,) * len(lengths)
 
@@ -260,33 +263,33 @@ class Task(ABC):
 
     @abstractmethod
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
-        """What a person wants to read, one answer for each row."""
+        """The answer for each row: plain values, which JSON can hold."""
 
     @abstractmethod
     def summary(self, answer: Answer) -> AnswerSummary:
-        """An answer in one line, as the command line and the page show it.
+        """One line about an answer, for the command line and the page.
 
         Args:
-            answer: One of `answers`.
+            answer: An answer as `answers` returns it.
         """
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """The raw scores, before softmax or sigmoid, that speak for one row's answer.
+        """The logits, before softmax or sigmoid, that stand for one row's answer; explanations
+        attribute them to tokens.
 
         Args:
-            outputs: Of that row alone.
+            outputs: The outputs of that row alone.
             example: The row.
 
         Raises:
-            AdapterkitError: No answer of this task is a score.
+            AdapterkitError: The answers of this task cannot be explained.
         """
         raise AdapterkitError(
-            f"task '{self.type}' answers with vectors, which no single score stands for; there is "
-            "nothing to explain"
+            f"task '{self.type}' has no single score for an answer, so there is nothing to explain"
         )
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
-        """For each of a row's encodings the one or two texts in it, in their order."""
+        """For each tokenised sequence of a row, before it is cut: the one or two texts in it."""
         return [
             tuple(
                 Part(role, row[role])
@@ -296,37 +299,37 @@ class Task(ABC):
         ]
 
     def to_hf_pipeline(self, answer: Answer) -> Any:
-        """An answer in the shape that Hugging Face pipelines and TEI give: labels with their
-        scores, the best first, where the task has labels."""
+        """Returns an answer in the format of Hugging Face pipelines and TEI: for a task with labels
+        a list of `{label, score}`, the best first."""
         if "scores" not in answer:
             return answer
         return [{"label": label, "score": score} for label, score in answer["scores"].items()]
 
     @property
     def tunable_key(self) -> str | None:
-        """The key of the recipe that leaves something to `tune`, if one does."""
+        """The recipe key whose value asks for `tune`, if one does."""
         return None
 
     def tune(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
-        """The task with what it chooses on the validation rows after training, such as a
-        threshold. It never sees the test rows."""
+        """Returns the task with a setting chosen on the validation rows after training, such as a
+        threshold. The test rows are never passed."""
         return self
 
     @abstractmethod
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """What was said of a split beside what is right, as `metric_kind`'s metrics take it."""
+        """Predictions and targets of a split, as the metrics of `metric_kind` take them."""
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """Scores of a whole split, `main_metric` among them; what the rows leave undefined is left
-        out."""
+        """The metrics of a split, `main_metric` among them; without those that these rows leave
+        undefined."""
         kind = metric_kinds()[self.metric_kind]
         return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
-        """What else a person may want to know of a split: `per_class` and `confusion` (see
-        `metrics/per_class.py`), where the task has them."""
+        """Tables about a split: `per_class` and `confusion` (see `metrics/per_class.py`), if the
+        task has classes."""
         return {}
 
     def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:
@@ -352,13 +355,12 @@ def token_logits(inputs: HeadInput, weight: Tensor, bias: Tensor, dropout: float
 
 
 def default_task() -> type[Task]:
-    """The task that a recipe means if it names none."""
-    (found,) = (task for task in tasks().values() if task.is_default)
-    return found
+    """The task of a recipe that names none."""
+    return next(task for task in tasks().values() if task.is_default)
 
 
 def column_roles() -> dict[str, dict[str, Column]]:
-    """Every role that a task declares: its column by the task's name."""
+    """The roles of all tasks: for each its column by name of the task."""
     found: dict[str, dict[str, Column]] = {}
     for name, task in tasks().items():
         for role, column in task.columns.items():
@@ -368,5 +370,5 @@ def column_roles() -> dict[str, dict[str, Column]]:
 
 @cache
 def tasks() -> dict[str, type[Task]]:
-    """Every task there is, by name."""
+    """All tasks by name, those of plug-ins included."""
     return discover("adapterkit.tasks", Task)

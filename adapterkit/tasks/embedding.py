@@ -1,4 +1,4 @@
-"""Text embedding: a vector for each text, near to those of the texts that belong to it."""
+"""Text embedding: a vector for each text, close to those of the texts that belong to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, vect
 
 ROLES = ("text", "text_pair", "negative")
 BLOCK = 1024
-"""Rows that are compared with all candidates at a time, so that large splits stay small."""
+"""Number of rows that are compared with all candidates at a time; it bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -34,53 +34,55 @@ class Texts:
     """The texts of one row, in the order of `ROLES`.
 
     Attributes:
-        texts: One to be given a vector, two to be compared, three with a hard negative.
-        sizes: Sequences of each; several where a long text is read in windows.
+        texts: One to embed, two to compare, three with a hard negative.
+        sizes: Number of sequences of each; several if a long text is read in windows.
     """
 
     texts: tuple[str, ...]
     sizes: tuple[int, ...]
 
 
-class Rights:
-    """What may not be held against a row: its own text, and all that rows of the same text have
-    for an answer.
+class Positives:
+    """The candidates that are no negatives of a row: its own text, and the answers of all rows that
+    have the same text.
 
     Args:
-        asks, answers: Texts of each row.
-        candidates: Texts of each candidate.
+        texts: Text of each row.
+        answers: Text that belongs to it.
+        candidates: Text of each candidate.
     """
 
     def __init__(
-        self, asks: Sequence[str], answers: Sequence[str], candidates: Sequence[str]
+        self, texts: Sequence[str], answers: Sequence[str], candidates: Sequence[str]
     ) -> None:
-        self._asks = asks
-        self._right: dict[str, set[str]] = defaultdict(set)
-        for ask, answer in zip(asks, answers, strict=True):
-            self._right[ask] |= {ask, answer}
-        self._places: dict[str, list[int]] = defaultdict(list)
-        for place, text in enumerate(candidates):
-            self._places[text].append(place)
+        self._texts = texts
+        self._positives: dict[str, set[str]] = defaultdict(set)
+        for text, answer in zip(texts, answers, strict=True):
+            self._positives[text] |= {text, answer}
+        self._indices: dict[str, list[int]] = defaultdict(list)
+        for index, text in enumerate(candidates):
+            self._indices[text].append(index)
 
     def of(self, row: int) -> list[int]:
-        """Places of the candidates that are right for a row."""
-        return [place for text in self._right[self._asks[row]] for place in self._places[text]]
+        """Indices of the candidates that are positives of a row."""
+        positives = self._positives[self._texts[row]]
+        return [index for text in positives for index in self._indices[text]]
 
 
 @dataclass(frozen=True)
 class Embedding(PooledText):
-    """A vector of length 1 for each text; the cosine of two says how well they go together.
+    """A vector of length 1 for each text; the cosine of two is the similarity of their texts.
 
-    Learnt from pairs: a row's text must find its own text_pair among those of its whole batch
-    (Henderson et al. 2017; InfoNCE, van den Oord et al. 2018). Where rows share a text or a
-    text_pair, neither is held against the other. Larger batches teach more.
+    It is trained on pairs with in-batch negatives: the text of a row must find its own text_pair
+    among those of its batch (Henderson et al. 2017; InfoNCE, van den Oord et al. 2018). Rows that
+    share a text or a text_pair are no negatives of each other. Larger batches train better.
 
     Attributes:
-        dropout: Share of the pooled vector dropped in training.
-        dimensions: Numbers in a vector, by a learnt projection; as many as the backbone's hidden
-            state, without projection, where left out.
-        temperature: What cosines are divided by before they compete.
-        symmetric: Let each text_pair find its text too.
+        dropout: Share of the pooled vector that is dropped in training.
+        dimensions: Length of a vector, by a trained projection. If omitted: the hidden size of the
+            backbone, without a projection.
+        temperature: Divisor of the cosines before the softmax.
+        symmetric: Let each text_pair find its text as well.
     """
 
     type: ClassVar[str] = "embedding"
@@ -95,7 +97,7 @@ class Embedding(PooledText):
     whole_batch: ClassVar[bool] = True
     augmentable: ClassVar[tuple[str, ...]] = ROLES
     metric_kind: ClassVar[str] = "ranks"
-    # Of a small split recall@1 moves in large steps; the reciprocal rank sees every row get better.
+    # On a small split recall@1 changes in large steps; the reciprocal rank changes with every row.
     main_metric: ClassVar[str] = "mrr"
     tensor_keys: ClassVar[tuple[str, ...]] = ("score", "vector")
 
@@ -117,13 +119,13 @@ class Embedding(PooledText):
 
     @property
     def ensemble_error(self) -> str | None:
-        """Without a projection all vectors are the frozen backbone's states, moved a little; each
-        fresh projection begins a space of its own."""
+        """Without a projection all members' vectors are near those of the frozen backbone and can
+        be averaged; each fresh projection has a space of its own."""
         if self.dimensions is None:
             return None
         return (
-            f"task.dimensions: every member would learn a projection to {self.dimensions} numbers "
-            "of its own, and vectors of different spaces have no mean; leave dimensions out, or "
+            f"task.dimensions: every member would learn its own projection to {self.dimensions} "
+            "numbers, and vectors of different spaces cannot be averaged; leave dimensions out, or "
             "train a single adapter"
         )
 
@@ -136,20 +138,20 @@ class Embedding(PooledText):
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         texts = [tuple(row[role] for role in ROLES if role in row) for row in rows]
-        read = iter(reader.encode(list(chain(*texts))))
+        encodings = iter(reader.encode(list(chain(*texts))))
         found = []
         for row in texts:
-            parts = [truncate(next(read), limit, self.long_text, self.stride) for _ in row]
+            parts = [truncate(next(encodings), limit, self.long_text, self.stride) for _ in row]
             found.append(Example(tuple(chain(*parts)), Texts(row, tuple(map(len, parts)))))
         return found
 
     def target(self, row: Row, example: Example) -> Texts:
-        """Which sequences are whose: the row is its own answer."""
+        """The texts of the row, which tell which of its sequences belong to which text."""
         texts: Texts = example.notes
         return texts
 
     def logits(self, inputs: HeadInput) -> Tensor:
-        """`[n, dimensions]`, of any length."""
+        """Vectors `[n, dimensions]`, not normalised."""
         pooled, head = self.pooled(inputs), inputs.head
         return F.linear(pooled, head["projection.weight"]) if head else pooled
 
@@ -157,14 +159,18 @@ class Embedding(PooledText):
         """Cross-entropy of each row's own text_pair among those of all rows, and all hard
         negatives, `[n]`."""
         vectors, (text, pair, *hard) = _by_role(outputs, targets)
-        answering = torch.cat(vectors[1:])
-        losses = self._found(vectors[0], answering, Rights(text, pair, [*pair, *chain(*hard)]))
+        candidates, positives = (
+            torch.cat(vectors[1:]),
+            Positives(text, pair, [*pair, *chain(*hard)]),
+        )
+        losses = self._info_nce(vectors[0], candidates, positives)
         if self.symmetric:
-            losses = (losses + self._found(vectors[1], vectors[0], Rights(pair, text, text))) / 2
+            positives = Positives(pair, text, text)
+            losses = (losses + self._info_nce(vectors[1], vectors[0], positives)) / 2
         return losses
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
-        """`{"vector"}` of a text, of length 1; `{"score"}` of two, their cosine."""
+        """`{"vector"}`, of length 1, for one text; `{"score"}`, their cosine, for two."""
         rows = _vectors(outputs, [example.notes for example in examples])
         return [
             {"vector": row[0].tolist()} if len(row) == 1 else {"score": float(row[0] @ row[1])}
@@ -179,30 +185,26 @@ class Embedding(PooledText):
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """The place of each row's own text_pair among all different text_pair of these rows, and
-        how many these are.
+        """Rank of each row's own text_pair among the distinct text_pair of these rows, and the
+        number of those.
 
-        Other right answers of the same text are left out of a row's ranking; of equal scores the
-        right one comes last, so that vectors which are all the same find nothing.
+        Other positives of the same text are left out of a row's ranking. Of equal scores the right
+        one is ranked last, so that equal vectors for all texts do not rank well.
         """
         vectors, (text, pair, *_) = _by_role(outputs, targets)
         first = {answer: row for row, answer in reversed(list(enumerate(pair)))}
-        column = {answer: place for place, answer in enumerate(first)}
-        rights = Rights(text, pair, list(first))
+        column = {answer: index for index, answer in enumerate(first)}
+        positives = Positives(text, pair, list(first))
         own = [column[answer] for answer in pair]
+        blocks = _blocks(vectors[0], vectors[1][list(first.values())], positives, own)
         ranks = torch.cat(
-            [
-                (scores >= scores.gather(1, place[:, None])).sum(1)
-                for place, scores in _blocks(
-                    vectors[0], vectors[1][list(first.values())], rights, own
-                )
-            ]
+            [(scores >= scores.gather(1, index[:, None])).sum(1) for index, scores in blocks]
         )
         return Predictions(ranks.numpy(), np.full(len(ranks), len(first)))
 
-    def _found(self, asking: Tensor, answering: Tensor, rights: Rights) -> Tensor:
-        """Cross-entropy of candidate i for row i, `[n]`."""
-        blocks = _blocks(asking, answering, rights, range(len(asking)))
+    def _info_nce(self, queries: Tensor, candidates: Tensor, positives: Positives) -> Tensor:
+        """Cross-entropy of candidate i for query i, `[n]`."""
+        blocks = _blocks(queries, candidates, positives, range(len(queries)))
         return torch.cat(
             [
                 F.cross_entropy(scores / self.temperature, own, reduction="none")
@@ -212,44 +214,47 @@ class Embedding(PooledText):
 
 
 def _blocks(
-    asking: Tensor, answering: Tensor, rights: Rights, own: Sequence[int]
+    queries: Tensor, candidates: Tensor, positives: Positives, own: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cosines of some rows at a time with all candidates, minus infinity where a candidate is right
-    too.
+    """Cosines of a block of rows with all candidates; minus infinity for a row's other positives.
 
     Args:
-        asking, answering: Vectors of rows `[n, d]` and candidates `[c, d]`, of length 1.
-        rights: Whose texts they are.
-        own: The candidate that each row is to find.
+        queries: Vectors of the rows, `[n, d]`, of length 1.
+        candidates: Vectors of the candidates, `[c, d]`, of length 1.
+        positives: The positives of each row.
+        own: Index of the candidate that each row must find.
 
     Yields:
-        Those rows' own candidates `[b]`, and their cosines `[b, c]`.
+        Indices of the rows' own candidates `[b]`, and cosines `[b, c]`.
     """
-    for start in range(0, len(asking), BLOCK):
-        some = range(start, min(start + BLOCK, len(asking)))
-        scores = asking[some.start : some.stop] @ answering.T
-        excused = [
-            (row - start, place) for row in some for place in rights.of(row) if place != own[row]
+    for start in range(0, len(queries), BLOCK):
+        block = range(start, min(start + BLOCK, len(queries)))
+        scores = queries[block.start : block.stop] @ candidates.T
+        others = [
+            (row - start, index)
+            for row in block
+            for index in positives.of(row)
+            if index != own[row]
         ]
-        if excused:
+        if others:
             mask = torch.zeros(scores.shape, dtype=torch.bool)
-            mask[tuple(torch.tensor(excused).T)] = True
+            mask[tuple(torch.tensor(others).T)] = True
             scores = scores.masked_fill(mask.to(scores.device), -torch.inf)
-        yield torch.tensor(own[some.start : some.stop], device=scores.device), scores
+        yield torch.tensor(own[block.start : block.stop], device=scores.device), scores
 
 
 def _by_role(
     outputs: Outputs, targets: Sequence[Texts]
 ) -> tuple[list[Tensor], list[tuple[str, ...]]]:
-    """Vectors `[n, d]` and texts of each role that the rows have."""
+    """For each role that the rows have: vectors `[n, d]` and texts."""
     rows = _vectors(outputs, targets)
     texts = list(zip(*(target.texts for target in targets), strict=True))
     return [torch.stack(part) for part in zip(*rows, strict=True)], texts
 
 
 def _vectors(outputs: Outputs, rows: Sequence[Texts]) -> list[tuple[Tensor, ...]]:
-    """Each row's texts as vectors `[d]` of length 1; windows of one text by their mean."""
+    """Vectors `[d]`, of length 1, of the texts of each row; the mean over the windows of a text."""
     sizes = [size for row in rows for size in row.sizes]
-    parts = torch.stack([part.mean(0) for part in outputs.lines.float().split(sizes)])
+    parts = torch.stack([part.mean(0) for part in outputs.logits.float().split(sizes)])
     vectors = iter(F.normalize(parts, dim=-1))
     return [tuple(next(vectors) for _ in row.sizes) for row in rows]

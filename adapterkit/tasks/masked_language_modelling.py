@@ -1,4 +1,4 @@
-"""Masked language modelling: hidden tokens of plain texts, to adapt to the language of a domain."""
+"""Masked language modelling: predicts masked tokens of texts, to adapt to a domain's language."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from .fields import TEXT, Fields
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score, Tensors
 
 TOP = 5
+"""Number of best tokens that an answer lists for a mask."""
+
 MASKED, REPLACED = 0.8, 0.1
-"""Shares of the hidden tokens that are masked and that are replaced; the rest stays."""
+"""Shares of the chosen tokens that are masked and that are replaced; the rest is kept."""
 
 
 @dataclass(frozen=True)
 class Cloze:
-    """What hiding tokens of one row, and naming guesses, needs.
+    """What masking a row and naming predicted tokens needs.
 
     Attributes:
         reader: The backbone's tokenizer.
-        words: For each sequence, the word each token is of; None for what cannot be hidden.
+        words: For each sequence, the word of each token; None for tokens that cannot be masked.
     """
 
     reader: TextEncoder
@@ -41,18 +43,19 @@ class Cloze:
 
 @dataclass(frozen=True)
 class MaskedLanguageModelling(Task):
-    """The tokens of plain texts that were hidden (Devlin et al. 2019).
+    """Predicts the masked tokens of texts (Devlin et al. 2019).
 
-    Of the tokens chosen in a text 80% are masked, 10% replaced by any token and 10% left as they
-    are; every epoch chooses anew, evaluation always the same. Long texts are cut into several.
+    Of the tokens chosen in a text 80% are masked, 10% are replaced by a random token and 10% are
+    kept. Every epoch chooses other tokens; evaluation always chooses the same. Long texts are cut
+    into several sequences.
 
     Attributes:
         share: Share of a text's tokens that are chosen; at least one is.
-        whole_words: Choose whole words and not pieces of them; a Chinese character is a word.
-        transform: The head's dense layer and norm before the word embeddings: the checkpoint's
-            own, frozen, or fresh and trained; the checkpoint's where it has them, where left out.
-        extra_metrics: Metrics to tell besides accuracy and perplexity.
-        max_length: Most tokens of a sequence; as many as the backbone takes where left out.
+        whole_words: Choose whole words instead of tokens; a Chinese character is a word.
+        transform: The head's dense layer and norm before the word embeddings: those of the
+            checkpoint, frozen, or fresh ones, trained. If omitted: checkpoint, if it has them.
+        extra_metrics: Metrics besides accuracy and perplexity.
+        max_length: Most tokens of a sequence. If omitted: as many as the backbone takes.
     """
 
     type: ClassVar[str] = "masked_language_modelling"
@@ -93,8 +96,8 @@ class MaskedLanguageModelling(Task):
     @property
     def ensemble_error(self) -> str | None:
         return (
-            f"task '{self.type}' keeps the best guesses among all tokens, not every token's score, "
-            "and guesses have no mean; train a single adapter"
+            f"task '{self.type}' keeps the best tokens of the vocabulary, not the logit of every "
+            "token, and those cannot be averaged; train a single adapter"
         )
 
     def same_answers(self, other: Task) -> bool:
@@ -109,93 +112,92 @@ class MaskedLanguageModelling(Task):
         return {f"{DENSE}.weight": (hidden, hidden), **dict.fromkeys(vectors, (hidden,))}
 
     def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
-        """As BERT begins, the norm being the identity."""
+        """As in `Task`, with the norm as the identity."""
         head = super().fresh_head(hidden, generator)
         return {k: torch.ones_like(v) if k == f"{NORM}.weight" else v for k, v in head.items()}
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
-        """Rows as they are; a mask that stands in the text is a blank nobody knows the token of."""
+        """As in `Task`; a mask in the text becomes a position to predict, with target -1."""
         found = []
         for encoding in reader.encode([row["text"] for row in rows]):
             sequences, words = [], []
             for inputs in truncate(encoding, limit, "windows"):
-                blanks = [
-                    (place, -1) for place, i in enumerate(inputs.input_ids) if i == reader.mask
+                masked = [
+                    (index, -1) for index, i in enumerate(inputs.input_ids) if i == reader.mask
                 ]
-                sequences.append(replace(inputs, masked=tuple(blanks)))
-                of = [encoding.word_ids[place] for place in inputs.kept or range(len(inputs))]
-                for place, _ in blanks:
-                    of[place] = None
-                words.append(tuple(of))
+                sequences.append(replace(inputs, masked=tuple(masked)))
+                word_ids = [encoding.word_ids[n] for n in inputs.kept or range(len(inputs))]
+                for index, _ in masked:
+                    word_ids[index] = None
+                words.append(tuple(word_ids))
             found.append(Example(tuple(sequences), Cloze(reader, tuple(words))))
         return found
 
     def masked_for(self, example: Example, seed: str) -> Example:
-        """The row with tokens hidden."""
-        cloze, draws = example.notes, random.Random(seed)
-        hidden = (
-            self._hidden(inputs, words, cloze.reader, draws)
+        """The row with some tokens masked."""
+        cloze, generator = example.notes, random.Random(seed)
+        masked = (
+            self._mask(inputs, words, cloze.reader, generator)
             for inputs, words in zip(example.inputs, cloze.words, strict=True)
         )
-        return replace(example, inputs=tuple(hidden))
+        return replace(example, inputs=tuple(masked))
 
-    def _hidden(
+    def _mask(
         self,
         inputs: TokenSequence,
         words: Sequence[int | None],
         reader: TextEncoder,
-        draws: random.Random,
+        generator: random.Random,
     ) -> TokenSequence:
-        places = [place for place, word in enumerate(words) if word is not None]
+        candidates = [index for index, word in enumerate(words) if word is not None]
         units = [
             list(unit)
-            for _, unit in groupby(places, key=words.__getitem__ if self.whole_words else None)
+            for _, unit in groupby(candidates, key=words.__getitem__ if self.whole_words else None)
         ]
-        draws.shuffle(units)
-        wanted, chosen = max(1, round(self.share * len(places))), list[int]()
+        generator.shuffle(units)
+        wanted, chosen = max(1, round(self.share * len(candidates))), list[int]()
         for unit in units:
             if not chosen or len(chosen) + len(unit) <= wanted:
                 chosen += unit
         ids = list(inputs.input_ids)
-        for place in sorted(chosen):
-            draw = draws.random()
-            if draw < MASKED:
-                ids[place] = reader.mask
-            elif draw < MASKED + REPLACED:
-                ids[place] = draws.randrange(reader.n_tokens)
-        blanks = tuple((place, inputs.input_ids[place]) for place in sorted(chosen))
-        return replace(inputs, input_ids=ids, masked=blanks)
+        for index in sorted(chosen):
+            number = generator.random()
+            if number < MASKED:
+                ids[index] = reader.mask
+            elif number < MASKED + REPLACED:
+                ids[index] = generator.randrange(reader.n_tokens)
+        masked = tuple((index, inputs.input_ids[index]) for index in sorted(chosen))
+        return replace(inputs, input_ids=ids, masked=masked)
 
     def target(self, row: Row, example: Example) -> None:
-        """The text is its own target: `masked_for` hides tokens of it."""
+        """None: `masked_for` keeps the target of each masked token in the sequence."""
 
     def counts(self, packed: Packed, span: tuple[int, int]) -> tuple[int, ...]:
-        return tuple(len(blanks) for blanks in packed.masked[slice(*span)])
+        return tuple(len(masked) for masked in packed.masked[slice(*span)])
 
     def logits(self, inputs: HeadInput) -> Tensor:
-        """A line for each blank, as `LMHead.guesses` gives it: the vocabulary's scores do not
-        outlive it."""
+        """A row for each masked token, as `LMHead.guesses` returns it. The logits of the whole
+        vocabulary would take too much memory."""
         packed, lm_head = inputs.encoded.packed, inputs.encoded.lm_head
         if lm_head is None:
             raise ValueError("the backbone has no word embeddings that fit")
-        blanks = [
-            (packed.offsets[number] + place, token)
+        masked = [
+            (packed.offsets[number] + index, token)
             for number in range(*inputs.span)
-            for place, token in packed.masked[number]
+            for index, token in packed.masked[number]
         ]
-        at, goal = torch.tensor(blanks, dtype=torch.long, device=packed.device).view(-1, 2).T
-        states = inputs.encoded.tokens.index_select(0, at).float()
-        return lm_head.guesses(states, inputs.head, goal, TOP)
+        indices, tokens = torch.tensor(masked, dtype=torch.long, device=packed.device).view(-1, 2).T
+        states = inputs.encoded.tokens.index_select(0, indices).float()
+        return lm_head.guesses(states, inputs.head, tokens, TOP)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
-        """Cross-entropy averaged over a row's hidden tokens, `[n]`."""
-        parts = outputs.lines[:, 0].float().split([sum(row) for row in outputs.counts])
+        """Cross-entropy averaged over a row's masked tokens, `[n]`."""
+        parts = outputs.logits[:, 0].float().split([sum(row) for row in outputs.counts])
         return torch.stack([-part.sum() / max(1, len(part)) for part in parts])
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
-        """`{"answer", "score", "fills"}`: fills as transformers' fill-mask pipeline gives them,
-        `{score, token, token_str, sequence}` from the best down; a list for each where there are
-        several masks.
+        """`{"answer", "score", "fills"}`: fills in the format of transformers' fill-mask pipeline,
+        `{score, token, token_str, sequence}`, the best first; a list of lists for several masks.
 
         Raises:
             DataError: A text has no mask.
@@ -218,8 +220,7 @@ class MaskedLanguageModelling(Task):
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         raise AdapterkitError(
-            f"task '{self.type}' answers with guesses among all tokens, of which no single score "
-            "is kept; there is nothing to explain"
+            f"task '{self.type}' has no single score for an answer, so there is nothing to explain"
         )
 
     def to_hf_pipeline(self, answer: Answer) -> Any:
@@ -228,14 +229,15 @@ class MaskedLanguageModelling(Task):
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """For each hidden token of a row the guess, and the right one with its surprise."""
-        said, goal = [], []
+        """For each masked token of a row the predicted token and the surprise of the right one,
+        its negative log-probability; and the right token."""
+        predicted, references = [], []
         for row, example in zip(outputs.rows(), examples, strict=True):
-            guesses = torch.cat(list(row)).double()[:, [1 + TOP, 0]].tolist()
-            said.append([{"token": int(token), "surprise": -logp} for token, logp in guesses])
-            blanks = [blank for inputs in example.inputs for blank in inputs.masked]
-            goal.append([{"token": token} for _, token in blanks])
-        return Predictions(said, goal)
+            best = torch.cat(list(row)).double()[:, [1 + TOP, 0]].tolist()
+            predicted.append([{"token": int(token), "surprise": -logp} for token, logp in best])
+            masked = [pair for inputs in example.inputs for pair in inputs.masked]
+            references.append([{"token": token} for _, token in masked])
+        return Predictions(predicted, references)
 
 
 def _transform(lm_head: LMHead) -> Literal["checkpoint", "fresh"]:
@@ -243,24 +245,28 @@ def _transform(lm_head: LMHead) -> Literal["checkpoint", "fresh"]:
 
 
 def _fills(row: Sequence[Tensor], example: Example) -> list[list[dict[str, Any]]]:
-    """The best guesses for each mask of a row."""
+    """The best tokens for each mask of a row.
+
+    Raises:
+        DataError: The row has no mask.
+    """
     reader: TextEncoder = example.notes.reader
-    n_blanks = sum(len(lines) for lines in row)
-    if n_blanks == 0:
+    n_masks = sum(len(part) for part in row)
+    if n_masks == 0:
         text = reader.decode(example.inputs[0].input_ids, skip_special_tokens=True)
         raise DataError(f"there is no {reader.mask_token} to fill in '{text:.60}'")
     found = []
-    for inputs, lines in zip(example.inputs, row, strict=True):
-        for (place, _), line in zip(inputs.masked, lines, strict=True):
+    for inputs, part in zip(example.inputs, row, strict=True):
+        for (index, _), best in zip(inputs.masked, part, strict=True):
             fills = []
-            for score, token in zip(line[1 : 1 + TOP].exp().tolist(), line[1 + TOP :], strict=True):
-                ids = [*inputs.input_ids[:place], int(token), *inputs.input_ids[place + 1 :]]
+            for score, token in zip(best[1 : 1 + TOP].exp().tolist(), best[1 + TOP :], strict=True):
+                ids = [*inputs.input_ids[:index], int(token), *inputs.input_ids[index + 1 :]]
                 fills.append(
                     {
                         "score": score,
                         "token": int(token),
                         "token_str": reader.decode([int(token)]),
-                        "sequence": reader.decode(ids, skip_special_tokens=n_blanks == 1),
+                        "sequence": reader.decode(ids, skip_special_tokens=n_masks == 1),
                     }
                 )
             found.append(fills)

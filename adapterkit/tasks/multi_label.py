@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels for a text, none included."""
+"""Multi-label classification: any number of labels for a text, or none."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ..metrics.per_class import per_class
 from .columns import Column
 from .fields import LABELS
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
-from .thresholds import best_cut
+from .thresholds import best_threshold
 from .types import NOTHING, Answer, AnswerSummary, Example, Outputs, Row, Score
 
 HALF = 0.5
 ENOUGH = 20
-"""Rows with a label, and rows without it, from which it may have a threshold of its own."""
+"""Least number of rows with a label, and of rows without it, for a threshold of its own."""
 
 
 @dataclass(frozen=True)
 class MultiLabel(PooledTask):
-    """Each of C labels is true or not, on its own.
+    """Each of C labels applies or not, independently of the others.
 
     Attributes:
-        labels: Label names in order; the sorted labels of the training rows where left out.
-        threshold: Probability from which a label is given; one for all, or a list with one for each
-            label. tuned chooses one for all on the validation rows after training, tuned_per_label
-            one for each label that at least 20 of these rows have and 20 have not, the others
-            sharing that of tuned. Either way F1 is made as high as it goes, so read the test score:
-            that of the validation rows is flattered.
+        labels: Label names in order. If omitted: the sorted labels of the training rows.
+        threshold: Least probability of a label that is answered: one number, or a list with one for
+            each label. tuned chooses one number on the validation rows after training.
+            tuned_per_label chooses one for each label that at least 20 of these rows have and 20 do
+            not have; the other labels share that of tuned. Both maximise F1 on the validation rows,
+            so only the test score is unbiased.
     """
 
     type: ClassVar[str] = "multi_label"
@@ -68,7 +68,7 @@ class MultiLabel(PooledTask):
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Probability from which each label is given."""
+        """Least probability of each label that is answered."""
         if isinstance(self.threshold, tuple):
             return self.threshold
         return (HALF if isinstance(self.threshold, str) else self.threshold,) * self.n_outputs
@@ -103,15 +103,15 @@ class MultiLabel(PooledTask):
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Binary cross-entropy summed over the labels, `[n]`."""
         logits = outputs.means().float()
-        goal = torch.tensor(targets, device=logits.device)
-        return F.binary_cross_entropy_with_logits(logits, goal, reduction="none").sum(-1)
+        labels = torch.tensor(targets, device=logits.device)
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(-1)
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """`{"labels", "scores"}`: the labels above the threshold and every label's probability."""
         found, labels = [], known_labels(self.labels)
         least = dict(zip(labels, self.thresholds, strict=True))
-        for line in outputs.means().float().sigmoid().tolist():
-            best = ranked(labels, line)
+        for probabilities in outputs.means().float().sigmoid().tolist():
+            best = ranked(labels, probabilities)
             given = [label for label, score in best if score >= least[label]]
             found.append({"labels": given, "scores": dict(best)})
         return found
@@ -120,55 +120,52 @@ class MultiLabel(PooledTask):
         return AnswerSummary(", ".join(answer["labels"]) or NOTHING)
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """The logit of each given label; of the best one where none is given."""
-        chances, labels = outputs.means()[0].float().sigmoid().tolist(), known_labels(self.labels)
-        best = sorted(range(len(chances)), key=lambda column: -chances[column])
-        given = [column for column in best if chances[column] >= self.thresholds[column]]
-        return [mean_score(labels[c], outputs.lines, c) for c in given or best[:1]]
+        """The logit of each answered label; if none is answered, of the most probable one."""
+        labels = known_labels(self.labels)
+        probabilities = outputs.means()[0].float().sigmoid().tolist()
+        best = sorted(range(len(labels)), key=lambda column: -probabilities[column])
+        given = [column for column in best if probabilities[column] >= self.thresholds[column]]
+        return [mean_score(labels[c], outputs.logits, c) for c in given or best[:1]]
 
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """1 for each label that is given, else 0."""
-        chances = outputs.means().float().sigmoid().double().numpy()
-        given = (chances >= np.array(self.thresholds)).astype(int)
-        return Predictions(given, np.array(targets, dtype=int), chances)
+        """1 for each label that is answered, else 0."""
+        probabilities = outputs.means().float().sigmoid().double().numpy()
+        given = (probabilities >= np.array(self.thresholds)).astype(int)
+        return Predictions(given, np.array(targets, dtype=int), probabilities)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
-        names, said, goal = (
-            known_labels(self.labels),
-            predictions.predicted,
-            predictions.references,
-        )
-        return {"per_class": per_class(names, range(len(names)), said, goal)}
+        names, predicted = known_labels(self.labels), predictions.predicted
+        return {"per_class": per_class(names, range(len(names)), predicted, predictions.references)}
 
     def tune(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
         if self.tunable_key is None:
             return self
-        held = self.predictions(outputs, examples, targets)
-        chances, goals = held.probabilities, held.references
-        shared = best_threshold(chances.ravel(), goals.ravel())
+        predictions = self.predictions(outputs, examples, targets)
+        probabilities, labels = predictions.probabilities, predictions.references
+        shared = f1_threshold(probabilities.ravel(), labels.ravel())
         if self.threshold == "tuned":
             return replace(self, threshold=shared)
-        enough = [min(sum(column), len(column) - sum(column)) >= ENOUGH for column in goals.T]
+        enough = [min(sum(column), len(column) - sum(column)) >= ENOUGH for column in labels.T]
         own = [
-            best_threshold(chances[:, label], goals[:, label]) if is_enough else shared
+            f1_threshold(probabilities[:, label], labels[:, label]) if is_enough else shared
             for label, is_enough in enumerate(enough)
         ]
         return replace(self, threshold=tuple(own))
 
 
-def best_threshold(chances: Array, goals: Array) -> float:
-    """The probability from which giving a label has the highest F1.
+def f1_threshold(probabilities: Array, labels: Array) -> float:
+    """Returns the threshold with the highest F1.
 
     Args:
-        chances: Probabilities, `[n]`.
-        goals: 1 where the label is right, else 0, `[n]`.
+        probabilities: Probabilities of a label, `[n]`.
+        labels: 1 if the label is right, else 0, `[n]`.
     """
-    total, lowest = goals.sum(), chances.min()
-    return best_cut(
-        chances,
-        np.stack([goals, np.ones_like(goals)], axis=1),
+    total, lowest = labels.sum(), probabilities.min()
+    return best_threshold(
+        probabilities,
+        np.stack([labels, np.ones_like(labels)], axis=1),
         lambda above: 2 * above[:, 0] / np.maximum(above[:, 1] + total, 1),
         HALF,
         ends=[lowest / 2] if lowest > 0 else [],

@@ -22,7 +22,7 @@ from .types import Answer, AnswerSummary, Example, Outputs, Part, Reword, Row, S
 
 @dataclass(frozen=True)
 class MultipleChoice(PooledTask):
-    """A score for each choice beside the text; a row's scores compete."""
+    """A logit for each choice beside the text; softmax over the choices of a row."""
 
     type: ClassVar[str] = "multiple_choice"
     columns: ClassVar[Mapping[str, Column]] = {
@@ -45,7 +45,7 @@ class MultipleChoice(PooledTask):
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]
         read = reader.encode([text for text, _ in pairs], [choice for _, choice in pairs])
-        # One sequence a choice: windows of one choice would compete with other choices.
+        # One sequence a choice: softmax is over sequences, and windows would take part in it.
         how = "head" if self.long_text == "windows" else self.long_text
         sequences = iter(truncate(encoding, limit, how)[0] for encoding in read)
         return [
@@ -53,40 +53,40 @@ class MultipleChoice(PooledTask):
         ]
 
     def reworded(self, fields: Fields, reword: Reword) -> Fields:
-        """Text and choices; the choices stay where two would become one."""
-        said, goal = fields["choices"], _goal(fields)
-        choices = tuple(reword(choice, "") for choice in said)
+        """Rewords text and choices; the choices are kept if two of them would become equal."""
+        before, label = fields["choices"], _right_choice(fields)
+        choices = tuple(reword(choice, "") for choice in before)
         found = {**fields, "text": reword(fields["text"], "")}
-        if goal is None or len(set(choices)) < len(said):
+        if label is None or len(set(choices)) < len(before):
             return found
-        return {**found, "choices": choices, "label": choices[goal]}
+        return {**found, "choices": choices, "label": choices[label]}
 
     def target(self, row: Row, example: Example) -> int:
-        goal = _goal(row.fields)
-        if goal is None:
+        label = _right_choice(row.fields)
+        if label is None:
             raise DataError(
                 f"{row.where}: label '{row.fields['label']}' is neither a choice nor the number of "
                 f"one, from 0 to {len(row.fields['choices']) - 1}"
             )
-        return goal
+        return label
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy over a row's choices, `[n]`."""
         pairs = zip(outputs.rows(), targets, strict=True)
         return torch.stack(
-            [-torch.cat(row)[:, 0].float().log_softmax(0)[goal] for row, goal in pairs]
+            [-torch.cat(row)[:, 0].float().log_softmax(0)[label] for row, label in pairs]
         )
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
-        """`{"label", "index", "score", "scores"}`: the choice that fits best."""
+        """`{"label", "index", "score", "scores"}`: the most probable choice."""
         found = []
         for row, example in zip(outputs.rows(), examples, strict=True):
-            chances = torch.cat(row)[:, 0].float().softmax(0).tolist()
-            best = ranked(example.notes, chances)
+            probabilities = torch.cat(row)[:, 0].float().softmax(0).tolist()
+            best = ranked(example.notes, probabilities)
             found.append(
                 {
                     "label": best[0][0],
-                    "index": chances.index(best[0][1]),
+                    "index": probabilities.index(best[0][1]),
                     "score": best[0][1],
                     "scores": dict(best),
                 }
@@ -97,9 +97,9 @@ class MultipleChoice(PooledTask):
         return AnswerSummary(answer["label"], answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """The score of the answered choice, before it competes."""
-        best = int(outputs.lines[:, 0].argmax())
-        weights = torch.zeros_like(outputs.lines)
+        """The logit of the answered choice."""
+        best = int(outputs.logits[:, 0].argmax())
+        weights = torch.zeros_like(outputs.logits)
         weights[best] = 1.0
         return [Score(example.notes[best], weights)]
 
@@ -112,13 +112,13 @@ class MultipleChoice(PooledTask):
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """Number of each row's choice."""
-        said = [int(torch.cat(row)[:, 0].argmax()) for row in outputs.rows()]
-        return Predictions(np.array(said), np.array(targets))
+        """Index of each row's choice."""
+        choices = [int(torch.cat(row)[:, 0].argmax()) for row in outputs.rows()]
+        return Predictions(np.array(choices), np.array(targets))
 
 
-def _goal(fields: Fields) -> int | None:
-    """Number of a row's right choice, which its label names or is; None where it does neither."""
+def _right_choice(fields: Fields) -> int | None:
+    """Index of a row's right choice. The label is the choice or its index; else None."""
     label, choices = fields["label"], fields["choices"]
     if label in choices:
         return int(choices.index(label))

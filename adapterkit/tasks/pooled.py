@@ -1,5 +1,4 @@
-"""What tasks with one answer for a whole text share: pooling, long texts and, most of them, a
-linear head."""
+"""Base classes of tasks with one answer for a whole text: pooling, long texts, a linear head."""
 
 from __future__ import annotations
 
@@ -26,17 +25,17 @@ from .types import Example, HeadInput, Score
 
 @dataclass(frozen=True)
 class PooledText(Task):
-    """One pooled vector of a text or a text pair.
+    """A task on one pooled vector of a text or a text pair.
 
     Attributes:
-        pooling: cls (first token), pooler (BERT's own dense and tanh on it) or mean (all tokens);
-            what suits the backbone where left out.
-        dropout: Share of the pooled vector dropped in training.
-        max_length: Most tokens of a text; as many as the backbone takes where left out.
-        long_text: What is read of longer texts: their head, their tail, head+tail (half of each),
-            or windows (all of it, the answer being the windows' mean).
+        pooling: cls (first token), pooler (BERT's dense layer and tanh on it) or mean (all tokens).
+            If omitted: that of the backbone.
+        dropout: Share of the pooled vector that is dropped in training.
+        max_length: Most tokens of a text. If omitted: as many as the backbone takes.
+        long_text: Which part of a longer text is read: its head, its tail, head+tail (half of
+            each), or windows (all of it; the answer is the mean of the windows).
         stride: Tokens that neighbouring windows share, at most half of a window.
-        extra_metrics: Metrics to tell besides the task's own, such as [matthews, roc_auc].
+        extra_metrics: Further metrics, such as [matthews, roc_auc].
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
@@ -65,7 +64,13 @@ class PooledText(Task):
         ]
 
     def example(self, row: Fields, encoding: Any, limit: int) -> Example:
-        """A row, from the encoding of its text or text pair."""
+        """Returns a row as an example.
+
+        Args:
+            row: Values by role.
+            encoding: Its tokenised text or text pair.
+            limit: Most tokens of a sequence.
+        """
         return Example(tuple(truncate(encoding, limit, self.long_text, self.stride)))
 
     def pooled(self, inputs: HeadInput) -> Tensor:
@@ -77,12 +82,12 @@ class PooledText(Task):
 
 @dataclass(frozen=True)
 class PooledTask(PooledText):
-    """A linear head on it."""
+    """A task with a linear head on the pooled vector."""
 
     @property
     @abstractmethod
     def n_outputs(self) -> int:
-        """Numbers the head says of a text, C."""
+        """Number of logits of a text, C."""
 
     def same_answers(self, other: Task) -> bool:
         names = ("labels", "pooling")
@@ -100,7 +105,7 @@ class PooledTask(PooledText):
 
     @classmethod
     def logits_of(cls, members: Sequence[tuple[Self, HeadInput]]) -> list[Tensor]:
-        """On a GPU, outside training, those of one pooling in one launch."""
+        """As in `Task`; on a GPU outside training the heads of one pooling run in one launch."""
         encoded = members[0][1].encoded
         own = cls.logits is not PooledTask.logits
         if own or not in_one_launch(encoded.tokens.device):
@@ -119,16 +124,16 @@ class PooledTask(PooledText):
         return [found[n] for n in range(len(members))]
 
 
-def mean_score(name: str, lines: Tensor, column: int = 0) -> Score:
-    """One column's mean over the windows of a text.
+def mean_score(name: str, logits: Tensor, column: int = 0) -> Score:
+    """The mean of one logit over the windows of a text.
 
     Args:
-        name: What it speaks for.
-        lines: The row's, `[windows, C]`.
-        column: The column.
+        name: What it stands for, such as a label.
+        logits: Those of the row, `[windows, C]`.
+        column: The logit.
     """
-    weights = torch.zeros_like(lines)
-    weights[:, column] = 1.0 / len(lines)
+    weights = torch.zeros_like(logits)
+    weights[:, column] = 1.0 / len(logits)
     return Score(name, weights)
 
 
@@ -147,14 +152,18 @@ def known_labels(labels: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def check_labels(labels: tuple[str, ...] | None, least: int = 2) -> None:
-    """Refuses label names in a recipe that repeat, or that leave no choice.
+    """Checks the label names of a recipe.
+
+    Args:
+        labels: The names; None if the recipe has none.
+        least: Least number of names.
 
     Raises:
-        ValueError: They do.
+        ValueError: A name is repeated, or there are too few.
     """
     if labels is not None and len(set(labels)) < max(least, len(labels)):
-        many = "two distinct names" if least == 2 else "one name, none twice"
-        raise ValueError(f"labels: expected at least {many}, got {list(labels)}")
+        expected = "two distinct names" if least == 2 else "one name, none twice"
+        raise ValueError(f"labels: expected at least {expected}, got {list(labels)}")
 
 
 def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, Any]]:

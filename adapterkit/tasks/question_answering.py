@@ -1,4 +1,4 @@
-"""Extractive question answering: the span of a text that answers a question, if any does."""
+"""Extractive question answering: the span of a text that answers a question, if there is one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..schema import check_least, check_share
 from .base import Task, token_logits
 from .columns import Column
 from .fields import ANSWERS, TEXT, Fields
-from .thresholds import best_cut
+from .thresholds import best_threshold
 from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
 
 CANDIDATES = 20
-"""Best starts and best ends of a window that are combined."""
+"""Number of best starts and of best ends of a window that are combined."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where the lines of a row's windows stand in its context.
+    """A row's context and the characters of its tokens.
 
     Attributes:
         text: The context.
-        spans: For each window, for each line, its characters; None outside the context.
+        spans: For each window, for each token, its characters; None outside the context.
     """
 
     text: str
@@ -40,15 +40,20 @@ class Context:
 
 @dataclass(frozen=True)
 class SpanTarget:
-    """The right answers of a row: its texts, and first and last line in each window; 0 and 0, the
-    first token, where a window has none."""
+    """The right answers of a row.
+
+    Attributes:
+        texts: Their texts; empty if there is no answer.
+        token_spans: First and last token of the first answer in each window; 0 and 0, the first
+            token, if the window does not contain it.
+    """
 
     texts: tuple[str, ...]
-    lines: tuple[tuple[int, int], ...]
+    token_spans: tuple[tuple[int, int], ...]
 
 
 class Candidate(NamedTuple):
-    """A possible answer: its score, the window it stands in, its first and last line there."""
+    """A possible answer: its score, its window, and its first and last token there."""
 
     score: float
     window: int
@@ -58,21 +63,21 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class QuestionAnswering(Task):
-    """First and last token of the answer in the context, said by two scores a token.
+    """First and last token of the answer in the context, two logits a token (Devlin et al. 2019).
 
-    Long contexts are read in overlapping windows; the first token's scores stand for "no answer".
+    Long contexts are read in overlapping windows. The logits of the first token stand for "no
+    answer".
 
     Attributes:
         dropout: Share of each token's hidden state dropped in training.
-        max_length: Most tokens of question and window; as many as fit where left out.
+        max_length: Most tokens of question and window. If omitted: as many as the backbone takes.
         stride: Tokens that neighbouring windows share, at most half of a window.
         max_answer: Most tokens of an answer.
-        n_best: Answers that are told.
-        unanswerable: Whether there may be no answer; filled in from the training rows.
-        null_threshold: By how much the score of "no answer" must exceed that of the best answer to
-            be believed; tuned chooses it on the validation rows after training, so that their F1
-            is as high as it goes.
-        extra_metrics: Metrics to tell besides the task's own, such as [squad_f1, cmrc_f1].
+        n_best: Number of answers that are returned.
+        unanswerable: Whether there may be no answer; the training rows set it.
+        null_threshold: By how much the score of "no answer" must exceed that of the best answer.
+            tuned chooses it on the validation rows after training: that with the highest F1.
+        extra_metrics: Further metrics, such as [squad_f1, cmrc_f1].
     """
 
     type: ClassVar[str] = "question_answering"
@@ -132,7 +137,7 @@ class QuestionAnswering(Task):
                 for span, owner in zip(encoding.offsets, encoding.sequence_ids, strict=True)
             ]
             spans = tuple(
-                tuple(inside[place] for place in window.kept or range(len(window)))
+                tuple(inside[index] for index in window.kept or range(len(window)))
                 for window in windows
             )
             found.append(Example(tuple(windows), Context(row["context"], spans)))
@@ -150,38 +155,38 @@ class QuestionAnswering(Task):
                     f"{row.where}: the answer '{text:.40}' is not at character {start} of the "
                     f"context, which has '{context.text[start : start + len(text)]:.40}' there"
                 )
-        lines = []
+        token_spans = []
         for spans in context.spans:
             found = (0, 0)
             if answers:
                 text, start = answers[0]
-                found = _lines(spans, start, start + len(text)) or (0, 0)
-            lines.append(found)
-        return SpanTarget(tuple(text for text, _ in answers), tuple(lines))
+                found = _tokens_of(spans, start, start + len(text)) or (0, 0)
+            token_spans.append(found)
+        return SpanTarget(tuple(text for text, _ in answers), tuple(token_spans))
 
     def protected_tokens(self, example: Example, target: Any) -> list[range]:
-        """The answer's tokens; the first one where a window has none."""
-        return [range(first, last + 1) for first, last in target.lines]
+        """The tokens of the answer; the first token of a window without it."""
+        return [range(first, last + 1) for first, last in target.token_spans]
 
     def logits(self, inputs: HeadInput) -> Tensor:
-        """`[t, 2]`: for each token, how much it begins and how much it ends the answer."""
+        """`[t, 2]`: for each token the logit that the answer begins, and that it ends, there."""
         weight, bias = inputs.head["qa_outputs.weight"], inputs.head["qa_outputs.bias"]
         return token_logits(inputs, weight, bias, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy of first and last token, averaged over a row's windows, `[n]`."""
         losses = []
-        for row, goal in zip(outputs.rows(), targets, strict=True):
+        for row, target in zip(outputs.rows(), targets, strict=True):
             parts = []
-            for window, (first, last) in zip(row, goal.lines, strict=True):
-                likely = window.float().log_softmax(0)
-                parts.append(-(likely[first, 0] + likely[last, 1]) / 2)
+            for window, (first, last) in zip(row, target.token_spans, strict=True):
+                log_probabilities = window.float().log_softmax(0)
+                parts.append(-(log_probabilities[first, 0] + log_probabilities[last, 1]) / 2)
             losses.append(torch.stack(parts).mean())
         return torch.stack(losses)
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """`{"answer", "score", "start", "end", "best"}`: the answer with its character positions
-        (empty, and both 0, for none), and the `n_best` answers."""
+        (without an answer an empty text, 0 and 0), and the `n_best` answers."""
         found = []
         for row, example in zip(outputs.rows(), examples, strict=True):
             best = self._best(row, example.notes)
@@ -192,14 +197,14 @@ class QuestionAnswering(Task):
         return AnswerSummary(answer["answer"] or NOTHING, answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """The score of the answer's first token as a beginning plus that of its last as an end."""
+        """The start logit of the answer's first token plus the end logit of its last token."""
         (row,), context = outputs.rows(), example.notes
-        place, best = max(self._competing(row, context).items(), key=lambda pair: pair[1].score)
-        weights, start = torch.zeros_like(outputs.lines), sum(outputs.counts[0][: best.window])
+        span, best = max(self._competing(row, context).items(), key=lambda pair: pair[1].score)
+        weights, start = torch.zeros_like(outputs.logits), sum(outputs.counts[0][: best.window])
         weights[start + best.first, 0] = 1.0
         weights[start + best.last, 1] = 1.0
-        offset = best.score - float((weights * outputs.lines).sum())
-        return [Score(context.text[slice(*place)] or "(no answer)", weights, offset)]
+        offset = best.score - float((weights * outputs.logits).sum())
+        return [Score(context.text[slice(*span)] or "(no answer)", weights, offset)]
 
     def to_hf_pipeline(self, answer: Answer) -> Any:
         return answer["best"][0]
@@ -207,68 +212,69 @@ class QuestionAnswering(Task):
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """The best answer's text, empty for none, and the texts of all right ones."""
-        said = [answer["answer"] for answer in self.answers(outputs, examples)]
-        return Predictions(said, [list(goal.texts) for goal in targets])
+        """The text of the best answer, empty for none, and the texts of all right answers."""
+        texts = [answer["answer"] for answer in self.answers(outputs, examples)]
+        return Predictions(texts, [list(target.texts) for target in targets])
 
     def tune(self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]) -> Self:
-        """As the official script of SQuAD 2.0 finds its best threshold."""
+        """Chooses `null_threshold` as the official script of SQuAD 2.0 does."""
         if self.tunable_key is None:
             return self
-        said, goals, excess = [], [], []
-        for row, example, goal in zip(outputs.rows(), examples, targets, strict=True):
+        texts, references, excess = [], [], []
+        for row, example, target in zip(outputs.rows(), examples, targets, strict=True):
             found = self._candidates(row, example.notes)
             if found:  # else there is nothing to choose
                 (start, end), best = max(found.items(), key=lambda pair: pair[1].score)
-                said.append(example.notes.text[start:end])
-                goals.append(list(goal.texts))
-                excess.append(_none(row).score - best.score)
+                texts.append(example.notes.text[start:end])
+                references.append(list(target.texts))
+                excess.append(_no_answer(row).score - best.score)
         if not self.unanswerable or not excess:
             return replace(self, null_threshold=0.0)
         f1: Any = metric_kinds()[self.metric_kind].metrics[self.main_metric].counts
-        nothing = Predictions([""] * len(said), goals)
-        gains = f1(nothing)[:, :1] - f1(Predictions(said, goals))[:, :1]
+        no_answers = Predictions([""] * len(texts), references)
+        gains = f1(no_answers)[:, :1] - f1(Predictions(texts, references))[:, :1]
         ends = [min(excess) - 1, max(excess) + 1]
-        truncate = best_cut(np.array(excess), gains, lambda above: above[:, 0], 0.0, ends)
-        return replace(self, null_threshold=truncate)
+        threshold = best_threshold(np.array(excess), gains, lambda above: above[:, 0], 0.0, ends)
+        return replace(self, null_threshold=threshold)
 
     def _best(self, row: Sequence[Tensor], context: Context) -> list[Answer]:
-        """The best answers over all windows, scores as shares of the candidates' chances."""
+        """The best answers over all windows; scores are probabilities among the candidates."""
         candidates = self._competing(row, context)
-        scores = [candidate.score for candidate in candidates.values()]
-        chances = torch.tensor(scores).softmax(0).tolist()
-        told = sorted(zip(candidates, chances, strict=True), key=lambda pair: -pair[1])
+        logits = [candidate.score for candidate in candidates.values()]
+        probabilities = torch.tensor(logits).softmax(0).tolist()
+        ranked = sorted(zip(candidates, probabilities, strict=True), key=lambda pair: -pair[1])
         return [
-            {"answer": context.text[start:end], "score": chance, "start": start, "end": end}
-            for (start, end), chance in told[: self.n_best]
+            {"answer": context.text[start:end], "score": score, "start": start, "end": end}
+            for (start, end), score in ranked[: self.n_best]
         ]
 
     def _competing(
         self, row: Sequence[Tensor], context: Context
     ) -> dict[tuple[int, int], Candidate]:
-        """The candidates, and 0 and 0 for "no answer" less what its score must exceed others by."""
+        """The candidates by their characters; under (0, 0) "no answer", less the threshold."""
         found = self._candidates(row, context)
         if self.unanswerable or not found:
-            least = 0.0 if self.null_threshold == "tuned" else self.null_threshold
-            none = _none(row)
-            found[0, 0] = none._replace(score=none.score - least)
+            threshold = 0.0 if self.null_threshold == "tuned" else self.null_threshold
+            no_answer = _no_answer(row)
+            found[0, 0] = no_answer._replace(score=no_answer.score - threshold)
         return found
 
     def _candidates(
         self, row: Sequence[Tensor], context: Context
     ) -> dict[tuple[int, int], Candidate]:
-        """Spans of the context that may be the answer, each where it scores best."""
+        """Spans of the context that may be the answer, each from the window with its best score."""
         found: dict[tuple[int, int], Candidate] = {}
         for number, (window, spans) in enumerate(zip(row, context.spans, strict=True)):
             for first, last, score in self._pairs(window.float(), spans):
-                # Lines of a pair are tokens of the context, which all have a span.
-                place = (spans[first][0], spans[last][1])  # type: ignore[index]
-                if place not in found or score > found[place].score:
-                    found[place] = Candidate(score, number, first, last)
+                # Both are tokens of the context, and all of those have a span.
+                span = (spans[first][0], spans[last][1])  # type: ignore[index]
+                if span not in found or score > found[span].score:
+                    found[span] = Candidate(score, number, first, last)
         return found
 
     def _pairs(self, window: Tensor, spans: Sequence[Any]) -> list[tuple[int, int, float]]:
-        inside = [line for line, span in enumerate(spans) if span is not None]
+        """First token, last token and score of the best spans of a window."""
+        inside = [token for token, span in enumerate(spans) if span is not None]
         if not inside:
             return []
         scores = window[inside]
@@ -281,14 +287,16 @@ class QuestionAnswering(Task):
         ]
 
 
-def _none(row: Sequence[Tensor]) -> Candidate:
-    """ "No answer", as the window says it that is least sure of it."""
+def _no_answer(row: Sequence[Tensor]) -> Candidate:
+    """The candidate "no answer", with its lowest score over the windows."""
     windows = [Candidate(float(w[0].sum()), number, 0, 0) for number, w in enumerate(row)]
     return min(windows, key=lambda candidate: candidate.score)
 
 
-def _lines(spans: Sequence[tuple[int, int] | None], start: int, end: int) -> tuple[int, int] | None:
-    """First and last line that touch the characters, where the window holds all of them."""
+def _tokens_of(
+    spans: Sequence[tuple[int, int] | None], start: int, end: int
+) -> tuple[int, int] | None:
+    """First and last token that touch the characters; None if the window lacks some of them."""
     touched = [n for n, span in enumerate(spans) if span and span[0] < end and span[1] > start]
     inside = [span for span in spans if span]
     if not touched or inside[0][0] > start or inside[-1][1] < end:

@@ -1,4 +1,4 @@
-"""Regression: a number for a text, or how alike the two texts of a pair are."""
+"""Regression: a number for a text or a text pair, such as the similarity of two texts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
 @dataclass(frozen=True)
 class Regression(PooledTask):
-    """One number for each text, learnt in units of the training rows' spread.
+    """One number for each text; the head learns it as (number - center) / spread.
 
     Attributes:
-        center: The training rows' mean, filled in.
-        spread: Their standard deviation, filled in.
+        center: Mean of the training rows; set by training.
+        spread: Their standard deviation; set by training.
     """
 
     type: ClassVar[str] = "regression"
@@ -45,10 +45,10 @@ class Regression(PooledTask):
         return 1
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        goal = torch.tensor([row.fields["label"] for row in rows])
-        spread = float(goal.std(correction=0)) or 1.0
+        numbers = torch.tensor([row.fields["label"] for row in rows])
+        spread = float(numbers.std(correction=0)) or 1.0
         pooling = self.pooling or pooling
-        return replace(self, pooling=pooling, center=float(goal.mean()), spread=spread)
+        return replace(self, pooling=pooling, center=float(numbers.mean()), spread=spread)
 
     def label_values(self, row: Row) -> Sequence[str | float]:
         return [float(row.fields["label"])]
@@ -58,9 +58,9 @@ class Regression(PooledTask):
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Squared error in units of the spread, `[n]`."""
-        said = outputs.means()[:, 0].float()
-        goal = torch.tensor(targets, device=said.device)
-        return (said - (goal - (self.center or 0.0)) / (self.spread or 1.0)) ** 2
+        logits = outputs.means()[:, 0].float()
+        numbers = torch.tensor(targets, device=logits.device)
+        return (logits - (numbers - (self.center or 0.0)) / (self.spread or 1.0)) ** 2
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """`{"score"}`: the number."""
@@ -71,13 +71,13 @@ class Regression(PooledTask):
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The number itself."""
-        mean = mean_score("number", outputs.lines)
+        mean = mean_score("number", outputs.logits)
         return [Score(mean.name, mean.weights * (self.spread or 1.0), self.center or 0.0)]
 
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """Each row's number, in the rows' own units."""
+        """Each row's number, in the units of the rows."""
         return Predictions(np.array(self._values(outputs)), np.array(targets, dtype=float))
 
     def _values(self, outputs: Outputs) -> list[float]:

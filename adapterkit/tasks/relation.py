@@ -1,4 +1,4 @@
-"""Relation extraction: how two marked entities of a text stand to each other."""
+"""Relation extraction: the relation between two marked entities of a text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .single_label import OneLabelTask
 from .types import Example, Part, Row, Text
 
 MARKS = ("@", "#")
-"""Around head and tail: punctuation every vocabulary knows (Zhou and Chen 2021)."""
+"""Markers around head and tail: punctuation in every vocabulary (Zhou and Chen 2021)."""
 
 
 @dataclass(frozen=True)
 class Relation(OneLabelTask):
-    """One directed label for a head and a tail entity, each marked in the text."""
+    """One directed label for a head and a tail entity, which are marked in the text."""
 
     type: ClassVar[str] = "relation"
     columns: ClassVar[Mapping[str, Column]] = {
@@ -30,8 +30,8 @@ class Relation(OneLabelTask):
     }
     augmentable: ClassVar[tuple[str, ...]] = ()
 
-    def fields(self, asked: Text, where: str) -> Fields:
-        fields = super().fields(asked, where)
+    def fields(self, request: Text, where: str) -> Fields:
+        fields = super().fields(request, where)
         _check_spans(fields, where)
         return fields
 
@@ -40,16 +40,18 @@ class Relation(OneLabelTask):
         return [self.example(*pair, limit) for pair in zip(rows, read, strict=True)]
 
     def example(self, row: Fields, encoding: Any, limit: int) -> Example:
-        """A row; its notes are for each sequence the places of the marks."""
+        """As in `PooledText`; the notes are, for each sequence, the indices of the marks."""
         origins = _origins(row)
         marks = {
-            place
-            for place, (start, end) in enumerate(encoding.offsets)
+            index
+            for index, (start, end) in enumerate(encoding.offsets)
             if start < end and origins[start:end] == [None] * (end - start)
         }
         inputs = super().example(row, encoding, limit).inputs
-        whole = range(len(encoding.ids))
-        notes = [[n for n, p in enumerate(one.kept or whole) if p in marks] for one in inputs]
+        every = range(len(encoding.ids))
+        notes = [
+            [n for n, index in enumerate(one.kept or every) if index in marks] for one in inputs
+        ]
         return Example(inputs, notes)
 
     def protected_tokens(self, example: Example, target: Any) -> list[list[int]]:
@@ -61,7 +63,7 @@ class Relation(OneLabelTask):
         origins = _origins(row)
 
         def at(word: int, start: int, end: int) -> tuple[int, int] | None:
-            own = [place for place in origins[start:end] if place is not None]
+            own = [position for position in origins[start:end] if position is not None]
             return (own[0], own[-1] + 1) if own else None
 
         return [(Part("text", row["text"], at),)]
@@ -81,26 +83,26 @@ def _check_spans(fields: Fields, where: str) -> None:
 
 
 def marked(row: Fields) -> str:
-    """The text with a mark on either side of head and tail."""
+    """The text with a mark before and after head and tail."""
     text = str(row["text"])
-    for place, mark in _marks(row):
-        text = text[:place] + mark + text[place:]
+    for position, mark in _marks(row):
+        text = text[:position] + mark + text[position:]
     return text
 
 
 def _origins(row: Fields) -> list[int | None]:
-    """For each character of the marked text, its place in the row's text; None in a mark."""
+    """For each character of the marked text its position in the row's text; None in a mark."""
     origins: list[int | None] = list(range(len(row["text"])))
-    for place, mark in _marks(row):
-        origins[place:place] = [None] * len(mark)
+    for position, mark in _marks(row):
+        origins[position:position] = [None] * len(mark)
     return origins
 
 
 def _marks(row: Fields) -> list[tuple[int, str]]:
-    """Where marks go into a row's text, the last first, so that each place is still good."""
-    cuts = []
+    """Position and text of the marks, the last first, so that inserting one moves no other."""
+    marks = []
     for order, (role, mark) in enumerate(zip(("head", "tail"), MARKS, strict=True)):
         start, end = row[role]
-        # At one place an entity that ends is closed before one that begins is opened.
-        cuts += [(start, 1, order, f" {mark} "), (end, 0, order, f" {mark} ")]
-    return [(place, mark) for place, _, _, mark in sorted(cuts, reverse=True)]
+        # At one position the mark that closes an entity comes before one that opens another.
+        marks += [(start, 1, order, f" {mark} "), (end, 0, order, f" {mark} ")]
+    return [(position, mark) for position, _, _, mark in sorted(marks, reverse=True)]

@@ -1,4 +1,4 @@
-"""What tasks that give each row one label of several share."""
+"""Base class of tasks with one of several labels for each row."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class OneLabelTask(PooledTask):
     """One of C labels for each text.
 
     Attributes:
-        labels: Label names in order; the sorted labels of the training rows where left out.
-        label_smoothing: Share of the goal that is spread over all labels.
-        class_weights: balanced weighs rows so that every label counts as much as any other.
-        weights: Weight of each label in the loss, filled in by class_weights.
+        labels: Label names in order. If omitted: the sorted labels of the training rows.
+        label_smoothing: Share of the target probability that is spread over all labels.
+        class_weights: balanced weighs the rows so that all labels have the same weight in total.
+        weights: Weight of each label in the loss; class_weights sets it.
     """
 
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
@@ -78,7 +78,9 @@ class OneLabelTask(PooledTask):
         if not once:
             return []
         names = ", ".join(f"'{label}'" for label in once[:5]) + (", ..." if len(once) > 5 else "")
-        return [f"{len(once)} labels have a single training row and will hardly be learnt: {names}"]
+        return [
+            f"{len(once)} labels have a single training row and will hardly be learned: {names}"
+        ]
 
     def target(self, row: Row, example: Example) -> int:
         label, labels = row.fields["label"], known_labels(self.labels)
@@ -90,19 +92,19 @@ class OneLabelTask(PooledTask):
         return labels.index(label)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
-        """Cross-entropy of the mean over a text's windows, `[n]`."""
+        """Cross-entropy of the mean logits over a text's windows, `[n]`."""
         logits = outputs.means().float()
-        goal = torch.tensor(targets, device=logits.device)
+        labels = torch.tensor(targets, device=logits.device)
         weight = None if self.weights is None else logits.new_tensor(self.weights)
         return F.cross_entropy(
-            logits, goal, weight, reduction="none", label_smoothing=self.label_smoothing
+            logits, labels, weight, reduction="none", label_smoothing=self.label_smoothing
         )
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
         """`{"label", "score", "scores"}`: the best label and every label's probability."""
         found = []
-        for line in outputs.means().float().softmax(-1).tolist():
-            best = ranked(known_labels(self.labels), line)
+        for probabilities in outputs.means().float().softmax(-1).tolist():
+            best = ranked(known_labels(self.labels), probabilities)
             found.append({"label": best[0][0], "score": best[0][1], "scores": dict(best)})
         return found
 
@@ -112,23 +114,19 @@ class OneLabelTask(PooledTask):
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The logit of the answered label."""
         best = int(outputs.means()[0].argmax())
-        return [mean_score(known_labels(self.labels)[best], outputs.lines, best)]
+        return [mean_score(known_labels(self.labels)[best], outputs.logits, best)]
 
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """Number of each row's label."""
-        lines = outputs.means()
-        chances = lines.double().softmax(-1).numpy()
-        return Predictions(lines.argmax(-1).numpy(), np.array(targets), chances)
+        """Index of each row's label."""
+        logits = outputs.means()
+        probabilities = logits.double().softmax(-1).numpy()
+        return Predictions(logits.argmax(-1).numpy(), np.array(targets), probabilities)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
-        names, said, goal = (
-            known_labels(self.labels),
-            predictions.predicted,
-            predictions.references,
-        )
+        names, predicted = known_labels(self.labels), predictions.predicted
         return {
-            "per_class": per_class(names, range(len(names)), said, goal),
+            "per_class": per_class(names, range(len(names)), predicted, predictions.references),
             "confusion": confusion(predictions),
         }

@@ -1,4 +1,4 @@
-"""Extractive summarisation: the sentences of a document that say what matters."""
+"""Extractive summarisation: the most important sentences of a document."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from .types import (
 )
 
 END = re.compile(r"[.!?…]+[\"'”’)\]»]*(?=\s|$)|[。！？]+[”’」』）》]*|\n")  # noqa: RUF001
-"""Where a sentence may end: a sign and what closes behind it, or the end of a line."""
+"""A possible end of a sentence: a sign and closing quotes or brackets, or the end of a line."""
 
-GOES_ON = re.compile(r"(^|[^\w.])([A-HJ-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Sra)\.$")
-"""A title or an initial, whose full stop ends nothing."""
+ABBREVIATION = re.compile(r"(^|[^\w.])([A-HJ-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Sra)\.$")
+"""A title or an initial, whose full stop does not end a sentence."""
 
 CHINESE_END = re.compile(r"[。！？]+[”’」』）》]*$")  # noqa: RUF001
 OUTSIDE = -1
@@ -49,23 +49,23 @@ class Document:
     """The sentences of one row.
 
     Attributes:
-        text: What they stand in.
+        text: The text that contains them.
         spans: First and past-the-last character of each.
-        owners: For each window, the sentence of each line; -1 for special tokens.
+        owners: For each window, the sentence of each token; -1 for special tokens.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
     owners: tuple[tuple[int, ...], ...]
 
-    def joined(self, sentences: Iterable[int]) -> str:
-        """Some sentences as one text."""
-        return joined([self.text[slice(*self.spans[number])] for number in sentences])
+    def text_of(self, sentences: Iterable[int]) -> str:
+        """Some sentences, joined to one text."""
+        return join([self.text[slice(*self.spans[number])] for number in sentences])
 
 
 @dataclass(frozen=True)
 class SummaryTarget:
-    """The sentences of a document that should be chosen, and what its summary should say."""
+    """The right summary of a document: indices of its sentences, and its text."""
 
     document: Document
     chosen: tuple[int, ...]
@@ -74,20 +74,20 @@ class SummaryTarget:
 
 @dataclass(frozen=True)
 class Summarisation(Task):
-    """A score for each sentence, from the mean of its tokens' states beside the whole document.
+    """A logit for each sentence of a document, from the mean hidden state of its tokens.
 
-    As BERTSum (Liu 2019), whose sentence states come from a token of their own before each
-    sentence. Documents are lists of sentences, or texts that are cut into sentences at full stops,
-    question and exclamation marks and line ends; long ones are read in windows. A row's summary
-    holds the numbers of its sentences from 0, or is a text of its own: then the goal is what a
-    greedy choice finds to have most of it (Nallapati et al. 2017).
+    It resembles BERTSum (Liu 2019), which takes the state of a special token before each sentence.
+    A document is a list of sentences, or a text, which is split at full stops, question marks,
+    exclamation marks and line ends. Long documents are read in windows. A row's summary lists the
+    indices of its sentences from 0, or is a text. For a text the target is a greedy choice of the
+    sentences that have most words in common with it (Nallapati et al. 2017).
 
     Attributes:
-        dropout: Share of each token's hidden state dropped in training.
-        max_length: Most tokens of a window; as many as the backbone takes where left out.
+        dropout: Share of each token's hidden state that is dropped in training.
+        max_length: Most tokens of a window. If omitted: as many as the backbone takes.
         stride: Tokens that neighbouring windows share, at most half of a window.
-        sentences: Sentences in a summary.
-        extra_metrics: Metrics to tell besides the task's own, such as [rouge_3].
+        sentences: Number of sentences in a summary.
+        extra_metrics: Further metrics, such as [rouge_3].
     """
 
     type: ClassVar[str] = "summarisation"
@@ -102,7 +102,7 @@ class Summarisation(Task):
     }
     per_token: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "summaries"
-    # It judges both kinds of summaries by what a person reads, a near miss by how near it is.
+    # It suits both kinds of summaries, and a sentence that is nearly right counts for something.
     main_metric: ClassVar[str] = "rouge_l"
     document_role: ClassVar[str] = "sentences"
 
@@ -121,20 +121,20 @@ class Summarisation(Task):
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         return self
 
-    def fields(self, asked: Text, where: str) -> Fields:
-        if isinstance(asked, (list, tuple)):
-            asked = {"sentences": asked}
-        if isinstance(asked, Mapping) and "text" in asked:
-            asked = {"sentences": asked["text"], **asked}
-        return super().fields(asked, where)
+    def fields(self, request: Text, where: str) -> Fields:
+        if isinstance(request, (list, tuple)):
+            request = {"sentences": request}
+        if isinstance(request, Mapping) and "text" in request:
+            request = {"sentences": request["text"], **request}
+        return super().fields(request, where)
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        short = sum(len(_standing(row.fields)[1]) <= self.sentences for row in rows)
+        short = sum(len(_located(row.fields)[1]) <= self.sentences for row in rows)
         if not short:
             return []
         return [
             f"{short} of {len(rows)} training documents have no more than {self.sentences} "
-            "sentences, so that their summary is all of them; task.sentences sets how many it has"
+            "sentences, so their summary is the whole document; lower task.sentences"
         ]
 
     def same_answers(self, other: Task) -> bool:
@@ -144,13 +144,13 @@ class Summarisation(Task):
         return {"classifier.weight": (1, hidden), "classifier.bias": (1,)}
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
-        documents = [_standing(row) for row in rows]
-        read = reader.encode([text for text, _ in documents])
+        documents = [_located(row) for row in rows]
+        encodings = reader.encode([text for text, _ in documents])
         found = []
-        for (text, spans), encoding in zip(documents, read, strict=True):
+        for (text, spans), encoding in zip(documents, encodings, strict=True):
             windows = truncate(encoding, limit, "windows", self.stride)
             owner = _owners(encoding, spans)
-            owners = tuple(tuple(owner[place] for place in _places(window)) for window in windows)
+            owners = tuple(tuple(owner[n] for n in _indices(window)) for window in windows)
             found.append(Example(tuple(windows), Document(text, spans, owners)))
         return found
 
@@ -164,93 +164,91 @@ class Summarisation(Task):
                 f"{row.where}: summary names sentence {chosen[-1]}, the last of the document is "
                 f"{len(document.spans) - 1} (the first is 0)"
             )
-        return SummaryTarget(document, chosen, document.joined(chosen))
+        return SummaryTarget(document, chosen, document.text_of(chosen))
 
     def logits(self, inputs: HeadInput) -> Tensor:
-        """`[t, 1]`, a line for each token: the mean of a sentence's lines is what the head says of
-        the mean of its tokens' states."""
+        """`[t, 1]`, for each token. The head is linear, so the mean over the tokens of a sentence
+        is the logit of their mean state."""
         weight, bias = inputs.head["classifier.weight"], inputs.head["classifier.bias"]
         return token_logits(inputs, weight, bias, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Binary cross-entropy averaged over a row's sentences, `[n]`."""
         losses = []
-        for row, goal in zip(outputs.rows(), targets, strict=True):
-            scores, read = _scores(row, goal.document)
-            wanted = torch.zeros_like(scores)
-            wanted[list(goal.chosen)] = 1.0
-            each = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        for row, target in zip(outputs.rows(), targets, strict=True):
+            scores, read = _scores(row, target.document)
+            labels = torch.zeros_like(scores)
+            labels[list(target.chosen)] = 1.0
+            each = F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
             losses.append((each * read).sum() / read.sum().clamp(min=1))
         return torch.stack(losses)
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
-        """`{"summary", "extract"}`: the best sentences in the document's order, as one text and
-        each as `{index, text, start, end, score}`; characters are those of the text that was
-        asked, or of the listed sentences with a space between them."""
+        """`{"summary", "extract"}`: the best sentences in the document's order, as one text, and as
+        a list of `{index, text, start, end, score}`. Positions are those in the text, or in the
+        listed sentences joined by spaces."""
         found = []
         for row, example in zip(outputs.rows(), examples, strict=True):
             document: Document = example.notes
-            chances = _scores(row, document)[0].sigmoid().tolist()
+            probabilities = _scores(row, document)[0].sigmoid().tolist()
             extract = [
                 {
                     "index": number,
                     "text": document.text[slice(*document.spans[number])],
                     "start": document.spans[number][0],
                     "end": document.spans[number][1],
-                    "score": chances[number],
+                    "score": probabilities[number],
                 }
                 for number in self._chosen(row, document)
             ]
-            found.append(
-                {"summary": joined([part["text"] for part in extract]), "extract": extract}
-            )
+            found.append({"summary": join([part["text"] for part in extract]), "extract": extract})
         return found
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """The score of each sentence that was chosen and read."""
+        """The logit of each chosen sentence that has a token."""
         (row,), document = outputs.rows(), example.notes
         read = _scores(row, document)[1]
         owners = torch.tensor(list(chain(*document.owners)))[:, None]
         found = []
         for number in self._chosen(row, document):
             if read[number]:
-                own = (owners == number).to(outputs.lines)
-                found.append(Score(document.joined([number]), own / own.sum()))
+                own = (owners == number).to(outputs.logits)
+                found.append(Score(document.text_of([number]), own / own.sum()))
         return found
 
     def summary(self, answer: Answer) -> AnswerSummary:
         return AnswerSummary(answer["summary"] or NOTHING)
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
-        return [(Part("sentences", _standing(row)[0]),)]
+        return [(Part("sentences", _located(row)[0]),)]
 
     def predictions(
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
-        """The chosen sentences and their numbers, the reference and the goal's."""
-        said, goals = [], []
-        for row, goal in zip(outputs.rows(), targets, strict=True):
-            chosen = self._chosen(row, goal.document)
-            said.append({"text": goal.document.joined(chosen), "sentences": chosen})
-            goals.append({"text": goal.reference, "sentences": list(goal.chosen)})
-        return Predictions(said, goals)
+        """For each row `{text, sentences}`: text and sentence indices of the summary."""
+        predicted, references = [], []
+        for row, target in zip(outputs.rows(), targets, strict=True):
+            chosen = self._chosen(row, target.document)
+            predicted.append({"text": target.document.text_of(chosen), "sentences": chosen})
+            references.append({"text": target.reference, "sentences": list(target.chosen)})
+        return Predictions(predicted, references)
 
     def _chosen(self, row: Sequence[Tensor], document: Document) -> list[int]:
-        """The best sentences in the document's order; of equal ones the earlier."""
+        """Indices of the best sentences, ascending; of equal ones the earlier."""
         scores = _scores(row, document)[0].tolist()
         best = sorted(range(len(scores)), key=lambda number: -scores[number])
         return sorted(best[: self.sentences])
 
 
 def _scores(row: Sequence[Tensor], document: Document) -> tuple[Tensor, Tensor]:
-    """Score of each sentence over all windows `[s]`, and whether it has a token at all: what has
-    none is worth less than any other."""
-    lines = torch.cat(list(row))[:, 0].float()
-    owners = torch.tensor(list(chain(*document.owners)), device=lines.device)
+    """Logit of each sentence over all windows `[s]`, and whether it has a token. A sentence without
+    one has a lower logit than all others."""
+    logits = torch.cat(list(row))[:, 0].float()
+    owners = torch.tensor(list(chain(*document.owners)), device=logits.device)
     inside = owners != OUTSIDE
-    zeros = lines.new_zeros(len(document.spans))
-    counts = zeros.index_add(0, owners[inside], torch.ones_like(lines[inside]))
-    sums = zeros.index_add(0, owners[inside], lines[inside])
+    zeros = logits.new_zeros(len(document.spans))
+    counts = zeros.index_add(0, owners[inside], torch.ones_like(logits[inside]))
+    sums = zeros.index_add(0, owners[inside], logits[inside])
     read = counts > 0
     return torch.where(read, sums / counts.clamp(min=1), -1e4), read
 
@@ -266,12 +264,12 @@ def _owners(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
     return owners
 
 
-def _places(window: TokenSequence) -> Sequence[int]:
+def _indices(window: TokenSequence) -> Sequence[int]:
     return window.kept or range(len(window))
 
 
-def _standing(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A document as one text, and where its sentences stand in it."""
+def _located(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text of a document, and the characters of its sentences in it."""
     if isinstance(row["sentences"], str):
         text = row["sentences"]
         return text, tuple(split(text))
@@ -283,15 +281,15 @@ def _standing(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
 
 
 def split(text: str) -> list[tuple[int, int]]:
-    """First and past-the-last character of each sentence of a text, blanks around it left out.
+    """First and past-the-last character of each sentence of a text, without blanks around it.
 
     A sentence ends at `.`, `!`, `?` or `…` before a blank unless a small letter follows, at `。`,
-    `！` or `？` anywhere, and at the end of a line. Titles, initials and what has no letter (the
-    number of a list) do not end one.
+    `！` or `？` anywhere, and at the end of a line. It does not end after a title, after an initial
+    or before it has a letter (the number of a list item).
     """  # noqa: RUF002
     spans, start = [], 0
     for match in END.finditer(text):
-        if not _goes_on(text, start, match):
+        if not _continues(text, start, match):
             spans.append((start, match.end()))
             start = match.end()
     spans.append((start, len(text)))
@@ -302,7 +300,7 @@ def split(text: str) -> list[tuple[int, int]]:
     ]
 
 
-def _goes_on(text: str, start: int, end: re.Match[str]) -> bool:
+def _continues(text: str, start: int, end: re.Match[str]) -> bool:
     if end.group() == "\n":
         return False
     if not any(character.isalpha() for character in text[start : end.end()]):
@@ -310,32 +308,40 @@ def _goes_on(text: str, start: int, end: re.Match[str]) -> bool:
     if CHINESE_END.match(end.group()):
         return False
     following = text[end.end() :].split("\n", 1)[0].lstrip()[:1]
-    return following.islower() or bool(GOES_ON.search(text[start : end.end()]))
+    return following.islower() or bool(ABBREVIATION.search(text[start : end.end()]))
 
 
-def joined(sentences: Sequence[str]) -> str:
-    """Sentences as one text: a space between them, none behind a Chinese sign."""
+def join(sentences: Sequence[str]) -> str:
+    """Joins sentences by spaces, without a space after a Chinese sign."""
     parts = [part if CHINESE_END.search(part) else f"{part} " for part in sentences]
     return "".join(parts).rstrip()
 
 
 def greedy(document: Document, reference: str, most: int) -> tuple[int, ...]:
-    """Sentences that together have most of a reference by ROUGE-1 and ROUGE-2: the best one, then
-    one after the other as long as it gets better, at most `most`; none that has nothing of it."""
-    parts = [words_of(document.text[slice(*span)]) for span in document.spans]
-    goal = words_of(reference)
+    """Chooses sentences that maximise ROUGE-1 plus ROUGE-2 with a reference, one after the other.
 
-    def worth(chosen: Iterable[int]) -> float:
-        said = list(chain(*(parts[number] for number in sorted(chosen))))
-        return rouge_n(said, goal, 1) + rouge_n(said, goal, 2)
+    Args:
+        document: The document.
+        reference: The reference summary.
+        most: Most sentences. Fewer are chosen if no other sentence raises the sum.
+
+    Returns:
+        Indices of the sentences, ascending.
+    """
+    parts = [words_of(document.text[slice(*span)]) for span in document.spans]
+    reference_words = words_of(reference)
+
+    def rouge(chosen: Iterable[int]) -> float:
+        words = list(chain(*(parts[number] for number in sorted(chosen))))
+        return rouge_n(words, reference_words, 1) + rouge_n(words, reference_words, 2)
 
     chosen: tuple[int, ...] = ()
     best = 0.0
     while len(chosen) < min(most, len(parts)):
         left = [number for number in range(len(parts)) if number not in chosen]
-        following = max(left, key=lambda number: worth((*chosen, number)))
-        if worth((*chosen, following)) <= best:
+        following = max(left, key=lambda number: rouge((*chosen, number)))
+        if rouge((*chosen, following)) <= best:
             break
         chosen = (*chosen, following)
-        best = worth(chosen)
+        best = rouge(chosen)
     return tuple(sorted(chosen))

@@ -39,7 +39,7 @@ from .types import (
 )
 
 WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+|[^\w\s]")
-"""A Chinese character, a run of other letters and digits, or one sign."""
+"""A Chinese character, a run of other letters and digits, or a single sign."""
 
 
 @dataclass(frozen=True)
@@ -47,30 +47,30 @@ class Words:
     """The words of one row.
 
     Attributes:
-        text: What they stand in.
+        text: The text that contains them.
         spans: First and past-the-last character of each.
-        places: Sequence and line of each word's first token; None where it has no token.
+        first_tokens: Sequence and index of each word's first token; None if it has no token.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    places: tuple[tuple[int, int] | None, ...]
+    first_tokens: tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(frozen=True)
 class Tagging(Task):
-    """One of C tags for each word, said at its first token (Devlin et al. 2019).
+    """One of C tags for each word, predicted at its first token (Devlin et al. 2019).
 
     Tags that begin with `B-` and `I-` are read as entities (BIO). Words are given as a list, or as
-    a text that is cut into words, signs and single Chinese characters. Long rows are read in
+    a text, which is split into words, signs and single Chinese characters. Long rows are read in
     windows.
 
     Attributes:
-        dropout: Share of each token's hidden state dropped in training.
-        max_length: Most tokens of a window; as many as the backbone takes where left out.
+        dropout: Share of each token's hidden state that is dropped in training.
+        max_length: Most tokens of a window. If omitted: as many as the backbone takes.
         stride: Tokens that neighbouring windows share, at most half of a window.
-        labels: Tags in order; the sorted tags of the training rows where left out.
-        extra_metrics: Metrics to tell besides the task's own, such as [strict_f1].
+        labels: Tags in order. If omitted: the sorted tags of the training rows.
+        extra_metrics: Further metrics, such as [strict_f1].
     """
 
     type: ClassVar[str] = "tagging"
@@ -97,9 +97,9 @@ class Tagging(Task):
         check_share(self, "dropout")
         check_least(self, 0, "stride")
 
-    @property  # of all tasks the only one whose kind depends on its labels
+    @property  # the only task whose metric kind depends on its labels
     def metric_kind(self) -> str:  # type: ignore[override]
-        """Whole entities are judged where tags are BIO, else single tags."""
+        """Metrics of whole entities if tags are BIO, else of single tags."""
         return "entities" if has_entities(known_labels(self.labels)) else "tags"
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
@@ -110,17 +110,17 @@ class Tagging(Task):
             )
         try:
             return replace(self, labels=labels)
-        except ValueError as error:  # what suits entities may not suit other tags
+        except ValueError as error:  # a metric of entities may not exist for other tags
             raise DataError(f"task.{error}") from None
 
-    def fields(self, asked: Text, where: str) -> Fields:
-        if is_text(asked):
-            text = TEXT.check(asked, f"{where}: tokens")
+    def fields(self, request: Text, where: str) -> Fields:
+        if is_text(request):
+            text = TEXT.check(request, f"{where}: tokens")
             spans = [match.span() for match in WORD.finditer(text)]
             return {"tokens": tuple(text[a:b] for a, b in spans), "text": text, "spans": spans}
-        if isinstance(asked, Sequence):
-            asked = {"tokens": asked}
-        return super().fields(asked, where)
+        if isinstance(request, Sequence):
+            request = {"tokens": request}
+        return super().fields(request, where)
 
     def same_answers(self, other: Task) -> bool:
         return isinstance(other, Tagging) and self.labels == other.labels
@@ -131,39 +131,39 @@ class Tagging(Task):
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         found = []
-        read = reader.encode([row["tokens"] for row in rows], words=True)
-        for row, encoding in zip(rows, read, strict=True):
+        encodings = reader.encode([row["tokens"] for row in rows], words=True)
+        for row, encoding in zip(rows, encodings, strict=True):
             sequences = truncate(encoding, limit, "windows", self.stride)
             first: dict[int, tuple[int, int]] = {}
             for number, inputs in enumerate(sequences):
                 kept = inputs.kept or range(len(inputs))
-                for line, place in enumerate(kept):
-                    word = encoding.word_ids[place]
-                    before = encoding.word_ids[place - 1] if place else None
+                for token, index in enumerate(kept):
+                    word = encoding.word_ids[index]
+                    before = encoding.word_ids[index - 1] if index else None
                     if word is not None and word != before:
-                        first.setdefault(word, (number, line))
-            text, spans = _standing(row)
-            places = tuple(first.get(word) for word in range(len(spans)))
-            found.append(Example(tuple(sequences), Words(text, spans, places)))
+                        first.setdefault(word, (number, token))
+            text, spans = _located(row)
+            first_tokens = tuple(first.get(word) for word in range(len(spans)))
+            found.append(Example(tuple(sequences), Words(text, spans, first_tokens)))
         return found
 
     def label_values(self, row: Row) -> Sequence[str | float]:
-        """The kinds of its entities, and the tags that are part of none."""
+        """The kinds of the row's entities, and the tags outside entities."""
         tags = row.fields["tags"]
         others = [tag for tag in tags if _stands_alone(tag)]
         return [*(kind for kind, _, _ in entities_of(tags)), *others]
 
     def reworded(self, fields: Fields, reword: Reword) -> Fields:
-        """Word by word: one that would become several keeps its place, and stays."""
-        line = " ".join(fields["tokens"])
+        """Rewords word by word; a word is kept if it would become several, which have no tags."""
+        text = " ".join(fields["tokens"])
         pairs = (
-            (word, reword(word, f"{place} {line}")) for place, word in enumerate(fields["tokens"])
+            (word, reword(word, f"{index} {text}")) for index, word in enumerate(fields["tokens"])
         )
         tokens = tuple(new if _is_no_longer(new, word) else word for word, new in pairs)
         return {**fields, "tokens": tokens}
 
     def target(self, row: Row, example: Example) -> tuple[Any, list[int]]:
-        """Where each word is said, and its tag."""
+        """The first token of each word, and the index of its tag."""
         tags, labels = row.fields["tags"], known_labels(self.labels)
         if len(tags) != len(row.fields["tokens"]):
             raise DataError(
@@ -176,24 +176,25 @@ class Tagging(Task):
                     f"{row.where}: tag '{tag}' is not one this task was trained on; "
                     f"{did_you_mean(tag, labels)}"
                 )
-        return example.notes.places, [labels.index(tag) for tag in tags]
+        return example.notes.first_tokens, [labels.index(tag) for tag in tags]
 
     def logits(self, inputs: HeadInput) -> Tensor:
-        """`[t, C]`, a line for each token."""
+        """`[t, C]`, for each token."""
         weight, bias = inputs.head["classifier.weight"], inputs.head["classifier.bias"]
         return token_logits(inputs, weight, bias, self.dropout)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy averaged over a row's words, `[n]`."""
         losses = []
-        for row, (places, goal) in zip(outputs.rows(), targets, strict=True):
-            seen = [(place, tag) for place, tag in zip(places, goal, strict=True) if place]
-            if not seen:  # a row without a single known token teaches nothing
+        for row, (first_tokens, labels) in zip(outputs.rows(), targets, strict=True):
+            pairs = zip(first_tokens, labels, strict=True)
+            read = [(token, label) for token, label in pairs if token]
+            if not read:  # no word of the row has a token, so there is nothing to learn
                 losses.append(row[0].sum() * 0.0)
                 continue
-            lines = torch.stack([row[number][line] for (number, line), _ in seen]).float()
-            tags = torch.tensor([tag for _, tag in seen], device=lines.device)
-            losses.append(F.cross_entropy(lines, tags))
+            logits = torch.stack([row[number][token] for (number, token), _ in read]).float()
+            tags = torch.tensor([label for _, label in read], device=logits.device)
+            losses.append(F.cross_entropy(logits, tags))
         return torch.stack(losses)
 
     def answers(self, outputs: Outputs, examples: Sequence[Example]) -> list[Answer]:
@@ -202,14 +203,14 @@ class Tagging(Task):
         found = []
         for row, example in zip(outputs.rows(), examples, strict=True):
             words: Words = example.notes
-            tags, chances = self._said(row, words.places)
+            tags, probabilities = self._tags(row, words.first_tokens)
             entities = []
             for kind, first, last in entities_of(tags):
                 start, end = words.spans[first][0], words.spans[last - 1][1]
                 entities.append(
                     {
                         "entity_group": kind,
-                        "score": sum(chances[first:last]) / (last - first),
+                        "score": sum(probabilities[first:last]) / (last - first),
                         "word": words.text[start:end],
                         "start": start,
                         "end": end,
@@ -223,22 +224,23 @@ class Tagging(Task):
         return AnswerSummary(", ".join(found) or NOTHING)
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """For each entity, and each tag that is part of none, the mean logit of its words' tags."""
+        """For each entity, and each tag outside entities, the mean logit of its words' tags."""
         (row,), words = outputs.rows(), example.notes
-        tags, labels = self._said(row, words.places)[0], known_labels(self.labels)
+        tags, labels = self._tags(row, words.first_tokens)[0], known_labels(self.labels)
         others = [(t, n, n + 1) for n, t in enumerate(tags) if _stands_alone(t)]
         before = [0, *accumulate(outputs.counts[0])]
         found = []
         for kind, first, last in sorted([*entities_of(tags), *others], key=lambda one: one[1]):
-            weights = torch.zeros_like(outputs.lines)
-            for place, tag in zip(words.places[first:last], tags[first:last], strict=True):
-                weights[before[place[0]] + place[1], labels.index(tag)] = 1.0
+            weights = torch.zeros_like(outputs.logits)
+            pairs = zip(words.first_tokens[first:last], tags[first:last], strict=True)
+            for (sequence, token), tag in pairs:
+                weights[before[sequence] + token, labels.index(tag)] = 1.0
             span = slice(words.spans[first][0], words.spans[last - 1][1])
             found.append(Score(f"{words.text[span]} ({kind})", weights / (last - first)))
         return found
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
-        text, spans = _standing(row)
+        text, spans = _located(row)
 
         def at(word: int, start: int, end: int) -> tuple[int, int]:
             return spans[word][0] + start, spans[word][0] + end
@@ -252,50 +254,51 @@ class Tagging(Task):
         self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
     ) -> Predictions:
         """Each row's tags."""
-        labels, said, goal = known_labels(self.labels), [], []
-        for row, (places, tags) in zip(outputs.rows(), targets, strict=True):
-            said.append(self._said(row, places)[0])
-            goal.append([labels[tag] for tag in tags])
-        return Predictions(said, goal)
+        labels, predicted, references = known_labels(self.labels), [], []
+        for row, (first_tokens, tags) in zip(outputs.rows(), targets, strict=True):
+            predicted.append(self._tags(row, first_tokens)[0])
+            references.append([labels[tag] for tag in tags])
+        return Predictions(predicted, references)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
         if self.metric_kind == "entities":
             return {"per_class": per_entity(predictions)}
         tags = known_labels(self.labels)
-        said, goal = (
+        predicted, references = (
             list(chain(*rows)) for rows in (predictions.predicted, predictions.references)
         )
-        return {"per_class": per_class(tags, tags, said, goal)}
+        return {"per_class": per_class(tags, tags, predicted, references)}
 
-    def _said(
-        self, row: Sequence[Tensor], places: Sequence[tuple[int, int] | None]
+    def _tags(
+        self, row: Sequence[Tensor], first_tokens: Sequence[tuple[int, int] | None]
     ) -> tuple[list[str], list[float]]:
-        """The tag of every word and its probability; a word without a token is outside."""
-        labels, tags, chances = known_labels(self.labels), [], []
-        likely = [part.float().softmax(-1).max(-1) for part in row]
-        for place in places:
-            if place is None:
+        """The tag of every word and its probability; a word without a token has the tag `O`."""
+        labels, tags, probabilities = known_labels(self.labels), [], []
+        best = [part.float().softmax(-1).max(-1) for part in row]
+        for first in first_tokens:
+            if first is None:
                 tags.append(OUTSIDE)
-                chances.append(1.0)
+                probabilities.append(1.0)
                 continue
-            number, line = place
-            tags.append(labels[int(likely[number].indices[line])])
-            chances.append(float(likely[number].values[line]))
-        return tags, chances
+            number, token = first
+            tags.append(labels[int(best[number].indices[token])])
+            probabilities.append(float(best[number].values[token]))
+        return tags, probabilities
 
 
 def _is_no_longer(word: str, other: str) -> bool:
-    """Whether a word is one, and has no more signs and Chinese characters than another."""
+    """Whether a replacement is one word with no more signs and Chinese characters than another."""
     return len(word.split()) == 1 and len(WORD.findall(word)) <= max(1, len(WORD.findall(other)))
 
 
 def _stands_alone(tag: str) -> bool:
-    """Whether a tag says something by itself, not as part of an entity."""
+    """Whether a tag has a meaning of its own: neither outside nor part of an entity."""
     return tag != OUTSIDE and not tag.startswith(("B-", "I-"))
 
 
-def _standing(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """What the words stand in, and where: their own text, or all of them with single spaces."""
+def _located(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text that contains the words, and their characters in it: the text of the request, or
+    the words joined by single spaces."""
     if "spans" in row:
         return row["text"], tuple(row["spans"])
     spans, start = [], 0

@@ -1,4 +1,4 @@
-"""What goes through a task: rows, examples, outputs, scores."""
+"""The values that tasks take and return: rows, examples, outputs, answers, scores."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Answer = dict[str, Any]
 
 
 NOTHING = "(none)"
-"""Summary of an answer that says that there is nothing: no label, no entity."""
+"""Text of an empty answer: no label, no entity."""
 
 
 class AnswerSummary(NamedTuple):
-    """An answer in one line, for people.
+    """One line about an answer.
 
     Attributes:
         text: The answer in a few words.
@@ -41,11 +41,11 @@ def vector_summary(vector: Sequence[float]) -> AnswerSummary:
 
 
 Text = str | Sequence[Any] | Mapping[str, Any]
-"""What is asked: a text, several texts in the order of the task's roles, or values by role."""
+"""A request: a text, several texts in the order of the task's columns, or values by role."""
 
 
 Reword = Callable[[str, str], str]
-"""From a text, and what else a draw hangs on, to the text with other words."""
+"""From a text and a key that the choice depends on, to the text with some words replaced."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Row:
 
     Attributes:
         fields: Values by role (`text`, `text_pair`, `label`).
-        where: File and row, for messages.
+        where: File and row, for error messages.
     """
 
     fields: Fields
@@ -63,11 +63,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Example:
-    """One row as the backbone reads it.
+    """One tokenised row.
 
     Attributes:
-        inputs: Its sequences; several where a long text has windows or a question has choices.
-        notes: What the task needs to turn outputs into answers (words, character positions).
+        inputs: Its sequences; several if a long text is read in windows, or a row has choices.
+        notes: What the task needs besides to turn outputs into answers, such as the positions of
+            words.
     """
 
     inputs: tuple[TokenSequence, ...]
@@ -75,7 +76,7 @@ class Example:
 
     @property
     def truncated(self) -> bool:
-        """Whether a part of the row is not read at all."""
+        """Whether a part of the row was cut off."""
         return any(inputs.truncated for inputs in self.inputs)
 
 
@@ -98,43 +99,43 @@ class HeadInput:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a task's head said of some rows.
+    """What a task's head returned for some rows.
 
     Attributes:
-        lines: Raw scores, `[t, C]`: a line a sequence, or a line a token, row after row.
-        counts: For each row, the lines of each of its sequences.
+        logits: `[t, C]`, row after row: logits of each sequence, or of each token.
+        counts: For each row, the number of logits vectors of each of its sequences.
     """
 
-    lines: Tensor
+    logits: Tensor
     counts: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[Tensor]]) -> Outputs:
-        """Outputs from each row's sequences, `[lines, C]` each."""
+        """Returns the outputs of rows, each a list of the logits `[t, C]` of its sequences."""
         counts = tuple(tuple(len(part) for part in row) for row in rows)
         return cls(torch.cat([part for row in rows for part in row]), counts)
 
     def rows(self) -> list[tuple[Tensor, ...]]:
-        """Each row's sequences, `[lines, C]` each."""
-        parts = iter(self.lines.split([n for row in self.counts for n in row]))
+        """For each row the logits `[t, C]` of its sequences."""
+        parts = iter(self.logits.split([n for row in self.counts for n in row]))
         return [tuple(next(parts) for _ in row) for row in self.counts]
 
     def means(self) -> Tensor:
-        """The mean of each row's lines, `[n, C]`: how windows of one text agree on an answer."""
+        """Mean logits of each row over its sequences, `[n, C]`: one answer for all windows."""
         if all(row == (1,) for row in self.counts):
-            return self.lines
+            return self.logits
         sizes = [sum(row) for row in self.counts]
-        return torch.stack([part.mean(0) for part in self.lines.split(sizes)])
+        return torch.stack([part.mean(0) for part in self.logits.split(sizes)])
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number behind an answer: a weighted sum of the lines that a row's head says.
+    """The number behind an answer: a weighted sum of a row's logits and an offset.
 
     Attributes:
-        name: What it speaks for, such as the label.
-        weights: Weight of every raw score, `[t, C]` as the row's lines.
-        offset: What is added.
+        name: What it stands for, such as the label.
+        weights: Weight of every logit, `[t, C]`.
+        offset: The offset.
     """
 
     name: str
@@ -144,13 +145,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Part:
-    """One text that the tokenizer reads of a row.
+    """One text of a tokenised sequence.
 
     Attributes:
-        role: The role it has in the row.
-        text: The text as it was asked.
-        at: From a word of the tokenizer's and characters it counted, to characters of `text`; None
-            where the task put them in.
+        role: Its role in the row.
+        text: The text of the request.
+        at: From the tokenizer's number of a word and a span of characters in what was tokenised,
+            to the span in `text`; None for characters that the task inserted.
     """
 
     role: str

@@ -265,7 +265,7 @@ def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
         ),
         (
             {"training": {"ensemble": 2}, "task": {"type": "masked_language_modelling"}},
-            r"training\.ensemble: task 'masked_language_modelling' keeps the best guesses",
+            r"training\.ensemble: task 'masked_language_modelling' keeps the best tokens",
         ),
         (
             {"training": {"ensemble": 2}, "task": {"type": "embedding", "dimensions": 8}},
@@ -638,7 +638,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "endless": (change_json(CARD, members=[DIGEST] * 32), r"members: expected up to 31 digests"),
     "no ensemble": (
         change_json(CARD, task={"type": "masked_language_modelling", "transform": "checkpoint"}),
-        "others: task 'masked_language_modelling' keeps the best guesses",
+        "others: task 'masked_language_modelling' keeps the best tokens",
     ),
 }
 

@@ -85,7 +85,7 @@ def expected(kind: str, answer: Answer, example: Example, said: Outputs) -> list
     if kind in ("classification", "relation"):
         return [float(means.max())]
     if kind == "multiple_choice":
-        return [float(said.lines[answer["index"], 0])]
+        return [float(said.logits[answer["index"], 0])]
     if kind == "multi_label":
         best = max(answer["scores"], key=answer["scores"].__getitem__)
         return [logit(answer["scores"][label]) for label in answer["labels"] or [best]]
@@ -94,7 +94,7 @@ def expected(kind: str, answer: Answer, example: Example, said: Outputs) -> list
     if kind == "summarisation":
         return [logit(one["score"]) for one in answer["extract"]]
     if kind == "tagging":
-        best = [float(rows[n][line].max()) for n, line in example.notes.places]
+        best = [float(rows[n][line].max()) for n, line in example.notes.first_tokens]
         place = {start: n for n, (start, _) in enumerate(example.notes.spans)}
         ends = {end: n + 1 for n, (_, end) in enumerate(example.notes.spans)}
         own = [best[place[e["start"]] : ends[e["end"]]] for e in answer["entities"]]
@@ -118,7 +118,7 @@ def check(backbone: Backbone, adapter: Adapter, row: Mapping[str, Any]) -> Expla
     goal = expected(adapter.task.type, found.answer, example, said)
     assert [a.score for a in found.attributions] == pytest.approx(goal, abs=1e-4)
     blind = replace(example, inputs=tuple(masked(backbone, adapter, i) for i in example.inputs))
-    nothing = outputs(backbone, adapter, blind).lines
+    nothing = outputs(backbone, adapter, blind).logits
     scores = adapter.task.scores(said, example)
     for score, attribution in zip(scores, found.attributions, strict=True):
         low = float((score.weights * nothing).sum()) + score.offset
@@ -293,7 +293,8 @@ def test_tags_that_are_no_entities_have_scores_too(marked: Backbone, tmp_path: P
 def test_no_answer_is_scored_as_it_competes(marked: Backbone, tmp_path: Path) -> None:
     adapter = random_task_adapter(marked, "question_answering", tmp_path, null_threshold=-50.0)
     (attribution,) = explain(marked, adapter, request_row(adapter)).attributions
-    first = outputs(marked, adapter, read_example(marked, adapter, request_row(adapter))).lines[0]
+    example = read_example(marked, adapter, request_row(adapter))
+    first = outputs(marked, adapter, example).logits[0]
     assert attribution.name == "(no answer)"
     assert attribution.score == pytest.approx(float(first.sum()) + 50.0, abs=1e-4)
     assert sum(word.attribution for word in attribution.words) == pytest.approx(
@@ -335,7 +336,7 @@ def test_only_exact_gradients_explain(
 def test_what_has_no_score_is_not_explained(
     tiny: Backbone, tmp_path: Path, make_adapter: MakeAdapter
 ) -> None:
-    with pytest.raises(AdapterkitError, match="task 'embedding' answers with vectors"):
+    with pytest.raises(AdapterkitError, match="task 'embedding' has no single score"):
         explain(tiny, random_task_adapter(tiny, "embedding", tmp_path), TEXT)
     with pytest.raises(AdapterkitError, match="the plain backbone answers with a vector"):
         explain(tiny, None, TEXT)

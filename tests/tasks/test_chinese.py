@@ -283,8 +283,8 @@ def _right_answer_is_in_a_window(adapter: Adapter, row: Row, example: Example) -
     """The lines that are learnt stand for the answer's own characters."""
     (text, start), context = row.fields["answers"][0], row.fields["context"]
     goal, found = adapter.task.target(row, example), 0
-    assert len(example.inputs) == len(goal.lines)
-    for spans, (first, last) in zip(example.notes.spans, goal.lines, strict=True):
+    assert len(example.inputs) == len(goal.token_spans)
+    for spans, (first, last) in zip(example.notes.spans, goal.token_spans, strict=True):
         if (first, last) == (0, 0):
             continue
         found += 1

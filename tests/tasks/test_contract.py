@@ -290,7 +290,7 @@ def test_spans_stand_in_the_text_in_any_script(chinese_folder: Path) -> None:
     said = torch.full((len(example.inputs[0]), 3), -5.0)
     said[:, 2] = 0.0
     for word, tag in {2: 0, 3: 1, 8: 0}.items():
-        said[example.notes.places[word][1], tag] = 9.0
+        said[example.notes.first_tokens[word][1], tag] = 9.0
     (answer,) = task.answers(Outputs.of([(said,)]), [example])
     found = [(e["word"], e["start"], e["end"]) for e in answer["entities"]]
     assert found == [("北京", 3, 5), ("Beijing", 10, 17)]
@@ -302,8 +302,8 @@ def test_every_word_of_a_long_row_is_said_once(tiny: Backbone) -> None:
     words = [f"{a}{b}" for a in "abcdefgh" for b in "xyz"]
     (example,) = task.examples([{"tokens": words}], tiny.reader, 12)
     assert len(example.inputs) > 3
-    assert None not in example.notes.places
-    ids = [example.inputs[n].input_ids[line] for n, line in example.notes.places]
+    assert None not in example.notes.first_tokens
+    ids = [example.inputs[n].input_ids[line] for n, line in example.notes.first_tokens]
     assert tiny.tokenizer.convert_ids_to_tokens(ids) == [word[0] for word in words]
 
 
@@ -320,9 +320,9 @@ def test_answer_spans_are_found_across_windows(tiny: Backbone) -> None:
     row = Row({"question": "who", "context": context, "answers": (("bank is", 25),)}, "x:1")
     (example,) = task.examples([row.fields], tiny.reader, 14)
     goal = task.target(row, example)
-    assert len(goal.lines) > 1
+    assert len(goal.token_spans) > 1
     rows = []
-    for window, (first, last) in zip(example.inputs, goal.lines, strict=True):
+    for window, (first, last) in zip(example.inputs, goal.token_spans, strict=True):
         said = torch.zeros(len(window), 2)
         said[first, 0] += 8.0
         said[last, 1] += 8.0

@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_a_plain_loop(rows: list[tuple[str, ...]]) -> None:
 def test_without_equal_texts_the_loss_is_torchs_cross_entropy() -> None:
     rows = [(f"a{n}", f"b{n}") for n in range(9)]
     outputs, targets, _ = said(rows)
-    one, other = F.normalize(outputs.lines, dim=-1).view(9, 2, -1).unbind(1)
+    one, other = F.normalize(outputs.logits, dim=-1).view(9, 2, -1).unbind(1)
     scores = one @ other.T / 0.05
     ahead = F.cross_entropy(scores, torch.arange(9), reduction="none")
     back = F.cross_entropy(scores.T, torch.arange(9), reduction="none")
@@ -158,7 +158,7 @@ def test_ranks_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_vectors_that_are_all_the_same_find_nothing() -> None:
     rows = [(f"a{n}", f"b{n}") for n in range(20)]
     outputs, targets, _ = said(rows)
-    same = Outputs(torch.ones_like(outputs.lines), outputs.counts)
+    same = Outputs(torch.ones_like(outputs.logits), outputs.counts)
     metrics = judged(same, targets)
     assert metrics == pytest.approx({"mrr": 0.05, "recall@1": 0, "recall@5": 0, "recall@10": 0})
 

@@ -197,7 +197,7 @@ def test_bfloat16_embeddings_say_almost_the_same(
     adapter = plain(tiny, make_adapter)
     examples = judged(adapter.task, examples_of(adapter.task, tiny, TEXTS))
     exact, rounded = (
-        Outputs.of(compute_outputs(backbone, [(adapter, e) for e in examples])).lines[:, 0]
+        Outputs.of(compute_outputs(backbone, [(adapter, e) for e in examples])).logits[:, 0]
         for backbone in (tiny, half)
     )
     torch.testing.assert_close(exact, rounded, rtol=0.1, atol=0.1)
@@ -425,7 +425,7 @@ def test_what_does_not_fit_is_told(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(AdapterkitError, match="the backbone's checkpoint has no head for masked"):
         train(Recipe.of(content, tmp_path), tiny, progress=False)
     assert "masked_language_modelling" in tasks()
-    with pytest.raises(AdapterkitError, match="guesses among all tokens"):
+    with pytest.raises(AdapterkitError, match="has no single score for an answer"):
         MaskedLanguageModelling().scores(Outputs(torch.zeros(1, 11), ((1,),)), Example(()))
     with pytest.raises(AdapterkitError, match="word embeddings as wide as the hidden states"):
         MaskedLanguageModelling().bind_backbone(None)

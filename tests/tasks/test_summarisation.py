@@ -18,7 +18,7 @@ from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.rouge import rouge_l, words_of
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.fields import SUMMARY
-from adapterkit.tasks.summarisation import greedy, joined, split
+from adapterkit.tasks.summarisation import greedy, join, split
 from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.train import train
@@ -48,7 +48,7 @@ def test_sentences_end_where_a_reader_says(sentences: list[str]) -> None:
         text = f" {between.join(sentences)}\n"
         spans = split(text)
         assert [text[start:end] for start, end in spans] == sentences
-    text = joined(sentences)
+    text = join(sentences)
     assert [text[start:end] for start, end in split(text)] == sentences
 
 

@@ -49,7 +49,7 @@ def test_the_threshold_for_all_has_the_best_f1_there_is(seed: int) -> None:
     lines, goals = logits(40, 3, seed)
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
     tuned = task.tune(outputs(lines), [], goals.tolist())
-    chances = outputs(lines).lines.sigmoid().double().numpy().ravel()
+    chances = outputs(lines).logits.sigmoid().double().numpy().ravel()
     tried = [f1_at(chances, goals.ravel(), cut) for cut in (*chances, 0.5)]
     found = tuned.metrics(tuned.predictions(outputs(lines), [], goals.tolist()))
     assert found["f1_micro"] == pytest.approx(max(tried))
@@ -68,7 +68,7 @@ def test_only_labels_with_enough_rows_have_a_threshold_of_their_own() -> None:
     a, b, c = task.tune(outputs(lines), [], goals.tolist()).threshold
     shared = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
     assert a == c == shared.tune(outputs(lines), [], goals.tolist()).threshold
-    chances = outputs(lines).lines.sigmoid().double().numpy()[:, 1]
+    chances = outputs(lines).logits.sigmoid().double().numpy()[:, 1]
     best = max(f1_at(chances, goals[:, 1], cut) for cut in (*chances, 0.5))
     assert f1_at(chances, goals[:, 1], b) == pytest.approx(best)
 

@@ -513,7 +513,7 @@ def test_a_callable_may_move_answers_with_their_text(tiny: Backbone, tmp_path: P
     part = drawn(range(len(rows)), 1, 0)
     for row, target, before in zip(rows, part.targets, split.targets, strict=True):
         shift = 1 if row.fields["answers"] else 0
-        assert target.lines == tuple((a + shift, b + shift) for a, b in before.lines)
+        assert target.token_spans == tuple((a + shift, b + shift) for a, b in before.token_spans)
 
 
 @pytest.mark.parametrize(
