@@ -1,4 +1,4 @@
-"""Rows and their splits, from files and data sets, checked value by value."""
+"""Rows and their splits, from files and Hugging Face data sets; every value is checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..schema import build, check_least, convert, dump
 from ..tasks.base import Task, column_roles
 from ..tasks.columns import SourceColumn, source_columns
 from ..tasks.types import Row
-from . import hf_datasets as hub
+from . import hf_datasets
 from .readers import Records, Tell, read_records, stop
 from .splits import SPLITS, draw, first, fold, shuffled
 
@@ -27,26 +27,25 @@ class Data:
     """Where rows come from and how they are split.
 
     Attributes:
-        path: A CSV, TSV, JSONL, Parquet or .txt (a text a line) file with all rows; its split
-            column, where it has one, says which are train, validation and test.
+        path: A CSV, TSV, JSONL, Parquet or .txt file (a text a line) with all rows. Its split
+            column, if it has one, names the split of each row: train, validation or test.
         train: A file with the training rows, in place of path.
-        dataset: What the library datasets loads, in place of path: a folder that save_to_disk
-            wrote, a folder of data files, or a name on the hub. Its splits are ours (dev and valid
-            are validation); train, validation and test may name others of them.
+        dataset: A data set for the library datasets, in place of path: a folder that save_to_disk
+            wrote, a folder of data files, or a name on the hub. Its splits are used (dev and valid
+            are validation); train, validation and test may name others.
         subset: Configuration of the data set.
         revision: Branch, tag or commit of the data set on the hub.
-        validation: A file, or the share of the training rows to set aside (drawn by seed, label by
-            label); the split column's rows, else 0.1, where left out; 0 for none.
-        test: A file or a share, likewise; the split column's rows, else none, where left out.
-        folds: Cut all rows but the test rows into so many folds (dealt by seed, label by label).
-        fold: The fold that is the validation rows, from 0; the others are trained on.
-        streaming: Read rows one by one, once, and only as many as limit asks for; those that are
-            kept are drawn by seed among the next 10,000.
+        validation: A file, or the share of the training rows to set aside (drawn by seed, for each
+            label); 0 for none. If omitted: the rows of the split column, else 0.1.
+        test: A file or a share, likewise. If omitted: the rows of the split column, else none.
+        folds: Number of folds of all rows but the test rows (drawn by seed, for each label).
+        fold: Number of the fold with the validation rows, from 0; the others are trained on.
+        streaming: Read rows one by one, once, and no more than limit. The rows that are kept are
+            drawn by seed among the next 10,000.
         limit: Most rows of each split when streaming.
         split: Column of the split.
-        columns: Name of the column of each role that the task declares, such as {text: message};
-            the role alone, text: message, says the same. Other columns are called as the task
-            says, most as their role.
+        columns: Name of the column of each role that the task declares, such as {text: message}.
+            The role as a key of data, text: message, means the same. If omitted: the role.
     """
 
     path: str | None = None
@@ -119,16 +118,16 @@ class Data:
         return {**own, **{role: defaults[role] for role in task.columns}, **self.columns}
 
     def load(self, folder: Path, seed: int, task: Task, tell: Tell = stop) -> dict[str, list[Row]]:
-        """Every split that has rows.
+        """Reads the rows of every split that has rows.
 
         Args:
-            folder: What relative paths start from.
-            seed: Of what is drawn.
-            task: What reads the rows.
-            tell: Told of every fault of a file or a row; where it returns, the row is left out.
+            folder: Folder that relative paths start from.
+            seed: Seed of drawn splits.
+            task: The task, whose columns are read.
+            tell: Called with every error of a file or a row. If it returns, the row is left out.
 
         Raises:
-            DataError: There are no training rows, or a fault cannot be passed over.
+            DataError: There are no training rows, or `tell` raised an error.
         """
         splits = self._read(folder, seed, source_columns(task.columns, self.columns), tell)
         shares = {"validation": self.validation, "test": self.test}
@@ -170,7 +169,7 @@ class Data:
         return splits
 
     def _sources(self, folder: Path, tell: Tell) -> Iterator[tuple[str | None, Records]]:
-        """Split and records of each source; None where the split column says the split."""
+        """Split and records of each source; None if the split column names the split."""
         if self.dataset is not None:
             yield from self._dataset(folder, self.dataset)
             return
@@ -181,11 +180,14 @@ class Data:
                 yield name, read_records(folder / source, tell)
 
     def _dataset(self, folder: Path, source: str) -> Iterator[tuple[str | None, Records]]:
-        there = hub.load(source, folder, self.subset, self.revision, self.streaming)
+        splits = hf_datasets.load(source, folder, self.subset, self.revision, self.streaming)
         given = {name: getattr(self, name) for name in SPLITS}
-        for split, name in hub.choose(given, there, source).items():
-            alone = len(there) == 1
-            yield None if alone else split, hub.read_split(there[name], f"{source}:{name}")
+        for split, name in hf_datasets.choose(given, splits, source).items():
+            is_only = len(splits) == 1
+            yield (
+                None if is_only else split,
+                hf_datasets.read_split(splits[name], f"{source}:{name}"),
+            )
 
     def _main(self, folder: Path) -> Path:
         """The file with the training rows."""
@@ -234,13 +236,14 @@ def _default_names() -> dict[str, str | None]:
 def read_rows(
     records: Records, columns: Mapping[str, SourceColumn], split: str | None, tell: Tell = stop
 ) -> Iterator[tuple[str | None, Row]]:
-    """Rows and their split, where a record has that column.
+    """Converts records to rows, each with its split; None if its record has no such column.
 
     Args:
-        records: Place and values of each.
-        columns: Column of each role; every row must have every one.
-        split: Column of the split; None reads none.
-        tell: Told of every row that is not sound; it is left out where this returns.
+        records: Where each stands, and its values.
+        columns: Column of each role; every row must have all of them.
+        split: Column of the split; None if there is none.
+        tell: Called with the error of every row that is not valid. If it returns, the row is left
+            out.
     """
     for where, record in records:
         try:
@@ -248,8 +251,8 @@ def read_rows(
             part = record.get(split) if split is not None else None
             if split in record and part not in SPLITS:
                 raise DataError(f"{where}: split is {part!r}; expected {', '.join(SPLITS)}")
-        except DataError as fault:
-            tell(fault)
+        except DataError as error:
+            tell(error)
         else:
             yield part, row
 
@@ -257,10 +260,10 @@ def read_rows(
 def read_fields(
     record: Mapping[str, Any], columns: Mapping[str, SourceColumn], where: str
 ) -> dict[str, Any]:
-    """A record's values by role.
+    """Returns the checked values of a record by role.
 
     Raises:
-        DataError: A column is missing, or what it holds is empty or of another kind.
+        DataError: A column is missing, or its value is empty or of another kind.
     """
     for role, (column, _) in columns.items():
         if column not in record:
@@ -274,9 +277,9 @@ def read_fields(
 
 
 def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:
-    """sha256 of every split's rows, in order."""
-    whole = hashlib.sha256()
+    """sha256 of the rows of all splits, in order."""
+    digest = hashlib.sha256()
     for name, rows in splits.items():
         for row in rows:
-            whole.update(json.dumps([name, dict(row.fields)], sort_keys=True).encode())
-    return f"sha256:{whole.hexdigest()}"
+            digest.update(json.dumps([name, dict(row.fields)], sort_keys=True).encode())
+    return f"sha256:{digest.hexdigest()}"

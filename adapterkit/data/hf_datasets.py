@@ -1,4 +1,4 @@
-"""Data sets that `datasets` loads: folders of `save_to_disk`, folders of data files, hub names."""
+"""Data sets of the library `datasets`: folders of `save_to_disk` or data files, names on the hub."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from ..errors import DataError, did_you_mean
 
 SAVED = ("dataset_dict.json", "state.json")
-"""What `save_to_disk` writes beside splits, or beside rows without any."""
+"""Files that `save_to_disk` writes into a folder of splits, or of rows without splits."""
 
 NAMES = {
     "train": ("train",),
     "validation": ("validation", "dev", "valid", "val"),
     "test": ("test",),
 }
-"""What data sets call the splits."""
+"""Names of the splits in data sets."""
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
@@ -33,61 +33,70 @@ log = logging.getLogger("adapterkit")
 def load(
     source: str, folder: Path, subset: str | None, revision: str | None, streaming: bool
 ) -> dict[str, Any]:
-    """The splits of a data set by their own names; one without splits is all `train`.
+    """Loads the splits of a data set by their names in it; rows without splits are `train`.
 
     Args:
         source: A folder, or a name on the hub.
-        folder: What a relative path starts from.
-        subset: Which of its configurations.
+        folder: Folder that a relative path starts from.
+        subset: Name of a configuration.
         revision: Branch, tag or commit on the hub.
-        streaming: Read it while it is used, in place of downloading and preparing it first.
+        streaming: Read the rows while they are used, instead of downloading all of them first.
 
     Raises:
-        DataError: It is not there, cannot be reached or cannot be read.
+        DataError: The data set does not exist, cannot be reached or cannot be read.
     """
-    place = folder / source
-    local = place.is_dir()
-    if local and revision is not None:
-        raise DataError(f"data.revision: {place} is a folder, which has none")
-    if local and any((place / name).is_file() for name in SAVED):
+    path = folder / source
+    is_local = path.is_dir()
+    if is_local and revision is not None:
+        raise DataError(f"data.revision: {path} is a folder, which has none")
+    if is_local and any((path / name).is_file() for name in SAVED):
         if subset is not None:
-            raise DataError(f"data.subset: {place} was written by save_to_disk and has none")
-        found = _saved(place, streaming)
+            raise DataError(f"data.subset: {path} was written by save_to_disk and has none")
+        found = _load_saved(path)
     else:
-        name = str(place) if local else _hub_name(source)
-        found = _loaded(name, source, local, subset, revision, streaming)
+        name = str(path) if is_local else _hub_name(source)
+        found = _load_dataset(name, source, is_local, subset, revision, streaming)
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 
-def _saved(place: Path, streaming: bool) -> Any:
+def _load_saved(path: Path) -> Any:
     from datasets import load_from_disk
 
     try:
-        # Nothing is loaded before it is read: the rows lie memory-mapped.
+        # The rows are memory-mapped, so none is loaded before it is read.
         with _quiet():
-            found = load_from_disk(str(place)).with_format(None)
-    except Exception as error:  # a family of its own, Arrow's, and whatever damaged JSON leads to
-        raise DataError(f"{place}: cannot be loaded as a data set ({_reason(error)})") from error
+            found = load_from_disk(str(path)).with_format(None)
+    except Exception as error:  # errors of datasets and of Arrow, and any that damaged JSON causes
+        raise DataError(f"{path}: cannot be loaded as a data set ({_reason(error)})") from error
     return found
 
 
-def _loaded(
-    name: str, source: str, local: bool, subset: str | None, revision: str | None, streaming: bool
+def _load_dataset(
+    name: str,
+    source: str,
+    is_local: bool,
+    subset: str | None,
+    revision: str | None,
+    streaming: bool,
 ) -> Any:
     from datasets import load_dataset
 
     try:
         with _quiet():
             return load_dataset(name, subset, revision=revision, streaming=streaming)
-    except Exception as error:  # as above, and the hub's client and its transport
-        said = "cannot be loaded" if local else "is no folder here, and the hub did not give it"
-        raise DataError(f"data.dataset: '{source}' {said} ({_reason(error)})") from error
+    except Exception as error:  # as above, and errors of the hub's client and of the network
+        what = "cannot be loaded" if is_local else "is no folder here, and the hub did not give it"
+        raise DataError(f"data.dataset: '{source}' {what} ({_reason(error)})") from error
 
 
 def _hub_name(source: str) -> str:
-    """The name, where it can be one.
+    """Checks a name on the hub.
 
-    Given a format's name, such as csv, `datasets` would read whatever lies in the working folder.
+    For the name of a format, such as csv, `datasets` would read any such files of the working
+    folder.
+
+    Raises:
+        DataError: It is not a name, or is that of a format.
     """
     if not HUB_NAME.fullmatch(source):
         raise DataError(f"data.dataset: '{source}': there is no such folder")
@@ -96,76 +105,80 @@ def _hub_name(source: str) -> str:
     return source
 
 
-def choose(given: Mapping[str, Any], there: Mapping[str, Any], source: str) -> dict[str, str]:
-    """Which of a data set's splits is which.
+def choose(given: Mapping[str, Any], splits: Mapping[str, Any], source: str) -> dict[str, str]:
+    """Chooses the splits of a data set that are train, validation and test.
 
     Args:
         given: For train, validation and test the name of a split, a share, or None.
-        there: The data set's splits.
-        source: What messages call it.
+        splits: The data set's splits.
+        source: Name of the data set in messages.
+
+    Returns:
+        Name of the data set's split by train, validation and test; without those it has none for.
 
     Raises:
-        DataError: A split is not there, or none is to be trained on.
+        DataError: A split does not exist, or there is none to train on.
     """
     chosen = {}
     for split, name in given.items():
         if isinstance(name, str):
-            if name not in there:
+            if name not in splits:
                 raise DataError(
-                    f"data.{split}: '{source}' has no split '{name}'; {did_you_mean(name, there)}"
+                    f"data.{split}: '{source}' has no split '{name}'; {did_you_mean(name, splits)}"
                 )
             chosen[split] = name
         elif name != 0:
-            usual = [usual for usual in NAMES[split] if usual in there]
+            usual = [usual for usual in NAMES[split] if usual in splits]
             chosen |= {split: usual[0]} if usual else {}
     if "train" not in chosen:
         raise DataError(
-            f"data.train: '{source}' has the splits {', '.join(there)}; name the one to train on"
+            f"data.train: '{source}' has the splits {', '.join(splits)}; name the one to train on"
         )
-    left = [name for name in there if name not in chosen.values()]
-    if left:
-        log.info(f"{source}: splits that are not read: {', '.join(left)}")
+    unread = [name for name in splits if name not in chosen.values()]
+    if unread:
+        log.info(f"{source}: splits that are not read: {', '.join(unread)}")
     return chosen
 
 
 def read_split(rows: Any, where: str) -> Iterator[tuple[str, Record]]:
-    """Place (`where:row`, rows numbered from 1) and values of every row, classes by their names.
+    """Yields where each row stands (`where:row`, from row 1) and its values, with names of classes.
 
     Raises:
-        DataError: The data set breaks off.
+        DataError: A row cannot be read.
     """
-    label = _labeller(rows.features or {})
+    with_names = class_namer(rows.features or {})
     number = 0
     try:
         with _quiet():
             for number, record in enumerate(rows, start=1):
-                yield f"{where}:{number}", label(record)
+                yield f"{where}:{number}", with_names(record)
     except Exception as error:  # as above
         raise DataError(f"{where}:{number + 1}: cannot be read ({_reason(error)})") from error
 
 
-def named(schema: Any) -> Callable[[Record], Record]:
-    """Puts names to the classes of a Parquet file that `datasets` wrote, by its Arrow schema."""
+def parquet_class_namer(schema: Any) -> Callable[[Record], Record]:
+    """Returns the `class_namer` of a Parquet file, from the Arrow schema that `datasets` wrote."""
     if b"huggingface" not in (schema.metadata or {}):
-        return _as_it_is
+        return _unchanged
     from datasets import Features
 
-    return _labeller(Features.from_arrow_schema(schema))
+    return class_namer(Features.from_arrow_schema(schema))
 
 
-def _labeller(features: Mapping[str, Any]) -> Callable[[Record], Record]:
+def class_namer(features: Mapping[str, Any]) -> Callable[[Record], Record]:
+    """Returns a function that replaces the class numbers of a row by the names of the classes."""
     kinds = {name: kind for name, kind in features.items() if _has_classes(kind)}
     if not kinds:
-        return _as_it_is
+        return _unchanged
     return lambda row: {**row, **{name: _name(kind, row[name]) for name, kind in kinds.items()}}
 
 
-def _as_it_is(row: Record) -> Record:
+def _unchanged(row: Record) -> Record:
     return row
 
 
 def _parts(kind: Any) -> list[Any]:
-    """What a feature is made of."""
+    """The features inside a feature."""
     if isinstance(kind, dict):
         return list(kind.values())
     inner = getattr(kind, "feature", None)
@@ -177,7 +190,7 @@ def _has_classes(kind: Any) -> bool:
 
 
 def _name(kind: Any, value: Any) -> Any:
-    """A value with names in place of classes; -1, a label that is kept secret, is None."""
+    """A value with names in place of class numbers; None for -1, a label that is not published."""
     if value is None or not _has_classes(kind):
         return value
     if isinstance(kind, dict):
@@ -188,27 +201,27 @@ def _name(kind: Any, value: Any) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what lies behind an error."""
+    """The first line of the message of an error's first cause."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = str(error).strip()
-    return f"{type(error).__name__}: {said.splitlines()[0]:.200}" if said else type(error).__name__
+    message, name = str(error).strip(), type(error).__name__
+    return f"{name}: {message.splitlines()[0]:.200}" if message else name
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the library's own log and, away from a terminal, its bars out of our messages."""
+    """Silences the log of the library and, without a terminal, its progress bars."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars
     from datasets.utils import enable_progress_bars as enable
-    from datasets.utils import logging as chatter
+    from datasets.utils import logging as datasets_logging
 
-    verbosity, dark = chatter.get_verbosity(), are_progress_bars_disabled()
-    chatter.set_verbosity(chatter.CRITICAL)
+    verbosity, was_disabled = datasets_logging.get_verbosity(), are_progress_bars_disabled()
+    datasets_logging.set_verbosity(datasets_logging.CRITICAL)
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
         yield
     finally:
-        chatter.set_verbosity(verbosity)
-        if not dark:
+        datasets_logging.set_verbosity(verbosity)
+        if not was_disabled:
             enable()

@@ -1,4 +1,4 @@
-"""Records from CSV, TSV, JSONL, text and Parquet files, and their faults by file and row."""
+"""Records from CSV, TSV, JSONL, text and Parquet files; errors name file and row."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .hf_datasets import named
+from .hf_datasets import parquet_class_namer
 
 Records = Iterator[tuple[str, dict[str, Any]]]
-"""Place (`file:row`) and values by column of each row."""
+"""For each row where it stands (`file:row`), and its values by column."""
 
 Tell = Callable[[DataError], None]
-"""Who is told of a fault; the reading goes on where this returns."""
+"""Called with every error. If it returns, reading continues."""
 
 Found = Iterator[tuple[int | None, dict[str, Any] | str]]
-"""Row and its values, or what is wrong with it; None is the whole file."""
+"""Number of a row and its values, or what is wrong with it; None for the whole file."""
 
 LONGEST_FIELD = 1 << 24  # characters in one CSV field
 
 
-def stop(fault: DataError) -> None:
-    """Ends the reading at the first fault."""
-    raise fault
+def stop(error: DataError) -> None:
+    """Stops reading at the first error."""
+    raise error
 
 
 def read_records(path: Path, tell: Tell = stop) -> Records:
-    """Every row of a file that can be read.
+    """Yields every valid row of a file.
 
-    Rows go by the line they begin on, those of Parquet are numbered from 1. Plain text has a row a
-    line, with the column `text` alone.
+    The number of a row is that of its first line, and in Parquet its number from 1. In plain text
+    each line is a row with the column `text`.
 
     Args:
         path: A file in one of `FORMATS`, by its ending; texts in UTF-8.
-        tell: Told that the file is missing or empty, or that a row is broken.
+        tell: Called if the file is missing, empty or unreadable, and for each row that is broken.
     """
     if not path.is_file():
         return tell(DataError(f"{path}: there is no such file"))
@@ -53,7 +53,7 @@ def read_records(path: Path, tell: Tell = stop) -> Records:
             else:
                 yield where, found
     except UnicodeDecodeError:
-        return tell(DataError(f"{_first_foreign(path)}; save the file as UTF-8"))
+        return tell(DataError(f"{_first_non_utf8(path)}; save the file as UTF-8"))
     except OSError as error:
         return tell(DataError(f"{path}: cannot be read ({error.strerror or error})"))
     if empty:
@@ -69,45 +69,46 @@ def _tsv(path: Path) -> Found:
     return _table(path, "\t", "tabs")
 
 
-def _table(path: Path, delimiter: str, called: str) -> Found:
+def _table(path: Path, delimiter: str, delimiters: str) -> Found:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = _cells(file, delimiter)
-        begins, header = next(rows, (1, []))
+        line, header = next(rows, (1, []))
         if isinstance(header, str):
-            yield begins, header
+            yield line, header
             return
-        if twice := _twice(header):
-            yield begins, f"the column '{twice[0]}' is there twice"
+        if repeated := _repeated(header):
+            yield line, f"the column '{repeated[0]}' is there twice"
             return
-        for begins, cells in rows:
+        for line, cells in rows:
             if isinstance(cells, str):
-                yield begins, cells
+                yield line, cells
             elif len(cells) != len(header):
                 yield (
-                    begins,
+                    line,
                     f"{len(cells)} fields where the header has {len(header)}; "
-                    f"quote texts that hold {called}",
+                    f"quote texts that hold {delimiters}",
                 )
             else:
-                yield begins, dict(zip(header, cells, strict=True))
+                yield line, dict(zip(header, cells, strict=True))
 
 
 def _cells(file: Any, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """First line and fields of every row that is not blank; a quoted text may span lines."""
+    """Yields the number of the first line and the fields of every row that is not blank. A quoted
+    text may span several lines."""
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    begins = 1
+    line = 1
     while True:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield begins, f"not CSV ({error}); close every quote and double those inside a text"
+            yield line, f"not CSV ({error}); close every quote and double those inside a text"
         else:
             if cells is None:
                 return
             if cells:
-                yield begins, cells
-        begins = reader.line_num + 1
+                yield line, cells
+        line = reader.line_num + 1
 
 
 def _jsonl(path: Path) -> Found:
@@ -126,7 +127,7 @@ def _txt(path: Path) -> Found:
 
 def _object(line: str) -> dict[str, Any] | str:
     try:
-        record = json.loads(line, object_pairs_hook=_once)
+        record = json.loads(line, object_pairs_hook=_without_repeats)
     except json.JSONDecodeError as error:
         return f"not JSON ({error.msg} at character {error.pos + 1})"
     except KeyError as error:
@@ -138,11 +139,15 @@ def _object(line: str) -> dict[str, Any] | str:
     return record
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which plain JSON keeps the last of two equal keys in silence."""
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. The parser would keep the last of two equal keys without a message.
+
+    Raises:
+        KeyError: A key is repeated.
+    """
     record = dict(pairs)
     if len(record) < len(pairs):
-        raise KeyError(_twice([key for key, _ in pairs])[0])
+        raise KeyError(_repeated([key for key, _ in pairs])[0])
     return record
 
 
@@ -154,14 +159,14 @@ def _parquet(path: Path) -> Found:
     try:
         with ParquetFile(path) as file:
             schema = file.schema_arrow
-            if twice := _twice(schema.names):
-                yield None, f"the column '{twice[0]}' is there twice"
+            if repeated := _repeated(schema.names):
+                yield None, f"the column '{repeated[0]}' is there twice"
                 return
-            label = named(schema)
+            with_names = parquet_class_namer(schema)
             for batch in file.iter_batches():
-                for place in range(batch.num_rows):
+                for row in range(batch.num_rows):
                     number += 1
-                    yield number, _values(batch, place, label)
+                    yield number, _values(batch, row, with_names)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         if number:
@@ -170,11 +175,11 @@ def _parquet(path: Path) -> Found:
             yield None, f"not a Parquet file that can be read ({reason:.200})"
 
 
-def _values(batch: Any, place: int, label: Any) -> dict[str, Any] | str:
+def _values(batch: Any, row: int, with_names: Any) -> dict[str, Any] | str:
     pairs = zip(batch.schema.names, batch.columns, strict=True)
     try:
-        record: dict[str, Any] = label({name: column[place].as_py() for name, column in pairs})
-    except (ValueError, OverflowError) as error:  # bytes that are no text, dates out of reach
+        record: dict[str, Any] = with_names({name: column[row].as_py() for name, column in pairs})
+    except (ValueError, OverflowError) as error:  # bytes that are no text, dates out of range
         return f"cannot be read ({error})"
     return record
 
@@ -188,13 +193,13 @@ FORMATS: dict[str, Callable[[Path], Found]] = {
 }
 
 
-def _twice(names: list[str]) -> list[str]:
-    """Names that are there more than once."""
-    return [name for place, name in enumerate(names) if name in names[:place]]
+def _repeated(names: list[str]) -> list[str]:
+    """Names that occur more than once."""
+    return [name for index, name in enumerate(names) if name in names[:index]]
 
 
-def _first_foreign(path: Path) -> str:
-    """Where a file stops being UTF-8."""
+def _first_non_utf8(path: Path) -> str:
+    """A message about the first byte of a file that is not UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

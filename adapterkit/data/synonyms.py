@@ -1,4 +1,4 @@
-"""Words and their synonyms, from a table the user gives, and texts in which they are exchanged."""
+"""A table of synonyms, and texts in which words are replaced by synonyms."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from .readers import Tell, read_records, stop
 COLUMNS = {role: SourceColumn(role, TEXT) for role in ("word", "synonym")}
 
 UNIT = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])[\w\u0300-\u036f])+|[^\w\s]")
-"""Where a word of the table may begin and end: at one of these characters, at a run of other
-letters and digits, at a sign."""
+"""Units of a text, at whose ends a word of the table may begin and end: a character of a script
+without spaces, a run of other letters and digits, or a sign."""
 
 
 class Synonyms:
-    """A table of words, each with one or several synonyms; case does not matter.
+    """A table of words, each with one or several synonyms; case is ignored.
 
     Args:
-        pairs: Word and synonym; a word may be several, and may come again with another synonym.
+        pairs: Word and synonym. An entry may consist of several words, and may be repeated with
+            another synonym.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         self._table: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         for word, synonym in pairs:
-            self._table[_folded(word.strip())].append((word.strip(), synonym.strip()))
+            self._table[_lowered(word.strip())].append((word.strip(), synonym.strip()))
         lengths: defaultdict[str, set[int]] = defaultdict(set)
         for word in self._table:
             lengths[UNIT.findall(word)[0]].add(len(word))
@@ -44,69 +45,69 @@ class Synonyms:
 
     @classmethod
     def read(cls, path: Path, tell: Tell = stop) -> Self:
-        """The table of a file with the columns `word` and `synonym`.
+        """Reads a file with the columns `word` and `synonym`.
 
         Args:
             path: CSV, TSV, JSONL or Parquet.
-            tell: Told of a missing or empty file, and of every row that is not sound.
+            tell: Called if the file is missing or empty, and for each row that is not valid.
         """
         pairs = []
         for where, record in read_records(path, tell):
             try:
                 fields = read_fields(record, COLUMNS, where)
-            except DataError as fault:
-                tell(fault)
+            except DataError as error:
+                tell(error)
             else:
                 pairs.append((fields["word"], fields["synonym"]))
         return cls(pairs)
 
-    def places(self, text: str) -> Iterator[tuple[int, int]]:
-        """First and past-the-last character of each word that is in the table, from left to right,
-        the longest where several begin at one place."""
-        folded = _folded(text)
-        spans = [match.span() for match in UNIT.finditer(folded)]
-        ends = {end for _, end in spans}
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """First and past-the-last character of each word of the table, from left to right; of
+        several that begin at one position the longest."""
+        lowered = _lowered(text)
+        units = [match.span() for match in UNIT.finditer(lowered)]
+        ends = {end for _, end in units}
         done = 0
-        for start, end in spans:
+        for start, end in units:
             if start < done:
                 continue
-            for length in self._lengths.get(folded[start:end], ()):
+            for length in self._lengths.get(lowered[start:end], ()):
                 done = start + length
-                if done in ends and folded[start:done] in self._table:
+                if done in ends and lowered[start:done] in self._table:
                     yield start, done
                     break
                 done = 0
 
     def reworded(self, text: str, share: float, seed: str) -> str:
-        """The text with some of its words exchanged.
+        """Returns the text with some of its words replaced by synonyms.
 
         Args:
             text: The text.
-            share: Chance of each word that is in the table.
-            seed: Of what is drawn.
+            share: Probability that a word of the table is replaced.
+            seed: Seed of the choice.
         """
-        found = list(self.places(text))
+        found = list(self.spans(text))
         if not found:
             return text
-        draws, parts, done = random.Random(seed), list[str](), 0
+        generator, parts, done = random.Random(seed), list[str](), 0
         for start, end in found:
-            if draws.random() < share:
-                word, synonym = draws.choice(self._table[_folded(text[start:end])])
-                parts += [text[done:start], _written_as(text[start:end], word, synonym)]
+            if generator.random() < share:
+                word, synonym = generator.choice(self._table[_lowered(text[start:end])])
+                parts += [text[done:start], _with_case(text[start:end], word, synonym)]
                 done = end
         return "".join([*parts, text[done:]])
 
 
-def _folded(text: str) -> str:
-    """The text in small letters, each character where it was."""
-    small = text.lower()
-    if len(small) == len(text):
-        return small
+def _lowered(text: str) -> str:
+    """The text in lower case, with every character at its position."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
     return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
 
 
-def _written_as(found: str, word: str, synonym: str) -> str:
-    """A synonym with the capitals that the text has and the table's word has not."""
+def _with_case(found: str, word: str, synonym: str) -> str:
+    """A synonym with the capitals of the word in the text, if they differ from the table's word."""
     if found == word:
         return synonym
     if len(found) > 1 and found.isupper():

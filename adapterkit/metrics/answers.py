@@ -1,8 +1,8 @@
-"""Metrics of an extracted answer beside the right ones: SQuAD's, CMRC's, and one for both.
+"""Metrics of an extracted answer and the right ones: those of SQuAD, of CMRC, and one for both.
 
-`f1` and `exact_match` take words as SQuAD does and Chinese characters one by one, and leave out the
-punctuation of any script. `squad_...` and `cmrc_...` are what the official scripts say, for tables
-that are to be compared with published ones.
+`f1` and `exact_match` count words as SQuAD does and Chinese characters one by one, without
+punctuation of any script. `squad_...` and `cmrc_...` compute what the official scripts compute, for
+comparison with published figures.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ Overlap = Callable[[Sequence[str], Sequence[str]], float]
 
 
 def words_of(text: str) -> list[str]:
-    """Lower case, no punctuation, no articles; Chinese characters one by one."""
+    """Lower-cased words without punctuation and articles; each Chinese character is a word."""
     lowered = CHINESE.sub(lambda match: f" {match.group()} ", text.lower())
     kept = "".join(c for c in lowered if c not in string.punctuation and not _is_sign(c))
     return [word for word in kept.split() if word not in ("a", "an", "the")]
 
 
 def squad_words(text: str) -> list[str]:
-    """Lower case, no ASCII punctuation, no articles (Rajpurkar et al. 2016)."""
+    """Lower-cased words without ASCII punctuation and articles (Rajpurkar et al. 2016)."""
     kept = "".join(c for c in text.lower() if c not in string.punctuation)
     return ARTICLE.sub(" ", kept).split()
 
 
 def cmrc_characters(text: str) -> list[str]:
-    """Every character but CMRC's signs, spaces included (Cui et al. 2019)."""
+    """All characters, spaces included, but the signs of CMRC (Cui et al. 2019)."""
     return [c for c in text.lower().strip() if c not in CMRC_SIGNS]
 
 
 def cmrc_words(text: str) -> list[str]:
-    """Chinese characters one by one, no signs; other scripts are cut at spaces, where the official
-    script asks NLTK."""
+    """Words without signs; each Chinese character is a word. Other scripts are split at spaces; the
+    official script uses NLTK for them."""
     return CHINESE.sub(lambda match: f" {match.group()} ", "".join(cmrc_characters(text))).split()
 
 
 def word_f1(one: Sequence[str], other: Sequence[str]) -> float:
-    """Harmonic mean of the shares of words that two answers have in common, in any order."""
+    """F1 of the words that two answers have in common, in any order."""
     if not one or not other:
         return float(one == other)
     return 2 * sum((Counter(one) & Counter(other)).values()) / (len(one) + len(other))
 
 
 def run_f1(one: Sequence[str], other: Sequence[str]) -> float:
-    """Likewise of their longest common run of words, CMRC's measure."""
+    """F1 of the longest common run of words of two answers, as in CMRC."""
     if not one or not other:
         return float(one == other)
     run = SequenceMatcher(None, one, other, autojunk=False).find_longest_match()
@@ -65,19 +65,24 @@ def run_f1(one: Sequence[str], other: Sequence[str]) -> float:
 
 
 def same(one: Sequence[str], other: Sequence[str]) -> float:
+    """1 if two answers are equal, else 0."""
     return float(list(one) == list(other))
 
 
 def best(words: Words, overlap: Overlap) -> Metric:
-    """The best overlap with any of a row's right answers, averaged over the rows.
+    """The metric that is the best overlap with any right answer of a row, averaged over the rows.
 
-    As SQuAD 2.0 has it, right answers of which no word is left do not count unless there is no
-    other, and a row without any is right where nothing is answered.
+    As in SQuAD 2.0 a right answer without a word left is ignored unless there is no other, and a
+    row without a right answer is right if the prediction is empty.
+
+    Args:
+        words: From a text to what is compared.
+        overlap: From two texts' words to their overlap, 0 to 1.
     """
 
-    def value(said: str, texts: Sequence[str]) -> float:
-        goals = [found for text in texts if (found := words(text))] or [[]]
-        return max(overlap(words(said), goal) for goal in goals)
+    def value(predicted: str, texts: Sequence[str]) -> float:
+        references = [found for text in texts if (found := words(text))] or [[]]
+        return max(overlap(words(predicted), reference) for reference in references)
 
     return mean(value)
 
@@ -88,6 +93,8 @@ def _is_sign(character: str) -> bool:
 
 
 class Answers(MetricKind):
+    """A prediction is a text, empty for none; a reference is a list of texts."""
+
     type: ClassVar[str] = "answers"
     features: ClassVar[dict[str, Any]] = {"predictions": "string", "references": ["string"]}
     defaults: ClassVar[tuple[str, ...]] = ("f1", "exact_match")

@@ -1,6 +1,7 @@
-"""What judges a task: predictions beside what they should be, and the metrics that suit their kind.
+"""Predictions with their references, and the base class of the metrics for one kind of prediction.
 
-A new metric is one entry in the file of its kind in `metrics/`; a new kind is one new file there.
+A new metric is one entry in the file of its kind in `metrics/`; a new kind is one new file there,
+or a class in a plug-in.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a task said of some rows, and what it should have said.
+    """The predictions of a task for some rows, and the right ones.
 
     Attributes:
-        predicted: A value for each row: an array, or a list where rows differ in length.
-        references: Likewise, what is right.
-        probabilities: Of every label, an array `[n, C]`, where the kind has them.
+        predicted: A value for each row: an array, or a list if rows differ in length.
+        references: The right value for each row, likewise.
+        probabilities: Probability of every label, `[n, C]`, if the kind has labels.
     """
 
     predicted: Any
@@ -36,25 +37,25 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.predicted)
 
-    def rows(self, places: Array) -> Predictions:
-        """The rows at some places, which may repeat."""
-        chances = self.probabilities
+    def rows(self, indices: Array) -> Predictions:
+        """The rows with some indices, which may repeat."""
+        probabilities = self.probabilities
         return Predictions(
-            _at(self.predicted, places),
-            _at(self.references, places),
-            None if chances is None else chances[places],
+            _take(self.predicted, indices),
+            _take(self.references, indices),
+            None if probabilities is None else probabilities[indices],
         )
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that judges predictions.
+    """A metric: one number for some predictions.
 
     Attributes:
-        score: The metric of some rows; NaN where they leave it undefined.
-        counts: Numbers of each row, `[n, k]`, whose sums over rows decide the metric. Not needed,
-            but with them an interval takes a second where it would take minutes.
-        combine: The metric from such sums.
+        score: Its value; NaN if it is undefined for these rows.
+        counts: Numbers of each row, `[n, k]`, whose sums over the rows determine the metric. They
+            are optional; a bootstrap interval takes a second with them and minutes without.
+        combine: From such sums, `[k]`, to the metric.
     """
 
     score: Callable[[Predictions], float]
@@ -63,11 +64,15 @@ class Metric:
 
 
 def mean(value: Callable[[Any, Any], float]) -> Metric:
-    """The mean over the rows of a value of each, from what is predicted and what is right."""
+    """The metric that is a mean over the rows.
+
+    Args:
+        value: From the prediction and the reference of a row to its value.
+    """
 
     def each(p: Predictions) -> Array:
         rows = zip(p.predicted, p.references, strict=True)
-        return np.array([(value(said, goal), 1.0) for said, goal in rows])
+        return np.array([(value(predicted, reference), 1.0) for predicted, reference in rows])
 
     return Metric(lambda p: float(each(p)[:, 0].mean()), counts=each)
 
@@ -76,28 +81,28 @@ class MetricKind:
     """The metrics of one kind of prediction."""
 
     type: ClassVar[str]
-    """Name, as tasks ask for it."""
+    """Name, as a task's `metric_kind` has it."""
 
     features: ClassVar[Mapping[str, Any]]
-    """Type of each column, as Hugging Face `evaluate` is told; in a list or a mapping for lists
-    and mappings of such."""
+    """Type of each column for Hugging Face `evaluate`: the name of a type, a list of one for lists,
+    or a mapping of names to types."""
 
     defaults: ClassVar[tuple[str, ...]]
-    """Metrics that are always told."""
+    """Metrics that are always reported."""
 
     metrics: ClassVar[Mapping[str, Metric]]
-    """All there are, by name."""
+    """All metrics of the kind, by name."""
 
 
 def check_metrics(kinds: Iterable[str], names: Sequence[str]) -> None:
-    """Refuses names in a recipe of metrics that do not judge such predictions.
+    """Checks the names of metrics in a recipe.
 
     Args:
-        kinds: Kinds of prediction the task may make.
-        names: Metrics the recipe asks for.
+        kinds: Metric kinds that the task may have.
+        names: Metrics of the recipe.
 
     Raises:
-        ValueError: One is not known for any of them.
+        ValueError: A metric is of none of these kinds.
     """
     kinds = list(kinds)
     valid = {name for kind in kinds for name in metric_kinds()[kind].metrics}
@@ -111,9 +116,9 @@ def check_metrics(kinds: Iterable[str], names: Sequence[str]) -> None:
 
 @cache
 def metric_kinds() -> dict[str, type[MetricKind]]:
-    """Every kind of prediction there is, by name."""
+    """All metric kinds by name, those of plug-ins included."""
     return discover("adapterkit.metrics", MetricKind)
 
 
-def _at(values: Any, places: Array) -> Any:
-    return values[places] if isinstance(values, np.ndarray) else [values[n] for n in places]
+def _take(values: Any, indices: Array) -> Any:
+    return values[indices] if isinstance(values, np.ndarray) else [values[n] for n in indices]

@@ -1,4 +1,4 @@
-"""Entities in BIO tags, read as CoNLL's own script reads them."""
+"""Entities in BIO tags, as in the official script of CoNLL-2003."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OUTSIDE = "O"
 
 
 def is_entity_tag(tag: str) -> bool:
-    """Whether a tag begins or goes on with an entity."""
+    """Whether a tag begins or continues an entity."""
     return tag.startswith(("B-", "I-")) and len(tag) > 2
 
 
@@ -18,22 +18,22 @@ def has_entities(tags: Iterable[str]) -> bool:
 
 
 def only_bio(rows: Iterable[Iterable[str]]) -> list[list[str]]:
-    """Rows for seqeval, which warns of tags that are not BIO; no entity has them."""
+    """Tags for seqeval, which warns of tags that are not BIO: those are replaced by `O`."""
     return [[tag if is_entity_tag(tag) else OUTSIDE for tag in row] for row in rows]
 
 
 def entities_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Kind, first and past-the-last word of each entity in BIO tags.
 
-    `I-` after another kind, or after nothing, begins an entity too.
+    `I-` after another kind or after `O` begins an entity as well.
     """
-    found, begun = [], None
-    for place, tag in enumerate([*tags, OUTSIDE]):
-        mark, _, kind = tag.partition("-")
-        goes_on = begun is not None and mark == "I" and kind == begun[0]
-        if begun is not None and not goes_on:
-            found.append((begun[0], begun[1], place))
-            begun = None
-        if not goes_on and mark in ("B", "I") and kind:
-            begun = (kind, place)
+    found, current = [], None
+    for index, tag in enumerate([*tags, OUTSIDE]):
+        prefix, _, kind = tag.partition("-")
+        continues = current is not None and prefix == "I" and kind == current[0]
+        if current is not None and not continues:
+            found.append((*current, index))
+            current = None
+        if not continues and prefix in ("B", "I") and kind:
+            current = (kind, index)
     return found

@@ -1,4 +1,4 @@
-"""Metrics of one choice of several, where each row has choices of its own."""
+"""Metrics of one choice of several, if each row has its own choices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from .classes import ACCURACY
 
 
 class Choices(MetricKind):
+    """A row is the index of a choice."""
+
     type: ClassVar[str] = "choices"
     features: ClassVar[dict[str, Any]] = {"predictions": "int64", "references": "int64"}
     defaults: ClassVar[tuple[str, ...]] = ("accuracy",)

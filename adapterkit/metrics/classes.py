@@ -1,4 +1,4 @@
-"""Metrics of one class of several for each row, as scikit-learn defines them."""
+"""Metrics of one class for each row, as scikit-learn defines them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .base import Array, Metric, MetricKind, Predictions
 
 
 def averaged(name: str, average: str) -> Metric:
-    """scikit-learn's F1, precision or recall, averaged over what occurs; 0 where there is
-    nothing to divide by."""
+    """F1, precision or recall of scikit-learn, averaged over the classes that occur; 0 for a
+    division by zero."""
 
     def score(p: Predictions) -> float:
         from sklearn import metrics
@@ -23,25 +23,27 @@ def averaged(name: str, average: str) -> Metric:
 
 
 def accuracy(p: Predictions) -> float:
+    """Share of the rows that are right."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(p.references, p.predicted))
 
 
 def right(p: Predictions) -> Array:
-    """Whether each row is right, and 1."""
-    hit = p.predicted == p.references
-    return np.stack([hit, np.ones_like(hit)], axis=1).astype(float)
+    """For each row whether it is right, and 1, `[n, 2]`."""
+    is_right = p.predicted == p.references
+    return np.stack([is_right, np.ones_like(is_right)], axis=1).astype(float)
 
 
 def matthews(p: Predictions) -> float:
+    """Matthews correlation coefficient."""
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(p.references, p.predicted))
 
 
 def balanced_accuracy(p: Predictions) -> float:
-    """Recall averaged over the classes that occur in the references."""
+    """Mean recall over the classes that occur in the references."""
     from sklearn.metrics import recall_score
 
     labels = np.unique(p.references)
@@ -51,8 +53,8 @@ def balanced_accuracy(p: Predictions) -> float:
 
 
 def roc_auc(p: Predictions) -> float:
-    """One class against the rest, averaged over the classes that occur; of two classes it is the
-    usual area. Undefined where all rows are of one class."""
+    """Area under the ROC curve of each class against the rest, averaged over the classes that
+    occur; for two classes the usual area. NaN if all rows have one class."""
     from sklearn.metrics import roc_auc_score
 
     found = np.unique(p.references)
@@ -62,6 +64,7 @@ def roc_auc(p: Predictions) -> float:
 
 
 def log_loss(p: Predictions) -> float:
+    """Mean negative log-probability of the right class."""
     from sklearn import metrics
 
     every = range(p.probabilities.shape[1])
@@ -72,6 +75,8 @@ ACCURACY = Metric(accuracy, counts=right)
 
 
 class Classes(MetricKind):
+    """A row is the index of a class, with the probability of every class."""
+
     type: ClassVar[str] = "classes"
     features: ClassVar[dict[str, Any]] = {
         "predictions": "int64",

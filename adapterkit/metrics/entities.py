@@ -1,7 +1,7 @@
-"""Metrics of BIO tags: whole entities as seqeval counts them, and single tags.
+"""Metrics of BIO tags: whole entities, as seqeval counts them, and single tags.
 
-`f1`, `precision` and `recall` read tags as CoNLL's script does: `I-` after nothing, or after
-another kind, begins an entity. `strict_...` read them as IOB2: only `B-` begins one.
+`f1`, `precision` and `recall` read tags as the script of CoNLL-2003 does: `I-` after `O` or after
+another kind begins an entity. `strict_...` read them as IOB2, where only `B-` begins one.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from .tags import ACCURACY
 
 
 def of_entities(name: str, **mode: Any) -> Metric:
-    """seqeval's F1, precision or recall over the entities of all rows; 0 where there are none."""
+    """F1, precision or recall of seqeval over the entities of all rows; 0 if there are none."""
 
     def score(p: Predictions) -> float:
         from seqeval import metrics
         from seqeval.scheme import IOB2
 
-        goal, said = only_bio(p.references), only_bio(p.predicted)
-        if not any(tag != OUTSIDE for tag in chain(*goal, *said)):
+        references, predicted = only_bio(p.references), only_bio(p.predicted)
+        if not any(tag != OUTSIDE for tag in chain(*references, *predicted)):
             return 0.0
         scheme = {"scheme": IOB2} if mode else {}
         function: Any = getattr(metrics, f"{name}_score")
-        return float(function(goal, said, zero_division=0, **mode, **scheme))
+        return float(function(references, predicted, zero_division=0, **mode, **scheme))
 
     return Metric(score)
 
 
 def shared(p: Predictions) -> Array:
-    """Twice the entities that each row has in common, and the entities of both sides."""
+    """For each row twice the entities in common, and the entities of both sides, `[n, 2]`."""
     counts = []
-    for said, goal in zip(p.predicted, p.references, strict=True):
-        found, real = set(entities_of(said)), set(entities_of(goal))
-        counts.append((2.0 * len(found & real), float(len(found) + len(real))))
+    for predicted, reference in zip(p.predicted, p.references, strict=True):
+        found, right = set(entities_of(predicted)), set(entities_of(reference))
+        counts.append((2.0 * len(found & right), float(len(found) + len(right))))
     return np.array(counts)
 
 
@@ -46,6 +46,8 @@ STRICT: dict[str, Any] = {"mode": "strict"}
 
 
 class Entities(MetricKind):
+    """A row is a BIO tag for each word."""
+
     type: ClassVar[str] = "entities"
     features: ClassVar[dict[str, Any]] = {"predictions": ["string"], "references": ["string"]}
     defaults: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy")

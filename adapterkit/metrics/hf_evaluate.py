@@ -1,6 +1,6 @@
-"""Our metrics as a Hugging Face `evaluate` module: typed columns, no script fetched, no cache.
+"""Metrics as a module of Hugging Face `evaluate`, without a download and without a cache.
 
-`import evaluate` takes seconds, so that it is imported only where something is scored.
+`import evaluate` takes seconds, so it is imported only when something is scored.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .base import MetricKind, Predictions
 
 
 def local_metric(kind: type[MetricKind], names: Iterable[str]) -> Any:
-    """Metrics of one kind of prediction as an `evaluate.Metric`: `compute`, `add`, `add_batch`.
+    """Returns metrics of one kind as an `evaluate.Metric`, with `compute`, `add` and `add_batch`.
 
     Args:
-        kind: The kind of prediction.
-        names: Which of its metrics.
+        kind: The kind.
+        names: Names of its metrics.
     """
     return _metric_class()(kind, names)
 
@@ -34,7 +34,7 @@ def _metric_class() -> Any:
     class LocalMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
         def __init__(self, kind: type[MetricKind], names: Iterable[str]) -> None:
             self.kind, self.names = kind, tuple(names)
-            with TemporaryDirectory() as folder:  # made, but never used by a metric in memory
+            with TemporaryDirectory() as folder:  # required, but unused by a metric in memory
                 super().__init__(kind.type, keep_in_memory=True, cache_dir=folder, seed=0)
 
         def _info(self) -> Any:
@@ -63,7 +63,7 @@ def _metric_class() -> Any:
 def measure(
     kind: type[MetricKind], names: Iterable[str], predictions: Predictions
 ) -> dict[str, float]:
-    """Metrics of some rows by name; one that the rows leave undefined is left out."""
+    """Returns metrics of some rows by name, without those that these rows leave undefined."""
     columns: Mapping[str, Any] = {
         "predictions": predictions.predicted,
         "references": predictions.references,
@@ -76,7 +76,7 @@ def measure(
 
 
 def _array(column: list[Any], feature: Any) -> Any:
-    """Numbers as an array; all else as it is."""
+    """Converts a column of numbers to an array; other columns are returned unchanged."""
     inner = feature[0] if isinstance(feature, list) else feature
     return column if inner == "string" or isinstance(inner, Mapping) else np.asarray(column)
 

@@ -1,4 +1,4 @@
-"""Metrics of any number of labels for each row, as scikit-learn defines them."""
+"""Metrics of several labels for each row, as scikit-learn defines them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from .classes import averaged
 
 
 def shared(p: Predictions) -> Array:
-    """Twice the labels that each row has in common, and the labels of both sides."""
+    """For each row twice the labels in common, and the labels of both sides, `[n, 2]`."""
     both = (p.predicted & p.references).sum(1)
     return np.stack([2 * both, p.predicted.sum(1) + p.references.sum(1)], axis=1).astype(float)
 
 
 def exact(p: Predictions) -> float:
-    """The share of rows whose labels are all right."""
+    """Share of the rows whose labels are all right."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(p.references, p.predicted))
 
 
 def hamming_loss(p: Predictions) -> float:
-    """The share of decisions, a row and a label each, that are wrong."""
+    """Share of all pairs of a row and a label that are wrong."""
     from sklearn import metrics
 
     return float(metrics.hamming_loss(p.references, p.predicted))
 
 
 def over_labels(name: str) -> Metric:
-    """scikit-learn's score of each label's probabilities, averaged over the labels that some rows
-    have and some have not; undefined where there is none."""
+    """A score of scikit-learn of each label's probabilities, averaged over the labels that some
+    rows have and others do not have; NaN if there is no such label."""
 
     def score(p: Predictions) -> float:
         from sklearn import metrics
@@ -51,6 +51,8 @@ F1_MICRO = Metric(averaged("f1", "micro").score, counts=shared)
 
 
 class Labels(MetricKind):
+    """A row is 1 or 0 for each label, with the probability of every label."""
+
     type: ClassVar[str] = "labels"
     features: ClassVar[dict[str, Any]] = {
         "predictions": ["int64"],

@@ -10,7 +10,7 @@ from .base import Metric, MetricKind, Predictions
 
 
 def correlation(name: str) -> Metric:
-    """SciPy's correlation; 0 where either side is constant."""
+    """A correlation of SciPy; 0 if predictions or references are constant."""
 
     def score(p: Predictions) -> float:
         from scipy import stats
@@ -24,7 +24,7 @@ def correlation(name: str) -> Metric:
 
 
 def error(name: str) -> Metric:
-    """One of scikit-learn's, in the rows' own units, squared or not."""
+    """An error of scikit-learn, in the units of the rows or their square."""
 
     def score(p: Predictions) -> float:
         from sklearn import metrics
@@ -36,7 +36,7 @@ def error(name: str) -> Metric:
 
 
 def r2(p: Predictions) -> float:
-    """Share of the references' variance that is explained; undefined where they have none."""
+    """Coefficient of determination; NaN if the references are constant."""
     from sklearn.metrics import r2_score
 
     if np.ptp(p.references) == 0:
@@ -45,6 +45,8 @@ def r2(p: Predictions) -> float:
 
 
 class Numbers(MetricKind):
+    """A row is a number."""
+
     type: ClassVar[str] = "numbers"
     features: ClassVar[dict[str, Any]] = {"predictions": "float64", "references": "float64"}
     defaults: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "mae")

@@ -1,4 +1,4 @@
-"""What tasks report of a split: plain tables that a card can hold."""
+"""Tables about the classes of a split, of plain values that a card can hold."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Table = list[Any]
 def per_class(
     names: Sequence[str], labels: Sequence[Any], predicted: Any, references: Any
 ) -> Table:
-    """Precision, recall, F1 and number of rows of every label, scikit-learn's.
+    """Precision, recall, F1 and number of rows of every label, by scikit-learn.
 
     Args:
-        names: Of the labels.
-        labels: As they stand in what is predicted.
-        predicted: One label a row, or 0 and 1 for each label, `[n, C]`.
-        references: Likewise.
+        names: Names of the labels.
+        labels: The labels as values of `predicted`.
+        predicted: One label for each row, or 0 or 1 for each label, `[n, C]`.
+        references: The right ones, likewise.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -33,20 +33,20 @@ def per_class(
 
 
 def per_entity(predictions: Predictions) -> Table:
-    """Likewise of every kind of entity, seqeval's."""
+    """Precision, recall, F1 and number of entities of every kind of entity, by seqeval."""
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-    said, goal = only_bio(predictions.predicted), only_bio(predictions.references)
-    kinds = sorted({kind for tags in (*said, *goal) for kind, _, _ in entities_of(tags)})
+    predicted, references = only_bio(predictions.predicted), only_bio(predictions.references)
+    kinds = sorted({kind for tags in (*predicted, *references) for kind, _, _ in entities_of(tags)})
     if not kinds:
         return []
-    columns = precision_recall_fscore_support(goal, said, average=None, zero_division=0)
+    columns = precision_recall_fscore_support(references, predicted, average=None, zero_division=0)
     return _rows(kinds, columns)
 
 
 def confusion(predictions: Predictions) -> Table:
-    """Number of the right label, number of the predicted one and how many rows, where there are
-    any."""
+    """The confusion matrix, sparse: index of the right label, of the predicted label, and number of
+    rows."""
     pairs, counts = np.unique(
         np.stack([predictions.references, predictions.predicted], axis=1),
         axis=0,

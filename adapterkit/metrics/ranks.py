@@ -1,4 +1,4 @@
-"""Metrics of the place at which each row's own answer was found, 1 being the first."""
+"""Metrics of the rank of each row's right answer; the first rank is 1."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from .base import Metric, MetricKind, mean
 
 
 def recall(k: int) -> Metric:
-    """The share of rows whose own answer is among the first k."""
+    """Share of the rows whose right answer is among the first k."""
     return mean(lambda rank, _: float(rank <= k))
 
 
 class Ranks(MetricKind):
-    """What is predicted is the place, what is right is how many candidates there were."""
+    """A prediction is a rank; a reference is the number of candidates."""
 
     type: ClassVar[str] = "ranks"
     features: ClassVar[dict[str, Any]] = {"predictions": "int64", "references": "int64"}

@@ -1,4 +1,4 @@
-"""Metrics of an extracted summary: ROUGE against a reference, and the right sentences."""
+"""Metrics of an extracted summary: ROUGE with a reference, and the right sentences."""
 
 from __future__ import annotations
 
@@ -12,39 +12,45 @@ from .rouge import rouge_l, rouge_n, words_of
 Summary = Mapping[str, Any]
 
 
-def of_n(n: int, said: Summary, goal: Summary) -> float:
-    """ROUGE of runs of n words."""
-    return rouge_n(words_of(said["text"]), words_of(goal["text"]), n)
+def rouge_of_n(n: int, predicted: Summary, reference: Summary) -> float:
+    """ROUGE-n of a row."""
+    return rouge_n(words_of(predicted["text"]), words_of(reference["text"]), n)
 
 
-def in_order(said: Summary, goal: Summary) -> float:
-    """ROUGE-L."""
-    return rouge_l(words_of(said["text"]), words_of(goal["text"]))
+def rouge_of_order(predicted: Summary, reference: Summary) -> float:
+    """ROUGE-L of a row."""
+    return rouge_l(words_of(predicted["text"]), words_of(reference["text"]))
 
 
-def common(said: Summary, goal: Summary) -> int:
-    return len(set(said["sentences"]) & set(goal["sentences"]))
+def common(predicted: Summary, reference: Summary) -> int:
+    """Number of a row's chosen sentences that are right."""
+    return len(set(predicted["sentences"]) & set(reference["sentences"]))
 
 
-def precision(said: Summary, goal: Summary) -> float:
-    """The share of a row's chosen sentences that are right."""
-    return common(said, goal) / max(1, len(said["sentences"]))
+def precision(predicted: Summary, reference: Summary) -> float:
+    """Share of a row's chosen sentences that are right."""
+    return common(predicted, reference) / max(1, len(predicted["sentences"]))
 
 
-def recall(said: Summary, goal: Summary) -> float:
-    """The share of a row's right sentences that are chosen."""
-    return common(said, goal) / max(1, len(goal["sentences"]))
+def recall(predicted: Summary, reference: Summary) -> float:
+    """Share of a row's right sentences that are chosen."""
+    return common(predicted, reference) / max(1, len(reference["sentences"]))
 
 
-def f1(said: Summary, goal: Summary) -> float:
-    return 2 * common(said, goal) / max(1, len(said["sentences"]) + len(goal["sentences"]))
+def f1(predicted: Summary, reference: Summary) -> float:
+    """F1 of a row's sentences."""
+    return (
+        2
+        * common(predicted, reference)
+        / max(1, len(predicted["sentences"]) + len(reference["sentences"]))
+    )
 
 
 SUMMARY = {"text": "string", "sentences": ["int64"]}
 
 
 class Summaries(MetricKind):
-    """A row is its text and the numbers of its sentences; every metric is a mean over rows."""
+    """A row is a text and the indices of its sentences; every metric is a mean over the rows."""
 
     type: ClassVar[str] = "summaries"
     features: ClassVar[dict[str, Any]] = {"predictions": SUMMARY, "references": SUMMARY}
@@ -57,8 +63,8 @@ class Summaries(MetricKind):
         "f1",
     )
     metrics: ClassVar[dict[str, Metric]] = {
-        **{f"rouge_{n}": mean(partial(of_n, n)) for n in (1, 2, 3)},
-        "rouge_l": mean(in_order),
+        **{f"rouge_{n}": mean(partial(rouge_of_n, n)) for n in (1, 2, 3)},
+        "rouge_l": mean(rouge_of_order),
         "precision": mean(precision),
         "recall": mean(recall),
         "f1": mean(f1),

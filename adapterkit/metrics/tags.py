@@ -1,4 +1,4 @@
-"""Metrics of a tag for each word, where tags are not entities (parts of speech, say)."""
+"""Metrics of a tag for each word, for tags that are no entities, such as parts of speech."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Array, Metric, MetricKind, Predictions
 
 
 def f1_macro(p: Predictions) -> float:
-    """F1 of each tag, averaged over those that occur."""
+    """F1 of each tag, averaged over the tags that occur."""
     from sklearn.metrics import f1_score
 
     predicted, references = list(chain(*p.predicted)), list(chain(*p.references))
@@ -19,27 +19,28 @@ def f1_macro(p: Predictions) -> float:
 
 
 def shared(p: Predictions) -> Array:
-    """For each tag twice the words of a row that rightly have it; then, for each tag, the words
-    that have it on both sides."""
+    """For each row, for each of T tags: twice the words that rightly have it; then the words of
+    both sides that have it, `[n, 2 T]`."""
     tags = sorted({*chain(*p.predicted), *chain(*p.references)})
-    place = {tag: n for n, tag in enumerate(tags)}
+    column = {tag: n for n, tag in enumerate(tags)}
     counts = np.zeros((len(p), 2, len(tags)))
-    for row, (said, goal) in enumerate(zip(p.predicted, p.references, strict=True)):
-        for one, other in zip(said, goal, strict=True):
-            counts[row, 0, place[one]] += 2 * (one == other)
-            counts[row, 1, place[one]] += 1
-            counts[row, 1, place[other]] += 1
+    for row, pair in enumerate(zip(p.predicted, p.references, strict=True)):
+        for predicted, reference in zip(*pair, strict=True):
+            counts[row, 0, column[predicted]] += 2 * (predicted == reference)
+            counts[row, 1, column[predicted]] += 1
+            counts[row, 1, column[reference]] += 1
     return counts.reshape(len(p), -1)
 
 
 def mean_f1(sums: Array) -> float:
-    top, bottom = sums.reshape(2, -1)
-    seen = bottom > 0
-    return float((top[seen] / bottom[seen]).mean())
+    """The mean F1 over the tags that occur, from the sums of `shared`."""
+    numerators, denominators = sums.reshape(2, -1)
+    occurs = denominators > 0
+    return float((numerators[occurs] / denominators[occurs]).mean())
 
 
 def accuracy(p: Predictions) -> float:
-    """The share of words whose tag is right."""
+    """Share of the words whose tag is right."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(list(chain(*p.references)), list(chain(*p.predicted))))
@@ -49,6 +50,8 @@ ACCURACY = Metric(accuracy)
 
 
 class Tags(MetricKind):
+    """A row is a tag for each word."""
+
     type: ClassVar[str] = "tags"
     features: ClassVar[dict[str, Any]] = {"predictions": ["string"], "references": ["string"]}
     defaults: ClassVar[tuple[str, ...]] = ("f1", "accuracy")

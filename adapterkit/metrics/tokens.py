@@ -1,4 +1,4 @@
-"""Metrics of the hidden tokens of a text: the one guessed, and how surprising the right one was."""
+"""Metrics of masked tokens: the predicted token, and the surprise of the right one."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ import numpy as np
 from .base import Array, Metric, MetricKind, Predictions
 
 MOST = 700.0
-"""Mean surprise beyond which perplexity is no longer a number."""
+"""Largest mean surprise; beyond it the perplexity is too large for a float."""
 
 
 def right(p: Predictions) -> Array:
-    """Tokens of each row that were guessed right, and all of them, `[n, 2]`."""
-    rows = zip(p.predicted, p.references, strict=True)
-    pairs = [
-        (sum(a["token"] == b["token"] for a, b in zip(said, goal, strict=True)), len(goal))
-        for said, goal in rows
+    """For each row the tokens that are predicted right, and all tokens, `[n, 2]`."""
+    counts = [
+        (sum(a["token"] == b["token"] for a, b in zip(*pair, strict=True)), len(pair[1]))
+        for pair in zip(p.predicted, p.references, strict=True)
     ]
-    return np.array(pairs, dtype=float)
+    return np.array(counts, dtype=float)
 
 
 def surprise(p: Predictions) -> Array:
-    """Sum of the right tokens' negative log-probabilities, and their number, `[n, 2]`."""
-    rows = [[guess["surprise"] for guess in said] for said in p.predicted]
+    """For each row the sum of the right tokens' negative log-probabilities, and their number,
+    `[n, 2]`."""
+    rows = [[token["surprise"] for token in row] for row in p.predicted]
     return np.array([(sum(row), len(row)) for row in rows], dtype=float)
 
 
 def share(sums: Array) -> float:
+    """The first sum as a share of the second; NaN without any token."""
     return float(sums[0] / sums[1]) if sums[1] else math.nan
 
 
 def perplexity(sums: Array) -> float:
-    """e to the mean surprise."""
+    """The exponential of the mean surprise."""
     return math.exp(min(share(sums), MOST)) if sums[1] else math.nan
 
 
 class Tokens(MetricKind):
+    """A row is a list of tokens, predicted ones with the surprise of the right one."""
+
     type: ClassVar[str] = "tokens"
     features: ClassVar[dict[str, Any]] = {
         "predictions": [{"token": "int64", "surprise": "float64"}],
