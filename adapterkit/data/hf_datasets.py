@@ -1,4 +1,4 @@
-"""Data sets of the library `datasets`: folders of `save_to_disk` or data files, names on the hub."""
+"""Data sets of the library `datasets`: saved folders, folders of data files, names on the hub."""
 
 from __future__ import annotations
 
