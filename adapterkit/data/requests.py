@@ -71,7 +71,7 @@ def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[
         values = {role: record[role] for role in roles if role in record}
         if values:
             named = {role: record[column] for role, column in columns.items() if column in record}
-            requests.append(RequestRow(name, {**values, **named}, where))
+            requests.append(RequestRow(name, {**named, **values}, where))
             continue
         found = tuple(read_fields(record, texts, where).values())
         requests.append(RequestRow(name, found if len(found) > 1 else found[0], where))

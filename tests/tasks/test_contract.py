@@ -15,6 +15,8 @@ from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.tokenizer import truncate
+from adapterkit.client.http import Client
+from adapterkit.data.dataset import Data
 from adapterkit.errors import DataError, RecipeError
 from adapterkit.inference.forward import text_limit
 from adapterkit.inference.labelled import ready
@@ -22,14 +24,16 @@ from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.base import Predictions
 from adapterkit.tasks.base import tasks
-from adapterkit.tasks.columns import required_columns
+from adapterkit.tasks.columns import input_columns, required_columns, target_columns
 from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.types import Example, Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from adapterkit.training.trainable import Portion, Trainee, Trainees
-from helpers.task_rows import every_divisible_task, every_task, task_recipe
+from helpers.server import serving
+from helpers.task_adapters import random_task_adapter, request_row
+from helpers.task_rows import every_divisible_task, every_task, task_recipe, task_rows
 
 kept_whole = pytest.mark.parametrize(
     "kind", sorted(kind for kind, task in tasks().items() if task.whole_batch)
@@ -61,6 +65,51 @@ def test_trained_saved_and_served_answers_are_the_same(
         (alone,) = predictor([request])
         assert _rounded(alone) == _rounded(answer)
         json.dumps(answer)
+        text, score = again.task.summary(answer)
+        assert text
+        assert score is None or 0.0 <= score <= 1.0
+        for key in again.task.tensor_keys & answer.keys():
+            assert isinstance(answer[key], (str, float, list)), key
+
+
+@every_task
+def test_columns_are_declared(kind: str) -> None:
+    task = tasks()[kind]
+    own = {field.name for field in fields(Data)}
+    assert required_columns(task.columns)
+    assert input_columns(task.columns).keys() <= task.columns.keys()
+    for role, column in task.columns.items():
+        assert role.isidentifier()
+        assert role not in own, f"{role} is a key of data with another meaning"
+        assert column.doc
+        assert column.required or column.default_name(role) is None
+        assert column.learned or not column.also_input
+    assert task.document_role in required_columns(task.columns)
+    assert set(task.augmentable) <= task.columns.keys()
+    given = {role: row for role, row in task_rows(kind, 1)[0].items() if role in task.columns}
+    assert (
+        target_columns(task.columns).keys() | required_columns(task.columns).keys() <= given.keys()
+    )
+    for role, value in given.items():
+        found = task.columns[role].kind.check(value, "row 1")
+        assert task.columns[role].kind.check(found, "row 1") == found or role == "answers"
+
+
+@every_task
+def test_every_task_is_served_with_one_line_of_each_answer(
+    tiny: Backbone, tiny_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    adapter = random_task_adapter(tiny, kind, tmp_path)
+    Store(tmp_path / "store").publish(adapter, tiny.geometry)
+    row = request_row(adapter)
+    with serving(tmp_path / "store", tiny_folder) as url, Client(url) as client:
+        (answer,) = client.ask([(adapter.name, row)], one_line=True)
+        (about,) = (model for model in client.models() if model["id"] == adapter.name)
+    text, score = adapter.task.summary(answer)
+    assert answer.pop("one_line") == {"text": text, "score": score}
+    assert about["reads"].keys() == row.keys()
+    (local,) = Predictor(tiny, [adapter])([(adapter.name, row)])
+    assert _rounded(local) == _rounded({k: v for k, v in answer.items() if k != "version"})
 
 
 def _rounded(value: Any) -> Any:
