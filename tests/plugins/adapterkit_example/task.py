@@ -18,7 +18,7 @@ LONGEST = 40
 
 def check_topic(value: Any, where: str) -> str:
     """A topic: a text of at most `LONGEST` characters, without its hash sign."""
-    topic = TEXT.check(value, where).removeprefix("#")
+    topic = str(TEXT.check(value, where)).removeprefix("#")
     if len(topic) > LONGEST:
         raise DataError(f"{where}: expected at most {LONGEST} characters, got {len(topic)}")
     return topic
