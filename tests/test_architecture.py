@@ -139,6 +139,10 @@ def test_the_ground_imports_no_torch() -> None:
     assert "torch" not in imported_by(*ground, "adapterkit.client.http")
 
 
+def test_reading_a_request_does_not_import_torch() -> None:
+    assert "torch" not in imported_by("adapterkit.data.requests", "adapterkit.tasks.columns")
+
+
 def test_importing_the_command_line_does_not_import_torch() -> None:
     assert "torch" not in imported_by("adapterkit", "adapterkit.cli.app")
 

@@ -215,7 +215,7 @@ def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, 
             )
     names = {}
     for place, given in (("data", section), ("data.columns", inner)):
-        for role in roles & given.keys():
+        for role in (key for key in given if key in roles):
             if role in names:
                 raise ValueError(f"{place}.{role}: data.{role} names this column too")
             if given[role] is not None:  # as a recipe that is written out leaves it open

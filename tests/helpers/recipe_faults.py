@@ -92,6 +92,22 @@ RECIPE_FAULTS = {
         GOOD_RECIPE.replace("epochs", "epoch"),
         "r.yaml: training.epoch: there is no such key; did you mean 'epochs'?",
     ),
+    "unknown role": (
+        GOOD_RECIPE.replace("rows.csv", "rows.csv, columns: {lable: x}"),
+        "r.yaml: data.columns.lable: there is no such role; did you mean 'label'?",
+    ),
+    "column twice": (
+        GOOD_RECIPE.replace("rows.csv", "rows.csv, text: a, columns: {text: b}"),
+        "r.yaml: data.columns.text: data.text names this column too",
+    ),
+    "column a number": (
+        GOOD_RECIPE.replace("rows.csv", "rows.csv, text: 3"),
+        "r.yaml: data.text: expected a text, got 3; put it in quotes",
+    ),
+    "columns a list": (
+        GOOD_RECIPE.replace("rows.csv", "rows.csv, columns: [text]"),
+        "r.yaml: data.columns: expected roles and columns, got ['text']",
+    ),
     "unknown data key": (
         GOOD_RECIPE.replace("path", "file"),
         "r.yaml: data.file: there is no such key; valid are: answers, choices, columns",

@@ -112,6 +112,15 @@ def test_labels_and_columns_keep_their_script() -> None:
     assert recipe.task.labels == ("银行", "señal", "🙂")  # type: ignore[attr-defined]
     assert recipe.data.path == "行.csv"
     assert recipe.data.columns == {"text": "文本", "label": "categoría"}
+    nested = text.replace("rows.csv", "行.csv, columns: {text: 文本, label: categoría}")
+    assert load(nested) == recipe
+
+
+def test_a_column_that_is_named_as_its_role_is_not_named() -> None:
+    named = GOOD_RECIPE.replace("rows.csv", "rows.csv, text: text, label: label, text_pair: null")
+    assert load(named) == load(GOOD_RECIPE)
+    pair = load(GOOD_RECIPE.replace("rows.csv", "rows.csv, text_pair: text_pair"))
+    assert pair.data.columns == {"text_pair": "text_pair"}, "an optional column is read if named"
 
 
 def test_changes_come_on_top_of_the_file_in_their_order() -> None:
