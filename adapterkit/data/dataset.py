@@ -214,12 +214,12 @@ def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, 
                 f"data.columns.{role}: there is no such role; {did_you_mean(str(role), roles)}"
             )
     names = {}
-    for place, given in (("data", section), ("data.columns", inner)):
+    for path, given in (("data", section), ("data.columns", inner)):
         for role in (key for key in given if key in roles):
             if role in names:
-                raise ValueError(f"{place}.{role}: data.{role} names this column too")
-            if given[role] is not None:  # as a recipe that is written out leaves it open
-                names[role] = convert(str, given[role], f"{place}.{role}")
+                raise ValueError(f"{path}.{role}: data.{role} names this column too")
+            if given[role] is not None:  # a recipe that is written out has null for "not named"
+                names[role] = convert(str, given[role], f"{path}.{role}")
     return names
 
 

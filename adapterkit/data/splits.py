@@ -1,4 +1,4 @@
-"""Training, validation and test rows: drawn shares, folds, and the first rows of a stream."""
+"""Splits of rows: drawn shares, folds, and the first rows of a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tasks.types import Row
 SPLITS = ("train", "validation", "test")
 
 BUFFER = 10_000
-"""Rows of a stream among which the next one is drawn."""
+"""Number of rows of a stream among which the next one is drawn."""
 
 Item = TypeVar("Item")
 Stratum = Callable[[Row], Hashable]
@@ -22,28 +22,35 @@ Stratum = Callable[[Row], Hashable]
 def draw(
     rows: Sequence[Row], share: float, seed: int, stratum: Stratum
 ) -> tuple[list[Row], list[Row]]:
-    """Sets a share of the rows aside, stratum by stratum, the order of the rest kept.
+    """Sets a share of the rows of each stratum aside, at random.
 
-    A label's only row stays where it is: a label that was never trained cannot be checked.
+    The only row of a label is not set aside: a label that is not trained cannot be evaluated.
+
+    Returns:
+        The remaining rows in their order, and the rows that were set aside.
     """
     aside: set[int] = set()
     generator = random.Random(seed)
-    owed = 0.0
-    for places in _strata(rows, stratum):
-        # What rounding leaves of one label's share is owed to the next: small labels count too.
-        owed += share * len(places)
-        taken = min(int(owed + 0.5), len(places) - 1)
-        owed -= taken
-        aside.update(generator.sample(places, taken))
-    return _apart(rows, aside)
+    remainder = 0.0
+    for indices in _strata(rows, stratum):
+        # The rounding error of one label is carried over to the next, so that rare labels count.
+        remainder += share * len(indices)
+        size = min(int(remainder + 0.5), len(indices) - 1)
+        remainder -= size
+        aside.update(generator.sample(indices, size))
+    return _divided(rows, aside)
 
 
 def fold(
     rows: Sequence[Row], folds: int, number: int, seed: int, stratum: Stratum
 ) -> tuple[list[Row], list[Row]]:
-    """Sets one fold of the rows aside, the order of the rest kept.
+    """Sets one fold of the rows aside.
 
-    Every row is in exactly one fold; folds differ by at most one row, in all and of each stratum.
+    Every row is in exactly one fold. The sizes of folds differ by at most one row, in total and for
+    each stratum.
+
+    Returns:
+        The other rows in their order, and the rows of the fold.
 
     Raises:
         DataError: There are fewer rows than folds.
@@ -51,42 +58,42 @@ def fold(
     if len(rows) < folds:
         raise DataError(f"data.folds: {folds} folds need as many rows, there are {len(rows)}")
     generator = random.Random(seed)
-    dealt: list[int] = []
-    for places in _strata(rows, stratum):
-        dealt += generator.sample(places, len(places))
-    return _apart(rows, set(dealt[number::folds]))
+    order: list[int] = []
+    for indices in _strata(rows, stratum):
+        order += generator.sample(indices, len(indices))
+    return _divided(rows, set(order[number::folds]))
 
 
 def _strata(rows: Sequence[Row], stratum: Stratum) -> list[list[int]]:
-    """Places of the rows of each stratum, in an order that does not hang on the rows'."""
+    """Indices of the rows of each stratum; the order of the strata does not depend on the rows'."""
     strata = defaultdict(list)
-    for place, row in enumerate(rows):
-        strata[stratum(row)].append(place)
+    for index, row in enumerate(rows):
+        strata[stratum(row)].append(index)
     return [strata[key] for key in sorted(strata, key=str)]
 
 
-def _apart(rows: Sequence[Row], aside: set[int]) -> tuple[list[Row], list[Row]]:
-    kept = [row for place, row in enumerate(rows) if place not in aside]
-    return kept, [rows[place] for place in sorted(aside)]
+def _divided(rows: Sequence[Row], aside: set[int]) -> tuple[list[Row], list[Row]]:
+    kept = [row for index, row in enumerate(rows) if index not in aside]
+    return kept, [rows[index] for index in sorted(aside)]
 
 
 def shuffled(stream: Iterable[Item], seed: int, size: int = BUFFER) -> Iterator[Item]:
-    """A stream read once, each next item drawn among the `size` items at its head."""
+    """Shuffles a stream that is read once: each item is drawn among the next `size` items."""
     generator = random.Random(seed)
-    held: list[Item] = []
+    buffer: list[Item] = []
     for item in stream:
-        if len(held) < size:
-            held.append(item)
+        if len(buffer) < size:
+            buffer.append(item)
             continue
-        place = generator.randrange(size)
-        held[place], item = item, held[place]
+        index = generator.randrange(size)
+        buffer[index], item = item, buffer[index]
         yield item
-    generator.shuffle(held)
-    yield from held
+    generator.shuffle(buffer)
+    yield from buffer
 
 
 def first(stream: Iterable[tuple[str | None, Row]], limit: int) -> Iterator[tuple[str | None, Row]]:
-    """The first rows of each split; a stream whose rows name no split is read no further."""
+    """Yields the first rows of each split. A stream without splits is read no further than those."""
     counts: Counter[str | None] = Counter()
     for split, row in stream:
         counts[split] += 1

@@ -1,4 +1,4 @@
-"""How far a score may be trusted: intervals from rows drawn again (Efron and Tibshirani 1993)."""
+"""Bootstrap confidence intervals of a metric (Efron and Tibshirani 1993)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import Metric, Predictions
 
 RESAMPLES = 1000
 ROWS = 10_000_000
-"""Most rows that are drawn where a metric has no counts: seconds of correlations."""
+"""Most rows that are drawn in total for a metric without counts: some seconds of correlations."""
 
 
 def interval(
@@ -16,19 +16,18 @@ def interval(
 ) -> tuple[float, float]:
     """The 95% percentile bootstrap interval of a metric.
 
-    As many rows as there are are drawn with replacement, and the metric taken of them, `resamples`
-    times. Metrics without `counts` are taken fewer times, but 100 at least, of splits of more than
-    10,000 rows. The interval says what another draw of such rows would have changed; it knows
-    nothing of another seed of the training.
+    Each resample draws n of the n rows with replacement and computes the metric. For more than
+    10,000 rows a metric without `counts` has fewer resamples, but at least 100. The interval
+    reflects the choice of the rows, not the seed of the training.
 
     Args:
         metric: The metric.
         predictions: The rows, at least one.
-        resamples: How often rows are drawn.
-        seed: Of the draws.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
 
     Returns:
-        Ends of the interval: the 2.5th and 97.5th percentile.
+        The 2.5th and the 97.5th percentile.
     """
     rng, n = np.random.default_rng(seed), len(predictions)
     if metric.counts is None:

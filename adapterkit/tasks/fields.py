@@ -1,4 +1,4 @@
-"""What a column may hold: texts, words, labels, numbers, spans, ..., each with its check."""
+"""Kinds of values in columns: texts, words, labels, numbers, spans, ..., each with its check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Fields = Mapping[str, Any]
 """Values of one row by role (`text`, `label`, `tokens`, ...)."""
 
 SEPARATOR = "|"
-"""Between the parts of a list that stands in one CSV field."""
+"""Separates the items of a list in one CSV field."""
 
 NUMBERS = re.compile(r"\s*[0-9]{1,9}\s*(\|\s*[0-9]{1,9}\s*)*")
 """A list of numbers in one CSV field."""
@@ -23,13 +23,13 @@ NUMBERS = re.compile(r"\s*[0-9]{1,9}\s*(\|\s*[0-9]{1,9}\s*)*")
 
 @dataclass(frozen=True)
 class FieldKind:
-    """What the values of a column are. A task may bring a kind of its own.
+    """A kind of values. A task may define a kind of its own.
 
     Attributes:
-        name: Name, as the server reports it; the page offers a form for the kinds that it knows,
-            and a box for JSON for others.
-        check: From a value as a file or a request has it, and the place that messages name, to the
-            value that the task reads. Raises `DataError` if it is no such value.
+        name: Its name in the server's description of an adapter. The page has a form for the kinds
+            below, and a box for JSON for all others.
+        check: Returns the value as tasks read it. Takes a value of a file or a request, and where
+            it stands, for messages. Raises `DataError` if the value is not of the kind.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _list(value: Any, where: str, separator: str | None) -> tuple[str, ...]:
         value = [part for part in value.split(separator) if part.strip()]
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{where}: expected a list of texts, got {value!r:.60}")
-    return tuple(_text(part, f"{where}[{place}]") for place, part in enumerate(value))
+    return tuple(_text(part, f"{where}[{index}]") for index, part in enumerate(value))
 
 
 def _tokens(value: Any, where: str) -> tuple[str, ...]:
