@@ -93,7 +93,7 @@ def shuffled(stream: Iterable[Item], seed: int, size: int = BUFFER) -> Iterator[
 
 
 def first(stream: Iterable[tuple[str | None, Row]], limit: int) -> Iterator[tuple[str | None, Row]]:
-    """Yields the first rows of each split. A stream without splits is read no further than those."""
+    """Yields the first rows of each split; a stream without splits is read no further."""
     counts: Counter[str | None] = Counter()
     for split, row in stream:
         counts[split] += 1
