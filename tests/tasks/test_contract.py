@@ -91,8 +91,7 @@ def test_columns_are_declared(kind: str) -> None:
         target_columns(task.columns).keys() | required_columns(task.columns).keys() <= given.keys()
     )
     for role, value in given.items():
-        found = task.columns[role].kind.check(value, "row 1")
-        assert task.columns[role].kind.check(found, "row 1") == found or role == "answers"
+        assert task.columns[role].kind.check(value, "row 1") is not None
 
 
 @every_task
