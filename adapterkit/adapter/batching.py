@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backbone.edits import Block, Edits, GraphInputs, LayerEdits
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..backbone.packing import Packed
 from ..methods.base import Group
 from ..ops.attention_plan import AttentionPlan
@@ -81,7 +81,7 @@ def assemble_edits(
         tuple(LayerEdits(blocks[i], plan, i, layout) for i in range(geometry.layers)),
         tuple(untouched),
         filled,
-        None if table is None else GraphInputs(table, (*graph_key, *table.kind)),
+        None if table is None else GraphInputs(table, (*graph_key, *table.layout)),
     )
 
 
@@ -134,7 +134,7 @@ def _groups(
                 runs = [list(run) for _, run in groupby(group, key=same.__getitem__)]
                 masks = None
                 if dropout is not None and not kind[-1]:
-                    masks = dropout.of([run[0] for run in runs])
+                    masks = dropout.select([run[0] for run in runs])
                 yield [(here[run[0]], run) for run in runs], masks
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors.torch import save as to_safetensors
 
 from ..atomic import content_digest, file_digest, write_folder
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
 from ..methods.base import methods

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..backbone.checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..methods.base import FileKeys, Method, Tensors, methods
 from ..names import check_name
 from ..tasks.base import Task, tasks
@@ -81,7 +81,7 @@ def fields_from_peft(
 
 def backbone_path(tensors: Tensors, geometry: Geometry) -> str:
     """Path of the backbone inside the model that a weights file belongs to: `bert.` or empty."""
-    prefix = f"{geometry.family.prefix}."
+    prefix = f"{geometry.prefix}."
     return prefix if any(key.startswith(f"base_model.model.{prefix}") for key in tensors) else ""
 
 
@@ -104,7 +104,7 @@ def file_shapes(adapter: Adapter, geometry: Geometry, root: str) -> Shapes:
 
 def to_file_tensors(adapter: Adapter, geometry: Geometry) -> Tensors:
     """The tensors of an adapter as its weights file holds them, float32 on the CPU."""
-    root = "" if adapter.task.peft_task_type in BARE else f"{geometry.family.prefix}."
+    root = "" if adapter.task.peft_task_type in BARE else f"{geometry.prefix}."
     file: Tensors = {}
     for key, (name, index) in adapter.method.file_keys(geometry, root).items():
         file[key] = adapter.tensors[name] if index is None else adapter.tensors[name][index]

@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..atomic import file_digest, write_file, write_folder
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import NAME, check_name
 from .adapter import Adapter

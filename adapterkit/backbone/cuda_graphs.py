@@ -1,9 +1,9 @@
 """The forward of a batch as a CUDA graph, captured once for each kind of batch and then replayed.
 
-A small batch is computed by a GPU in less time than Python takes to launch its kernels one by one.
-What a kernel is told lies on a sheet (`sheet`), so a graph of one batch is right for any other of
-its kind, whoever its tenants are: its tokens and its sheet are copied to where the graph reads
-them, and one launch does the rest.
+A GPU computes a small batch in less time than Python needs to launch its kernels one by one.
+Kernels read their arguments from a table (`ops/launch_table.py`), so a graph captured with one
+batch is right for every batch of the same kind, whatever its adapters: tokens and table are copied
+to where the graph reads them, and one launch runs it.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from torch import Tensor
 from .edits import Edits, GraphInputs
 from .packing import Packed
 
-MOST = 64
-"""Graphs that are kept, least recently used out."""
+MAX_GRAPHS = 64
+"""The most graphs that are kept; the least recently used one is dropped first."""
 
 Compute = Callable[[Tensor, Edits], Tensor]
-"""Hidden states `[R, h]`, from token ids, positions and token types `[3, R]` and edits."""
+"""Hidden states `[R, h]` from token ids, position ids and token type ids `[3, R]`, and edits."""
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A graph, what it reads and what it writes.
+class CapturedGraph:
+    """A graph with its inputs and outputs.
 
     Attributes:
         graph: The graph.
-        rows: Token ids, positions and token types, `[3, R]`.
-        sheet: The batch's sheet.
-        states: Hidden states, `[R, h]`.
+        rows: Input: token ids, position ids and token type ids, `[3, R]`.
+        table: Input: the launch table of the batch.
+        states: Output: hidden states, `[R, h]`.
     """
 
     graph: Any
     rows: Tensor
-    sheet: Tensor
+    table: Tensor
     states: Tensor
 
-    def run(self, packed: Packed, whole: GraphInputs) -> Tensor:
+    def replay(self, packed: Packed, inputs: GraphInputs) -> Tensor:
         """Hidden states of a batch of the graph's kind, `[T, h]`."""
         tokens = packed.offsets[-1]
-        fill(self.rows, packed)
-        self.sheet.copy_(whole.table.written, non_blocking=True)
+        copy_ids(packed, self.rows)
+        self.table.copy_(inputs.table.buffer, non_blocking=True)
         self.graph.replay()
         return self.states[:tokens].clone()
 
 
-class Graphs:
-    """Forwards of one backbone on a GPU; any number of threads may use them.
+class GraphCache:
+    """The graphs of one backbone on a GPU; any number of threads may use them.
 
-    A kind of batch that is seen for the first time is computed as it comes, from the second time on
-    by its graph. Graphs share their memory, which is as much as the largest of them needs.
+    The first batch of a kind is computed without a graph, the second captures one. Graphs share
+    their memory, which is as large as the largest of them needs.
 
     Args:
         compute: The forward.
@@ -64,82 +64,87 @@ class Graphs:
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
-        self._known: OrderedDict[Hashable, Captured | None] = OrderedDict()
+        self._graphs: OrderedDict[Hashable, CapturedGraph | None] = OrderedDict()
         self._lock = Lock()
         self._done: Any = None
         self._pool: Any = None
         self._stream: Any = None
 
     def __len__(self) -> int:
-        """Kinds of batches that are remembered."""
-        return len(self._known)
+        """Number of kinds of batches it knows, with or without a graph."""
+        return len(self._graphs)
 
     @property
     def n_captured(self) -> int:
-        """Kinds of batches that have a graph."""
-        return sum(captured is not None for captured in self._known.values())
+        """Number of graphs."""
+        return sum(graph is not None for graph in self._graphs.values())
 
     def __call__(self, packed: Packed, edits: Edits) -> Tensor:
         """Hidden states of a batch, `[T, h]`.
 
         Args:
             packed: T tokens.
-            edits: What its adapters do, as a whole.
+            edits: What the batch's adapters do; they must have `graph_inputs`.
         """
-        whole = edits.whole
-        if whole is None:
-            raise ValueError("the edits are not of a batch as a whole")
+        inputs = edits.graph_inputs
+        if inputs is None:
+            raise ValueError("a batch without graph_inputs cannot be computed by a CUDA graph")
         with self._lock, torch.cuda.device(packed.device):
             stream = torch.cuda.current_stream()
-            if self._done is not None:  # another thread's stream may still be at it
+            if self._done is not None:  # the graphs' memory may still be in use on another stream
                 stream.wait_event(self._done)
-            kind = whole.key, _cast()
-            seen, captured = kind in self._known, self._known.pop(kind, None)
-            if seen and captured is None:
-                captured = self._capture(packed, edits, whole)
-            self._known[kind] = captured
-            if len(self._known) > MOST:
-                self._known.popitem(last=False)
+            key = inputs.key, _autocast_dtype()
+            is_known, captured = key in self._graphs, self._graphs.pop(key, None)
+            if is_known and captured is None:
+                captured = self._capture(packed, edits, inputs)
+            self._graphs[key] = captured
+            if len(self._graphs) > MAX_GRAPHS:
+                self._graphs.popitem(last=False)
             if captured is not None:
-                states = captured.run(packed, whole)
+                states = captured.replay(packed, inputs)
             else:
-                rows = torch.zeros(3, edits.filled, dtype=torch.long, device=packed.device)
-                fill(rows, packed)
+                rows = _rows(packed, edits)
                 states = self._compute(rows, edits)[: packed.offsets[-1]]
             self._done = stream.record_event()
         return states
 
-    def _capture(self, packed: Packed, edits: Edits, whole: GraphInputs) -> Captured:
-        """The graph of the batch's kind; what it reads is that batch's, to begin with."""
-        rows = torch.zeros(3, edits.filled, dtype=torch.long, device=packed.device)
-        fill(rows, packed)
-        sheet = whole.table.upload(packed.device)
-        if self._pool is None:  # one stream too: libraries keep memory for each they meet
+    def _capture(self, packed: Packed, edits: Edits, inputs: GraphInputs) -> CapturedGraph:
+        """Captures the graph of the batch's kind, with the batch as its first inputs."""
+        rows = _rows(packed, edits)
+        table = inputs.table.upload(packed.device)
+        if self._pool is None:  # one stream for all: libraries keep memory for every stream
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
         stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # what libraries set up on a stream's first use
+        with torch.cuda.stream(stream):  # so that libraries do their set-up before the capture
             self._compute(rows, edits)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Another thread may copy meanwhile: what it does is no part of the graph.
+        # Another thread may copy meanwhile, and that must not become part of the graph.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
         ):
             states = self._compute(rows, edits)
-        return Captured(graph, rows, sheet, states)
+        return CapturedGraph(graph, rows, table, states)
 
 
-def _cast() -> torch.dtype | None:
-    """What products are cast to on a GPU just now."""
+def _autocast_dtype() -> torch.dtype | None:
+    """The dtype of products under autocast on a GPU; None outside autocast."""
     return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
 
 
-def fill(rows: Tensor, packed: Packed) -> None:
-    """Token ids, positions and token types of a batch into `[3, R]`, from the left; what is there
-    beyond them is of some batch before, and as good as anything."""
-    tokens = packed.offsets[-1]
-    for line, numbers in zip(
-        rows, (packed.input_ids, packed.position_ids, packed.token_type_ids), strict=True
-    ):
-        line[:tokens].copy_(numbers)
+def _rows(packed: Packed, edits: Edits) -> Tensor:
+    """Token ids, position ids and token type ids of a batch, `[3, R]`, zero after its tokens."""
+    rows = torch.zeros(3, edits.padded_tokens, dtype=torch.long, device=packed.device)
+    copy_ids(packed, rows)
+    return rows
+
+
+def copy_ids(packed: Packed, rows: Tensor) -> None:
+    """Copies token ids, position ids and token type ids of a batch to the left of `[3, R]`.
+
+    What is right of them stays: any valid ids will do there, since nobody reads their states.
+    """
+    ids = packed.input_ids, packed.position_ids, packed.token_type_ids
+    for row, values in zip(rows, ids, strict=True):
+        row[: len(values)].copy_(values)

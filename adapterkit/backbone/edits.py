@@ -1,4 +1,4 @@
-"""All that one batch does to the backbone, as a value built once and passed into the call."""
+"""What a batch's adapters do to the backbone: a value built once and passed into the call."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
 
 Delta = Callable[[Tensor, Tensor], Tensor]
-"""What an edit does at a site: `(y, x) -> y + ...`, in place where gradients are off.
+"""What an edit does at a site: `(y, x) -> y + ...`, in place if gradients are off.
 
-y `[t, out]` is what is added to, x `[t, in]` what is read there: the group's tokens, or a whole
-batch's where the group's runs know where they lie among it (`low_rank.BatchRange`).
+The edit adds to y, `[t, out]`, and reads x, `[t, in]`. Both are the tokens of one group of
+adapters, or of the whole batch if the group knows its range in the batch (`low_rank.BatchRange`).
 """
 
 
 @dataclass(frozen=True)
 class Block:
-    """One contiguous block of tokens and what is done to it."""
+    """One contiguous block of tokens, and the edit that applies to it."""
 
     start: int
     end: int
@@ -36,31 +36,36 @@ class LayerEdits:
     """What a batch does to one layer.
 
     Attributes:
-        blocks: Site to blocks, floor after floor of the adapters that stand on others; those of
-            one floor in order of tokens and disjoint.
-        plan: Who attends to whom.
-        at: Which layer it is.
-        prefixes: The prefix tokens of all layers; None without.
+        blocks: Site to blocks. Adapters that others are stacked on come first; the blocks of one
+            level of the stacks are disjoint and in the order of their tokens.
+        plan: Which tokens attend to which.
+        index: Number of the layer, from 0.
+        prefixes: The prefix tokens of all layers; None if the batch has none.
     """
 
     blocks: dict[str, list[Block]]
     plan: AttentionPlan
-    at: int
+    index: int
     prefixes: Prefixes | None
 
-    def attended(self, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-        """Keys and values as the plan numbers them, from the batch's tokens', `[R, h]` each.
+    def with_prefixes(self, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values in the order of the plan, prefix tokens included.
+
+        Args:
+            key, value: Of the batch's own tokens, `[R, h]` each.
+            heads: Number of attention heads.
 
         Returns:
-            `[R + P, h]` each, the prefix tokens' after the tokens'; for flash attention over a
-            batch as a whole those of each sequence in turn.
+            `[R + P, h]` each: the batch's tokens, then the P prefix tokens. For flash attention
+            over a batch that is computed as one value, sequence after sequence, each after its
+            prefix.
         """
         if self.prefixes is None:
             return key, value
         flash = uses_flash_attention(key.device, key.dtype, key.shape[-1] // heads)
-        if flash and self.plan.table is not None:
-            return self.plan.ragged.gathered(key, value, self.at)
-        keys, values = self.prefixes.layer(self.at)
+        if flash and self.plan.ragged_table is not None:
+            return self.plan.ragged.gather_keys(key, value, self.index)
+        keys, values = self.prefixes.layer(self.index)
         return torch.cat([key, keys.to(key.dtype)]), torch.cat([value, values.to(value.dtype)])
 
     def apply(
@@ -74,71 +79,72 @@ class LayerEdits:
 
         Args:
             site: Canonical name.
-            y: What is added to, `[1, T, out]`.
-            x: What the edits read, `[1, T, in]`; y, as the floors below left it, where left out.
-            read: Applied to a block of that before an edit reads it.
+            y: The edits add to it, `[1, T, out]`.
+            x: The edits read it, `[1, T, in]`. If omitted, they read y, each level of the stacks
+                after the levels below have added to it.
+            read: Applied to a block of x before an edit reads it.
 
         Returns:
-            `[1, T, out]`; y itself where the batch does nothing at this site or gradients are off.
+            `[1, T, out]`; y itself if the batch has no edit at this site or gradients are off.
         """
         blocks = self.blocks.get(site)
         if not blocks:
             return y
         if torch.is_grad_enabled():
-            for floor in _floors(blocks):
-                y = _added(floor, y, x, read)
+            for level in _levels(blocks):
+                y = _add_level(level, y, x, read)
             return y
         for block in blocks:
-            own = slice(block.start, block.end)
-            seen = (y if x is None else x)[0, own]
-            block.delta(y[0, own], seen if read is None else read(seen))
+            rows = slice(block.start, block.end)
+            inputs = (y if x is None else x)[0, rows]
+            block.delta(y[0, rows], inputs if read is None else read(inputs))
         return y
 
 
-def _floors(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """The blocks of each floor: one begins where a block lies before the one ahead of it."""
-    floor: list[Block] = []
+def _levels(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """The blocks of each level: a new level begins with a block that starts before the last end."""
+    level: list[Block] = []
     for block in blocks:
-        if floor and block.start < floor[-1].end:
-            yield floor
-            floor = []
-        floor.append(block)
-    yield floor
+        if level and block.start < level[-1].end:
+            yield level
+            level = []
+        level.append(block)
+    yield level
 
 
-def _added(
+def _add_level(
     blocks: Sequence[Block],
     y: Tensor,
     x: Tensor | None,
     read: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
-    """One floor's deltas where gradients flow: y is put together anew, never written into.
+    """Adds the deltas of one level while gradients are on, so y is not written in place.
 
-    It is cut with one split and not with slices, each of which would go back through zeros of the
-    size of y.
+    y is cut by one split, not by slices: the gradient of each slice is a tensor of zeros as large
+    as y.
     """
     first = blocks[0]
     if first.start == 0 and first.end == y.shape[1]:
-        whole = (y if x is None else x).squeeze(0)
-        return first.delta(y.squeeze(0), whole if read is None else read(whole))[None]
+        rows = (y if x is None else x).squeeze(0)
+        return first.delta(y.squeeze(0), rows if read is None else read(rows))[None]
     ends = [0, *(end for block in blocks for end in (block.start, block.end)), y.shape[1]]
-    sizes = [after - before for before, after in pairwise(ends)]
-    pieces = list(y.squeeze(0).split(sizes))
-    seen = pieces if x is None else x.squeeze(0).split(sizes)
-    for place, block in zip(range(1, len(sizes), 2), blocks, strict=False):
-        one = seen[place]
-        pieces[place] = block.delta(pieces[place], one if read is None else read(one))
-    return torch.cat(pieces)[None]
+    sizes = [end - start for start, end in pairwise(ends)]
+    outputs = list(y.squeeze(0).split(sizes))
+    inputs = outputs if x is None else x.squeeze(0).split(sizes)
+    for index, block in zip(range(1, len(sizes), 2), blocks, strict=False):
+        own = inputs[index]
+        outputs[index] = block.delta(outputs[index], own if read is None else read(own))
+    return torch.cat(outputs)[None]
 
 
 @dataclass(frozen=True)
 class GraphInputs:
-    """Edits whose numbers stand on a sheet, so that two of one kind differ in nothing but numbers.
+    """Everything by which the edits of two batches with the same CUDA graph may differ.
 
     Attributes:
-        table: The sheet.
-        key: What is done where, and the sizes of all that is read: a CUDA graph of a forward with
-            one is right for every other of this kind.
+        table: The numbers and addresses that kernels read.
+        key: Which edits act where, and the size of everything they read. A graph captured with one
+            batch is right for every batch with the same key.
     """
 
     table: LaunchTable
@@ -147,16 +153,17 @@ class GraphInputs:
 
 @dataclass(frozen=True)
 class Edits:
-    """All that one batch does to the backbone.
+    """Everything that the adapters of one batch do to the backbone.
 
     Attributes:
-        layers: One entry for each layer.
-        untouched: For each packed sequence the layers, from the first, that nothing is done to.
-        filled: Tokens that layers compute: the batch's, filled up to one of few sizes.
-        whole: On a GPU, outside training: what makes it one value of few kinds.
+        layers: The edits of each layer.
+        untouched: For each packed sequence, how many layers from the first have no edit for it.
+        padded_tokens: Number of tokens that layers compute: the batch's, rounded up to one of few
+            sizes.
+        graph_inputs: Given on a GPU outside training, if the batch can be computed by a CUDA graph.
     """
 
     layers: tuple[LayerEdits, ...]
     untouched: tuple[int, ...]
-    filled: int
-    whole: GraphInputs | None = None
+    padded_tokens: int
+    graph_inputs: GraphInputs | None = None

@@ -1,4 +1,4 @@
-"""How a backbone says tokens: BERT's head for masked language modelling."""
+"""The head for masked language modelling, BERT's, over the backbone's own word embeddings."""
 
 from __future__ import annotations
 
@@ -12,79 +12,86 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 DENSE, NORM = "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"
-BIAS = "cls.predictions.bias"
-"""The head's tensors as transformers names them: dense layer, norm, and the vocabulary's bias."""
+DECODER = "cls.predictions"
+BIAS = f"{DECODER}.bias"
+"""Dense layer, norm, decoder and its bias: the names that adapter files use in every family. They
+are those of transformers' BERT."""
 
 CHUNK = 256
-"""Positions scored at a time: their `[CHUNK, V]` scores are the most that is ever held."""
+"""Tokens that are scored at a time, so that no more than `[CHUNK, V]` scores are in memory."""
 
 
 @dataclass(frozen=True)
 class LMHead:
-    """The tied decoder of a backbone, and its checkpoint's own head before it.
+    """A decoder tied to the word embeddings, and the transform before it.
 
     Attributes:
         embeddings: The frozen word embeddings, `[V, h]`.
-        tensors: The checkpoint's head, float32, by the names above; empty where it has none.
-        eps: Of the norm.
+        tensors: The checkpoint's head, float32, by the names above; empty if it has none.
+        eps: Epsilon of the norm.
     """
 
     embeddings: Tensor
     tensors: Mapping[str, Tensor]
     eps: float
 
-    def guesses(self, states: Tensor, head: Mapping[str, Tensor], goal: Tensor, top: int) -> Tensor:
-        """What the head says at some positions (Devlin et al. 2019).
+    def top_tokens(
+        self, states: Tensor, head: Mapping[str, Tensor], target: Tensor, top: int
+    ) -> Tensor:
+        """Log-probabilities of the target and of the most probable tokens (Devlin et al. 2019).
 
-        Semantics: `log softmax(E norm(gelu(W states + w)) + bias)`, of which the goal's and the
-        `top` highest are kept; the gradient is that of the goal's.
+        Semantics: `log softmax(E norm(gelu(W states + w)) + bias)`. Only the log-probability of the
+        target has a gradient.
 
         Args:
             states: Hidden states, `[m, h]`.
-            head: Tensors in place of the checkpoint's.
-            goal: The right token of each, -1 where nobody knows, `[m]`.
-            top: How many guesses.
+            head: Tensors that replace the checkpoint's.
+            target: The right token of each state, -1 if it is unknown, int64 `[m]`.
+            top: Number of most probable tokens.
 
         Returns:
-            `[m, 1 + 2 * top]` float32: log-probability of the goal (0 where it is unknown), those
-            of the best guesses from the best down, and the guessed tokens.
+            `[m, 1 + 2 * top]` float32: log-probability of the target (0 if it is unknown),
+            log-probabilities of the most probable tokens, highest first, and those tokens.
         """
-        held = {**self.tensors, **head}
-        states = F.gelu(F.linear(states, held[f"{DENSE}.weight"], held[f"{DENSE}.bias"]))
-        scale, shift = held[f"{NORM}.weight"], held[f"{NORM}.bias"]
-        states = F.layer_norm(states.float(), (states.shape[-1],), scale, shift, self.eps)
-        apply: Any = _Guesses.apply
-        lines: Tensor = torch.cat(apply(states, self.embeddings, held.get(BIAS), goal, top), dim=1)
-        return lines
+        tensors = {**self.tensors, **head}
+        states = F.gelu(F.linear(states, tensors[f"{DENSE}.weight"], tensors[f"{DENSE}.bias"]))
+        weight, shift = tensors[f"{NORM}.weight"], tensors[f"{NORM}.bias"]
+        states = F.layer_norm(states.float(), (states.shape[-1],), weight, shift, self.eps)
+        apply: Any = _Decode.apply
+        columns = apply(states, self.embeddings, tensors.get(BIAS), target, top)
+        return torch.cat(columns, dim=1)
 
 
-class _Guesses(torch.autograd.Function):
-    """A frozen decoder whose scores are gone before the next chunk's come: the gradient towards
-    the states, `E[goal] - softmax E`, is taken while they are there."""
+class _Decode(torch.autograd.Function):
+    """A frozen decoder that keeps no scores for the backward pass.
+
+    The gradient towards the states, `E[target] - softmax E`, is computed in the forward pass, chunk
+    by chunk, as long as the scores of the chunk are in memory.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, embeddings: Tensor, bias: Tensor | None, goal: Tensor, top: int
+        ctx: Any, states: Tensor, embeddings: Tensor, bias: Tensor | None, target: Tensor, top: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        goals, scores, tokens, slopes = [], [], [], []
+        of_target, of_best, best_tokens, gradients = [], [], [], []
         with torch.autocast(states.device.type, enabled=False):
-            for part, right in zip(states.split(CHUNK), goal.split(CHUNK), strict=True):
+            for part, right in zip(states.split(CHUNK), target.split(CHUNK), strict=True):
                 z = F.linear(part.to(embeddings.dtype), embeddings).float()
                 if bias is not None:
                     z += bias
                 z = z.log_softmax(-1)
                 known, right = (right >= 0)[:, None], right.clamp(min=0)[:, None]
-                goals.append(z.gather(1, right) * known)
+                of_target.append(z.gather(1, right) * known)
                 best = z.topk(top)
-                scores.append(best.values)
-                tokens.append(best.indices.float())
+                of_best.append(best.values)
+                best_tokens.append(best.indices.float())
                 if ctx.needs_input_grad[0]:
                     expected = z.exp_().to(embeddings.dtype) @ embeddings
-                    slopes.append((embeddings[right[:, 0]] - expected).float() * known)
-        ctx.save_for_backward(*slopes)
-        found = torch.cat(goals), torch.cat(scores), torch.cat(tokens)
-        ctx.mark_non_differentiable(*found[1:])
-        return found
+                    gradients.append((embeddings[right[:, 0]] - expected).float() * known)
+        ctx.save_for_backward(*gradients)
+        outputs = torch.cat(of_target), torch.cat(of_best), torch.cat(best_tokens)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
 
     @staticmethod
     @once_differentiable

@@ -1,41 +1,38 @@
-"""The frozen model: loaded once, plugged once with inert hooks, called with a packed batch."""
+"""The frozen model: loaded once, given its hooks once, called with a packed batch."""
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BackboneError
-from ..ops.attention import packed_attention, uses_flash_attention
-from ..ops.frozen_linear import activate, prepare, prepare_int8
+from ..ops.attention import uses_flash_attention
+from ..ops.frozen_linear import fuse_gelu, prepack, use_int8
 from .checkpoint import Checkpoint, locate
-from .cuda_graphs import Graphs
-from .edits import Edits, LayerEdits
-from .families import LINEAR_SITES, Device, Dtype, Geometry, Quantization, family
+from .cuda_graphs import GraphCache
+from .edits import Edits
+from .families.base import Family, family_of
+from .geometry import LINEAR_SITES, Geometry
+from .hooks import EditHooks
 from .lm_head import LMHead
+from .load_options import Device, Dtype, Quantization, check_load_options
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
+from .pretrained import DTYPES, load_pretrained
 from .tokenizer import TextEncoder
-
-ATTENTION = "adapterkit_packed"
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Backbone:
-    """A frozen BERT that answers packed batches; nothing about it changes after loading.
+    """A frozen encoder that computes packed batches; nothing about it changes after loading.
 
     Build one with `Backbone.load`. Any number of threads may call it at the same time.
 
     Attributes:
-        name: As it was asked for.
+        name: The name it was loaded by.
+        model: The transformers model, in evaluation mode and without gradients.
         fingerprint: sha256 of the source weights, the same in whatever dtype they are loaded.
         geometry: Its measures.
         tokenizer: The transformers tokenizer.
@@ -43,7 +40,8 @@ class Backbone:
         pooling: The pooling that suits it.
         lower_case: Whether its tokenizer lower-cases.
         quantization: How its linears are quantised.
-        lm_head: Its word embeddings as a decoder; None where they are narrower than its states.
+        lm_head: Its word embeddings as a decoder; None if they are narrower than its states.
+        graphs: Its CUDA graphs; None where it uses none.
     """
 
     def __init__(
@@ -55,32 +53,27 @@ class Backbone:
         quantization: Quantization = "none",
     ) -> None:
         config: Any = model.config
-        kin = family(config.model_type)
-        first = config.pad_token_id + 1 if kin.offset else 0
+        family = family_of(config.model_type)
+        _check_fingerprint(family, model)
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.reader = TextEncoder(tokenizer)
         self.fingerprint = checkpoint.fingerprint
-        self.geometry = Geometry(
-            family=kin,
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            heads=config.num_attention_heads,
-            positions=config.max_position_embeddings - first,
-            first_position=first,
-        )
+        self.geometry: Geometry = family.geometry(config)
         self.pooling: Pooling = checkpoint.pooling
         self.lower_case = checkpoint.lower_case
         self.quantization = quantization
-        self._pooler: Any = model.pooler if checkpoint.has_pooler else None
-        self.lm_head = self._lm_head(checkpoint)
-        self._at = threading.local()
+        self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
+        self._family = family
+        self._layers: Any = model.get_submodule(family.layers_path)
+        self._pool = self._first_pooled if checkpoint.has_pooler else None
+        self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
-        alike = quantization == "none" and uses_flash_attention(self.device, self.dtype, width)
-        self.graphs = Graphs(self._computed) if alike else None
-        self._plug()
+        fits_graphs = quantization == "none" and uses_flash_attention(
+            self.device, self.dtype, width
+        )
+        self.graphs = GraphCache(self._compute) if fits_graphs else None
 
     @classmethod
     def load(
@@ -101,40 +94,34 @@ class Backbone:
             quantization: `8bit` or `4bit` keep the layers' linears quantised by bitsandbytes, for
                 memory; they need dtype bfloat16 or float16, and float32 is then taken as bfloat16.
                 `int8` computes them in 8 bits on a CPU, for speed; the weights stay as they are.
-            device: `auto` is the GPU where there is one.
+            device: `auto` is the GPU if there is one.
             revision: Branch, tag or commit of a hub model.
-            prepared: On a CPU, lay the frozen linears out for this processor where that is faster,
-                and keep what one batch frees for the next (`heap`).
+            prepared: On a CPU, lay out the frozen linears for this processor if that is faster,
+                and keep memory that one batch frees for the next (`malloc`).
 
         Raises:
-            BackboneError: The checkpoint is not there, not sound or not supported.
+            BackboneError: The checkpoint is missing, damaged or not supported.
         """
-        for what, value, known in (
-            ("dtype", dtype, get_args(Dtype)),
-            ("quantization", quantization, get_args(Quantization)),
-            ("device", device, get_args(Device)),
-        ):
-            if value not in known:
-                raise BackboneError(f"{what}: expected one of {', '.join(known)}, got '{value}'")
+        check_load_options(dtype, quantization, device)
         if device == "cuda" and not torch.cuda.is_available():
             raise BackboneError(
                 "device: 'cuda' was asked for but torch sees no GPU; use cpu or auto"
             )
         on_gpu = device != "cpu" and torch.cuda.is_available()
-        where = f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
+        target = f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
         checkpoint = Checkpoint.read(locate(model, revision))
         if quantization in ("8bit", "4bit") and dtype == "float32":
             dtype = "bfloat16"
-        if quantization == "int8" and where != "cpu":
+        if quantization == "int8" and target != "cpu":
             raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
-        network, tokenizer = _from_pretrained(checkpoint.folder, DTYPES[dtype], quantization, where)
+        network, tokenizer = load_pretrained(checkpoint.folder, DTYPES[dtype], quantization, target)
         backbone = cls(model, network, tokenizer, checkpoint, quantization)
-        if prepared and where == "cpu":
+        if prepared and target == "cpu":
             keep_freed_memory()
         if quantization == "int8":
-            prepare_int8(backbone.linears)
+            use_int8(backbone.linears)
         elif prepared:
-            prepare(backbone.linears)
+            prepack(backbone.linears)
             backbone.fuse_activations()
         return backbone
 
@@ -150,14 +137,13 @@ class Backbone:
 
     @property
     def linears(self) -> list[nn.Module]:
-        """The frozen linears of every layer, in the order they are computed."""
-        layers: Any = self.model.get_submodule(self.geometry.family.layers)
-        paths = [self.geometry.family.linears[site] for site in LINEAR_SITES]
-        return [layer.get_submodule(path) for layer in layers for path in paths]
+        """The frozen linears of every layer, in the order in which they are computed."""
+        paths = dict.fromkeys(self.geometry.sites[site].path for site in LINEAR_SITES)
+        return [layer.get_submodule(path) for layer in self._layers for path in paths]
 
     @property
     def n_parameters(self) -> int:
-        """Numbers in the frozen weights (a packed 4-bit byte counts as two)."""
+        """Number of frozen weights (a packed 4-bit byte counts as two)."""
         return sum(
             p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in self.model.parameters()
         )
@@ -172,236 +158,100 @@ class Backbone:
             edits: What the batch's adapters do.
             entering: A layer and the states that enter it, `[T, h]`, to begin there.
         """
-        # A scope of its own for weights without gradients would also stop the edits' gradients,
-        # so the caller alone decides (`torch.inference_mode` outside training).
-        if (
-            entering is None
-            and self.graphs is not None
-            and edits.whole
-            and packed.inputs_embeds is None
-        ):
-            tokens = self.graphs(packed, edits)
+        # No `torch.no_grad` here, though the weights need no gradient: it would also stop the
+        # gradients of the edits. The caller decides (`torch.inference_mode` outside training).
+        graphs = self.graphs if entering is None and packed.inputs_embeds is None else None
+        if graphs is not None and edits.graph_inputs:
+            tokens = graphs(packed, edits)
         else:
-            first, states = entering or (0, self._embedded(packed))
-            tokens = self._through(states, edits, first, self.geometry.layers)
-        pool = self._pool if self._pooler else None
-        return EncoderOutput(tokens, packed, pool, self.lm_head)
+            first, states = entering or (0, self._embed(packed))
+            tokens = self._through(states, packed.position_ids, edits, first, len(self._layers))
+        return EncoderOutput(tokens, packed, self._pool, self.lm_head)
 
     def entering(self, layer: int, packed: Packed, edits: Edits) -> Tensor:
-        """Hidden states of a packed batch that enter a layer, `[T, h]`; as many layers: the last.
+        """Hidden states of a packed batch that enter a layer, `[T, h]`.
 
         Args:
-            layer: The layer.
+            layer: The layer; the number of layers for the states that leave the last one.
             packed: T tokens.
             edits: What the batch's adapters do.
         """
-        return self._through(self._embedded(packed), edits, 0, layer)
+        return self._through(self._embed(packed), packed.position_ids, edits, 0, layer)
 
-    # The model's own forward is embeddings, then layer after layer, then a pooler over the first
-    # token of each line, of which a packed batch has one; its parts are called here one by one.
-
-    def _embedded(self, packed: Packed) -> Tensor:
-        return self._embed(
-            packed.input_ids, packed.position_ids, packed.token_type_ids, packed.inputs_embeds
-        )
-
-    def _embed(
-        self, ids: Tensor, positions: Tensor, types: Tensor, words: Tensor | None = None
-    ) -> Tensor:
-        model: Any = self.model
-        read = {"input_ids": ids[None]} if words is None else {"inputs_embeds": words[None]}
-        states = model.embeddings(**read, token_type_ids=types[None], position_ids=positions[None])
-        if hasattr(model, "embeddings_project"):  # ELECTRA, where the embeddings are thinner
-            states = model.embeddings_project(states)
-        embedded: Tensor = states[0]
-        return embedded
-
-    def _through(self, states: Tensor, edits: Edits, first: int, end: int) -> Tensor:
-        layers: Any = self.model.get_submodule(self.geometry.family.layers)
-        if edits.whole is not None:
-            edits.whole.table.upload(states.device)
-        tokens = len(states)
-        # Filled up once with a token like the others, and not at every product; nobody sees it.
-        filler = states[-1:].expand(edits.filled - tokens, -1)
-        states = torch.cat([states, filler])[None]
-        for layer in layers[first:end]:
-            states = layer(states, None, edits=edits)
-        left: Tensor = states.squeeze(0)[:tokens]
-        return left
-
-    def _computed(self, rows: Tensor, edits: Edits) -> Tensor:
-        """Hidden states `[R, h]` of ids, positions and token types `[3, R]`, filled up already."""
-        return self._through(self._embed(*rows), edits, 0, self.geometry.layers)
-
-    def words(self, ids: Sequence[int]) -> Tensor:
+    def word_embeddings(self, ids: Sequence[int]) -> Tensor:
         """Word embeddings of token ids, `[n, e]`, before positions and token types are added."""
-        model: Any = self.model  # to mypy a module's attributes may all be tensors
-        found: Tensor = model.get_input_embeddings()(torch.tensor(ids, device=self.device))
-        return found
+        model: Any = self.model  # to mypy, a module's attributes may all be tensors
+        embeddings: Tensor = model.get_input_embeddings()(torch.tensor(ids, device=self.device))
+        return embeddings
 
-    def _lm_head(self, checkpoint: Checkpoint) -> LMHead | None:
-        model: Any = self.model
-        weight = model.get_input_embeddings().weight
-        if weight.shape[-1] != self.geometry.hidden:
-            return None
-        tensors = {name: tensor.to(weight.device) for name, tensor in checkpoint.lm_head.items()}
-        return LMHead(weight, tensors, model.config.layer_norm_eps)
+    # The model's own forward pads sequences into rows. A packed batch has one row of many
+    # sequences, so embeddings, layers and pooler are called here one by one.
 
-    def _pool(self, first: Tensor) -> Tensor:
-        """The pooler looks at the first token of each sequence: `[n, h] -> [n, h]`."""
-        pooled: Tensor = self._pooler(first[:, None])
-        return pooled
+    def _embed(self, packed: Packed) -> Tensor:
+        ids = packed.input_ids, packed.position_ids, packed.token_type_ids
+        return self._family.embed(self.model, *ids, packed.inputs_embeds)
 
-    def _plug(self) -> None:
-        """Installs the hooks: once, for good, and inert unless a call brings edits."""
-        from transformers import AttentionInterface
+    def _through(
+        self, states: Tensor, position_ids: Tensor, edits: Edits, first: int, end: int
+    ) -> Tensor:
+        """States `[T, h]` through some of the layers, the first and the past-the-last given."""
+        if edits.graph_inputs is not None:
+            edits.graph_inputs.table.upload(states.device)
+        tokens = len(states)
+        if tokens < edits.padded_tokens:
+            # Filled up once with copies of the last token, and not at every product.
+            filler = edits.padded_tokens - tokens
+            states = torch.cat([states, states[-1:].expand(filler, -1)])
+            position_ids = torch.cat([position_ids, position_ids[-1:].expand(filler)])
+        arguments = self._family.layer_arguments(self.model, position_ids)
+        states = states[None]
+        for index in range(first, end):
+            states = self._layers[index](states, edits=edits, **arguments[index])
+        return states.squeeze(0)[:tokens]
 
-        AttentionInterface.register(ATTENTION, _attention)
-        config: Any = self.model.config
-        config._attn_implementation = ATTENTION
-        kin = self.geometry.family
-        layers: Any = self.model.get_submodule(kin.layers)
-        for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._entering(index), with_kwargs=True)
-            layer.register_forward_hook(self._leaving, always_call=True)
-            for site in LINEAR_SITES:
-                module = layer.get_submodule(kin.linears[site])
-                module.register_forward_hook(self._linear_hook(site))
-            layer.get_submodule(kin.block).register_forward_pre_hook(self._residual_hook)
-            layer.get_submodule(kin.norm).register_forward_pre_hook(self._norm_hook)
+    def _compute(self, rows: Tensor, edits: Edits) -> Tensor:
+        """Hidden states `[R, h]` of ids, positions and token types `[3, R]`, filled up already."""
+        input_ids, position_ids, token_type_ids = rows
+        states = self._family.embed(self.model, input_ids, position_ids, token_type_ids, None)
+        return self._through(states, position_ids, edits, 0, len(self._layers))
+
+    def _first_pooled(self, first: Tensor) -> Tensor:
+        return self._family.pool(self.model, first)
 
     def fuse_activations(self) -> None:
         """Makes the GELU of every layer part of the product before it."""
-        config: Any = self.model.config
-        if config.hidden_act != "gelu":
+        site = self.geometry.sites["ffn_up"]
+        if site.columns is not None or not self._family.uses_gelu(self.model.config):
             return
-        kin = self.geometry.family
-
-        def between() -> bool:
-            return self._layer is not None and bool(self._layer.blocks.get("ffn_up"))
-
-        layers: Any = self.model.get_submodule(kin.layers)
-        for layer in layers:
-            up, gelu = layer.get_submodule(kin.linears["ffn_up"]), kin.activation
-            activate(up, layer.get_submodule(gelu), between)
-
-    # The edits of the layer being computed are kept per thread, set on entering every layer and
-    # cleared on leaving it, also when it raises: nothing of one call can reach another.
-
-    def _entering(self, index: int) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            edits: Edits | None = kwargs.get("edits")
-            self._at.layer = edits.layers[index] if edits is not None else None
-
-        return hook
-
-    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._at.layer = None
-
-    @property
-    def _layer(self) -> LayerEdits | None:
-        return getattr(self._at, "layer", None)
-
-    def _linear_hook(self, site: str) -> Any:
-        after = {"attention_output": "after_attention", "ffn_down": "after_ffn"}.get(site)
-
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            layer = self._layer
-            if layer is None:
-                return output
-            output = layer.apply(site, output, args[0])
-            return output if after is None else layer.apply(after, output)
-
-        return hook
-
-    def _residual_hook(self, module: nn.Module, args: tuple[Tensor, Tensor]) -> Any:
-        layer = self._layer
-        if layer is None:
-            return None
-        inner, residual = args
-        return inner, layer.apply("ffn_residual", residual)
-
-    def _norm_hook(self, module: Any, args: tuple[Tensor]) -> Any:
-        layer = self._layer
-        if layer is None:
-            return None
-
-        def normed(x: Tensor) -> Tensor:
-            return F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
-
-        return (layer.apply("ffn_norm", args[0], read=normed),)
+        for layer in self._layers:
+            fuse_gelu(
+                layer.get_submodule(site.path),
+                layer.get_submodule(self._family.activation_path),
+                lambda: self._hooks.edits_at("ffn_up"),
+            )
 
 
-def _attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    edits: Edits,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface over a packed batch: `[1, heads, T, d]` in, `[1, T, heads,
-    d]` out."""
-    heads, width = query.shape[1], query.shape[1] * query.shape[3]
-    layer = edits.layers[module.layer_idx]
-    q, k, v = (x.transpose(1, 2).reshape(-1, width) for x in (query, key, value))
-    k, v = layer.attended(k, v, heads)
-    out = packed_attention(q, k, v, layer.plan, heads, scaling)
-    return out.view(1, -1, heads, width // heads), None
+def _lm_head(
+    family: Family, model: Any, geometry: Geometry, checkpoint: Checkpoint
+) -> LMHead | None:
+    weight = model.get_input_embeddings().weight
+    if weight.shape[-1] != geometry.hidden:
+        return None
+    tensors = {name: tensor.to(weight.device) for name, tensor in checkpoint.lm_head.items()}
+    if not family.uses_gelu(model.config):  # the head computes GELU alone
+        tensors = {}
+    return LMHead(weight, tensors, family.norm_eps(model.config))
 
 
-def _from_pretrained(
-    folder: Path, dtype: torch.dtype, quantization: Quantization, device: str
-) -> tuple[nn.Module, Any]:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils import logging as chatter
+def _check_fingerprint(family: Family, model: nn.Module) -> None:
+    """Refuses a family whose fingerprint leaves out weights: two models could then share one.
 
-    chatter.disable_progress_bar()
-    verbosity = chatter.get_verbosity()
-    chatter.set_verbosity_error()
-    options: dict[str, Any] = {}
-    if quantization in ("8bit", "4bit"):
-        _hush_casts()
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=quantization == "8bit",
-            load_in_4bit=quantization == "4bit",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=["pooler"],
-        )
-        options["device_map"] = {"": device}
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        family(config.model_type)
-        model = AutoModel.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-        # Some tokenizer files pad and cut by themselves; a packed batch wants neither.
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.backend_tokenizer.no_truncation()
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"{folder}: cannot be loaded as a backbone: {reason}") from error
-    finally:
-        chatter.set_verbosity(verbosity)
-    if not options:
-        model = model.to(device)
-    return model, tokenizer
-
-
-def _hush_casts() -> None:
-    """Drops the message by which bitsandbytes tells, at every product, that it casts to float16.
-
-    Its 8-bit quantisation always does; bfloat16 is still the better dtype around it (on a CPU
-    float16 products are many times slower).
+    Raises:
+        BackboneError: It leaves out a weight that is not the pooler's.
     """
-    logger = logging.getLogger("bitsandbytes.autograd._functions")
-    if _is_no_cast not in logger.filters:
-        logger.addFilter(_is_no_cast)
-
-
-def _is_no_cast(record: logging.LogRecord) -> bool:
-    return "inputs will be cast" not in record.msg
+    for name, _ in model.named_parameters():
+        if not family.is_backbone_weight(name) and not family.is_pooler_weight(name):
+            raise BackboneError(
+                f"the family '{family.type}' leaves the weight '{name}' out of the fingerprint, so "
+                "that two models could have the same one; its is_backbone_weight must accept it"
+            )

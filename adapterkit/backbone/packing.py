@@ -28,10 +28,10 @@ class TokenSequence:
         token_type_ids: Token type (segment) ids, as many.
         truncated: Whether tokens were cut off to meet a length limit, and no other window of the
             text has them.
-        kept: Where each token stood before the cut; None where nothing was cut.
-        inputs_embeds: Word embeddings to read instead of those of `input_ids`, `[n, e]`;
+        kept: Index of each token in the text before it was truncated; None if it was not.
+        inputs_embeds: Word embeddings to use instead of those of `input_ids`, `[n, e]`;
             None outside explanations and adversarial training.
-        masked: Place and token of what is to be guessed; -1 for a token nobody knows.
+        masked: Index and original token of every masked token; -1 if the original is unknown.
     """
 
     input_ids: Sequence[int]
@@ -47,15 +47,15 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Packed:
-    """N sequences of T tokens in all, sorted so that each owner has one contiguous run.
+    """N sequences of T tokens in all, sorted so that the sequences of each owner are contiguous.
 
     Attributes:
         input_ids, position_ids, token_type_ids: int64 `[T]` each.
         lengths: Tokens of each sequence, in packed order.
         owners: Owner of each sequence, in packed order, ascending; -1 is the plain backbone.
-        order: For each packed sequence, its place among the sequences that were packed.
-        inputs_embeds: Word embeddings instead of those of `input_ids`, `[T, e]`.
-        masked: What is masked in each sequence, in packed order.
+        order: For each packed sequence, its index among the sequences that were given.
+        masked: Masked tokens of each sequence, in packed order.
+        inputs_embeds: Word embeddings to use instead of those of `input_ids`, `[T, e]`.
     """
 
     input_ids: Tensor
@@ -73,16 +73,20 @@ class Packed:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Start of each sequence in the row of tokens, then T: N + 1 numbers."""
+        """Index of each sequence's first token, then T: N + 1 numbers."""
         return (0, *accumulate(self.lengths))
 
     @cached_property
     def starts(self) -> Tensor:
-        """First token of each sequence, int64 `[N]`."""
+        """Index of each sequence's first token, int64 `[N]`."""
         return torch.tensor(self.offsets[:-1], device=self.device)
 
-    def only(self, sequences: Sequence[int]) -> Packed:
-        """The batch with some of its sequences, ascending; owners keep their numbers."""
+    def select(self, sequences: Sequence[int]) -> Packed:
+        """The batch with some of its sequences; owners keep their numbers.
+
+        Args:
+            sequences: Packed sequences, ascending.
+        """
         index = torch.cat([torch.arange(*self.offsets[n : n + 2]) for n in sequences])
         index = index.to(self.device)
         return Packed(
@@ -97,7 +101,7 @@ class Packed:
         )
 
     def span(self, owner: int) -> tuple[int, int]:
-        """First and past-the-last packed sequence of an owner; as many where it has none."""
+        """First and past-the-last packed sequence of an owner; equal if it has none."""
         return self._spans.get(owner, (0, 0))
 
     @cached_property
@@ -116,7 +120,7 @@ def pack(
     """Lays sequences end to end, sorted by owner and then by length.
 
     Args:
-        inputs: The sequences, at least one; all of them bring word embeddings, or none.
+        inputs: The sequences, at least one; all of them have `inputs_embeds`, or none.
         owners: Owner of each sequence; -1 is the plain backbone.
         first_positions: Position id of each sequence's first token.
         device: Where the tensors go.
@@ -129,7 +133,7 @@ def pack(
     numbers[1] = np.arange(len(numbers[1])) + np.repeat(shift, lengths)
     numbers[2] = list(chain.from_iterable(inputs[i].token_type_ids for i in order))
     rows = torch.from_numpy(numbers).to(device, non_blocking=True)
-    words = [given for i in order if (given := inputs[i].inputs_embeds) is not None]
+    embeds = [embed for i in order if (embed := inputs[i].inputs_embeds) is not None]
     return Packed(
         input_ids=rows[0],
         position_ids=rows[1],
@@ -137,20 +141,20 @@ def pack(
         lengths=tuple(len(inputs[i]) for i in order),
         owners=tuple(owners[i] for i in order),
         order=tuple(order),
-        inputs_embeds=torch.cat(words) if words else None,
+        inputs_embeds=torch.cat(embeds) if embeds else None,
         masked=tuple(inputs[i].masked for i in order),
     )
 
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What the backbone made of a packed batch.
+    """The output of the backbone for a packed batch.
 
     Attributes:
         tokens: Hidden state of every token, `[T, h]`.
         packed: The batch.
-        pooler: The backbone's own pooler, `[n, h] -> [n, h]`, where its checkpoint has one.
-        lm_head: The backbone's word embeddings as a decoder, where they fit its hidden states.
+        pooler: The backbone's own pooler, `[n, h] -> [n, h]`; None if its checkpoint has none.
+        lm_head: The backbone's word embeddings as a decoder; None if their width is not h.
     """
 
     tokens: Tensor
@@ -166,17 +170,21 @@ class EncoderOutput:
     @cached_property
     def mean(self) -> Tensor:
         """Mean hidden state of each sequence's tokens, special ones included, `[N, h]`."""
-        # Summed in float32, in which a sum over hundreds of tokens keeps its last bits, and one
-        # token after the other: sums by index come in any order on a GPU.
-        every = torch.arange(len(self.tokens), device=self.tokens.device)
-        bags = F.embedding_bag(every, self.tokens.float(), self.packed.starts, mode="mean")
-        return bags.to(self.tokens.dtype)
+        # In float32, because half precision loses the last bits of a sum over hundreds of tokens,
+        # and by an operator that sums in order: `index_add` sums in any order on a GPU.
+        index = torch.arange(len(self.tokens), device=self.tokens.device)
+        means = F.embedding_bag(index, self.tokens.float(), self.packed.starts, mode="mean")
+        return means.to(self.tokens.dtype)
 
-    def pooled(self, how: Pooling) -> Tensor:
-        """One vector for each packed sequence, `[N, h]`."""
-        if how == "mean":
+    def pooled(self, pooling: Pooling) -> Tensor:
+        """One vector for each packed sequence, `[N, h]`.
+
+        Raises:
+            BackboneError: The pooler is asked for, and the checkpoint has none.
+        """
+        if pooling == "mean":
             return self.mean
-        if how == "cls":
+        if pooling == "cls":
             return self.first
         if self.pooler is None:
             raise BackboneError("the backbone's checkpoint has no pooler; pool by mean or cls")

@@ -1,7 +1,7 @@
 """Text to token ids with a transformers tokenizer, from any number of threads.
 
 Setting truncation or padding on a fast tokenizer changes it for every thread, so texts are encoded
-whole, and cut here.
+in full and truncated here.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class TextEncoder:
         tokenizer: The tokenizer; its padding and truncation must be off.
 
     Attributes:
-        mask_token: What stands for a hidden token in a text; None where it has none.
-        n_tokens: How many tokens it knows.
-        special: Ids that stand for no part of a text, such as [SEP]; not that of unknown words.
+        mask_token: The text of the mask token; None if the tokenizer has none.
+        n_tokens: Size of its vocabulary.
+        special: Ids of special tokens such as [SEP], without that of unknown words.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._whole = tokenizer.backend_tokenizer
+        self._backend = tokenizer.backend_tokenizer
         self.mask_token: str | None = tokenizer.mask_token
         self.n_tokens = len(tokenizer)
         self.special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
@@ -41,105 +41,111 @@ class TextEncoder:
         *,
         words: bool = False,
     ) -> list[Any]:
-        """Whole encodings: ids, type ids, character offsets, word and text of every token.
+        """Encodes texts in full.
 
         Args:
             firsts: Texts, or lists of words.
-            seconds: A second text for each, or None where there is none.
+            seconds: The second text of each pair; None for a single text.
             words: Whether the texts are lists of words.
+
+        Returns:
+            For each text the `Encoding` of the library tokenizers: ids, type ids, and the character
+            offsets, word and text of every token.
         """
-        if len(firsts) == 1:  # a pool of threads costs more than one text does
+        if len(firsts) == 1:  # encode_batch would start threads, which costs more than one text
             second = seconds[0] if seconds is not None else None
-            return [self._whole.encode(firsts[0], second, is_pretokenized=words)]
+            return [self._backend.encode(firsts[0], second, is_pretokenized=words)]
         pairs = seconds if seconds is not None else [None] * len(firsts)
         batch = [one if two is None else (one, two) for one, two in zip(firsts, pairs, strict=True)]
-        found: list[Any] = self._whole.encode_batch(
+        encodings: list[Any] = self._backend.encode_batch(
             batch, is_pretokenized=words, add_special_tokens=True
         )
-        return found
+        return encodings
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Ids as the pieces of text they stand for."""
-        return [self._whole.id_to_token(number) for number in ids]
+        """The tokens of some ids, as the vocabulary spells them."""
+        return [self._backend.id_to_token(token_id) for token_id in ids]
 
     @property
     def mask(self) -> int:
-        """The token that stands for a hidden one.
+        """Id of the mask token.
 
         Raises:
-            BackboneError: There is none.
+            BackboneError: The tokenizer has none.
         """
         if self.mask_token is None:
             raise BackboneError("the backbone's tokenizer has no mask token; use another backbone")
         return int(self._tokenizer.mask_token_id)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of some tokens."""
+        """The text of some token ids."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
 
 def truncate(
     encoding: Any, limit: int, how: LongText = "head", stride: int = 0
 ) -> list[TokenSequence]:
-    """An encoding within a limit: one sequence, or windows that overlap.
+    """An encoding as one sequence within a limit, or as overlapping windows.
 
     Args:
-        encoding: A whole encoding of one text or two.
-        limit: Most tokens, special ones included.
-        how: What is kept of texts that are too long: their head (as transformers' `longest_first`),
-            their tail, half of both, or all of it in windows. Of a pair, windows run over the
-            second text, and the first is cut to half the room where it is longer.
-        stride: Tokens that neighbouring windows share, at most half of a window: one that shares
-            more says little new, and a long text would become hundreds of them.
+        encoding: The full encoding of one text or two.
+        limit: The most tokens of a sequence, special ones included.
+        how: What is kept of a text that is too long: its head (as transformers' `longest_first`),
+            its tail, half of both, or all of it in windows. In a pair, the windows run over the
+            second text; the first is cut to half of the limit if it is longer.
+        stride: Tokens that neighbouring windows share. It is capped at half of a window, since a
+            long text would otherwise become hundreds of windows.
     """
     if len(encoding.ids) <= limit:
         return [TokenSequence(encoding.ids, encoding.type_ids)]
-    owners = encoding.sequence_ids
-    places: list[list[int]] = [[], []]
+    texts: list[list[int]] = [[], []]
     special: list[int] = []
-    for place, owner in enumerate(owners):
-        (special if owner is None else places[owner]).append(place)
+    for index, text in enumerate(encoding.sequence_ids):
+        (special if text is None else texts[text]).append(index)
     room = max(0, limit - len(special))
     if how == "windows":
-        windows = _windows(places, room, stride)
-        lost = len(set().union(*windows)) < len(places[0]) + len(places[1])
-        return [_kept(encoding, special + own, lost) for own in windows]
-    counts = _longest_first([len(own) for own in places], room)
-    kept = [p for own, count in zip(places, counts, strict=True) for p in _ends(own, count, how)]
-    return [_kept(encoding, special + kept, truncated=True)]
+        windows = _windows(texts, room, stride)
+        truncated = len(set().union(*windows)) < len(texts[0]) + len(texts[1])
+        return [_select(encoding, special + window, truncated) for window in windows]
+    counts = _longest_first([len(text) for text in texts], room)
+    kept = [i for text, count in zip(texts, counts, strict=True) for i in _ends(text, count, how)]
+    return [_select(encoding, special + kept, truncated=True)]
 
 
-def _kept(encoding: Any, places: Sequence[int], truncated: bool) -> TokenSequence:
-    places = sorted(places)
+def _select(encoding: Any, indices: Sequence[int], truncated: bool) -> TokenSequence:
+    """Some tokens of an encoding, in the order of the text."""
+    indices = sorted(indices)
     return TokenSequence(
-        [encoding.ids[place] for place in places],
-        [encoding.type_ids[place] for place in places],
+        [encoding.ids[i] for i in indices],
+        [encoding.type_ids[i] for i in indices],
         truncated=truncated,
-        kept=places,
+        kept=indices,
     )
 
 
-def _ends(places: list[int], count: int, how: LongText) -> list[int]:
+def _ends(indices: list[int], count: int, how: LongText) -> list[int]:
+    """The tokens of one text that are kept, as many as `count`."""
     if how == "head":
-        return places[:count]
+        return indices[:count]
     if how == "tail":
-        return places[len(places) - count :]
+        return indices[len(indices) - count :]
     head = (count + 1) // 2
-    return places[:head] + places[len(places) - (count - head) :]
+    return indices[:head] + indices[len(indices) - (count - head) :]
 
 
-def _windows(places: list[list[int]], room: int, stride: int) -> list[list[int]]:
-    first, second = places
+def _windows(texts: list[list[int]], room: int, stride: int) -> list[list[int]]:
+    """The tokens of each window, without special ones."""
+    first, second = texts
     fixed = first[: room // 2] if second else []
-    long = second or first
+    moving = second or first
     width = max(1, room - len(fixed))
     step = max(1, width - min(stride, width // 2))
-    starts = range(0, max(1, len(long) - width + step), step)
-    return [fixed + long[start : start + width] for start in starts]
+    starts = range(0, max(1, len(moving) - width + step), step)
+    return [fixed + moving[start : start + width] for start in starts]
 
 
 def _longest_first(counts: list[int], room: int) -> list[int]:
-    """Tokens to keep of two texts: the longer one gives way until both fit."""
+    """Number of tokens to keep of two texts: the longer one is cut until both fit."""
     if sum(counts) <= room:
         return counts
     longer = 0 if counts[0] > counts[1] else 1

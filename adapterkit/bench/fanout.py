@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from ..backbone.families import Dtype
+from ..backbone.load_options import Dtype
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.forward import forward
+from ..quiet import quiet_warnings
 from ..training.recipe import Recipe
 from ..training.train import train
 from .machine import machine
-from .peers import hushed
 from .timing import Run, ratio, spread, take_turns
 from .workload import bench_rows, checkpoint, labelled_rows, random_adapter
 
@@ -130,7 +130,7 @@ def _answer(backbone: Backbone, batches: list[list[Any]]) -> None:
 
 
 def _train(recipe: Recipe, backbone: Backbone) -> None:
-    with hushed():
+    with quiet_warnings():
         train(recipe, backbone, progress=False)
 
 

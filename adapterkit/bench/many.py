@@ -19,10 +19,10 @@ from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, did_you_mean
 from ..methods.base import default_method, methods
+from ..quiet import quiet_warnings
 from ..training.recipe import Recipe
 from ..training.train import train, train_many
 from .machine import machine
-from .peers import hushed
 from .timing import ratio, spread, take_turns
 from .workload import checkpoint, tenant_rows
 
@@ -149,12 +149,12 @@ class TenantJob:
 
     def in_turn(self) -> Accuracies:
         """Trains one recipe after the other."""
-        with hushed():
+        with quiet_warnings():
             return _accuracies([train(it, self.backbone, progress=False) for it in self.recipes])
 
     def together(self) -> Accuracies:
         """Trains all recipes in shared steps."""
-        with hushed():
+        with quiet_warnings():
             return _accuracies(train_many(self.recipes, self.backbone, progress=False))
 
     def commands(self, groups: Sequence[Sequence[Path]]) -> Accuracies:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.load_options import Device, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from .guest import Guest

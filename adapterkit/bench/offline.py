@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..adapter.folder import load_adapter
 from ..adapter.store import Store
-from ..backbone.families import Quantization
+from ..backbone.load_options import Quantization
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.predictor import Predictor

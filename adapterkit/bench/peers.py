@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +11,10 @@ import torch
 from torch import Tensor
 
 from ..adapter.adapter import Adapter
-from ..backbone.families import Dtype, Quantization
-from ..backbone.model import DTYPES, Backbone
+from ..backbone.load_options import Dtype, Quantization
+from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Silences the warnings and progress bars that libraries show while they load."""
-    from transformers.utils import logging as chatter
-
-    chatter.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+from ..backbone.pretrained import DTYPES
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..backbone.checkpoint import locate
-from ..backbone.families import Quantization
+from ..backbone.load_options import Quantization
 from ..client.http import Client
 from ..data.requests import read_requests
 from ..errors import AdapterkitError, UnknownAdapterError

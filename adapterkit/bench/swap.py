@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
+from ..quiet import quiet_warnings
 from .adapter_hosts import OPERATIONS, AdapterHost, OwnHost, PeftHost, publish_adapters
 from .machine import has_peft, machine, resident_bytes
-from .peers import hushed
 from .timing import ratio, spread, timed
 from .workload import checkpoint
 
@@ -79,7 +79,7 @@ class SwapBench:
             # PEFT first: ten thousand adapters of ours would leave it a fragmented heap.
             few = [n for n in counts if n <= PEFT_LIMIT]
             if few and self.peers and has_peft():
-                with hushed():
+                with quiet_warnings():
                     self.measure(PeftHost(folder, published, work), few, measurements)
             self.measure(OwnHost(backbone, published, work), counts, measurements)
         return {

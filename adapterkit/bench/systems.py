@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..backbone.families import Dtype, Quantization
+from ..backbone.load_options import Dtype, Quantization
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
 from ..inference.lanes import lanes_of
 from ..inference.pipeline import compute_outputs
+from ..quiet import quiet_warnings
 from ..tasks.types import Example
 from .guest import Guest
 from .machine import has_peft
-from .peers import PaddedBatch, hushed, peft_model, plain_model
+from .peers import PaddedBatch, peft_model, plain_model
 from .timing import Run
 from .workload import LORA, MIXES, Rows, assign_owners, bench_adapters, owners_of
 
@@ -142,13 +143,13 @@ def peer_systems(
     def plain() -> Any:
         return plain_model(folder, dtype, quantization, backbone.device)
 
-    with hushed():
+    with quiet_warnings():
         alone = plain()
     yield System(TRANSFORMERS, PADDED, 0, partial(batch.through, alone))
     if not has_peft():
         return
     for n in tenants:
-        with hushed():
+        with quiet_warnings():
             model = peft_model(plain(), bench_adapters(backbone, LORA, n), backbone)
         names = [f"t{owner}" for owner in owners_of(len(inputs), n)]
         yield System(PEFT, LORA, n, partial(batch.through, model, adapter_names=names))

@@ -22,10 +22,10 @@ from torch import Tensor, autograd, randn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ..backbone.model import Backbone
+from ..quiet import quiet_warnings
 from ..training.recipe import Recipe
 from ..training.train import train
 from .machine import peak_bytes
-from .peers import hushed
 
 Job = Mapping[str, Any]
 
@@ -151,7 +151,7 @@ def main(system: str) -> None:
     job = json.loads(sys.stdin.readline())
     try:
         # The Trainer prints to standard output, which is for the reply.
-        with redirect_stdout(sys.stderr), hushed():
+        with redirect_stdout(sys.stderr), quiet_warnings():
             ends = SYSTEMS[system](job)
     except UnsupportedMethodError:
         reply: dict[str, Any] = {"lacks": job["method"]["type"]}

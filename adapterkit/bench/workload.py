@@ -16,12 +16,12 @@ import torch
 
 from ..adapter.adapter import Adapter
 from ..backbone.checkpoint import locate
-from ..backbone.families import LINEAR_SITES
+from ..backbone.geometry import LINEAR_SITES
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
 from ..methods.base import methods
+from ..quiet import quiet_warnings
 from ..tasks.base import tasks
-from .peers import hushed
 
 Kind = Literal["short", "long"]
 Rows = list[tuple[Adapter | None, TokenSequence]]
@@ -62,7 +62,7 @@ def checkpoint(backbone: str) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        with hushed():
+        with quiet_warnings():
             BertModel(BertConfig()).save_pretrained(folder)
         AutoTokenizer.from_pretrained(locate("minilm")).save_pretrained(folder)
         yield Path(folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..atomic import check_output
-from ..backbone.families import Quantization
+from ..backbone.load_options import Quantization
 from ..errors import AdapterkitError
 from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
 

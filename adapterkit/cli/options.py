@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.load_options import Device, Dtype, Quantization
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")

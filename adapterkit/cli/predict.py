@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..atomic import check_output
-from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.load_options import Device, Dtype, Quantization
 from ..errors import AdapterkitError, DataError, UnknownAdapterError
 from .options import (
     AnyBackboneOption,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, did_you_mean
+from ..quiet import quiet_datasets
 
 SAVED = ("dataset_dict.json", "state.json")
 """Files that `save_to_disk` writes into a folder of splits, or of rows without splits."""
@@ -64,7 +63,7 @@ def _load_saved(path: Path) -> Any:
 
     try:
         # The rows are memory-mapped, so none is loaded before it is read.
-        with _quiet():
+        with quiet_datasets():
             found = load_from_disk(str(path)).with_format(None)
     except Exception as error:  # errors of datasets and of Arrow, and any that damaged JSON causes
         raise DataError(f"{path}: cannot be loaded as a data set ({_reason(error)})") from error
@@ -82,7 +81,7 @@ def _load_dataset(
     from datasets import load_dataset
 
     try:
-        with _quiet():
+        with quiet_datasets():
             return load_dataset(name, subset, revision=revision, streaming=streaming)
     except Exception as error:  # as above, and errors of the hub's client and of the network
         what = "cannot be loaded" if is_local else "is no folder here, and the hub did not give it"
@@ -149,7 +148,7 @@ def read_split(rows: Any, where: str) -> Iterator[tuple[str, Record]]:
     with_names = class_namer(rows.features or {})
     number = 0
     try:
-        with _quiet():
+        with quiet_datasets():
             for number, record in enumerate(rows, start=1):
                 yield f"{where}:{number}", with_names(record)
     except Exception as error:  # as above
@@ -206,22 +205,3 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     message, name = str(error).strip(), type(error).__name__
     return f"{name}: {message.splitlines()[0]:.200}" if message else name
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the log of the library and, without a terminal, its progress bars."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars
-    from datasets.utils import enable_progress_bars as enable
-    from datasets.utils import logging as datasets_logging
-
-    verbosity, was_disabled = datasets_logging.get_verbosity(), are_progress_bars_disabled()
-    datasets_logging.set_verbosity(datasets_logging.CRITICAL)
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets_logging.set_verbosity(verbosity)
-        if not was_disabled:
-            enable()

@@ -249,7 +249,9 @@ class _Path:
             for token, place in zip(ids, self._places, strict=True)
         ]
         with torch.no_grad():
-            self._ends = torch.stack([backbone.words(masked), backbone.words(ids)])
+            self._ends = torch.stack(
+                [backbone.word_embeddings(masked), backbone.word_embeddings(ids)]
+            )
 
     def attribute(self, captum: Any, steps: Sequence[int], tolerance: float) -> Attribution:
         """The words' attributions, by as many points as it takes of those that may be tried."""

@@ -93,7 +93,7 @@ def _logits(
     kinds: dict[type[Task], dict[int, tuple[Task, HeadInput]]] = {}
     for owner in sorted(set(packed.owners) - {-1}):
         task, head = adapters[owner].task, adapters[owner].head
-        dropout = drawn.of([owner]) if drawn is not None else None
+        dropout = drawn.select([owner]) if drawn is not None else None
         inputs = HeadInput(head, encoded, packed.span(owner), dropout)
         kinds.setdefault(type(task), {})[owner] = task, inputs
     values: dict[int, Tensor] = {}
@@ -110,7 +110,7 @@ def _alike(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Sequence[Toke
     return [
         one
         if one.inputs_embeds is not None
-        else replace(one, inputs_embeds=backbone.words(one.input_ids))
+        else replace(one, inputs_embeds=backbone.word_embeddings(one.input_ids))
         for one in inputs
     ]
 

@@ -84,7 +84,7 @@ def encode_shared(
         else:
             below.setdefault(key, n)
     if below:
-        part = packed.only(list(below.values()))
+        part = packed.select(list(below.values()))
         states = backbone.entering(layer, part, edits(part)).split(part.lengths)
         computed = dict(zip(below, states, strict=True))
         if memory is not None:

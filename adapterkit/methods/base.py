@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..ops.dropout import Dropout
 from ..ops.low_rank import Segments
 from ..registry import discover

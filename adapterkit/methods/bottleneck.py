@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.edits import Delta
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..ops.low_rank import LowRank, StackedWeights
 from ..schema import check_least
 from .base import Group, GroupEdits, Method, Tensors, check_layers, chosen_layers
@@ -125,7 +125,7 @@ class Bottleneck(Method):
                 return StackedWeights([tensors[f"{site}.{part}"] for _, tensors in members], dim)
 
             product = LowRank(
-                runs=group.segments,
+                segments=group.segments,
                 down=stacked("down", -2),
                 up=stacked("up", -1),
                 scales=tuple(method.scaling for method, _ in members),
@@ -134,7 +134,7 @@ class Bottleneck(Method):
                 activation=ACTIVATIONS[first.activation],
             )
             for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
-                deltas[layer, site] = partial(product.add, at=index)
+                deltas[layer, site] = partial(product.add, layer=index)
         return GroupEdits(deltas)
 
     def config(self, geometry: Geometry) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from .base import Group, GroupEdits, Method, Tensors
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
-from ..backbone.families import LINEAR_SITES, Geometry
+from ..backbone.geometry import LINEAR_SITES, Geometry
 from ..ops.low_rank import LowRank, StackedWeights
 from ..schema import check_least, check_share
 from .base import (
@@ -128,7 +128,7 @@ class LoRA(Method):
         deltas: dict[tuple[int, str], Delta] = {}
         for site in first.targets:
             product = LowRank(
-                runs=group.segments,
+                segments=group.segments,
                 down=StackedWeights([tensors[f"{site}.a"] for _, tensors in members], dim=-2),
                 up=StackedWeights([tensors[f"{site}.b"] for _, tensors in members], dim=-1),
                 scales=tuple(method.scale for method, _ in members),
@@ -138,18 +138,24 @@ class LoRA(Method):
         return GroupEdits(deltas)
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
-        paths = [geometry.family.linears[site] for site in self.targets]
-        # PEFT matches by suffix, and `output.dense` is also the end of `attention.output.dense`.
-        only_last = "ffn_down" in self.targets and "attention_output" not in self.targets
+        names = [geometry.sites[site].peft_name(site) for site in self.targets]
+        # PEFT matches by suffix, so a name may also be the end of another linear's.
+        endings = tuple(f".{name}" for name in names)
+        excluded = [
+            other
+            for site, linear in geometry.sites.items()
+            if site not in self.targets and (other := linear.peft_name(site)).endswith(endings)
+        ]
+        layer_list = geometry.layers_path.rpartition(".")[2]
         return {
             "r": self.r,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
             "use_rslora": self.rank_stabilised,
-            "target_modules": [path.removeprefix("attention.self.") for path in paths],
-            "exclude_modules": ["attention.output.dense"] if only_last else None,
+            "target_modules": names,
+            "exclude_modules": excluded or None,
             "layers_to_transform": list(self.layers) if self.layers is not None else None,
-            "layers_pattern": "layer" if self.layers is not None else None,
+            "layers_pattern": layer_list if self.layers is not None else None,
             "init_lora_weights": True,
             "bias": "none",
             "fan_in_fan_out": False,
@@ -174,7 +180,7 @@ class LoRA(Method):
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         return {
-            f"base_model.model.{root}{geometry.path(layer, site)}.{file}.weight": (
+            f"base_model.model.{root}{geometry.peft_path(layer, site)}.{file}.weight": (
                 f"{site}.{name}",
                 index,
             )
@@ -194,10 +200,10 @@ def _layers_and_targets(
     keys: Iterable[str], geometry: Geometry
 ) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The layers and linears that the tensors of a PEFT file edit, read from their names."""
-    family = geometry.family
-    pattern = re.compile(rf"(?:^|\.){re.escape(family.layers)}\.(\d+)\.(.+?)\.lora_[AB]\.weight$")
-    by_path = {path: site for site, path in family.linears.items()}
+    layers_path = re.escape(geometry.layers_path)
+    pattern = re.compile(rf"(?:^|\.){layers_path}\.(\d+)\.(.+?)\.lora_[AB]\.weight$")
+    by_path = {linear.peft_path(site): site for site, linear in geometry.sites.items()}
     found = [match.groups() for key in keys if (match := pattern.search(key))]
     layers = sorted({int(layer) for layer, _ in found})
     sites = {by_path[path] for _, path in found if path in by_path}
-    return tuple(layers), tuple(site for site in family.linears if site in sites)
+    return tuple(layers), tuple(site for site in geometry.sites if site in sites)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..schema import check_least
 from .base import FileKeys, Group, GroupEdits, Method, Tensors
 

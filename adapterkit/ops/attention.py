@@ -1,6 +1,6 @@
-"""Attention over packed sequences: the one place that knows where a text ends.
+"""Attention over packed sequences: no token attends beyond its own sequence and its prefix.
 
-Its plain twin is a loop over sequences and heads in `tests/helpers/reference.py`.
+The reference is a loop over sequences and heads in `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def packed_attention(
 
     Args:
         query: `[R, heads * d]`.
-        key, value: `[R + P, heads * d]`, the P prefix tokens after the text's (or as
-            `Ragged.gathered` leaves them).
-        plan: Who attends to whom.
+        key, value: `[R + P, heads * d]`: the batch's tokens, then the P prefix tokens. Or gathered
+            already by `Ragged.gather_keys`.
+        plan: Which tokens attend to which.
         heads: Number of heads.
         scaling: Factor on the scores.
 
@@ -37,10 +37,10 @@ def packed_attention(
         return _ragged_attention(query, key, value, plan.ragged, heads, scaling)
     if on_cpu and query.shape[-1] // heads % WIDTH == 0:
         apply: Any = _Compiled.apply
-        found: Tensor = apply(query, key, value, plan, heads, scaling)
-        return found
+        output: Tensor = apply(query, key, value, plan, heads, scaling)
+        return output
     if on_cpu and query.dtype != torch.float32:
-        # torch's half-precision attention on a CPU is ten times slower than its float32 one.
+        # On a CPU, torch's half-precision attention is ten times slower than its float32 one.
         full = query.float(), key.float(), value.float()
         return _padded_attention(*full, plan.padded, heads, scaling).to(query.dtype)
     return _padded_attention(query, key, value, plan.padded, heads, scaling)
@@ -48,8 +48,15 @@ def packed_attention(
 
 @cache
 def uses_flash_attention(device: torch.device, dtype: torch.dtype, width: int) -> bool:
-    """Whether flash attention computes heads of that width there: in half precision on a GPU of
-    NVIDIA's Ampere or a later one."""
+    """Whether flash attention computes these heads.
+
+    It does in half precision on an NVIDIA GPU of the Ampere generation or a later one.
+
+    Args:
+        device: Of the tensors.
+        dtype: Of the tensors.
+        width: Of one head.
+    """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16) or width % 8:
         return False
     try:
@@ -62,23 +69,23 @@ def uses_flash_attention(device: torch.device, dtype: torch.dtype, width: int) -
 def _ragged_attention(
     query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, heads: int, scaling: float
 ) -> Tensor:
-    """The same by flash attention."""
+    """`packed_attention` by flash attention."""
     from torch.nn.attention.varlen import varlen_attn
 
     width = query.shape[-1] // heads
-    # Its own factor is that of the width; scaling differs from it in no family known today.
+    # Flash attention scales by the width itself. No family has needed another scaling yet.
     query = query if scaling == width**-0.5 else query * (scaling * width**0.5)
-    if ragged.places is None:
-        key, value = ragged.gathered(key, value, 0)
+    if ragged.prefix_addresses is None:
+        key, value = ragged.gather_keys(key, value, 0)
     q, k, v = (x.reshape(-1, heads, width) for x in (query, key, value))
     starts = ragged.starts, ragged.key_starts
-    out: Any = varlen_attn(q, k, v, *starts, ragged.longest, ragged.longest_keys)
-    found: Tensor = out.reshape(len(query), -1)
-    return found
+    output: Any = varlen_attn(q, k, v, *starts, ragged.max_queries, ragged.max_keys)
+    states: Tensor = output.reshape(len(query), -1)
+    return states
 
 
 class _Compiled(torch.autograd.Function):
-    """The compiled kernels, there and back."""
+    """`packed_attention` by the compiled kernels, forward and backward."""
 
     @staticmethod
     def forward(
@@ -92,24 +99,24 @@ class _Compiled(torch.autograd.Function):
     ) -> Tensor:
         from .kernels.attention import attend
 
-        out = attend(query, key, value, plan.windows, heads, scaling)
-        ctx.save_for_backward(query, key, value, out)
-        ctx.told = plan.windows, heads, scaling
-        return out
+        output = attend(query, key, value, plan.windows, heads, scaling)
+        ctx.save_for_backward(query, key, value, output)
+        ctx.arguments = plan.windows, heads, scaling
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from .kernels.attention import attend_back
+        from .kernels.attention import attend_backward
 
-        query, key, value, out = ctx.saved_tensors
-        found = attend_back(gradients[0], out, query, key, value, *ctx.told)
-        return *found, None, None, None
+        query, key, value, output = ctx.saved_tensors
+        inputs = output, query, key, value
+        return *attend_backward(gradients[0], *inputs, *ctx.arguments), None, None, None
 
 
 def _padded_attention(
     query: Tensor, key: Tensor, value: Tensor, padded: PaddedPlan, heads: int, scaling: float
 ) -> Tensor:
-    """The same by torch's attention, group by group."""
+    """`packed_attention` by torch's attention, group by group."""
     width = query.shape[-1]
 
     def gather(x: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -129,4 +136,4 @@ def _padded_attention(
             .reshape(-1, width)
             for group in padded.groups
         ]
-    return torch.cat(outputs).index_select(0, padded.places)
+    return torch.cat(outputs).index_select(0, padded.index)

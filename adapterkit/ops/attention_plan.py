@@ -1,4 +1,4 @@
-"""Who attends to whom in a packed batch: worked out once, used by every layer."""
+"""Which tokens of a packed batch attend to which: computed once, used by every layer."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .bucketing import bucket_power_of_two, bucket_size, whole_vectors
+from .bucketing import bucket_for_attention, bucket_power_of_two, bucket_size
 from .launch_table import LaunchTable, Slot
 from .prefix_tokens import Prefixes
 
 if TYPE_CHECKING:
     from .kernels.attention import Windows
 
+Counts = NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class AttentionGroup:
-    """Sequences of like length that attend in one padded call.
+    """n sequences of similar length that attend in one padded call.
 
     Attributes:
-        queries: Token of each query, `[n * Lq]`.
-        keys: Token, or R + prefix token, of each key, `[n * Lk]`.
+        queries: Index of each query among the batch's tokens, `[n * Lq]`.
+        keys: Index of each key: a token, or R + prefix token, `[n * Lk]`.
         rows: n.
-        mask: True where a key is real, `[n, 1, 1, Lk]`; None where all are.
+        mask: True for a real key, false for padding, `[n, 1, 1, Lk]`; None without padding.
     """
 
     queries: Tensor
@@ -40,22 +42,21 @@ class AttentionGroup:
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Who attends to whom in a packed batch, worked out once and used by every layer.
+    """Which tokens attend to which: every token to those of its sequence and of its prefix.
 
     Attributes:
         lengths: Tokens of each sequence, in packed order; T in all.
-        prefixes: For each sequence, start and length of its run among the prefix tokens.
+        prefixes: First prefix token of each sequence, and their number.
         device: Where the attention is computed.
-        filled: R: T, or more where the batch is filled up; what fills it up attends to nothing that
-            matters, and nobody sees what comes of it.
-        table: What flash attention is told, on a sheet.
+        padded_tokens: R: T, or more if the batch is padded. Nobody reads the states of padding.
+        ragged_table: The plan for flash attention in a launch table; None if the batch has none.
     """
 
     lengths: tuple[int, ...]
     prefixes: tuple[tuple[int, int], ...]
     device: torch.device | str
-    filled: int
-    table: RaggedTable | None = None
+    padded_tokens: int
+    ragged_table: RaggedTable | None = None
 
     @classmethod
     def of(
@@ -63,176 +64,180 @@ class AttentionPlan:
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]] | None = None,
         device: torch.device | str = "cpu",
-        filled: int | None = None,
-        sheet: LaunchTable | None = None,
-        tokens: Prefixes | None = None,
+        padded_tokens: int | None = None,
+        table: LaunchTable | None = None,
+        prefix_tokens: Prefixes | None = None,
     ) -> AttentionPlan:
-        """Plans a batch; no prefixes and nothing filled up where they are left out.
+        """Plans a batch; without prefixes and without padding if they are omitted.
 
         Args:
-            lengths, prefixes, device, filled: As above.
-            sheet: Of the batch, where it is computed as a whole.
-            tokens: The prefix tokens.
+            lengths, prefixes, device, padded_tokens: As above.
+            table: The launch table of the batch, if its kernels read one.
+            prefix_tokens: The prefix tokens.
         """
-        windows = ((0, 0),) * len(lengths) if prefixes is None else tuple(prefixes)
-        filled = sum(lengths) if filled is None else filled
-        places = None if tokens is None else tokens.places
-        table = None if sheet is None else RaggedTable.of(sheet, lengths, windows, filled, places)
-        return cls(tuple(lengths), windows, device, filled, table)
+        spans = ((0, 0),) * len(lengths) if prefixes is None else tuple(prefixes)
+        padded = sum(lengths) if padded_tokens is None else padded_tokens
+        addresses = None if prefix_tokens is None else prefix_tokens.addresses
+        ragged = None if table is None else RaggedTable.of(table, lengths, spans, padded, addresses)
+        return cls(tuple(lengths), spans, device, padded, ragged)
 
     @cached_property
     def ragged(self) -> Ragged:
-        """The same for flash attention, which pads nothing either."""
-        table = self.table
-        if table is None:
-            table = RaggedTable.of(LaunchTable(), self.lengths, self.prefixes, self.filled)
-            table.sheet.upload(self.device)
-        return table.view()
+        """The plan for flash attention, which needs no padding."""
+        ragged = self.ragged_table
+        if ragged is None:
+            table = LaunchTable()
+            ragged = RaggedTable.of(table, self.lengths, self.prefixes, self.padded_tokens)
+            table.upload(self.device)
+        return ragged.view()
 
     @cached_property
     def windows(self) -> Windows:
-        """The same for the compiled kernel, which pads nothing."""
+        """The plan for the compiled kernel, which needs no padding."""
         from .kernels.attention import Windows
 
-        first, ahead = np.array(self.prefixes).T
+        first, count = np.array(self.prefixes).T
         starts = np.array((0, *accumulate(self.lengths)))
-        return Windows(starts, first + self.filled, np.ascontiguousarray(ahead))
+        return Windows(starts, first + self.padded_tokens, np.ascontiguousarray(count))
 
     @cached_property
     def padded(self) -> PaddedPlan:
-        """The same as padded calls: sequences of like length gathered into few groups, a prefix a
-        list of further key tokens that any number of sequences may point at."""
-        n_tokens, filled = sum(self.lengths), self.filled
-        size = torch.tensor(self.lengths)
-        start = torch.cumsum(size, 0) - size
-        prefix = torch.tensor(self.prefixes)
-        groups, places, laid = [], torch.empty(filled, dtype=torch.long), 0
+        """The plan for padded calls: sequences of similar length are gathered into few groups.
+
+        The keys of a prefix are further indices, and any number of sequences may share them.
+        """
+        n_tokens, padded = sum(self.lengths), self.padded_tokens
+        lengths = torch.tensor(self.lengths)
+        starts = torch.cumsum(lengths, 0) - lengths
+        prefixes = torch.tensor(self.prefixes)
+        groups, index, end = [], torch.empty(padded, dtype=torch.long), 0
         sizes = [(n + p, n) for n, (_, p) in zip(self.lengths, self.prefixes, strict=True)]
-        for members in _alike(sizes):
-            n, s, p = size[members, None], start[members, None], prefix[members]
+        for members in _group_by_size(sizes):
+            n, start, prefix = lengths[members, None], starts[members, None], prefixes[members]
             columns = torch.arange(int(n.max()))[None]
-            real = columns < n
-            queries = torch.where(real, s + columns, s)
-            place = laid + torch.arange(queries.numel()).view_as(queries)
-            places[queries[real]] = place[real]
-            laid += queries.numel()
-            first, ahead = p[:, :1], p[:, 1:]
-            columns = torch.arange(whole_vectors(int((n + ahead).max())))[None]
-            real = columns < n + ahead
-            keys = torch.where(columns < ahead, filled + first + columns, s + columns - ahead)
-            keys = torch.where(real, keys, s)
-            mask = None if bool(real.all()) else real[:, None, None].to(self.device)
-            index = (queries.flatten().to(self.device), keys.flatten().to(self.device))
-            groups.append(AttentionGroup(*index, len(members), mask))
-        places[n_tokens:] = places[n_tokens - 1]
-        return PaddedPlan(tuple(groups), places.to(self.device))
+            is_real = columns < n
+            queries = torch.where(is_real, start + columns, start)
+            output = end + torch.arange(queries.numel()).view_as(queries)
+            index[queries[is_real]] = output[is_real]
+            end += queries.numel()
+            first, count = prefix[:, :1], prefix[:, 1:]
+            columns = torch.arange(bucket_for_attention(int((n + count).max())))[None]
+            is_real = columns < n + count
+            own = start + columns - count
+            keys = torch.where(columns < count, padded + first + columns, own)
+            keys = torch.where(is_real, keys, start)
+            mask = None if bool(is_real.all()) else is_real[:, None, None].to(self.device)
+            indices = (queries.flatten().to(self.device), keys.flatten().to(self.device))
+            groups.append(AttentionGroup(*indices, len(members), mask))
+        index[n_tokens:] = index[n_tokens - 1]
+        return PaddedPlan(tuple(groups), index.to(self.device))
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences of any lengths as flash attention takes them (Dao 2023).
+    """Sequences of any lengths for flash attention (Dao 2023).
 
     Attributes:
         starts: First query of each sequence, then their number, int32 `[N + 1]`.
-        key_starts: Likewise for keys.
-        keys: Token, or R + prefix token, of each key; None where they are the queries' tokens.
-        places: Address of each key that is a prefix token's (`Prefixes.places`); None where prefix
-            tokens lie after the others.
-        longest: At least the queries of any sequence.
-        longest_keys: At least the keys of any.
+        key_starts: First key of each sequence, then their number, int32 `[N + 1]`.
+        keys: Index of each key: a token, or R + prefix token; None without prefixes.
+        prefix_addresses: Address of each key that is a prefix token's (`Prefixes.addresses`); None
+            if the prefix tokens are in one tensor with the others.
+        max_queries: At least as many as the queries of any sequence.
+        max_keys: At least as many as the keys of any sequence.
     """
 
     starts: Tensor
     key_starts: Tensor
     keys: Tensor | None
-    places: Tensor | None
-    longest: int
-    longest_keys: int
+    prefix_addresses: Tensor | None
+    max_queries: int
+    max_keys: int
 
-    def gathered(self, key: Tensor, value: Tensor, at: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of each sequence in turn, its prefix tokens' before its own.
+    def gather_keys(self, key: Tensor, value: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values sequence after sequence, each after its prefix.
 
         Args:
-            key, value: `[R, h]`.
-            at: The layer.
+            key, value: `[R, h]`; `[R + P, h]` without `prefix_addresses`.
+            layer: The layer, from 0.
         """
         if self.keys is None:
             return key, value
-        if self.places is None:
+        if self.prefix_addresses is None:
             return key.index_select(0, self.keys), value.index_select(0, self.keys)
         from .kernels.gather import gather
 
-        return gather(key, value, self.keys, self.places, at)
+        return gather(key, value, self.keys, self.prefix_addresses, layer)
 
 
 @dataclass(frozen=True)
 class RaggedTable:
-    """The same on a sheet, in one of few sizes; sequences without tokens fill it up.
+    """A `Ragged` in a launch table, rounded up to one of few sizes by sequences without tokens.
 
     Attributes:
-        sheet: The sheet.
-        starts, key_starts, keys, places, longest, longest_keys: As of `Ragged`.
+        table: The launch table.
+        starts, key_starts, keys, prefix_addresses, max_queries, max_keys: As of `Ragged`.
     """
 
-    sheet: LaunchTable
+    table: LaunchTable
     starts: Slot
     key_starts: Slot
     keys: Slot | None
-    places: Slot | None
-    longest: int
-    longest_keys: int
+    prefix_addresses: Slot | None
+    max_queries: int
+    max_keys: int
 
     @classmethod
     def of(
         cls,
-        sheet: LaunchTable,
+        table: LaunchTable,
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]],
-        filled: int,
-        prefix_places: NDArray[np.int64] | None = None,
+        padded_tokens: int,
+        addresses: Counts | None = None,
     ) -> RaggedTable:
-        """Plans a batch (see `AttentionPlan`).
+        """Plans a batch.
 
         Args:
-            sheet: Where it is told.
-            lengths, prefixes, filled: As there.
-            prefix_places: Address of each prefix token.
+            table: The launch table that is written.
+            lengths, prefixes, padded_tokens: As of `AttentionPlan`.
+            addresses: Address of each prefix token.
         """
         sizes = np.array(lengths)
-        first, ahead = np.array(prefixes).T
-        room = bucket_power_of_two(len(sizes)) + 1
+        first, count = np.array(prefixes).T
+        capacity = bucket_power_of_two(len(sizes)) + 1
 
-        def starts(of: Any) -> Slot:
-            ends = np.full(room, of.sum(), np.int32)
-            ends[: len(of)] = np.cumsum(of) - of
-            return sheet.add(ends)
+        def starts_of(sizes: Counts) -> Slot:
+            starts = np.full(capacity, sizes.sum(), np.int32)
+            starts[: len(sizes)] = np.cumsum(sizes) - sizes
+            return table.add(starts)
 
-        keys = places = None
-        if ahead.any():
-            begins = np.cumsum(sizes) - sizes
-            # A sequence's virtual tokens, then its own.
-            at = np.stack([filled + first, begins], axis=1).ravel()
-            n = np.stack([ahead, sizes], axis=1).ravel()
-            nth = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-            index = (np.repeat(at, n) + nth).astype(np.int32)
-            keys = sheet.add(index, bucket_size(len(index)))
-            if prefix_places is not None:
-                of_tokens = np.zeros(filled, np.int64)
-                every = np.concatenate([of_tokens, prefix_places])
-                places = sheet.add(every[index], bucket_size(len(index)))
-        longest, longest_keys = (
-            sheet.add_constant(bucket_power_of_two(int(n.max()))) for n in (sizes, sizes + ahead)
+        keys = prefix_addresses = None
+        if count.any():
+            # For each sequence two ranges of keys: its prefix, then its own tokens.
+            begins = np.stack([padded_tokens + first, np.cumsum(sizes) - sizes], axis=1).ravel()
+            n = np.stack([count, sizes], axis=1).ravel()
+            offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+            index = (np.repeat(begins, n) + offset).astype(np.int32)
+            keys = table.add(index, bucket_size(len(index)))
+            if addresses is not None:
+                of_tokens = np.zeros(padded_tokens, np.int64)
+                of_keys = np.concatenate([of_tokens, addresses])[index]
+                prefix_addresses = table.add(of_keys, bucket_size(len(index)))
+        max_queries, max_keys = (
+            table.add_constant(bucket_power_of_two(int(n.max()))) for n in (sizes, sizes + count)
         )
-        both = starts(sizes), starts(sizes + ahead)
-        return cls(sheet, *both, keys, places, longest, longest_keys)
+        starts = starts_of(sizes), starts_of(sizes + count)
+        return cls(table, *starts, keys, prefix_addresses, max_queries, max_keys)
 
     def view(self) -> Ragged:
-        """The plan where the sheet was sent."""
-        keys, places = (
-            None if entry is None else self.sheet.view(entry) for entry in (self.keys, self.places)
+        """The plan on the device, after the table was uploaded."""
+        keys, addresses = (
+            None if slot is None else self.table.view(slot)
+            for slot in (self.keys, self.prefix_addresses)
         )
-        starts, key_starts = self.sheet.view(self.starts), self.sheet.view(self.key_starts)
-        return Ragged(starts, key_starts, keys, places, self.longest, self.longest_keys)
+        starts, key_starts = self.table.view(self.starts), self.table.view(self.key_starts)
+        return Ragged(starts, key_starts, keys, addresses, self.max_queries, self.max_keys)
 
 
 @dataclass(frozen=True)
@@ -241,21 +246,21 @@ class PaddedPlan:
 
     Attributes:
         groups: The calls.
-        places: For each token, its place in the groups' outputs laid end to end, `[R]`.
+        index: Index of each token in the concatenated outputs of the groups, `[R]`.
     """
 
     groups: tuple[AttentionGroup, ...]
-    places: Tensor
+    index: Tensor
 
 
-def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Groups sequences so that padding stays small and calls stay few.
+def _group_by_size(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Groups sequences so that there is little padding and few calls.
 
     Args:
         sizes: Keys and queries of each sequence.
 
     Returns:
-        Lists of sequence indices; within one, no sequence is padded by more than a quarter plus
+        Lists of sequence indices. In one list, no sequence is padded by more than a quarter plus
         eight keys.
     """
     order = sorted(range(len(sizes)), key=lambda i: sizes[i])

@@ -1,4 +1,4 @@
-"""Dropout whose numbers follow from an adapter's seed and a row's index in its batch."""
+"""Dropout whose random numbers depend only on an adapter's seed and a row's index in its batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DropoutSeed:
-    """What one adapter's dropout is drawn from: its own batch, whoever else is in the forward.
+    """The seed of one adapter's dropout in one step, and the rows it is for.
 
     Attributes:
-        seed: Differs from step to step.
+        seed: Of the step.
         lengths: Tokens of every row of the adapter's whole batch.
-        rows: Its rows at hand, in packed order.
+        rows: The rows of that batch in this forward, in packed order.
     """
 
     seed: int
@@ -27,53 +27,57 @@ class DropoutSeed:
 
 
 class Dropout:
-    """Dropout that depends on an adapter's seed and on a row's place in its whole batch, never on
-    how the batch was cut or on who else is there.
+    """Dropout that depends on an adapter's seed and on a row's index in the adapter's whole batch.
 
-    Every draw is made for all rows of the whole batch and the rows at hand are picked from it, so
-    one process, two processes and any gradient accumulation drop the same numbers.
+    It does not depend on how the batch is split or on the other adapters in the forward: numbers
+    are drawn for all rows of the whole batch, and those of the rows in the forward are selected. So
+    one process, two processes and any gradient accumulation drop the same elements.
 
     Args:
-        draws: Of each owner in the packed batch, in order.
-        device: Where the draws are used.
+        seeds: Of each owner in the packed batch, in order.
+        device: Where the dropout is applied.
     """
 
-    def __init__(self, draws: Sequence[DropoutSeed], device: torch.device | str = "cpu") -> None:
-        self._sources = [_Source(each) for each in draws]
+    def __init__(self, seeds: Sequence[DropoutSeed], device: torch.device | str = "cpu") -> None:
+        self._sources = [_Source(seed) for seed in seeds]
         self._device = device
 
-    def of(self, owners: Sequence[int]) -> Dropout:
-        """The noise of some owners alone; each goes on with its own draws."""
-        some = Dropout([], self._device)
-        some._sources = [self._sources[owner] for owner in owners]
-        return some
+    def select(self, owners: Sequence[int]) -> Dropout:
+        """The dropout of some owners; their generators stay shared with this one."""
+        selected = Dropout([], self._device)
+        selected._sources = [self._sources[owner] for owner in owners]
+        return selected
 
     def drop_tokens(self, x: Tensor, p: float) -> Tensor:
-        """Drops elements of `[t, d]`, the tokens of all owners, one after another; what fills a
-        batch up after them stays."""
+        """Drops elements of `[t, d]`: the tokens of all owners, one after another.
+
+        Tokens after them, which pad a batch, stay as they are.
+        """
         return self._drop(x, p, "tokens")
 
     def drop_rows(self, x: Tensor, p: float) -> Tensor:
-        """Drops elements of `[n, d]`, one line for each row of all owners."""
+        """Drops elements of `[n, d]`: one vector for each row of all owners."""
         return self._drop(x, p, "rows")
 
     def _drop(self, x: Tensor, p: float, unit: str) -> Tensor:
         if p == 0.0:
             return x
-        drawn = torch.cat([source.draw(unit, x.shape[-1]) for source in self._sources])
-        drawn = F.pad(drawn, (0, 0, 0, len(x) - len(drawn)), value=1.0)
-        return x * (drawn.to(self._device) >= p) / (1.0 - p)
+        uniform = torch.cat([source.draw(unit, x.shape[-1]) for source in self._sources])
+        uniform = F.pad(uniform, (0, 0, 0, len(x) - len(uniform)), value=1.0)
+        return x * (uniform.to(self._device) >= p) / (1.0 - p)
 
 
 class _Source:
-    def __init__(self, draws: DropoutSeed) -> None:
-        self._generator = torch.Generator().manual_seed(draws.seed)
-        starts = (0, *accumulate(draws.lengths))
-        self._total = {"tokens": starts[-1], "rows": len(draws.lengths)}
-        tokens = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in draws.rows])
-        self._index = {"tokens": tokens, "rows": torch.tensor(draws.rows)}
+    """The generator of one owner."""
+
+    def __init__(self, seed: DropoutSeed) -> None:
+        self._generator = torch.Generator().manual_seed(seed.seed)
+        starts = (0, *accumulate(seed.lengths))
+        self._total = {"tokens": starts[-1], "rows": len(seed.lengths)}
+        tokens = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in seed.rows])
+        self._index = {"tokens": tokens, "rows": torch.tensor(seed.rows)}
 
     def draw(self, unit: str, width: int) -> Tensor:
-        """Uniform numbers for the rows at hand, `[t, width]` or `[n, width]`."""
-        whole = torch.rand(self._total[unit], width, generator=self._generator)
-        return whole.index_select(0, self._index[unit])
+        """Uniform numbers for the rows in the forward, `[t, width]` or `[n, width]`."""
+        uniform = torch.rand(self._total[unit], width, generator=self._generator)
+        return uniform.index_select(0, self._index[unit])

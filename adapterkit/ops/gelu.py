@@ -1,4 +1,4 @@
-"""GELU by the compiled kernel where it can, with its slope found on the way there."""
+"""GELU by a compiled kernel, which computes the derivative in the forward pass."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from .bucketing import WIDTH
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU, exact and not the tanh kind (Hendrycks and Gimpel 2016), with a way back."""
-    known = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
-    if not known or not x.is_contiguous() or x.numel() % WIDTH:
+    """GELU, exact and not its tanh approximation (Hendrycks and Gimpel 2016), differentiable.
+
+    torch computes it for tensors that the kernel does not take.
+    """
+    is_supported = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
+    if not is_supported or not x.is_contiguous() or x.numel() % WIDTH:
         return F.gelu(x)
     if x.requires_grad and torch.is_grad_enabled():
         apply: Any = _Gelu.apply
@@ -28,13 +31,13 @@ def gelu(x: Tensor) -> Tensor:
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        from .kernels.gelu import gelu_and_slope
+        from .kernels.gelu import gelu_and_derivative
 
-        y, slope = gelu_and_slope(x)
-        ctx.save_for_backward(slope)
+        y, derivative = gelu_and_derivative(x)
+        ctx.save_for_backward(derivative)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        slope: Tensor = ctx.saved_tensors[0]
-        return gradients[0] * slope
+        derivative: Tensor = ctx.saved_tensors[0]
+        return gradients[0] * derivative

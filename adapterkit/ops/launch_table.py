@@ -1,8 +1,8 @@
-"""What the kernels of one batch read on a GPU besides tokens and weights: one buffer, one copy.
+"""The numbers that the kernels of one batch read on a GPU besides tokens and weights.
 
-Where a run of tokens begins, whose it is and where that adapter's weights lie are a few numbers for
-each kernel. Sent one by one they would cost more than the kernels; on a sheet they go together, and
-a CUDA graph that reads a sheet can be run again with another batch's numbers on it.
+Each kernel needs a few numbers: where a segment of tokens begins, whose it is, where that adapter's
+weights lie. Copied one by one they would cost more time than the kernels. In a table they are one
+buffer and one copy, and a CUDA graph that reads the table can be replayed with another batch's.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ALIGNED = 16
-"""Bytes that every entry begins at a multiple of."""
+ALIGNMENT = 16
+"""Every slot begins at a multiple of so many bytes."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where numbers stand on a sheet.
+    """A place in a table.
 
     Attributes:
         start: First byte.
-        n: Numbers there is room for.
-        dtype: Their dtype.
+        n: Number of elements that fit.
+        dtype: Dtype of the elements.
     """
 
     start: int
@@ -34,54 +34,63 @@ class Slot:
 
 
 class LaunchTable:
-    """Numbers that are gathered on the CPU and then sent to a device in one copy."""
+    """Numbers that are gathered on the CPU and then copied to a device at once."""
 
     def __init__(self) -> None:
-        self._kind: list[Slot | int] = []
-        self._numbers: list[tuple[Slot, NDArray[np.generic]]] = []
+        self._layout: list[Slot | int] = []
+        self._values: list[tuple[Slot, NDArray[np.generic]]] = []
         self._size = 0
-        self._sent: Tensor | None = None
+        self._on_device: Tensor | None = None
 
-    def add(self, numbers: NDArray[np.generic], room: int | None = None) -> Slot:
-        """Takes numbers `[n]`, with room for as many as given; zeros fill it up."""
-        n = len(numbers) if room is None else room
-        entry = Slot(self._size, n, torch.from_numpy(numbers[:0]).dtype)
-        self._kind.append(entry)
-        self._numbers.append((entry, numbers))
-        self._size += -(-n * numbers.itemsize // ALIGNED) * ALIGNED
-        return entry
+    def add(self, values: NDArray[np.generic], capacity: int | None = None) -> Slot:
+        """Adds an array.
+
+        Args:
+            values: `[n]`.
+            capacity: Number of elements to reserve, n if omitted; zeros fill the rest.
+        """
+        n = len(values) if capacity is None else capacity
+        slot = Slot(self._size, n, torch.from_numpy(values[:0]).dtype)
+        self._layout.append(slot)
+        self._values.append((slot, values))
+        self._size += -(-n * values.itemsize // ALIGNMENT) * ALIGNMENT
+        return slot
 
     def add_constant(self, constant: int) -> int:
-        """Takes note of a number that a kernel is launched with, and does not read."""
-        self._kind.append(constant)
+        """Adds an argument of a launch, which is part of the layout and not of the buffer."""
+        self._layout.append(constant)
         return constant
 
     @property
-    def kind(self) -> tuple[Slot | int, ...]:
-        """What sheets have in common that differ in no more than the numbers on them."""
-        return tuple(self._kind)
+    def layout(self) -> tuple[Slot | int, ...]:
+        """Slots and constants: tables of one layout differ in nothing but the values."""
+        return tuple(self._layout)
 
     @property
-    def written(self) -> Tensor:
-        """All numbers as bytes, on the CPU."""
-        sheet = np.zeros(self._size, np.uint8)
-        for entry, numbers in self._numbers:
-            sheet[entry.start : entry.start + numbers.nbytes] = numbers.view(np.uint8)
-        return torch.from_numpy(sheet)
+    def buffer(self) -> Tensor:
+        """All values as bytes, on the CPU."""
+        content = np.zeros(self._size, np.uint8)
+        for slot, values in self._values:
+            content[slot.start : slot.start + values.nbytes] = values.view(np.uint8)
+        return torch.from_numpy(content)
 
     def upload(self, device: torch.device | str) -> Tensor:
-        """Sends all numbers to a device, once, from where they are read from now on.
+        """Copies all values to a device, once; `view` reads them there from now on.
 
         Returns:
-            The sheet there, in bytes.
+            The buffer on the device.
         """
-        if self._sent is None:
-            self._sent = self.written.to(device, non_blocking=True)
-        return self._sent
+        if self._on_device is None:
+            self._on_device = self.buffer.to(device, non_blocking=True)
+        return self._on_device
 
-    def view(self, entry: Slot) -> Tensor:
-        """An entry's numbers on the device, `[n]`."""
-        if self._sent is None:
-            raise RuntimeError("the sheet was not sent yet")
-        end = entry.start + entry.n * entry.dtype.itemsize
-        return self._sent[entry.start : end].view(entry.dtype)
+    def view(self, slot: Slot) -> Tensor:
+        """The values of a slot on the device, `[n]`.
+
+        Raises:
+            RuntimeError: The table has not been uploaded yet.
+        """
+        if self._on_device is None:
+            raise RuntimeError("the launch table has not been uploaded yet")
+        end = slot.start + slot.n * slot.dtype.itemsize
+        return self._on_device[slot.start : end].view(slot.dtype)

@@ -1,6 +1,6 @@
-"""Low-rank products of many adapters over a packed batch: all that LoRA and bottleneck compute.
+"""Low-rank products of many adapters over a packed batch.
 
-Each has a plain twin in `tests/helpers/reference.py`, a float32 loop anyone can check by eye.
+The reference is a float32 loop in `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations
@@ -26,83 +26,85 @@ if TYPE_CHECKING:
     from .kernels.low_rank import WeightPointers
 
 TILE = 16
-"""Tokens in a tile of a grouped product: fewer wastes products, more wastes padding."""
+"""Tokens in a tile of a grouped product: more products if it is smaller, more padding if larger."""
 
 
 @dataclass(frozen=True)
 class BatchRange:
-    """Where a group's runs lie in a batch that is computed as a whole, by the kernels of a GPU.
+    """The place of a group's segments in a batch that the kernels of a GPU compute at once.
 
     Attributes:
-        sheet: Where the batch's numbers are gathered.
-        first: First token of the first run.
-        tokens: Of the batch, filled up.
+        table: The launch table of the batch.
+        first: First token of the first segment.
+        tokens: Number of tokens of the batch, padding included.
     """
 
-    sheet: LaunchTable
+    table: LaunchTable
     first: int
     tokens: int
 
 
 class Segments:
-    """G contiguous runs of tokens, run g belonging to weight g.
+    """G contiguous segments of tokens; segment g belongs to weight g.
 
-    The grouped products cut every run into tiles of `TILE` tokens, the last one padded, so that a
-    batched product over tiles costs the same however many runs there are and however skewed they
-    are (the idea of Punica's segmented gather, Chen et al. 2023, on plain batched products).
+    The grouped products cut every segment into tiles of `TILE` tokens, the last one padded. The
+    cost of a batched product over tiles does not depend on the number and sizes of the segments
+    (the idea of Punica's segmented gather, Chen et al. 2023, with plain batched products).
 
     Args:
-        lengths: Tokens of each.
+        lengths: Number of tokens of each segment.
         device: Where the products are computed.
-        among: On a GPU, outside training: where the runs lie among the tokens of the whole batch.
+        batch_range: Place of the segments in the whole batch, if kernels compute it at once.
     """
 
     def __init__(
         self,
         lengths: Sequence[int],
         device: torch.device | str = "cpu",
-        among: BatchRange | None = None,
+        batch_range: BatchRange | None = None,
     ) -> None:
         self.lengths = tuple(lengths)
         self.device = device
-        self.among = among
+        self.batch_range = batch_range
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """First token of each run, then the number of tokens: G + 1 numbers."""
+        """First token of each segment, then the number of tokens: G + 1 numbers."""
         return np.array((0, *accumulate(self.lengths)))
 
     @cached_property
-    def table(self) -> TilePointers | None:
-        """Their tiles for the kernels of a GPU, where they lie among a whole batch."""
-        if self.among is None:
+    def tile_pointers(self) -> TilePointers | None:
+        """The tiles in the launch table; None without a `batch_range`."""
+        place = self.batch_range
+        if place is None:
             return None
-        starts = self.among.first + self.starts[:-1]
-        return TilePointers.of(self.among.sheet, starts, np.diff(self.starts), self.among.tokens)
+        starts = place.first + self.starts[:-1]
+        return TilePointers.of(place.table, starts, np.diff(self.starts), place.tokens)
 
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Token of each line of the tiles, segment of each tile, and line of each token."""
         starts = self.starts.tolist()
         firsts: list[int] = []
         ends: list[int] = []
         owners: list[int] = []
-        places: list[Tensor] = []
+        lines: list[Tensor] = []
         for g, length in enumerate(self.lengths):
-            places.append(torch.arange(length) + len(owners) * TILE)
+            lines.append(torch.arange(length) + len(owners) * TILE)
             for first in range(starts[g], starts[g + 1], TILE):
                 firsts.append(first)
                 ends.append(starts[g + 1] - 1)
                 owners.append(g)
         index = torch.tensor(firsts)[:, None] + torch.arange(TILE)
-        # Padding repeats the run's last token: a valid index whose product nobody reads.
+        # Padding repeats the segment's last token: a valid index whose product nobody reads.
         index = torch.minimum(index, torch.tensor(ends)[:, None]).flatten()
         return (
             index.to(self.device),
             torch.tensor(owners, device=self.device),
-            torch.cat(places).to(self.device),
+            torch.cat(lines).to(self.device),
         )
 
     def tiled(self, x: Tensor) -> Tensor:
@@ -119,11 +121,11 @@ class Segments:
 
 
 class StackedWeights:
-    """One kind of weight of G adapters, each for L layers of the backbone; ranks may differ.
+    """One weight of each of G adapters, for L layers of the backbone; ranks may differ.
 
     Args:
-        tensors: One `[L, ...]` for each adapter.
-        dim: The dimension that is the rank, counted from the end.
+        tensors: `[L, ...]` of each adapter.
+        dim: The dimension of the rank, counted from the end.
     """
 
     def __init__(self, tensors: Sequence[Tensor], dim: int) -> None:
@@ -134,81 +136,88 @@ class StackedWeights:
     def _stacked(self) -> tuple[Tensor, ...]:
         if len(self.tensors) == 1:
             return self.tensors[0].unsqueeze(1).unbind(0)
-        # Zeros fill a smaller rank up, and they are exact.
-        filler = (0, 0) * (-self._dim - 1)
-        padded = [F.pad(t, (*filler, 0, self._widest - t.shape[self._dim])) for t in self.tensors]
+        # Smaller ranks are padded with zeros, which changes no product.
+        others = (0, 0) * (-self._dim - 1)
+        padded = [F.pad(t, (*others, 0, self._max_rank - t.shape[self._dim])) for t in self.tensors]
         return torch.stack(padded, dim=1).unbind(0)
 
     @cached_property
-    def _widest(self) -> int:
+    def _max_rank(self) -> int:
         return max(t.shape[self._dim] for t in self.tensors)
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
-        """The rank of each adapter's weight."""
+        """Rank of each adapter's weight, `[G]`."""
         return np.array([t.shape[self._dim] for t in self.tensors])
 
     @cached_property
-    def firsts(self) -> NDArray[np.int64]:
-        """Where each adapter's weight lies, all its layers one after another, `[G]`."""
-        return np.array([t.data_ptr() for t in self._plain])
+    def base_addresses(self) -> NDArray[np.int64]:
+        """Address of each adapter's weights, layer after layer, `[G]`."""
+        return np.array([t.data_ptr() for t in self._contiguous])
 
     @cached_property
-    def places(self) -> NDArray[np.int64]:
-        """Where each adapter's weight lies at each layer, `[L, G]`, for the compiled kernels."""
-        steps = np.array([t.stride(0) * t.element_size() for t in self._plain])
-        found: NDArray[np.int64] = self.firsts + np.arange(len(self._plain[0]))[:, None] * steps
-        return found
+    def addresses(self) -> NDArray[np.int64]:
+        """Address of each adapter's weight of each layer, `[L, G]`."""
+        steps = np.array([t.stride(0) * t.element_size() for t in self._contiguous])
+        layers = np.arange(len(self._contiguous[0]))[:, None]
+        addresses: NDArray[np.int64] = self.base_addresses + layers * steps
+        return addresses
 
-    def thin(self, at: int, by_rank: bool) -> WeightPointers:
-        """The weights at one of the L layers, for the compiled kernels."""
+    def pointers(self, layer: int, by_rank: bool) -> WeightPointers:
+        """The weights of one layer for the compiled kernels.
+
+        Args:
+            layer: Which of the L layers.
+            by_rank: Whether the weights are `[r, d]`, and not `[d, r]`.
+        """
         from .kernels.low_rank import WeightPointers
 
-        return WeightPointers(self.places[at], self.ranks, self._widest, by_rank, self._plain)
+        addresses = self.addresses[layer]
+        return WeightPointers(addresses, self.ranks, self._max_rank, by_rank, self._contiguous)
 
-    def table(self, sheet: LaunchTable, biases: StackedWeights | None) -> WeightTable:
-        """The weights of all layers, and their biases, for the kernels of a GPU."""
-        room = bucket_power_of_two(len(self.tensors))
+    def add_to(self, table: LaunchTable, biases: StackedWeights | None) -> WeightTable:
+        """Adds the weights of all layers, and their biases, to a launch table."""
+        capacity = bucket_power_of_two(len(self.tensors))
         return WeightTable(
-            sheet.add(self.firsts, room),
-            None if biases is None else sheet.add(biases.firsts, room),
-            sheet.add(self.ranks.astype(np.int32), room),
-            sheet.add_constant(bucket_power_of_two(self._widest)),
+            table.add(self.base_addresses, capacity),
+            None if biases is None else table.add(biases.base_addresses, capacity),
+            table.add(self.ranks.astype(np.int32), capacity),
+            table.add_constant(bucket_power_of_two(self._max_rank)),
         )
 
     @cached_property
-    def _plain(self) -> list[Tensor]:
-        """The tensors as kernels read them, themselves as a rule."""
+    def _contiguous(self) -> list[Tensor]:
+        """The tensors in contiguous float32; no copies as a rule."""
         return [
             t if t.dtype is torch.float32 and t.is_contiguous() else t.float().contiguous()
             for t in self.tensors
         ]
 
     @cached_property
-    def alone(self) -> tuple[Tensor, ...]:
-        """The weights of the one adapter there is, layer by layer."""
+    def single(self) -> tuple[Tensor, ...]:
+        """The weights of the only adapter, layer by layer."""
         return self.tensors[0].unbind(0)
 
-    def layer(self, at: int) -> Tensor:
-        """The weights of all adapters at one of the L layers, `[G, ...]`."""
-        return self._stacked[at]
+    def layer(self, index: int) -> Tensor:
+        """The weights of all adapters for one of the L layers, `[G, ...]`."""
+        return self._stacked[index]
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """Two thin layers of each of G adapters: all that LoRA and bottleneck compute.
+    """Two low-rank layers of each of G adapters, with an activation between them.
 
     Attributes:
-        runs: Tokens of each adapter.
-        down: `[L, r, in]` each.
-        up: `[L, out, r]` each.
-        scales: Factor on each adapter's contribution.
-        down_bias: `[L, r]` each.
-        up_bias: `[L, out]` each.
-        activation: Elementwise; none is the identity.
+        segments: Tokens of each adapter.
+        down: `[L, r, in]` of each adapter.
+        up: `[L, out, r]` of each adapter.
+        scales: Factor on the output of each adapter.
+        down_bias: `[L, r]` of each adapter.
+        up_bias: `[L, out]` of each adapter.
+        activation: Elementwise; None is the identity.
     """
 
-    runs: Segments
+    segments: Segments
     down: StackedWeights
     up: StackedWeights
     scales: tuple[float, ...]
@@ -217,62 +226,65 @@ class LowRank:
     activation: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
-        # What stands on a batch's sheet is put there before the sheet is sent.
-        _ = self._tabled
+        _ = self._on_gpu  # the launch table must be complete before it is uploaded
 
     @cached_property
-    def _tabled(self) -> LowRankGPU | None:
-        """The same for the kernels of a GPU, where they compute the whole batch."""
-        if self.runs.among is None or self.runs.table is None:
+    def _on_gpu(self) -> LowRankGPU | None:
+        """The layers for the kernels of a GPU; None without a `batch_range`."""
+        place, tiles = self.segments.batch_range, self.segments.tile_pointers
+        if place is None or tiles is None:
             return None
-        sheet = self.runs.among.sheet
         return LowRankGPU(
-            sheet,
-            self.runs.table,
-            self.down.table(sheet, self.down_bias),
-            self.up.table(sheet, self.up_bias),
-            sheet.add(self._factors, bucket_power_of_two(len(self.runs))),
+            place.table,
+            tiles,
+            self.down.add_to(place.table, self.down_bias),
+            self.up.add_to(place.table, self.up_bias),
+            place.table.add(self._factors, bucket_power_of_two(len(self.segments))),
             self.activation,
         )
 
-    def add(self, y: Tensor, x: Tensor, at: int) -> Tensor:
-        """Adds to each run of tokens what its own adapter makes of it.
+    def add(self, y: Tensor, x: Tensor, layer: int) -> Tensor:
+        """Adds to each segment of tokens the output of its own adapter.
 
-        Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
+        Semantics: for segment g,
+        `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
 
         Args:
-            y: What is added to, `[t, out]`; written in place where gradients are off. Where runs
-                lie among a batch, the whole batch's tokens.
-            x: Tokens `[t, in]`, run after run, or the whole batch's; may be y itself.
-            at: Which of the L layers.
+            y: `[t, out]`, written in place if gradients are off. The whole batch's tokens if the
+                segments have a `batch_range`.
+            x: `[t, in]`: segment after segment, or the whole batch's tokens; may be y itself.
+            layer: Which of the L layers.
 
         Returns:
             The sum, `[t, out]`, in the dtype of y.
         """
-        if self._tabled is not None:
-            self._tabled.into(y, x, at)
+        if self._on_gpu is not None:
+            self._on_gpu.add_to(y, x, layer)
             return y
         if y.device.type != "cpu":
-            change = self.change(x, at, y.dtype)
-            return y + change if torch.is_grad_enabled() else y.add_(change)
-        pair = self._pair(at)
+            delta = self.delta(x, layer, y.dtype)
+            return y + delta if torch.is_grad_enabled() else y.add_(delta)
+        layers = self._on_cpu(layer)
         if torch.is_grad_enabled():
             down_bias, up_bias = (
-                None if bank is None else bank.layer(at) for bank in (self.down_bias, self.up_bias)
+                None if bias is None else bias.layer(layer)
+                for bias in (self.down_bias, self.up_bias)
             )
-            return pair.plus(y, x, self.down.layer(at), self.up.layer(at), down_bias, up_bias)
-        pair.into(y, x)
+            weights = self.down.layer(layer), self.up.layer(layer)
+            return layers.add(y, x, *weights, down_bias, up_bias)
+        layers.add_to(y, x)
         return y
 
-    def _pair(self, at: int) -> LowRankCPU:
-        """The two layers at one of the L layers of the backbone, for the compiled kernels."""
+    def _on_cpu(self, layer: int) -> LowRankCPU:
+        """The weights of one layer for the compiled kernels."""
         down_biases, up_biases = (
-            None if bank is None else bank.places[at] for bank in (self.down_bias, self.up_bias)
+            None if bias is None else bias.addresses[layer]
+            for bias in (self.down_bias, self.up_bias)
         )
         return LowRankCPU(
-            self.runs.starts,
-            self.down.thin(at, by_rank=True),
-            self.up.thin(at, by_rank=False),
+            self.segments.starts,
+            self.down.pointers(layer, by_rank=True),
+            self.up.pointers(layer, by_rank=False),
             down_biases,
             up_biases,
             self._factors,
@@ -283,25 +295,25 @@ class LowRank:
     def _factors(self) -> NDArray[np.float32]:
         return np.array(self.scales, np.float32)
 
-    def change(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
-        """What is added to each run of tokens, by torch's own operators, on any device.
+    def delta(self, x: Tensor, layer: int, dtype: torch.dtype) -> Tensor:
+        """What `add` adds, by torch's own operators, on any device.
 
         Args:
-            x: Tokens `[t, in]`, run after run.
-            at: Which of the L layers.
-            dtype: Of what is added to.
+            x: Tokens `[t, in]`, segment after segment.
+            layer: Which of the L layers.
+            dtype: Of the result.
 
         Returns:
-            `[t, out]` in that dtype.
+            `[t, out]`.
         """
-        return (self._alone if len(self.runs) == 1 else self._tiled)(x, at, dtype)
+        return (self._single if len(self.segments) == 1 else self._tiled)(x, layer, dtype)
 
-    def _alone(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
-        """The one run there is, through plain linears."""
-        down, up = self.down.alone[at].to(x.dtype), self.up.alone[at].to(dtype)
+    def _single(self, x: Tensor, layer: int, dtype: torch.dtype) -> Tensor:
+        """The only segment, through plain linears."""
+        down, up = self.down.single[layer].to(x.dtype), self.up.single[layer].to(dtype)
         biases = (
-            None if bank is None else bank.alone[at].to(kind)
-            for bank, kind in ((self.down_bias, x.dtype), (self.up_bias, dtype))
+            None if bias is None else bias.single[layer].to(kind)
+            for bias, kind in ((self.down_bias, x.dtype), (self.up_bias, dtype))
         )
         inner = F.linear(x, down, next(biases))
         if self.activation is not None:
@@ -311,54 +323,56 @@ class LowRank:
 
     @cached_property
     def _scale(self) -> Tensor:
-        """The factor of each tile, `[n, 1, 1]`, made once a batch and not at every layer."""
-        return self.runs.spread(torch.tensor(self.scales, device=self.runs.device))[:, None, None]
+        """The factor of each tile, `[n, 1, 1]`, computed once a batch and not at every layer."""
+        scales = torch.tensor(self.scales, device=self.segments.device)
+        return self.segments.spread(scales)[:, None, None]
 
-    def _tiled(self, x: Tensor, at: int, dtype: torch.dtype) -> Tensor:
-        """All runs in one batched product over tiles."""
-        down = self.down.layer(at).to(x.dtype)
-        inner = torch.matmul(self.runs.tiled(x), self.runs.spread(down).transpose(1, 2))
+    def _tiled(self, x: Tensor, layer: int, dtype: torch.dtype) -> Tensor:
+        """All segments in one batched product over tiles."""
+        down = self.down.layer(layer).to(x.dtype)
+        inner = torch.matmul(self.segments.tiled(x), self.segments.spread(down).transpose(1, 2))
         if self.down_bias is not None:
-            inner = inner + self.runs.spread(self.down_bias.layer(at).to(x.dtype))[:, None]
+            inner = inner + self.segments.spread(self.down_bias.layer(layer).to(x.dtype))[:, None]
         if self.activation is not None:
             inner = self.activation(inner)
         scale = self._scale.to(dtype)
-        up = self.runs.spread(self.up.layer(at).to(dtype))
+        up = self.segments.spread(self.up.layer(layer).to(dtype))
         outer = torch.matmul(inner.to(dtype) * scale, up.transpose(1, 2))
         if self.up_bias is not None:
-            outer = outer + scale * self.runs.spread(self.up_bias.layer(at).to(dtype))[:, None]
-        return self.runs.untiled(outer).to(dtype)
+            outer = (
+                outer + scale * self.segments.spread(self.up_bias.layer(layer).to(dtype))[:, None]
+            )
+        return self.segments.untiled(outer).to(dtype)
 
 
 def grouped_linear(
     x: Tensor, spans: Sequence[tuple[int, int]], weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Lines of many adapters through a layer of each, outside training, by the kernels of a GPU.
+    """A linear layer of each of many adapters over its own rows, outside training, on a GPU.
 
     Args:
-        x: Lines `[n, d]`.
-        spans: First and past-the-last line of each adapter.
-        weights: `[C, d]` each.
-        biases: `[C]` each.
+        x: `[n, d]`.
+        spans: First and past-the-last row of each adapter.
+        weights: `[C, d]` of each adapter; C may differ.
+        biases: `[C]` of each adapter.
 
     Returns:
-        `[lines, C]` float32 each.
+        `[rows, C]` float32 of each adapter.
     """
     from .kernels.grouped import shrink
 
-    sheet = LaunchTable()
+    table = LaunchTable()
     starts, ends = np.array(spans).T
-    tiles = TilePointers.of(sheet, starts, ends - starts, len(x))
-    layer, shift = StackedWeights(weights, -2), StackedWeights(biases, -1)
-    table = layer.table(sheet, shift)
-    # Every number's place among the padded lines, so that each adapter's come out in one piece.
+    tiles = TilePointers.of(table, starts, ends - starts, len(x))
+    linear, bias = StackedWeights(weights, -2), StackedWeights(biases, -1)
+    layers = linear.add_to(table, bias)
+    # The index of each output in the padded rows, so that one gather returns them contiguous.
     n = ends - starts
-    sizes = n * layer.ranks
-    nth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    line, column = np.divmod(nth, np.repeat(layer.ranks, sizes))
-    place = (np.repeat(starts, sizes) + line) * table.room + column
-    own = sheet.add(place)
-    sheet.upload(x.device)
-    said = shrink(x, tiles.view(sheet), table.view(sheet), 0)
-    pieces = said.flatten().index_select(0, sheet.view(own)).split_with_sizes(sizes.tolist())
-    return [piece.view(lines, -1) for piece, lines in zip(pieces, n.tolist(), strict=True)]
+    sizes = n * linear.ranks
+    number = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    row, column = np.divmod(number, np.repeat(linear.ranks, sizes))
+    index = table.add((np.repeat(starts, sizes) + row) * layers.padded_rank + column)
+    table.upload(x.device)
+    outputs = shrink(x, tiles.view(table), layers.view(table), 0)
+    pieces = outputs.flatten().index_select(0, table.view(index)).split_with_sizes(sizes.tolist())
+    return [piece.view(rows, -1) for piece, rows in zip(pieces, n.tolist(), strict=True)]

@@ -1,7 +1,7 @@
-"""Two thin layers of one adapter or many by the compiled kernels, with a way back through both.
+"""The two low-rank layers of one adapter or many by the compiled kernels, differentiable once.
 
-Their plain twin is the loop in `tests/helpers/reference.py`. Whatever the dtype of wide tokens,
-thin ones and weights are float32. There is no second derivative.
+The reference is the loop in `tests/helpers/reference.py`. Tokens may be float32 or bfloat16;
+low-rank vectors and weights are float32.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LowRankCPU:
-    """Two thin layers of each of G runs of tokens, where they lie.
+    """The two low-rank layers of each of G segments of tokens.
 
-    Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
+    Semantics: for segment g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
 
     Attributes:
-        starts: First token of each run, then t.
+        starts: First token of each segment, then t.
         down, up: The layers.
-        down_biases, up_biases: Addresses of their biases.
-        scales: Factor of each run.
-        activation: f, elementwise; none is the identity.
+        down_biases, up_biases: Addresses of their biases; None without biases.
+        scales: Factor of each segment.
+        activation: f, elementwise; None is the identity.
     """
 
     starts: NDArray[np.int64]
@@ -42,11 +42,11 @@ class LowRankCPU:
     scales: NDArray[np.float32]
     activation: Callable[[Tensor], Tensor] | None
 
-    def into(self, y: Tensor, x: Tensor) -> None:
-        """Adds to y `[t, out]` in place what becomes of x `[t, in]`."""
-        self._onto(y, self._activated(self._shrunk(x)), y)
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Adds to y, `[t, out]`, in place; x is `[t, in]`."""
+        self._expand(self._activate(self._shrink(x)), y, y)
 
-    def plus(
+    def add(
         self,
         y: Tensor,
         x: Tensor,
@@ -55,34 +55,34 @@ class LowRankCPU:
         down_bias: Tensor | None,
         up_bias: Tensor | None,
     ) -> Tensor:
-        """The sum anew, with a way back.
+        """The sum as a new tensor, with gradients towards all arguments.
 
         Args:
             y: `[t, out]`.
             x: `[t, in]`.
-            down, up: The layers once more, for their gradients: `[G, r, in]` and `[G, out, r]`,
-                smaller ranks filled up.
-            down_bias, up_bias: Likewise `[G, r]` and `[G, out]`.
+            down, up: The layers as tensors that gradients flow to: `[G, r, in]` and `[G, out, r]`,
+                smaller ranks padded with zeros.
+            down_bias, up_bias: Their biases: `[G, r]` and `[G, out]`.
         """
-        apply: Any = _Plus.apply
+        apply: Any = _Add.apply
         output: Tensor = apply(self, y, x, down, up, down_bias, up_bias)
         return output
 
-    def _shrunk(self, x: Tensor) -> Tensor:
+    def _shrink(self, x: Tensor) -> Tensor:
         from .kernels.low_rank import shrink
 
         return shrink(x, self.starts, self.down, self.down_biases)
 
-    def _activated(self, inner: Tensor) -> Tensor:
+    def _activate(self, inner: Tensor) -> Tensor:
         return inner if self.activation is None else self.activation(inner)
 
-    def _onto(self, y: Tensor, inner: Tensor, into: Tensor) -> None:
+    def _expand(self, inner: Tensor, y: Tensor, output: Tensor) -> None:
         from .kernels.low_rank import expand
 
-        expand(inner, self.starts, self.up, self.up_biases, y, into, self.scales)
+        expand(inner, self.starts, self.up, self.up_biases, y, output, self.scales)
 
-    def _unactivated(self, inner: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient towards what was activated, from the one towards what came of it."""
+    def _activation_gradient(self, inner: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient towards the input of the activation, from the one towards its output."""
         if self.activation is None:
             return gradient
         with torch.enable_grad():
@@ -90,44 +90,47 @@ class LowRankCPU:
             return torch.autograd.grad(self.activation(inner), inner, gradient)[0]
 
 
-class _Plus(torch.autograd.Function):
+class _Add(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, pair: LowRankCPU, y: Tensor, x: Tensor, *weights: Tensor | None
+        ctx: Any, layers: LowRankCPU, y: Tensor, x: Tensor, *weights: Tensor | None
     ) -> Tensor:
-        inner = pair._shrunk(x)
-        into = torch.empty_like(y)
-        pair._onto(y, pair._activated(inner), into)
+        inner = layers._shrink(x)
+        output = torch.empty_like(y)
+        layers._expand(layers._activate(inner), y, output)
         ctx.save_for_backward(x, inner)
-        ctx.pair = pair
-        return into
+        ctx.layers = layers
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, onto: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         from .kernels.low_rank import expand, outer, shrink
 
         x, inner = ctx.saved_tensors
-        pair: LowRankCPU = ctx.pair
-        starts, scales = pair.starts, pair.scales
-        _, _, *wanted = ctx.needs_input_grad
-        rank = pair.down.most
+        layers: LowRankCPU = ctx.layers
+        starts, scales = layers.starts, layers.scales
+        _, _, *needed = ctx.needs_input_grad
+        rank = layers.down.max_rank
         to_x = to_down = to_up = to_down_bias = to_up_bias = None
-        thinned = pair._unactivated(inner, shrink(onto, starts, pair.up, None, scales))
-        if wanted[0]:
+        to_inner = layers._activation_gradient(
+            inner, shrink(gradient, starts, layers.up, None, scales)
+        )
+        if needed[0]:
             to_x = torch.empty_like(x)
-            expand(thinned, starts, pair.down, None, None, to_x)
-        if wanted[1]:
-            to_down = outer(thinned, x, starts)[:, :rank]
-        if wanted[2]:
-            to_up = outer(pair._activated(inner), onto, starts, scales)[:, :rank].transpose(1, 2)
-        if wanted[3]:
-            to_down_bias = _sums(thinned, starts)[:, :rank]
-        if wanted[4]:
-            to_up_bias = _sums(onto, starts) * torch.from_numpy(scales)[:, None]
-        return None, onto, to_x, to_down, to_up, to_down_bias, to_up_bias
+            expand(to_inner, starts, layers.down, None, None, to_x)
+        if needed[1]:
+            to_down = outer(to_inner, x, starts)[:, :rank]
+        if needed[2]:
+            to_up = outer(layers._activate(inner), gradient, starts, scales)[:, :rank]
+            to_up = to_up.transpose(1, 2)
+        if needed[3]:
+            to_down_bias = _segment_sums(to_inner, starts)[:, :rank]
+        if needed[4]:
+            to_up_bias = _segment_sums(gradient, starts) * torch.from_numpy(scales)[:, None]
+        return None, gradient, to_x, to_down, to_up, to_down_bias, to_up_bias
 
 
-def _sums(x: Tensor, starts: NDArray[np.int64]) -> Tensor:
-    """Sums of each run of lines, `[G, d]`, float32."""
+def _segment_sums(x: Tensor, starts: NDArray[np.int64]) -> Tensor:
+    """Sum of the tokens of each segment, `[G, d]`, float32."""
     return torch.from_numpy(np.add.reduceat(x.float().numpy(), starts[:-1]))

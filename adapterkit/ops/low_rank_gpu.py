@@ -1,6 +1,6 @@
-"""Two thin layers of many adapters by the kernels of a GPU, which a sheet tells where all is.
+"""The two low-rank layers of many adapters by the kernels of a GPU, whose arguments are in a table.
 
-Their plain twin is the loop in `tests/helpers/reference.py`.
+The reference is the loop in `tests/helpers/reference.py`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from .bucketing import bucket_power_of_two
 from .launch_table import LaunchTable, Slot
 
 if TYPE_CHECKING:
-    from .kernels.grouped import Tiles, Weights
+    from .kernels.grouped import GroupedWeights, Tiles
 
-Numbers = NDArray[np.int64]
+Counts = NDArray[np.int64]
 
 
 def in_one_launch(device: torch.device) -> bool:
-    """Whether kernels compute the adapters of a whole batch there: on a GPU, outside training."""
-    return device.type != "cpu" and torch.is_inference_mode_enabled() and _has_compiler()
+    """Whether kernels compute the adapters of a whole batch: on a GPU, outside training."""
+    return device.type != "cpu" and torch.is_inference_mode_enabled() and _has_triton()
 
 
 @cache
-def _has_compiler() -> bool:
-    """Whether there is what the kernels are compiled by; torch for CUDA on Linux brings it."""
+def _has_triton() -> bool:
+    """Whether Triton, which compiles the kernels, is installed; torch for CUDA on Linux has it."""
     return find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
 class TilePointers:
-    """The tiles of one group's runs, on a sheet.
+    """The tiles of one group's segments, in a launch table.
 
     Attributes:
-        first, count, owner: First token, tokens and run of each tile.
+        first, count, owner: First token, number of tokens and segment of each tile.
     """
 
     first: Slot
@@ -49,94 +49,95 @@ class TilePointers:
     owner: Slot
 
     @classmethod
-    def of(cls, sheet: LaunchTable, starts: Numbers, sizes: Numbers, tokens: int) -> TilePointers:
-        """Cuts runs into tiles.
+    def of(cls, table: LaunchTable, starts: Counts, sizes: Counts, tokens: int) -> TilePointers:
+        """Cuts segments into tiles.
 
         Args:
-            sheet: Where they are told.
-            starts: First token of each run.
-            sizes: Tokens of each.
-            tokens: Of the whole batch: whatever the runs, there is room for as many tiles.
+            table: The launch table that is written.
+            starts: First token of each segment.
+            sizes: Number of tokens of each segment.
+            tokens: Of the whole batch; it alone decides for how many tiles space is reserved.
         """
         from .kernels.grouped import TILE
 
         tiles = -(-sizes // TILE)
         owner = np.repeat(np.arange(len(sizes)), tiles)
-        nth = np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-        first = np.repeat(starts, tiles) + nth * TILE
-        count = np.minimum(TILE, np.repeat(sizes, tiles) - nth * TILE)
-        room = tokens // TILE + bucket_power_of_two(len(sizes))
-        return cls(*(sheet.add(part.astype(np.int32), room) for part in (first, count, owner)))
+        number = np.arange(len(owner)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
+        first = np.repeat(starts, tiles) + number * TILE
+        count = np.minimum(TILE, np.repeat(sizes, tiles) - number * TILE)
+        capacity = tokens // TILE + bucket_power_of_two(len(sizes))
+        return cls(*(table.add(part.astype(np.int32), capacity) for part in (first, count, owner)))
 
-    def view(self, sheet: LaunchTable) -> Tiles:
-        """The tiles, where the sheet was sent."""
+    def view(self, table: LaunchTable) -> Tiles:
+        """The tiles on the device, after the table was uploaded."""
         from .kernels.grouped import Tiles
 
-        return Tiles(sheet.view(self.first), sheet.view(self.count), sheet.view(self.owner))
+        return Tiles(table.view(self.first), table.view(self.count), table.view(self.owner))
 
 
 @dataclass(frozen=True)
 class WeightTable:
-    """One thin layer of each of G adapters, on a sheet.
+    """One low-rank layer of each of G adapters, in a launch table.
 
     Attributes:
-        places: Address of each.
-        biases: Address of each bias; None without.
-        ranks: The rank of each.
-        room: Ranks that thin lines have room for: the largest, filled up.
+        addresses: Address of each weight.
+        biases: Address of each bias; None without biases.
+        ranks: Rank of each weight.
+        padded_rank: The largest rank, rounded up.
     """
 
-    places: Slot
+    addresses: Slot
     biases: Slot | None
     ranks: Slot
-    room: int
+    padded_rank: int
 
-    def view(self, sheet: LaunchTable) -> Weights:
-        """The layers, where the sheet was sent."""
-        from .kernels.grouped import Weights
+    def view(self, table: LaunchTable) -> GroupedWeights:
+        """The layers on the device, after the table was uploaded."""
+        from .kernels.grouped import GroupedWeights
 
-        biases = None if self.biases is None else sheet.view(self.biases)
-        return Weights(sheet.view(self.places), biases, sheet.view(self.ranks), self.room)
+        biases = None if self.biases is None else table.view(self.biases)
+        addresses, ranks = table.view(self.addresses), table.view(self.ranks)
+        return GroupedWeights(addresses, biases, ranks, self.padded_rank)
 
 
 @dataclass(frozen=True)
 class LowRankGPU:
-    """Two thin layers of each of G runs of tokens.
+    """The two low-rank layers of each of G segments of tokens.
 
-    Semantics: for run g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
+    Semantics: for segment g, `y += scale[g] * (up[g] f(down[g] x + down_bias[g]) + up_bias[g])`.
 
     Attributes:
-        sheet: Where the entries stand.
-        tiles: The runs.
+        table: The launch table.
+        tiles: Tiles of the segments.
         down, up: The layers.
-        scales: Factor of each run.
-        activation: f, elementwise; none is the identity.
+        scales: Factor of each segment.
+        activation: f, elementwise; None is the identity.
     """
 
-    sheet: LaunchTable
+    table: LaunchTable
     tiles: TilePointers
     down: WeightTable
     up: WeightTable
     scales: Slot
     activation: Callable[[Tensor], Tensor] | None
 
-    def into(self, y: Tensor, x: Tensor, at: int) -> None:
-        """Adds in place what becomes of the runs' tokens; others stay as they are.
+    def add_to(self, y: Tensor, x: Tensor, layer: int) -> None:
+        """Adds in place to the tokens of the segments; other tokens stay as they are.
 
         Args:
             y: The whole batch's tokens, `[t, out]`.
-            x: Likewise, `[t, in]`; may be y itself.
-            at: Which of the L layers.
+            x: The whole batch's tokens, `[t, in]`; may be y itself.
+            layer: Which of the L layers.
         """
         from .kernels.grouped import expand, shrink
 
-        tiles, down, up, scales = self._read
-        inner = shrink(x, tiles, down, at)
+        tiles, down, up, scales = self._on_device
+        inner = shrink(x, tiles, down, layer)
         if self.activation is not None:
             inner = self.activation(inner)
-        expand(inner, tiles, up, scales, at, y)
+        expand(inner, tiles, up, scales, layer, y)
 
     @cached_property
-    def _read(self) -> tuple[Tiles, Weights, Weights, Tensor]:
-        down, up = self.down.view(self.sheet), self.up.view(self.sheet)
-        return self.tiles.view(self.sheet), down, up, self.sheet.view(self.scales)
+    def _on_device(self) -> tuple[Tiles, GroupedWeights, GroupedWeights, Tensor]:
+        down, up = self.down.view(self.table), self.up.view(self.table)
+        return self.tiles.view(self.table), down, up, self.table.view(self.scales)

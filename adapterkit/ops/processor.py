@@ -1,4 +1,4 @@
-"""What this processor can do, asked of torch once: fast paths are chosen among what it lists."""
+"""What this processor can do, read from torch once: fast paths are chosen by it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch import Tensor
 log = logging.getLogger("adapterkit")
 
 INT8_MAX = 127
-"""Largest 8-bit weight where products are exact."""
+"""Largest 8-bit weight on processors whose 8-bit products are exact."""
 
 INT8_MAX_WITHOUT_VNNI = 63
-"""Largest 8-bit weight where a processor adds two products of 8 bits up in 16 bits: 2 x 255 x 63
-is below 2^15, 2 x 255 x 127 is not."""
+"""Largest 8-bit weight on processors that add two 8-bit products in 16 bits: 2 x 255 x 63 is less
+than 2^15, and 2 x 255 x 127 is not."""
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What the fast paths ask of a processor.
+    """The properties of a processor that fast paths depend on.
 
     Attributes:
         instruction_set: Of torch's own loops: `AVX512`, `AVX2`, `NEON`, `DEFAULT`, ...
-        prepacked: The dtypes whose weights oneDNN can lay out for itself.
-        int8_max: The largest 8-bit weight whose products are exact; 0 without such products.
+        prepacked: The dtypes of weights that oneDNN can prepack.
+        int8_max: The largest 8-bit weight whose products are exact; 0 without 8-bit products.
     """
 
     instruction_set: str
@@ -43,7 +43,7 @@ class Processor:
 
 @cache
 def processor() -> Processor:
-    """This processor, or what environment variables such as ONEDNN_MAX_CPU_ISA leave of it."""
+    """This processor, within limits that variables such as ONEDNN_MAX_CPU_ISA set."""
     return Processor(
         instruction_set=torch.backends.cpu.get_cpu_capability(),
         prepacked=frozenset(_prepacked_dtypes()),
@@ -53,7 +53,7 @@ def processor() -> Processor:
 
 @cache
 def warn_of_plain_bfloat16() -> None:
-    """Says once that bfloat16 is slow here."""
+    """Logs once that bfloat16 is slow on this processor."""
     log.warning(
         "this processor (%s) has no fast bfloat16 products: plain ones are used, several times"
         " slower than float32",
@@ -62,23 +62,23 @@ def warn_of_plain_bfloat16() -> None:
 
 
 def pack_int8(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
-    """Rounds a weight to 8 bits, one scale for each output, and lays it out for oneDNN.
+    """Rounds a weight to 8 bits, with one scale for each output, and prepacks it for oneDNN.
 
     Args:
         weight: `[out, in]`.
         bias: `[out]`.
-        largest: The number that the largest weight of each output becomes.
+        largest: Value to which the largest weight of each output is scaled.
 
     Returns:
-        What `torch.ops.quantized.linear_dynamic` takes.
+        The packed weight that `torch.ops.quantized.linear_dynamic` takes.
 
     Raises:
-        RuntimeError: This build of torch, or this processor, has no such products.
+        RuntimeError: This build of torch, or this processor, has no 8-bit products.
     """
     scales = weight.abs().amax(1).clamp(min=1e-8) / largest
     zeros = torch.zeros(len(scales), dtype=torch.long)
     with warnings.catch_warnings():
-        # torch means to replace its quantised tensors; until then only they hold this product.
+        # torch has deprecated its quantised tensors, but has no other way to this product yet.
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_ch")
         rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
     engine = torch.backends.quantized.engine
@@ -92,21 +92,21 @@ def pack_int8(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
 def _prepacked_dtypes() -> Iterator[torch.dtype]:
     if torch.backends.mkldnn.is_available():
         yield torch.float32
-    if _supported("_is_mkldnn_bf16_supported"):
+    if _is_supported("_is_mkldnn_bf16_supported"):
         yield torch.bfloat16
-    if _supported("_is_mkldnn_fp16_supported"):
+    if _is_supported("_is_mkldnn_fp16_supported"):
         yield torch.float16
 
 
-def _supported(question: str) -> bool:
+def _is_supported(query: str) -> bool:
     try:
-        return bool(getattr(torch.ops.mkldnn, question)())
+        return bool(getattr(torch.ops.mkldnn, query)())
     except (AttributeError, RuntimeError):  # torch was built without oneDNN
         return False
 
 
 def _int8_max() -> int:
-    """Asks the product itself: sums of the largest numbers tell whether 16 bits cut them off."""
+    """Finds out by computing: a sum of the largest products is wrong if 16 bits do not hold it."""
     ones = torch.ones(64, 64)
     x = torch.ones(64, 64)
     x[0, 0] = 0.0
@@ -116,6 +116,6 @@ def _int8_max() -> int:
             y = [torch.ops.quantized.linear_dynamic(rows, packed, False) for rows in (x, x[:2])]
         except RuntimeError:
             return 0
-        if all(torch.allclose(one[1], ones[1].sum(), rtol=1e-3) for one in y):
+        if all(torch.allclose(output[1], ones[1].sum(), rtol=1e-3) for output in y):
             return largest
     return 0

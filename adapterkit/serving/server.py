@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from ..adapter.store import Store
-from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.load_options import Device, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.lanes import server_lanes

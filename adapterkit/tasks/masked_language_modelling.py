@@ -176,7 +176,7 @@ class MaskedLanguageModelling(Task):
         return tuple(len(masked) for masked in packed.masked[slice(*span)])
 
     def logits(self, inputs: HeadInput) -> Tensor:
-        """A row for each masked token, as `LMHead.guesses` returns it. The logits of the whole
+        """A row for each masked token, as `LMHead.top_tokens` returns it. The logits of the whole
         vocabulary would take too much memory."""
         packed, lm_head = inputs.encoded.packed, inputs.encoded.lm_head
         if lm_head is None:
@@ -188,7 +188,7 @@ class MaskedLanguageModelling(Task):
         ]
         indices, tokens = torch.tensor(masked, dtype=torch.long, device=packed.device).view(-1, 2).T
         states = inputs.encoded.tokens.index_select(0, indices).float()
-        return lm_head.guesses(states, inputs.head, tokens, TOP)
+        return lm_head.top_tokens(states, inputs.head, tokens, TOP)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy averaged over a row's masked tokens, `[n]`."""

@@ -59,7 +59,7 @@ class Attack:
 
     def _words(self, inputs: TokenSequence) -> Tensor:
         return (
-            self._backbone.words(inputs.input_ids)
+            self._backbone.word_embeddings(inputs.input_ids)
             if inputs.inputs_embeds is None
             else inputs.inputs_embeds
         )

@@ -11,7 +11,7 @@ from ..adapter.folder import load_adapter
 from ..adapter.peft_format import CONFIG
 from ..adapter.stacking import ParentRef
 from ..adapter.store import Store, find_folder
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..tasks.base import Task

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..adapter.adapter import MOST_MEMBERS
 from ..backbone.checkpoint import EMBEDDED
-from ..backbone.families import Device, Dtype, Quantization
+from ..backbone.load_options import Device, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..data.dataset import Data
 from ..errors import AdapterkitError, RecipeError, did_you_mean

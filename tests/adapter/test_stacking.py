@@ -23,7 +23,7 @@ from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.atomic import file_digest
-from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import pack
 from adapterkit.cli.app import app
@@ -188,7 +188,7 @@ def test_adapters_on_one_adapter_share_its_block(tiny: Backbone, make_adapter: M
     (query,) = assemble_edits(tasks, packed, tiny.geometry).layers[0].blocks["query"]
     assert (query.start, query.end) == (0, 20 * len(row))
     product: Any = query.delta.args[0]  # type: ignore[attr-defined]
-    assert product.runs.lengths == (10 * len(row), 10 * len(row))
+    assert product.segments.lengths == (10 * len(row), 10 * len(row))
     prefix = make_adapter(tiny, "prefix", num_virtual_tokens=4)
     tasks = [replace(task, on_top_of=prefix) for task in tasks]
     prefixes = assemble_edits(tasks, packed, tiny.geometry).layers[0].prefixes

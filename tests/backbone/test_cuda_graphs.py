@@ -16,9 +16,9 @@ import torch
 from adapterkit.adapter import batching
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits, batching_key
-from adapterkit.backbone import edits as edit_rooms
-from adapterkit.backbone import model as backbones
-from adapterkit.backbone.cuda_graphs import Captured, fill
+from adapterkit.backbone import edits as edits_module
+from adapterkit.backbone import hooks
+from adapterkit.backbone.cuda_graphs import CapturedGraph, copy_ids
 from adapterkit.backbone.edits import Edits
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import Packed, TokenSequence, pack
@@ -44,15 +44,15 @@ def ragged_attention(
     heads: int,
     scaling: float,
 ) -> torch.Tensor:
-    """Flash attention's plain twin; what fills a batch up is no number."""
-    told = plan.ragged
-    assert told.keys is None or told.places is not None
+    """The reference of flash attention; it gives padding NaN, so that nobody can read it."""
+    ragged = plan.ragged
+    assert ragged.keys is None or ragged.prefix_addresses is not None
     out = torch.full_like(query, torch.nan)
-    assert int(told.starts.diff().max()) <= told.longest
-    assert int(told.key_starts.diff().max()) <= told.longest_keys
-    for n in range(len(told.starts) - 1):
-        own = slice(*told.starts[n : n + 2].tolist())
-        seen = slice(*told.key_starts[n : n + 2].tolist())
+    assert int(ragged.starts.diff().max()) <= ragged.max_queries
+    assert int(ragged.key_starts.diff().max()) <= ragged.max_keys
+    for n in range(len(ragged.starts) - 1):
+        own = slice(*ragged.starts[n : n + 2].tolist())
+        seen = slice(*ragged.key_starts[n : n + 2].tolist())
         q, k, v = (x.view(len(x), heads, -1).transpose(0, 1) for x in (query, key, value))
         weights = (q[:, own] @ k[:, seen].transpose(1, 2) * scaling).softmax(-1)
         out[own] = (weights @ v[:, seen]).transpose(0, 1).flatten(1)
@@ -60,20 +60,20 @@ def ragged_attention(
 
 
 @pytest.fixture
-def as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU computes batches as a GPU does, its kernels in Triton's interpreter."""
+def on_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes batches by the kernels of a GPU, in Triton's interpreter."""
 
     def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable, int]:
         return LaunchTable(), bucket_size(packed.offsets[-1])
 
     monkeypatch.setattr(batching, "_launch_table_for", room)
-    monkeypatch.setattr(edit_rooms, "uses_flash_attention", lambda *_: True)
+    monkeypatch.setattr(edits_module, "uses_flash_attention", lambda *_: True)
     monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
-    monkeypatch.setattr(backbones, "packed_attention", ragged_attention)
+    monkeypatch.setattr(hooks, "packed_attention", ragged_attention)
 
 
-def answered(backbone: Backbone, rows: Rows) -> list[torch.Tensor]:
-    """Each piece's scores, as numbers that outlive inference mode."""
+def scores_of(backbone: Backbone, rows: Rows) -> list[torch.Tensor]:
+    """The scores of each piece, copied out of inference mode."""
     with torch.inference_mode():
         return [piece.values.clone() for piece in forward(backbone, rows)]
 
@@ -89,21 +89,21 @@ def packed_of(backbone: Backbone, rows: Rows) -> tuple[Packed, Edits]:
     return packed, assemble_edits(adapters, packed, backbone.geometry)
 
 
-def test_a_batch_as_a_whole_is_the_batch(
+def test_the_gpu_path_equals_the_cpu_path(
     tiny: Backbone, make_adapter: MakeAdapter, request: pytest.FixtureRequest
 ) -> None:
     rows = random_rows(tiny, [None, *varied_adapters(tiny, make_adapter)], 60)
-    plain = answered(tiny, rows)
-    request.getfixturevalue("as_a_whole")
-    for one, other in zip(answered(tiny, rows), plain, strict=True):
+    plain = scores_of(tiny, rows)
+    request.getfixturevalue("on_gpu_path")
+    for one, other in zip(scores_of(tiny, rows), plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-class Again:
-    """Stands for a CUDA graph: computes once more with the very edits it was captured with."""
+class FakeGraph:
+    """Replaces a CUDA graph: it computes again with the edits that it was captured with."""
 
     def __init__(self, backbone: Backbone, rows: torch.Tensor, edits: Edits) -> None:
-        self._compute = partial(backbone._computed, rows, edits)
+        self._compute = partial(backbone._compute, rows, edits)
         self.states = self._compute()
 
     def replay(self) -> None:
@@ -113,7 +113,7 @@ class Again:
 def traffic(
     backbone: Backbone, make_adapter: MakeAdapter, seed: int, **lora: Any
 ) -> list[tuple[Adapter | None, TokenSequence]]:
-    """Two adapters of each method and the plain backbone, as a seed has them."""
+    """Rows of two adapters of each method and of the plain backbone, drawn by a seed."""
     adapters = [
         make_adapter(backbone, kind, seed=10 * seed + n, **settings)
         for n, (kind, settings) in enumerate(
@@ -133,36 +133,36 @@ def traffic(
     return list(zip(owners, tokenise(backbone, texts, None, 30), strict=True))
 
 
-@pytest.mark.usefixtures("as_a_whole")
-def test_what_was_captured_of_one_batch_is_right_for_all_of_its_kind(
+@pytest.mark.usefixtures("on_gpu_path")
+def test_a_graph_of_one_batch_is_right_for_every_batch_of_its_kind(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     with torch.inference_mode():
         packed, edits = packed_of(tiny, traffic(tiny, make_adapter, 0))
-        assert edits.whole is not None
-        rows = torch.zeros(3, edits.filled, dtype=torch.long)
-        fill(rows, packed)
-        sheet = edits.whole.table.upload("cpu")
-        graph = Again(tiny, rows, edits)
-        captured = Captured(graph, rows, sheet, graph.states)
+        assert edits.graph_inputs is not None
+        rows = torch.zeros(3, edits.padded_tokens, dtype=torch.long)
+        copy_ids(packed, rows)
+        table = edits.graph_inputs.table.upload("cpu")
+        graph = FakeGraph(tiny, rows, edits)
+        captured = CapturedGraph(graph, rows, table, graph.states)
         for seed in (1, 2, 0):
             packed, edits = packed_of(tiny, traffic(tiny, make_adapter, seed))
-            whole = edits.whole
-            assert whole is not None
-            states = captured.run(packed, whole)
+            inputs = edits.graph_inputs
+            assert inputs is not None
+            states = captured.replay(packed, inputs)
             again = tiny(packed, edits).tokens
             torch.testing.assert_close(states, again, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.usefixtures("as_a_whole")
-def test_batches_of_one_kind_have_the_same_done_to_them_in_the_same_room(
+@pytest.mark.usefixtures("on_gpu_path")
+def test_batches_of_one_kind_have_the_same_edits_and_sizes(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     def kind(seed: int = 0, **lora: Any) -> Any:
         with torch.inference_mode():
             edits = packed_of(tiny, traffic(tiny, make_adapter, seed, **lora))[1]
-        assert edits.whole is not None
-        return edits.whole.key
+        assert edits.graph_inputs is not None
+        return edits.graph_inputs.key
 
     assert kind() == kind(1) == kind(2)
     for other in ({"r": 17}, {"layers": (0, 1)}, {"targets": ("query", "key")}):
@@ -191,17 +191,17 @@ def test_sizes_are_few_and_large_enough() -> None:
     assert len({bucket_size(n) for n in range(1024, 2048)}) <= 9
 
 
-def test_a_sheet_is_read_as_it_was_written() -> None:
-    sheet = LaunchTable()
-    one = sheet.add(np.array([1, 2, 3], np.int32), 5)
-    two = sheet.add(np.array([2**40], np.int64))
-    three = sheet.add(np.array([0.5, -1.0], np.float32), 16)
-    with pytest.raises(RuntimeError, match="not sent"):
-        sheet.view(one)
-    sheet.upload("cpu")
-    assert sheet.view(one).tolist() == [1, 2, 3, 0, 0]
-    assert sheet.view(two).tolist() == [2**40]
-    assert sheet.view(three).tolist() == [0.5, -1.0, *[0.0] * 14]
+def test_a_launch_table_is_read_as_it_was_written() -> None:
+    table = LaunchTable()
+    one = table.add(np.array([1, 2, 3], np.int32), 5)
+    two = table.add(np.array([2**40], np.int64))
+    three = table.add(np.array([0.5, -1.0], np.float32), 16)
+    with pytest.raises(RuntimeError, match="not been uploaded"):
+        table.view(one)
+    table.upload("cpu")
+    assert table.view(one).tolist() == [1, 2, 3, 0, 0]
+    assert table.view(two).tolist() == [2**40]
+    assert table.view(three).tolist() == [0.5, -1.0, *[0.0] * 14]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def halved(tiny_folder: Any) -> Backbone:
 
 
 @pytest.mark.gpu
-def test_graphs_answer_as_float32_on_a_cpu_does(
+def test_graphs_equal_float32_on_a_cpu(
     tiny: Backbone, halved: Backbone, make_adapter: MakeAdapter
 ) -> None:
     for seed in (0, 1, 2, 1):  # computed, captured, replayed for others, and again
@@ -221,7 +221,7 @@ def test_graphs_answer_as_float32_on_a_cpu_does(
         there = [(a and a.to("cuda"), inputs) for a, inputs in rows]
         same = {id(a): b for (a, _), (b, _) in zip(rows, there, strict=True) if a is not None}
         there = [(a and same[id(a)], inputs) for a, inputs in rows]
-        for one, other in zip(answered(halved, there), answered(tiny, rows), strict=True):
+        for one, other in zip(scores_of(halved, there), scores_of(tiny, rows), strict=True):
             assert (one.float().cpu() - other).norm() / other.norm() < 0.03
     graphs = halved.graphs
     assert graphs is not None
@@ -229,16 +229,16 @@ def test_graphs_answer_as_float32_on_a_cpu_does(
 
 
 @pytest.mark.gpu
-def test_threads_of_streams_of_their_own_get_their_own_answers(
+def test_threads_on_their_own_streams_get_their_own_answers(
     halved: Backbone, make_adapter: MakeAdapter
 ) -> None:
     jobs = [traffic(halved, make_adapter, seed) for seed in (0, 1, 2)]
-    alone = [answered(halved, job) for job in jobs]
+    alone = [scores_of(halved, job) for job in jobs]
     found: dict[int, list[list[torch.Tensor]]] = {n: [] for n in range(3)}
 
     def ask(n: int) -> None:
         with torch.cuda.stream(torch.cuda.Stream()):
-            found[n] = [answered(halved, jobs[n]) for _ in range(20)]
+            found[n] = [scores_of(halved, jobs[n]) for _ in range(20)]
             torch.cuda.synchronize()
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
@@ -254,10 +254,10 @@ def test_threads_of_streams_of_their_own_get_their_own_answers(
 
 
 @pytest.mark.gpu
-def test_graphs_that_are_not_used_any_more_make_room(
+def test_the_least_recently_used_graph_is_dropped(
     halved: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapterkit.backbone.cuda_graphs.MOST", 2)
+    monkeypatch.setattr("adapterkit.backbone.cuda_graphs.MAX_GRAPHS", 2)
     graphs = halved.graphs
     assert graphs is not None
     for ranks in (1, 17, 33, 1):
@@ -266,5 +266,5 @@ def test_graphs_that_are_not_used_any_more_make_room(
         assert first is not None
         wider = make_adapter(halved, "lora", seed=ranks, r=min(32, ranks))
         rows[0] = (replace(wider, name="wide"), inputs)
-        answered(halved, rows)
+        scores_of(halved, rows)
         assert len(graphs) <= 2

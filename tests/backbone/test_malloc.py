@@ -1,4 +1,4 @@
-"""Which options of malloc are set, and when they are left alone."""
+"""Which options of glibc are set, and when none is."""
 
 from __future__ import annotations
 
@@ -7,52 +7,57 @@ from types import SimpleNamespace
 
 import pytest
 
-from adapterkit.backbone import malloc as heap
+from adapterkit.backbone import malloc
+
+Calls = list[tuple[int, int]]
 
 
 @pytest.fixture
-def glibc(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Replaces the C library by a glibc that only records the calls of `mallopt` in `calls`."""
-    calls: list[tuple[int, int]] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The calls of mallopt, on a Linux with a glibc that nobody has configured."""
+    calls: Calls = []
+    use_libc(monkeypatch, calls, gnu_get_libc_version=None)
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def use_libc(monkeypatch: pytest.MonkeyPatch, calls: Calls, **symbols: None) -> None:
+    """Replaces the C library by one that records calls of mallopt."""
 
     def mallopt(option: int, value: int) -> int:
         calls.append((option, value))
         return 1
 
-    library = SimpleNamespace(gnu_get_libc_version=None, mallopt=mallopt, calls=calls)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr("sys.platform", "linux")
-    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
-        monkeypatch.delenv(name, raising=False)
-    return library
+    libc = SimpleNamespace(mallopt=mallopt, **symbols)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
 
 
-def test_both_thresholds_are_raised(glibc: SimpleNamespace) -> None:
-    heap.keep_freed_memory()
-    assert dict(glibc.calls) == {
-        heap.M_MMAP_THRESHOLD: heap.LARGEST,
-        heap.M_TRIM_THRESHOLD: heap.KEPT,
+def test_both_limits_are_raised(calls: Calls) -> None:
+    malloc.keep_freed_memory()
+    assert dict(calls) == {
+        malloc.M_MMAP_THRESHOLD: malloc.MAX_BLOCK_BYTES,
+        malloc.M_TRIM_THRESHOLD: malloc.MAX_FREE_BYTES,
     }
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_settings_of_the_environment_are_left_alone(
-    glibc: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str
+def test_the_environment_comes_first(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    heap.keep_freed_memory()
-    assert glibc.calls == []
+    malloc.keep_freed_memory()
+    assert calls == []
 
 
-def test_another_c_library_is_left_alone(glibc: SimpleNamespace) -> None:
-    del glibc.gnu_get_libc_version
-    heap.keep_freed_memory()
-    assert glibc.calls == []
+def test_another_c_library_stays_as_it_is(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_libc(monkeypatch, calls)
+    malloc.keep_freed_memory()
+    assert calls == []
 
 
-def test_another_system_is_left_alone(
-    glibc: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_system_stays_as_it_is(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
-    heap.keep_freed_memory()
-    assert glibc.calls == []
+    malloc.keep_freed_memory()
+    assert calls == []

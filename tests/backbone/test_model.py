@@ -44,14 +44,14 @@ def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    found, checkpoint = encoded(backbone, inputs), Checkpoint.read(folder)
-    offsets = found.packed.offsets
-    for place, row in enumerate(found.packed.order):
-        states = found.tokens[offsets[place] : offsets[place + 1]]
+    output = encoded(backbone, inputs)
+    offsets = output.packed.offsets
+    for place, row in enumerate(output.packed.order):
+        states = output.tokens[offsets[place] : offsets[place + 1]]
         real = expected.last_hidden_state[row, : len(inputs[row])]
         torch.testing.assert_close(states, real, rtol=1e-5, atol=1e-5)
-        if checkpoint.has_pooler:
-            pooled = found.pooled("pooler")[place]
+        if output.pooler is not None:
+            pooled = output.pooled("pooler")[place]
             torch.testing.assert_close(pooled, expected.pooler_output[row], rtol=1e-5, atol=1e-5)
 
 
@@ -107,8 +107,8 @@ def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, l
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     firsts = [" ".join(WORDS[:n]) for n in (1, 4, 12, 30, 2)]
     seconds = [None, " ".join(WORDS[:12]), " ".join(WORDS[:3]), " ".join(WORDS[:29]), None]
-    found = tokenise(tiny, firsts, seconds, limit)
-    for first, second, row in zip(firsts, seconds, found, strict=True):
+    output = tokenise(tiny, firsts, seconds, limit)
+    for first, second, row in zip(firsts, seconds, output, strict=True):
         if second is not None and limit < 5:
             continue
         expected = tokenizer(first, second, truncation="longest_first", max_length=limit)
@@ -197,7 +197,7 @@ def test_unsound_checkpoints_are_refused(
     ("options", "message"),
     [
         ({"model": "/no/such/folder"}, "no such folder"),
-        ({"model": "no-such-user/no-such-model"}, "the hub did not give it"),
+        ({"model": "no-such-user/no-such-model"}, "could not be downloaded from the hub"),
         ({"dtype": "float8"}, "dtype: expected one of"),
         ({"quantization": "2bit"}, "quantization: expected one of"),
         ({"device": "tpu"}, "device: expected one of"),

@@ -28,7 +28,7 @@ def eight() -> Backbone:
 
 
 def linear_bytes(backbone: Backbone) -> int:
-    layers = backbone.model.get_submodule(backbone.geometry.family.layers)
+    layers = backbone.model.get_submodule(backbone.geometry.layers_path)
     return sum(m.weight.nbytes for m in layers.modules() if isinstance(m, nn.Linear))
 
 

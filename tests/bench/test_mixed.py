@@ -14,7 +14,7 @@ import torch
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 from adapterkit.bench.mixed import MixedBench
-from adapterkit.bench.peers import PaddedBatch, hushed, peft_model, plain_model
+from adapterkit.bench.peers import PaddedBatch, peft_model, plain_model
 from adapterkit.bench.systems import guest_job, own_systems
 from adapterkit.bench.workload import (
     LORA,
@@ -26,6 +26,7 @@ from adapterkit.bench.workload import (
 )
 from adapterkit.inference.forward import AdapterOutput, forward
 from adapterkit.inference.predictor import Predictor
+from adapterkit.quiet import quiet_warnings
 from helpers.command_line import run_command
 from helpers.guest import GUEST
 
@@ -79,7 +80,7 @@ def test_peft_answers_what_we_answer(
 ) -> None:
     adapters = bench_adapters(tiny, LORA, 4)
     batch, owners = PaddedBatch.of(inputs, tiny.device), owners_of(len(inputs), 4)
-    with hushed(), torch.inference_mode():
+    with quiet_warnings(), torch.inference_mode():
         plain = plain_model(tiny_folder, "float32", "none", tiny.device)
         model = peft_model(plain, adapters, tiny)
         hidden = batch.through(model, adapter_names=[f"t{owner}" for owner in owners])
@@ -94,7 +95,7 @@ def test_peft_answers_what_we_answer(
 def test_transformers_answers_what_our_base_answers(
     tiny: Backbone, tiny_folder: Path, inputs: list[TokenSequence]
 ) -> None:
-    with hushed(), torch.inference_mode():
+    with quiet_warnings(), torch.inference_mode():
         plain = plain_model(tiny_folder, "float32", "none", tiny.device)
         expected = plain.pooler(PaddedBatch.of(inputs, tiny.device).through(plain))
         ours = by_row(forward(tiny, [(None, row) for row in inputs]))

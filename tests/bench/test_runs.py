@@ -10,12 +10,12 @@ import torch
 
 from adapterkit.backbone.model import Backbone
 from adapterkit.bench.adapter_hosts import OPERATIONS, OwnHost, PeftHost, publish_adapters
-from adapterkit.bench.peers import hushed
 from adapterkit.bench.swap import Measurements, SwapBench
 from adapterkit.bench.trainers import SYSTEMS, UnsupportedMethodError
 from adapterkit.bench.training import TrainBench
 from adapterkit.bench.workload import tenant_rows
 from adapterkit.methods.base import methods
+from adapterkit.quiet import quiet_warnings
 from helpers.command_line import run_command
 from helpers.paths import ROOT
 
@@ -48,7 +48,7 @@ def test_every_trainer_takes_every_step(tiny_folder: Path, kind: str, dtype: Any
     job = TrainBench(str(tiny_folder), steps=4, dtype=dtype).job(tiny_folder, kind)
     assert len(job["texts"]) == len(job["labels"]) == 4 * job["batch"]
     for name, trainer in SYSTEMS.items():
-        with hushed():
+        with quiet_warnings():
             ends = trainer(job)
         assert len(ends) == 4, name
         assert ends == sorted(ends)
@@ -90,7 +90,7 @@ def test_a_host_is_resized_and_runs_every_operation(
     system: str, tiny: Backbone, tiny_folder: Path, tmp_path: Path
 ) -> None:
     published = publish_adapters(tiny, tmp_path / "store")
-    with hushed():
+    with quiet_warnings():
         host: Any = (
             OwnHost(tiny, published, tmp_path)
             if system == "adapterkit"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.methods.base import methods
 from adapterkit.tasks.classification import Classification

@@ -215,7 +215,8 @@ def test_points_are_told_apart_below_the_lowest_layer_that_is_adapted(
     adapter = make_adapter(tiny, "lora", layers=(2,))
     (inputs,) = tokenise(tiny, [TEXT], None, 64)
     rows = [
-        replace(inputs, inputs_embeds=tiny.words(inputs.input_ids) * n) for n in (1.0, 0.5, 0.0)
+        replace(inputs, inputs_embeds=tiny.word_embeddings(inputs.input_ids) * n)
+        for n in (1.0, 0.5, 0.0)
     ]
     (together,) = forward(tiny, [(adapter, row) for row in rows])
     alone = torch.cat([forward(tiny, [(adapter, row)])[0].values for row in rows])
@@ -228,7 +229,9 @@ def test_word_embeddings_may_stand_in_place_of_ids(
     rows = tokenise(tiny, ["where is my card", "rain", "the fee is not good at all"], None, 64)
     adapters = [make_adapter(tiny, kind) for kind in sorted(methods())]
     plain = [(adapter, inputs) for adapter in adapters for inputs in rows]
-    given = [(a, replace(i, inputs_embeds=tiny.words(i.input_ids).detach())) for a, i in plain]
+    given = [
+        (a, replace(i, inputs_embeds=tiny.word_embeddings(i.input_ids).detach())) for a, i in plain
+    ]
     for one, other in zip(forward(tiny, plain), forward(tiny, given), strict=True):
         assert torch.equal(one.values, other.values)
     swapped = [(a, replace(i, input_ids=[0] * len(i))) for a, i in given]

@@ -16,7 +16,7 @@ from adapterkit.adapter.card import CARD
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
-from adapterkit.backbone.families import HIDDEN_SITES, LINEAR_SITES
+from adapterkit.backbone.geometry import HIDDEN_SITES, LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import Group, Method, Tensors, default_method, methods

@@ -12,7 +12,7 @@ import torch
 
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.checkpoint import locate
-from adapterkit.backbone.families import LINEAR_SITES
+from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.inference.forward import forward

@@ -18,8 +18,8 @@ from adapterkit.ops.frozen_linear import (
     Int8Linear,
     PrepackedLinear,
     PrepackedLinearGelu,
-    prepare,
-    prepare_int8,
+    prepack,
+    use_int8,
 )
 from adapterkit.ops.gelu import gelu
 from adapterkit.ops.processor import (
@@ -35,12 +35,12 @@ from helpers.sequences import tokenise
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 AVX2 = Processor("AVX2", frozenset({torch.float32}), INT8_MAX_WITHOUT_VNNI)
-"""What a processor without AVX-512 and VNNI can do."""
+"""A processor without AVX-512 and VNNI."""
 
 
 @pytest.fixture(params=["this processor", "AVX2"])
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Processor:
-    """This processor, and one without AVX-512: all that an AVX2 one computes, every one can."""
+    """This processor, and one without AVX-512, whose instructions every one here has."""
     if request.param == "AVX2":
         monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: AVX2)
         return AVX2
@@ -50,47 +50,45 @@ def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [(1,), (7,), (300,), (1, 40)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_prepared_linear_is_the_linear(
+def test_a_prepacked_linear_equals_the_linear(
     capability: Processor, dtype: torch.dtype, shape: tuple[int, ...], bias: bool
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias, dtype=dtype).requires_grad_(False)
-    prepared, goal = PrepackedLinear(linear), torch.randn(*shape, 80, dtype=dtype)
-    found = []
+    prepared, target = PrepackedLinear(linear), torch.randn(*shape, 80, dtype=dtype)
+    results = []
     for run in (prepared, linear):
         x = torch.linspace(-1, 1, 48).expand(*shape, 48).to(dtype).contiguous().requires_grad_()
         y = run(x)
-        (y * goal).sum().backward()
+        (y * target).sum().backward()
         assert x.grad is not None
-        found.append((y.detach(), x.grad))
-    for one, other in zip(*found, strict=True):
+        results.append((y.detach(), x.grad))
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     with torch.inference_mode():
         assert torch.equal(prepared(x), prepared.forward(x))
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_prepared_linear_under_autocast_is_the_linear_under_autocast(
-    capability: Processor, bias: bool
-) -> None:
+def test_a_prepared_linear_under_autocast(capability: Processor, bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias).requires_grad_(False)
-    prepared, goal, found = PrepackedLinear(linear), torch.randn(7, 80), []
+    prepared, target, results = PrepackedLinear(linear), torch.randn(7, 80), []
     for run in (prepared, linear):
         x = torch.linspace(-1, 1, 48).expand(7, 48).contiguous().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16):
             y = run(x)
         assert y.dtype == torch.bfloat16
-        (y.float() * goal).sum().backward()
+        (y.float() * target).sum().backward()
         assert x.grad is not None
         assert x.grad.dtype == torch.float32
-        found.append((y.detach(), x.grad))
-    for one, other in zip(*found, strict=True):
+        results.append((y.detach(), x.grad))
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
     assert linear.weight.dtype == torch.float32
 
 
-def test_other_dtypes_take_the_plain_way() -> None:
+def test_other_dtypes_use_plain_products() -> None:
     prepared = PrepackedLinear(nn.Linear(8, 8).requires_grad_(False))
     with pytest.raises(RuntimeError, match="dtype"):
         prepared(torch.randn(3, 8).to(torch.bfloat16))
@@ -99,31 +97,33 @@ def test_other_dtypes_take_the_plain_way() -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("between", [True, False])
-@pytest.mark.parametrize("flows", [True, False])
-def test_a_linear_with_its_gelu_is_both(
-    capability: Processor, dtype: torch.dtype, between: bool, flows: bool
+@pytest.mark.parametrize("is_edited", [True, False])
+@pytest.mark.parametrize("needs_gradient", [True, False])
+def test_a_fused_linear_equals_linear_and_gelu(
+    capability: Processor, dtype: torch.dtype, is_edited: bool, needs_gradient: bool
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, dtype=dtype).requires_grad_(False)
-    both = PrepackedLinearGelu(linear, lambda: between)
-    x = torch.randn(7, 48, dtype=dtype).requires_grad_(flows)
-    y = both(x)
-    in_one_product = not between and not flows and dtype in capability.prepacked
-    assert torch.equal(y, both.activation(y)) == in_one_product
-    said, goal = both.activation(both(x)), F.gelu(linear(x))
+    fused = PrepackedLinearGelu(linear, lambda: is_edited)
+    x = torch.randn(7, 48, dtype=dtype).requires_grad_(needs_gradient)
+    y = fused(x)
+    is_fused = not is_edited and not needs_gradient and dtype in capability.prepacked
+    assert torch.equal(y, fused.activation(y)) == is_fused
+    outputs, target = fused.activation(fused(x)), F.gelu(linear(x))
     tolerance = TOLERANCE[dtype]
-    torch.testing.assert_close(said, goal, rtol=tolerance, atol=tolerance)
-    assert torch.equal(both.activation(goal), gelu(goal)), "what it did not make it activates"
-    if flows:
-        found = [torch.autograd.grad(one.sum(), x)[0] for one in (said, goal)]
-        torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(outputs, target, rtol=tolerance, atol=tolerance)
+    assert torch.equal(fused.activation(target), gelu(target)), (
+        "it activates every tensor that is not its own output"
+    )
+    if needs_gradient:
+        results = [torch.autograd.grad(one.sum(), x)[0] for one in (outputs, target)]
+        torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
 
 
-def test_a_backbone_with_its_gelus_in_the_products_answers_as_a_plain_one(
+def test_a_backbone_with_fused_gelus_equals_a_plain_one(
     tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
-    """Adapters that act between the two stand in a batch with others that do not."""
+    """One batch mixes adapters that act between linear and GELU with others that do not."""
     plain, fused = (Backbone.load(str(tiny_folder), device="cpu", prepared=False) for _ in range(2))
     for linear in fused.linears:
         setattr(linear, "forward", PrepackedLinear(linear))  # type: ignore[arg-type]  # noqa: B010
@@ -138,23 +138,23 @@ def test_a_backbone_with_its_gelus_in_the_products_answers_as_a_plain_one(
         make_adapter(plain, "bottleneck"),
     ]
     for some in ([0, 1], [2], [0, 1, 2, 3]):
-        said = []
+        outputs = []
         for backbone in (plain, fused):
             rows = [(adapters[n], tokenise(backbone, [texts[n]], None, 40)[0]) for n in some]
             with torch.inference_mode():
-                said.append([piece.values for piece in forward(backbone, rows)])
-        for one, other in zip(*said, strict=True):
+                outputs.append([piece.values for piece in forward(backbone, rows)])
+        for one, other in zip(*outputs, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_only_plain_linears_are_prepared_and_the_state_stays() -> None:
+def test_only_plain_linears_are_prepacked_and_the_state_stays() -> None:
     class Other(nn.Linear):
         pass
 
     torch.manual_seed(0)
     linears = [nn.Linear(512, 512).requires_grad_(False), Other(512, 512), nn.LayerNorm(512)]
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in linears]
-    assert prepare(linears) <= 1
+    assert prepack(linears) <= 1
     assert not isinstance(linears[1].forward, PrepackedLinear)
     for module, state in zip(linears, before, strict=True):
         assert state.keys() == module.state_dict().keys()
@@ -163,7 +163,7 @@ def test_only_plain_linears_are_prepared_and_the_state_stays() -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_prepared_backbone_answers_as_a_plain_one(
+def test_a_prepacked_backbone_equals_a_plain_one(
     tiny_folder: Path, make_adapter: MakeAdapter, kind: str, dtype: str
 ) -> None:
     results = []
@@ -188,27 +188,27 @@ def test_a_prepared_backbone_answers_as_a_plain_one(
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", [(7,), (1, 300)])
-def test_int8_is_near_ahead_and_exact_back(
+def test_int8_is_close_forward_and_exact_backward(
     capability: Processor, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(96, 160, dtype=dtype).requires_grad_(False)
-    x, goal = torch.randn(*shape, 96, dtype=dtype), torch.randn(*shape, 160, dtype=dtype)
-    found = []
+    x, target = torch.randn(*shape, 96, dtype=dtype), torch.randn(*shape, 160, dtype=dtype)
+    results = []
     for run in (Int8Linear(linear), linear):
         leaf = x.clone().requires_grad_()
         y = run(leaf)
-        (y * goal).sum().backward()
+        (y * target).sum().backward()
         assert leaf.grad is not None
-        found.append((y.detach().float(), leaf.grad))
-    assert (found[0][0] - found[1][0]).norm() / found[1][0].norm() < 0.03
+        results.append((y.detach().float(), leaf.grad))
+    assert (results[0][0] - results[1][0]).norm() / results[1][0].norm() < 0.03
     torch.testing.assert_close(
-        *(pair[1] for pair in found), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+        *(pair[1] for pair in results), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
     )
 
 
-def test_int8_sums_are_not_cut_off_by_any_processor() -> None:
-    """Without VNNI two products are added up in 16 bits, which the largest ones do not fit into."""
+def test_int8_sums_overflow_on_no_processor() -> None:
+    """Without VNNI two products are added in 16 bits, which do not hold the largest ones."""
     largest = processor().int8_max
     assert largest > 0
     x, weight = torch.ones(32, 128), torch.ones(48, 128)
@@ -223,10 +223,10 @@ def test_int8_is_refused_where_no_product_is_exact(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         BackboneError, match=r"'int8': this processor \(DEFAULT\).*use none, or 8bit"
     ):
-        prepare_int8([nn.Linear(8, 8)])
+        use_int8([nn.Linear(8, 8)])
 
 
-def test_bfloat16_is_plain_with_one_line_where_it_cannot_be_prepacked(
+def test_bfloat16_that_cannot_be_prepacked_is_plain_and_logged_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: AVX2)
@@ -240,7 +240,7 @@ def test_bfloat16_is_plain_with_one_line_where_it_cannot_be_prepacked(
     assert not any(getattr(linear.forward, "prepacks", True) for linear in backbone.linears)
 
 
-def test_int8_backbones_answer_as_float32_ones(minilm: Backbone, make_adapter: MakeAdapter) -> None:
+def test_int8_answers_like_float32(minilm: Backbone, make_adapter: MakeAdapter) -> None:
     before = {name: t.clone() for name, t in minilm.model.state_dict().items()}
     fast = Backbone.load("minilm", quantization="int8", device="cpu")
     assert fast.fingerprint == minilm.fingerprint

@@ -1,4 +1,4 @@
-"""What the compiled kernels promise besides what `test_operators.py` holds to plain loops."""
+"""Properties of the compiled kernels besides their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def low_rank(downs: list[torch.Tensor], ups: list[torch.Tensor], lengths: list[i
     )
 
 
-def test_what_lies_beside_a_block_of_tokens_is_left_alone() -> None:
+def test_memory_beside_a_block_of_tokens_stays_as_it_is() -> None:
     torch.manual_seed(0)
     whole, x = torch.zeros(10, 12), torch.randn(4, 6)
     downs, ups = [torch.randn(1, 3, 6)] * 2, [torch.randn(1, 8, 3)] * 2
@@ -30,7 +30,7 @@ def test_what_lies_beside_a_block_of_tokens_is_left_alone() -> None:
     assert not whole.any()
 
 
-def test_a_run_that_holds_no_number_says_so_and_spoils_no_other() -> None:
+def test_nan_stays_in_its_own_segment() -> None:
     x, y = torch.ones(4, 6), torch.zeros(4, 5)
     downs, ups = [torch.ones(1, 3, 6)] * 2, [torch.ones(1, 5, 3)] * 2
     x[0, 2] = float("nan")
@@ -40,18 +40,18 @@ def test_a_run_that_holds_no_number_says_so_and_spoils_no_other() -> None:
     assert torch.equal(y[1:], torch.full((3, 5), 18.0))
 
 
-def test_weights_may_lie_in_any_way() -> None:
+def test_weights_may_have_any_memory_layout() -> None:
     torch.manual_seed(0)
     x, downs, ups = torch.randn(5, 6), torch.randn(2, 2, 3, 6), torch.randn(2, 2, 5, 3)
-    lain = [one.transpose(-1, -2).contiguous().transpose(-1, -2) for one in (*downs, *ups)]
-    found = []
-    for first, second in ((list(downs), list(ups)), (lain[:2], lain[2:])):
+    layouts = [one.transpose(-1, -2).contiguous().transpose(-1, -2) for one in (*downs, *ups)]
+    results = []
+    for first, second in ((list(downs), list(ups)), (layouts[:2], layouts[2:])):
         with torch.inference_mode():
-            found.append(low_rank(first, second, [2, 3]).add(torch.zeros(5, 5), x, 1))
-    assert torch.equal(*found)
+            results.append(low_rank(first, second, [2, 3]).add(torch.zeros(5, 5), x, 1))
+    assert torch.equal(*results)
 
 
-def test_they_are_compiled_where_nothing_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_compiled_without_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     real: Any = numba.njit
 
     def njit(signature: str, cache: bool = False, **options: Any) -> Any:

@@ -26,7 +26,7 @@ SCALES = [0.5 + 0.1 * g for g in range(40)]
 
 
 def low_rank(leaves: list[Tensor], lengths: list[int]) -> LowRank:
-    """The kernel over weights of one layer; biases and an activation where they are given."""
+    """The layers over weights of one layer, with an activation if there are biases."""
     down, up, *bias = ([w[None] for w in leaf] for leaf in leaves)
     inner, outer = (StackedWeights(b, -1) for b in bias) if bias else (None, None)
     return LowRank(
@@ -40,14 +40,14 @@ def low_rank(leaves: list[Tensor], lengths: list[int]) -> LowRank:
     )
 
 
-Summing = Callable[[LowRank, Tensor, Tensor], Tensor]
+Add = Callable[[LowRank, Tensor, Tensor], Tensor]
 """`(kernel, y, x) -> y + ...`"""
 
-WAYS: dict[str, Summing] = {
+WAYS: dict[str, Add] = {
     "compiled": lambda kernel, y, x: kernel.add(y, x, 0),
-    "torch": lambda kernel, y, x: y + kernel.change(x, 0, y.dtype),
+    "torch": lambda kernel, y, x: y + kernel.delta(x, 0, y.dtype),
 }
-"""As LowRank computes on a CPU, and as it does elsewhere."""
+"""How LowRank computes on a CPU, and on other devices."""
 
 
 @pytest.mark.parametrize("lengths", TRAFFIC.values(), ids=TRAFFIC.keys())
@@ -58,7 +58,7 @@ WAYS: dict[str, Summing] = {
 def test_low_rank_is_the_loop_forward_and_backward(
     lengths: list[int],
     full: bool,
-    way: Summing,
+    way: Add,
     width: int,
     rank: int,
     dtype: torch.dtype,
@@ -66,7 +66,7 @@ def test_low_rank_is_the_loop_forward_and_backward(
 ) -> None:
     torch.manual_seed(0)
     n, t = len(lengths), sum(lengths)
-    start, goal = torch.randn(t, 2 * width).to(dtype), torch.randn(t, 2 * width).to(dtype)
+    start, target = torch.randn(t, 2 * width).to(dtype), torch.randn(t, 2 * width).to(dtype)
     x = torch.randn(t, width).to(dtype)
     weights = [torch.randn(n, rank, width), torch.randn(n, 2 * width, rank)]
     weights += [torch.randn(n, rank), torch.randn(n, 2 * width)] if full else []
@@ -81,7 +81,7 @@ def test_low_rank_is_the_loop_forward_and_backward(
             act = F.silu if full else None
             total = y + reference.low_rank(read, own, lengths, SCALES, act)
         assert total.dtype == kind
-        (total * goal.to(kind)).sum().backward()
+        (total * target.to(kind)).sum().backward()
         grads = [leaf.grad for leaf in leaves]
         assert all(
             grad is not None and grad.dtype == leaf.dtype
@@ -93,17 +93,17 @@ def test_low_rank_is_the_loop_forward_and_backward(
         assert (fast.float() - plain).norm() / plain.norm() < tolerance
 
 
-def test_frozen_weights_are_passed_through_and_not_given_gradients() -> None:
+def test_gradients_pass_frozen_weights() -> None:
     torch.manual_seed(0)
     x, weights = (
         torch.randn(5, 32, requires_grad=True),
         [torch.randn(2, 3, 32), torch.randn(2, 32, 3)],
     )
     low_rank(weights, [2, 3]).add(torch.zeros(5, 32), x, 0).sum().backward()
-    held = x.detach().requires_grad_()
-    reference.low_rank(held, weights, [2, 3], SCALES, None).sum().backward()
+    copy = x.detach().requires_grad_()
+    reference.low_rank(copy, weights, [2, 3], SCALES, None).sum().backward()
     assert x.grad is not None
-    torch.testing.assert_close(x.grad, held.grad)
+    torch.testing.assert_close(x.grad, copy.grad)
     assert all(weight.grad is None for weight in weights)
 
 
@@ -132,11 +132,11 @@ def test_ranks_may_differ_within_a_group() -> None:
     ranks = (1, 4, 2, 8, 11, 24)
     downs, ups = [torch.randn(1, r, 6) for r in ranks], [torch.randn(1, 5, r) for r in ranks]
     inner, outer = [torch.randn(1, r) for r in ranks], [torch.randn(1, 5) for _ in ranks]
-    x, zero, runs = torch.randn(18, 6), torch.zeros(18, 5), Segments([3] * 6)
+    x, zero, segments = torch.randn(18, 6), torch.zeros(18, 5), Segments([3] * 6)
     for biases in (False, True):
         both = (StackedWeights(inner, -1), StackedWeights(outer, -1), F.gelu) if biases else ()
         kernel = LowRank(
-            runs, StackedWeights(downs, -2), StackedWeights(ups, -1), (1.0,) * 6, *both
+            segments, StackedWeights(downs, -2), StackedWeights(ups, -1), (1.0,) * 6, *both
         )
         with torch.inference_mode():
             in_place = kernel.add(zero.clone(), x, 0)
@@ -161,7 +161,7 @@ def test_packed_attention_is_the_loop_forward_and_backward(
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     leaves = [torch.randn(t, width) for _ in range(3)]
     leaves += [torch.randn(sum(sizes), width) for _ in range(2)]
-    goal, results = torch.randn(t, width), []
+    target, results = torch.randn(t, width), []
     for fast in (True, False):
         q, k, v, pk, pv = (leaf.clone().requires_grad_() for leaf in leaves)
         if fast:
@@ -176,7 +176,7 @@ def test_packed_attention_is_the_loop_forward_and_backward(
                 for a, n in zip(starts, sizes, strict=True)
             ]
             y = reference.attention(q, k, v, lengths, heads, prefix)
-        (y * goal).sum().backward()
+        (y * target).sum().backward()
         results.append([y, q.grad, k.grad, v.grad] + ([pk.grad, pv.grad] if sum(sizes) else []))
     for fast_one, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
@@ -195,13 +195,13 @@ def test_packed_attention_without_gradients_is_the_loop(
     q, k, v = (torch.randn(t, width).to(dtype) for _ in range(3))
     pk, pv = (torch.randn(sum(sizes), width).to(dtype) for _ in range(2))
     windows = list(zip(starts, sizes, strict=True))
-    filler = torch.randn(3, width).to(dtype)  # the batch is filled up: nobody attends to it
+    filler = torch.randn(3, width).to(dtype)  # padding, which no token attends to
     with torch.inference_mode():
         y = packed_attention(
             torch.cat([q, filler]),
             torch.cat([k, filler, pk]),
             torch.cat([v, filler, pv]),
-            AttentionPlan.of(lengths, windows if with_prefix else None, filled=t + 3),
+            AttentionPlan.of(lengths, windows if with_prefix else None, padded_tokens=t + 3),
             heads,
             32**-0.5,
         )
@@ -212,7 +212,7 @@ def test_packed_attention_without_gradients_is_the_loop(
     assert (y[:t].float() - expected).norm() / expected.norm() < tolerance
 
 
-def test_scores_far_apart_are_no_trouble() -> None:
+def test_scores_far_apart_do_not_overflow() -> None:
     torch.manual_seed(0)
     q, k, v = (scale * torch.randn(40, 16) for scale in (100.0, 100.0, 1.0))
     plan = AttentionPlan.of([40])
@@ -226,12 +226,12 @@ def test_attention_is_computed_in_full_precision_under_autocast() -> None:
     """torch's half-precision attention on a CPU is several times slower, and coarser."""
     plan, results = AttentionPlan.of([3, 60, 5], None), []
     torch.manual_seed(0)
-    leaves, goal = [torch.randn(68, 32) for _ in range(3)], torch.randn(68, 32)
+    leaves, target = [torch.randn(68, 32) for _ in range(3)], torch.randn(68, 32)
     for enabled in (False, True):
         q, k, v = (leaf.clone().requires_grad_() for leaf in leaves)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             y = packed_attention(q, k, v, plan, 2, 0.5)
-        (y * goal).sum().backward()
+        (y * target).sum().backward()
         results.append([y, q.grad, k.grad, v.grad])
     for plain, cast in zip(*results, strict=True):
         torch.testing.assert_close(cast, plain, rtol=0, atol=0)
@@ -241,7 +241,7 @@ def test_attention_is_computed_in_full_precision_under_autocast() -> None:
 def test_sequences_may_share_one_prefix(width: int) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(7, width) for _ in range(3))
-    goal, plan = torch.randn(7, width), AttentionPlan.of([3, 4], [(0, 2), (0, 2)])
+    target, plan = torch.randn(7, width), AttentionPlan.of([3, 4], [(0, 2), (0, 2)])
     prefix, results = torch.randn(2, 2, width), []
     for fast in (True, False):
         pk, pv = (one.clone().requires_grad_() for one in prefix)
@@ -250,22 +250,22 @@ def test_sequences_may_share_one_prefix(width: int) -> None:
             y = packed_attention(q, keys, values, plan, 1, width**-0.5)
         else:
             y = reference.attention(q, k, v, [3, 4], 1, [(pk, pv), (pk, pv)])
-        (y * goal).sum().backward()
+        (y * target).sum().backward()
         results.append([y, pk.grad, pv.grad])
     for fast_one, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:
+def test_dropout_does_not_depend_on_how_a_batch_is_split() -> None:
     lengths = [3, 5, 2, 4]
     ones = [torch.ones(n, 6) for n in lengths]
     whole = Dropout([DropoutSeed(11, lengths, [0, 1, 2, 3])])
     together = [whole.drop_tokens(torch.cat(ones), 0.5), whole.drop_tokens(torch.cat(ones), 0.5)]
     parts: list[list[torch.Tensor]] = [[], []]
     for rows in ([2, 0], [3], [1]):
-        noise = Dropout([DropoutSeed(11, lengths, rows)])
+        dropout = Dropout([DropoutSeed(11, lengths, rows)])
         for draw in parts:
-            draw.append(noise.drop_tokens(torch.cat([ones[row] for row in rows]), 0.5))
+            draw.append(dropout.drop_tokens(torch.cat([ones[row] for row in rows]), 0.5))
     starts = [0, 3, 8, 10]
     for draw, expected in zip(parts, together, strict=True):
         found = torch.cat(draw)
@@ -274,7 +274,7 @@ def test_noise_does_not_depend_on_how_a_batch_is_cut() -> None:
     assert not torch.equal(*together)
 
 
-def test_noise_keeps_the_mean_and_drops_its_share() -> None:
+def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
     x = Dropout([DropoutSeed(0, [4000], [0])]).drop_tokens(torch.ones(4000, 10), 0.25)
     assert abs(float((x == 0).float().mean()) - 0.25) < 0.01
     assert abs(float(x.mean()) - 1.0) < 0.02

@@ -172,7 +172,7 @@ def test_guesses_and_gradients_are_the_plain_head(
         x = states.clone().requires_grad_()
         if fast:
             head = lm_head.LMHead(embeddings, {"cls.predictions.bias": bias}, 1e-12)
-            lines = head.guesses(x, leaves, goal, 3)
+            lines = head.top_tokens(x, leaves, goal, 3)
         else:
             dense, shift, scale, norm = leaves.values()
             inner = F.layer_norm(F.gelu(x @ dense.T + shift), (8,), scale, norm, 1e-12)
@@ -186,8 +186,8 @@ def test_guesses_and_gradients_are_the_plain_head(
         assert one is not None
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     with torch.inference_mode():
-        assert torch.equal(head.guesses(states, tensors, goal, 3), found[0][0])
-    assert len(head.guesses(states[:0], tensors, goal[:0], 3)) == 0
+        assert torch.equal(head.top_tokens(states, tensors, goal, 3), found[0][0])
+    assert len(head.top_tokens(states[:0], tensors, goal[:0], 3)) == 0
 
 
 def test_bfloat16_embeddings_say_almost_the_same(

@@ -145,7 +145,7 @@ def test_rows_that_bring_words_are_moved_from_there(tiny: Backbone) -> None:
     inputs = [
         replace(
             one,
-            inputs_embeds=tiny.words(one.input_ids)
+            inputs_embeds=tiny.word_embeddings(one.input_ids)
             + 0.1 * torch.randn(len(one), 32, generator=generator),
         )
         for one in tokenise(tiny, TEXTS, None, 40)
@@ -196,7 +196,9 @@ def test_every_sequence_moves_by_epsilon_whatever_its_weight(tiny: Backbone) -> 
         module({0: attack.standing()}).sum().backward()
         steps.append([words_of(e) for e in attack.moved(EPSILON).examples])
     for light, heavy, one in zip(*steps, inputs, strict=True):
-        assert float((light - tiny.words(one.input_ids)).norm()) == pytest.approx(EPSILON, rel=1e-5)
+        assert float((light - tiny.word_embeddings(one.input_ids)).norm()) == pytest.approx(
+            EPSILON, rel=1e-5
+        )
         torch.testing.assert_close(light, heavy, rtol=1e-4, atol=1e-6)
 
 
@@ -240,7 +242,7 @@ def test_steps_are_those_of_a_plain_loop(tiny: Backbone, accumulation: int) -> N
     labels: Any = plain.task
     goal = [labels.labels.index(row.fields["label"]) for row in rows]
     inputs = tokenise(tiny, [row.fields["text"] for row in rows], None, 64)
-    table = tiny.words(range(tiny.reader.n_tokens))
+    table = tiny.word_embeddings(range(tiny.reader.n_tokens))
     optimizer = torch.optim.AdamW(
         [*plain.tensors.values(), *plain.head.values()], lr=5e-3, weight_decay=0
     )

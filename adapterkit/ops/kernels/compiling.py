@@ -1,7 +1,7 @@
-"""How loops are compiled, and how tensors are told to them.
+"""How loops are compiled, and the tensors that they accept.
 
-numba compiles each once for a machine, which takes seconds, and keeps the result beside the source
-or in the user's cache. The interpreter's lock is let go while one runs.
+numba compiles each loop once for a machine, which takes seconds, and caches the result beside the
+source or in the user's cache folder. Loops run without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -19,31 +19,26 @@ Counts = NDArray[np.int64]
 Factors = NDArray[np.float32]
 
 OPTIONS = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
-"""Of all kernels: sums may be taken in any order, but a number that is none stays one."""
+"""Options of all kernels: sums may be computed in any order, but NaN stays NaN."""
 
 helper: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(**OPTIONS)
-"""Makes a function that compiled loops call."""
+"""Decorator of a function that compiled loops call."""
 
 
 def compiled(signature: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Compiles a loop when this module is imported, or finds it compiled."""
+    """Decorator that compiles a loop when its module is imported, or loads it from the cache."""
 
-    def done(loop: Callable[..., None]) -> Callable[..., None]:
+    def decorate(loop: Callable[..., None]) -> Callable[..., None]:
         try:
-            made: Callable[..., None] = numba.njit(signature, cache=True, **OPTIONS)(loop)
-        except RuntimeError:  # no place for it may be written to
-            made = numba.njit(signature, **OPTIONS)(loop)
-        return made
+            function: Callable[..., None] = numba.njit(signature, cache=True, **OPTIONS)(loop)
+        except RuntimeError:  # no cache folder can be written
+            function = numba.njit(signature, **OPTIONS)(loop)
+        return function
 
-    return done
+    return decorate
 
 
-def plain(x: Tensor) -> Tensor:
-    """`[t, d]` as the kernels read it, itself as a rule: in float32, line after line."""
+def as_float32_rows(x: Tensor) -> Tensor:
+    """`[t, d]` in float32 with contiguous rows; no copy as a rule."""
     x = x.float()
     return x if x.stride(-1) == 1 else x.contiguous()
-
-
-def lines(x: Tensor) -> tuple[int, int, int]:
-    """Where the lines of `[t, d]` lie: the first one's address, numbers from one to the next, d."""
-    return x.data_ptr(), x.stride(0), x.shape[1]

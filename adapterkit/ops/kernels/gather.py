@@ -1,7 +1,7 @@
-"""Keys and values of each sequence in turn, prefix tokens before its own, in one launch on a GPU.
+"""Keys and values sequence after sequence, each after its prefix, in one launch on a GPU.
 
-Prefix tokens are read where they lie in their adapters' tensors, so that a batch of a thousand
-tenants does not copy a thousand prefixes first.
+Prefix tokens are read from their adapters' tensors, so that a batch of a thousand adapters does not
+copy a thousand prefixes first.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-kernel: Callable[[Callable[..., None]], Any] = triton.jit(do_not_specialize=["at"])
+kernel: Callable[[Callable[..., None]], Any] = triton.jit(do_not_specialize=["layer"])
 
 
 def gather(
-    key: Tensor, value: Tensor, tokens: Tensor, places: Tensor, at: int
+    key: Tensor, value: Tensor, tokens: Tensor, addresses: Tensor, layer: int
 ) -> tuple[Tensor, Tensor]:
     """Gathers keys and values.
 
     Args:
         key, value: `[R, h]`.
-        tokens: Which token each key is of, int32 `[K]`.
-        places: Address of a prefix token's `[L, 2, h]`, float32; 0 for any other key, int64 `[K]`.
-        at: Which of the L layers.
+        tokens: Index of each key's token, int32 `[K]`.
+        addresses: Address of a prefix token's `[L, 2, h]`, float32; 0 for other keys, int64 `[K]`.
+        layer: Which of the L layers.
 
     Returns:
         `[K, h]` each, in the dtype of key and value.
@@ -39,8 +39,8 @@ def gather(
         value.stride(0),
         key.shape[1],
         tokens,
-        places,
-        at,
+        addresses,
+        layer,
         keys,
         values,
         columns=triton.next_power_of_2(key.shape[1]),
@@ -56,25 +56,25 @@ def _gather(
     value_step: tl.tensor,
     width: tl.tensor,
     tokens: tl.tensor,
-    places: tl.tensor,
-    at: tl.tensor,
+    addresses: tl.tensor,
+    layer: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
     columns: tl.constexpr,
 ) -> None:
-    number = tl.program_id(0)
+    program = tl.program_id(0)
     column = tl.arange(0, columns)
-    inside = column < width
-    place = tl.load(places + number)
-    into = number.to(tl.int64) * width + column
-    if place == 0:
-        token = tl.load(tokens + number).to(tl.int64)
-        own = tl.load(key + token * key_step + column, inside)
-        tl.store(keys + into, own, inside)
-        own = tl.load(value + token * value_step + column, inside)
-        tl.store(values + into, own, inside)
+    is_column = column < width
+    address = tl.load(addresses + program)
+    output = program.to(tl.int64) * width + column
+    if address == 0:
+        token = tl.load(tokens + program).to(tl.int64)
+        row = tl.load(key + token * key_step + column, is_column)
+        tl.store(keys + output, row, is_column)
+        row = tl.load(value + token * value_step + column, is_column)
+        tl.store(values + output, row, is_column)
     else:
-        prefix = place.to(tl.pointer_type(tl.float32)) + 2 * at * width + column
-        tl.store(keys + into, tl.load(prefix, inside).to(keys.dtype.element_ty), inside)
+        prefix = address.to(tl.pointer_type(tl.float32)) + 2 * layer * width + column
+        tl.store(keys + output, tl.load(prefix, is_column).to(keys.dtype.element_ty), is_column)
         prefix += width
-        tl.store(values + into, tl.load(prefix, inside).to(values.dtype.element_ty), inside)
+        tl.store(values + output, tl.load(prefix, is_column).to(values.dtype.element_ty), is_column)

@@ -1,7 +1,7 @@
-"""GELU and its slope in one reading: one exponential gives both.
+"""GELU and its derivative in one pass, from one exponential.
 
-torch computes GELU's error function on the way there, and that and an exponential on the way back.
-The plain twin is torch's own, in float64, in `tests/ops/test_gelu.py`.
+torch computes an error function in the forward pass, and both that and an exponential in the
+backward pass. The reference is torch's own GELU in float64, in the tests.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..bucketing import WIDTH
 from .compiling import compiled, helper
-from .lines import read, write
-from .simd import add, exp, fma, mul, over, signed, size, splat
+from .rows import read, write
+from .simd import absolute, add, copysign, div, exp, fma, mul, splat
 
 HALF, ONE = np.float32(0.5), np.float32(1.0)
 ROOT = np.float32(1 / np.sqrt(2.0))
@@ -29,45 +29,45 @@ A3, A4, A5 = np.float32(1.421413741), np.float32(-1.453152027), np.float32(1.061
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU, exact and not the tanh kind (Hendrycks and Gimpel 2016): `x Phi(x)`.
+    """GELU, exact and not its tanh approximation (Hendrycks and Gimpel 2016): `x Phi(x)`.
 
     Args:
-        x: Contiguous, float32 or bfloat16, as many numbers as fill whole vectors.
+        x: Contiguous, float32 or bfloat16; its size is a multiple of 16.
 
     Returns:
-        As x; computed in float32.
+        A tensor like x; it is computed in float32.
     """
     y = torch.empty_like(x)
     _gelu(x.data_ptr(), y.data_ptr(), 0, x.numel(), x.dtype == torch.bfloat16)
     return y
 
 
-def gelu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU, and its derivative at the same places: `Phi(x) + x phi(x)`.
+def gelu_and_derivative(x: Tensor) -> tuple[Tensor, Tensor]:
+    """GELU and its derivative, `Phi(x) + x phi(x)`.
 
     Args:
-        x: As `gelu` takes it.
+        x: As for `gelu`.
 
     Returns:
-        Both as x.
+        Two tensors like x.
     """
-    y, slope = torch.empty_like(x), torch.empty_like(x)
-    places = (x.data_ptr(), y.data_ptr(), slope.data_ptr())
-    _gelu(*places, x.numel(), x.dtype == torch.bfloat16)
-    return y, slope
+    y, derivative = torch.empty_like(x), torch.empty_like(x)
+    addresses = (x.data_ptr(), y.data_ptr(), derivative.data_ptr())
+    _gelu(*addresses, x.numel(), x.dtype == torch.bfloat16)
+    return y, derivative
 
 
 @helper
 def _cumulative(x: Any, e: Any) -> Any:
-    """Phi(x), the normal distribution's; e is `exp(-x^2 / 2)`."""
-    z = mul(size(x), splat(ROOT))
-    t = over(splat(ONE), fma(z, splat(P), splat(ONE)))
+    """Phi(x), the cumulative normal distribution; e is `exp(-x^2 / 2)`."""
+    z = mul(absolute(x), splat(ROOT))
+    t = div(splat(ONE), fma(z, splat(P), splat(ONE)))
     tail = fma(t, splat(A5), splat(A4))
     tail = fma(t, tail, splat(A3))
     tail = fma(t, tail, splat(A2))
     tail = fma(t, tail, splat(A1))
-    half_of_it = mul(mul(mul(t, splat(-HALF)), tail), e)
-    return add(splat(HALF), signed(add(splat(HALF), half_of_it), x))
+    signed_tail = mul(mul(mul(t, splat(-HALF)), tail), e)
+    return add(splat(HALF), copysign(add(splat(HALF), signed_tail), x))
 
 
 @helper
@@ -77,12 +77,12 @@ def _bell(x: Any) -> Any:
 
 
 @compiled("void(int64, int64, int64, int64, boolean)")
-def _gelu(x: int, y: int, slope: int, n: int, half: bool) -> None:
-    density, step = splat(DENSITY), 2 if half else 4  # bytes of a number
-    for at in range(0, step * n, step * WIDTH):
-        a = read(x + at, half)
+def _gelu(x: int, y: int, derivative: int, n: int, is_bfloat16: bool) -> None:
+    density, step = splat(DENSITY), 2 if is_bfloat16 else 4  # bytes per number
+    for offset in range(0, step * n, step * WIDTH):
+        a = read(x + offset, is_bfloat16)
         e = _bell(a)
         phi = _cumulative(a, e)
-        write(y + at, mul(a, phi), half)
-        if slope:
-            write(slope + at, fma(mul(a, e), density, phi), half)
+        write(y + offset, mul(a, phi), is_bfloat16)
+        if derivative:
+            write(derivative + offset, fma(mul(a, e), density, phi), is_bfloat16)

@@ -1,10 +1,10 @@
-"""Thin products of many adapters on a GPU, in one launch for all of them.
+"""Low-rank products of many adapters on a GPU, in one launch for all of them.
 
-Each program takes a tile of tokens of one adapter and finds the adapter's weight by its address, as
-the loops on a CPU do (`low_rank`); nothing is stacked, copied or filled up, so a batch of a
-thousand tenants costs hardly more than one of a single tenant. The idea is that of the segmented
-gather of Punica (Chen et al. 2023) and S-LoRA (Sheng et al. 2023). All that a launch depends on
-besides sizes lies in tensors, so that it can be part of a CUDA graph.
+Each program takes a tile of tokens of one adapter and reads the adapter's weight from its address,
+as the loops on a CPU do (`low_rank`). No weight is stacked, copied or padded, so a batch of a
+thousand adapters costs hardly more than one of a single adapter. The idea is the segmented gather
+of Punica (Chen et al. 2023) and S-LoRA (Sheng et al. 2023). All arguments of a launch but sizes are
+in tensors, so that it can be part of a CUDA graph.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 16
-"""Tokens of a tile: as few as a matrix unit takes at once."""
+"""Tokens of a tile, the fewest that a matrix unit multiplies layer once."""
 
 RANKS = 64
-"""Most ranks that a program shrinks to."""
+"""The most ranks that one program computes."""
 
 COLUMNS = 128
-"""Numbers of a wide line that are read, or written, at once."""
+"""Columns that are read, or written, layer once."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Tiles:
     """Tiles of a batch's tokens, each of one adapter.
 
     Attributes:
-        first: First token of each, int32 `[n]`.
-        count: Tokens of each, at most `TILE`; none where a tile is not used.
-        owner: The adapter of each.
+        first: First token of each tile, int32 `[n]`.
+        count: Number of tokens of each, layer most `TILE`; 0 for an unused tile.
+        owner: Adapter of each.
     """
 
     first: Tensor
@@ -44,53 +44,52 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """One thin layer of each of G adapters, where it lies, layer of the backbone after layer.
+class GroupedWeights:
+    """One low-rank layer of each of G adapters, for all L layers of the backbone.
 
     Attributes:
-        places: Address of each `[L, r, d]` or `[L, d, r]`, float32, int64 `[G]`.
-        biases: Address of each `[L, r]` or `[L, d]`; None without.
-        ranks: The rank r of each, int32 `[G]`.
-        room: Ranks that thin lines have room for: the largest r, filled up
-            (`bucketing.bucket_power_of_two`).
+        addresses: Address of each `[L, r, d]` or `[L, d, r]`, float32, int64 `[G]`.
+        biases: Address of each `[L, r]` or `[L, d]`; None without biases.
+        ranks: Rank r of each, int32 `[G]`.
+        padded_rank: The largest r, rounded up by `bucketing.bucket_power_of_two`.
     """
 
-    places: Tensor
+    addresses: Tensor
     biases: Tensor | None
     ranks: Tensor
-    room: int
+    padded_rank: int
 
 
-def shrink(x: Tensor, tiles: Tiles, weights: Weights, at: int) -> Tensor:
-    """Tokens through thin layers, each tile through its adapter's.
+def shrink(x: Tensor, tiles: Tiles, weights: GroupedWeights, layer: int) -> Tensor:
+    """Low-rank vectors of tokens, each tile by the layer of its adapter.
 
-    Semantics: for a token t of adapter g, `inner[t, :r] = weight[g, at] x[t] + bias[g, at]`.
+    Semantics: for a token t of adapter g, `inner[t, :r] = weight[g, layer] x[t] + bias[g, layer]`.
 
     Args:
         x: Tokens `[t, d]`.
-        tiles: Whose they are; other tokens' lines are left as they come.
-        weights: `[L, r, d]` each.
-        at: Which of the L layers.
+        tiles: Tiles of the tokens; the vectors of tokens in no tile stay undefined.
+        weights: `[L, r, d]` of each adapter.
+        layer: Which of the L layers.
 
     Returns:
-        `[t, room]` float32.
+        `[t, padded_rank]` float32.
     """
-    inner = torch.empty(len(x), weights.room, device=x.device)
-    block = min(weights.room, RANKS)
-    _shrink[len(tiles.first), weights.room // block](
+    inner = torch.empty(len(x), weights.padded_rank, device=x.device)
+    block = min(weights.padded_rank, RANKS)
+    _shrink[len(tiles.first), weights.padded_rank // block](
         x,
         x.stride(0),
         x.shape[1],
         tiles.first,
         tiles.count,
         tiles.owner,
-        weights.places,
-        weights.places if weights.biases is None else weights.biases,
+        weights.addresses,
+        weights.addresses if weights.biases is None else weights.biases,
         weights.ranks,
-        at,
+        layer,
         inner,
-        weights.room,
-        biased=weights.biases is not None,
+        weights.padded_rank,
+        has_bias=weights.biases is not None,
         tile=TILE,
         block=block,
         columns=COLUMNS,
@@ -99,44 +98,44 @@ def shrink(x: Tensor, tiles: Tiles, weights: Weights, at: int) -> Tensor:
 
 
 def expand(
-    inner: Tensor, tiles: Tiles, weights: Weights, scales: Tensor, at: int, y: Tensor
+    inner: Tensor, tiles: Tiles, weights: GroupedWeights, scales: Tensor, layer: int, y: Tensor
 ) -> None:
-    """What thin tokens become through each tile's own layer, added in place.
+    """Adds in place the products of low-rank vectors, each tile by the layer of its adapter.
 
-    Semantics: for a token t of adapter g, `y[t] += scale[g] * (weight[g, at] inner[t, :r] +
-    bias[g, at])`.
+    Semantics: for a token t of adapter g, `y[t] += scale[g] * (weight[g, layer] inner[t, :r] +
+    bias[g, layer])`.
 
     Args:
-        inner: `[t, room]`.
-        tiles: Whose tokens they are.
-        weights: `[L, d, r]` each.
+        inner: `[t, padded_rank]`.
+        tiles: Tiles of the tokens.
+        weights: `[L, d, r]` of each adapter.
         scales: Factor of each adapter, float32 `[G]`.
-        at: Which of the L layers.
+        layer: Which of the L layers.
         y: `[t, d]`.
     """
-    block = min(weights.room, RANKS)
+    block = min(weights.padded_rank, RANKS)
     _expand[len(tiles.first), triton.cdiv(y.shape[1], COLUMNS)](
         inner,
-        weights.room,
+        weights.padded_rank,
         tiles.first,
         tiles.count,
         tiles.owner,
-        weights.places,
-        weights.places if weights.biases is None else weights.biases,
+        weights.addresses,
+        weights.addresses if weights.biases is None else weights.biases,
         weights.ranks,
         scales,
-        at,
+        layer,
         y,
         y.stride(0),
         y.shape[1],
-        biased=weights.biases is not None,
+        has_bias=weights.biases is not None,
         tile=TILE,
         block=block,
         columns=COLUMNS,
     )
 
 
-kernel: Callable[[Callable[..., None]], Any] = triton.jit(do_not_specialize=["at"])
+kernel: Callable[[Callable[..., None]], Any] = triton.jit(do_not_specialize=["layer"])
 
 
 @kernel
@@ -147,93 +146,95 @@ def _shrink(
     firsts: tl.tensor,
     counts: tl.tensor,
     owners: tl.tensor,
-    places: tl.tensor,
+    addresses: tl.tensor,
     biases: tl.tensor,
     ranks: tl.tensor,
-    at: tl.tensor,
+    layer: tl.tensor,
     inner: tl.tensor,
-    room: tl.tensor,
-    biased: tl.constexpr,
+    padded_rank: tl.tensor,
+    has_bias: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
     columns: tl.constexpr,
 ) -> None:
-    number = tl.program_id(0)
-    count = tl.load(counts + number)
+    program = tl.program_id(0)
+    count = tl.load(counts + program)
     if count > 0:
-        owner = tl.load(owners + number)
+        owner = tl.load(owners + program)
         rank = tl.load(ranks + owner)
-        lines = tl.program_id(1) * block + tl.arange(0, block)
-        weight = tl.load(places + owner).to(tl.pointer_type(tl.float32)) + at * rank * width
-        tokens = tl.load(firsts + number) + tl.arange(0, tile)
-        here = tl.arange(0, tile)[:, None] < count
+        rank_index = tl.program_id(1) * block + tl.arange(0, block)
+        weight = tl.load(addresses + owner).to(tl.pointer_type(tl.float32)) + layer * rank * width
+        tokens = tl.load(firsts + program) + tl.arange(0, tile)
+        is_token = tl.arange(0, tile)[:, None] < count
         sums = tl.zeros((tile, block), tl.float32)
         for start in range(0, width, columns):
             column = start + tl.arange(0, columns)
-            inside = column[None, :] < width
-            wide = tl.load(x + tokens[:, None] * step + column[None, :], here & inside, 0.0)
-            own = tl.load(
-                weight + lines[:, None] * width + column[None, :],
-                (lines[:, None] < rank) & inside,
+            is_column = column[None, :] < width
+            values = tl.load(
+                x + tokens[:, None] * step + column[None, :], is_token & is_column, 0.0
+            )
+            matrix = tl.load(
+                weight + rank_index[:, None] * width + column[None, :],
+                (rank_index[:, None] < rank) & is_column,
                 0.0,
             )
-            sums += tl.dot(wide, tl.trans(own.to(wide.dtype)), input_precision="ieee")
-        if biased:
-            bias = tl.load(biases + owner).to(tl.pointer_type(tl.float32)) + at * rank
-            sums += tl.load(bias + lines, lines < rank, 0.0)[None, :]
-        tl.store(inner + tokens[:, None] * room + lines[None, :], sums, here)
+            sums += tl.dot(values, tl.trans(matrix.to(values.dtype)), input_precision="ieee")
+        if has_bias:
+            bias = tl.load(biases + owner).to(tl.pointer_type(tl.float32)) + layer * rank
+            sums += tl.load(bias + rank_index, rank_index < rank, 0.0)[None, :]
+        tl.store(inner + tokens[:, None] * padded_rank + rank_index[None, :], sums, is_token)
 
 
 @kernel
 def _expand(
     inner: tl.tensor,
-    room: tl.tensor,
+    padded_rank: tl.tensor,
     firsts: tl.tensor,
     counts: tl.tensor,
     owners: tl.tensor,
-    places: tl.tensor,
+    addresses: tl.tensor,
     biases: tl.tensor,
     ranks: tl.tensor,
     scales: tl.tensor,
-    at: tl.tensor,
+    layer: tl.tensor,
     y: tl.tensor,
     step: tl.tensor,
     width: tl.tensor,
-    biased: tl.constexpr,
+    has_bias: tl.constexpr,
     tile: tl.constexpr,
     block: tl.constexpr,
     columns: tl.constexpr,
 ) -> None:
-    number = tl.program_id(0)
-    count = tl.load(counts + number)
+    program = tl.program_id(0)
+    count = tl.load(counts + program)
     if count > 0:
-        owner = tl.load(owners + number)
+        owner = tl.load(owners + program)
         rank = tl.load(ranks + owner)
         column = tl.program_id(1) * columns + tl.arange(0, columns)
-        weight = tl.load(places + owner).to(tl.pointer_type(tl.float32)) + at * rank * width
-        tokens = tl.load(firsts + number) + tl.arange(0, tile)
-        here = tl.arange(0, tile)[:, None] < count
-        inside = column[None, :] < width
-        into = y + tokens[:, None] * step + column[None, :]
-        before = tl.load(into, here & inside, 0.0)
+        weight = tl.load(addresses + owner).to(tl.pointer_type(tl.float32)) + layer * rank * width
+        tokens = tl.load(firsts + program) + tl.arange(0, tile)
+        is_token = tl.arange(0, tile)[:, None] < count
+        is_column = column[None, :] < width
+        output = y + tokens[:, None] * step + column[None, :]
+        before = tl.load(output, is_token & is_column, 0.0)
         sums = tl.zeros((tile, columns), tl.float32)
         for start in range(0, rank, block):
-            line = start + tl.arange(0, block)
-            thin = tl.load(
-                inner + tokens[:, None] * room + line[None, :],
-                here & (line[None, :] < rank),
+            rank_index = start + tl.arange(0, block)
+            vectors = tl.load(
+                inner + tokens[:, None] * padded_rank + rank_index[None, :],
+                is_token & (rank_index[None, :] < rank),
                 0.0,
             )
-            own = tl.load(
-                weight + column[:, None] * rank + line[None, :],
-                (column[:, None] < width) & (line[None, :] < rank),
+            matrix = tl.load(
+                weight + column[:, None] * rank + rank_index[None, :],
+                (column[:, None] < width) & (rank_index[None, :] < rank),
                 0.0,
             )
             sums += tl.dot(
-                thin.to(before.dtype), tl.trans(own.to(before.dtype)), input_precision="ieee"
+                vectors.to(before.dtype), tl.trans(matrix.to(before.dtype)), input_precision="ieee"
             )
-        if biased:
-            bias = tl.load(biases + owner).to(tl.pointer_type(tl.float32)) + at * width
+        if has_bias:
+            bias = tl.load(biases + owner).to(tl.pointer_type(tl.float32)) + layer * width
             sums += tl.load(bias + column, column < width, 0.0)[None, :]
         after = before.to(tl.float32) + tl.load(scales + owner) * sums
-        tl.store(into, after.to(before.dtype), here & inside)
+        tl.store(output, after.to(before.dtype), is_token & is_column)

@@ -1,10 +1,10 @@
-"""Low-rank products of many adapters: what torch would begin anew for each, in one call.
+"""Low-rank products of many adapters in one call.
 
-A batch of 64 adapters on query and value is 1,536 products on `minilm`, each too small to be worth
-its beginning. Here plain loops run over them: tokens shrink to a few ranks and expand again, and on
-the way back each weight gathers the outer products of what came in and what went out. The weights
-of one call lie in as many places as there are adapters, so loops are told addresses. Wide lines are
-float32 or bfloat16, all else and every sum float32.
+A batch of 64 adapters on query and value needs 1,536 products on `minilm`, and torch takes longer
+to start each than to compute it. Here plain loops run over all of them: tokens shrink to a few
+ranks and expand again, and in the backward pass each weight sums outer products over its tokens.
+The weights of one call are not in one tensor, so loops take their addresses. Tokens are float32 or
+bfloat16; low-rank vectors, weights and all sums are float32.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bucketing import WIDTH
-from .compiling import Addresses, Counts, Factors, compiled, helper, plain
-from .lines import four, mixed, read, write
-from .simd import add, floats, load, load_half, store
+from .compiling import Addresses, Counts, Factors, as_float32_rows, compiled, helper
+from .rows import four_rows, read, weighted_sums, write
+from .simd import add, floats, load, load_bfloat16, store
 
 BLOCK = 4
-"""Ranks that are shrunk to at a time: thin lines have room for a whole number of blocks."""
+"""Ranks that are computed at a time: low-rank vectors are padded to a multiple of it."""
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
 @dataclass(frozen=True)
 class WeightPointers:
-    """One thin layer of each of G adapters, where it lies.
+    """One low-rank layer of each of G adapters.
 
     Attributes:
-        weights: Address of each, line after line.
-        ranks: The rank r of each.
-        most: The largest.
-        by_rank: Whether a weight is `[r, d]`, a line for each rank, and not `[d, r]`.
-        tensors: What the addresses are of, held while they are.
+        addresses: Address of each weight, contiguous.
+        ranks: Rank r of each.
+        max_rank: The largest rank.
+        by_rank: Whether a weight is `[r, d]`, and not `[d, r]`.
+        tensors: The tensors at the addresses, referenced here so that they stay in memory.
     """
 
-    weights: Addresses
+    addresses: Addresses
     ranks: Counts
-    most: int
+    max_rank: int
     by_rank: bool
     tensors: Sequence[Tensor]
 
@@ -53,85 +53,88 @@ class WeightPointers:
 def shrink(
     x: Tensor,
     starts: Counts,
-    thin: WeightPointers,
+    weights: WeightPointers,
     biases: Addresses | None = None,
     scales: Factors | None = None,
 ) -> Tensor:
-    """Tokens through thin layers, each run of tokens through its own.
+    """Low-rank vectors of tokens, each segment of tokens by its own layer.
 
-    Semantics: for run g, `inner[t, :r] = scale[g] * (weight[g] x[t] + bias[g])`.
+    Semantics: for segment g, `inner[t, :r] = scale[g] * (weight[g] x[t] + bias[g])`.
 
     Args:
         x: Tokens `[t, d]`.
-        starts: First token of each of the G runs, then t.
-        thin: Their layers.
-        biases: Address of each `[r]`; 0 for none.
-        scales: Factor of each run, 1 where left out.
+        starts: First token of each of the G segments, then t.
+        weights: Their layers.
+        biases: Address of each `[r]`; 0 for no bias.
+        scales: Factor of each segment, 1 if omitted.
 
     Returns:
-        `[t, R]` float32, R the largest r filled up to whole blocks; finite past a run's ranks where
-        x is.
+        `[t, R]` float32, R the largest r rounded up to whole blocks. Columns beyond a segment's
+        rank are finite if x is.
     """
-    inner = torch.zeros(len(x), -(-thin.most // BLOCK) * BLOCK)
-    x, half = _readable(x)
-    _shrink(*_lines(x), half, starts, *_told(thin, biases, scales), *_lines(inner)[:2])
+    inner = torch.zeros(len(x), -(-weights.max_rank // BLOCK) * BLOCK)
+    x, is_bfloat16 = _as_rows(x)
+    layers = _layer_arguments(weights, biases, scales)
+    _shrink(*_row_arguments(x), is_bfloat16, starts, *layers, *_row_arguments(inner)[:2])
     return inner
 
 
 def expand(
     inner: Tensor,
     starts: Counts,
-    thin: WeightPointers,
+    weights: WeightPointers,
     biases: Addresses | None,
-    onto: Tensor | None,
-    into: Tensor,
+    y: Tensor | None,
+    output: Tensor,
     scales: Factors | None = None,
 ) -> None:
-    """What thin tokens become through each run's own layer, added to something.
+    """Adds the products of low-rank vectors to tokens, each segment by its own layer.
 
-    Semantics: for run g, `into[t] = onto[t] + scale[g] * (weight[g] inner[t, :r] + bias[g])`.
+    Semantics: for segment g, `output[t] = y[t] + scale[g] * (weight[g] inner[t, :r] + bias[g])`.
 
     Args:
         inner: `[t, R]`.
-        starts: First token of each of the G runs, then t.
-        thin: Their layers.
-        biases: Address of each `[d]`; 0 for none.
-        onto: `[t, d]`, may be into itself; zero where None.
-        into: `[t, d]`, to be written.
-        scales: Factor of each run, 1 where left out.
+        starts: First token of each of the G segments, then t.
+        weights: Their layers.
+        biases: Address of each `[d]`; 0 for no bias.
+        y: `[t, d]`, may be the output itself; None for zeros.
+        output: `[t, d]`, is written.
+        scales: Factor of each segment, 1 if omitted.
     """
-    written, half = _readable(into)
-    if onto is not None:
-        onto = written if onto is into else onto if half else plain(onto)
-    rest = -written.shape[1] % WIDTH
-    if rest:  # whole vectors are written
-        written = F.pad(written, (0, rest))
-        onto = None if onto is None else F.pad(onto, (0, rest))
-    places = (*((0, 0) if onto is None else _lines(onto)[:2]), *_lines(written)[:2])
-    told = _told(thin, biases, scales)
-    _expand(*_lines(inner)[:2], starts, *told, *places, into.shape[1], half)
-    if written is not into:
-        into.copy_(written[:, : into.shape[1]])
+    target, is_bfloat16 = _as_rows(output)
+    if y is not None:
+        y = target if y is output else y if is_bfloat16 else as_float32_rows(y)
+    rest = -target.shape[1] % WIDTH
+    if rest:  # the loop writes whole vectors
+        target = F.pad(target, (0, rest))
+        y = None if y is None else F.pad(y, (0, rest))
+    addresses = (*((0, 0) if y is None else _row_arguments(y)[:2]), *_row_arguments(target)[:2])
+    layers = _layer_arguments(weights, biases, scales)
+    inputs = _row_arguments(inner)[:2]
+    _expand(*inputs, starts, *layers, *addresses, output.shape[1], is_bfloat16)
+    if target is not output:
+        output.copy_(target[:, : output.shape[1]])
 
 
 def outer(inner: Tensor, x: Tensor, starts: Counts, scales: Factors | None = None) -> Tensor:
-    """Outer products of thin and wide tokens, summed over each run.
+    """Outer products of low-rank vectors and tokens, summed over each segment.
 
-    Semantics: for run g, `sums[g] = scale[g] * inner[run g]' x[run g]`.
+    Semantics: for segment g, `sums[g] = scale[g] * inner[segment g]' x[segment g]`.
 
     Args:
-        inner: `[t, R]`, R whole blocks.
+        inner: `[t, R]`, R a multiple of `BLOCK`.
         x: `[t, d]`.
-        starts: First token of each of the G runs, then t.
-        scales: Factor of each run, 1 where left out.
+        starts: First token of each of the G segments, then t.
+        scales: Factor of each segment, 1 if omitted.
 
     Returns:
         `[G, R, d]`, float32.
     """
     scales = _ones(len(starts) - 1) if scales is None else scales
     sums = torch.zeros(len(scales), inner.shape[1], x.shape[1])
-    x, half = _readable(x)
-    _outer(*_lines(inner), *_lines(x), half, starts, scales, sums.data_ptr())
+    x, is_bfloat16 = _as_rows(x)
+    rows = *_row_arguments(inner), *_row_arguments(x)
+    _outer(*rows, is_bfloat16, starts, scales, sums.data_ptr())
     return sums
 
 
@@ -141,54 +144,56 @@ def _ones(n: int) -> Factors:
 
 
 @cache
-def _none(n: int) -> Addresses:
+def _no_biases(n: int) -> Addresses:
     return np.zeros(n, np.int64)
 
 
-def _told(
-    thin: WeightPointers, biases: Addresses | None, scales: Factors | None
+def _layer_arguments(
+    weights: WeightPointers, biases: Addresses | None, scales: Factors | None
 ) -> tuple[Any, ...]:
-    """Thin layers as loops are told of them."""
-    n = len(thin.weights)
+    """Low-rank layers as arguments of a loop."""
+    n = len(weights.addresses)
     return (
-        thin.weights,
-        _none(n) if biases is None else biases,
-        thin.ranks,
-        thin.by_rank,
+        weights.addresses,
+        _no_biases(n) if biases is None else biases,
+        weights.ranks,
+        weights.by_rank,
         _ones(n) if scales is None else scales,
     )
 
 
-def _readable(x: Tensor) -> tuple[Tensor, bool]:
-    """Wide lines as loops read them, themselves as a rule, and whether they are bfloat16."""
+def _as_rows(x: Tensor) -> tuple[Tensor, bool]:
+    """Tokens in a form that loops read, without a copy as a rule, and whether it is bfloat16."""
     if x.dtype == torch.bfloat16 and x.stride(-1) == 1 and x.shape[1] % WIDTH == 0:
         return x, True
-    return plain(x), False
+    return as_float32_rows(x), False
 
 
-def _lines(x: Tensor) -> tuple[int, int, int]:
-    """Where lines lie: the first one's address, bytes from one to the next, their numbers."""
+def _row_arguments(x: Tensor) -> tuple[int, int, int]:
+    """Address of the first row, bytes from a row to the next, and length of a row."""
     return x.data_ptr(), x.stride(0) * x.element_size(), x.shape[1]
 
 
-# Four or eight lines of a weight are read at once, and two or four tokens against them: what has
-# been read is used several times before it is read again. Past a weight's or a run's last line the
-# last one is read once more, which is cheaper than asking, and what comes of it is not used.
+# The loops read four rows of a weight and two or four tokens at a time, so that everything read is
+# used several times. Beyond the last row of a weight or a segment the last one is read again, which
+# is cheaper than a branch; the result is not used.
 
 
 @helper
-def _widened(half: bool, line: int, width: int, into: int) -> int:
-    """Where a line can be read as float32: there, or where it is written to for that."""
-    if not half:
-        return line
+def _as_float32(is_bfloat16: bool, row: int, width: int, buffer: int) -> int:
+    """Address of a row in float32: its own, or that of the buffer into which it is converted."""
+    if not is_bfloat16:
+        return row
     for k in range(0, width, WIDTH):
-        store(into + 4 * k, load_half(line + 2 * k))
-    return into
+        store(buffer + 4 * k, load_bfloat16(row + 2 * k))
+    return buffer
 
 
 @helper
-def _ranked(weight: int, rank: int, width: int, by_rank: bool, scale: float, into: Factors) -> None:
-    """Writes a scaled line for each rank of a weight."""
+def _write_by_rank(
+    weight: int, rank: int, width: int, by_rank: bool, scale: float, into: Factors
+) -> None:
+    """Writes a weight times a scale as `[r, d]`, however it is stored."""
     flat = numba.carray(floats(weight), (rank * width,))
     for j in range(rank):
         for k in range(width):
@@ -203,7 +208,7 @@ def _shrink(
     x: int,
     x_step: int,
     width: int,
-    half: bool,
+    is_bfloat16: bool,
     starts: Counts,
     weights: Addresses,
     biases: Addresses,
@@ -213,25 +218,25 @@ def _shrink(
     inner: int,
     inner_step: int,
 ) -> None:
-    numbers, most = inner_step // 4, 1 if by_rank else max(ranks)
-    turned = np.empty((most, width), np.float32)
-    pair = np.empty(2 * width, np.float32)
+    n_columns, max_rank = inner_step // 4, 1 if by_rank else max(ranks)
+    by_rank_weight = np.empty((max_rank, width), np.float32)
+    buffer = np.empty(2 * width, np.float32)
     for g in range(len(weights)):
         last, s = ranks[g] - 1, scales[g]
-        where = weights[g]
+        address = weights[g]
         if not by_rank:
-            _ranked(where, ranks[g], width, False, ONE, turned)
-            where = turned.ctypes.data
-        w = numba.carray(floats(where), (ranks[g], width))
+            _write_by_rank(address, ranks[g], width, False, ONE, by_rank_weight)
+            address = by_rank_weight.ctypes.data
+        w = numba.carray(floats(address), (ranks[g], width))
         bias = numba.carray(floats(biases[g]), (ranks[g],))
         for t in range(starts[g], starts[g + 1], 2):
             u = min(t + 1, starts[g + 1] - 1)
-            first = _widened(half, x + x_step * t, width, pair.ctypes.data)
-            second = _widened(half, x + x_step * u, width, pair.ctypes.data + 4 * width)
+            first = _as_float32(is_bfloat16, x + x_step * t, width, buffer.ctypes.data)
+            second = _as_float32(is_bfloat16, x + x_step * u, width, buffer.ctypes.data + 4 * width)
             a = numba.carray(floats(first), (width,))
             b = numba.carray(floats(second), (width,))
-            into_a = numba.carray(floats(inner + inner_step * t), (numbers,))
-            into_b = numba.carray(floats(inner + inner_step * u), (numbers,))
+            into_a = numba.carray(floats(inner + inner_step * t), (n_columns,))
+            into_b = numba.carray(floats(inner + inner_step * u), (n_columns,))
             for j in range(0, ranks[g], 4):
                 w0, w1 = w[j], w[min(j + 1, last)]
                 w2, w3 = w[min(j + 2, last)], w[min(j + 3, last)]
@@ -262,8 +267,8 @@ def _shrink(
                     s * b2,
                     s * b3,
                 )
-    # numba lets go of what is not named any more, and only addresses of these were.
-    turned[0, 0] = pair[0] = ZERO
+    # numba frees an array after its last use, and addresses are no uses.
+    by_rank_weight[0, 0] = buffer[0] = ZERO
 
 
 @compiled(
@@ -279,45 +284,46 @@ def _expand(
     ranks: Counts,
     by_rank: bool,
     scales: Factors,
-    onto: int,
-    onto_step: int,
-    into: int,
-    into_step: int,
+    y: int,
+    y_step: int,
+    output: int,
+    output_step: int,
     width: int,
-    half: bool,
+    is_bfloat16: bool,
 ) -> None:
-    whole = -(-width // WIDTH) * WIDTH
-    ranked = np.zeros((max(ranks), whole), np.float32)
-    bias = np.zeros(whole, np.float32)
-    size = 2 if half else 4  # bytes of a number
+    padded_width = -(-width // WIDTH) * WIDTH
+    scaled = np.zeros((max(ranks), padded_width), np.float32)
+    bias = np.zeros(padded_width, np.float32)
+    size = 2 if is_bfloat16 else 4  # bytes per number
     for g in range(len(weights)):
-        _ranked(weights[g], ranks[g], width, by_rank, scales[g], ranked)
+        _write_by_rank(weights[g], ranks[g], width, by_rank, scales[g], scaled)
         if biases[g]:
-            given = numba.carray(floats(biases[g]), (width,))
+            unscaled = numba.carray(floats(biases[g]), (width,))
             for k in range(width):
-                bias[k] = scales[g] * given[k]
+                bias[k] = scales[g] * unscaled[k]
         else:
             bias[:] = ZERO
         last = starts[g + 1] - 1
         for t in range(starts[g], starts[g + 1], 4):
-            thin = four(inner, inner_step, t, last)
-            known = four(onto, onto_step, t, last)
-            there = four(into, into_step, t, last)
-            for k in range(0, whole, WIDTH):
-                begun = load(bias.ctypes.data + 4 * k)
-                a = (begun, begun, begun, begun)
-                if onto:
+            vectors = four_rows(inner, inner_step, t, last)
+            y_rows = four_rows(y, y_step, t, last)
+            output_rows = four_rows(output, output_step, t, last)
+            for k in range(0, padded_width, WIDTH):
+                start = load(bias.ctypes.data + 4 * k)
+                a = (start, start, start, start)
+                if y:
                     a = (
-                        add(begun, read(known[0] + size * k, half)),
-                        add(begun, read(known[1] + size * k, half)),
-                        add(begun, read(known[2] + size * k, half)),
-                        add(begun, read(known[3] + size * k, half)),
+                        add(start, read(y_rows[0] + size * k, is_bfloat16)),
+                        add(start, read(y_rows[1] + size * k, is_bfloat16)),
+                        add(start, read(y_rows[2] + size * k, is_bfloat16)),
+                        add(start, read(y_rows[3] + size * k, is_bfloat16)),
                     )
-                a = mixed(thin, ranked.ctypes.data + 4 * k, 4 * whole, ranks[g], a)
+                columns = scaled.ctypes.data + 4 * k
+                a = weighted_sums(vectors, columns, 4 * padded_width, ranks[g], a)
                 for u in range(min(4, last - t + 1)):
-                    write(there[u] + size * k, a[u], half)
-    # numba lets go of what is not named any more, and only addresses of these were.
-    ranked[0, 0] = bias[0] = ZERO
+                    write(output_rows[u] + size * k, a[u], is_bfloat16)
+    # numba frees an array after its last use, and addresses are no uses.
+    scaled[0, 0] = bias[0] = ZERO
 
 
 @compiled(
@@ -330,41 +336,41 @@ def _outer(
     x: int,
     x_step: int,
     width: int,
-    half: bool,
+    is_bfloat16: bool,
     starts: Counts,
     scales: Factors,
     sums: int,
 ) -> None:
-    four = np.empty(4 * width, np.float32)
-    at, line = four.ctypes.data, 4 * width
+    buffer = np.empty(4 * width, np.float32)
+    rows, row_bytes = buffer.ctypes.data, 4 * width
     for g in range(len(scales)):
-        into = numba.carray(floats(sums + g * ranks * line), (ranks, width))
+        output = numba.carray(floats(sums + g * ranks * row_bytes), (ranks, width))
         s, last = scales[g], starts[g + 1] - 1
         for t in range(starts[g], starts[g + 1], 4):
-            # A token that stands in for one past the last weighs nothing.
+            # A repeated token has factor 0.
             t1, t2, t3 = min(t + 1, last), min(t + 2, last), min(t + 3, last)
             s1 = s if t + 1 <= last else ZERO
             s2 = s if t + 2 <= last else ZERO
             s3 = s if t + 3 <= last else ZERO
-            x0 = numba.carray(floats(_widened(half, x + x_step * t, width, at)), (width,))
-            x1 = numba.carray(floats(_widened(half, x + x_step * t1, width, at + line)), (width,))
-            x2 = numba.carray(
-                floats(_widened(half, x + x_step * t2, width, at + 2 * line)), (width,)
-            )
-            x3 = numba.carray(
-                floats(_widened(half, x + x_step * t3, width, at + 3 * line)), (width,)
-            )
+            r0 = _as_float32(is_bfloat16, x + x_step * t, width, rows)
+            r1 = _as_float32(is_bfloat16, x + x_step * t1, width, rows + row_bytes)
+            r2 = _as_float32(is_bfloat16, x + x_step * t2, width, rows + 2 * row_bytes)
+            r3 = _as_float32(is_bfloat16, x + x_step * t3, width, rows + 3 * row_bytes)
+            x0 = numba.carray(floats(r0), (width,))
+            x1 = numba.carray(floats(r1), (width,))
+            x2 = numba.carray(floats(r2), (width,))
+            x3 = numba.carray(floats(r3), (width,))
             c0 = numba.carray(floats(inner + inner_step * t), (ranks,))
             c1 = numba.carray(floats(inner + inner_step * t1), (ranks,))
             c2 = numba.carray(floats(inner + inner_step * t2), (ranks,))
             c3 = numba.carray(floats(inner + inner_step * t3), (ranks,))
             for j in range(0, ranks, 2):
-                above, below = into[j], into[j + 1]
+                first, second = output[j], output[j + 1]
                 a0, a1, a2, a3 = s * c0[j], s1 * c1[j], s2 * c2[j], s3 * c3[j]
                 b0, b1 = s * c0[j + 1], s1 * c1[j + 1]
                 b2, b3 = s2 * c2[j + 1], s3 * c3[j + 1]
                 for k in range(width):
                     p0, p1, p2, p3 = x0[k], x1[k], x2[k], x3[k]
-                    above[k] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
-                    below[k] += b0 * p0 + b1 * p1 + b2 * p2 + b3 * p3
-    four[0] = ZERO  # as above
+                    first[k] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
+                    second[k] += b0 * p0 + b1 * p1 + b2 * p2 + b3 * p3
+    buffer[0] = ZERO  # as above, so that it is not freed

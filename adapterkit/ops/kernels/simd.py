@@ -1,9 +1,9 @@
-"""Sixteen float32 numbers at a time, for compiled kernels: numba's way to LLVM's vectors.
+"""Vectors of sixteen float32 numbers for compiled kernels: LLVM's vectors as numba's functions.
 
-LLVM makes of a vector whatever the processor has: one register of AVX-512, two of AVX2, four of
-NEON. Kernels ask for vectors where the compiler does not find them by itself, which is in loops of
-a few rounds. All of this is called from compiled code; an address is that of a float32 number,
-where nothing else is said, and need not be a multiple of anything.
+LLVM maps a vector to the registers of the processor: one of AVX-512, two of AVX2, four of NEON.
+Kernels use vectors where the compiler does not vectorise by itself, which is in short loops. These
+functions can be called in compiled code alone. Addresses are those of float32 numbers unless a
+function says otherwise, and need no alignment.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from ..bucketing import WIDTH
 
 LOG2_E = 1.4426950408889634
 POWERS = (0.9999998958, 0.69315462, 0.2401407701, 0.05586328266, 0.008946214667, 0.001895107291)
-"""2^f for f from 0 to 1 as a polynomial, within 1.1e-7 of it (a Chebyshev fit of degree 5)."""
+"""Coefficients of a polynomial for 2^f, f from 0 to 1, within 1.1e-7: a Chebyshev fit of degree
+5."""
 
 _FLOAT, _INT, _SHORT = ir.FloatType(), ir.IntType(32), ir.IntType(16)
 _FLOATS, _INTS, _SHORTS = (ir.VectorType(kind, WIDTH) for kind in (_FLOAT, _INT, _SHORT))
 _NOTHING = ir.Constant(_FLOATS, ir.Undefined)
-_LOOSE = ("nnan", "nsz", "reassoc")  # a reduction in any order, of numbers
+_ANY_ORDER = ("nnan", "nsz", "reassoc")  # for reductions, which may then run in any order
 
 
 class Vector(types.Type):  # type: ignore[misc]  # numba has no types
-    """numba's name for sixteen numbers."""
+    """numba's type of a vector."""
 
     def __init__(self) -> None:
         super().__init__(name=f"float32x{WIDTH}")
@@ -44,20 +45,20 @@ vector = Vector()
 
 
 def _instruction(returns: Any, *takes: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Makes compiled code's function of one that writes LLVM's instructions.
+    """Decorator that turns a function which emits LLVM instructions into one for compiled code.
 
     Args:
-        returns: numba's type of what it gives.
-        takes: numba's types of what it is given; 4 at most.
+        returns: numba's type of the result.
+        takes: numba's types of the arguments; 1, 2, 3 or 5 of them.
     """
 
-    def made(write: Callable[..., Any]) -> Any:
+    def decorate(emit: Callable[..., Any]) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            given = write(builder, *arguments)
-            return context.get_dummy_value() if returns is types.none else given
+            result = emit(builder, *arguments)
+            return context.get_dummy_value() if returns is types.none else result
 
         signature = returns(*takes)
-        # numba reads the number of arguments off the function.
+        # numba takes the number of arguments from the signature of the function.
         typings = {
             1: lambda context, a: (signature, generate),
             2: lambda context, a, b: (signature, generate),
@@ -66,12 +67,12 @@ def _instruction(returns: Any, *takes: Any) -> Callable[[Callable[..., Any]], An
         }
         return intrinsic(typings[len(takes)])
 
-    return made
+    return decorate
 
 
 @_instruction(types.CPointer(types.float32), types.int64)
 def floats(builder: Any, address: Any) -> Any:
-    """The numbers at an address, to be read and written one by one."""
+    """A pointer to the numbers at an address, to read and write them one by one."""
     return builder.inttoptr(address, ir.PointerType(_FLOAT))
 
 
@@ -87,12 +88,12 @@ def store(builder: Any, address: Any, x: Any) -> Any:
     _store(builder, address, x)
 
 
-# A bfloat16 number is the upper half of a float32 one.
+# A bfloat16 number has the upper 16 bits of a float32 number.
 
 
 @_instruction(vector, types.int64)
-def load_half(builder: Any, address: Any) -> Any:
-    """The sixteen numbers at the address of a bfloat16 one."""
+def load_bfloat16(builder: Any, address: Any) -> Any:
+    """The sixteen bfloat16 numbers at an address, as float32."""
     loaded = builder.load(builder.inttoptr(address, ir.PointerType(_SHORTS)))
     loaded.align = 2
     bits = builder.shl(builder.zext(loaded, _INTS), _bits(16))
@@ -100,23 +101,22 @@ def load_half(builder: Any, address: Any) -> Any:
 
 
 @_instruction(types.none, types.int64, vector)
-def store_half(builder: Any, address: Any, x: Any) -> Any:
-    """Writes sixteen numbers as bfloat16, each rounded to the nearest, or of two to the even one;
-    what is no number stays none."""
+def store_bfloat16(builder: Any, address: Any, x: Any) -> Any:
+    """Writes sixteen numbers as bfloat16, rounded to the nearest, ties to even; NaN stays NaN."""
     bits = builder.bitcast(x, _INTS)
     odd = builder.and_(builder.lshr(bits, _bits(16)), _bits(1))
     rounded = builder.add(bits, builder.add(odd, _bits(0x7FFF)))
-    none = builder.fcmp_unordered("uno", x, x)
-    chosen = builder.lshr(builder.select(none, bits, rounded), _bits(16))
+    is_nan = builder.fcmp_unordered("uno", x, x)
+    upper = builder.lshr(builder.select(is_nan, bits, rounded), _bits(16))
     written = builder.store(
-        builder.trunc(chosen, _SHORTS), builder.inttoptr(address, ir.PointerType(_SHORTS))
+        builder.trunc(upper, _SHORTS), builder.inttoptr(address, ir.PointerType(_SHORTS))
     )
     written.align = 2
 
 
 @_instruction(vector, types.float32)
 def splat(builder: Any, x: Any) -> Any:
-    """One number sixteen times."""
+    """A vector of one number sixteen times."""
     first = builder.insert_element(_NOTHING, x, ir.Constant(_INT, 0))
     return builder.shuffle_vector(first, _NOTHING, ir.Constant(_INTS, [0] * WIDTH))
 
@@ -134,50 +134,50 @@ def mul(builder: Any, x: Any, y: Any) -> Any:
 
 
 @_instruction(vector, vector, vector)
-def over(builder: Any, x: Any, y: Any) -> Any:
+def div(builder: Any, x: Any, y: Any) -> Any:
     """x / y."""
     return builder.fdiv(x, y)
 
 
 @_instruction(vector, vector)
-def size(builder: Any, x: Any) -> Any:
+def absolute(builder: Any, x: Any) -> Any:
     """|x|."""
     return _call(builder, "fabs", _FLOATS, x)
 
 
 @_instruction(vector, vector, vector)
-def signed(builder: Any, x: Any, y: Any) -> Any:
+def copysign(builder: Any, x: Any, y: Any) -> Any:
     """|x| with the sign of y."""
     return _call(builder, "copysign", _FLOATS, x, y)
 
 
 @_instruction(vector, vector, vector, vector)
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """x y + z, in one instruction where the processor has it."""
+    """x y + z, in one instruction if the processor has it."""
     return _fma(builder, x, y, z)
 
 
 @_instruction(vector, vector, vector)
-def larger(builder: Any, x: Any, y: Any) -> Any:
-    """The larger of each two numbers."""
+def maximum(builder: Any, x: Any, y: Any) -> Any:
+    """The larger number of each pair."""
     return _call(builder, "maxnum", _FLOATS, x, y)
 
 
 @_instruction(types.float32, vector)
-def largest(builder: Any, x: Any) -> Any:
-    """The largest number."""
+def reduce_max(builder: Any, x: Any) -> Any:
+    """The largest of the sixteen numbers."""
     return _call(builder, "vector.reduce.fmax", _FLOAT, x)
 
 
 @_instruction(types.float32, vector)
-def total(builder: Any, x: Any) -> Any:
-    """The sum of all numbers."""
+def reduce_sum(builder: Any, x: Any) -> Any:
+    """The sum of the sixteen numbers."""
     return _call(builder, "vector.reduce.fadd", _FLOAT, ir.Constant(_FLOAT, -0.0), x)
 
 
 @_instruction(vector, vector)
 def exp(builder: Any, x: Any) -> Any:
-    """e^x for x up to 88, within 2e-7 of it; what is smaller than 2^-126 becomes 2^-126."""
+    """e^x for x up to 88, within 2e-7; results below 2^-126 become 2^-126."""
     power = builder.fmul(x, _all(LOG2_E))
     power = _call(builder, "maxnum", _FLOATS, power, _all(-126.0))
     whole = _call(builder, "floor", _FLOATS, power)
@@ -185,48 +185,49 @@ def exp(builder: Any, x: Any) -> Any:
     value = _all(POWERS[-1])
     for coefficient in POWERS[-2::-1]:
         value = _fma(builder, value, rest, _all(coefficient))
-    # A float32's exponent stands 127 too high, above 23 bits of fraction.
+    # float32 stores the exponent plus 127 above 23 bits of fraction.
     exponent = builder.add(builder.fptosi(whole, _INTS), _bits(127))
     bits = builder.shl(exponent, _bits(23))
     return builder.fmul(value, builder.bitcast(bits, _FLOATS))
 
 
 @_instruction(types.none, types.int64, types.int64, types.int64, types.int64, types.int64)
-def turn(builder: Any, source: Any, step: Any, lines: Any, into: Any, into_step: Any) -> Any:
-    """Writes sixteen lines of sixteen numbers as columns.
+def transpose(builder: Any, source: Any, step: Any, n: Any, target: Any, target_step: Any) -> Any:
+    """Transposes sixteen rows of sixteen numbers.
 
     Args:
-        source: Address of the first line.
-        step: Bytes from a line to the next.
-        lines: How many there are, 1 or more; the last takes the place of those that are not.
-        into: Address of the first line of what is written.
-        into_step: Bytes from one of its lines to the next.
+        source: Address of the first row.
+        step: Bytes from a row to the next.
+        n: Number of rows, 1 or more; the last one is repeated up to sixteen.
+        target: Address of the first row that is written.
+        target_step: Bytes from a written row to the next.
     """
 
-    def at(address: Any, step: Any, line: Any) -> Any:
-        return builder.add(address, builder.mul(step, line))
+    def address_of(address: Any, step: Any, row: Any) -> Any:
+        return builder.add(address, builder.mul(step, row))
 
-    def number(n: int) -> Any:
-        return ir.Constant(ir.IntType(64), n)
+    def constant(i: int) -> Any:
+        return ir.Constant(ir.IntType(64), i)
 
-    last = builder.sub(lines, number(1))
+    last = builder.sub(n, constant(1))
     rows = []
-    for n in range(WIDTH):
-        there = builder.icmp_signed("<", number(n), lines)
-        rows.append(_load(builder, at(source, step, builder.select(there, number(n), last))))
-    # Squares of 1, 2, 4 and 8 numbers change places across the diagonal.
+    for i in range(WIDTH):
+        exists = builder.icmp_signed("<", constant(i), n)
+        row = builder.select(exists, constant(i), last)
+        rows.append(_load(builder, address_of(source, step, row)))
+    # Squares of 1, 2, 4 and 8 numbers are swapped across the diagonal.
     for side in (1, 2, 4, 8):
         swapped = list(rows)
-        for n in range(WIDTH):
-            if not n & side:
-                low, high = rows[n], rows[n + side]
+        for i in range(WIDTH):
+            if not i & side:
+                low, high = rows[i], rows[i + side]
                 lows = [k if not k & side else k - side + WIDTH for k in range(WIDTH)]
                 highs = [k + side if not k & side else k + WIDTH for k in range(WIDTH)]
-                swapped[n] = builder.shuffle_vector(low, high, ir.Constant(_INTS, lows))
-                swapped[n + side] = builder.shuffle_vector(low, high, ir.Constant(_INTS, highs))
+                swapped[i] = builder.shuffle_vector(low, high, ir.Constant(_INTS, lows))
+                swapped[i + side] = builder.shuffle_vector(low, high, ir.Constant(_INTS, highs))
         rows = swapped
-    for n, row in enumerate(rows):
-        _store(builder, at(into, into_step, number(n)), row)
+    for i, row in enumerate(rows):
+        _store(builder, address_of(target, target_step, constant(i)), row)
 
 
 def _load(builder: Any, address: Any) -> Any:
@@ -252,11 +253,11 @@ def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def _call(builder: Any, name: str, returns: Any, *arguments: Any) -> Any:
-    """Calls one of LLVM's own functions on vectors."""
+    """Calls one of LLVM's intrinsic functions on vectors."""
     full = f"llvm.{name}.v{WIDTH}f32"
-    known = builder.module.globals
-    if full not in known:
+    declared = builder.module.globals
+    if full not in declared:
         kind = ir.FunctionType(returns, [argument.type for argument in arguments])
         ir.Function(builder.module, kind, full)
-    loose = _LOOSE if "max" in name or "reduce" in name else ()
-    return builder.call(known[full], arguments, fastmath=loose)
+    flags = _ANY_ORDER if "max" in name or "reduce" in name else ()
+    return builder.call(declared[full], arguments, fastmath=flags)

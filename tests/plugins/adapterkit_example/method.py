@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from adapterkit.backbone.edits import Delta
-from adapterkit.backbone.families import Geometry
+from adapterkit.backbone.geometry import Geometry
 from adapterkit.methods.base import FileKeys, Group, GroupEdits, Method, Tensors
 
 SITES = ("query", "key", "value")
@@ -86,7 +86,7 @@ class IA3(Method):
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         return {
-            f"base_model.model.{root}{geometry.path(layer, site)}.ia3_l": (site, layer)
+            f"base_model.model.{root}{geometry.peft_path(layer, site)}.ia3_l": (site, layer)
             for layer in range(geometry.layers)
             for site in self.targets
         }

@@ -1,0 +1,169 @@
+"""What a family of models declares about itself, so that any adapter can act in it.
+
+A new family is one new file in this package, or in a package of your own that names it in the
+entry-point group `adapterkit.families`, with one class that extends `Family`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ...errors import BackboneError, did_you_mean
+from ...registry import discover
+from ..geometry import Geometry
+
+BUFFERS = ("position_ids", "token_type_ids")
+"""Last parts of the names of tensors that old checkpoints hold beside the weights."""
+
+
+class Family(ABC):
+    """One family of models whose layers have the sites of `geometry`.
+
+    Layers are called one by one with the states of a packed batch, `[1, T, h]`, and `edits=...`,
+    and return states of that shape. They hand `edits` on, as a keyword, to transformers' attention
+    interface together with an attention module that has a `layer_idx`.
+    """
+
+    type: ClassVar[str]
+    """Name of the family."""
+
+    model_types: ClassVar[tuple[str, ...]]
+    """The `model_type` of every transformers configuration that belongs to it."""
+
+    prefix: ClassVar[str]
+    """Name of the backbone inside transformers' task models, without a dot."""
+
+    layers_path: ClassVar[str]
+    """Path of the list of layers inside the backbone."""
+
+    activation_path: ClassVar[str]
+    """Path, inside a layer, of the activation module that follows the linear `ffn_up`."""
+
+    residual_path: ClassVar[str]
+    """Path, inside a layer, of the module that is called with the inner states of the feed-forward
+    block and its residual, and sums them."""
+
+    norm_path: ClassVar[str]
+    """Path, inside a layer, of the layer norm that ends it."""
+
+    pooler_path: ClassVar[str | None] = None
+    """Path of the pooler inside the backbone; None for a family without one."""
+
+    lm_head: ClassVar[Mapping[str, str]] = {}
+    """Modules of the head for masked language modelling in a checkpoint, to the names in
+    `lm_head`; empty for a family without such a head."""
+
+    @abstractmethod
+    def geometry(self, config: Any) -> Geometry:
+        """The measures of one model.
+
+        Args:
+            config: Its transformers configuration.
+        """
+
+    @abstractmethod
+    def uses_gelu(self, config: Any) -> bool:
+        """Whether the activation module computes the exact GELU, not its tanh approximation."""
+
+    @abstractmethod
+    def norm_eps(self, config: Any) -> float:
+        """The epsilon of the layer norms."""
+
+    @abstractmethod
+    def embed(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        token_type_ids: Tensor,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        """The states that enter the first layer.
+
+        Args:
+            model: The backbone.
+            input_ids, position_ids, token_type_ids: int64 `[T]` each, of a packed batch.
+            inputs_embeds: Word embeddings instead of those of `input_ids`, `[T, e]`.
+
+        Returns:
+            `[T, h]`.
+        """
+
+    def layer_arguments(self, model: Any, position_ids: Tensor) -> Sequence[Mapping[str, Any]]:
+        """Keyword arguments of each layer beside its states and `edits`; none by default.
+
+        Args:
+            model: The backbone.
+            position_ids: Of the tokens that the layers compute, int64 `[T]`.
+
+        Returns:
+            As many mappings as layers.
+        """
+        return [{}] * len(model.get_submodule(self.layers_path))
+
+    def pool(self, model: Any, first: Tensor) -> Tensor:
+        """The pooler's output, `[n, h]`, for the first token's state of each sequence, `[n, h]`.
+
+        By default the pooler is called as transformers calls it, with the states of whole
+        sequences, `[n, t, h]`, of which it reads the first.
+        """
+        pooled: Tensor = model.get_submodule(self.pooler_path)(first[:, None])
+        return pooled
+
+    def is_backbone_weight(self, name: str) -> bool:
+        """Whether a tensor of a checkpoint belongs to the fingerprint.
+
+        By default every tensor does, except those of the pooler. A family that accepts fewer must
+        still accept every weight of the model: `Backbone` refuses it otherwise, since two different
+        models could then have one fingerprint.
+
+        Args:
+            name: The tensor's name inside the backbone, without `prefix`.
+        """
+        return not name.endswith(BUFFERS) and not self.is_pooler_weight(name)
+
+    def is_pooler_weight(self, name: str) -> bool:
+        """Whether a tensor belongs to the pooler, which is no part of the fingerprint.
+
+        Args:
+            name: The tensor's name inside the backbone, without `prefix`.
+        """
+        return self.pooler_path is not None and name.startswith(f"{self.pooler_path}.")
+
+
+@cache
+def families() -> dict[str, Family]:
+    """Every family, by the `model_type` of its configurations.
+
+    Raises:
+        AdapterkitError: A plug-in is broken, or two families claim one model type.
+    """
+    found: dict[str, Family] = {}
+    for kind in discover("adapterkit.backbone.families", Family).values():
+        family: Family = kind()
+        for model_type in family.model_types:
+            if model_type in found:
+                raise BackboneError(
+                    f"the families '{found[model_type].type}' and '{family.type}' both claim the "
+                    f"model type '{model_type}'; uninstall one"
+                )
+            found[model_type] = family
+    return found
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a transformers `model_type`.
+
+    Raises:
+        BackboneError: No family claims the model type.
+    """
+    known = families()
+    if model_type not in known:
+        hint = did_you_mean(model_type, known)
+        raise BackboneError(f"backbones of type '{model_type}' are not supported: {hint}")
+    return known[model_type]

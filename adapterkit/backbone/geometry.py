@@ -1,0 +1,101 @@
+"""Where an adapter may act in a backbone, under canonical names, and how wide it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LINEAR_SITES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
+"""The six linears of a layer: an edit reads the linear's input and adds to its output."""
+
+HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
+"""Sites in the residual stream, all as wide as the hidden state.
+
+`after_attention`, `after_ffn`
+    The output of the attention block or feed-forward block before its residual sum: an edit reads
+    it and adds to it.
+`ffn_norm`
+    The input of the layer's last norm: an edit reads the normed input and adds to the input.
+`ffn_residual`
+    The feed-forward block's own input on its way to the residual sum: an edit reads it and adds
+    to it, which places the edit in parallel to the feed-forward block.
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A linear of a layer, or the part of a linear that computes one of several outputs.
+
+    Attributes:
+        path: Path of the linear's module inside a layer.
+        columns: First and past-the-last column of the linear's output that belong to the site;
+            None for all of them. A fused linear that computes query, key and value has three sites
+            of one path.
+        peft_target: How PEFT's `target_modules` names the linear; its path if omitted.
+    """
+
+    path: str
+    columns: tuple[int, int] | None = None
+    peft_target: str | None = None
+
+    def peft_path(self, name: str) -> str:
+        """Path of the site inside a layer in the names of a PEFT weights file.
+
+        PEFT knows no part of a linear. The site's name at the end keeps the parts apart, and PEFT
+        refuses such a file, since no module has that path.
+
+        Args:
+            name: Canonical name of the site.
+        """
+        return self.path if self.columns is None else f"{self.path}.{name}"
+
+    def peft_name(self, name: str) -> str:
+        """The site in PEFT's `target_modules`.
+
+        Args:
+            name: Canonical name of the site.
+        """
+        return self.peft_target or self.peft_path(name)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The measures of one backbone: everything that names and shapes of adapter tensors depend on.
+
+    Attributes:
+        prefix: Name of the backbone inside transformers' task models, without a dot.
+        layers_path: Path of the list of layers inside the backbone.
+        sites: Canonical name of each linear site to its place in a layer.
+        layers: Number of layers, L.
+        hidden: Width of the hidden state, h.
+        intermediate: Width inside the feed-forward block.
+        heads: Number of attention heads.
+        positions: The most tokens a text may have, special tokens included.
+        first_position: Position id of a text's first token if no prefix stands before it.
+    """
+
+    prefix: str
+    layers_path: str
+    sites: Mapping[str, Site]
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    positions: int
+    first_position: int = 0
+
+    def width_in(self, site: str) -> int:
+        """Width of what an edit at the site reads."""
+        return self.intermediate if site == "ffn_down" else self.hidden
+
+    def width_out(self, site: str) -> int:
+        """Width of what an edit at the site adds to."""
+        linear = self.sites.get(site)
+        if linear is not None and linear.columns is not None:
+            first, end = linear.columns
+            return end - first
+        return self.intermediate if site == "ffn_up" else self.hidden
+
+    def peft_path(self, layer: int, site: str) -> str:
+        """Path of a linear site inside the backbone, as a PEFT weights file names it."""
+        return f"{self.layers_path}.{layer}.{self.sites[site].peft_path(site)}"
