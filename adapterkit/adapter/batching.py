@@ -49,7 +49,7 @@ def assemble_edits(
     untouched = [geometry.layers] * len(packed.owners)
     owners = sorted(set(packed.owners) - {-1})
     prefixes: dict[int, list[Tensor]] = {owner: [] for owner in owners}
-    table, filled = _launch_table_for(packed, adapters)
+    table, filled = launch_table_for(packed, adapters)
     graph_key: list[Hashable] = [filled]
     for members, masks in _groups(adapters, owners, dropout):
         spans = [(packed.span(own[0])[0], packed.span(own[-1])[1]) for _, own in members]
@@ -85,9 +85,7 @@ def assemble_edits(
     )
 
 
-def _launch_table_for(
-    packed: Packed, adapters: Sequence[Adapter]
-) -> tuple[LaunchTable | None, int]:
+def launch_table_for(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable | None, int]:
     """The launch table of a batch that is computed as a whole, else None, and the number of tokens
     that the batch is filled up to: on a GPU only so that graphs have few sizes."""
     tokens = packed.offsets[-1]

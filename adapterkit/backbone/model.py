@@ -73,7 +73,7 @@ class Backbone:
         fits_graphs = quantization == "none" and uses_flash_attention(
             self.device, self.dtype, width
         )
-        self.graphs = GraphCache(self._compute) if fits_graphs else None
+        self.graphs = GraphCache(self.compute_states) if fits_graphs else None
 
     @classmethod
     def load(
@@ -209,7 +209,7 @@ class Backbone:
             states = self._layers[index](states, edits=edits, **arguments[index])
         return states.squeeze(0)[:tokens]
 
-    def _compute(self, rows: Tensor, edits: Edits) -> Tensor:
+    def compute_states(self, rows: Tensor, edits: Edits) -> Tensor:
         """Hidden states `[R, h]` of ids, positions and token types `[3, R]`, filled up already."""
         input_ids, position_ids, token_type_ids = rows
         states = self._family.embed(self.model, input_ids, position_ids, token_type_ids, None)

@@ -134,6 +134,11 @@ class AdapterCache:
         self._loading: dict[Key, asyncio.Task[Adapter]] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
 
+    @property
+    def n_loading(self) -> int:
+        """Adapters that are being loaded."""
+        return len(self._loading)
+
     async def get(self, reference: str) -> LoadedAdapter:
         """The adapter a reference means now, loaded where it is not here yet.
 

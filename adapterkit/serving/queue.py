@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 
@@ -102,6 +103,11 @@ class Queue:
     def tenants(self) -> int:
         """Tenants that wait."""
         return sum(bool(share.jobs) for share in self._shares.values())
+
+    @property
+    def n_remembered(self) -> int:
+        """Tenants whose share is remembered, also those without a waiting request."""
+        return len(self._shares)
 
     def is_full_for(self, tenant: str) -> bool:
         """Whether a request of this tenant would be turned away, whatever its size."""
@@ -213,12 +219,21 @@ class Usage:
     """What each tenant took of the engine lately: tokens that fade with a half-life of a second.
 
     A tenant is about until it has asked for nothing for `ABOUT` seconds.
+
+    Args:
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._taken: dict[str, float] = {}
         self._last: dict[str, float] = {}
-        self._at = time.monotonic()
+        self._at = clock()
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Tenants whose tokens are remembered."""
+        return frozenset(self._taken)
 
     def add(self, tenant: str, tokens: int) -> None:
         """Tokens of a tenant are about to be computed."""
@@ -236,7 +251,7 @@ class Usage:
         return None
 
     def _fade(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._at < 0.1:
             return
         left = 0.5 ** (now - self._at)

@@ -66,7 +66,7 @@ def on_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable, int]:
         return LaunchTable(), bucket_size(packed.offsets[-1])
 
-    monkeypatch.setattr(batching, "_launch_table_for", room)
+    monkeypatch.setattr(batching, "launch_table_for", room)
     monkeypatch.setattr(edits_module, "uses_flash_attention", lambda *_: True)
     monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
     monkeypatch.setattr(hooks, "packed_attention", ragged_attention)
@@ -103,7 +103,7 @@ class FakeGraph:
     """Replaces a CUDA graph: it computes again with the edits that it was captured with."""
 
     def __init__(self, backbone: Backbone, rows: torch.Tensor, edits: Edits) -> None:
-        self._compute = partial(backbone._compute, rows, edits)
+        self._compute = partial(backbone.compute_states, rows, edits)
         self.states = self._compute()
 
     def replay(self) -> None:
@@ -179,9 +179,9 @@ def test_a_method_that_is_not_low_rank_only_is_computed_group_by_group(
     adapter = make_adapter(tiny, "lora")
     packed, _ = packed_of(tiny, [(adapter, tokenise(tiny, ["my card"], None, 30)[0])])
     packed = replace(packed, input_ids=packed.input_ids.to("meta"))  # any device but a CPU
-    assert batching._launch_table_for(packed, [adapter])[0] is not None
+    assert batching.launch_table_for(packed, [adapter])[0] is not None
     mixed = [adapter, replace(adapter, method=Other(), tensors={})]
-    assert batching._launch_table_for(packed, mixed) == (None, packed.offsets[-1])
+    assert batching.launch_table_for(packed, mixed) == (None, packed.offsets[-1])
 
 
 def test_sizes_are_few_and_large_enough() -> None:

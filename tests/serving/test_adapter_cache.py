@@ -176,7 +176,7 @@ def test_a_broken_folder_is_told_and_leaves_nothing(store: Store, tiny: Backbone
                 await resident.get("t3/task")
         await resident.get("t4/task")
         assert set(resident.memory.names()) == {"t4/task"}
-        assert resident._loading == {}
+        assert resident.n_loading == 0
 
     with_set(store, tiny, 10**9, use)
 

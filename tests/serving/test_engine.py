@@ -109,7 +109,7 @@ def test_a_million_tenants_leave_no_trace() -> None:
     for number in range(20_000):
         queue.add(queued_request(f"tenant-{number}", 1))
         queue.take(100)
-    assert len(queue._shares) == 0
+    assert queue.n_remembered == 0
 
 
 @pytest.fixture
@@ -299,10 +299,9 @@ def test_who_takes_most_leaves_a_lane_while_others_are_about(
     assert running(tiny, use)
 
 
-def test_usage_fades_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usage_fades_and_forgets() -> None:
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    usage = Usage()
+    usage = Usage(clock=lambda: now)
     usage.add("loud", 1000)
     assert usage.dominant() is None, "alone, nobody is in the way of anybody"
     usage.add("quiet", 10)
@@ -316,4 +315,4 @@ def test_usage_fades_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert usage.dominant() == "loud"
     now += 60.0
     assert usage.dominant() is None
-    assert not usage._taken, "no name is remembered"
+    assert usage.tenants == frozenset(), "no name is remembered"
