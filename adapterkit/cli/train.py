@@ -65,13 +65,11 @@ def train(
     from accelerate import PartialState
 
     from ..adapter.store import Store
-    from ..training.compatibility import check_together
     from ..training.train import StoppedError, load_backbone, train_many
 
     plans, shelf = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:
         shelf.adapter_dir(plan.name)  # refuses before the training what it would refuse after
-    check_together(plans)
     backbone = load_backbone(plans[0])
     stopped = None
     try:

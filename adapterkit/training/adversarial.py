@@ -1,8 +1,8 @@
-"""Adversarial training: each sequence once more, moved a little to where its loss grows fastest.
+"""Adversarial training: every sequence once more, with perturbed word embeddings.
 
 The fast gradient method on word embeddings (Miyato, Dai & Goodfellow 2017, arXiv:1605.07725): with
-g the gradient of the loss towards the word embeddings of one sequence, they are moved by
-`epsilon * g / ||g||`, and the gradients of both losses, as it was and moved, are added.
+g the gradient of the loss with respect to the word embeddings of one sequence, `epsilon * g /
+||g||` is added to them, and the gradients of the clean and of the perturbed loss are added.
 """
 
 from __future__ import annotations
@@ -15,68 +15,68 @@ from torch import Tensor
 
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
-from .trainable import Portion
+from .batches import MicroBatch
 
 
 class Attack:
-    """Rows of one piece of a batch: first as they are, and after the backward pass moved.
+    """The rows of one micro-batch, first clean and after the backward pass perturbed.
 
     Args:
-        portion: The rows.
-        backbone: Whose word embeddings they are read with, unless they bring their own.
+        micro_batch: The rows.
+        backbone: The backbone whose word embeddings are looked up, unless the rows bring their own.
     """
 
-    def __init__(self, portion: Portion, backbone: Backbone) -> None:
-        self._portion, self._backbone = portion, backbone
-        # A step of zeros, and not the words, collects the gradient: where the words themselves are
-        # trained, theirs goes on to the table.
-        self._steps = [
-            torch.zeros_like(self._words(inputs), requires_grad=True) for inputs in portion.inputs
+    def __init__(self, micro_batch: MicroBatch, backbone: Backbone) -> None:
+        self._micro_batch, self._backbone = micro_batch, backbone
+        # Zeros that are added collect the gradient, and not the embeddings themselves: if those are
+        # trained too, their gradient goes on to the embedding table.
+        self._zeros = [
+            torch.zeros_like(self._embeddings(sequence), requires_grad=True)
+            for sequence in micro_batch.sequences
         ]
 
-    def standing(self) -> Portion:
-        """The rows as they are; a backward pass over them finds where they would move."""
-        return self._by(self._steps)
+    def clean(self) -> MicroBatch:
+        """The rows without perturbation; a backward pass through them finds the gradients."""
+        return self._with_added(self._zeros)
 
-    def moved(self, epsilon: float) -> Portion:
-        """The rows after that backward pass, each sequence moved by a norm of epsilon."""
-        grads = (one.grad if one.grad is not None else torch.zeros_like(one) for one in self._steps)
-        return self._by(step(gradient, epsilon).to(gradient.dtype) for gradient in grads)
+    def perturbed(self, epsilon: float) -> MicroBatch:
+        """The rows after that backward pass, with perturbations of L2 norm epsilon."""
+        gradients = (x.grad if x.grad is not None else torch.zeros_like(x) for x in self._zeros)
+        return self._with_added(perturbation(g, epsilon).to(g.dtype) for g in gradients)
 
-    def _by(self, steps: Iterable[Tensor]) -> Portion:
-        left = iter(steps)
+    def _with_added(self, perturbations: Iterable[Tensor]) -> MicroBatch:
+        """The rows with `[n, e]` added to the word embeddings of each sequence."""
+        remaining = iter(perturbations)
         examples = [
             replace(
                 example,
                 inputs=tuple(
-                    replace(inputs, inputs_embeds=self._words(inputs) + next(left))
-                    for inputs in example.inputs
+                    replace(sequence, inputs_embeds=self._embeddings(sequence) + next(remaining))
+                    for sequence in example.inputs
                 ),
             )
-            for example in self._portion.examples
+            for example in self._micro_batch.examples
         ]
-        return replace(self._portion, examples=examples)
+        return replace(self._micro_batch, examples=examples)
 
-    def _words(self, inputs: TokenSequence) -> Tensor:
-        return (
-            self._backbone.word_embeddings(inputs.input_ids)
-            if inputs.inputs_embeds is None
-            else inputs.inputs_embeds
-        )
+    def _embeddings(self, sequence: TokenSequence) -> Tensor:
+        if sequence.inputs_embeds is not None:
+            return sequence.inputs_embeds
+        return self._backbone.word_embeddings(sequence.input_ids)
 
 
-def step(gradient: Tensor, epsilon: float) -> Tensor:
-    """`epsilon * g / ||g||_2` over all of one sequence, float32.
+def perturbation(gradient: Tensor, epsilon: float) -> Tensor:
+    """`epsilon * g / ||g||_2` of the gradient of one sequence, `[n, e]`, float32.
 
-    Zeros where the gradient is zero or no number. A positive factor on it, such as a row's weight
-    in its batch or the scale of half precision, changes nothing.
+    Zeros if the gradient is zero or not finite. A positive factor of the gradient, such as a row's
+    weight in its batch or the loss scale of half precision, changes nothing.
 
     Args:
         gradient: `[n, e]`.
-        epsilon: The norm.
+        epsilon: The norm of the result.
     """
     gradient = gradient.float()
-    most = gradient.abs().amax()
-    scaled = gradient / most  # so that squares neither overflow nor vanish
+    largest = gradient.abs().amax()
+    scaled = gradient / largest  # so that squares neither overflow nor vanish
     found = epsilon * scaled / scaled.norm()
-    return torch.where(most.isfinite() & (most > 0), found, torch.zeros_like(found))
+    return torch.where(largest.isfinite() & (largest > 0), found, torch.zeros_like(found))

@@ -170,9 +170,9 @@ def _trials(
         if progress and seeds > 1:
             log.info(f"{name}, seed {seed}")
         if name == FULL:
-            tuned = fine_tune(seeded, progress=progress)
+            full = fine_tune(seeded, progress=progress)
             # A folder would hold every weight in float32.
-            yield Trial(tuned.adapter, tuned.n_parameters, 1.0, 4 * tuned.n_parameters)
+            yield Trial(full.adapter, full.n_parameters, 1.0, 4 * full.n_parameters)
         else:
             adapter = train(seeded, backbone, progress=progress)
             n_bytes = sum(map(len, adapter_files(adapter, backbone.geometry).values()))

@@ -1,6 +1,6 @@
-"""Full fine-tuning: every weight of a backbone trained, the reference adapters are held against.
+"""Full fine-tuning: all weights of a backbone are trained, as a reference for adapters.
 
-It is no way to serve: the weights belong to one task afterwards, and are not kept.
+It cannot be served: afterwards the weights belong to one task, and they are not saved.
 """
 
 from __future__ import annotations
@@ -10,52 +10,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import methods
+from .loop import LoopOptions
 from .plan import Plan
 from .recipe import Recipe, Training
-from .train import accelerate_over, carry_out, load_backbone
-from .trainable import Trainee, Trainees
+from .train import load_backbone, make_accelerator, run_plans
+from .trainable import TrainableAdapter, TrainableAdapters
 
-RATE = 1e-4
-"""Peak learning rate of the backbone's weights, where the recipe leaves it open."""
+LEARNING_RATE = 1e-4
+"""Peak learning rate of the backbone's weights if the recipe names none."""
 
 
 @dataclass(frozen=True)
 class FullFineTuning:
-    """What full fine-tuning came to.
+    """The result of full fine-tuning.
 
     Attributes:
-        adapter: Head, record and scores; it answers nothing without the weights.
-        n_parameters: Numbers that were trained.
+        adapter: Head, record and metrics; it answers nothing without the trained backbone.
+        n_parameters: Number of trained parameters.
     """
 
     adapter: Adapter
     n_parameters: int
 
 
-class TrainableBackbone(Trainee):
-    """A head, and the backbone under it."""
+class TrainableBackbone(TrainableAdapter):
+    """A head, and the backbone below it.
+
+    Args:
+        adapter: The adapter with the head.
+        backbone: The backbone, loaded with `prepared=False`; its own weights are trained.
+    """
 
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
         super().__init__(adapter)
         self.model = backbone.model.requires_grad_(True)
-        self._best: dict[str, Tensor] = {}
 
-    def parts(self, settings: Training) -> list[tuple[Mapping[str, nn.Parameter], float]]:
+    def parameters_by_rate(
+        self, settings: Training
+    ) -> list[tuple[Mapping[str, nn.Parameter], float]]:
         model = dict(self.model.named_parameters())
-        return [*super().parts(settings), (model, settings.learning_rate or RATE)]
-
-    def kept(self) -> Adapter:
-        self._best = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        return super().kept()
-
-    def settle(self) -> None:
-        self.model.load_state_dict(self._best, strict=False)
+        learning_rate = settings.learning_rate or LEARNING_RATE
+        return [*super().parameters_by_rate(settings), (model, learning_rate)]
 
 
 def check_tunable(recipe: Recipe) -> None:
@@ -72,31 +73,33 @@ def check_tunable(recipe: Recipe) -> None:
 
 
 def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
-    """Trains a recipe's head together with a backbone of its own, in float32.
+    """Trains the head of a recipe together with a backbone of its own, in float32.
 
-    Data, head, epochs, schedule and seed are the recipe's; the hidden layers drop out as the
-    backbone's configuration says, in attention nothing does.
+    Data, head, epochs, schedule and seed are the recipe's. The hidden layers have the dropout of
+    the backbone's configuration; attention has none.
 
     Args:
-        recipe: The recipe; its method is left out.
+        recipe: The recipe; its method is not used.
         progress: Show a progress bar, and a line for every epoch.
 
     Raises:
         RecipeError: The recipe asks for what only an adapter can do.
-        AdapterkitError: Recipe, data or backbone do not allow it.
+        AdapterkitError: Recipe, data or backbone do not allow the training.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     check_tunable(recipe)
     section = replace(recipe.backbone, dtype="float32", quantization="none")
     recipe = replace(recipe, method=methods()["head"](), backbone=section)
-    # Laid out for a frozen model, the linears would not see their weights change.
+    # Prepared for a frozen model, the linears would not see their weights change.
     backbone = load_backbone(recipe, prepared=False)
-    accelerator = accelerate_over(backbone, recipe)
+    accelerator = make_accelerator(backbone, recipe)
     if accelerator.num_processes > 1:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
     plan = Plan.of(recipe, backbone)
-    whole = TrainableBackbone(plan.adapter, backbone)
+    trainable = TrainableBackbone(plan.adapter, backbone)
+    trainables = TrainableAdapters(backbone, [trainable])
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.training.seed)  # the backbone's own dropout draws from it
-        (adapter,) = carry_out([plan], Trainees(backbone, [whole]), accelerator, began, progress)
-    return FullFineTuning(adapter, sum(p.numel() for p in whole.parameters()))
+        torch.manual_seed(recipe.training.seed)  # seeds the backbone's own dropout
+        options = LoopOptions(progress=progress)
+        (adapter,) = run_plans([plan], trainables, accelerator, options, started)
+    return FullFineTuning(adapter, sum(p.numel() for p in trainable.parameters()))

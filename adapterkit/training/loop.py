@@ -3,210 +3,203 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm import tqdm
 
-from ..adapter.adapter import Adapter
 from ..adapter.batching import batching_key
-from ..backbone.model import Backbone
 from ..inference.forward import by_budget
-from ..inference.labelled import Split
 from ..inference.lanes import SERIAL, WorkerLanes, lanes_of
-from ..inference.pipeline import compute_outputs
-from ..tasks.base import Task
-from ..tasks.types import Outputs
 from .adversarial import Attack
-from .parallel_backward import backward, parted
+from .batches import MicroBatch
+from .callbacks.base import Callback, Event, in_order
+from .parallel_backward import backward, split_over_lanes
 from .run import Run
-from .trainable import Portion, Trainees
+from .trainable import TrainableAdapters
 
 STEP_TOKENS = 4096
-"""Tokens of several adapters' batches in one forward: wide enough, and a gigabyte on minilm."""
+"""Default of `LoopOptions.max_tokens`; larger forwards are hardly faster. A gigabyte on minilm."""
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Options of a training that are not part of a recipe.
+
+    Attributes:
+        callbacks: Callbacks beside the registered ones.
+        progress: Show a progress bar, and a line for every epoch.
+        max_tokens: Most tokens of several runs in one forward; one run alone may have more.
+    """
+
+    callbacks: Sequence[Callback] = ()
+    progress: bool = True
+    max_tokens: int = STEP_TOKENS
 
 
 class Loop:
-    """Runs in step: each takes its own next batch, and one forward holds as many as the budget
-    lets it. A run that has ended leaves the others to it.
+    """Takes the steps of several runs at the same time.
+
+    Each run takes its own next batch, and one forward holds as many of the batches as
+    `max_tokens` allows. A run that has ended drops out, and the others go on.
 
     Args:
         accelerator: Accelerate's.
-        trainees: What is trained.
-        runs: The run of each.
-        max_tokens: Most tokens of several runs in one forward; one run alone may have more.
+        trainables: The adapters under training.
+        runs: The run of each, in the same order.
+        options: Callbacks, progress and the size of a forward.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        trainees: Trainees,
+        trainables: TrainableAdapters,
         runs: Sequence[Run],
-        max_tokens: int = STEP_TOKENS,
+        options: LoopOptions,
     ) -> None:
         self.accelerator = accelerator
-        self.backbone = trainees.backbone
+        self.backbone = trainables.backbone
         self.runs = runs
-        self.max_tokens = max_tokens
-        self._trainees = trainees
-        self._lanes = self._own_lanes()
-        self._number = {id(run): number for number, run in enumerate(runs)}
-        self.module, *prepared = accelerator.prepare(trainees, *(run.optimizer for run in runs))
-        for run, optimizer in zip(runs, prepared, strict=True):
+        self.options = options
+        self.callbacks = in_order(options.callbacks)
+        self._trainables = trainables
+        self._lanes = self._choose_lanes()
+        self.module, *wrapped = accelerator.prepare(trainables, *(run.optimizer for run in runs))
+        for run, optimizer in zip(runs, wrapped, strict=True):
             run.optimizer = optimizer
 
-    def _own_lanes(self) -> WorkerLanes:
-        """The lanes of a step: one where processes share it, or where the backbone is trained too,
-        whose gradients and dropout are drawn in one place."""
-        trained = any(p.requires_grad for p in self.backbone.model.parameters())
-        alone = trained or self.accelerator.num_processes > 1
-        return SERIAL if alone else lanes_of(self.backbone.device)
+    def run(self) -> None:
+        """Takes every run to its end."""
+        try:
+            for callback in self.callbacks:
+                callback.on_start(self._event(range(len(self.runs))))
+            # Adapters of one method stand together, so that they are computed in one block.
+            active = sorted(
+                (index for index, run in enumerate(self.runs) if not run.ended),
+                key=lambda index: batching_key(self.runs[index].trainable.initial),
+            )
+            while active:
+                self._take_steps(active)
+                self._end_epochs([index for index in active if self.runs[index].epoch_ended])
+                # An ensemble is lost with the first of its members.
+                lost = {run.name for run in self.runs if run.fault is not None}
+                active = [
+                    index
+                    for index in active
+                    if not self.runs[index].ended and self.runs[index].name not in lost
+                ]
+        finally:
+            for callback in self.callbacks:
+                callback.on_end(self._event(range(len(self.runs))))
 
-    def run(self, progress: bool) -> None:
-        """Takes every run to its end, perhaps with a bar and a line an epoch."""
-        # Like methods stand together, so that their products are one block.
-        running = sorted(self.runs, key=lambda run: batching_key(run.trainee.start))
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        total = sum(run.total for run in running)
-        with tqdm(total=total, unit="step", disable=None if progress else True) as bar:
-            while running:
-                steps = [(run, run.step(process, processes)) for run in running]
-                sizes = [max(piece.n_tokens for piece in pieces) for _, pieces in steps]
-                for part in by_budget(sizes, self.max_tokens):
-                    self._step(steps[part.start : part.stop])
-                    self._show(bar, running[part.start : part.stop])
-                checked = [run for run in running if run.epoch_ended]
-                self._check(checked)
-                if progress:
-                    self._tell(checked)
-                # An ensemble that has lost a member is lost.
-                lost = {run.name for run in running if run.fault is not None}
-                running = [run for run in running if not run.ended and run.name not in lost]
+    def _take_steps(self, active: Sequence[int]) -> None:
+        """The next step of some runs, in as many forwards as `max_tokens` asks for."""
+        process, n_processes = self.accelerator.process_index, self.accelerator.num_processes
+        batches = [self.runs[index].next_micro_batches(process, n_processes) for index in active]
+        sizes = [max(micro_batch.n_tokens for micro_batch in batch) for batch in batches]
+        for part in by_budget(sizes, self.options.max_tokens):
+            self._step({active[place]: batches[place] for place in part})
+            for callback in self.callbacks:
+                callback.on_step(self._event(active[part.start : part.stop]))
 
-    def _step(self, steps: Sequence[tuple[Run, Sequence[Portion]]]) -> None:
-        """One optimiser step of each of some runs."""
+    def _end_epochs(self, ended: Sequence[int]) -> None:
+        if ended:
+            self.module.eval()
+            for callback in self.callbacks:
+                callback.on_epoch(self._event(ended))
+
+    def _event(self, indices: Iterable[int]) -> Event:
+        return Event(
+            [self.runs[index] for index in indices],
+            self.runs,
+            self.backbone,
+            self.accelerator,
+            self.options.progress and self.accelerator.is_main_process,
+        )
+
+    def _choose_lanes(self) -> WorkerLanes:
+        """One lane if processes share a step, or if the backbone is trained too: it collects its
+        gradients and draws its dropout in one place."""
+        full = any(p.requires_grad for p in self.backbone.model.parameters())
+        serial = full or self.accelerator.num_processes > 1
+        return SERIAL if serial else lanes_of(self.backbone.device)
+
+    def _step(self, batches: Mapping[int, Sequence[MicroBatch]]) -> None:
+        """One optimiser step of each of some runs.
+
+        Args:
+            batches: Index of the run to the micro-batches of its step.
+        """
         self.module.train()
-        totals = torch.zeros(len(steps), device=self.backbone.device)
-        most = max(len(pieces) for _, pieces in steps)
-        for turn in range(most):
-            here = [place for place, (_, pieces) in enumerate(steps) if turn < len(pieces)]
-            portions = {self._number[id(steps[at][0])]: steps[at][1][turn] for at in here}
-            totals[here] += self._gradients(portions, last=turn == most - 1)
-        whole = self.accelerator.reduce(totals, "sum").tolist()
-        for (run, _), loss in zip(steps, whole, strict=True):
+        losses = torch.zeros(len(batches), device=self.backbone.device)
+        n_turns = max(map(len, batches.values()))
+        for turn in range(n_turns):
+            micro_batches = {
+                index: batch[turn] for index, batch in batches.items() if turn < len(batch)
+            }
+            rows = [row for row, index in enumerate(batches) if index in micro_batches]
+            losses[rows] += self._add_gradients(micro_batches, last=turn == n_turns - 1)
+        summed = self.accelerator.reduce(losses, "sum").tolist()
+        for index, loss in zip(batches, summed, strict=True):
+            run = self.runs[index]
             if math.isfinite(loss):
                 with self._lanes.single_threaded():
                     self._update(run)
             run.optimizer.zero_grad()
-            run.stepped(loss)
+            run.record_loss(loss)
 
     def _update(self, run: Run) -> None:
         if run.settings.clip:
-            self.accelerator.clip_grad_norm_(run.trainee.parameters(), run.settings.clip)
+            self.accelerator.clip_grad_norm_(run.trainable.parameters(), run.settings.clip)
         run.optimizer.step()
         run.schedule.step()
 
-    def _gradients(self, portions: Mapping[int, Portion], last: bool) -> Tensor:
-        """Adds the gradients of some runs' pieces to their parameters'.
+    def _add_gradients(self, micro_batches: Mapping[int, MicroBatch], last: bool) -> Tensor:
+        """Adds the gradients of micro-batches to their parameters, also the adversarial ones.
 
         Args:
-            portions: Number of the run to its piece.
+            micro_batches: Index of the run to its micro-batch.
             last: Whether the step ends with them.
 
         Returns:
-            Losses of the rows as they are, `[n]`; no number where that of moved rows is none.
+            The losses without perturbation, `[n]`; not finite if the loss with it is not.
         """
-        epsilons = {n: epsilon for n in portions if (epsilon := self.runs[n].settings.adversarial)}
-        if not epsilons:
-            return self._backward(portions, last)
-        attacks = {n: Attack(portions[n], self.backbone) for n in epsilons}
-        standing = {n: attack.standing() for n, attack in attacks.items()}
-        with _same_again(self.backbone.device):
-            losses = self._backward({**portions, **standing}, last=False)
-        harmed = self._backward({n: a.moved(epsilons[n]) for n, a in attacks.items()}, last)
-        at = [place for place, n in enumerate(portions) if n in attacks]
-        losses[at] += torch.where(harmed.isfinite(), torch.zeros_like(harmed), harmed)
+        norms = {i: norm for i in micro_batches if (norm := self.runs[i].settings.adversarial)}
+        if not norms:
+            return self._backward(micro_batches, last)
+        attacks = {i: Attack(micro_batches[i], self.backbone) for i in norms}
+        clean = {i: attack.clean() for i, attack in attacks.items()}
+        with _generator_restored(self.backbone.device):
+            losses = self._backward({**micro_batches, **clean}, last=False)
+        perturbed = self._backward({i: a.perturbed(norms[i]) for i, a in attacks.items()}, last)
+        rows = [row for row, index in enumerate(micro_batches) if index in attacks]
+        losses[rows] += torch.where(perturbed.isfinite(), torch.zeros_like(perturbed), perturbed)
         return losses
 
-    def _backward(self, portions: Mapping[int, Portion], last: bool) -> Tensor:
-        """One forward and backward; processes exchange gradients in the last of a step."""
-        whole = {n for n in portions if self.runs[n].trainee.start.task.whole_batch}
-        parts = parted(portions, whole, self._lanes)
+    def _backward(self, micro_batches: Mapping[int, MicroBatch], last: bool) -> Tensor:
+        """One forward and backward; processes exchange gradients in the last of a step.
+
+        Returns:
+            The losses, `[n]`, in the order of the micro-batches.
+        """
+        unsplit = {i for i in micro_batches if self.runs[i].trainable.initial.task.whole_batch}
+        parts = split_over_lanes(micro_batches, unsplit, self._lanes)
         if len(parts) > 1:
-            told = backward(self._trainees, parts, self._lanes, self.accelerator.autocast)
-            return torch.stack([told[n] for n in portions])
+            found = backward(self._trainables, parts, self._lanes, self.accelerator.autocast)
+            return torch.stack([found[index] for index in micro_batches])
         with nullcontext() if last else self.accelerator.no_sync(self.module):
             with self.accelerator.autocast():
-                losses: Tensor = self.module(portions)
+                losses: Tensor = self.module(micro_batches)
             # Processes average their gradients; a run's weights sum to 1 over all of them.
             self.accelerator.backward(losses.sum() * self.accelerator.num_processes)
         return losses.detach()
 
-    def _check(self, runs: Sequence[Run]) -> None:
-        """Scores the validation rows of runs that have ended an epoch."""
-        self.module.eval()
-        asked = {
-            place: (run.trainee.adapter, run.validation)
-            for place, run in enumerate(runs)
-            if run.validation is not None
-        }
-        said = outputs_of(self.accelerator, self.backbone, list(asked.values()))
-        told = dict(zip(asked, said, strict=True))
-        for place, run in enumerate(runs):
-            if place in told:
-                run.checked(scores_of(asked[place][0].task, asked[place][1], told[place]))
-            else:
-                run.checked(None)
 
-    def _show(self, bar: Any, runs: Sequence[Run]) -> None:
-        bar.set_description(f"epoch {runs[-1].epoch}/{runs[-1].settings.epochs}", refresh=False)
-        loss = sum(run.losses[-1] for run in runs) / len(runs)
-        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-        bar.update(len(runs))
-
-    def _tell(self, runs: Sequence[Run]) -> None:
-        for run in runs:
-            entry = run.history[-1]
-            whose = f"{run.called}, " if len(self.runs) > 1 else ""
-            checked = entry.get("validation", {})
-            told = ", ".join(f"{name} {value:.4f}" for name, value in checked.items())
-            tqdm.write(
-                f"{whose}epoch {entry['epoch']}: training loss {entry['train_loss']:.4f}"
-                + (f"; validation {told}" if told else ""),
-                file=sys.stderr,
-            )
-
-
-def _same_again(device: torch.device) -> Any:
-    """What is drawn inside is drawn again after it: a backbone that is trained itself drops out by
-    torch's own generator, and both passes of a step must drop the same."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-
-def outputs_of(
-    accelerator: Accelerator, backbone: Backbone, asked: Sequence[tuple[Adapter, Split]]
-) -> list[Outputs]:
-    """What some adapters say of their splits, every row computed by one of the processes."""
-    rows = [(adapter, example) for adapter, split in asked for example in split.examples]
-    mine = range(accelerator.process_index, len(rows), accelerator.num_processes)
-    with accelerator.autocast():
-        said = compute_outputs(backbone, [rows[row] for row in mine])
-    found = list(zip(mine, said, strict=True))
-    if accelerator.num_processes > 1:
-        found = gather_object(found)
-    lines = iter([line for _, line in sorted(found, key=lambda pair: pair[0])])
-    return [Outputs.of([next(lines) for _ in split.examples]) for _, split in asked]
-
-
-def scores_of(task: Task, split: Split, outputs: Outputs) -> dict[str, float]:
-    """Loss and metrics of what was said of a split."""
-    return {
-        "loss": split.loss(task, outputs),
-        **task.metrics(split.predictions(task, outputs)),
-    }
+def _generator_restored(device: torch.device) -> AbstractContextManager[None]:
+    """Restores torch's generator afterwards: a backbone under training draws its dropout from it,
+    and both passes of an adversarial step must drop the same elements."""
+    devices = [device] if device.type == "cuda" else []
+    return torch.random.fork_rng(devices)

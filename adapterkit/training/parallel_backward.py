@@ -1,7 +1,7 @@
-"""One step's forward and backward in lanes: parts of the rows, each on cores of its own.
+"""Forward and backward of one step in lanes: parts of the rows, each on its own cores.
 
-Gradients of parts add up to those of the whole, so what is learnt is the same in any lanes but for
-the rounding of one sum, which is always added in the same order.
+The gradients of the parts add up to those of all rows. So any number of lanes learns the same, but
+for the rounding of one sum, whose order never changes.
 """
 
 from __future__ import annotations
@@ -14,91 +14,96 @@ from torch import Tensor
 
 from ..adapter.adapter import Adapter
 from ..inference.lanes import LEAST_TOKENS, WorkerLanes
-from .trainable import Portion, Trainees
+from .batches import MicroBatch
+from .trainable import TrainableAdapters
 
 
-def parted(
-    portions: Mapping[int, Portion], whole: set[int], lanes: WorkerLanes
-) -> list[dict[int, Portion]]:
-    """Pieces of some adapters' batches in parts of as many tokens, one for each lane.
+def split_over_lanes(
+    micro_batches: Mapping[int, MicroBatch], unsplit: set[int], lanes: WorkerLanes
+) -> list[dict[int, MicroBatch]]:
+    """Splits micro-batches into parts of about equal numbers of tokens, one for each lane.
 
-    An adapter's rows stay together, but for those of one where a part ends; there the short ones
-    go ahead of the long ones.
+    The rows of an adapter stay together, except for those of an adapter where one part ends and
+    the next begins; there the short rows go into the first part.
 
     Args:
-        portions: Number of the adapter to its piece.
-        whole: Numbers of adapters whose rows cannot be parted.
-        lanes: Where the parts are meant for.
+        micro_batches: Index of the adapter to its micro-batch.
+        unsplit: Indices of adapters whose rows must stay in one part.
+        lanes: The lanes that will compute the parts.
 
     Returns:
-        At least one part, and no more than are worth a lane.
+        At least one part, and no more parts than have enough tokens for a lane.
     """
-    total = sum(portion.n_tokens for portion in portions.values())
-    n = min(lanes.n, total // LEAST_TOKENS)
-    if n < 2:
-        return [dict(portions)]
-    rows: list[dict[int, list[int]]] = [{} for _ in range(n)]
-    done = 0
-    for number, together, size in _units(portions, whole):
-        part = rows[(2 * done + size) * n // (2 * total)]
-        part.setdefault(number, []).extend(together)
-        done += size
-    return [{at: portions[at].only(own) for at, own in part.items()} for part in rows if part]
+    total = sum(micro_batch.n_tokens for micro_batch in micro_batches.values())
+    n_parts = min(lanes.n, total // LEAST_TOKENS)
+    if n_parts < 2:
+        return [dict(micro_batches)]
+    parts: list[dict[int, list[int]]] = [{} for _ in range(n_parts)]
+    before = 0
+    for index, rows, n_tokens in _units(micro_batches, unsplit):
+        part = parts[(2 * before + n_tokens) * n_parts // (2 * total)]
+        part.setdefault(index, []).extend(rows)
+        before += n_tokens
+    return [
+        {index: micro_batches[index].select(rows) for index, rows in part.items()}
+        for part in parts
+        if part
+    ]
 
 
 def _units(
-    portions: Mapping[int, Portion], whole: set[int]
+    micro_batches: Mapping[int, MicroBatch], unsplit: set[int]
 ) -> Iterator[tuple[int, Sequence[int], int]]:
-    """What cannot be parted further: an adapter's number, rows, and their tokens."""
-    for number, portion in portions.items():
-        sizes = [sum(map(len, example.inputs)) for example in portion.examples]
-        if number in whole:
-            yield number, range(len(sizes)), sum(sizes)
+    """The smallest units that a part can take: index of the adapter, rows, and their tokens."""
+    for index, micro_batch in micro_batches.items():
+        sizes = [sum(map(len, example.inputs)) for example in micro_batch.examples]
+        if index in unsplit:
+            yield index, range(len(sizes)), sum(sizes)
         else:
             for row in sorted(range(len(sizes)), key=sizes.__getitem__):
-                yield number, [row], sizes[row]
+                yield index, [row], sizes[row]
 
 
 def backward(
-    trainees: Trainees,
-    parts: Sequence[Mapping[int, Portion]],
+    trainables: TrainableAdapters,
+    parts: Sequence[Mapping[int, MicroBatch]],
     lanes: WorkerLanes,
-    precision: Callable[[], AbstractContextManager[object]],
+    autocast: Callable[[], AbstractContextManager[object]],
 ) -> dict[int, Tensor]:
-    """Adds the gradients of all parts to the parameters'.
+    """Adds the gradients of all parts to the parameters.
 
     Args:
-        trainees: What is trained.
-        parts: As `parted` made them.
-        lanes: Where they are computed.
-        precision: The scope a forward runs in.
+        trainables: The adapters under training.
+        parts: The parts, as `split_over_lanes` returns them.
+        lanes: The lanes that compute them.
+        autocast: Opens the scope of mixed precision in which a forward runs.
 
     Returns:
-        Number of each adapter to the loss of its rows.
+        Index of each adapter to the loss of its rows, a scalar.
     """
 
-    def work(part: Mapping[int, Portion]) -> tuple[list[Tensor], dict[int, Adapter]]:
-        adapters = {number: _leaves(trainees.members[number].adapter) for number in part}
-        with precision():
-            losses = trainees.losses(part, adapters)
+    def compute(part: Mapping[int, MicroBatch]) -> tuple[list[Tensor], dict[int, Adapter]]:
+        adapters = {index: _with_own_leaves(trainables.members[index].adapter) for index in part}
+        with autocast():
+            losses = trainables.losses(part, adapters)
         losses.sum().backward()
         return list(losses.detach()), adapters
 
-    told: dict[int, Tensor] = {}
-    for losses, adapters in lanes.map(work, parts):
-        for (number, leaves), loss in zip(adapters.items(), losses, strict=True):
-            told[number] = told[number] + loss if number in told else loss
-            _add_gradients(trainees.members[number].adapter, leaves)
-    return told
+    summed: dict[int, Tensor] = {}
+    for losses, adapters in lanes.map(compute, parts):
+        for (index, leaves), loss in zip(adapters.items(), losses, strict=True):
+            summed[index] = summed[index] + loss if index in summed else loss
+            _add_gradients(trainables.members[index].adapter, leaves)
+    return summed
 
 
-def _leaves(adapter: Adapter) -> Adapter:
-    """The adapter over the same numbers, with gradients of its own."""
+def _with_own_leaves(adapter: Adapter) -> Adapter:
+    """The adapter over the same memory, but with leaves that collect gradients of their own."""
 
-    def own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def leaves(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.detach().requires_grad_(x.requires_grad) for name, x in tensors.items()}
 
-    return replace(adapter, tensors=own(adapter.tensors), head=own(adapter.head))
+    return replace(adapter, tensors=leaves(adapter.tensors), head=leaves(adapter.head))
 
 
 def _add_gradients(adapter: Adapter, leaves: Adapter) -> None:
@@ -106,5 +111,5 @@ def _add_gradients(adapter: Adapter, leaves: Adapter) -> None:
         for name, leaf in own.items():
             if leaf.grad is not None:
                 parameter = parameters[name]
-                known = parameter.grad
-                parameter.grad = leaf.grad if known is None else known.add_(leaf.grad)
+                before = parameter.grad
+                parameter.grad = leaf.grad if before is None else before.add_(leaf.grad)

@@ -10,6 +10,7 @@ from typing import Any
 from ..adapter.adapter import Adapter
 from ..adapter.store import Store
 from ..backbone.model import Backbone
+from ..data.dataset import fingerprint
 from ..errors import AdapterkitError, RecipeError
 from ..inference.forward import text_limit
 from ..inference.labelled import Split, ready
@@ -18,6 +19,7 @@ from .augmentation import Augment, Augmented
 from .initial_adapter import fresh_adapter
 from .recipe import Recipe
 from .run import Run
+from .trainable import TrainableAdapter
 
 log = logging.getLogger("adapterkit")
 
@@ -43,21 +45,22 @@ class Plan:
     augmented: Augmented | None = None
 
     @property
-    def starts(self) -> list[Adapter]:
-        """The members, each as an adapter that is trained, and checked after every epoch, alone."""
+    def members(self) -> list[Adapter]:
+        """The members of the ensemble, each as an adapter of its own; one if it is no ensemble."""
         return [replace(member, extra_members=()) for member in self.adapter.members]
 
-    def runs(self, trainees: Iterator[Any]) -> list[Run]:
-        """A run for each member, which takes the next trainee.
+    def runs(self, trainables: Iterator[TrainableAdapter]) -> list[Run]:
+        """A run for each member; members differ in their seeds alone.
 
-        Members differ in their seeds alone.
+        Args:
+            trainables: The members under training, of which this takes as many as it has.
         """
         settings = self.recipe.training
         runs = []
-        for number in range(settings.ensemble):
-            own = replace(settings, seed=settings.seed + number, ensemble=1)
-            called = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
-            runs.append(Run(next(trainees), self.splits, own, called, self.augmented))
+        for index in range(settings.ensemble):
+            own = replace(settings, seed=settings.seed + index, ensemble=1)
+            label = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
+            runs.append(Run(next(trainables), self.splits, own, label, self.augmented))
         return runs
 
     @classmethod
@@ -90,8 +93,17 @@ class Plan:
             raise type(error)(f"{recipe.name}: {error}") from None
         return cls(recipe, rows, adapter, splits, augmented)
 
-    def tell(self, backbone: Backbone) -> None:
-        """Logs what is about to be trained on what, and what is odd about it."""
+    def record(self) -> dict[str, Any]:
+        """What the adapter's card keeps of recipe and rows."""
+        return {
+            "recipe": self.recipe.plain(),
+            "seed": self.recipe.training.seed,
+            "data": fingerprint(self.rows),
+            "rows": {name: len(split) for name, split in self.splits.items()},
+        }
+
+    def log_summary(self, backbone: Backbone) -> None:
+        """Logs what will be trained on which rows, and warns of what is unusual about them."""
         adapter, splits = self.adapter, self.splits
         counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
         below = [*(floor.name for floor in adapter.stack[-2::-1]), backbone.name]

@@ -1,120 +1,118 @@
-"""One adapter's training run: its steps in order, its optimiser, and what came of it."""
+"""One adapter's training run: its batches, its optimiser, and all that must be saved to go on."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..errors import AdapterkitError
 from ..inference.labelled import Split
+from .batches import Batches, MicroBatch
+from .optimizer import parameter_groups, schedule_factor
 from .recipe import Training
-from .trainable import Portion, Trainee
+from .trainable import TrainableAdapter
 
 CURVE_POINTS = 200
 
 
-class Run:
-    """Epochs, steps and checks of one adapter, whoever else is trained beside it.
-
-    Args:
-        trainee: What is trained.
-        splits: Rows of `train` and, where there are any, `validation`.
-        settings: The recipe's, the seed its own.
-        called: What messages call it; the adapter's name where left out.
-        augmented: From numbers of training rows, an epoch and a seed to these rows; as they are
-            where left out.
+@dataclass(frozen=True)
+class Best:
+    """The epoch whose parameters a run keeps.
 
     Attributes:
-        name: The adapter's, which members of one ensemble share.
-        total: Steps to the end, unless patience runs out before.
-        losses: Of every step so far.
-        history: An entry for every epoch so far.
-        kept: The epoch to keep so far, and the adapter as it was then.
-        fault: Why the run stopped before its end; None where it did not.
+        epoch: Counted from 1.
+        tensors: The parameters after that epoch, as `TrainableAdapter.snapshot` gives them.
+    """
+
+    epoch: int
+    tensors: Mapping[str, Tensor]
+
+
+class Run:
+    """The training of one adapter, whatever else is trained beside it.
+
+    Args:
+        trainable: The adapter under training.
+        splits: Rows of `train` and, if there are any, of `validation`.
+        settings: The training section of the recipe, with this run's own seed.
+        label: Name of the run in messages; if omitted, the adapter's name.
+        augmented: As `Batches` takes it.
+
+    Attributes:
+        n_steps: Optimiser steps of the whole training.
+        optimizer: AdamW; the loop wraps it by Accelerate.
+        schedule: The schedule of its learning rates.
+        losses: Training loss of every step so far.
+        history: One entry for every epoch so far, of plain data; callbacks write it.
+        best: The epoch to keep so far; callbacks set it.
+        callback_state: Plain data and tensors that a callback wants saved with the run, by the
+            callback's `type`.
+        fault: Why the run failed; None if it did not.
     """
 
     def __init__(
         self,
-        trainee: Trainee,
+        trainable: TrainableAdapter,
         splits: Mapping[str, Split],
         settings: Training,
-        called: str | None = None,
+        label: str | None = None,
         augmented: Callable[[Sequence[int], int, int], Split] | None = None,
     ) -> None:
-        self.trainee = trainee
-        self.called = called or trainee.start.name
-        self.rows, self.validation = splits["train"], splits.get("validation")
-        self.augmented = augmented
+        self.trainable = trainable
         self.settings = settings
-        self.steps_an_epoch = math.ceil(len(self.rows) / settings.batch_size)
-        self.total = self.steps_an_epoch * settings.epochs
-        self.optimizer: Any = torch.optim.AdamW(parameter_groups(trainee, settings))
-        # Not prepared by Accelerate, which would take one step of it for every process.
+        self.label = label or trainable.initial.name
+        self.validation = splits.get("validation")
+        self.batches = Batches(splits["train"], settings, trainable.initial.task, augmented)
+        self.n_steps = self.batches.steps_per_epoch * settings.epochs
+        self.optimizer: Any = torch.optim.AdamW(parameter_groups(trainable, settings))
+        # Not wrapped by Accelerate, which would take one step of it for every process.
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, rate_at(settings, self.total)
+            self.optimizer, schedule_factor(settings, self.n_steps)
         )
-        self.history: list[dict[str, Any]] = []
         self.losses: list[float] = []
-        self.kept = (0, trainee.start)
+        self.history: list[dict[str, Any]] = []
+        self.best: Best | None = None
+        self.callback_state: dict[str, Any] = {}
         self.fault: str | None = None
-        self._batches = self._plan()
+        self._stopped = False
 
     @property
     def name(self) -> str:
-        return self.trainee.start.name
+        """The adapter's name, which the members of one ensemble share."""
+        return self.trainable.initial.name
 
     @property
     def epoch(self) -> int:
-        """The epoch of the last step, counted from 1."""
-        return math.ceil(len(self.losses) / self.steps_an_epoch)
+        """The epoch of the last step, counted from 1; 0 before the first step."""
+        return math.ceil(len(self.losses) / self.batches.steps_per_epoch)
 
     @property
     def epoch_ended(self) -> bool:
         """Whether the last step was the last of its epoch."""
-        return self.fault is None and len(self.losses) % self.steps_an_epoch == 0
+        return self.fault is None and len(self.losses) % self.batches.steps_per_epoch == 0
 
     @property
     def ended(self) -> bool:
-        """Whether there is no further step: all are done, patience ran out, or it stopped."""
-        patience = self.settings.patience
-        impatient = patience is not None and len(self.history) - self.kept[0] >= patience
-        return self.fault is not None or len(self.losses) == self.total or impatient
+        """Whether there is no further step."""
+        return self.fault is not None or self._stopped or len(self.losses) == self.n_steps
 
-    def step(self, process: int, processes: int) -> list[Portion]:
-        """One process's pieces of the next batch.
+    def stop(self) -> None:
+        """Ends the run before its last step, without a fault."""
+        self._stopped = True
 
-        Where the process has no row of a piece it computes one without weight, because every
-        process must take part in every step.
-        """
-        batch = next(self._batches)
-        sizes = [[len(inputs) for inputs in example.inputs] for example in batch.examples]
-        lengths = [size for row in sizes for size in row]
-        starts = (0, *accumulate(len(row) for row in sizes))
-        mine = range(process, len(batch), processes)
-        pieces = []
-        for number in range(self.settings.accumulation):
-            rows = list(mine[number :: self.settings.accumulation])
-            weights = [1.0 / len(batch)] * len(rows)
-            if not rows:
-                rows, weights = [0], [0.0]
-            pieces.append(
-                Portion(
-                    examples=[batch.examples[row] for row in rows],
-                    targets=[batch.targets[row] for row in rows],
-                    weights=weights,
-                    places=[place for row in rows for place in range(starts[row], starts[row + 1])],
-                    lengths=lengths,
-                    seed=self.settings.seed * 1_000_003 + len(self.losses),
-                ).posed(self.trainee.start.task)
-            )
-        return pieces
+    def next_micro_batches(self, process: int = 0, n_processes: int = 1) -> list[MicroBatch]:
+        """The micro-batches of the next step; see `Batches.micro_batches`."""
+        epoch, step = divmod(len(self.losses), self.batches.steps_per_epoch)
+        return self.batches.micro_batches(epoch + 1, step, process, n_processes)
 
-    def stepped(self, loss: float) -> None:
-        """Notes a step's loss; one that is no number ends the run."""
+    def record_loss(self, loss: float) -> None:
+        """Records the training loss of a step; one that is not finite ends the run with a fault."""
         self.losses.append(loss)
         if not math.isfinite(loss):
             self.fault = (
@@ -122,87 +120,75 @@ class Run:
                 "lower training.learning_rate or use another precision"
             )
 
-    def checked(self, scores: Mapping[str, float] | None) -> None:
-        """Notes an epoch, and keeps the adapter where it is the best so far.
-
-        Args:
-            scores: Of the validation rows; None where there are none.
-        """
-        recent = self.losses[-self.steps_an_epoch :]
-        entry: dict[str, Any] = {
-            "epoch": self.epoch,
-            "step": len(self.losses),
-            "train_loss": round(sum(recent) / len(recent), 6),
-            "learning_rate": self.schedule.get_last_lr()[0],
-        }
-        if scores is not None:
-            entry["validation"] = dict(scores)
-        self.history.append(entry)
-        if not self.settings.keep_best or scores is None or self._is_best():
-            self.kept = (self.epoch, self.trainee.kept())
-
-    def record(self) -> dict[str, Any]:
-        """What the card keeps of the run; the loss curve is thinned to a few hundred points."""
+    def summary(self) -> dict[str, Any]:
+        """What the adapter's card keeps of the run: the epoch that was kept, the history, and the
+        losses, averaged to at most `CURVE_POINTS` points of (step, loss)."""
         width = math.ceil(len(self.losses) / CURVE_POINTS)
-        thinned = [
+        points = [
             (first + len(part), round(sum(part) / len(part), 6))
             for first in range(0, len(self.losses), width)
             if (part := self.losses[first : first + width])
         ]
-        return {"epoch": self.kept[0], "history": self.history, "losses": thinned}
+        epoch = self.best.epoch if self.best is not None else 0
+        return {"epoch": epoch, "history": self.history, "losses": points}
 
-    def _plan(self) -> Iterator[Split]:
-        """Every batch of every epoch."""
-        for epoch in range(1, self.settings.epochs + 1):
-            order = list(range(len(self.rows)))
-            random.Random(f"{self.settings.seed} {epoch}").shuffle(order)
-            for first in range(0, len(order), self.settings.batch_size):
-                some = order[first : first + self.settings.batch_size]
-                yield self._read(some, epoch)
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that the rest of the run depends on beside recipe, rows and backbone.
 
-    def _read(self, rows: Sequence[int], epoch: int) -> Split:
-        if self.augmented is None:
-            return self.rows.only(rows)
-        return self.augmented(rows, epoch, self.settings.seed)
+        Batches and dropout follow from the seed and the step, so no generator is part of it. In
+        full fine-tuning the backbone's own dropout, which draws from torch's generator, is not, nor
+        is the gradient scale of fp16, which belongs to Accelerate.
 
-    def _is_best(self) -> bool:
-        """Whether the last entry has the best main metric, a lower loss deciding between equals."""
-        metric = self.trainee.start.task.main_metric
+        Returns:
+            Nested dicts (of string keys) and lists of plain data and tensors.
+        """
+        optimizer = self.optimizer.state_dict()
+        moments = {str(index): state for index, state in optimizer["state"].items()}
+        best = self.best and {"epoch": self.best.epoch, "tensors": dict(self.best.tensors)}
+        state = {
+            "seed": self.settings.seed,
+            "steps_per_epoch": self.batches.steps_per_epoch,
+            "epoch": self.epoch,
+            "step": len(self.losses),
+            "losses": self.losses,
+            "history": self.history,
+            "stopped": self._stopped,
+            "fault": self.fault,
+            "tensors": self.trainable.snapshot(),
+            "best": best,
+            "optimizer": {**optimizer, "state": moments},
+            "schedule": self.schedule.state_dict(),
+            "callbacks": self.callback_state,
+        }
+        return deepcopy(state)
 
-        def worth(entry: dict[str, Any]) -> tuple[float, float]:
-            return entry["validation"][metric], -entry["validation"]["loss"]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues where another run of the same recipe was.
 
-        return all(worth(self.history[-1]) > worth(entry) for entry in self.history[:-1])
+        Args:
+            state: Its `state_dict`.
 
-
-def parameter_groups(trainee: Trainee, settings: Training) -> list[dict[str, Any]]:
-    """AdamW's groups: each part has its own rate; biases and the gains of norms are not decayed."""
-    groups = []
-    for parameters, peak in trainee.parts(settings):
-        for decayed in (True, False):
-            chosen = [p for name, p in parameters.items() if _decays(name) == decayed]
-            decay = settings.weight_decay if decayed else 0.0
-            if chosen:
-                groups.append({"params": chosen, "lr": peak, "weight_decay": decay})
-    return groups
-
-
-def _decays(name: str) -> bool:
-    return not name.endswith("bias") and "norm" not in name.lower()
-
-
-def rate_at(settings: Training, total: int) -> Any:
-    """Share of the peak learning rate at a step, from 0."""
-    warm = round(settings.warmup * total)
-
-    def share(step: int) -> float:
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        done = (step - warm) / max(1, total - warm)
-        if settings.schedule == "linear":
-            return max(0.0, 1.0 - done)
-        if settings.schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-        return 1.0
-
-    return share
+        Raises:
+            AdapterkitError: The state is of another recipe or of other rows.
+        """
+        for key, own in (
+            ("seed", self.settings.seed),
+            ("steps_per_epoch", self.batches.steps_per_epoch),
+        ):
+            if state[key] != own:
+                raise AdapterkitError(
+                    f"{self.label}: the saved run has {key} {state[key]} and this one has {own}; "
+                    "continue with the recipe and the rows that it began with"
+                )
+        state = deepcopy(dict(state))
+        try:
+            self.trainable.restore(state["tensors"])
+        except ValueError as error:
+            raise AdapterkitError(f"{self.label}: the saved run does not fit: {error}") from None
+        moments = {int(index): value for index, value in state["optimizer"]["state"].items()}
+        self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
+        self.schedule.load_state_dict(state["schedule"])
+        self.losses, self.history = state["losses"], state["history"]
+        self.best = None if state["best"] is None else Best(**state["best"])
+        self.callback_state = state["callbacks"]
+        self.fault, self._stopped = state["fault"], state["stopped"]

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
@@ -14,31 +13,31 @@ from accelerate.state import AcceleratorState, PartialState
 from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.store import Store
 from ..backbone.model import Backbone
-from ..data.dataset import fingerprint
 from ..errors import DataError, RecipeError, did_you_mean
-from ..inference.labelled import Split
 from ..inference.shared_layers import StateCache
 from ..tasks.types import Outputs
 from .augmentation import Augment
+from .callbacks.base import Callback
 from .compatibility import check_processes, check_together
-from .loop import STEP_TOKENS, Loop, outputs_of, scores_of
+from .evaluation import evaluate, split_outputs
+from .loop import STEP_TOKENS, Loop, LoopOptions
 from .plan import HELD_OUT, Plan
 from .recipe import Recipe
 from .run import Run
-from .trainable import Trainee, Trainees
+from .trainable import TrainableAdapter, TrainableAdapters
 
 log = logging.getLogger("adapterkit")
 
 
 class StoppedError(DataError):
-    """Runs stopped before their end; what the others came to is not lost.
+    """Some runs failed before their end; the adapters of the others are not lost.
 
     Attributes:
-        finished: The adapters of the runs that did not stop.
+        finished: The adapters of the runs that did not fail.
     """
 
     def __init__(self, faults: Mapping[str, str], finished: list[Adapter]) -> None:
-        super().__init__("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
+        super().__init__("; ".join(f"{label}: {fault}" for label, fault in faults.items()))
         self.finished = finished
 
 
@@ -48,27 +47,36 @@ def train(
     *,
     store: Store | None = None,
     augment: Augment | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Adapter:
-    """Trains the adapter a recipe describes, on as many processes as Accelerate was launched with.
+    """Trains the adapter of a recipe, on as many processes as Accelerate was launched with.
 
     Args:
         recipe: The recipe.
-        backbone: An already loaded backbone in place of the recipe's.
-        store: Where the adapter is meant for, and what it stands on is looked up by name; names
-            are looked up in `adapters` where left out.
-        augment: Your own augmentation: from a training row's values by role, and where to draw
-            from, to values for the same roles, anew in every epoch (`augmentation.Augment`).
+        backbone: A loaded backbone; if omitted, the recipe's backbone is loaded.
+        store: The store in which the recipe's `on_top_of` is looked up by name, and where the
+            adapter will be published; if omitted, `adapters`.
+        augment: Your own augmentation: a function from the values of a training row by role, and a
+            random generator, to new values for the same roles; called in every epoch
+            (`augmentation.Augment`).
+        callbacks: Instances of callbacks beside the registered ones.
         progress: Show a progress bar, and a line for every epoch.
 
     Returns:
         The adapter, with its history and metrics; the same on every process.
 
     Raises:
-        AdapterkitError: Recipe, data or backbone do not allow it.
+        AdapterkitError: Recipe, data or backbone do not allow the training.
     """
-    own = {recipe.name: augment} if augment is not None else {}
-    return train_many([recipe], backbone, store=store, augment=own, progress=progress)[0]
+    return train_many(
+        [recipe],
+        backbone,
+        store=store,
+        augment={recipe.name: augment} if augment is not None else {},
+        callbacks=callbacks,
+        progress=progress,
+    )[0]
 
 
 def train_many(
@@ -77,19 +85,21 @@ def train_many(
     *,
     store: Store | None = None,
     augment: Mapping[str, Augment] | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     max_tokens: int = STEP_TOKENS,
 ) -> list[Adapter]:
     """Trains the adapters of several recipes side by side over one backbone.
 
-    Each keeps its own batches, rates, dropout, epochs and checks, so each comes out as if it had
-    been trained alone; their current steps share one packed forward and backward.
+    Each has its own batches, learning rates, dropout, epochs and evaluation, so each comes out as
+    if it had been trained alone; their current steps share one packed forward and backward.
 
     Args:
         recipes: The recipes, of one backbone and one precision.
-        backbone: An already loaded backbone in place of the recipes'.
-        store: As `train` takes it.
-        augment: Name of a recipe to what `train` takes for it.
+        backbone: A loaded backbone; if omitted, the recipes' backbone is loaded.
+        store: As in `train`.
+        augment: Name of a recipe to its augmentation, as in `train`.
+        callbacks: As in `train`; one instance follows all runs.
         progress: Show a progress bar, and a line for every epoch.
         max_tokens: Most tokens of several recipes' batches in one forward; it bounds memory.
 
@@ -98,140 +108,69 @@ def train_many(
 
     Raises:
         RecipeError: The recipes cannot be trained together.
-        StoppedError: A run's loss became no number; it holds the adapters of the others.
-        AdapterkitError: A recipe, its data or the backbone do not allow it; nothing was trained.
+        StoppedError: The loss of a run was not finite; it holds the adapters of the others.
+        AdapterkitError: A recipe, its data or the backbone do not allow the training; nothing was
+            trained.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     check_together(recipes)
+    augment = augment or {}
     names = [recipe.name for recipe in recipes]
-    for name in augment or {}:
+    for name in augment:
         if name not in names:
             raise RecipeError(f"augment: no recipe is called '{name}'; {did_you_mean(name, names)}")
     if backbone is None:
         backbone = load_backbone(recipes[0])
-    accelerator = accelerate_over(backbone, recipes[0])
+    accelerator = make_accelerator(backbone, recipes[0])
     check_processes(recipes, accelerator.num_processes)
-    own = augment or {}
-    plans = [Plan.of(recipe, backbone, store, own.get(recipe.name)) for recipe in recipes]
+    plans = [Plan.of(recipe, backbone, store, augment.get(recipe.name)) for recipe in recipes]
     if accelerator.is_main_process:
         for plan in plans:
-            plan.tell(backbone)
-    members = [Trainee(start) for plan in plans for start in plan.starts]
-    trainees = Trainees(backbone, members, _memory(plans))
-    return carry_out(plans, trainees, accelerator, began, progress, max_tokens)
+            plan.log_summary(backbone)
+    members = [TrainableAdapter(member) for plan in plans for member in plan.members]
+    trainables = TrainableAdapters(backbone, members, _state_cache(plans))
+    options = LoopOptions(callbacks, progress, max_tokens)
+    return run_plans(plans, trainables, accelerator, options, started)
 
 
-def carry_out(
+def run_plans(
     plans: Sequence[Plan],
-    trainees: Trainees,
+    trainables: TrainableAdapters,
     accelerator: Accelerator,
-    began: float,
-    progress: bool = True,
-    max_tokens: int = STEP_TOKENS,
+    options: LoopOptions,
+    started: float,
 ) -> list[Adapter]:
-    """Takes every step of some plans, and judges what comes of them.
+    """Takes every step of some plans, and evaluates the trained adapters.
 
     Args:
-        plans: What the training begins with.
-        trainees: What is trained, in the order of the plans, member after member.
+        plans: The plans.
+        trainables: The adapters under training, in the order of the plans, member after member.
         accelerator: Accelerate's.
-        began: When the work on them began, by `time.perf_counter`.
-        progress: As `train_many` takes it.
-        max_tokens: As `train_many` takes it.
+        options: Options of the loop.
+        started: When the work on the plans began, by `time.perf_counter`.
 
     Raises:
-        StoppedError: A run's loss became no number; it holds the adapters of the others.
+        StoppedError: The loss of a run was not finite; it holds the adapters of the others.
     """
-    backbone = trainees.backbone
-    trainees = trainees.to(backbone.device)
-    fresh = iter(trainees.members)
-    grouped = [plan.runs(fresh) for plan in plans]
-    runs = [run for members in grouped for run in members]
-    Loop(accelerator, trainees, runs, max_tokens).run(progress and accelerator.is_main_process)
-    for run in runs:
-        run.trainee.settle()
-    adapters = _finished(accelerator, backbone, plans, grouped)
-    seconds = round(time.perf_counter() - began, 1)
+    trainables = trainables.to(trainables.backbone.device)
+    members = iter(trainables.members)
+    by_plan = [(plan, plan.runs(members)) for plan in plans]
+    runs = [run for _, runs in by_plan for run in runs]
+    Loop(accelerator, trainables, runs, options).run()
+    finished = [(plan, runs) for plan, runs in by_plan if all(run.fault is None for run in runs)]
+    adapters = _evaluated(accelerator, trainables.backbone, finished, len(plans))
+    seconds = round(time.perf_counter() - started, 1)
     adapters = [replace(a, training={**a.training, "seconds": seconds}) for a in adapters]
     accelerator.free_memory()
-    faults = {run.called: run.fault for run in runs if run.fault is not None}
+    faults = {run.label: run.fault for run in runs if run.fault is not None}
     if faults:
         raise StoppedError(faults, adapters)
     return adapters
 
 
-def _memory(plans: Sequence[Plan]) -> StateCache | None:
-    """Where states of the training rows are kept; a single epoch, or rows that are other ones in
-    every epoch, would never look at them again."""
-    again = [
-        plan.recipe.training
-        for plan in plans
-        if plan.augmented is None
-        and not plan.recipe.training.adversarial
-        and not plan.recipe.task.masks_tokens
-    ]
-    rooms = [training.cache_mb for training in again if training.epochs > 1]
-    return StateCache(max(rooms) * 1_000_000) if any(rooms) else None
-
-
-def _finished(
-    accelerator: Accelerator,
-    backbone: Backbone,
-    plans: Sequence[Plan],
-    runs: Sequence[Sequence[Run]],
-) -> list[Adapter]:
-    """The adapters that were kept, folded, judged on every held-out split, with their records.
-
-    Args:
-        runs: Of each plan, a run for each member.
-    """
-    done = [
-        (plan, members)
-        for plan, members in zip(plans, runs, strict=True)
-        if all(run.fault is None for run in members)
-    ]
-    trained = [_joined([run.kept[1] for run in members]) for _, members in done]
-    said: list[dict[str, Outputs]] = [{} for _ in done]
-    for name in HELD_OUT:
-        having = [place for place, (plan, _) in enumerate(done) if name in plan.splits]
-        asked = [(trained[place], done[place][0].splits[name]) for place in having]
-        for place, outputs in zip(having, outputs_of(accelerator, backbone, asked), strict=True):
-            said[place][name] = outputs
-    finished = []
-    for adapter, outputs_by_split, (plan, members) in zip(trained, said, done, strict=True):
-        first, *others = members
-        record = {
-            "recipe": plan.recipe.plain(),
-            "seed": plan.recipe.training.seed,
-            "data": fingerprint(plan.rows),
-            "rows": {name: len(part) for name, part in plan.splits.items()},
-            "processes": accelerator.num_processes,
-            "together": len(plans),
-            **first.record(),
-        }
-        if others:
-            record["members"] = [{"seed": run.settings.seed, **run.record()} for run in others]
-        if plan.augmented is not None and plan.augmented.own is not None:
-            record["augment"] = plan.augmented.own
-        finished.append(judged(replace(adapter, training=record), plan.splits, outputs_by_split))
-    return finished
-
-
-def _joined(members: Sequence[Adapter]) -> Adapter:
-    """Trained members, folded, as one adapter."""
-    folded = []
-    for member in members:
-        method, tensors = member.method.finalize(member.tensors)
-        folded.append(replace(member, method=method, tensors=tensors))
-    first, *others = folded
-    return replace(
-        first, extra_members=tuple(MemberWeights(other.tensors, other.head) for other in others)
-    )
-
-
-def accelerate_over(backbone: Backbone, recipe: Recipe) -> Accelerator:
+def make_accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
     """Accelerate, for the backbone's device and the recipe's precision."""
-    # Accelerate keeps the precision of a process's first run for good; runs may differ in it.
+    # Accelerate keeps the precision of a process's first training for good; ours may differ in it.
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=backbone.device.type == "cpu", mixed_precision=recipe.training.mixed_precision
@@ -243,7 +182,7 @@ def load_backbone(recipe: Recipe, *, prepared: bool = True) -> Backbone:
 
     Args:
         recipe: The recipe.
-        prepared: As `Backbone.load` takes it.
+        prepared: As in `Backbone.load`.
 
     Raises:
         BackboneError: It cannot be loaded.
@@ -253,17 +192,67 @@ def load_backbone(recipe: Recipe, *, prepared: bool = True) -> Backbone:
     return recipe.backbone.load(recipe.folder, prepared)
 
 
-def judged(trained: Adapter, splits: Mapping[str, Split], said: Mapping[str, Outputs]) -> Adapter:
-    """The adapter with its thresholds tuned on the validation rows, its metrics, and in `training`
-    their intervals and what the task reports of the last split."""
-    task, metrics = trained.task, {}
-    record: dict[str, Any] = {"intervals": {}}
-    if "validation" in said:
-        held = splits["validation"]
-        task = task.tune(said["validation"], held.examples, held.targets)
-    for name, outputs in said.items():
-        predictions = splits[name].predictions(task, outputs)
-        metrics[name] = scores_of(task, splits[name], outputs)
-        record["intervals"][name] = task.intervals(predictions)
-        record["report"] = {"split": name, **task.report(predictions)}
-    return replace(trained, task=task, metrics=metrics, training={**trained.training, **record})
+def _state_cache(plans: Sequence[Plan]) -> StateCache | None:
+    """A cache for the states of training rows; None if no state would be used twice, because there
+    is a single epoch or the rows differ from epoch to epoch."""
+    repeating = [
+        plan.recipe.training
+        for plan in plans
+        if plan.augmented is None
+        and not plan.recipe.training.adversarial
+        and not plan.recipe.task.masks_tokens
+    ]
+    sizes = [training.cache_mb for training in repeating if training.epochs > 1]
+    return StateCache(max(sizes) * 1_000_000) if any(sizes) else None
+
+
+def _evaluated(
+    accelerator: Accelerator,
+    backbone: Backbone,
+    finished: Sequence[tuple[Plan, Sequence[Run]]],
+    n_together: int,
+) -> list[Adapter]:
+    """The trained adapters with their records, evaluated on every held-out split.
+
+    Args:
+        accelerator: Accelerate's.
+        backbone: The backbone.
+        finished: Plans whose runs have ended without a fault, with the run of each member.
+        n_together: Number of plans that were trained together.
+    """
+    trained = [_as_ensemble(runs) for _, runs in finished]
+    outputs: list[dict[str, Outputs]] = [{} for _ in finished]
+    for name in HELD_OUT:
+        having = [index for index, (plan, _) in enumerate(finished) if name in plan.splits]
+        pairs = [(trained[index], finished[index][0].splits[name]) for index in having]
+        for index, found in zip(having, split_outputs(accelerator, backbone, pairs), strict=True):
+            outputs[index][name] = found
+    adapters = []
+    for adapter, by_split, (plan, runs) in zip(trained, outputs, finished, strict=True):
+        record = {
+            **plan.record(),
+            "processes": accelerator.num_processes,
+            "together": n_together,
+            **runs[0].summary(),
+        }
+        if len(runs) > 1:
+            record["members"] = [{"seed": r.settings.seed, **r.summary()} for r in runs[1:]]
+        if plan.augmented is not None and plan.augmented.own is not None:
+            record["augment"] = plan.augmented.own
+        adapters.append(evaluate(replace(adapter, training=record), plan.splits, by_split))
+    return adapters
+
+
+def _as_ensemble(runs: Sequence[Run]) -> Adapter:
+    """The adapter of some runs, one for each member, at the epochs that they have kept."""
+    finished = []
+    for run in runs:
+        if run.best is not None:
+            run.trainable.restore(run.best.tensors)
+        member = run.trainable.detached()
+        method, tensors = member.method.finalize(member.tensors)
+        finished.append(replace(member, method=method, tensors=tensors))
+    first, *others = finished
+    return replace(
+        first, extra_members=tuple(MemberWeights(other.tensors, other.head) for other in others)
+    )

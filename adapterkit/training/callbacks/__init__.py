@@ -1,0 +1,1 @@
+"""What follows a training step by step, one callback a file."""

@@ -1,0 +1,52 @@
+"""The progress bar, and a line for every epoch."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, ClassVar
+
+from tqdm import tqdm
+
+from .base import Callback, Event
+
+
+class Progress(Callback):
+    """Shows a bar over the steps of all runs (on a terminal), and writes a line an epoch."""
+
+    type: ClassVar[str] = "progress"
+    order: ClassVar[int] = 90
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_start(self, event: Event) -> None:
+        self._bar = tqdm(
+            total=sum(run.n_steps for run in event.all_runs),
+            initial=sum(len(run.losses) for run in event.all_runs),
+            unit="step",
+            disable=None if event.show_progress else True,
+        )
+
+    def on_step(self, event: Event) -> None:
+        last = event.runs[-1]
+        loss = sum(run.losses[-1] for run in event.runs) / len(event.runs)
+        self._bar.set_description(f"epoch {last.epoch}/{last.settings.epochs}", refresh=False)
+        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self._bar.update(len(event.runs))
+
+    def on_epoch(self, event: Event) -> None:
+        if not event.show_progress:
+            return
+        for run in event.runs:
+            entry = run.history[-1]
+            label = f"{run.label}, " if len(event.all_runs) > 1 else ""
+            line = f"{label}epoch {entry['epoch']}: training loss {entry['train_loss']:.4f}"
+            scores = entry.get("validation", {})
+            if scores:
+                values = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+                line += f"; validation {values}"
+            tqdm.write(line, file=sys.stderr)
+
+    def on_end(self, event: Event) -> None:
+        if self._bar is not None:
+            self._bar.close()
