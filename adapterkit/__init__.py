@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .methods.base import Method as Method
     from .metrics.base import MetricKind as MetricKind
     from .tasks.base import Task as Task
+    from .training.callbacks.base import Callback as Callback
     from .training.comparison import compare as compare
     from .training.comparison import comparison_table as comparison_table
     from .training.cross_validation import cross_validate as cross_validate
@@ -37,6 +38,7 @@ _MODULES = {
     "AdapterkitError": "errors",
     "AsyncClient": "client.http",
     "Backbone": "backbone.model",
+    "Callback": "training.callbacks.base",
     "Client": "client.http",
     "Method": "methods.base",
     "MetricKind": "metrics.base",

@@ -236,13 +236,13 @@ def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
     two = replace(two, head={name: t.sign() * 3e38 for name, t in two.head.items()})
     save_adapter(joined(one, two, three), "broken", tiny.geometry)
     bad = with_changes(recipe, name="bad", training={"start_from": str(Path("broken").resolve())})
-    steps, plain = Counter[str](), Run.stepped
+    steps, plain = Counter[str](), Run.record_loss
 
     def counted(self: Run, loss: float) -> None:
-        steps[self.called] += 1
+        steps[self.label] += 1
         plain(self, loss)
 
-    monkeypatch.setattr(Run, "stepped", counted)
+    monkeypatch.setattr(Run, "record_loss", counted)
     with pytest.raises(
         StoppedError, match=r"^bad \(seed 5\): the training loss became (inf|nan) at step 1; lower"
     ) as caught:

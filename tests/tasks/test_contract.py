@@ -27,10 +27,11 @@ from adapterkit.tasks.base import tasks
 from adapterkit.tasks.columns import input_columns, required_columns, target_columns
 from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.types import Example, Outputs, Row
+from adapterkit.training.batches import MicroBatch
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
-from adapterkit.training.trainable import Portion, Trainee, Trainees
+from adapterkit.training.trainable import TrainableAdapter, TrainableAdapters
 from helpers.server import serving
 from helpers.task_adapters import random_task_adapter, request_row
 from helpers.task_rows import every_divisible_task, every_task, task_recipe, task_rows
@@ -133,18 +134,18 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     starts = [sum(len(row) for row in lengths[:n]) for n in range(len(lengths))]
     found = []
     for parts in ([range(24)], [range(0, 24, 3), range(1, 24, 3), range(2, 24, 3)]):
-        trainee, total = Trainees(tiny, [Trainee(adapter)]), 0.0
+        trainee, total = TrainableAdapters(tiny, [TrainableAdapter(adapter)]), 0.0
         for part in parts:
             places = [s for n in part for s in range(starts[n], starts[n] + len(lengths[n]))]
-            portion = Portion(
+            micro_batch = MicroBatch(
                 [split.examples[n] for n in part],
                 [split.targets[n] for n in part],
                 [1 / 24] * len(part),
                 places,
                 [size for row in lengths for size in row],
                 seed=3,
-            ).posed(adapter.task)
-            (loss,) = trainee({0: portion})
+            ).masked_for(adapter.task)
+            (loss,) = trainee({0: micro_batch})
             loss.backward()
             total += float(loss.detach())
         grads = torch.cat([p.grad.flatten() for p in trainee.parameters() if p.grad is not None])

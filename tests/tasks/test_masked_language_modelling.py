@@ -29,9 +29,10 @@ from adapterkit.inference.predictor import Predictor
 from adapterkit.tasks.base import Task, tasks
 from adapterkit.tasks.masked_language_modelling import TOP, MaskedLanguageModelling
 from adapterkit.tasks.types import Example, Outputs
+from adapterkit.training.batches import MicroBatch
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
-from adapterkit.training.trainable import Portion, Trainee, Trainees
+from adapterkit.training.trainable import TrainableAdapter, TrainableAdapters
 from helpers.adapters import MakeAdapter
 from helpers.vocabulary import WORDS
 
@@ -392,8 +393,12 @@ def test_no_more_than_the_hidden_tokens_are_scored(
     adapter = plain(tiny, make_adapter)
     examples = examples_of(adapter.task, tiny, TEXTS)
     lengths = [len(i) for e in examples for i in e.inputs]
-    portion = Portion(examples, [None] * 5, [0.2] * 5, list(range(len(lengths))), lengths, seed=1)
-    Trainees(tiny, [Trainee(adapter)])({0: portion.posed(adapter.task)}).sum().backward()
+    micro_batch = MicroBatch(
+        examples, [None] * 5, [0.2] * 5, list(range(len(lengths))), lengths, seed=1
+    )
+    TrainableAdapters(tiny, [TrainableAdapter(adapter)])(
+        {0: micro_batch.masked_for(adapter.task)}
+    ).sum().backward()
     posed = [n for length in lengths for n in [max(1, round(0.15 * (length - 2)))]]
     assert sum(sizes) == sum(posed)
     assert max(sizes) == 4

@@ -21,13 +21,14 @@ from adapterkit.inference.shared_layers import StateCache
 from adapterkit.methods.base import methods
 from adapterkit.tasks.classification import Classification
 from adapterkit.tasks.types import Example
-from adapterkit.training import trainable as trainees
-from adapterkit.training.adversarial import Attack, step
+from adapterkit.training import trainable as trainables
+from adapterkit.training.adversarial import Attack, perturbation
+from adapterkit.training.batches import MicroBatch
 from adapterkit.training.full_finetuning import TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
-from adapterkit.training.trainable import Portion, Trainee, Trainees
+from adapterkit.training.trainable import TrainableAdapter, TrainableAdapters
 from helpers import reference
 from helpers.adapters import random_adapter
 from helpers.joint_training import (
@@ -53,34 +54,41 @@ def sober(backbone: Backbone, method: str = "lora", **settings: Any) -> Adapter:
     return replace(adapter, task=Classification(pooling="mean", labels=("no", "yes"), dropout=0.0))
 
 
-def portion_of(inputs: Sequence[TokenSequence], weight: float | None = None) -> Portion:
+def micro_batch_of(inputs: Sequence[TokenSequence], weight: float | None = None) -> MicroBatch:
     n = len(inputs)
-    return Portion(
+    return MicroBatch(
         examples=[Example((one,)) for one in inputs],
         targets=[place % 2 for place in range(n)],
         weights=[weight or 1 / n] * n,
-        places=list(range(n)),
-        lengths=[len(one) for one in inputs],
+        sequence_indices=list(range(n)),
+        batch_lengths=[len(one) for one in inputs],
         seed=5,
     )
 
 
 def both_passes(
-    backbone: Backbone, adapters: Sequence[Adapter], portions: Sequence[Portion], epsilon: float
+    backbone: Backbone,
+    adapters: Sequence[Adapter],
+    micro_batches: Sequence[MicroBatch],
+    epsilon: float,
 ) -> list[dict[str, Tensor]]:
     """Gradients of each adapter's tensors and head after the clean pass and the moved one."""
-    module = Trainees(backbone, map(Trainee, adapters))
-    pass_both(module, portions, epsilon)
+    module = TrainableAdapters(backbone, map(TrainableAdapter, adapters))
+    pass_both(module, micro_batches, epsilon)
     return [
         {name: p.grad for name, p in member.named_parameters() if p.grad is not None}
         for member in module.members
     ]
 
 
-def pass_both(module: Trainees, portions: Sequence[Portion], epsilon: float) -> None:
-    attacks = {n: Attack(portion, module.backbone) for n, portion in enumerate(portions)}
-    module({n: attack.standing() for n, attack in attacks.items()}).sum().backward()
-    module({n: attack.moved(epsilon) for n, attack in attacks.items()}).sum().backward()
+def pass_both(
+    module: TrainableAdapters, micro_batches: Sequence[MicroBatch], epsilon: float
+) -> None:
+    attacks = {
+        n: Attack(micro_batch, module.backbone) for n, micro_batch in enumerate(micro_batches)
+    }
+    module({n: attack.clean() for n, attack in attacks.items()}).sum().backward()
+    module({n: attack.perturbed(epsilon) for n, attack in attacks.items()}).sum().backward()
 
 
 def leaves(adapter: Adapter) -> Adapter:
@@ -130,7 +138,7 @@ def test_the_gradients_are_those_of_a_plain_loop(tiny: Backbone, method: str) ->
     else:
         adapter = sober(tiny, method)
     inputs = tokenise(tiny, TEXTS, None, 40)
-    (found,) = both_passes(tiny, [adapter], [portion_of(inputs)], EPSILON)
+    (found,) = both_passes(tiny, [adapter], [micro_batch_of(inputs)], EPSILON)
     plain = leaves(adapter)
     plain_backward(tiny, plain, inputs, EPSILON)
     assert_gradients(found, plain)
@@ -151,7 +159,7 @@ def test_rows_that_bring_words_are_moved_from_there(tiny: Backbone) -> None:
         for one in tokenise(tiny, TEXTS, None, 40)
     ]
     adapter = sober(tiny)
-    (found,) = both_passes(tiny, [adapter], [portion_of(inputs)], EPSILON)
+    (found,) = both_passes(tiny, [adapter], [micro_batch_of(inputs)], EPSILON)
     plain = leaves(adapter)
     plain_backward(tiny, plain, inputs, EPSILON)
     assert_gradients(found, plain)
@@ -160,7 +168,9 @@ def test_rows_that_bring_words_are_moved_from_there(tiny: Backbone) -> None:
 def test_adapters_in_one_forward_do_not_touch_each_other(tiny: Backbone) -> None:
     adapters = [sober(tiny, method, seed=n) for n, method in enumerate(("lora", "prefix"))]
     inputs = tokenise(tiny, TEXTS, None, 40)
-    together = both_passes(tiny, adapters, [portion_of(inputs), portion_of(inputs[1:])], EPSILON)
+    together = both_passes(
+        tiny, adapters, [micro_batch_of(inputs), micro_batch_of(inputs[1:])], EPSILON
+    )
     for found, adapter, rows in zip(together, adapters, (inputs, inputs[1:]), strict=True):
         plain = leaves(adapter)
         plain_backward(tiny, plain, rows, EPSILON)
@@ -171,13 +181,13 @@ def test_a_backbone_that_is_trained_itself_has_its_gradients(tiny_folder: Path) 
     backbone = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
     inputs, adapter = tokenise(backbone, TEXTS, None, 40), sober(backbone)
     adapter = replace(adapter, method=methods()["head"](), tensors={})
-    module = Trainees(backbone, [TrainableBackbone(adapter, backbone)]).eval()
+    module = TrainableAdapters(backbone, [TrainableBackbone(adapter, backbone)]).eval()
     found = []
     for plainly in (False, True):
         if plainly:
             plain_backward(backbone, leaves(adapter), inputs, EPSILON)
         else:
-            pass_both(module, [portion_of(inputs)], EPSILON)
+            pass_both(module, [micro_batch_of(inputs)], EPSILON)
         model = dict(backbone.model.named_parameters())
         found.append({name: p.grad for name, p in model.items() if p.grad is not None})
         backbone.model.zero_grad()
@@ -189,12 +199,15 @@ def test_a_backbone_that_is_trained_itself_has_its_gradients(tiny_folder: Path) 
 
 
 def test_every_sequence_moves_by_epsilon_whatever_its_weight(tiny: Backbone) -> None:
-    inputs, module = tokenise(tiny, TEXTS, None, 40), Trainees(tiny, [Trainee(sober(tiny))])
+    inputs, module = (
+        tokenise(tiny, TEXTS, None, 40),
+        TrainableAdapters(tiny, [TrainableAdapter(sober(tiny))]),
+    )
     steps = []
     for weight in (0.2, 13107.2):  # and 65,536 times as much, the scale fp16 begins with
-        attack = Attack(portion_of(inputs, weight), tiny)
-        module({0: attack.standing()}).sum().backward()
-        steps.append([words_of(e) for e in attack.moved(EPSILON).examples])
+        attack = Attack(micro_batch_of(inputs, weight), tiny)
+        module({0: attack.clean()}).sum().backward()
+        steps.append([words_of(e) for e in attack.perturbed(EPSILON).examples])
     for light, heavy, one in zip(*steps, inputs, strict=True):
         assert float((light - tiny.word_embeddings(one.input_ids)).norm()) == pytest.approx(
             EPSILON, rel=1e-5
@@ -212,15 +225,15 @@ def words_of(example: Example) -> Tensor:
 def test_a_step_has_the_gradient_s_direction_alone(scale: float) -> None:
     gradient = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
     expected = torch.tensor([[1.2, 0.0], [0.0, -1.6]])
-    torch.testing.assert_close(step(gradient * scale, 2.0), expected)
+    torch.testing.assert_close(perturbation(gradient * scale, 2.0), expected)
 
 
 @pytest.mark.parametrize("value", [0.0, float("inf"), float("-inf"), float("nan")])
 def test_a_gradient_without_direction_moves_nothing(value: float) -> None:
     gradient = torch.full((2, 3), value)
-    assert torch.equal(step(gradient, 1.0), torch.zeros(2, 3))
+    assert torch.equal(perturbation(gradient, 1.0), torch.zeros(2, 3))
     gradient[0] = 0.0
-    assert torch.equal(step(gradient.half(), 1.0), torch.zeros(2, 3))
+    assert torch.equal(perturbation(gradient.half(), 1.0), torch.zeros(2, 3))
 
 
 # Through the loop.
@@ -268,7 +281,7 @@ def test_it_is_off_unless_asked_for(tiny: Backbone, monkeypatch: pytest.MonkeyPa
         seen.append(any(inputs.inputs_embeds is not None for _, inputs in rows))
         return forward(backbone, rows, *more)
 
-    monkeypatch.setattr(trainees, "forward", spied)
+    monkeypatch.setattr(trainables, "forward", spied)
     recipe = recipe_for("t/off", write_rows(1, 20), epochs=1)
     train_alone(recipe, tiny)
     assert seen == [False, False]  # 16 rows in batches of 8
@@ -344,12 +357,12 @@ def moved_recipe(recipe: Recipe, folder: Path, **training: Any) -> Recipe:
 def test_what_is_moved_is_not_remembered(tiny: Backbone) -> None:
     adapter = sober(tiny, "lora", layers=(1, 2))
     inputs, memory = tokenise(tiny, TEXTS, None, 40), StateCache(10**9)
-    module = Trainees(tiny, [Trainee(adapter)], memory)
-    pass_both(module, [portion_of(inputs)], EPSILON)
+    module = TrainableAdapters(tiny, [TrainableAdapter(adapter)], memory)
+    pass_both(module, [micro_batch_of(inputs)], EPSILON)
     assert memory.n_bytes == 0
     other = sober(tiny, "lora", name="other", layers=(1, 2), seed=2)
-    module = Trainees(tiny, map(Trainee, (adapter, other)), memory)
-    module({0: Attack(portion_of(inputs), tiny).standing(), 1: portion_of(inputs)})
+    module = TrainableAdapters(tiny, map(TrainableAdapter, (adapter, other)), memory)
+    module({0: Attack(micro_batch_of(inputs), tiny).clean(), 1: micro_batch_of(inputs)})
     assert memory.n_bytes == sum(len(one) * 32 * 4 for one in inputs)
 
 

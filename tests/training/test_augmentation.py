@@ -20,7 +20,9 @@ from adapterkit.inference.labelled import Split
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
 from adapterkit.training.augmentation import Augment, Augmentation, Augmented, hidden
+from adapterkit.training.callbacks import evaluation
 from adapterkit.training.data_report import check, faults
+from adapterkit.training.evaluation import split_outputs
 from adapterkit.training.plan import Plan
 from adapterkit.training.recipe import Recipe, describe_keys
 from adapterkit.training.train import train, train_many
@@ -432,12 +434,9 @@ def test_held_out_rows_are_never_varied(
 
     def spied(accelerator: Any, backbone: Any, asked: Any) -> Any:
         held.extend(list(i.input_ids) for _, s in asked for e in s.examples for i in e.inputs)
-        return outputs_of(accelerator, backbone, asked)
+        return split_outputs(accelerator, backbone, asked)
 
-    from adapterkit.training import loop
-    from adapterkit.training.loop import outputs_of
-
-    monkeypatch.setattr(loop, "outputs_of", spied)
+    monkeypatch.setattr(evaluation, "split_outputs", spied)
     recipe = with_(
         recipe_for("t", write_rows(1, 30)), {**both(), "token_dropout": 0.9, "replace": 1.0}
     )

@@ -20,12 +20,12 @@ from adapterkit.methods.base import methods
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
 from adapterkit.training.comparison import compare
-from adapterkit.training.full_finetuning import RATE, TrainableBackbone, fine_tune
+from adapterkit.training.full_finetuning import LEARNING_RATE, TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe, Training
 from adapterkit.training.run import Run
 from adapterkit.training.train import train
-from adapterkit.training.trainable import Trainees
+from adapterkit.training.trainable import TrainableAdapters
 from helpers.command_line import assert_refused, run_command
 
 TOPICS = {"bank": "money fee bank account card", "sky": "rain sun wait slow fast"}
@@ -140,9 +140,9 @@ def test_gradients_of_full_fine_tuning_are_those_of_transformers(
     probe = replace(recipe, method=methods()["head"](), task=task(pooling="mean", dropout=0.0))
     adapter = fresh_adapter(probe, backbone, rows)
     whole = TrainableBackbone(adapter, backbone)
-    trainees = Trainees(backbone, [whole]).eval()
+    trainables = TrainableAdapters(backbone, [whole]).eval()
     run_of = Run(whole, {"train": ready(backbone, adapter, rows)}, recipe.training)
-    trainees({0: run_of.step(0, 1)[0]}).sum().backward()
+    trainables({0: run_of.next_micro_batches()[0]}).sum().backward()
 
     plain = AutoModel.from_pretrained(tiny_folder).eval()
     head = {name: tensor.clone().requires_grad_() for name, tensor in adapter.head.items()}
@@ -170,8 +170,9 @@ def test_every_weight_has_its_rate_and_no_bias_or_norm_decays(tiny_folder: Path)
     backbone = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
     plain = Recipe.of({"name": "a", "data": {"path": "x"}, "method": {"type": "head"}})
     rows = [Row({"text": "a", "label": "x"}, "1"), Row({"text": "b", "label": "y"}, "2")]
-    whole = TrainableBackbone(fresh_adapter(plain, backbone, rows), backbone)
-    split = {"train": ready(backbone, whole.start, rows)}
+    plain_adapter = fresh_adapter(plain, backbone, rows)
+    whole = TrainableBackbone(plain_adapter, backbone)
+    split = {"train": ready(backbone, plain_adapter, rows)}
     groups = Run(whole, split, Training()).optimizer.param_groups
     assert sum(p.numel() for g in groups for p in g["params"]) == backbone.n_parameters + 2 * 33
     kept = {id(p) for g in groups if g["weight_decay"] == 0.0 for p in g["params"]}
@@ -181,7 +182,7 @@ def test_every_weight_has_its_rate_and_no_bias_or_norm_decays(tiny_folder: Path)
     }
     of_model = {id(p) for p in model.values()}
     rates = {g["initial_lr"] for g in groups if id(g["params"][0]) in of_model}
-    assert rates == {RATE}
+    assert rates == {LEARNING_RATE}
 
 
 def test_the_best_epoch_of_full_fine_tuning_is_kept(recipe: Recipe) -> None:

@@ -18,8 +18,8 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.predictor import Predictor
+from adapterkit.training.optimizer import schedule_factor
 from adapterkit.training.recipe import Recipe, Training
-from adapterkit.training.run import rate_at
 from adapterkit.training.train import train
 from helpers.joint_training import assert_same_weights
 from helpers.processes import launch_training
@@ -193,7 +193,7 @@ def test_the_card_has_all_that_training_was(
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_schedules_climb_then_fall(schedule: Any) -> None:
-    share = rate_at(Training(schedule=schedule, warmup=0.1), 100)
+    share = schedule_factor(Training(schedule=schedule, warmup=0.1), 100)
     rates = [share(step) for step in range(100)]
     assert rates[0] < rates[5] < rates[10] == 1.0
     assert all(a >= b for a, b in pairwise(rates[10:]))

@@ -12,8 +12,8 @@ from adapterkit.inference.lanes import SERIAL, WorkerLanes
 from adapterkit.tasks.types import Example
 from adapterkit.training import loop
 from adapterkit.training import parallel_backward as abreast
-from adapterkit.training.parallel_backward import parted
-from adapterkit.training.trainable import Portion
+from adapterkit.training.batches import MicroBatch
+from adapterkit.training.parallel_backward import split_over_lanes
 from helpers.joint_training import (
     assert_like_alone,
     assert_same_weights,
@@ -37,35 +37,35 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch, two: WorkerLanes) -> list[int]:
     counts: list[int] = []
 
     def counted(*args: Any) -> Any:
-        parts = parted(*args)
+        parts = split_over_lanes(*args)
         counts.append(len(parts))
         return parts
 
     monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
     monkeypatch.setattr(loop, "lanes_of", lambda device: two)
-    monkeypatch.setattr(loop, "parted", counted)
+    monkeypatch.setattr(loop, "split_over_lanes", counted)
     return counts
 
 
-def portion(*sizes: int) -> Portion:
+def micro_batch(*sizes: int) -> MicroBatch:
     rows = [Example((TokenSequence([7] * n, [0] * n),)) for n in sizes]
     places = list(range(len(sizes)))
-    return Portion(rows, places, [1.0 / len(sizes)] * len(sizes), places, list(sizes), 0)
+    return MicroBatch(rows, places, [1.0 / len(sizes)] * len(sizes), places, list(sizes), 0)
 
 
 def test_parts_hold_every_row_once_and_as_many_tokens(
     monkeypatch: pytest.MonkeyPatch, two: WorkerLanes
 ) -> None:
     monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
-    (short, long) = parted({3: portion(9, 2, 3, 8, 4)}, set(), two)
-    assert (short[3].places, long[3].places) == ([1, 2, 4], [3, 0])
-    assert short[3].targets == short[3].places
+    (short, long) = split_over_lanes({3: micro_batch(9, 2, 3, 8, 4)}, set(), two)
+    assert (short[3].sequence_indices, long[3].sequence_indices) == ([1, 2, 4], [3, 0])
+    assert short[3].targets == short[3].sequence_indices
     assert [part.n_tokens for part in (short[3], long[3])] == [9, 17]
-    assert [part.lengths for part in (short[3], long[3])] == [[9, 2, 3, 8, 4]] * 2
-    first, second = parted({0: portion(5, 5), 1: portion(5, 5, 4)}, {1}, two)
+    assert [part.batch_lengths for part in (short[3], long[3])] == [[9, 2, 3, 8, 4]] * 2
+    first, second = split_over_lanes({0: micro_batch(5, 5), 1: micro_batch(5, 5, 4)}, {1}, two)
     assert (list(first), list(second)) == ([0], [1])
-    assert len(parted({0: portion(5, 5), 1: portion(5)}, {0, 1}, two)) == 1
-    assert len(parted({0: portion(30, 30)}, set(), SERIAL)) == 1
+    assert len(split_over_lanes({0: micro_batch(5, 5), 1: micro_batch(5)}, {0, 1}, two)) == 1
+    assert len(split_over_lanes({0: micro_batch(30, 30)}, set(), SERIAL)) == 1
 
 
 def test_what_is_learnt_is_the_same_in_lanes(

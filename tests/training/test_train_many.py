@@ -14,7 +14,7 @@ from adapterkit.adapter.folder import save_adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError, RecipeError
 from adapterkit.inference.forward import forward
-from adapterkit.training import trainable as trainees
+from adapterkit.training import trainable as trainables
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import StoppedError
 from helpers.command_line import assert_refused, run_command
@@ -74,7 +74,7 @@ def test_one_forward_holds_no_more_than_the_budget(
         seen.append((len({id(adapter) for adapter, _ in rows}), sum(len(i) for _, i in rows)))
         return forward(backbone, rows, *more)
 
-    monkeypatch.setattr(trainees, "forward", spied)
+    monkeypatch.setattr(trainables, "forward", spied)
     recipes = [recipe_for(f"t{n}", write_rows(n, 30), epochs=1) for n in range(6)]
     train_together(recipes, tiny, max_tokens=150)
     assert max(owners for owners, _ in seen) > 1
@@ -174,7 +174,7 @@ def test_a_fault_in_one_recipe_is_told_before_any_training(
     def never(*_: Any) -> Any:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(trainees, "forward", never)
+    monkeypatch.setattr(trainables, "forward", never)
     good = recipe_for("good", write_rows(1, 20))
     Path("bad.csv").write_text("text,label\na card,\n")
     with pytest.raises(DataError, match=r"bad: .*bad\.csv:2: column 'label'"):
