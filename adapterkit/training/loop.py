@@ -78,19 +78,13 @@ class Loop:
                 callback.on_start(self._event(range(len(self.runs))))
             # Adapters of one method stand together, so that they are computed in one block.
             active = sorted(
-                (index for index, run in enumerate(self.runs) if not run.ended),
+                range(len(self.runs)),
                 key=lambda index: batching_key(self.runs[index].trainable.initial),
             )
-            while active:
+            self._end_epochs(active)  # of runs that were saved after the last step of an epoch
+            while active := self._not_ended(active):
                 self._take_steps(active)
-                self._end_epochs([index for index in active if self.runs[index].epoch_ended])
-                # An ensemble is lost with the first of its members.
-                lost = {run.name for run in self.runs if run.fault is not None}
-                active = [
-                    index
-                    for index in active
-                    if not self.runs[index].ended and self.runs[index].name not in lost
-                ]
+                self._end_epochs(active)
         finally:
             for callback in self.callbacks:
                 callback.on_end(self._event(range(len(self.runs))))
@@ -105,7 +99,14 @@ class Loop:
             for callback in self.callbacks:
                 callback.on_step(self._event(active[part.start : part.stop]))
 
-    def _end_epochs(self, ended: Sequence[int]) -> None:
+    def _not_ended(self, indices: Sequence[int]) -> list[int]:
+        """The runs that have a further step; an ensemble is lost with the first of its members."""
+        lost = {run.name for run in self.runs if run.fault is not None}
+        return [i for i in indices if not self.runs[i].ended and self.runs[i].name not in lost]
+
+    def _end_epochs(self, indices: Sequence[int]) -> None:
+        """Calls `on_epoch` with those runs that have just ended an epoch."""
+        ended = [index for index in indices if self.runs[index].ends_epoch()]
         if ended:
             self.module.eval()
             for callback in self.callbacks:

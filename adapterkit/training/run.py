@@ -81,6 +81,7 @@ class Run:
         self.callback_state: dict[str, Any] = {}
         self.fault: str | None = None
         self._stopped = False
+        self._epochs_ended = 0
 
     @property
     def name(self) -> str:
@@ -93,11 +94,6 @@ class Run:
         return math.ceil(len(self.losses) / self.batches.steps_per_epoch)
 
     @property
-    def epoch_ended(self) -> bool:
-        """Whether the last step was the last of its epoch."""
-        return self.fault is None and len(self.losses) % self.batches.steps_per_epoch == 0
-
-    @property
     def ended(self) -> bool:
         """Whether there is no further step."""
         return self.fault is not None or self._stopped or len(self.losses) == self.n_steps
@@ -105,6 +101,15 @@ class Run:
     def stop(self) -> None:
         """Ends the run before its last step, without a fault."""
         self._stopped = True
+
+    def ends_epoch(self) -> bool:
+        """Whether an epoch has ended of which this was not yet asked; the loop asks after every
+        step."""
+        complete = len(self.losses) // self.batches.steps_per_epoch
+        if self.fault is not None or complete == self._epochs_ended:
+            return False
+        self._epochs_ended = complete
+        return True
 
     def next_micro_batches(self, process: int = 0, n_processes: int = 1) -> list[MicroBatch]:
         """The micro-batches of the next step; see `Batches.micro_batches`."""
@@ -148,8 +153,8 @@ class Run:
         state = {
             "seed": self.settings.seed,
             "steps_per_epoch": self.batches.steps_per_epoch,
-            "epoch": self.epoch,
             "step": len(self.losses),
+            "epochs_ended": self._epochs_ended,
             "losses": self.losses,
             "history": self.history,
             "stopped": self._stopped,
@@ -192,3 +197,4 @@ class Run:
         self.best = None if state["best"] is None else Best(**state["best"])
         self.callback_state = state["callbacks"]
         self.fault, self._stopped = state["fault"], state["stopped"]
+        self._epochs_ended = state["epochs_ended"]

@@ -1,0 +1,172 @@
+"""Callbacks: what they are called with, in which order, and what they can do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import pytest
+
+from adapterkit import Callback, train, train_many
+from adapterkit.backbone.model import Backbone
+from adapterkit.training.callbacks.base import Event, callbacks, in_order
+from adapterkit.training.run import Run
+from helpers.joint_training import assert_same_weights, recipe_for, train_alone, write_rows
+from helpers.paths import ROOT
+
+
+class Recorder(Callback):
+    """Notes every event with the labels and the numbers of steps of its runs."""
+
+    type: ClassVar[str] = "recorder"
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, list[tuple[str, int]]]] = []
+        self.shown: set[bool] = set()
+
+    def _record(self, name: str, event: Event) -> None:
+        self.events.append((name, [(run.label, len(run.losses)) for run in event.runs]))
+        self.shown.add(event.show_progress)
+
+    def on_start(self, event: Event) -> None:
+        self._record("start", event)
+
+    def on_step(self, event: Event) -> None:
+        self._record("step", event)
+
+    def on_epoch(self, event: Event) -> None:
+        assert all("validation" in run.history[-1] for run in event.runs)  # built-in ones are first
+        self._record("epoch", event)
+
+    def on_end(self, event: Event) -> None:
+        self._record("end", event)
+
+
+def test_a_run_is_followed_from_start_to_end(tiny: Backbone) -> None:
+    recorder = Recorder()
+    recipe = recipe_for("t", write_rows(1, 30), epochs=2, batch_size=12)
+    adapter = train(recipe, tiny, callbacks=[recorder], progress=False)
+    per_epoch = adapter.training["history"][0]["step"]
+    expected: list[tuple[str, int]] = [("start", 0)]
+    for step in range(1, 2 * per_epoch + 1):
+        expected.append(("step", step))
+        if step % per_epoch == 0:
+            expected.append(("epoch", step))
+    expected.append(("end", 2 * per_epoch))
+    assert per_epoch > 1
+    assert recorder.events == [(name, [("t", step)]) for name, step in expected]
+    assert recorder.shown == {False}
+    assert_same_weights(adapter, train_alone(recipe, tiny))
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 1])
+def test_one_callback_follows_runs_side_by_side(tiny: Backbone, max_tokens: int) -> None:
+    recorder = Recorder()
+    recipes = [
+        recipe_for("a", write_rows(1, 30), epochs=2, ensemble=2),
+        recipe_for("b", write_rows(2, 50), epochs=1),
+    ]
+    adapters = train_many(
+        recipes, tiny, callbacks=[recorder], progress=False, max_tokens=max_tokens
+    )
+    for label, record in (
+        ("a (seed 0)", adapters[0].training),
+        ("a (seed 1)", adapters[0].training["members"][0]),
+        ("b", adapters[1].training),
+    ):
+        for name, steps in (
+            ("step", list(range(1, record["history"][-1]["step"] + 1))),
+            ("epoch", [entry["step"] for entry in record["history"]]),
+        ):
+            heard = [
+                step
+                for event, runs in recorder.events
+                for who, step in runs
+                if (event, who) == (name, label)
+            ]
+            assert heard == steps
+    widest = max(len(runs) for name, runs in recorder.events if name == "step")
+    assert widest == (1 if max_tokens == 1 else 3)
+
+
+def test_a_callback_ends_a_run_and_no_other(tiny: Backbone) -> None:
+    class StopFirst(Callback):
+        def on_epoch(self, event: Event) -> None:
+            for run in event.runs:
+                if run.label == "a":
+                    run.stop()
+
+    recipes = [recipe_for(name, write_rows(1, 30), epochs=3) for name in "ab"]
+    first, second = train_many(recipes, tiny, callbacks=[StopFirst()], progress=False)
+    assert [len(adapter.training["history"]) for adapter in (first, second)] == [1, 3]
+    assert first.training["epoch"] == 1
+
+
+def test_the_end_is_heard_after_an_error_too(tiny: Backbone) -> None:
+    class Failing(Recorder):
+        def on_step(self, event: Event) -> None:
+            raise RuntimeError("no space left")
+
+    failing = Failing()
+    with pytest.raises(RuntimeError, match="no space left"):
+        train(recipe_for("t", write_rows(1, 30)), tiny, callbacks=[failing], progress=False)
+    assert [name for name, _ in failing.events] == ["start", "end"]
+
+
+def test_callbacks_are_called_by_their_order() -> None:
+    class Early(Callback):
+        order: ClassVar[int] = 5
+
+    early, usual = Early(), Recorder()
+    types = [getattr(callback, "type", "early") for callback in in_order([usual, early])]
+    assert types == [
+        *("early", "history", "evaluation", "keep_best", "patience", "recorder", "progress"),
+    ]
+    assert set(callbacks()) == set(types) - {"early", "recorder"}
+
+
+def test_every_training_has_callbacks_of_its_own() -> None:
+    first, second = in_order(), in_order()
+    assert not {id(callback) for callback in first} & {id(callback) for callback in second}
+
+
+def test_progress_is_written_only_if_wanted(
+    tiny: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_for("t", write_rows(1, 30), epochs=2)
+    train(recipe, tiny, progress=False)
+    assert "epoch" not in capsys.readouterr().err
+    train(recipe, tiny, progress=True)
+    written = capsys.readouterr().err
+    assert re.search(r"^epoch 1: training loss \d\.\d{4}; validation loss \d", written, re.M)
+    assert re.search(r"^epoch 2: training loss", written, re.M)
+
+
+def test_the_loop_knows_no_single_callback() -> None:
+    folder = ROOT / "adapterkit"
+    for path in folder.rglob("*.py"):
+        if path.parent.name == "callbacks":
+            continue
+        source = path.read_text(encoding="utf-8")
+        assert not re.findall(r"callbacks\.(?!base\b)[a-z_]+ import", source), path
+
+
+def test_state_of_a_callback_is_saved_with_the_run(tiny: Backbone) -> None:
+    class Counter(Callback):
+        type: ClassVar[str] = "counter"
+
+        def on_step(self, event: Event) -> None:
+            for run in event.runs:
+                run.callback_state[self.type] = run.callback_state.get(self.type, 0) + 1
+
+    class Saver(Callback):
+        state: dict[str, Any]
+
+        def on_end(self, event: Event) -> None:
+            run: Run = event.runs[0]
+            self.state = run.state_dict()
+
+    saver = Saver()
+    recipe = recipe_for("t", write_rows(1, 30), epochs=1)
+    adapter = train(recipe, tiny, callbacks=[Counter(), saver], progress=False)
+    assert saver.state["callbacks"] == {"counter": adapter.training["history"][-1]["step"]}
