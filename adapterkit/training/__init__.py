@@ -1,1 +1,1 @@
-"""From a recipe to an adapter: plan, loop, run, comparison, cross-validation."""
+"""From a recipe to an adapter: plan, run, loop and callbacks; comparison, cross-validation."""

@@ -10,11 +10,11 @@ from .recipe import BackboneSection, Recipe
 
 
 def check_together(recipes: Sequence[Recipe]) -> None:
-    """Refuses recipes that cannot share a forward.
+    """Checks that recipes can share a forward.
 
     Raises:
-        RecipeError: There is none, two have one name, two differ in what all must share, or what
-            is computed for all alike would not leave each as if trained alone.
+        RecipeError: There is no recipe, two have the same name, two differ in what all must share,
+            or a setting would make the result of one depend on the others.
     """
     if not recipes:
         raise RecipeError("there is no recipe to train")
@@ -24,10 +24,10 @@ def check_together(recipes: Sequence[Recipe]) -> None:
         if names.count(name) > 1:
             raise RecipeError(f"two recipes are called '{name}'; adapters need names of their own")
     for other in others:
-        for what, mine, theirs in _shared(first, other):
+        for key, mine, theirs in _shared(first, other):
             if mine != theirs:
                 raise RecipeError(
-                    f"{first.name} and {other.name} cannot be trained together: {what} is "
+                    f"{first.name} and {other.name} cannot be trained together: {key} is "
                     f"{mine} in the first and {theirs} in the second"
                 )
     if not others and first.training.ensemble == 1:
@@ -46,11 +46,11 @@ def check_together(recipes: Sequence[Recipe]) -> None:
 
 
 def check_processes(recipes: Sequence[Recipe], processes: int) -> None:
-    """Refuses what several processes cannot train.
+    """Checks that recipes can be trained on some number of processes.
 
     Raises:
-        RecipeError: There are several recipes, one is of an ensemble, or one compares the rows of a
-            whole batch.
+        RecipeError: There are several processes, and several recipes, an ensemble, or a task that
+            compares the rows of a whole batch.
     """
     if processes == 1:
         return
@@ -74,7 +74,7 @@ def check_processes(recipes: Sequence[Recipe], processes: int) -> None:
 
 
 def _shared(one: Recipe, other: Recipe) -> Iterator[tuple[str, object, object]]:
-    """What two recipes must have in common: key and both values."""
+    """What two recipes must have in common: the key and both values."""
     for field in fields(BackboneSection):
         mine, theirs = (
             recipe.backbone.source(recipe.folder)

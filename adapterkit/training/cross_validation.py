@@ -1,4 +1,4 @@
-"""Cross-validation: how a recipe scores when each fold in turn is the validation rows."""
+"""Cross-validation: the scores of a recipe with each fold in turn as validation rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .recipe import Recipe
 from .train import load_backbone, train
 
 FOLDS = 5
-"""Where the recipe does not say how many."""
+"""Number of folds if the recipe names none."""
 
 
 def cross_validate(
@@ -20,20 +20,21 @@ def cross_validate(
 ) -> dict[str, Any]:
     """Trains one adapter for each fold, scores it on that fold, and keeps none of them.
 
-    Every fold trains all epochs and is scored after the last: an epoch chosen on the fold itself
-    would flatter it. The test rows are left alone. Which labels there are is learnt from all folds.
+    Every adapter is trained for all epochs and scored after the last: the score would be too good
+    if the epoch were chosen on the fold itself. Test rows are not used. The set of labels comes
+    from all folds.
 
     Args:
-        recipe: The recipe; `data.folds` says how many, and each is `data.fold` once.
-        backbone: An already loaded backbone in place of the recipe's.
+        recipe: The recipe; `data.folds` is the number of folds, and each is `data.fold` once.
+        backbone: A loaded backbone; if omitted, the recipe's backbone is loaded.
         progress: Show progress bars.
 
     Returns:
-        `folds` (fold, rows and metrics of each), and over them the `mean` and the standard
+        `folds` (fold, rows and metrics of each), and over the folds the `mean` and the standard
         deviation `std` (n - 1) of each metric that every fold has.
 
     Raises:
-        AdapterkitError: Recipe, data or backbone do not allow it.
+        AdapterkitError: Recipe, data or backbone do not allow the training.
     """
     if recipe.task.tunable_key:
         raise RecipeError(
@@ -42,19 +43,20 @@ def cross_validate(
         )
     if backbone is None:
         backbone = load_backbone(recipe)
-    drawn = isinstance(recipe.data.validation, float)
+    is_share = isinstance(recipe.data.validation, float)
     data = replace(
         recipe.data,
         folds=recipe.data.folds or FOLDS,
-        validation=None if drawn else recipe.data.validation,
+        validation=None if is_share else recipe.data.validation,
     )
     splits = data.load(recipe.folder, recipe.training.seed, recipe.task)
     task = recipe.task.fit([*splits["train"], *splits["validation"]], backbone.pooling)
     settings = replace(recipe.training, keep_best=False, patience=None)
-    plan = replace(recipe, task=task, training=settings)
+    fold_recipe = replace(recipe, task=task, training=settings)
     folds: list[dict[str, Any]] = []
     for fold in range(data.folds or FOLDS):
-        adapter = train(replace(plan, data=replace(data, fold=fold)), backbone, progress=progress)
+        with_fold = replace(fold_recipe, data=replace(data, fold=fold))
+        adapter = train(with_fold, backbone, progress=progress)
         folds.append(
             {
                 "fold": fold,
@@ -62,8 +64,10 @@ def cross_validate(
                 "metrics": adapter.metrics["validation"],
             }
         )
-    told = [name for name in folds[0]["metrics"] if all(name in e["metrics"] for e in folds)]
-    scores = {name: [entry["metrics"][name] for entry in folds] for name in told}
+    common = [
+        name for name in folds[0]["metrics"] if all(name in entry["metrics"] for entry in folds)
+    ]
+    scores = {name: [entry["metrics"][name] for entry in folds] for name in common}
     return {
         "name": recipe.name,
         "folds": folds,

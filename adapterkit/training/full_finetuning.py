@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from ..adapter.adapter import Adapter
+from ..backbone.families import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
-from ..methods.base import methods
+from ..methods.base import Method, methods
 from .loop import LoopOptions
 from .plan import Plan
 from .recipe import Recipe, Training
@@ -89,9 +90,10 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
     started = time.perf_counter()
     check_tunable(recipe)
     section = replace(recipe.backbone, dtype="float32", quantization="none")
-    recipe = replace(recipe, method=methods()["head"](), backbone=section)
+    recipe = replace(recipe, backbone=section)
     # Prepared for a frozen model, the linears would not see their weights change.
     backbone = load_backbone(recipe, prepared=False)
+    recipe = replace(recipe, method=_method_without_tensors(backbone.geometry))
     accelerator = make_accelerator(backbone, recipe)
     if accelerator.num_processes > 1:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
@@ -103,3 +105,9 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
         options = LoopOptions(progress=progress)
         (adapter,) = run_plans([plan], trainables, accelerator, options, started)
     return FullFineTuning(adapter, sum(p.numel() for p in trainable.parameters()))
+
+
+def _method_without_tensors(geometry: Geometry) -> Method:
+    """The method that leaves the backbone as it is: only the head is trained beside it."""
+    instances = (method() for method in methods().values())
+    return next(method for method in instances if not method.shapes(geometry))
