@@ -1,4 +1,4 @@
-"""Augmentation: training rows that differ a little from epoch to epoch, against overfitting."""
+"""Augmentation: training rows that differ a little in every epoch, against overfitting."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..tasks.fields import Fields
 from ..tasks.types import Example, Row
 
 REPLACED = 0.2
-"""Share of words that are replaced where the recipe names a table and no share."""
+"""Share of words that are replaced if the recipe names a table and no share."""
 
 Augment = Callable[[dict[str, Any], random.Random], Mapping[str, Any]]
-"""From a training row's values by role, and where to draw from, to values for the same roles; those
-that differ are as a file has them. It must hang on these two alone: processes and pieces of a batch
-call it each for itself."""
+"""From the values of a training row by role, and a random generator, to new values for the same
+roles; changed values have the form that they have in a file. The result must depend on these two
+alone, because every process calls it for itself."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Augmentation:
     """How training rows are varied; validation and test rows never are.
 
     Attributes:
-        token_dropout: Share of a text's tokens that a mask stands for, others in every epoch; never
+        token_dropout: Share of a text's tokens that a mask replaces, others in every epoch; never
             a special token, an answer of question_answering or a mark of relation, and never a
             whole text.
         synonyms: A CSV, TSV or JSONL file with the columns word and synonym, a word perhaps in
             several rows; not for tasks whose answers are places in a text.
         replace: Share of the words with a synonym that give way to one, others in every epoch; 0.2
-            where left out.
+            if omitted.
     """
 
     token_dropout: float = 0.0
@@ -76,21 +76,21 @@ class Augmentation:
 class Augmented:
     """Training rows as every epoch draws them anew.
 
-    What is drawn hangs on the seed, the epoch and the row alone, never on how a batch is cut or on
-    what else is trained; synonyms hang on the text in place of the row, so that equal texts stay
-    equal where they are compared with each other.
+    The draws depend on the seed, the epoch and the row alone, and not on how a batch is cut or on
+    what else is trained. Synonyms depend on the text instead of the row, so that equal texts stay
+    equal if a task compares them with each other.
 
     Args:
         rows: The rows.
-        split: The same as the backbone reads them, in the same order.
+        split: The same rows with tokens and targets, in the same order.
         settings: The recipe's section.
         synonyms: The table it names.
-        augment: A user's own, applied after the synonyms.
-        backbone: What reads changed rows.
-        adapter: Whose task and limit they are read with.
+        augment: The user's own function, applied after the synonyms.
+        backbone: Its tokenizer encodes changed rows.
+        adapter: Its task and its limit of tokens apply to them.
 
     Raises:
-        BackboneError: Tokens are to be hidden and the tokenizer has no mask.
+        BackboneError: `token_dropout` is set and the tokenizer has no mask token.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Augmented:
 
     @property
     def own(self) -> str | None:
-        """What the user's own augmentation is called; None where there is none."""
+        """Name of the user's own function; None if there is none."""
         name = getattr(self._augment, "__qualname__", type(self._augment).__qualname__)
         return None if self._augment is None else name
 
@@ -118,12 +118,12 @@ class Augmented:
         """Some of the rows in an epoch.
 
         Args:
-            numbers: Of the rows.
+            numbers: Indices of the rows.
             epoch: The epoch.
-            seed: Of what is drawn.
+            seed: Seed of the draws.
 
         Raises:
-            DataError: A user's own augmentation gave what is no such row.
+            DataError: The user's own function returned values that do not fit the row.
         """
         drawn = self._split.only(numbers)
         rows = {at: self._row(number, f"{seed} {epoch}") for at, number in enumerate(numbers)}
@@ -139,7 +139,7 @@ class Augmented:
         return drawn
 
     def _row(self, number: int, seed: str) -> Row:
-        """A row with other words; the very same one where nothing was exchanged."""
+        """A row with other words; the same object if no word was replaced."""
         row, task = self._rows[number], self._adapter.task
         fields = row.fields
         if self._synonyms is not None:
@@ -157,7 +157,7 @@ class Augmented:
         return reword
 
     def _own(self, where: str, fields: Fields, draws: random.Random) -> Fields:
-        """What a user's own augmentation makes of a row, checked."""
+        """The checked result of the user's own function for a row."""
         columns = self._adapter.task.columns
         given: Any = self._augment(dict(fields), draws) if self._augment is not None else fields
         if not isinstance(given, Mapping) or set(given) != set(fields):
@@ -190,15 +190,15 @@ def hidden(
     seen: Collection[int],
     draws: random.Random,
 ) -> TokenSequence:
-    """A sequence with a mask in place of some tokens; of every text in it one at least stays.
+    """A sequence with a mask in place of some tokens; of every text in it at least one stays.
 
     Args:
         inputs: The sequence.
         share: Chance of each token.
-        mask: What stands in their place.
-        special: Ids that are part of no text; they stand between one text and the next.
+        mask: Id of the mask token.
+        special: Ids that are part of no text; they separate the texts.
         seen: Places that stay.
-        draws: Where to draw from.
+        draws: The random generator.
     """
     ids = list(inputs.input_ids)
     for apart, text in groupby(

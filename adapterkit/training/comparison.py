@@ -1,4 +1,4 @@
-"""One recipe by several methods: what each scores, weighs and takes, beside full fine-tuning."""
+"""One recipe trained by several methods and by full fine-tuning: scores, sizes and times."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .train import load_backbone, train
 log = logging.getLogger("adapterkit")
 
 FULL = "full"
-"""What full fine-tuning is called among the methods."""
+"""Name of full fine-tuning in lists of methods."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One method trained once.
+    """The result of one training by one method.
 
     Attributes:
-        adapter: What came of it.
-        n_parameters: Numbers that were trained.
-        share: Of all numbers that answer.
-        n_bytes: On disk: the adapter's folder; for full fine-tuning all weights.
+        adapter: The trained adapter.
+        n_parameters: Number of trained parameters.
+        share: Their share of all parameters that are used to answer.
+        n_bytes: Bytes of the adapter's folder; of all weights in full fine-tuning.
     """
 
     adapter: Adapter
@@ -48,13 +48,13 @@ def compare(
     """Trains a recipe by several methods, each with the same head, data, epochs and seeds.
 
     The recipe's own method keeps its settings and learning rate; the others have their defaults.
-    The score is the task's main metric on the test rows, or on the validation rows where there are
+    The score is the task's main metric on the test rows, or on the validation rows if there are
     no test rows. Nothing is published.
 
     Args:
         recipe: The recipe.
-        names: Of methods, and `full` for full fine-tuning of the same backbone.
-        seeds: How often each is trained: with the recipe's seed and those that follow it.
+        names: Names of methods, and `full` for full fine-tuning of the same backbone.
+        seeds: Number of trainings of each: with the recipe's seed and those that follow it.
         progress: Show progress bars.
 
     Returns:
@@ -66,7 +66,7 @@ def compare(
 
     Raises:
         RecipeError: A method is not known, or there are no rows to score.
-        AdapterkitError: Recipe, data or backbone do not allow it.
+        AdapterkitError: Recipe, data or backbone do not allow the training.
     """
     check_names(names)
     if seeds < 1:

@@ -1,4 +1,4 @@
-"""What a recipe's rows are like before anything is trained on them, and what is wrong with them."""
+"""A report on a recipe's rows before training: counts, lengths, duplicates and faults."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .recipe import Recipe
 
 MOST_FAULTS = 20
 EXAMPLES = 3
-"""Duplicates that are shown of each kind."""
+"""Number of duplicates that are shown of each kind."""
 
 BARS = 8
 WHOLE = 1 << 40
-"""A limit that nothing meets."""
+"""A limit of tokens that no text reaches."""
 
 CHUNK = 512
 
@@ -47,8 +47,8 @@ class Reading:
         rows: The rows of each split.
         examples: The same, cut to the limit.
         lengths: For each row the tokens of each of its sequences before they are cut.
-        targets: What each row's answer should be.
-        synonyms: What words of the training rows may be exchanged for.
+        targets: The right answer of each row.
+        synonyms: The table of synonyms for the training rows.
     """
 
     task: Task
@@ -68,11 +68,11 @@ def read(
     Args:
         recipe: The recipe.
         backbone: Its backbone.
-        tell: Told of every fault of a file or a row.
+        tell: Called with every fault of a file or a row.
         progress: Show a progress bar.
 
     Raises:
-        AdapterkitError: The rows cannot be trained on at all.
+        AdapterkitError: No training on the rows is possible.
     """
     synonyms = recipe.augmentation.load(recipe.folder, tell)
     rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task, tell)
@@ -107,7 +107,7 @@ def _targets(task: Task, rows: Sequence[Row], examples: Sequence[Example], tell:
 
 
 def faults(recipe: Recipe, backbone: Backbone) -> list[str]:
-    """Everything that is wrong with the rows, up to `MOST_FAULTS` messages."""
+    """All faults of the rows, up to `MOST_FAULTS` messages."""
     found: list[str] = []
 
     def tell(fault: DataError) -> None:
@@ -131,17 +131,17 @@ def check(
     Args:
         recipe: The recipe.
         backbone: Its backbone.
-        shown: Training rows that are shown as the model reads them.
+        shown: Number of training rows that are shown as tokens.
         progress: Show a progress bar.
 
     Returns:
-        `splits` (of each the number of rows, tokens and answers), `histogram` of tokens,
+        `splits` (for each the number of rows, tokens and answers), `histogram` of tokens,
         `synonyms` (words in the table, training rows that have one of them), `duplicates` inside
         and across splits, `only_outside_training` (labels), `refused` (why
         training would stop, if it would), `first_rows`.
 
     Raises:
-        AdapterkitError: Something is wrong with the rows; the first fault.
+        AdapterkitError: The rows have a fault; the first one.
     """
     reading = read(recipe, backbone, progress=progress)
     task, rows = reading.task, reading.rows
@@ -183,7 +183,7 @@ def check(
 
 
 def _tokens(reading: Reading, split: str) -> dict[str, Any]:
-    """Tokens of the sequences of a split before they are cut, and what the limit does to them."""
+    """Tokens of the sequences of a split before they are cut, and how many rows the limit cuts."""
     cut = windows = 0
     for lengths, example in zip(reading.lengths[split], reading.examples[split], strict=True):
         if max(lengths) > reading.limit:
@@ -238,7 +238,7 @@ def histogram(sizes: Sequence[int], bars: int = BARS) -> list[tuple[int, int, in
 
 
 def duplicates(rows: Splits, task: Task) -> dict[str, Any]:
-    """Rows that ask the same as another but for case, spaces and the width of characters.
+    """Rows that have the same text as another, apart from case, spaces and width of characters.
 
     Returns:
         `inside` each split and `across` each two (`"train, test"`): the number of `rows` that
@@ -257,12 +257,14 @@ def duplicates(rows: Splits, task: Task) -> dict[str, Any]:
             pairs[split,] += [(first, other) for other in others]
         for one, two in combinations(group, 2):
             pairs[one, two] += [(group[one][0], other) for other in group[two]]
-    told = {", ".join(key): _told(found, task) for key, found in pairs.items() if found}
-    inside = {key: value for key, value in told.items() if key in rows}
-    return {"inside": inside, "across": {k: v for k, v in told.items() if k not in rows}}
+    by_splits = {
+        ", ".join(key): _pairs_summary(found, task) for key, found in pairs.items() if found
+    }
+    inside = {key: value for key, value in by_splits.items() if key in rows}
+    return {"inside": inside, "across": {k: v for k, v in by_splits.items() if k not in rows}}
 
 
-def _told(pairs: Sequence[tuple[Row, Row]], task: Task) -> dict[str, Any]:
+def _pairs_summary(pairs: Sequence[tuple[Row, Row]], task: Task) -> dict[str, Any]:
     def differs(one: Row, two: Row) -> bool:
         return any(one.fields[role] != two.fields[role] for role in target_columns(task.columns))
 
@@ -280,7 +282,7 @@ def _normal(value: Any) -> Any:
 
 
 def _reach(reading: Reading) -> dict[str, int] | None:
-    """What the table of synonyms has and how many training rows it can change."""
+    """Words in the table of synonyms, and the number of training rows that it can change."""
     table, task = reading.synonyms, reading.task
     if table is None:
         return None
@@ -296,7 +298,7 @@ def _reach(reading: Reading) -> dict[str, int] | None:
 
 
 def _strays(task: Task, rows: Splits) -> dict[str, Any]:
-    """Of each other split the names that no training row has: how many rows, and the first."""
+    """For each other split the names that no training row has: row count, and the first row."""
     known = {name for row in rows["train"] for name in task.label_values(row)}
     found: dict[str, Any] = {}
     for split, part in rows.items():
@@ -310,7 +312,7 @@ def _strays(task: Task, rows: Splits) -> dict[str, Any]:
 
 
 def _refusal(task: Task, backbone: Backbone, reading: Reading) -> str | None:
-    """Why training would stop: it knows the training rows' labels alone."""
+    """Why training would fail, which knows the labels of the training rows alone; None if not."""
     try:
         fitted = task.fit(reading.rows["train"], backbone.pooling)
         for split, part in reading.rows.items():

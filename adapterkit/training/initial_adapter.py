@@ -1,4 +1,4 @@
-"""The adapter before its first step: fresh from a seed or gone on from a saved one."""
+"""The adapter before its first step: drawn from a seed, or continued from a saved one."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from .recipe import Recipe
 def fresh_adapter(
     recipe: Recipe, backbone: Backbone, rows: Sequence[Row], store: Store | None = None
 ) -> Adapter:
-    """The adapter before its first step: drawn from the recipe's seed, or from a saved one; an
-    ensemble has all its members, each drawn from its own seed.
+    """The adapter before its first step: drawn from the recipe's seed, or a saved one to continue.
+
+    An ensemble has all its members, each drawn from its own seed.
 
     Raises:
         AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
@@ -69,7 +70,7 @@ def fresh_adapter(
 def _drawn(
     recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: Adapter | None
 ) -> MemberWeights:
-    """What one member begins with: fresh from its seed, or a saved adapter's."""
+    """The first tensors and head of one member: drawn from its seed, or a saved adapter's."""
     generator = torch.Generator().manual_seed(seed)
     tensors = recipe.method.init_tensors(geometry, generator)
     head = task.fresh_head(geometry.hidden, generator)
@@ -81,8 +82,9 @@ def _drawn(
 def _saved(
     recipe: Recipe, backbone: Backbone, task: Task, below: Adapter | None
 ) -> Sequence[Adapter | None]:
-    """For each member the saved adapter it goes on from: all from a single one, or each from its
-    own of an ensemble of as many; None where they begin afresh.
+    """For each member the saved adapter that it continues; None if the recipe names none.
+
+    All members continue a single adapter, or each its own member of an ensemble of the same size.
 
     Raises:
         AdapterkitError: It does not fit the recipe.
@@ -114,7 +116,7 @@ def _saved(
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
-    """The frozen adapter a recipe's stands on, on the backbone's device."""
+    """The frozen adapter below the recipe's, on the backbone's device; None if there is none."""
     reference = recipe.training.on_top_of
     if reference is None:
         return None
@@ -128,6 +130,6 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
             "adapter stands on a single one"
         )
     if store is not None:
-        # Refuses before the training what publishing would refuse after it.
+        # Fails before the training if publishing would fail after it.
         store.parent_folder(ParentRef.of(below))
     return below.to(backbone.device)

@@ -1,4 +1,4 @@
-"""A recipe with all that its training begins with: rows read, adapter drawn, no step taken."""
+"""A recipe with its rows read and its adapter drawn, before the first step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ HELD_OUT = ("validation", "test")
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with all that its training begins with.
+    """A recipe with all that its training needs at the start.
 
     Attributes:
         recipe: The recipe.
-        rows: Of each split.
+        rows: The rows of each split.
         adapter: The adapter before its first step, with all its members.
-        splits: The rows made ready, the same for every member.
-        augmented: The training rows as each epoch draws them; None where they stay as they are.
+        splits: The rows with their tokens and targets, the same for every member.
+        augmented: The training rows as each epoch draws them; None without augmentation.
     """
 
     recipe: Recipe
@@ -71,10 +71,10 @@ class Plan:
         store: Store | None = None,
         augment: Augment | None = None,
     ) -> Plan:
-        """Reads the rows and draws the fresh adapter.
+        """Reads the rows of a recipe and draws its adapter.
 
         Raises:
-            AdapterkitError: Recipe or data do not allow it.
+            AdapterkitError: Recipe or data do not allow the training.
         """
         try:
             rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
@@ -130,7 +130,7 @@ def _augmented(
     split: Split,
     augment: Augment | None,
 ) -> Augmented | None:
-    """The training rows as each epoch draws them; None where they stay as they are."""
+    """The training rows as each epoch draws them; None without augmentation."""
     settings = recipe.augmentation
     synonyms = settings.load(recipe.folder)
     if synonyms is None and augment is None and not settings.token_dropout:

@@ -56,7 +56,7 @@ class BackboneSection:
 
         Args:
             folder: What a relative path starts from.
-            prepared: As `Backbone.load` takes it.
+            prepared: As in `Backbone.load`.
 
         Raises:
             BackboneError: It cannot be loaded.
@@ -78,21 +78,20 @@ class Training:
     Attributes:
         epochs: Passes over the training rows.
         batch_size: Rows in one optimiser step, over all processes.
-        learning_rate: Peak learning rate of the adapter; what suits the method where left out.
-        head_learning_rate: Peak learning rate of the fresh head; what suits the method where left
-            out.
+        learning_rate: Peak learning rate of the adapter; if omitted, the method's default.
+        head_learning_rate: Peak learning rate of the head; if omitted, the method's default.
         schedule: linear or cosine decay to zero, or constant.
-        warmup: Share of the steps in which the learning rate climbs from zero.
+        warmup: Share of the steps in which the learning rate rises from zero.
         weight_decay: AdamW's, on matrices.
-        clip: Largest norm of the gradient; 0 never clips.
+        clip: Largest L2 norm of the gradient; 0 does not clip.
         adversarial: Against overfitting: every step also learns from its rows with their word
             embeddings moved to where the loss grows fastest (fast gradient method), each sequence
             by so large an L2 norm, such as 1.0; a step takes twice as long. 0 is off.
         accumulation: Pieces one batch is computed in, to save memory; the result is the same.
         mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
-        keep_best: Keep the epoch with the best main validation metric, else the last.
-        patience: Stop after so many epochs without a better one; never where left out.
+        keep_best: Keep the epoch with the best main validation metric, and not the last one.
+        patience: Stop after so many epochs without a better one; if omitted, never.
         start_from: A saved adapter (folder) of the same method and labels to go on from.
         cache_mb: Most megabytes of what the layers below the adapter's first make of the training
             rows, kept from epoch to epoch; texts beyond that are computed anew. 0 keeps none.
@@ -196,7 +195,7 @@ class Recipe:
             changes: `section.key=value`, applied on top of the file.
 
         Raises:
-            RecipeError: The file or a change is not a sound recipe; the message names the place.
+            RecipeError: The file or a change is not a valid recipe; the message names the place.
         """
         path = Path(path)
         try:
@@ -277,10 +276,10 @@ def describe_keys() -> str:
             )
     for name, kind in metric_kinds().items():
         more = [metric for metric in kind.metrics if metric not in kind.defaults]
-        told = f"{name}: {', '.join(kind.defaults)}" + (
+        metrics = f"{name}: {', '.join(kind.defaults)}" + (
             f"; extra: {', '.join(more)}" if more else ""
         )
-        lines += ["", *wrap(f"metrics of {told}", 96, subsequent_indent="      ")]
+        lines += ["", *wrap(f"metrics of {metrics}", 96, subsequent_indent="      ")]
     return "\n".join(lines)
 
 
