@@ -106,7 +106,7 @@ class Loop:
 
     def _end_epochs(self, indices: Sequence[int]) -> None:
         """Calls `on_epoch` with those runs that have just ended an epoch."""
-        ended = [index for index in indices if self.runs[index].ends_epoch()]
+        ended = [index for index in indices if self.runs[index].mark_epoch_end()]
         if ended:
             self.module.eval()
             for callback in self.callbacks:

@@ -102,9 +102,12 @@ class Run:
         """Ends the run before its last step, without a fault."""
         self._stopped = True
 
-    def ends_epoch(self) -> bool:
-        """Whether an epoch has ended of which this was not yet asked; the loop asks after every
-        step."""
+    def mark_epoch_end(self) -> bool:
+        """Marks the end of an epoch; the loop calls this after every step.
+
+        Returns:
+            Whether the last step has ended an epoch that was not marked before.
+        """
         complete = len(self.losses) // self.batches.steps_per_epoch
         if self.fault is not None or complete == self._epochs_ended:
             return False
