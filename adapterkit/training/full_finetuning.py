@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..adapter.adapter import Adapter
-from ..backbone.families import Geometry
+from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import Method, methods
