@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .adapter.folder import save_adapter as save_adapter
     from .adapter.plots import plot_comparison as plot_comparison
     from .adapter.store import Store as Store
+    from .backbone.families.base import Family as Family
     from .backbone.model import Backbone as Backbone
     from .client.http import AsyncClient as AsyncClient
     from .client.http import Client as Client
     from .data.readers import read_records as read_records
     from .errors import AdapterkitError as AdapterkitError
     from .inference.attribution import explain as explain
+    from .inference.labelled import read_rows as read_rows
     from .inference.pipeline import evaluate as evaluate
     from .inference.predictor import Predictor as Predictor
     from .methods.base import Method as Method
@@ -40,6 +42,7 @@ _MODULES = {
     "Backbone": "backbone.model",
     "Callback": "training.callbacks.base",
     "Client": "client.http",
+    "Family": "backbone.families.base",
     "Method": "methods.base",
     "MetricKind": "metrics.base",
     "Predictor": "inference.predictor",
@@ -55,6 +58,7 @@ _MODULES = {
     "plot_comparison": "adapter.plots",
     "read_card": "adapter.card",
     "read_records": "data.readers",
+    "read_rows": "inference.labelled",
     "save_adapter": "adapter.folder",
     "train": "training.train",
     "train_many": "training.train",

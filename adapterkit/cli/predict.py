@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..atomic import check_output
 from ..backbone.load_options import Device, Dtype, Quantization
-from ..errors import AdapterkitError, DataError, UnknownAdapterError
+from ..errors import AdapterkitError, UnknownAdapterError
 from .options import (
     AnyBackboneOption,
     BackboneOption,
@@ -25,7 +25,6 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..adapter.adapter import Adapter
     from ..backbone.model import Backbone
     from ..data.requests import RequestRow
 
@@ -215,12 +214,15 @@ def evaluate(
     """
     from ..adapter.folder import load_adapter
     from ..adapter.store import Store, find_folder
+    from ..inference.labelled import read_rows
     from ..inference.pipeline import predictions
 
     folder = find_folder(adapter, Store(store))
     base = _load_backbone([adapter], store, backbone, dtype, quantization, device)
     loaded = load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store)
-    rows = _labelled(data, split, loaded, {"text": text, "text_pair": text_pair, "label": label})
+    given = {"text": text, "text_pair": text_pair, "label": label}
+    columns = {role: name for role, name in given.items() if name}
+    rows = read_rows(data, loaded, split=split, columns=columns)
     said = predictions(base, loaded, rows, progress=True)
     metrics, intervals = loaded.task.metrics(said), loaded.task.intervals(said)
     if as_json:
@@ -262,23 +264,3 @@ def _load_backbone(
     if model is None and folders:
         model = backbone_of(folders[0])
     return Backbone.load(model or EMBEDDED, dtype=dtype, quantization=quantization, device=device)
-
-
-def _labelled(data: Path, split: str, adapter: Adapter, given: dict[str, str | None]) -> list[Any]:
-    """The rows of one split; all rows of a file without a split column."""
-    from ..data.dataset import column_names, read_rows
-    from ..data.readers import read_records
-    from ..data.splits import SPLITS
-    from ..tasks.columns import source_columns
-
-    columns, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
-    names = column_names(section, columns) | {role: name for role, name in given.items() if name}
-    if split not in SPLITS:
-        raise DataError(f"--split {split}: expected {', '.join(SPLITS)}")
-    found = read_rows(
-        read_records(data), source_columns(columns, names), section.get("split", "split")
-    )
-    rows = [row for part, row in found if part in (split, None)]
-    if not rows:
-        raise DataError(f"{data}: there are no rows of split '{split}'")
-    return rows

@@ -161,7 +161,7 @@ class Data:
                     f"{self._main(folder)} has rows of split '{split}', and data.{split} names a "
                     "file too"
                 )
-            rows = read_rows(records, columns, self.split if split is None else None, tell)
+            rows = parse_rows(records, columns, self.split if split is None else None, tell)
             if self.limit is not None:
                 rows = first(shuffled(rows, seed), self.limit)
             for part, row in rows:
@@ -233,7 +233,7 @@ def _default_names() -> dict[str, str | None]:
     return names
 
 
-def read_rows(
+def parse_rows(
     records: Records, columns: Mapping[str, SourceColumn], split: str | None, tell: Tell = stop
 ) -> Iterator[tuple[str | None, Row]]:
     """Converts records to rows, each with its split; None if its record has no such column.

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
+from ..data.dataset import column_names, parse_rows
+from ..data.readers import read_records
+from ..data.splits import SPLITS
+from ..errors import DataError
 from ..metrics.base import Predictions
 from ..tasks.base import Task
+from ..tasks.columns import source_columns
 from ..tasks.types import Example, Outputs, Row
 from .forward import text_limit
 
@@ -42,6 +48,36 @@ class Split:
     def predictions(self, task: Task, outputs: Outputs) -> Predictions:
         """What was said of the rows beside what is right."""
         return task.predictions(outputs, self.examples, self.targets)
+
+
+def read_rows(
+    path: str | Path,
+    adapter: Adapter,
+    *,
+    split: str = "test",
+    columns: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Reads the labelled rows of one split, as `evaluate` takes them.
+
+    Args:
+        path: A CSV, TSV, JSONL or Parquet file.
+        adapter: The adapter whose task reads the rows.
+        split: The split; a file without a split column is read completely.
+        columns: Role to the name of its column. Other roles have the names that the adapter was
+            trained with.
+
+    Raises:
+        DataError: The file, a column or a row is not valid, or the split has no rows.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split}: expected {', '.join(SPLITS)}")
+    declared, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
+    sources = source_columns(declared, {**column_names(section, declared), **(columns or {})})
+    found = parse_rows(read_records(Path(path)), sources, section.get("split", "split"))
+    rows = [row for part, row in found if part in (split, None)]
+    if not rows:
+        raise DataError(f"{path}: there are no rows of split '{split}'")
+    return rows
 
 
 def ready(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> Split:

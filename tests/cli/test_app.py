@@ -649,7 +649,7 @@ EVALUATE_FAULTS: dict[str, tuple[list[str], str, str]] = {
     "no such split": (
         ["x.csv", "--split", "dev"],
         "text,label\na,lluvia\n",
-        "--split dev: expected train, validation, test",
+        "split dev: expected train, validation, test",
     ),
     "no rows of the split": (
         ["x.csv"],

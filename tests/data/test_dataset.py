@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterkit.data.dataset import Data, fingerprint, read_rows
+from adapterkit.data.dataset import Data, fingerprint, parse_rows
 from adapterkit.data.readers import read_records
 from adapterkit.data.splits import draw, first, fold, shuffled
 from adapterkit.errors import DataError
@@ -92,7 +92,7 @@ def test_a_file_or_column_that_is_not_there_is_told(data: Data, words: str) -> N
 
 def test_a_row_is_read_with_its_place() -> None:
     path = write("x.csv", CSV)
-    assert list(read_rows(read_records(path), COLUMNS, "split")) == [
+    assert list(parse_rows(read_records(path), COLUMNS, "split")) == [
         (None, Row({"text": "my card", "label": "no"}, "x.csv:2")),
         (None, Row({"text": "the bank", "label": "yes"}, "x.csv:3")),
     ]

@@ -87,7 +87,9 @@ class Family(ABC):
 
         Args:
             model: The backbone.
-            input_ids, position_ids, token_type_ids: int64 `[T]` each, of a packed batch.
+            input_ids: Token ids of a packed batch, int64 `[T]`.
+            position_ids: Its positions, int64 `[T]`.
+            token_type_ids: Its token types, int64 `[T]`.
             inputs_embeds: Word embeddings instead of those of `input_ids`, `[T, e]`.
 
         Returns:
