@@ -1,4 +1,4 @@
-"""One tenant's adapter: method, task, tensors, head and card. Data, never a change of the model."""
+"""One tenant's adapter as a value: method, task, tensors and head. It never changes the model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..methods.base import Method, Tensors
 from ..tasks.base import Task
 
 MOST_MEMBERS = 32
-"""Members of the largest ensemble: each costs a forward of its own."""
+"""Most members of an ensemble; each costs a forward of its own."""
 
 
 @dataclass(frozen=True)
 class MemberWeights:
-    """What members of one ensemble do not share.
+    """The weights of one member of an ensemble.
 
     Attributes:
         tensors: The method's tensors.
@@ -30,37 +30,37 @@ class MemberWeights:
     head: Tensors
 
     def to(self, device: torch.device | str) -> MemberWeights:
-        """The weights on a device."""
+        """A copy on a device."""
 
-        def moved(tensors: Mapping[str, Tensor]) -> Tensors:
+        def copied(tensors: Mapping[str, Tensor]) -> Tensors:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-        return MemberWeights(moved(self.tensors), moved(self.head))
+        return MemberWeights(copied(self.tensors), copied(self.head))
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """All that one tenant's answers depend on besides the backbone.
+    """Everything that one tenant's answers depend on besides the backbone.
 
     Attributes:
         name: `tenant/name`, or `name` alone.
         method: The method and its settings.
-        task: The task and its settings, label names filled in.
+        task: The task and its settings, with label names.
         tensors: The method's tensors, stacked over layers (`Method.shapes`).
         head: The task's tensors (`Task.head_shapes`).
         backbone: Name of the backbone it was trained on.
-        fingerprint: Fingerprint of that backbone's weights; None where a foreign folder has none.
-        lower_case: Whether that backbone's tokenizer lower-cases.
-        training: How it was trained: recipe, seed, data fingerprint, history, seconds.
+        fingerprint: Fingerprint of that backbone's weights; None if a folder of PEFT was read.
+        lower_case: Whether that backbone's tokenizer converts text to lower case.
+        training: Record of its training: recipe, seed, data fingerprint, history, seconds.
         metrics: Split to metric to value.
-        on_top_of: The frozen adapter it was trained on and is applied after; None for most.
-        digest: sha256 of the weights file it came from, of an ensemble that over its files'; None
-            where it was never in one.
-        extra_members: The further members of an ensemble, trained from other seeds: the raw scores
-            of all are averaged (Lakshminarayanan et al. 2017, there the probabilities).
+        on_top_of: Its parent: the frozen adapter it was trained on top of and is applied after.
+        digest: sha256 of its weights file, of an ensemble over the digests of all its files; None
+            if it was not read from a folder.
+        extra_members: The further members of an ensemble, trained from other seeds. The raw scores
+            of all members are averaged (Lakshminarayanan et al. 2017 average probabilities).
 
     Raises:
-        ValueError: It is an ensemble of a task that can be none, or stands on an ensemble.
+        ValueError: It is an ensemble and its task allows none, or its parent is an ensemble.
     """
 
     name: str
@@ -88,59 +88,59 @@ class Adapter:
 
     @property
     def members(self) -> tuple[Adapter, ...]:
-        """All that are asked for one answer, each to be computed by itself: the adapter as its own
-        first member, then the others; the same objects every time."""
-        return (self, *self._further)
+        """The members of the ensemble, each computed by itself: the adapter as the first one, then
+        the others. They are the same objects every time."""
+        return (self, *self._extra_adapters)
 
     @cached_property
-    def _further(self) -> tuple[Adapter, ...]:
+    def _extra_adapters(self) -> tuple[Adapter, ...]:
         return tuple(
-            replace(self, tensors=own.tensors, head=own.head, extra_members=(), digest=None)
-            for own in self.extra_members
+            replace(self, tensors=one.tensors, head=one.head, extra_members=(), digest=None)
+            for one in self.extra_members
         )
 
     @property
     def n_members(self) -> int:
-        """Members of the ensemble; 1 for most."""
+        """Number of members of the ensemble; 1 for a single adapter."""
         return 1 + len(self.extra_members)
 
     @cached_property
     def stack(self) -> tuple[Adapter, ...]:
-        """All that is applied to a text in turn: from the ground up, itself last."""
+        """The adapters that are applied to a text, in order: its parents, then itself."""
         return (*(self.on_top_of.stack if self.on_top_of is not None else ()), self)
 
     @cached_property
     def kind(self) -> tuple[str, str]:
-        """Adapters of one kind are computed as one block where their tokens are neighbours."""
+        """Neighbours of one kind in a batch are computed as one group."""
         return self.method.type, repr(self.method.group_key)
 
     @property
     def num_virtual_tokens(self) -> int:
-        """Positions taken before the text by the prefixes of every floor."""
-        return sum(floor.method.num_virtual_tokens for floor in self.stack)
+        """Number of prefix tokens before a text, those of its parents included."""
+        return sum(part.method.num_virtual_tokens for part in self.stack)
 
     @property
     def n_parameters(self) -> int:
-        """Numbers in the method's tensors and the head, of all members."""
-        return sum(t.numel() for t in self._held())
+        """Number of parameters of method and head, of all members."""
+        return sum(t.numel() for t in self._parameters())
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the method's tensors and the head, of all members."""
-        return sum(t.nbytes for t in self._held())
+        """Bytes of the parameters of method and head, of all members."""
+        return sum(t.nbytes for t in self._parameters())
 
-    def _held(self) -> Iterator[Tensor]:
-        for own in (MemberWeights(self.tensors, self.head), *self.extra_members):
-            yield from own.tensors.values()
-            yield from own.head.values()
+    def _parameters(self) -> Iterator[Tensor]:
+        for member in (MemberWeights(self.tensors, self.head), *self.extra_members):
+            yield from member.tensors.values()
+            yield from member.head.values()
 
     def to(self, device: torch.device | str) -> Adapter:
-        """The adapter with its tensors on a device."""
+        """A copy whose tensors, and those of its parents, are on a device."""
         own = MemberWeights(self.tensors, self.head).to(device)
         return replace(
             self,
             tensors=own.tensors,
             head=own.head,
             on_top_of=None if self.on_top_of is None else self.on_top_of.to(device),
-            extra_members=tuple(other.to(device) for other in self.extra_members),
+            extra_members=tuple(member.to(device) for member in self.extra_members),
         )

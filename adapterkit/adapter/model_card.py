@@ -1,4 +1,4 @@
-"""What a person reads in an adapter folder: a model card, figures and tables."""
+"""What people read in an adapter folder: `README.md`, figures and tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .adapter import Adapter
 from .plots import confusions, learning_curve
 
 REPORT = "report"
-"""Folder of figures and tables in an adapter folder; nothing reads it but people."""
+"""Folder of figures and tables in an adapter folder; only people read it."""
 
 
-TOLD = (
+RECORDED = (
     ("rows", "rows"),
     ("seeds", "seeds of the members"),
     ("epoch", "epoch kept"),
     ("seconds", "training time (s)"),
 )
-"""What a model card tells of the training, and how it calls it."""
+"""Keys of the training record in the model card, and their names there."""
 
 
 def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
@@ -43,8 +43,8 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         f"| method | {_settings(adapter.method)} |",
         f"| backbone | `{adapter.backbone}`, weights `{adapter.fingerprint}` |",
         *(
-            f"| stands on | `{floor.name}`, weights `{floor.digest}` |"
-            for floor in adapter.stack[:-1]
+            f"| stands on | `{parent.name}`, weights `{parent.digest}` |"
+            for parent in adapter.stack[:-1]
         ),
         f"| parameters | {adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB) |",
     ]
@@ -60,7 +60,7 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         shown = ", ".join(f"`{label}`" for label in labels[:20])
         more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
         lines.append(f"| labels | {len(labels)}: {shown}{more} |")
-    for key, name in TOLD:
+    for key, name in RECORDED:
         if key in training:
             value = training[key]
             if isinstance(value, dict):
@@ -77,9 +77,9 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
             "| --- " * (len(names) + 1) + "|",
         ]
         for split, scores in adapter.metrics.items():
-            sure = training.get("intervals", {}).get(split, {})
+            intervals = training.get("intervals", {}).get(split, {})
             cells = " | ".join(
-                score_text(scores[n], sure.get(n)) if n in scores else "" for n in names
+                score_text(scores[n], intervals.get(n)) if n in scores else "" for n in names
             )
             lines.append(f"| {split} | {cells} |")
         if training.get("intervals"):
@@ -96,12 +96,13 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         f'adapterkit predict {adapter.name} "a text"',
         "```",
         "",
-        "How it was trained stands in `adapterkit.json`: recipe, seed, data fingerprint, history.",
+        "How it was trained is in `adapterkit.json`: recipe, seed, data fingerprint, history.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _settings(section: Any) -> str:
+    """A method with those of its settings that are set."""
     shown = [
         f"{name} {value}"
         for name, value in vars(section).items()
@@ -111,7 +112,7 @@ def _settings(section: Any) -> str:
 
 
 def report_files(adapter: Adapter) -> dict[str, bytes]:
-    """Files of `report/` by name, drawn from the card's record of the training."""
+    """Files of `report/` by name, from the training record."""
     training, files = adapter.training, {}
     report = training.get("report", {})
     if training.get("history"):
@@ -135,6 +136,6 @@ def _per_class(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def score_text(value: float, interval: Sequence[float] | None) -> str:
-    """A score, with its 95% interval where it has one."""
-    told = f"{value:.4f}"
-    return told if interval is None else f"{told} (95%: {interval[0]:.4f} to {interval[1]:.4f})"
+    """A score, with its 95% interval if there is one."""
+    text = f"{value:.4f}"
+    return text if interval is None else f"{text} (95%: {interval[0]:.4f} to {interval[1]:.4f})"

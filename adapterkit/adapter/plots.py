@@ -1,4 +1,4 @@
-"""Figures in an adapter folder, as PNG."""
+"""Plots as PNG: learning curve, confusion matrix, comparison of methods."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from typing import Any
 
 INK, ACCENT, GRID, BLUE = "#333333", "#d1495b", "#dddddd", "#2e6f95"
 MATRIX = 40
-"""Labels up to which a matrix can be read; of more, the most confused pairs are drawn."""
+"""Most labels of a matrix; for more, the most confused pairs are drawn."""
 PAIRS = 20
-OWN = "DejaVu Sans"
-"""Comes with Matplotlib."""
+"""Most pairs of confused labels in a plot."""
+OWN_FONT = "DejaVu Sans"
+"""The font that comes with Matplotlib."""
 TITLE: dict[str, Any] = {"loc": "left", "color": INK, "fontsize": 11, "parse_math": False}
 NAME_WIDTH, NAME_HEIGHT = 130, 17
-"""Pixels of a point's name in a plot."""
+"""Pixels of the name of a point."""
 NUMBERED = 20
-"""Labels up to which every cell of a matrix has its number."""
+"""Most labels of a matrix that shows the number of each cell."""
 
 
 def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes:
-    """Training loss and the main validation metric over the steps; of an ensemble every member's,
-    the first one's in front.
+    """Training loss and main validation metric over the steps, of every member of an ensemble, with
+    the first in front.
 
     Args:
-        name: The adapter's.
-        metric: The main metric's.
-        training: The card's record of the run.
+        name: Name of the adapter.
+        metric: Name of the main metric.
+        training: The training record.
     """
     others = training.get("members", [])
     figure = _figure(6.4, 3.6)
@@ -41,16 +42,16 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
         light = {"alpha": 1.0 if record is training else 0.35, "linewidth": 1.2}
         losses = record.get("losses", [])
         left.plot(*_columns(losses), color=BLUE, **light)
-        checked = [entry for entry in record["history"] if metric in entry.get("validation", {})]
-        if not checked:
+        evaluated = [entry for entry in record["history"] if metric in entry.get("validation", {})]
+        if not evaluated:
             continue
         if right is None:
             right = left.twinx()
             right.set_ylabel(f"validation {metric}", color=ACCENT)
             right.spines[["top"]].set_visible(False)
-        points = [(entry["step"], entry["validation"][metric]) for entry in checked]
+        points = [(entry["step"], entry["validation"][metric]) for entry in evaluated]
         right.plot(*_columns(points), color=ACCENT, marker="o", markersize=4, **light)
-        kept = points[[entry["epoch"] for entry in checked].index(record["epoch"])]
+        kept = points[[entry["epoch"] for entry in evaluated].index(record["epoch"])]
         ring = {"markersize": 10, "fillstyle": "none", "color": ACCENT, "alpha": light["alpha"]}
         right.plot(*kept, "o", **ring)
         if record is training:
@@ -74,21 +75,21 @@ def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float
 
 
 def confusions(title: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> bytes:
-    """Which labels are taken for which: a matrix, or of many labels the most confused pairs.
+    """The confusion matrix, or for many labels the most confused pairs.
 
-    Labels in a script that no installed font has are shown by their number, from 1, as in
+    Labels in a script that no installed font has are shown as their number, counted from 1, as in
     `per_class.csv`.
 
     Args:
-        title: What is said above.
-        labels: Their names.
-        counts: Right label, predicted label and number of rows, where there are any.
+        title: Title of the plot.
+        labels: Label names.
+        counts: True label, predicted label and number of rows, for pairs with any rows.
     """
-    names, families = _shown(labels)
-    if families is None:
-        names, families = [str(number) for number in range(1, len(labels) + 1)], [OWN]
+    names, fonts = _axis_labels(labels)
+    if fonts is None:
+        names, fonts = [str(number) for number in range(1, len(labels) + 1)], [OWN_FONT]
         title += " (numbers: see per_class.csv)"
-    style = {"fontfamily": families, "parse_math": False, "color": INK}
+    style = {"fontfamily": fonts, "parse_math": False, "color": INK}
     if len(labels) <= MATRIX:
         return _matrix(title, names, counts, style)
     return _pairs(title, names, counts, style)
@@ -99,8 +100,8 @@ def _matrix(
 ) -> bytes:
     n = len(names)
     rows = [[0] * n for _ in names]
-    for goal, said, count in counts:
-        rows[goal][said] = count
+    for true, predicted, count in counts:
+        rows[true][predicted] = count
     shares = [[count / max(1, sum(row)) for count in row] for row in rows]
     side = max(2.0, min(9.5, 0.42 * n))
     long = max(map(len, names))
@@ -115,15 +116,16 @@ def _matrix(
         axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor", **style)
     axes.set_yticks(range(n), names, **style)
     axes.tick_params(labelsize=small, length=0)
-    axes.set_xticks([place - 0.5 for place in range(1, n)], minor=True)
-    axes.set_yticks([place - 0.5 for place in range(1, n)], minor=True)
+    axes.set_xticks([index - 0.5 for index in range(1, n)], minor=True)
+    axes.set_yticks([index - 0.5 for index in range(1, n)], minor=True)
     axes.grid(which="minor", color="white", linewidth=1.0)
     axes.tick_params(which="minor", length=0)
-    for goal, row in enumerate(rows) if n <= NUMBERED else ():
-        for said, count in enumerate(row):
+    for true, row in enumerate(rows) if n <= NUMBERED else ():
+        for predicted, count in enumerate(row):
             if count:
-                color = "white" if shares[goal][said] > 0.4 else INK
-                axes.text(said, goal, count, ha="center", va="center", color=color, fontsize=small)
+                color = "white" if shares[true][predicted] > 0.4 else INK
+                cell = {"ha": "center", "va": "center", "color": color, "fontsize": small}
+                axes.text(predicted, true, count, **cell)
     axes.set_xlabel("predicted label", color=INK)
     axes.set_ylabel("true label", color=INK)
     axes.spines[:].set_visible(False)
@@ -150,14 +152,14 @@ def _pairs(
         axes.text(0, 0.5, "No row was given a wrong label.", color=INK, transform=axes.transAxes)
         return png(figure)
     axes.barh(range(len(wrong)), [count for *_, count in wrong], color=BLUE, height=0.68)
-    told = [f"{names[goal]}  →  {names[said]}" for goal, said, _ in wrong]
-    axes.set_yticks(range(len(wrong)), told, **style)
+    pairs = [f"{names[true]}  →  {names[predicted]}" for true, predicted, _ in wrong]
+    axes.set_yticks(range(len(wrong)), pairs, **style)
     axes.tick_params(labelsize=8, length=0)
     axes.invert_yaxis()
-    for place, (*_, count) in enumerate(wrong):
+    for index, (*_, count) in enumerate(wrong):
         axes.annotate(
             str(count),
-            (count, place),
+            (count, index),
             textcoords="offset points",
             xytext=(4, 0),
             va="center",
@@ -173,10 +175,10 @@ def _pairs(
 
 
 def plot_comparison(result: Mapping[str, Any]) -> bytes:
-    """Score against trained parameters, a point a method, a small one a seed.
+    """Score against trained parameters: a large point for each method, a small one for each seed.
 
     Args:
-        result: As `comparison.compare` gives it.
+        result: The result of `training.comparison.compare`.
     """
     figure = _figure(6.8, 4.0)
     axes = figure.subplots()
@@ -201,7 +203,7 @@ def plot_comparison(result: Mapping[str, Any]) -> bytes:
 
 
 def _name_points(axes: Any, methods: Sequence[Mapping[str, Any]]) -> None:
-    """A name to the right of each point, moved up where it would lie on another's."""
+    """Writes a name to the right of each point, moved up if it would cover another."""
     taken: list[tuple[float, float]] = []
     for entry in sorted(methods, key=lambda entry: entry["mean"]):
         x, y = axes.transData.transform((entry["parameters"], entry["mean"]))
@@ -235,27 +237,28 @@ def _shades() -> Any:
 
 
 def _norm() -> Any:
-    """A tenth of a label's rows gone astray is to be seen."""
+    """A colour scale on which a tenth of a label's rows can be seen."""
     from matplotlib.colors import PowerNorm
 
     return PowerNorm(0.6, vmin=0.0, vmax=1.0)
 
 
 def png(figure: Any) -> bytes:
-    """A figure in 128 colours: a third as large as in all of them, and looks the same."""
+    """A figure as PNG of 128 colours: it looks the same and has a third of the bytes."""
     from PIL import Image
 
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    with Image.open(drawn) as image:
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png")
+    with Image.open(full) as image:
         image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
             small, format="png", optimize=True
         )
     return small.getvalue()
 
 
-def _shown(labels: Sequence[str], width: int = 28) -> tuple[list[str], list[str] | None]:
-    """Labels short enough for an axis, and the fonts that have them."""
+def _axis_labels(labels: Sequence[str], width: int = 28) -> tuple[list[str], list[str] | None]:
+    """Labels short enough for an axis, and the fonts that have all their characters; None if no
+    installed font has them."""
     names = [" ".join(label.split()) for label in labels]
     names = [name if len(name) <= width else name[: width - 1] + "…" for name in names]
     return names, font_families("".join(sorted(set("".join(names)))))
@@ -263,21 +266,21 @@ def _shown(labels: Sequence[str], width: int = 28) -> tuple[list[str], list[str]
 
 @cache
 def font_families(characters: str) -> list[str] | None:
-    """Matplotlib's own font, and where it lacks characters an installed one that has the rest."""
+    """Matplotlib's own font, and if it lacks characters an installed one that has the rest."""
     from matplotlib import font_manager
 
-    missing = _without(characters, font_manager.findfont(OWN))
-    if not missing:
-        return [OWN]
+    lacking = _missing(characters, font_manager.findfont(OWN_FONT))
+    if not lacking:
+        return [OWN_FONT]
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.name):
         # Matplotlib's "last resort" has every character, as a box.
-        if not entry.name.startswith("Last Resort") and not _without(missing, entry.fname):
-            return [OWN, entry.name]
+        if not entry.name.startswith("Last Resort") and not _missing(lacking, entry.fname):
+            return [OWN_FONT, entry.name]
     return None
 
 
-def _without(characters: Iterable[str], font: str) -> str:
-    """The characters a font file lacks."""
+def _missing(characters: Iterable[str], font: str) -> str:
+    """The characters that a font file lacks."""
     from matplotlib.ft2font import FT2Font
 
     known = FT2Font(font).get_charmap()

@@ -1,9 +1,9 @@
-"""A store: named adapters in a folder, every version kept as it was published.
+"""A store: named adapters in a folder, with every version that was published.
 
-`tenant/name/1/`, `tenant/name/2/`, ... are adapter folders; `tenant/name/aliases.json` says which
-version `latest` means, and any alias a user adds (`stable`). A version appears complete or not at
-all, and only then an alias moves. Every change ends in a new `aliases.json`, so its file signature
-tells a reader at the price of one `stat` that nothing has changed.
+`tenant/name/1/`, `tenant/name/2/`, ... are adapter folders. `tenant/name/aliases.json` holds the
+version of `latest` and of any alias a user adds (`stable`). A version appears completely or not at
+all, and then the alias is moved. Every change ends with a new `aliases.json`, so one `stat` of that
+file tells a reader whether anything has changed.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
 
 @dataclass(frozen=True)
 class Version:
-    """One version of one adapter.
+    """One version of an adapter.
 
     Attributes:
         name: `tenant/name`, or `name` alone.
         number: Its number, from 1.
         folder: The adapter folder.
-        digest: Of all the folder's files: a name published anew has another one.
+        digest: Digest of all files of the folder (`folder_digest`).
     """
 
     name: str
@@ -59,7 +59,7 @@ class Version:
 
 @dataclass
 class _CachedIndex:
-    """What is known of one name while its `aliases.json` has one signature."""
+    """Aliases and versions of a name, valid while its `aliases.json` has one signature."""
 
     signature: tuple[int, int, int]
     aliases: dict[str, int]
@@ -68,21 +68,21 @@ class _CachedIndex:
 
 
 class Store:
-    """Adapters by name under one folder, or under a URL with a local copy of what was asked for.
+    """Adapters by name in a folder, or under a URL with local copies of those that were used.
 
     Any number of threads and processes may read and write at the same time.
 
     Args:
-        root: The folder, which appears with the first adapter; or any fsspec URL
+        root: The folder, which is created with the first adapter, or any fsspec URL
             (`s3://bucket/adapters`).
-        cache: Where a URL's adapters are kept; a folder of the user's cache where left out.
+        cache: Folder of the local copies of a URL; one in the user's cache if omitted.
     """
 
     def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
         self.remote = Remote(str(root)) if is_url(str(root)) else None
         self.root = Path(root) if self.remote is None else self.remote.cache(cache)
         self.display_name = str(root)
-        # Single entries are read and set, each of which Python does in one step.
+        # Threads share it: reading and setting a single entry is atomic in Python.
         self._indices: dict[str, _CachedIndex] = {}
 
     @property
@@ -101,8 +101,8 @@ class Store:
             The version's folder.
 
         Raises:
-            AdapterError: It cannot be written, or what it stands on is not in this store; what
-                was there stays as it was.
+            AdapterError: It cannot be written, or its parent is not in this store. The store is
+                unchanged then.
         """
         if adapter.on_top_of is not None:
             self.parent_folder(ParentRef.of(adapter.on_top_of))
@@ -119,11 +119,11 @@ class Store:
         Args:
             name: The adapter's name.
             files: Name in the folder to content.
-            check: Called with the written folder before it appears under its name; what it raises
-                ends the publishing, and nothing is left of it.
+            check: Called with the written folder before it gets its name. If it raises, nothing is
+                published.
 
         Raises:
-            AdapterError: It cannot be written; what was there stays as it was.
+            AdapterError: It cannot be written. The store is unchanged then.
         """
         home = self.adapter_dir(name)
         with self._write_lock():
@@ -139,11 +139,11 @@ class Store:
 
         Args:
             name: The adapter's name.
-            alias: The alias (`stable`); `latest` may be moved, not removed.
+            alias: The alias, such as `stable`; `latest` cannot be removed.
             version: The version; None removes the alias.
 
         Raises:
-            AdapterkitError: It is no alias.
+            AdapterkitError: The alias is not a valid one.
             UnknownAdapterError: There is no such adapter, version or alias.
         """
         if not ALIAS.fullmatch(alias) or (version is None and alias == LATEST):
@@ -152,30 +152,30 @@ class Store:
                 "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
             )
         with self._write_lock():
-            shelf = self._cached_index(name)
-            aliases = dict(shelf.aliases)
+            index = self._cached_index(name)
+            aliases = dict(index.aliases)
             if version is None:
                 if aliases.pop(alias, None) is None:
                     raise UnknownAdapterError(f"'{name}' has no alias '{alias}'")
-            elif version not in shelf.versions:
+            elif version not in index.versions:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
             else:
                 aliases[alias] = version
             self._write_aliases(name, aliases)
 
     def roll_back(self, name: str) -> Version:
-        """Makes the version before `latest` the latest again; no version is lost.
+        """Makes the version before `latest` the latest one; no version is deleted.
 
         Raises:
-            UnknownAdapterError: There is no such adapter, or no version before.
+            UnknownAdapterError: There is no such adapter, or no earlier version.
         """
         with self._write_lock():
-            shelf = self._cached_index(name)
-            latest = shelf.aliases.get(LATEST, 0)
-            before = max((v for v in shelf.versions if v < latest), default=None)
+            index = self._cached_index(name)
+            latest = index.aliases.get(LATEST, 0)
+            before = max((v for v in index.versions if v < latest), default=None)
             if before is None:
                 raise UnknownAdapterError(f"'{name}' has no version before {latest} to go back to")
-            self._write_aliases(name, {**shelf.aliases, LATEST: before})
+            self._write_aliases(name, {**index.aliases, LATEST: before})
         return self.find(name)
 
     def delete(self, name: str, version: int | None = None) -> None:
@@ -187,59 +187,61 @@ class Store:
 
         Raises:
             UnknownAdapterError: There is no such adapter or version.
-            AdapterkitError: An alias still points at the version, or another adapter of this store
-                stands on it (a remote store is not searched for one).
+            AdapterkitError: An alias still points to the version, or it is the parent of another
+                adapter in this store (a remote store is not searched).
         """
         with self._write_lock():
-            shelf, home = self._cached_index(name), self.root / name
-            if version is not None and version not in shelf.versions:
+            index, home = self._cached_index(name), self.root / name
+            if version is not None and version not in index.versions:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
-            pointing = [alias for alias, number in shelf.aliases.items() if number == version]
+            pointing = [alias for alias, number in index.aliases.items() if number == version]
             if pointing:
                 raise AdapterkitError(
                     f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
                 )
-            doomed = sorted(shelf.versions) if version is None else [version]
-            above = self._dependents(name, doomed) if self.remote is None else None
-            if above is not None:
+            numbers = sorted(index.versions) if version is None else [version]
+            child = self._find_child(name, numbers) if self.remote is None else None
+            if child is not None:
                 which = name if version is None else f"{name}@{version}"
-                raise AdapterkitError(f"'{above}' stands on '{which}'; delete that one first")
-            # Names go first: a reader finds the whole version, or no longer finds it.
+                raise AdapterkitError(f"'{child}' stands on '{which}'; delete that one first")
+            # The aliases go first: a reader finds the complete version or none.
             if version is None:
                 self._write_aliases(name, None)
-            for number in doomed:
+            for number in numbers:
                 if self.remote is not None:
                     self.remote.remove(f"{name}/{number}")
                 shutil.rmtree(home / str(number), ignore_errors=True)
             if version is None:
                 for folder in (home, home.parent) if "/" in name else (home,):
-                    with suppress(OSError):  # another name lives there
+                    with suppress(OSError):  # another adapter of the tenant is there
                         folder.rmdir()
             else:
-                self._write_aliases(name, shelf.aliases)
+                self._write_aliases(name, index.aliases)
 
-    def _dependents(self, name: str, doomed: Sequence[int]) -> str | None:
-        """A version that could no longer be loaded without some versions of a name."""
+    def _find_child(self, name: str, numbers: Sequence[int]) -> str | None:
+        """An adapter that could not be loaded any more without some versions of a name."""
         needed: dict[str, str] = {}
         for other in self.names():
-            for number in sorted(self._versions(other) - (set(doomed) if other == name else set())):
-                below = None
-                with suppress(AdapterError):  # a broken folder stands on nothing
-                    below = read_parent(self.root / other / str(number))
-                if below is not None and below.name == name:
-                    needed.setdefault(below.digest, f"{other}@{number}")
-        if not needed:  # as for most, whose weights need not be read then
+            for number in sorted(
+                self._versions(other) - (set(numbers) if other == name else set())
+            ):
+                parent = None
+                with suppress(AdapterError):  # a broken folder has no parent
+                    parent = read_parent(self.root / other / str(number))
+                if parent is not None and parent.name == name:
+                    needed.setdefault(parent.digest, f"{other}@{number}")
+        if not needed:  # the usual case, in which no weights need to be read
             return None
         home = self.root / name
-        left = self._versions(name) - set(doomed)
-        lost, kept = (
-            {file_digest(file) for n in numbers if (file := home / str(n) / WEIGHTS).is_file()}
-            for numbers in (doomed, left)
+        kept = self._versions(name) - set(numbers)
+        lost, remaining = (
+            {file_digest(file) for n in group if (file := home / str(n) / WEIGHTS).is_file()}
+            for group in (numbers, kept)
         )
-        return next((above for digest, above in needed.items() if digest in lost - kept), None)
+        return next((child for digest, child in needed.items() if digest in lost - remaining), None)
 
     def verify(self, reference: str) -> list[str]:
-        """What differs between a version's files and the checksums they were published with.
+        """Differences between a version's files and the checksums of its publication.
 
         Raises:
             UnknownAdapterError: There is no such adapter.
@@ -247,11 +249,11 @@ class Store:
         return checksum_errors(self.find(reference).folder)
 
     def adapter_dir(self, name: str) -> Path:
-        """The folder where the versions of a name lie, or will.
+        """The folder for the versions of a name.
 
         Raises:
-            AdapterkitError: That is no name.
-            AdapterError: Something is in the way that is not part of a store.
+            AdapterkitError: The name is not valid.
+            AdapterError: There is something that is not part of a store.
         """
         home = self.root / check_name(name)
         for folder in (home, *home.parents)[: name.count("/") + 2]:
@@ -266,49 +268,49 @@ class Store:
         """The version that `name`, `name@version` or `name@alias` means; `name` is `@latest`.
 
         Raises:
-            AdapterkitError: That is no name.
+            AdapterkitError: The name is not valid.
             UnknownAdapterError: There is no such adapter or version. The message names no other
-                adapter: it may be shown to a tenant.
+                adapter, since tenants may see it.
         """
         name, at, wanted = reference.partition("@")
-        shelf = self._cached_index(name)
+        index = self._cached_index(name)
         wanted = wanted if at else LATEST
-        number = shelf.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
-        if number not in shelf.versions:
-            known = [*(a for a, v in shelf.aliases.items() if v in shelf.versions)]
-            known += map(str, sorted(shelf.versions))
+        number = index.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
+        if number not in index.versions:
+            known = [*(a for a, v in index.aliases.items() if v in index.versions)]
+            known += map(str, sorted(index.versions))
             raise UnknownAdapterError(
                 f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}"
             )
-        if number not in shelf.found:
+        if number not in index.found:
             folder = self.root / name / str(number)
             if self.remote is not None:
                 self.remote.pull(f"{name}/{number}", folder)
-            shelf.found[number] = Version(name, number, folder, folder_digest(folder))
-            below = read_parent(folder) if self.remote is not None else None
-            if below is not None:  # it is looked for beside the folder, so it must be here
+            index.found[number] = Version(name, number, folder, folder_digest(folder))
+            parent = read_parent(folder) if self.remote is not None else None
+            if parent is not None:  # it is searched beside the folder, so a local copy is needed
                 with suppress(AdapterkitError):
-                    self.parent_folder(below)
-        return shelf.found[number]
+                    self.parent_folder(parent)
+        return index.found[number]
 
-    def parent_folder(self, below: ParentRef) -> Path:
-        """The folder of what an adapter stands on.
+    def parent_folder(self, parent: ParentRef) -> Path:
+        """The folder of an adapter's parent.
 
         Raises:
-            AdapterError: There is none with those weights.
+            AdapterError: No version has those weights.
         """
         if self.remote is not None:
-            for number in reversed(self.versions(below.name)[0]):
-                folder = self.find(f"{below.name}@{number}").folder
-                if file_digest(folder / WEIGHTS) == below.digest:
+            for number in reversed(self.versions(parent.name)[0]):
+                folder = self.find(f"{parent.name}@{number}").folder
+                if file_digest(folder / WEIGHTS) == parent.digest:
                     return folder
-        return below.find([self.root])
+        return parent.find([self.root])
 
     def path(self, reference: str) -> Path:
-        """The folder of a reference, for a person: an unknown name is told the nearest one.
+        """The folder of a reference; for an unknown name the error suggests the nearest one.
 
         Raises:
-            AdapterkitError: That is no name.
+            AdapterkitError: The name is not valid.
             UnknownAdapterError: There is no such adapter or version.
         """
         try:
@@ -323,18 +325,18 @@ class Store:
             ) from None
 
     def names(self) -> list[str]:
-        """Every adapter in the store; the price is one look a name, whatever it holds."""
+        """Names of all adapters in the store, at the cost of one `stat` each."""
         return sorted(self._walk() if self.remote is None else self.remote.names(ALIASES))
 
     def versions(self, name: str) -> tuple[list[int], dict[str, int]]:
         """The versions of a name, ascending, and its aliases.
 
         Raises:
-            AdapterkitError: That is no name.
+            AdapterkitError: The name is not valid.
             UnknownAdapterError: There is no such adapter.
         """
-        shelf = self._cached_index(name)
-        return sorted(shelf.versions), dict(shelf.aliases)
+        index = self._cached_index(name)
+        return sorted(index.versions), dict(index.aliases)
 
     def _walk(self) -> Iterator[str]:
         for first in _folders(self.root):
@@ -343,8 +345,8 @@ class Store:
                     yield name
 
     def _cached_index(self, name: str) -> _CachedIndex:
-        """What is known of a name, read anew only where its aliases changed."""
-        file = f"{self.root}/{check_name(name)}/{ALIASES}"  # asked all day: no path is built
+        """Aliases and versions of a name, read again only if its aliases have changed."""
+        file = f"{self.root}/{check_name(name)}/{ALIASES}"  # a hot path: no Path is built
         if self.remote is not None:
             self.remote.refresh(f"{name}/{ALIASES}", Path(file))
         try:
@@ -353,14 +355,14 @@ class Store:
             self._indices.pop(name, None)
             raise UnknownAdapterError(f"there is no adapter '{name}'") from None
         signature = (status.st_mtime_ns, status.st_ino, status.st_size)
-        shelf = self._indices.get(name)
-        if shelf is None or shelf.signature != signature:
+        index = self._indices.get(name)
+        if index is None or index.signature != signature:
             aliases = self._aliases(Path(file))
-            shelf = _CachedIndex(signature, aliases, self._versions(name))
-            if not shelf.versions:
+            index = _CachedIndex(signature, aliases, self._versions(name))
+            if not index.versions:
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
-            self._indices[name] = shelf
-        return shelf
+            self._indices[name] = index
+        return index
 
     def _versions(self, name: str) -> set[int]:
         if self.remote is not None:
@@ -380,7 +382,7 @@ class Store:
         return aliases
 
     def _write_aliases(self, name: str, aliases: Mapping[str, int] | None) -> None:
-        """The one write that readers see; None takes the name away."""
+        """Writes the file that makes a change visible to readers; None removes the name."""
         file = self.root / name / ALIASES
         try:
             if aliases is None:
@@ -393,7 +395,7 @@ class Store:
             self.remote.put(f"{name}/{ALIASES}", None if aliases is None else file)
 
     def _write_lock(self) -> FileLock:
-        """One writer at a time, over threads and processes of this machine."""
+        """Allows one writer at a time among the threads and processes of this machine."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / ".lock")
 
@@ -407,12 +409,12 @@ def _folders(folder: Path) -> list[str]:
 
 
 def find_folder(reference: str, store: Store) -> Path:
-    """The folder a user means: a folder given as such, else a name in the store.
+    """The folder of an adapter that a user names: the folder itself, else a name in the store.
 
     Raises:
         UnknownAdapterError: It is neither.
     """
-    if isfile(join(reference, CONFIG)):  # a text too long for a path is no path either
+    if isfile(join(reference, CONFIG)):  # os.path: a text too long for a path is not one
         return Path(reference)
     is_path = reference.startswith((".", "/"))
     if is_path or (isdir(reference) and not isdir(store.root / reference)):
