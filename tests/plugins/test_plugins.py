@@ -1,0 +1,193 @@
+"""A package outside of adapterkit adds one thing of each kind, one file each, and works.
+
+The package is what lies beside this file. It is installed without a network, into a folder of its
+own, so that no other test sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.methods.base import methods
+from adapterkit_example.method import IA3
+from helpers.paths import ROOT
+from helpers.peft_reference import TEXTS, bert_for, peft_logits
+from helpers.sequences import logits_of, tokenise
+
+HERE = Path(__file__).parent
+PACKAGE = "adapterkit_example"
+
+RECIPE = """
+name: t/topic
+data: {{path: rows.csv}}
+task: {{type: stance, pooling: mean}}
+method: {{type: ia3}}
+training: {{epochs: 8, batch_size: 8}}
+backbone: {{model: {backbone}, device: cpu}}
+"""
+
+ROWS = "text,hashtag,label,split\n" + "".join(
+    f"{first} {second},#{topic},{label},{split}\n"
+    for first in ("my", "the", "a", "please")
+    for second, label in (("bank", "for"), ("fee", "for"), ("rain", "against"), ("sun", "against"))
+    for topic in ("tea", "card")
+    for split in ("train", "validation")
+)
+
+ROW = {"text": "my bank", "topic": "#tea"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for `PYTHONPATH` that holds what `pip install ./tests/plugins` would write."""
+    project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(HERE / PACKAGE, folder / PACKAGE)
+    info = folder / f"{PACKAGE}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return folder
+
+
+def environment(site: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def run(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs a Python module in the current folder, with the package installed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        env=environment(site),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+@contextmanager
+def server(site: Path, backbone: Path) -> Iterator[str]:
+    """The URL of `adapterkit serve` in a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    command = ["adapterkit", "serve", "adapters", "--port", port, "--backbone", backbone]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *map(str, command), "--device", "cpu"],
+        env=environment(site),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            try:
+                urllib.request.urlopen(f"{url}/health")
+                break
+            except urllib.error.URLError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def post(url: str, body: Any) -> Any:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+def test_one_file_each_trains_predicts_and_serves(
+    site: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(backbone=tiny_folder))
+    (tmp_path / "rows.csv").write_text(ROWS)
+    run(site, "adapterkit", "train", "recipe.yaml", "--output", "adapters")
+    card = json.loads((tmp_path / "adapters/t/topic/1/adapterkit.json").read_text())
+    assert card["method"] == {"type": "ia3", "targets": ["key", "value"]}
+    history = card["training"]["history"]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    done = run(
+        site, "adapterkit", "predict", "t/topic", json.dumps(ROW), "--backbone", tiny_folder, "--json"
+    )
+    (answer,) = json.loads(done.stdout)
+    assert answer["adapter"] == "t/topic"
+    with server(site, tiny_folder) as url:
+        served = post(f"{url}/predict", {"adapter_id": "t/topic", "inputs": ROW})
+    assert answer["label"] in json.dumps(served)
+
+
+def test_the_contract_tests_run_with_it(site: Path) -> None:
+    options = ("-q", "-n0", "-p", "no:cacheprovider", "--rootdir", ROOT)
+    options += ("-c", ROOT / "pyproject.toml", "-k", "ia3 or stance")
+    contracts = (ROOT / f"tests/{kind}/test_contract.py" for kind in ("methods", "tasks"))
+    done = run(site, "pytest", *options, *contracts)
+    assert " passed" in done.stdout
+    assert "failed" not in done.stdout
+
+
+@pytest.mark.parametrize("targets", [("key", "value"), ("query", "key", "value")])
+def test_ia3_is_pefts(
+    tiny: Backbone,
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    targets: tuple[str, ...],
+) -> None:
+    from peft import IA3Config, PeftModel, get_peft_model
+
+    monkeypatch.setitem(methods(), IA3.type, IA3)
+    config = IA3Config(
+        task_type="SEQ_CLS",
+        target_modules=list(targets),
+        feedforward_modules=[],
+        init_ia3_weights=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(bert_for(tiny_folder, 3), config).eval()
+        model.save_pretrained(str(tmp_path / "theirs"))
+    adapter = load_adapter(tmp_path / "theirs", tiny, any_backbone=True)
+    assert adapter.method == IA3(targets=tuple(site for site in targets))
+    inputs = tokenise(tiny, TEXTS, None, 50)
+    theirs = peft_logits(model, tiny_folder, TEXTS)
+    torch.testing.assert_close(logits_of(tiny, adapter, inputs), theirs, rtol=1e-5, atol=1e-5)
+    save_adapter(adapter, tmp_path / "ours", tiny.geometry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = PeftModel.from_pretrained(bert_for(tiny_folder, 3), tmp_path / "ours").eval()
+    torch.testing.assert_close(peft_logits(again, tiny_folder, TEXTS), theirs, rtol=0.0, atol=0.0)
