@@ -167,9 +167,15 @@ REGISTRIES: dict[str, Callable[[], dict[str, Any]]] = {"methods": methods, "task
 WORDS = {"bottleneck", "embedding", "head", "prefix", "regression", "relation", "tagging"}
 """Names of kinds that are words of the language too: they may occur in a sentence."""
 
-OTHER_MEANING = {("backbone.tokenizer", "head")}
-"""Module and string that is equal to the name of a kind and means something else: the head of a
-long text."""
+OTHER_MEANING = {
+    ("backbone.tokenizer", "head"),  # the beginning of a long text
+    ("tasks.pooled", "head"),  # likewise
+    ("tasks.multiple_choice", "head"),  # likewise
+    ("tasks.relation", "head"),  # the first argument of a relation
+    ("methods.prefix", "embedding"),  # a tensor
+    ("training.full_finetuning", "head"),  # a method that edits nothing
+}
+"""Module and string that is equal to the name of a kind, and what it means there."""
 
 
 @pytest.mark.parametrize("package", REGISTRIES)
