@@ -9,12 +9,12 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-import adapterkit_example.family as example
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import adapterkit_example.family as example
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.checkpoint import Checkpoint

@@ -6,7 +6,6 @@ no site of adapterkit.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +68,7 @@ class IA3(Method):
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {
-            "target_modules": list(self.targets),
+            "target_modules": [geometry.sites[site].peft_name(site) for site in self.targets],
             "feedforward_modules": [],
             "fan_in_fan_out": False,
             "init_ia3_weights": True,
@@ -81,8 +80,9 @@ class IA3(Method):
     ) -> Self:
         if config.get("feedforward_modules"):
             raise ValueError("feedforward_modules: expected none; only key and value are scaled")
-        found = {match[1] for key in keys if (match := re.search(r"\.(\w+)\.ia3_l$", key))}
-        return cls(targets=tuple(site for site in SITES if site in found))
+        names = tuple(keys)
+        paths = {site: f"{geometry.peft_path(0, site)}.ia3_l" for site in SITES}
+        return cls(tuple(s for s, path in paths.items() if any(n.endswith(path) for n in names)))
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         return {
