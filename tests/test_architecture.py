@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from adapterkit.backbone.families.base import families
 from adapterkit.methods.base import methods
 from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
@@ -161,7 +162,17 @@ def test_a_class_name_stands_once_in_the_package() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
-REGISTRIES: dict[str, Callable[[], dict[str, Any]]] = {"methods": methods, "tasks": tasks}
+def family_classes() -> dict[str, Any]:
+    """Class of each family by its own name and by the model types that it claims."""
+    kinds = {model_type: type(family) for model_type, family in families().items()}
+    return kinds | {kind.type: kind for kind in kinds.values()}
+
+
+REGISTRIES: dict[str, Callable[[], dict[str, Any]]] = {
+    "methods": methods,
+    "tasks": tasks,
+    "backbone.families": family_classes,
+}
 """Package of a kind to its registry."""
 
 WORDS = {"bottleneck", "embedding", "head", "prefix", "regression", "relation", "tagging"}

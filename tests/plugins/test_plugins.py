@@ -29,6 +29,7 @@ import torch
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.methods.base import methods
+from adapterkit_example.family import RenamedBert, RenamedBertConfig
 from adapterkit_example.method import IA3
 from helpers.paths import ROOT
 from helpers.peft_reference import TEXTS, bert_for, peft_logits
@@ -72,6 +73,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for group, points in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
     (info / "entry_points.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def renamed_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A random model of the package's family, with the tokenizer of the tiny BERT."""
+    folder = tmp_path / "backbone"
+    shutil.copytree(tiny_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.manual_seed(0)
+    vocabulary = (tiny_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    model = RenamedBert(RenamedBertConfig(n_tokens=len(vocabulary)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -132,28 +149,20 @@ def post(url: str, body: Any) -> Any:
 
 
 def test_one_file_each_trains_predicts_and_serves(
-    site: Path, tiny_folder: Path, tmp_path: Path
+    site: Path, renamed_folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(backbone=tiny_folder))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(backbone=renamed_folder))
     (tmp_path / "rows.csv").write_text(ROWS)
     run(site, "adapterkit", "train", "recipe.yaml", "--output", "adapters")
     card = json.loads((tmp_path / "adapters/t/topic/1/adapterkit.json").read_text())
     assert card["method"] == {"type": "ia3", "targets": ["key", "value"]}
     history = card["training"]["history"]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-    done = run(
-        site,
-        "adapterkit",
-        "predict",
-        "t/topic",
-        json.dumps(ROW),
-        "--backbone",
-        tiny_folder,
-        "--json",
-    )
+    options = ("--backbone", renamed_folder, "--json")
+    done = run(site, "adapterkit", "predict", "t/topic", json.dumps(ROW), *options)
     (answer,) = json.loads(done.stdout)
     assert answer["adapter"] == "t/topic"
-    with server(site, tiny_folder) as url:
+    with server(site, renamed_folder) as url:
         served = post(f"{url}/predict", {"adapter_id": "t/topic", "inputs": ROW})
     assert answer["label"] in json.dumps(served)
 
