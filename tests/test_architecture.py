@@ -184,7 +184,6 @@ OTHER_MEANING = {
     ("tasks.multiple_choice", "head"),  # likewise
     ("tasks.relation", "head"),  # the first argument of a relation
     ("methods.prefix", "embedding"),  # a tensor
-    ("training.full_finetuning", "head"),  # a method that edits nothing
 }
 """Module and string that is equal to the name of a kind, and what it means there."""
 
