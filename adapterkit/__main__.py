@@ -1,19 +1,19 @@
-"""The command line as a process: `adapterkit`, `python -m adapterkit`, `accelerate launch -m`."""
+"""The process of `adapterkit`, `python -m adapterkit` and `accelerate launch -m adapterkit`."""
 
 import atexit
 import gc
 
 from .cli.app import app
 
-SELDOM = 300_000
-"""Objects that may come before Python looks for rings of dead ones among them. What a command
-imports is as many and stays; looking through it every 700 takes a seventh of a first answer."""
+COLLECTION_THRESHOLD = 300_000
+"""New objects before Python collects reference cycles. The imports of a command create about as
+many, which stay; with the default of 700, collections take a seventh of a first answer."""
 
 
 def main() -> None:
     """Runs the command line."""
-    gc.set_threshold(SELDOM)
-    # At the end they all go with the process, and need not be looked through once more.
+    gc.set_threshold(COLLECTION_THRESHOLD)
+    # A last collection at exit would only cost time: memory is freed with the process.
     atexit.register(gc.freeze)
     app(prog_name="adapterkit")
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, also after a crash; and their hashes."""
+"""Files and folders that appear complete or not at all, even after a crash; and their hashes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .errors import AdapterError, DataError
 def write_folder(
     folder: Path, files: Mapping[str, bytes], check: Callable[[Path], object] | None = None
 ) -> Path:
-    """Writes files to a new folder that appears complete or not at all, also after a crash.
+    """Writes files to a new folder that appears complete or not at all, even after a crash.
 
     Args:
         folder: The folder.
-        files: Path inside the folder to content.
-        check: Called with the written folder before it gets its name; what it raises passes
-            through, and nothing is left.
+        files: Content by path inside the folder.
+        check: Called with the written folder before it gets its name. If it raises, the error is
+            raised here too, and nothing is left.
 
     Returns:
         The folder.
 
     Raises:
-        AdapterError: Something is there already, or it cannot be written.
+        AdapterError: The folder exists already, or cannot be written.
     """
     if folder.exists():
         raise AdapterError(f"{folder}: something is there already; nothing was written")
@@ -59,7 +59,7 @@ def write_folder(
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file that appears complete or not at all, in place of what was there.
+    """Writes a file that appears complete or not at all and replaces an earlier one.
 
     Raises:
         OSError: It cannot be written.
@@ -112,7 +112,7 @@ def write_output(path: Path, content: bytes) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """`sha256:` and the hash of a file's content.
+    """SHA-256 of the content of a file, as `sha256:...`.
 
     Raises:
         OSError: It cannot be read.
@@ -122,12 +122,12 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(content: bytes) -> str:
-    """Likewise of what a file holds, or will."""
+    """SHA-256 of the content of a file, as `sha256:...`."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Size of all files in a folder, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

@@ -1,7 +1,7 @@
-"""What can go wrong through no fault of the code: each class is one kind of answer to a user.
+"""Errors that a user can correct.
 
-Every message names the value, the place and what to do. The command line prints it as one line and
-exits with 2; nothing here ever shows a traceback.
+Every message names the value, where it is and what to do. The command line prints it as one line,
+without a traceback, and exits with code 2.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from difflib import get_close_matches
 
 
 class AdapterkitError(Exception):
-    """A fault the user can mend."""
+    """An error that the user can correct."""
 
 
 class BackboneError(AdapterkitError):
-    """The backbone cannot be found, loaded or used as asked."""
+    """A backbone cannot be found, loaded or used as requested."""
 
 
 class RecipeError(AdapterkitError):
-    """A recipe, or a value given on top of it, is not usable."""
+    """A recipe, or a change to it, is not valid."""
 
 
 class DataError(AdapterkitError):
-    """A data file or one of its rows is not usable."""
+    """A file of data, or one of its rows, is not valid."""
 
 
 class AdapterError(AdapterkitError):
@@ -31,14 +31,14 @@ class AdapterError(AdapterkitError):
 
 
 class UnknownAdapterError(AdapterkitError):
-    """No adapter of that name is here."""
+    """There is no adapter of that name."""
 
 
 class OverloadedError(AdapterkitError):
     """A server's queue is full, or a quota is used up.
 
     Attributes:
-        retry_after: Seconds after which it is worth trying again.
+        retry_after: Seconds to wait before the next attempt.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -47,21 +47,21 @@ class OverloadedError(AdapterkitError):
 
 
 class UnavailableError(AdapterkitError):
-    """A server cannot be reached, is closing, or could not answer in time."""
+    """A server cannot be reached, is shutting down, or did not answer in time."""
 
 
 class AccessError(AdapterkitError):
-    """A server does not know the API key, or the key does not open what was asked."""
+    """A server does not know the API key, or the key does not permit the request."""
 
 
 class ServerError(AdapterkitError):
-    """A server failed, or what answers there is no server of adapterkit."""
+    """A server failed, or is not a server of adapterkit."""
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: the nearest valid one, else all of them."""
+    """Ends a message about an unknown word with the nearest valid one, else with all of them."""
     valid = sorted(options)
-    near = get_close_matches(word, valid, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    nearest = get_close_matches(word, valid, n=1, cutoff=0.6)
+    if nearest:
+        return f"did you mean '{nearest[0]}'?"
     return f"valid are: {', '.join(valid)}" if valid else "nothing is valid here"

@@ -1,4 +1,4 @@
-"""Names of adapters: what may become a path."""
+"""Names of adapters, which become paths in a store."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from .errors import AdapterkitError
 
 BASE = "base"
-"""What requests call the plain backbone; no adapter may."""
+"""The name of the plain backbone in requests; no adapter may have it."""
 
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 
 
 def check_name(name: str) -> str:
-    """Refuses a name that may not become a path.
+    """Checks that a name is a valid adapter name.
 
     Args:
         name: `tenant/name`, or `name` alone.
@@ -23,7 +23,7 @@ def check_name(name: str) -> str:
         The name.
 
     Raises:
-        AdapterkitError: It is no such name, or the plain backbone's.
+        AdapterkitError: It is not valid, or is the name of the plain backbone.
     """
     if name == BASE:
         raise AdapterkitError(f"an adapter cannot be called '{BASE}', the plain backbone's name")

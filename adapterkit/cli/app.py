@@ -24,44 +24,43 @@ from .serve import keys, serve
 from .store import inspect, list_adapters
 from .train import cross_validate, train
 
-# Everything that needs torch is imported inside the commands: --help must not wait for it.
+# Modules that need torch are imported inside the commands: --help must not wait for it.
 
-
-# Click's class for a wrong option or argument; newer versions of Typer carry their own Click.
 UsageError: Any = typer.BadParameter.__base__
+"""Click's error for a wrong option or argument; newer versions of Typer contain Click."""
 
 
 class _Commands(TyperGroup):
-    """Ends a user's fault as one line and exit code 2."""
+    """Reports a user's error as one line and exits with code 2."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args:  # the help, which is no fault
+        if not args:  # prints the help
             return super().parse_args(ctx, args)
-        with _told_in_one_line(ctx):
+        with _one_line_errors(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with _told_in_one_line(ctx):
+        with _one_line_errors(ctx):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _told_in_one_line(ctx: Any) -> Iterator[None]:
+def _one_line_errors(ctx: Any) -> Iterator[None]:
     try:
         yield
         return
     except AdapterkitError as error:
-        fault = str(error)
+        message = str(error)
     except UsageError as error:
-        fault = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
+        message = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
     except OSError as error:
         if error.filename is None:
             raise
-        fault = f"{error.filename}: {error.strerror}"
+        message = f"{error.filename}: {error.strerror}"
     except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing half-written was left.", err=True)
+        typer.echo("Interrupted; no incomplete file was left.", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"Error: {' '.join(fault.split())}", err=True)
+    typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise typer.Exit(2)
 
 
@@ -93,23 +92,23 @@ def main(
 
 @app.command()
 def quickstart(
-    output: Annotated[
-        Path, typer.Option("--output", help="Store that the three adapters go to.")
-    ] = Path("quickstart"),
+    output: Annotated[Path, typer.Option("--output", help="Store for the three adapters.")] = Path(
+        "quickstart"
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Train three adapters on the embedded backbone, then answer one mixed batch.
 
-    Three tenants, three methods, three label sets, one of them Spanish: a minute on two CPU cores,
-    without network.
+    The adapters belong to three tenants and have three methods and three label sets, one of them
+    Spanish. This takes a minute on two CPU cores and needs no network.
     """
-    from .quickstart import run, show_result
+    from .quickstart import print_quickstart, run_quickstart
 
-    result, answers = run(output)
+    result, answers = run_quickstart(output)
     if as_json:
         typer.echo(json_text(result))
     else:
-        show_result(result, answers)
+        print_quickstart(result, answers)
 
 
 app.command()(train)

@@ -13,11 +13,11 @@ from ..backbone.load_options import Quantization
 from ..errors import AdapterkitError
 from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
 
-# As in the other commands, what needs torch is imported inside them.
+# As in the other commands, modules that need torch are imported inside them.
 
 app = typer.Typer(
     name="bench",
-    help="Time adapterkit against its floor and its peers: ratios of medians, side by side.",
+    help="Measure adapterkit against its floor and its peers: ratios of medians, in turns.",
     rich_markup_mode=None,
 )
 
@@ -28,14 +28,14 @@ BackboneOption = Annotated[
         help="minilm, base (BERT-base's shape, random weights), a folder or a hub name.",
     ),
 ]
-RoundsOption = Annotated[int, typer.Option("--rounds", help="Rounds that count.")]
-PeersOption = Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the peers too.")]
+RoundsOption = Annotated[int, typer.Option("--rounds", help="Number of rounds that count.")]
+PeersOption = Annotated[bool, typer.Option("--peers/--no-peers", help="Also measure the peers.")]
 GuestOption = Annotated[
     list[str] | None,
     typer.Option(
         "--guest",
         metavar="COMMAND",
-        help="A system in an environment of its own that takes its turns (see recipes/bench).",
+        help="Command of a system in another environment to measure too (see recipes/bench).",
     ),
 ]
 
@@ -53,7 +53,7 @@ def mixed(
         Literal["short", "long"], typer.Option("--rows", help="64 short rows, or 32 long ones.")
     ] = "short",
     count: Annotated[
-        int | None, typer.Option("--count", help="Another number of such rows.")
+        int | None, typer.Option("--count", help="Number of rows, if another.")
     ] = None,
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
@@ -63,7 +63,7 @@ def mixed(
     peers: PeersOption = True,
     guests: GuestOption = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw bars as well.")
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Also draw a bar chart.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -78,7 +78,7 @@ def mixed(
         dtype,
         quantization,
         device,
-        _numbers("tenants", tenants),
+        _whole_numbers("tenants", tenants),
         rounds,
         peers,
         tuple(guests or ()),
@@ -88,7 +88,7 @@ def mixed(
     result = bench.run()
     if plot is not None:
         draw_bars(result, plot)
-    _print(result, as_json)
+    _print_result(result, as_json)
 
 
 @app.command()
@@ -119,7 +119,7 @@ def train(
     bench = TrainBench(
         backbone, method or default_method(), dtype, steps, rounds, peers, tuple(guests or ())
     )
-    _print(bench.run(), as_json)
+    _print_result(bench.run(), as_json)
 
 
 @app.command()
@@ -132,12 +132,12 @@ def many(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option("--dtype", help="Dtype of the frozen weights.")
     ] = "float32",
-    tenants: Annotated[int, typer.Option("--tenants", help="How many.")] = 32,
+    tenants: Annotated[int, typer.Option("--tenants", help="Number of tenants.")] = 32,
     batch: Annotated[int, typer.Option("--batch", help="Rows of each tenant in a step.")] = 32,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over each tenant's rows.")] = 3,
     rounds: RoundsOption = 1,
     commands: Annotated[
-        bool, typer.Option("--commands/--no-commands", help="Measure whole commands too.")
+        bool, typer.Option("--commands/--no-commands", help="Also measure whole commands.")
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,7 +151,7 @@ def many(
     bench = ManyBench(
         backbone, method or default_method(), dtype, tenants, batch, epochs, rounds, commands
     )
-    _print(bench.run(), as_json)
+    _print_result(bench.run(), as_json)
 
 
 @app.command()
@@ -159,20 +159,20 @@ def fanout(
     backbone: BackboneOption = "minilm",
     dtype: DtypeOption = "float32",
     adapters: Annotated[
-        int, typer.Option("--adapters", help="Adapters that every text is asked of.")
+        int, typer.Option("--adapters", help="Adapters that answer every text.")
     ] = 16,
-    texts: Annotated[int, typer.Option("--texts", help="Texts, at most 64.")] = 16,
+    texts: Annotated[int, typer.Option("--texts", help="Number of texts, at most 64.")] = 16,
     epochs: Annotated[int, typer.Option("--epochs", help="Epochs of training.")] = 6,
     rounds: RoundsOption = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask texts of many adapters of the upper layers; train one with the lower layers kept.
+    """Answer by many adapters of the upper layers; train one with a cache of the lower layers.
 
     On the CPU.
     """
     from ..bench.fanout import FanOutBench
 
-    _print(FanOutBench(backbone, dtype, adapters, texts, epochs, rounds).run(), as_json)
+    _print_result(FanOutBench(backbone, dtype, adapters, texts, epochs, rounds).run(), as_json)
 
 
 @app.command()
@@ -185,13 +185,15 @@ def swap(
     peers: PeersOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Load, ask, unload and save adapters while ever more are resident, and weigh them.
+    """Load, ask, unload and save adapters with ever more of them in memory; measure their memory.
 
     10,000 adapters take 3 GB on minilm.
     """
     from ..bench.swap import SwapBench
 
-    _print(SwapBench(backbone, _numbers("resident", resident), rounds, peers).run(), as_json)
+    _print_result(
+        SwapBench(backbone, _whole_numbers("resident", resident), rounds, peers).run(), as_json
+    )
 
 
 @app.command()
@@ -201,10 +203,10 @@ def start(
     peers: PeersOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Start processes: import adapterkit, --help and a first answer, beside import peft."""
+    """Start processes: import adapterkit, --help, a first answer, and import peft."""
     from ..bench.start import StartBench
 
-    _print(StartBench(backbone, rounds, peers).run(), as_json)
+    _print_result(StartBench(backbone, rounds, peers).run(), as_json)
 
 
 @app.command()
@@ -215,33 +217,33 @@ def tenants(
             "--scenarios", help="exact, evict, rate, swap, flood, overload, drain, or all of them."
         ),
     ] = "all",
-    adapters: Annotated[int, typer.Option("--adapters", help="Adapters of the store.")] = 300,
+    adapters: Annotated[int, typer.Option("--adapters", help="Adapters in the store.")] = 300,
     registered: Annotated[
-        int, typer.Option("--registered", help="Adapters of the store that evict uses.")
+        int, typer.Option("--registered", help="Adapters in the store of the scenario evict.")
     ] = 10_000,
-    seconds: Annotated[float, typer.Option("--seconds", help="Of each load.")] = 60.0,
+    seconds: Annotated[float, typer.Option("--seconds", help="Duration of each load.")] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Drive a server with many tenants: right answers, flat memory, fair shares, overload, drain.
+    """Load a server with many tenants: right answers, flat memory, fair shares, overload, drain.
 
-    Server and clients share this machine; the store is made of random adapters.
+    Server and clients share this machine; the store contains random adapters.
     """
     from ..bench.scenarios import SCENARIOS
     from ..bench.tenants import TenantsBench
 
     chosen = SCENARIOS if scenarios == "all" else tuple(scenarios.split(","))
     bench = TenantsBench(chosen, adapters, registered, seconds=seconds)
-    _print(bench.run(), as_json)
+    _print_result(bench.run(), as_json)
 
 
 @app.command()
 def serve(
     url: Annotated[
-        str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="Where the server listens.")
+        str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="URL of the server.")
     ] = "http://127.0.0.1:8080",
     key: Annotated[
         str | None,
-        typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, where the server has keys."),
+        typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, if the server has keys."),
     ] = None,
     clients: Annotated[
         str, typer.Option("--clients", help="Closed loop: numbers of clients.")
@@ -254,59 +256,59 @@ def serve(
         int, typer.Option("--connections", help="Open loop: most requests under way at once.")
     ] = 256,
     adapters: Annotated[
-        str, typer.Option("--adapters", metavar="PATTERN", help="Adapters that are asked.")
+        str, typer.Option("--adapters", metavar="PATTERN", help="Adapters to ask.")
     ] = "*",
     skew: Annotated[
         float,
-        typer.Option("--skew", help="Exponent of Zipf's law over adapters; 0 asks all alike."),
+        typer.Option("--skew", help="Exponent of Zipf's law over adapters; 0 is uniform."),
     ] = 1.0,
     rows: Annotated[int, typer.Option("--rows", help="Rows of a request.")] = 1,
     texts: Annotated[
         Path | None,
-        typer.Option("--texts", metavar="FILE", help="Own texts; else generated ones."),
+        typer.Option("--texts", metavar="FILE", help="File of texts; generated texts if omitted."),
     ] = None,
-    column: Annotated[str, typer.Option("--column", help="Column of own texts.")] = "text",
+    column: Annotated[str, typer.Option("--column", help="Column of texts in the file.")] = "text",
     lengths: Annotated[
-        Literal["short", "long"], typer.Option("--lengths", help="Of generated texts.")
+        Literal["short", "long"], typer.Option("--lengths", help="Length of generated texts.")
     ] = "short",
     duration: Annotated[float, typer.Option("--duration", help="Seconds that count.")] = 10.0,
     warmup: Annotated[float, typer.Option("--warmup", help="Seconds before them.")] = 2.0,
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds to wait for an answer.")
+        float, typer.Option("--timeout", help="Seconds to wait for a reply.")
     ] = 30.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of adapters, texts and arrivals.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of adapters, texts and times.")] = 0,
     engine: Annotated[
         str | None,
         typer.Option(
             "--engine",
             metavar="STORE",
-            help="Measure the engine alone as well, in this process, on the same rows of the "
-            "store the server serves. The ratio means something only on a quiet machine.",
+            help="Also measure the engine alone, in this process, on the same rows; give the store "
+            "that the server serves. The ratio is meaningful on an idle machine only.",
         ),
     ] = None,
     quantization: Annotated[
         Quantization,
-        typer.Option("--quantization", help="As the server was started with, for --engine."),
+        typer.Option("--quantization", help="The server's quantization, for --engine."),
     ] = "none",
     as_json: JsonOption = False,
 ) -> None:
-    """Put a running server under load: throughput, waiting times, errors.
+    """Put a running server under load: throughput, response times, errors.
 
     \b
     adapterkit bench serve --clients 1,8,32
     adapterkit bench serve --rate 50,100 --skew 1.2 --adapters 'acme/*'
 
-    Clients ask again as soon as they have their answer (closed loop). With --rate, requests come
-    at random times (Poisson) whether or not others were answered (open loop), and a request's time
-    runs from when it was due, not from when it could be sent.
+    A client sends its next request as soon as it has its reply (closed loop). With --rate, requests
+    are due at random times (Poisson), whether or not others were answered (open loop), and the time
+    of a request counts from when it was due, not from when it could be sent.
     """
     from ..bench.serve import ServeBench
 
     bench = ServeBench(
         url,
         key,
-        _numbers("clients", clients),
-        _numbers("rate", rate) if rate else (),
+        _whole_numbers("clients", clients),
+        _whole_numbers("rate", rate) if rate else (),
         connections,
         adapters,
         skew,
@@ -321,19 +323,19 @@ def serve(
         engine,
         quantization,
     )
-    _print(bench.run(), as_json)
+    _print_result(bench.run(), as_json)
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
         raise AdapterkitError(
-            f"--{option} {text}: expected whole numbers with commas between, such as 1,16,64"
+            f"--{option} {text}: expected whole numbers separated by commas, such as 1,16,64"
         ) from None
 
 
-def _print(result: Mapping[str, Any], as_json: bool) -> None:
+def _print_result(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json_text(result))
         return

@@ -1,4 +1,4 @@
-"""`adapterkit client ...`: ask and look after a running server from the command line."""
+"""`adapterkit client ...`: ask and manage a running server from the command line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from .options import JsonOption, json_text
 if TYPE_CHECKING:
     from ..client.http import Client
 
-# As in the other commands, what takes time to import is imported inside them.
+# As in the other commands, modules that take long to import are imported inside them.
 
 app = typer.Typer(
     name="client",
-    help="Ask and look after a server that `adapterkit serve` runs, here or elsewhere.",
+    help="Ask and manage a server that `adapterkit serve` runs, here or on another machine.",
     rich_markup_mode=None,
 )
 
 UrlOption = Annotated[
-    str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="Where the server listens.")
+    str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="URL of the server.")
 ]
 KeyOption = Annotated[
     str | None,
-    typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, where the server has keys."),
+    typer.Option("--key", envvar="ADAPTERKIT_KEY", help="API key, if the server has keys."),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter's name.")]
 
-HERE = "http://127.0.0.1:8080"
+DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 @app.callback(invoke_without_command=True)
@@ -48,9 +48,9 @@ def predict(
     ],
     texts: Annotated[
         list[str],
-        typer.Argument(metavar="TEXT", help="Texts; a JSON object gives values by role."),
+        typer.Argument(metavar="TEXT", help="Texts, or JSON objects with a value for each role."),
     ],
-    url: UrlOption = HERE,
+    url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,22 +60,24 @@ def predict(
     adapterkit client predict acme/intent "I lost my card" "I moved house"
     """
     from ..data.requests import parse_text
-    from .output import answer_row, show_answers
+    from .output import answer_row, answers_table
 
-    asked = [parse_text(text) for text in texts]
+    inputs = [parse_text(text) for text in texts]
     with _client(url, key) as client:
-        answers = client.ask([(adapter, text) for text in asked], one_line=not as_json)
+        answers = client.ask([(adapter, text) for text in inputs], one_line=not as_json)
     if as_json:
-        pairs = zip(asked, answers, strict=True)
+        pairs = zip(inputs, answers, strict=True)
         typer.echo(json_text([answer_row(text, answer) for text, answer in pairs]))
         return
     lines = [(answer["one_line"]["text"], answer["one_line"]["score"]) for answer in answers]
-    typer.echo(show_answers([answer["adapter"] for answer in answers], asked, lines))
+    typer.echo(answers_table([answer["adapter"] for answer in answers], inputs, lines))
 
 
 @app.command()
-def models(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """List the adapters the key may ask, with method, task, size and scores."""
+def models(
+    url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False
+) -> None:
+    """List the adapters that the key may use, with method, task, size and scores."""
     from ..text_table import table
 
     with _client(url, key) as client:
@@ -84,11 +86,11 @@ def models(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = F
         typer.echo(json_text(found))
         return
     header = ["name", "version", "task", "method", "backbone", "kB", "scores"]
-    typer.echo(table(header, [_line(model) for model in found]))
+    typer.echo(table(header, [_model_cells(model) for model in found]))
 
 
 @app.command()
-def info(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False) -> None:
+def info(url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOption = False) -> None:
     """Show the server's backbone, limits and version."""
     with _client(url, key) as client:
         found = client.info()
@@ -101,17 +103,17 @@ def info(url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = Fal
 def publish(
     name: NameArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter folder.")],
-    url: UrlOption = HERE,
+    url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish an adapter folder as the next version of a name, answered at once.
+    """Publish an adapter folder as the next version of a name; the server uses it at once.
 
     \b
     adapterkit client publish acme/intent adapters/acme/intent/2
     """
     with _client(url, key) as client:
-        _tell(client.publish(name, folder), as_json)
+        _print_published(client.publish(name, folder), as_json)
 
 
 @app.command()
@@ -119,10 +121,11 @@ def alias(
     name: NameArgument,
     alias: Annotated[str, typer.Argument(metavar="ALIAS", help="stable, or another word.")],
     version: Annotated[
-        int | None, typer.Argument(metavar="[VERSION]", help="The version it points at.", min=1)
+        int | None,
+        typer.Argument(metavar="[VERSION]", help="Version that it points at.", min=1),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
-    url: UrlOption = HERE,
+    url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -142,11 +145,14 @@ def alias(
 
 @app.command("rollback")
 def roll_back(
-    name: NameArgument, url: UrlOption = HERE, key: KeyOption = None, as_json: JsonOption = False
+    name: NameArgument,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make the version before the latest the latest again, at once."""
+    """Make the version before the latest one the latest again, at once."""
     with _client(url, key) as client:
-        _tell(client.roll_back(name), as_json)
+        _print_published(client.roll_back(name), as_json)
 
 
 @app.command()
@@ -156,7 +162,7 @@ def delete(
         int | None, typer.Option("--version", help="The version to delete.", min=1)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Delete all versions.")] = False,
-    url: UrlOption = HERE,
+    url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -165,9 +171,9 @@ def delete(
         raise AdapterkitError("give either --version NUMBER, or --all for all versions")
     with _client(url, key) as client:
         client.delete(name, version)
-    told = "all versions" if version is None else f"version {version}"
+    deleted = "all versions" if version is None else f"version {version}"
     typer.echo(
-        json_text({"name": name, "deleted": version}) if as_json else f"deleted {name}, {told}"
+        json_text({"name": name, "deleted": version}) if as_json else f"deleted {name}, {deleted}"
     )
 
 
@@ -177,14 +183,14 @@ def _client(url: str, key: str | None) -> Client:
     return Client(url, key)
 
 
-def _tell(published: Mapping[str, Any], as_json: bool) -> None:
-    """What is `latest` now."""
+def _print_published(published: Mapping[str, Any], as_json: bool) -> None:
+    """Prints the version that is the latest now."""
     line = f"{published['name']} is version {published['version']} ({published['digest'][:19]})"
     typer.echo(json_text(published) if as_json else line)
 
 
-def _line(model: Mapping[str, Any]) -> list[str]:
+def _model_cells(model: Mapping[str, Any]) -> list[str]:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in model.get("scores", {}).items())
     size = f"{model['bytes'] / 1000:,.0f}" if "bytes" in model else ""
-    told = [str(model.get(key) or "") for key in ("version", "task", "method", "parent")]
-    return [model["id"], *told, size, scores]
+    columns = [str(model.get(key) or "") for key in ("version", "task", "method", "parent")]
+    return [model["id"], *columns, size, scores]

@@ -1,4 +1,4 @@
-"""`adapterkit compare`: methods beside each other, as a table and a plot."""
+"""`adapterkit compare`: one recipe by several methods, as a table and a plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from ..atomic import check_output, write_output
 from .options import JsonOption, json_text
 
-# As in the other commands, what needs torch is imported inside it.
+# As in the other commands, modules that need torch are imported inside it.
 
 
 def compare(
@@ -40,9 +40,9 @@ def compare(
     adapterkit compare intent.yaml --seeds 3 --plot comparison.png
     adapterkit compare intent.yaml --methods lora,full --set training.epochs=5
 
-    head is a linear probe of the frozen backbone, full trains all of its weights: what adapters are
-    held against. The recipe's own method keeps its settings; the others have their defaults.
-    Nothing is published.
+    The method head is a linear probe of the frozen backbone, and full trains all of its weights:
+    the two that adapters are compared with. The recipe's own method keeps its settings; the others
+    have their defaults. Nothing is published.
     """
     from ..training.recipe import Recipe
 
@@ -50,13 +50,13 @@ def compare(
     if plot is not None:
         check_output(plot, (".png",), "--plot")
     from ..training.comparison import all_names, check_names, comparison_table
-    from ..training.comparison import compare as run
+    from ..training.comparison import compare as compare_methods
 
     names = all_names()
     if methods is not None:
         names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)
-    result = run(plan, names, seeds)
+    result = compare_methods(plan, names, seeds)
     if plot is not None:
         from ..adapter.plots import plot_comparison
 

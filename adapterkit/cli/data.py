@@ -1,4 +1,4 @@
-"""`adapterkit data ...`: a look at the rows before training."""
+"""`adapterkit data ...`: a report on the rows before training."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import typer
 
 from .options import JsonOption, json_text
 
-# As in the other commands, what needs torch is imported inside them.
+# As in the other commands, modules that need torch are imported inside them.
 
-app = typer.Typer(
-    name="data", help="Look at a recipe's rows before training.", rich_markup_mode=None
-)
+app = typer.Typer(name="data", help="Check a recipe's rows before training.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -30,10 +28,11 @@ def check(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set data.path=b.csv."),
     ] = None,
     shown: Annotated[
-        int, typer.Option("--rows", min=0, help="Training rows to show as the model reads them.")
+        int,
+        typer.Option("--rows", min=0, help="Training rows to show as the model reads them."),
     ] = 3,
     all_faults: Annotated[
-        bool, typer.Option("--all-faults", help="List every fault, up to 20, not the first alone.")
+        bool, typer.Option("--all-faults", help="List up to 20 faults, not only the first one.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,12 +42,12 @@ def check(
     adapterkit data check intent.yaml
     adapterkit data check intent.yaml --all-faults
 
-    A row that cannot be trained on ends it with its file and row, as it would end training.
+    A row that cannot be trained on is an error that names file and row, as in training.
     """
     from ..training.recipe import Recipe
 
     plan = Recipe.load(recipe, changes or [])
-    from ..training.data_report import check as run
+    from ..training.data_report import check as check_data
     from ..training.data_report import faults
     from .data_text import report_text
 
@@ -59,5 +58,5 @@ def check(
         for fault in [] if as_json else found:
             typer.echo(f"Error: {' '.join(fault.split())}", err=True)
         raise typer.Exit(2)
-    report = run(plan, backbone, shown=shown, progress=True)
+    report = check_data(plan, backbone, shown=shown, progress=True)
     typer.echo(json_text(report) if as_json else report_text(report))

@@ -1,4 +1,4 @@
-"""A report on a recipe's rows for people."""
+"""The report on a recipe's rows as text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ BAR = 40
 
 
 def report_text(report: Mapping[str, Any]) -> str:
-    """What `check` found, as text."""
-    parts = [_rows, _histogram, _labels, _numbers, _synonyms, _duplicates, _strays, _first_rows]
+    """The report of `adapterkit data check` as text."""
+    parts = [
+        _rows,
+        _histogram,
+        _labels,
+        _numbers,
+        _synonyms,
+        _duplicates,
+        _unseen_labels,
+        _first_rows,
+    ]
     blocks = ["\n".join(part(report)) for part in parts]
     return "\n\n".join(block for block in blocks if block)
 
@@ -50,8 +59,8 @@ def _labels(report: Mapping[str, Any]) -> Iterator[str]:
     rows = [[name, *(_share(labels.get(name)) for labels in found.values())] for name in names]
     if len(rows) > MOST_LABELS:
         half = MOST_LABELS // 2
-        left = len(rows) - 2 * half
-        rows[half:-half] = [[f"... {left} more (--json lists all)", *("" for _ in found)]]
+        omitted = len(rows) - 2 * half
+        rows[half:-half] = [[f"... {omitted} more (--json lists all)", *("" for _ in found)]]
     yield table(["label", *found], rows)
 
 
@@ -80,17 +89,17 @@ def _synonyms(report: Mapping[str, Any]) -> Iterator[str]:
 def _duplicates(report: Mapping[str, Any]) -> Iterator[str]:
     found = report["duplicates"]
     if not any(found.values()):
-        yield "No row asks what another asks."
+        yield "No row has the same input as another."
     for where in ("inside", "across"):
         for splits, entry in found[where].items():
-            places = ", ".join(f"{one} = {two}" for one, two in entry["examples"])
+            examples = ", ".join(f"{one} = {two}" for one, two in entry["examples"])
             yield (
                 f"{entry['rows']} rows repeat another {where} {splits}, {entry['differing']} of "
-                f"them with another answer: {places}"
+                f"them with another answer: {examples}"
             )
 
 
-def _strays(report: Mapping[str, Any]) -> Iterator[str]:
+def _unseen_labels(report: Mapping[str, Any]) -> Iterator[str]:
     for split, names in report["only_outside_training"].items():
         for name, entry in list(names.items())[:MOST_LABELS]:
             yield (
@@ -108,12 +117,12 @@ def _first_rows(report: Mapping[str, Any]) -> Iterator[str]:
         answer = ", ".join(f"{role} {value!r}" for role, value in entry["answer"].items())
         yield f"{entry['row']}  {answer}  target {entry['target']}"
         for tokens in entry["tokens"][:MOST_WINDOWS]:
-            yield f"  {_short(tokens)}"
+            yield f"  {_tokens_text(tokens)}"
         if len(entry["tokens"]) > MOST_WINDOWS:
             yield f"  ... {len(entry['tokens']) - MOST_WINDOWS} more sequences"
 
 
-def _short(tokens: Sequence[str]) -> str:
+def _tokens_text(tokens: Sequence[str]) -> str:
     if len(tokens) <= MOST_TOKENS:
         return " ".join(tokens)
     ends = " ".join(tokens[: MOST_TOKENS - 10]), " ".join(tokens[-10:])

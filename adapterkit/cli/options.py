@@ -1,4 +1,4 @@
-"""Options that several commands have: one name, one meaning, one help."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import typer
 from ..backbone.load_options import Device, Dtype, Quantization
 
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
+    bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")
 ]
 DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Dtype of the frozen weights.")]
 QuantizationOption = Annotated[
     Quantization, typer.Option("--quantization", help="Quantise the frozen linears.")
 ]
-DeviceOption = Annotated[
-    Device, typer.Option("--device", help="auto is the GPU where there is one.")
-]
+DeviceOption = Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")]
 
 StoreOption = Annotated[
     Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)
@@ -27,7 +25,7 @@ StoreOption = Annotated[
 BackboneOption = Annotated[
     str | None,
     typer.Option(
-        "--backbone", help="minilm, a folder or a hub name; the adapter's own by default."
+        "--backbone", help="minilm, a folder or a hub name; the adapter's own if omitted."
     ),
 ]
 TextPairOption = Annotated[str | None, typer.Option("--text-pair", help="Column of a second text.")]
@@ -40,5 +38,5 @@ AnyBackboneOption = Annotated[
 
 
 def json_text(content: Any) -> str:
-    """What `--json` prints."""
+    """A document as `--json` prints it."""
     return json.dumps(content, ensure_ascii=False, indent=2)

@@ -1,4 +1,4 @@
-"""Answers for people: as a table on a terminal or as a file."""
+"""Answers and cards as text, and answers as files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked and what was answered, side by side."""
+    """An answer with the text that it belongs to."""
     return {**(text if isinstance(text, Mapping) else {"text": text}), **answer}
 
 
@@ -59,7 +59,7 @@ TEXT_WIDTH = 72
 FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
 
 
-def show_answers(
+def answers_table(
     adapters: Sequence[str], texts: Sequence[Text], summaries: Sequence[tuple[str, float | None]]
 ) -> str:
     """Answers as a table: adapter, answer, score, text.
@@ -101,8 +101,8 @@ def _line(text: str) -> str:
     return shortened(" ".join(text.split()), TEXT_WIDTH)
 
 
-def show_card(card: Mapping[str, Any]) -> str:
-    """What an adapter folder says about itself, as indented lines."""
+def card_text(card: Mapping[str, Any]) -> str:
+    """The card of an adapter folder as indented lines."""
     rows = []
     for key in ("name", "folder", "adapterkit", "bytes"):
         if key in card:
@@ -112,18 +112,18 @@ def show_card(card: Mapping[str, Any]) -> str:
     for key in ("backbone", "on_top_of", "method", "task", "metrics"):
         if key in card:
             rows.append(key)
-            rows += [f"  {name:20} {_plain(value)}" for name, value in card[key].items()]
+            rows += [f"  {name:20} {_value_text(value)}" for name, value in card[key].items()]
     training = card.get("training", {})
     if training:
         rows.append("training")
         for key in ("seed", "rows", "epoch", "seconds", "processes", "data"):
             if key in training:
-                rows.append(f"  {key:20} {_plain(training[key])}")
+                rows.append(f"  {key:20} {_value_text(training[key])}")
         for member in training.get("members", ()):
             rows.append(f"  {'further member':20} seed {member['seed']}, epoch {member['epoch']}")
         intervals = training.get("intervals")
-        for split, sure in intervals.items() if isinstance(intervals, Mapping) else ():
-            rows.append(f"  {f'95% of {split}':20} {_plain(sure)}")
+        for split, ends in intervals.items() if isinstance(intervals, Mapping) else ():
+            rows.append(f"  {f'95% of {split}':20} {_value_text(ends)}")
     if card.get("report"):
         rows.append("report")
         rows += [f"  {file}" for file in card["report"]]
@@ -132,16 +132,16 @@ def show_card(card: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _plain(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "automatic"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_inner(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_number_text(inner)}" for name, inner in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _inner(value: Any) -> str:
+def _number_text(value: Any) -> str:
     """A number, or the ends of an interval."""
     if isinstance(value, list):
-        return " to ".join(map(_inner, value))
+        return " to ".join(map(_number_text, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""`adapterkit predict` and `evaluate`: adapters asked and scored without a server."""
+"""`adapterkit predict` and `evaluate`: answers and scores without a server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..backbone.model import Backbone
     from ..data.requests import RequestRow
 
-# As in the other commands, what needs torch is imported inside them.
+# As in the other commands, modules that need torch are imported inside them.
 
 
 def predict(
@@ -40,19 +40,19 @@ def predict(
     ] = None,
     adapters: Annotated[
         list[str] | None,
-        typer.Option("--adapter", help="Adapter name or folder; repeat it to ask several."),
+        typer.Option("--adapter", help="Adapter name or folder; repeatable."),
     ] = None,
     source: Annotated[
         Path | None, typer.Option("--input", help="CSV, TSV, JSONL or Parquet file of texts.")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--output", help="Write answers here: .csv, .jsonl or .json.")
+        Path | None, typer.Option("--output", help="File for the answers: .csv, .jsonl or .json.")
     ] = None,
     store: StoreOption = Path("adapters"),
     text: Annotated[str, typer.Option("--text", help="Column of the text.")] = "text",
     text_pair: TextPairOption = None,
     column: Annotated[
-        str, typer.Option("--adapter-column", help="Column that names each row's adapter.")
+        str, typer.Option("--adapter-column", help="Column with the adapter of each row.")
     ] = "adapter",
     backbone: BackboneOption = None,
     dtype: DtypeOption = "float32",
@@ -60,11 +60,11 @@ def predict(
     device: DeviceOption = "auto",
     any_backbone: AnyBackboneOption = False,
     explained: Annotated[
-        bool, typer.Option("--explain", help="Show which words speak for and against each answer.")
+        bool, typer.Option("--explain", help="Show the words for and against each answer.")
     ] = False,
     page: Annotated[
         Path | None,
-        typer.Option("--explain-html", metavar="FILE", help="Write that as one HTML page."),
+        typer.Option("--explain-html", metavar="FILE", help="Write explanations to an HTML page."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,17 +75,17 @@ def predict(
     adapterkit predict acme/intent --input texts.csv --output answers.csv
     adapterkit predict --adapter acme/intent --adapter initech/ticket --input mixed.csv
 
-    A file with an adapter column is answered row by row by the adapter named there; otherwise
-    every adapter answers every text. The row's adapter may be 'base', the plain backbone.
-    Explanations (integrated gradients) need the extra adapterkit[explain].
+    If the file has an adapter column, each row is answered by the adapter in that column, which may
+    be 'base', the plain backbone. Otherwise every adapter answers every text. Explanations
+    (integrated gradients) need the extra adapterkit[explain].
     """
     from ..adapter.store import Store
-    from .output import FORMATS, answer_row, show_answers, write_answers
+    from .output import FORMATS, answer_row, answers_table, write_answers
 
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
-    asked = _asked(words, source, {"text": text, "text_pair": text_pair}, column)
+    asked = _read_texts(words, source, {"text": text, "text_pair": text_pair}, column)
     if target is not None:
         check_output(target, FORMATS, "--output")
     if page is not None:
@@ -97,8 +97,8 @@ def predict(
 
     references = references or named
     predictor = Predictor(_load_backbone(references, store, backbone, dtype, quantization, device))
-    called = predictor.load_references(references, Store(store), any_backbone=any_backbone)
-    asked = _addressed(asked, predictor.names, called, source)
+    by_reference = predictor.load_references(references, Store(store), any_backbone=any_backbone)
+    asked = _with_adapters(asked, predictor.names, by_reference, source)
     requests, places = [(a.adapter, a.text) for a in asked], [a.where for a in asked]
     explanations = []
     if explained or page is not None:
@@ -125,7 +125,7 @@ def predict(
         pairs = zip(asked, answers, strict=True)
         summaries = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
         names = [answer["adapter"] for answer in answers]
-        typer.echo(show_answers(names, [one.text for one in asked], summaries))
+        typer.echo(answers_table(names, [one.text for one in asked], summaries))
         if explained:
             from rich.console import Console
 
@@ -135,7 +135,7 @@ def predict(
             print_explanations(explanations, Console())
 
 
-def _asked(
+def _read_texts(
     words: Sequence[str], source: Path | None, columns: Mapping[str, str | None], adapter: str
 ) -> list[RequestRow]:
     """The texts of the command line, or of a file."""
@@ -156,30 +156,30 @@ def _asked(
     return asked
 
 
-def _addressed(
+def _with_adapters(
     asked: Sequence[RequestRow],
     names: Sequence[str],
-    called: Mapping[str, str],
+    by_reference: Mapping[str, str],
     source: Path | None,
 ) -> list[RequestRow]:
-    """Each text with the adapter it is for: the one it names, or everyone asked for.
+    """Pairs each text with its adapter: the one that it names, or every requested adapter.
 
     Args:
         asked: The texts.
         names: Of all adapters that are ready.
-        called: Each reference of the command line and the name it means.
+        by_reference: Each reference of the command line and the name it means.
         source: The file of the texts, for messages.
     """
     from ..names import BASE
 
-    known = {BASE: BASE, **{name: name for name in names}, **called}
+    known = {BASE: BASE, **{name: name for name in names}, **by_reference}
     unknown = sorted({a.adapter for a in asked if a.adapter is not None} - known.keys())
     if unknown:
         raise UnknownAdapterError(
             f"{source}: rows name the adapter '{unknown[0]}', which is not among --adapter "
-            f"({', '.join(called)})"
+            f"({', '.join(by_reference)})"
         )
-    everyone = list(called.values()) or [BASE]
+    everyone = list(by_reference.values()) or [BASE]
     return [
         replace(one, adapter=name)
         for one in asked
@@ -195,7 +195,7 @@ def evaluate(
         Path, typer.Argument(metavar="DATA", help="Labelled CSV, TSV, JSONL or Parquet file.")
     ],
     split: Annotated[
-        str, typer.Option("--split", help="Split to score, where the file has a split column.")
+        str, typer.Option("--split", help="Split to score, if the file has a split column.")
     ] = "test",
     store: StoreOption = Path("adapters"),
     text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
@@ -210,7 +210,7 @@ def evaluate(
 ) -> None:
     """Score an adapter on labelled rows, the main metric with its 95% bootstrap interval.
 
-    Columns are the recipe's unless told otherwise.
+    If a column is omitted, it is the one in the adapter's recipe.
     """
     from ..adapter.folder import load_adapter
     from ..adapter.store import Store, find_folder

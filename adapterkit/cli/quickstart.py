@@ -1,4 +1,4 @@
-"""The main job on the embedded default: three tenants, three methods, one mixed batch."""
+"""`adapterkit quickstart`: three tenants, three methods and one mixed batch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..inference.predictor import Predictor
 from ..text_table import table
 from ..training.recipe import Recipe
 from ..training.train import train
-from .output import answer_row, show_answers
+from .output import answer_row, answers_table
 
 log = logging.getLogger("adapterkit")
 
 
 def recipes_folder() -> Path:
-    """Where the quickstart's recipes lie: in a checkout, or inside an installed package.
+    """The folder of the quickstart's recipes, in a checkout or in an installed package.
 
     Raises:
-        AdapterkitError: In neither.
+        AdapterkitError: It is in neither.
     """
     here = Path(__file__).parent.parent
     for folder in (here.parent / "recipes" / "quickstart", here / "recipes" / "quickstart"):
@@ -37,12 +37,13 @@ def recipes_folder() -> Path:
     raise AdapterkitError("the quickstart recipes are missing; run it in a checkout or reinstall")
 
 
-def run(output: Path) -> tuple[dict[str, Any], str]:
+def run_quickstart(output: Path) -> tuple[dict[str, Any], str]:
     """Trains every quickstart recipe into a store and answers the mixed batch from there.
 
     Returns:
-        `adapters` (name, method, parameters, share, bytes, seconds, metrics), `answers` and times;
-        and the answers as a table.
+        `store`, `adapters` (each with its name, method, labels, parameters, share, bytes, seconds,
+        metrics and folder), `answers`, `load_ms` (mean of the adapters) and `answer_ms`; and the
+        answers as a table.
     """
     folder = recipes_folder()
     backbone = Backbone.load("minilm")
@@ -50,9 +51,9 @@ def run(output: Path) -> tuple[dict[str, Any], str]:
     adapters = []
     for file in sorted(folder.glob("*.yaml")):
         recipe = Recipe.load(file)
-        store.adapter_dir(recipe.name)  # refuses before the training what it would refuse after
+        store.adapter_dir(recipe.name)  # raises what publishing would raise, before training
         adapter = train(recipe, backbone)
-        home = store.publish(adapter, backbone.geometry)
+        adapter_dir = store.publish(adapter, backbone.geometry)
         adapters.append(
             {
                 "name": adapter.name,
@@ -60,21 +61,21 @@ def run(output: Path) -> tuple[dict[str, Any], str]:
                 "labels": len(getattr(adapter.task, "labels", None) or ()),
                 "parameters": adapter.n_parameters,
                 "share": adapter.n_parameters / backbone.n_parameters,
-                "bytes": folder_bytes(home),
+                "bytes": folder_bytes(adapter_dir),
                 "seconds": adapter.training["seconds"],
                 "metrics": adapter.metrics,
-                "folder": str(home),
+                "folder": str(adapter_dir),
             }
         )
-    asked = read_requests(folder / "mixed.csv", {"text": "text"}, "adapter")
+    requests = read_requests(folder / "mixed.csv", {"text": "text"}, "adapter")
     predictor = Predictor(backbone)
     began = time.perf_counter()
     for entry in adapters:
         predictor.load(str(entry["folder"]))
     loaded = time.perf_counter()
-    answers = predictor([(a.adapter, a.text) for a in asked])
+    answers = predictor([(a.adapter, a.text) for a in requests])
     answered = time.perf_counter()
-    pairs = list(zip(asked, answers, strict=True))
+    pairs = list(zip(requests, answers, strict=True))
     result = {
         "store": str(output),
         "adapters": adapters,
@@ -84,11 +85,11 @@ def run(output: Path) -> tuple[dict[str, Any], str]:
     }
     names = [answer["adapter"] for answer in answers]
     lines = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
-    return result, show_answers(names, [one.text for one in asked], lines)
+    return result, answers_table(names, [one.text for one in requests], lines)
 
 
-def show_result(result: dict[str, Any], answers: str) -> None:
-    """Prints what `run` returned."""
+def print_quickstart(result: dict[str, Any], answers: str) -> None:
+    """Prints the result of `run_quickstart`."""
     typer.echo("\nThree adapters over one frozen backbone:\n")
     typer.echo(
         table(
@@ -107,7 +108,7 @@ def show_result(result: dict[str, Any], answers: str) -> None:
             ],
         )
     )
-    typer.echo("\nOne mixed batch, answered in one forward:\n")
+    typer.echo("\nOne mixed batch, answered in one forward pass:\n")
     typer.echo(answers)
     first = result["adapters"][0]["name"]
     typer.echo(

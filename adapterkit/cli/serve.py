@@ -28,57 +28,59 @@ def serve(
     device: DeviceOption = "auto",
     keys: Annotated[
         Path | None,
-        typer.Option("--keys", help="Key file; needed unless only this machine may ask."),
+        typer.Option("--keys", help="Key file; required if other machines can reach the server."),
     ] = None,
     memory: Annotated[
-        str, typer.Option("--memory", help="Adapters held in memory, such as 500MB or 2GB.")
+        str, typer.Option("--memory", help="Memory for adapters, such as 500MB or 2GB.")
     ] = "2GB",
     device_memory: Annotated[
-        str, typer.Option("--device-memory", help="Adapters held on the GPU.")
+        str, typer.Option("--device-memory", help="GPU memory for adapters.")
     ] = "2GB",
     pin: Annotated[
-        list[str] | None, typer.Option("--pin", help="Adapter that is never let go; repeatable.")
+        list[str] | None, typer.Option("--pin", help="Adapter that is never evicted; repeatable.")
     ] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(
             "--batch-tokens",
-            help="Most tokens of a batch: more for throughput, less for waiting times. "
-            "512 on a CPU and 16384 on a GPU where left out.",
+            help="Largest number of tokens in a batch: more for throughput, fewer for latency. "
+            "If omitted, 512 on a CPU and 16384 on a GPU.",
         ),
     ] = None,
     lanes: Annotated[
         int | None,
         typer.Option(
-            "--lanes", help="Batches computed side by side on a CPU; one a core, up to four."
+            "--lanes",
+            help="Batches computed in parallel on a CPU; if omitted, one a core, up to 4.",
         ),
     ] = None,
     queue_tokens: Annotated[
-        int, typer.Option("--queue-tokens", help="Most tokens that wait; beyond it 429.")
+        int,
+        typer.Option("--queue-tokens", help="Most tokens in the queue; beyond it, status 429."),
     ] = 100_000,
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds after which a request is given up.")
+        float, typer.Option("--timeout", help="Seconds after which a request fails.")
     ] = 30.0,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Where the adapters of a URL are kept.")
+        Path | None, typer.Option("--cache", help="Folder for copies of the adapters of a URL.")
     ] = None,
     any_backbone: Annotated[
         bool,
         typer.Option("--any-backbone", help="Accept adapters trained on other weights."),
     ] = False,
     log_texts: Annotated[
-        bool, typer.Option("--log-texts", help="Put what is asked into the log; never by default.")
+        bool, typer.Option("--log-texts", help="Write the texts of requests to the log.")
     ] = False,
 ) -> None:
-    """Answer the adapters of a store over HTTP, mixed in one batch over one backbone.
+    """Serve the adapters of a store over HTTP, mixed in one batch over one backbone.
 
     \b
     adapterkit serve adapters
     curl localhost:8080/predict -H "content-type: application/json" \\
       -d '{"adapter_id": "acme/intent", "inputs": "I lost my card"}'
 
-    The page is at /, the description of every route at /docs. What is published into the store,
-    by train or by an admin over HTTP, is answered at once.
+    The page is at /, and the description of every route at /docs. An adapter that is published to
+    the store, by train or by an admin over HTTP, is served at once.
     """
     from ..serving.server import Settings, run
     from ..serving.service import ServingLimits
@@ -114,18 +116,20 @@ def serve(
 
 
 def keys(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose key it is.")],
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Tenant that has the key.")],
     adapters: Annotated[
         list[str] | None,
-        typer.Option("--adapters", help="Pattern of adapters it may ask; TENANT/* by default."),
+        typer.Option(
+            "--adapters", help="Pattern of adapters that it may use; TENANT/* if omitted."
+        ),
     ] = None,
     rows: Annotated[
-        float | None, typer.Option("--rows-per-second", help="Quota; without bound by default.")
+        float | None, typer.Option("--rows-per-second", help="Quota; unlimited if omitted.")
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="May publish, alias and delete.")] = False,
 ) -> None:
-    """Make an API key: the key on standard error, once; the lines for the key file on standard
-    output.
+    """Create an API key. The key goes to standard error, once; the lines for the key file go to
+    standard output.
 
     \b
     adapterkit keys acme >> keys.yaml
@@ -143,14 +147,14 @@ def keys(
         lines.append("  admin: true")
     parse("\n".join(lines), "the new key")
     typer.echo("\n".join(lines))
-    typer.echo(f"The key of {tenant}, shown only now: {key}", err=True)
+    typer.echo(f"The key of {tenant}, shown only once: {key}", err=True)
 
 
 def bytes_of(text: str, option: str) -> int:
     """A size such as 500MB in bytes.
 
     Raises:
-        AdapterkitError: It is none.
+        AdapterkitError: The text is not a size.
     """
     for unit in sorted(UNITS, key=len, reverse=True):
         number = text.removesuffix(unit)

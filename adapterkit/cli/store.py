@@ -1,4 +1,4 @@
-"""`adapterkit list` and `inspect`: what a store holds, and what one adapter says of itself."""
+"""`adapterkit list` and `inspect`: the adapters of a store, and the card of one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..atomic import folder_bytes
 from ..errors import AdapterError, UnknownAdapterError
 from .options import JsonOption, StoreOption, json_text
 
-# As in the other commands, what needs torch is imported inside them.
+# As in the other commands, modules that need torch are imported inside them.
 
 
 def list_adapters(
@@ -26,11 +26,11 @@ def list_adapters(
 
     if not store.is_dir():
         raise UnknownAdapterError(f"there is no store {store}; train one adapter and it appears")
-    shelf = Store(store)
+    opened = Store(store)
     rows = []
-    for name in shelf.names():
-        with suppress(UnknownAdapterError):  # a name whose versions somebody took away by hand
-            rows.append({"name": name, **_summary(shelf.find(name).folder)})
+    for name in opened.names():
+        with suppress(UnknownAdapterError):  # a name whose versions were deleted by hand
+            rows.append({"name": name, **_summary(opened.find(name).folder)})
     if as_json:
         typer.echo(json_text(rows))
         return
@@ -64,7 +64,7 @@ def inspect(
     store: StoreOption = Path("adapters"),
     as_json: JsonOption = False,
 ) -> None:
-    """Show all an adapter folder says about itself, and its tensors."""
+    """Show the card of an adapter folder and its tensors."""
     from ..adapter.card import CARD, read_card, read_parent
     from ..adapter.folder import parent_folder
     from ..adapter.model_card import REPORT
@@ -83,14 +83,14 @@ def inspect(
     if read_parent(folder) is not None:
         try:
             content["on_top_of"]["folder"] = str(parent_folder(folder, store))
-        except AdapterError as error:  # it can be looked at all the same
+        except AdapterError as error:  # the card is shown without it
             content["on_top_of"]["folder"] = str(error)
     if as_json:
         typer.echo(json_text(content))
         return
-    from .output import show_card
+    from .output import card_text
 
-    typer.echo(show_card(content))
+    typer.echo(card_text(content))
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`adapterkit train` and `cross-validate`: recipes to adapters, or to how much scores vary."""
+"""`adapterkit train` and `cross-validate`: adapters from recipes, and the spread of scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .options import JsonOption, json_text
 if TYPE_CHECKING:
     from ..adapter.adapter import Adapter
 
-# As in the other commands, what needs torch is imported inside them.
+# As in the other commands, modules that need torch are imported inside them.
 
 
 def train(
@@ -28,12 +28,12 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", help="Store the adapters are published in.")
+        Path, typer.Option("--output", help="Store that the adapters are published in.")
     ] = Path("adapters"),
     max_tokens: Annotated[
         int,
         typer.Option(
-            "--max-tokens", min=1, help="Most tokens of several recipes in one step; bounds memory."
+            "--max-tokens", min=1, help="Most tokens of several recipes in one step; limits memory."
         ),
     ] = 4096,
     keys: Annotated[
@@ -42,7 +42,7 @@ def train(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the adapters that recipes describe; each is published as its name's next version.
+    """Train the adapters that recipes describe; each becomes the next version of its name.
 
     \b
     A recipe can be this short (see --keys for the rest):
@@ -50,8 +50,8 @@ def train(
       data: {path: intents.csv, text: text, label: label}
       method: {type: lora, r: 8}
 
-    Several recipes of one backbone train side by side in shared steps, and each adapter comes out
-    as if trained alone: adapterkit train recipes/*.yaml
+    Several recipes of one backbone train side by side in shared steps, and each adapter is the same
+    as if it were trained alone: adapterkit train recipes/*.yaml
 
     Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
     """
@@ -61,35 +61,35 @@ def train(
         typer.echo(describe_keys())
         return
     if not recipes:
-        raise AdapterkitError("train needs a RECIPE; --keys lists what one may say")
+        raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
     from accelerate import PartialState
 
     from ..adapter.store import Store
     from ..training.train import StoppedError, load_backbone, train_many
 
-    plans, shelf = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
+    plans, store = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:
-        shelf.adapter_dir(plan.name)  # refuses before the training what it would refuse after
+        store.adapter_dir(plan.name)  # raises before training what publishing would raise after it
     backbone = load_backbone(plans[0])
     stopped = None
     try:
-        adapters = train_many(plans, backbone, store=shelf, max_tokens=max_tokens)
+        adapters = train_many(plans, backbone, store=store, max_tokens=max_tokens)
     except StoppedError as error:
         stopped, adapters = error, error.finished
     if PartialState().is_main_process:
-        told = [
-            _trained(adapter, shelf.publish(adapter, backbone.geometry)) for adapter in adapters
+        trained = [
+            _summary(adapter, store.publish(adapter, backbone.geometry)) for adapter in adapters
         ]
-        if as_json and told:
-            typer.echo(json_text(told if len(plans) > 1 else told[0]))
-        elif told:
-            typer.echo("\n".join(map(_told, told)))
+        if as_json and trained:
+            typer.echo(json_text(trained if len(plans) > 1 else trained[0]))
+        elif trained:
+            typer.echo("\n".join(map(_summary_text, trained)))
     if stopped is not None:
         raise stopped
 
 
-def _trained(adapter: Adapter, folder: Path) -> dict[str, Any]:
-    """What there is to say of a fresh adapter."""
+def _summary(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """Size, scores and time of an adapter that was just trained."""
     return {
         "name": adapter.name,
         "folder": str(folder),
@@ -101,15 +101,15 @@ def _trained(adapter: Adapter, folder: Path) -> dict[str, Any]:
     }
 
 
-def _told(trained: dict[str, Any]) -> str:
-    """The same for people."""
+def _summary_text(trained: dict[str, Any]) -> str:
+    """A summary as text."""
     from ..adapter.model_card import score_text
 
     lines = []
     for split, scores in trained["metrics"].items():
-        sure = trained["intervals"].get(split, {})
-        said = (f"{name} {score_text(value, sure.get(name))}" for name, value in scores.items())
-        lines.append(f"{split}: {', '.join(said)}")
+        ends = trained["intervals"].get(split, {})
+        values = (f"{name} {score_text(value, ends.get(name))}" for name, value in scores.items())
+        lines.append(f"{split}: {', '.join(values)}")
     size, seconds = trained["bytes"] / 1000, trained["seconds"]
     return "\n".join([*lines, f"{trained['folder']} ({size:,.0f} kB, {seconds} s)"])
 
@@ -122,19 +122,19 @@ def cross_validate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe once for each fold and tell how much its scores vary; nothing is published.
+    """Train a recipe once for each fold and print how much its scores vary; nothing is published.
 
-    The recipe's data.folds says how many folds, 5 where it is left out. Every fold is trained for
-    all epochs and scored after the last; test rows are left alone.
+    The recipe's data.folds is the number of folds, 5 if omitted. Every fold is trained for all
+    epochs and scored after the last one; test rows are not used.
     """
     from ..training.recipe import Recipe
 
     plan = Recipe.load(recipe, changes or [])
     from accelerate import PartialState
 
-    from ..training.cross_validation import cross_validate as run
+    from ..training.cross_validation import cross_validate as cross_validate_recipe
 
-    result = run(plan)
+    result = cross_validate_recipe(plan)
     if not PartialState().is_main_process:
         return
     if as_json:

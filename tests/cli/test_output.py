@@ -14,7 +14,7 @@ import pytest
 from adapterkit.adapter.card import card
 from adapterkit.atomic import check_output
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import FORMATS, show_answers, show_card, write_answers
+from adapterkit.cli.output import FORMATS, answers_table, card_text, write_answers
 from adapterkit.errors import DataError
 from adapterkit.inference.pipeline import summarize
 from adapterkit.inference.predictor import Predictor
@@ -31,7 +31,7 @@ def answered(text: Any, **answer: Any) -> dict[str, Any]:
 def shown(predictor: Predictor, rows: list[dict[str, Any]]) -> str:
     names = [row["adapter"] for row in rows]
     lines = [summarize(predictor.find(row["adapter"]), row) for row in rows]
-    return show_answers(names, [row["text"] for row in rows], lines)
+    return answers_table(names, [row["text"] for row in rows], lines)
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
@@ -119,12 +119,12 @@ def test_people_see_a_line_for_each_answer(tiny: Backbone, make_adapter: MakeAda
 
 
 def test_a_pair_is_one_line() -> None:
-    assert show_answers(["a"], [("a", "b\nc")], [("yes", 0.5)]).splitlines()[1].endswith("a | b c")
+    assert answers_table(["a"], [("a", "b\nc")], [("yes", 0.5)]).splitlines()[1].endswith("a | b c")
 
 
 def test_values_by_role_are_shown_by_their_first_text() -> None:
     values = {"head": {"start": 0, "end": 2}, "tokens": ["my", "card"], "text": "no"}
-    (_, line) = show_answers(["a"], [values], [("yes", None)]).splitlines()
+    (_, line) = answers_table(["a"], [values], [("yes", None)]).splitlines()
     assert line.endswith("my | card")
 
 
@@ -143,7 +143,7 @@ def test_a_card_is_shown_with_all_it_says(tiny: Backbone, make_adapter: MakeAdap
         "report": ["shelf/acme/intent/1/report/per_class.csv"],
         "tensors": {"classifier.weight": [2, 32]},
     }
-    text = show_card(content)
+    text = card_text(content)
     for part in (
         "acme/intent",
         "shelf/acme/intent/1",
@@ -161,7 +161,7 @@ def test_a_card_is_shown_with_all_it_says(tiny: Backbone, make_adapter: MakeAdap
 
 
 def test_a_foreign_folder_is_shown_by_its_tensors() -> None:
-    lines = show_card({"folder": "x", "bytes": 5, "tensors": {"a": [1]}}).splitlines()
+    lines = card_text({"folder": "x", "bytes": 5, "tensors": {"a": [1]}}).splitlines()
     assert [line.split() for line in lines] == [
         ["folder", "x"],
         ["bytes", "5"],
@@ -171,7 +171,7 @@ def test_a_foreign_folder_is_shown_by_its_tensors() -> None:
 
 
 def test_a_text_cannot_steer_the_terminal() -> None:
-    said = show_answers(["a"], ["\x1b[31mred\x07 \x9b2J"], [("\x1b]0;title\x07", None)])
+    said = answers_table(["a"], ["\x1b[31mred\x07 \x9b2J"], [("\x1b]0;title\x07", None)])
     assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in said if c != "\n")
     assert "␛[31mred␇" in said
     assert "␛]0;title␇" in said

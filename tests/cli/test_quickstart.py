@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
-from adapterkit.cli.quickstart import recipes_folder, run
+from adapterkit.cli.quickstart import recipes_folder, run_quickstart
 from adapterkit.data.requests import read_requests
 from adapterkit.inference.predictor import Predictor
 from adapterkit.training.recipe import Recipe
@@ -31,7 +31,7 @@ EXPECTED = [
 
 
 def test_quickstart_trains_three_methods_and_answers_a_mixed_batch(tmp_path: Path) -> None:
-    result, shown = run(tmp_path / "store")
+    result, shown = run_quickstart(tmp_path / "store")
     assert {entry["method"] for entry in result["adapters"]} == {"lora", "prefix", "bottleneck"}
     assert len({entry["labels"] for entry in result["adapters"]}) == 3
     for entry in result["adapters"]:

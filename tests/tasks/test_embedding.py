@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import show_answers
+from adapterkit.cli.output import answers_table
 from adapterkit.errors import DataError
 from adapterkit.inference.labelled import ready
 from adapterkit.inference.pipeline import evaluate
@@ -187,7 +187,7 @@ def test_a_text_has_a_vector_and_two_have_a_score(tiny: Backbone, tmp_path: Path
     assert answers[2]["truncated"] is True
     summaries = [adapter.task.summary(answer) for answer in answers]
     asked = [text for _, text in pairs]
-    lines = show_answers([adapter.name] * 3, asked, summaries).splitlines()
+    lines = answers_table([adapter.name] * 3, asked, summaries).splitlines()
     assert lines[1].split()[:2] == [adapter.name, "1.000"]
     assert lines[1].endswith("where is my bank | where is my bank")
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import answer_row, show_answers
+from adapterkit.cli.output import answer_row, answers_table
 from adapterkit.data.requests import parse_text, read_requests
 from adapterkit.inference.labelled import ready
 from adapterkit.inference.predictor import Predictor
@@ -188,14 +188,14 @@ def test_a_document_is_asked_in_any_form(tiny: Backbone, tmp_path: Path) -> None
         assert {**answer, "extract": []} == {**answers[0], "extract": []}
     rows = [answer_row(text, answer) for text, answer in zip(asked, answers, strict=True)]
     assert rows[2]["sentences"] == sentences, "what was asked stays beside the answer"
-    shown = show_answers([adapter.name] * 5, asked, [adapter.task.summary(a) for a in answers])
+    shown = answers_table([adapter.name] * 5, asked, [adapter.task.summary(a) for a in answers])
     first, _, listed_line, *_ = shown.splitlines()[1:]
     assert first.split("  ")[0:2] == [adapter.name, answers[0]["summary"]]
     assert first.endswith(text)
     assert listed_line.endswith(" | ".join(sentences))
     (long,) = predictor([(adapter.name, "money " * 60)])
     assert "truncated" not in long
-    (_, line) = show_answers(["a"], ["a"], [adapter.task.summary(long)]).splitlines()
+    (_, line) = answers_table(["a"], ["a"], [adapter.task.summary(long)]).splitlines()
     assert "…" in line
     assert len(line) < 120
 
