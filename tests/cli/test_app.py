@@ -430,7 +430,7 @@ def test_what_cannot_be_trained_is_one_line(tiny_folder: Path, fault: str) -> No
 
 
 def test_a_recipe_that_is_not_there_is_one_line() -> None:
-    assert_refused("train", words="train needs a RECIPE; --keys lists what one may say")
+    assert_refused("train", words="train needs a RECIPE; --keys lists the keys of one")
     assert_refused("train", "r.yaml", words="r.yaml: there is no such recipe")
     assert_refused("train", ".", words=".: cannot be read (Is a directory)")
 
@@ -780,7 +780,7 @@ def test_an_interrupted_process_ends_in_one_line_and_130() -> None:
     with Path("r.yaml").open("w"):  # opens once the process waits for the recipe to be written
         running.send_signal(signal.SIGINT)
         said = finished(running)
-    assert said == CommandResult(130, "", "Interrupted; nothing half-written was left.\n")
+    assert said == CommandResult(130, "", "Interrupted; no incomplete file was left.\n")
 
 
 def test_a_process_seldom_looks_for_garbage_and_not_at_its_end() -> None:
