@@ -331,7 +331,7 @@ def test_training_warns_of_long_texts_and_lone_labels(tiny_folder: Path) -> None
     said = run_command("train", recipe, "--output", "store", "--json")
     assert said.json["metrics"] == {}
     assert "1 texts are longer than 64 tokens and were cut" in said.err
-    assert "1 labels have a single training row and will hardly be learnt: 'no'" in said.err
+    assert "1 labels have a single training row and will hardly be learned: 'no'" in said.err
 
 
 def test_version_and_help() -> None:
