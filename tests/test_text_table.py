@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterkit.cli.output import show_answers
+from adapterkit.cli.output import answers_table
 from adapterkit.text_table import table
 
 
@@ -14,7 +14,7 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
 
 def test_chinese_takes_two_columns_a_character() -> None:
     labels = [("我的卡", 0.5), ("card", 0.5), ("sí", 0.5)]
-    _, *lines = show_answers(["acme/intent"] * 3, ["a", "b", "卡" * 60], labels).splitlines()
+    _, *lines = answers_table(["acme/intent"] * 3, ["a", "b", "卡" * 60], labels).splitlines()
     assert [line.split() for line in lines[:2]] == [
         ["acme/intent", "我的卡", "0.500", "a"],
         ["acme/intent", "card", "0.500", "b"],
