@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from .single_label import OneLabelTask
+from .single_label import SingleLabelTask
 
 
 @dataclass(frozen=True)
-class Classification(OneLabelTask):
+class Classification(SingleLabelTask):
     """One of C labels for each text or text pair."""
 
     type: ClassVar[str] = "classification"

@@ -10,7 +10,7 @@ from ..backbone.tokenizer import TextEncoder
 from ..errors import DataError
 from .columns import Column
 from .fields import SPAN, TEXT, Fields
-from .single_label import OneLabelTask
+from .single_label import SingleLabelTask
 from .types import Example, Part, Row, Text
 
 MARKS = ("@", "#")
@@ -18,7 +18,7 @@ MARKS = ("@", "#")
 
 
 @dataclass(frozen=True)
-class Relation(OneLabelTask):
+class Relation(SingleLabelTask):
     """One directed label for a head and a tail entity, which are marked in the text."""
 
     type: ClassVar[str] = "relation"
@@ -26,7 +26,7 @@ class Relation(OneLabelTask):
         "text": Column(TEXT, "the text"),
         "head": Column(SPAN, "the relation's head, {start, end} in characters of the text"),
         "tail": Column(SPAN, "the relation's tail, {start, end} in characters of the text"),
-        "label": OneLabelTask.columns["label"],
+        "label": SingleLabelTask.columns["label"],
     }
     augmentable: ClassVar[tuple[str, ...]] = ()
 

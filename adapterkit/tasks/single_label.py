@@ -24,7 +24,7 @@ from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)
-class OneLabelTask(PooledTask):
+class SingleLabelTask(PooledTask):
     """One of C labels for each text.
 
     Attributes:

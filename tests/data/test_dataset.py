@@ -150,12 +150,12 @@ def test_parquet_holds_lists_spans_and_answers() -> None:
 def test_every_fault_is_told_to_whoever_reads_on() -> None:
     write("x.csv", CSV + ',no\n"a" b,no\nc,no,no\nd,\ne,no\n')
     write("x.jsonl", JSONL + '[]\n{"text": \n{"text": "a", "text": "b"}\n{"text": ""}\n' + JSONL)
-    told: list[str] = []
+    message: list[str] = []
     data = Data(train="x.csv", validation="x.jsonl", test="no.tsv")
-    splits = data.load(Path(), 0, Classification(), lambda fault: told.append(str(fault)))
-    places = ["x.csv:4", "x.csv:5", "x.csv:6", "x.csv:7"]
-    places += ["x.jsonl:3", "x.jsonl:4", "x.jsonl:5", "x.jsonl:6", "no.tsv"]
-    assert [fault.split(": ")[0] for fault in told] == places
+    splits = data.load(Path(), 0, Classification(), lambda fault: message.append(str(fault)))
+    indices = ["x.csv:4", "x.csv:5", "x.csv:6", "x.csv:7"]
+    indices += ["x.jsonl:3", "x.jsonl:4", "x.jsonl:5", "x.jsonl:6", "no.tsv"]
+    assert [fault.split(": ")[0] for fault in message] == indices
     assert texts(splits["train"]) == ["my card", "the bank", "e"]
     assert texts(splits["validation"]) == ["my card", "the bank"] * 2
 
@@ -255,9 +255,9 @@ def test_a_drawn_share_is_right_over_many_small_labels() -> None:
 def test_drawing_loses_nothing_and_keeps_the_order() -> None:
     rows = many({"a": 30, "b": 9, "c": 1})
     kept, aside = draw(rows, 0.3, seed=1, stratum=by_label)
-    place = {row.fields["text"]: n for n, row in enumerate(rows)}
+    index = {row.fields["text"]: n for n, row in enumerate(rows)}
     for part in (kept, aside):
-        assert [place[t] for t in texts(part)] == sorted(place[t] for t in texts(part))
+        assert [index[t] for t in texts(part)] == sorted(index[t] for t in texts(part))
     assert sorted(texts(kept) + texts(aside)) == sorted(texts(rows))
 
 

@@ -19,8 +19,8 @@ def task_rows(kind: str, n: int = 24) -> list[dict[str, Any]]:
     """Rows of a task whose answer shows in their words."""
     rng = random.Random(3)
     rows: list[Any] = []
-    for place in range(n):
-        money, text = place % 2 == 0, rng.choices(WORDS[:8], k=rng.randint(2, 6))
+    for index in range(n):
+        money, text = index % 2 == 0, rng.choices(WORDS[:8], k=rng.randint(2, 6))
         text.insert(rng.randrange(len(text)), "bank" if money else "rain")
         line = " ".join(text)
         at = line.index("bank" if money else "rain")
@@ -35,8 +35,8 @@ def task_rows(kind: str, n: int = 24) -> list[dict[str, Any]]:
                     "text_pair": "money is good" if money else "wait for sun",
                 },
                 "summarisation": {
-                    "sentences": _around(line, place % 4),
-                    "summary": [place % 4] if money else line,
+                    "sentences": _around(line, index % 4),
+                    "summary": [index % 4] if money else line,
                 },
                 "tagging": {"tokens": text, "tags": [_tag(word) for word in text]},
                 "relation": {

@@ -42,29 +42,31 @@ def softmax(lines: Any) -> Any:
 
 def classes(n: int = 60, c: int = 4, seed: int = 0) -> Predictions:
     rng = np.random.default_rng(seed)
-    goal = rng.integers(c, size=n)
-    lines = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[goal]
-    return Predictions(lines.argmax(1), goal, softmax(lines))
+    target = rng.integers(c, size=n)
+    lines = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[target]
+    return Predictions(lines.argmax(1), target, softmax(lines))
 
 
 def labels(n: int = 50, c: int = 5, seed: int = 0) -> Predictions:
     rng = np.random.default_rng(seed)
-    goal = (rng.random((n, c)) < 0.3).astype(int)
-    chances = 1 / (1 + np.exp(-rng.normal(size=(n, c)) - 2 * goal + 1))
-    return Predictions((chances >= 0.5).astype(int), goal, chances)
+    target = (rng.random((n, c)) < 0.3).astype(int)
+    probabilities = 1 / (1 + np.exp(-rng.normal(size=(n, c)) - 2 * target + 1))
+    return Predictions((probabilities >= 0.5).astype(int), target, probabilities)
 
 
 def numbers(n: int = 40, seed: int = 0) -> Predictions:
     rng = np.random.default_rng(seed)
-    goal = rng.normal(size=n).round(1)
-    return Predictions(goal + rng.normal(size=n), goal)
+    target = rng.normal(size=n).round(1)
+    return Predictions(target + rng.normal(size=n), target)
 
 
 def tagged(n: int = 40, seed: int = 0, tags: str = "O O B-A I-A B-B I-B") -> Predictions:
     rng = random.Random(seed)
-    goal = [rng.choices(tags.split(), k=rng.randrange(9)) for _ in range(n)]
-    said = [[t if rng.random() < 0.6 else rng.choice(tags.split()) for t in row] for row in goal]
-    return Predictions(said, goal)
+    target = [rng.choices(tags.split(), k=rng.randrange(9)) for _ in range(n)]
+    result = [
+        [t if rng.random() < 0.6 else rng.choice(tags.split()) for t in row] for row in target
+    ]
+    return Predictions(result, target)
 
 
 # Against scikit-learn and SciPy.
@@ -73,18 +75,20 @@ def tagged(n: int = 40, seed: int = 0, tags: str = "O O B-A I-A B-B I-B") -> Pre
 @pytest.mark.parametrize("c", [2, 4])
 def test_classes_are_judged_as_scikit_learn_does(c: int) -> None:
     p = classes(c=c)
-    goal, said, chances = p.references, p.predicted, p.probabilities
+    target, result, probabilities = p.references, p.predicted, p.probabilities
     expected = {
-        "accuracy": sklearn.metrics.accuracy_score(goal, said),
-        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(goal, said),
-        "matthews": sklearn.metrics.matthews_corrcoef(goal, said),
-        "log_loss": sklearn.metrics.log_loss(goal, chances),
-        "roc_auc": sklearn.metrics.roc_auc_score(goal, chances[:, 1])
+        "accuracy": sklearn.metrics.accuracy_score(target, result),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(target, result),
+        "matthews": sklearn.metrics.matthews_corrcoef(target, result),
+        "log_loss": sklearn.metrics.log_loss(target, probabilities),
+        "roc_auc": sklearn.metrics.roc_auc_score(target, probabilities[:, 1])
         if c == 2
-        else sklearn.metrics.roc_auc_score(goal, chances, multi_class="ovr", average="macro"),
+        else sklearn.metrics.roc_auc_score(
+            target, probabilities, multi_class="ovr", average="macro"
+        ),
     }
     for average in ("micro", "macro", "weighted"):
-        found = sklearn.metrics.precision_recall_fscore_support(goal, said, average=average)
+        found = sklearn.metrics.precision_recall_fscore_support(target, result, average=average)
         for name, value in zip(("precision", "recall", "f1"), found[:3], strict=True):
             expected[f"{name}_{average}"] = value
     assert scores("classes", p) == pytest.approx(expected, abs=1e-12)
@@ -107,51 +111,51 @@ def test_a_class_that_is_never_there_spoils_no_metric() -> None:
 
 def test_labels_are_judged_as_scikit_learn_does() -> None:
     p = labels()
-    goal, said, chances = p.references, p.predicted, p.probabilities
+    target, result, probabilities = p.references, p.predicted, p.probabilities
     expected = {
-        "exact": sklearn.metrics.accuracy_score(goal, said),
-        "hamming_loss": sklearn.metrics.hamming_loss(goal, said),
-        "roc_auc": sklearn.metrics.roc_auc_score(goal, chances, average="macro"),
-        "average_precision": sklearn.metrics.average_precision_score(goal, chances),
+        "exact": sklearn.metrics.accuracy_score(target, result),
+        "hamming_loss": sklearn.metrics.hamming_loss(target, result),
+        "roc_auc": sklearn.metrics.roc_auc_score(target, probabilities, average="macro"),
+        "average_precision": sklearn.metrics.average_precision_score(target, probabilities),
     }
     for average in ("micro", "macro", "weighted", "samples"):
         found = sklearn.metrics.precision_recall_fscore_support(
-            goal, said, average=average, zero_division=0
+            target, result, average=average, zero_division=0
         )
         for name, value in zip(("precision", "recall", "f1"), found[:3], strict=True):
             expected[f"{name}_{average}"] = value
     assert scores("labels", p) == pytest.approx(expected, abs=1e-12)
-    nobody = Predictions(said * 0, goal * 0, chances)
+    nobody = Predictions(result * 0, target * 0, probabilities)
     assert scores("labels", nobody)["f1_micro"] == 0.0
     assert "roc_auc" not in scores("labels", nobody)
 
 
 def test_numbers_are_judged_as_scipy_and_scikit_learn_do() -> None:
     p = numbers()
-    goal, said = p.references, p.predicted
+    target, result = p.references, p.predicted
     assert scores("numbers", p) == pytest.approx(
         {
-            "pearson": scipy.stats.pearsonr(said, goal).statistic,
-            "spearman": scipy.stats.spearmanr(said, goal).statistic,
-            "mae": sklearn.metrics.mean_absolute_error(goal, said),
-            "mse": sklearn.metrics.mean_squared_error(goal, said),
-            "rmse": sklearn.metrics.mean_squared_error(goal, said) ** 0.5,
-            "r2": sklearn.metrics.r2_score(goal, said),
+            "pearson": scipy.stats.pearsonr(result, target).statistic,
+            "spearman": scipy.stats.spearmanr(result, target).statistic,
+            "mae": sklearn.metrics.mean_absolute_error(target, result),
+            "mse": sklearn.metrics.mean_squared_error(target, result),
+            "rmse": sklearn.metrics.mean_squared_error(target, result) ** 0.5,
+            "r2": sklearn.metrics.r2_score(target, result),
         },
         abs=1e-12,
     )
-    flat = scores("numbers", Predictions(said, np.ones(len(said))))
+    flat = scores("numbers", Predictions(result, np.ones(len(result))))
     assert (flat["pearson"], flat["spearman"]) == (0.0, 0.0)
     assert "r2" not in flat
 
 
 def test_tags_that_are_no_entities_are_judged_one_by_one() -> None:
     p = tagged(tags="NOUN VERB ADJ B")
-    goal, said = (list(chain(*rows)) for rows in (p.references, p.predicted))
+    target, result = (list(chain(*rows)) for rows in (p.references, p.predicted))
     assert scores("tags", p) == pytest.approx(
         {
-            "f1": sklearn.metrics.f1_score(goal, said, average="macro"),
-            "accuracy": sklearn.metrics.accuracy_score(goal, said),
+            "f1": sklearn.metrics.f1_score(target, result, average="macro"),
+            "accuracy": sklearn.metrics.accuracy_score(target, result),
         }
     )
 
@@ -176,17 +180,17 @@ ENTITIES = {
 
 @pytest.mark.parametrize("case", ENTITIES)
 def test_entities_are_judged_as_seqeval_does(case: str) -> None:
-    said, goal = ([row.split()] for row in ENTITIES[case])
+    result, target = ([row.split()] for row in ENTITIES[case])
     expected = {}
     for name in ("f1", "precision", "recall"):
         function: Any = getattr(seqeval.metrics, f"{name}_score")
-        expected[name] = function(goal, said, zero_division=0)
+        expected[name] = function(target, result, zero_division=0)
         strict = 0.0
-        if any(tag != "O" for tag in (*said[0], *goal[0])):
-            strict = function(goal, said, zero_division=0, mode="strict", scheme=IOB2)
+        if any(tag != "O" for tag in (*result[0], *target[0])):
+            strict = function(target, result, zero_division=0, mode="strict", scheme=IOB2)
         expected[f"strict_{name}"] = strict
-    expected["accuracy"] = np.mean([a == b for a, b in zip(said[0], goal[0], strict=True)])
-    assert scores("entities", Predictions(said, goal)) == pytest.approx(expected)
+    expected["accuracy"] = np.mean([a == b for a, b in zip(result[0], target[0], strict=True)])
+    assert scores("entities", Predictions(result, target)) == pytest.approx(expected)
 
 
 def test_strict_entities_begin_with_b() -> None:
@@ -198,18 +202,18 @@ def test_strict_entities_begin_with_b() -> None:
 def test_many_rows_of_entities_are_judged_as_seqeval_does(seed: int) -> None:
     """Rows without a word and a kind that is never predicted are among them."""
     p = tagged(60, seed)
-    said = [["O" if tag.endswith("B") else tag for tag in row] for row in p.predicted]
-    for predicted in (p.predicted, said):
+    result = [["O" if tag.endswith("B") else tag for tag in row] for row in p.predicted]
+    for predicted in (p.predicted, result):
         found = scores("entities", Predictions(predicted, p.references))
         for name in ("f1", "precision", "recall"):
             function: Any = getattr(seqeval.metrics, f"{name}_score")
             assert found[name] == pytest.approx(function(p.references, predicted))
             strict = function(p.references, predicted, mode="strict", scheme=IOB2, zero_division=0)
             assert found[f"strict_{name}"] == pytest.approx(strict)
-    ours = {(n, *entity) for n, row in enumerate(said) for entity in entities_of(row)}
+    ours = {(n, *entity) for n, row in enumerate(result) for entity in entities_of(row)}
     theirs = {
         (n, kind, first, last + 1)
-        for n, row in enumerate(said)
+        for n, row in enumerate(result)
         for kind, first, last in seqeval.metrics.sequence_labeling.get_entities(row)
     }
     assert ours == theirs
@@ -233,11 +237,11 @@ def squad_normal(text: str) -> str:
 
 def squad_scores(said: str, answers: list[str]) -> tuple[float, float]:
     """Exact match and F1 of SQuAD 2.0."""
-    goals = [answer for answer in answers if squad_normal(answer)] or [""]
-    exact = max(float(squad_normal(said) == squad_normal(goal)) for goal in goals)
+    targets = [answer for answer in answers if squad_normal(answer)] or [""]
+    exact = max(float(squad_normal(said) == squad_normal(target)) for target in targets)
     best = 0.0
-    for goal in goals:
-        one, other = squad_normal(said).split(), squad_normal(goal).split()
+    for target in targets:
+        one, other = squad_normal(said).split(), squad_normal(target).split()
         if not one or not other:
             best = max(best, float(one == other))
             continue
@@ -280,7 +284,7 @@ def test_squads_scores_are_the_official_ones(said: str, answers: list[str]) -> N
 
 def test_squads_scores_of_many_rows_are_their_mean() -> None:
     each = np.array([squad_scores(*row) for row in SQUAD])
-    p = Predictions([said for said, _ in SQUAD], [answers for _, answers in SQUAD])
+    p = Predictions([result for result, _ in SQUAD], [answers for _, answers in SQUAD])
     found = scores("answers", p, "squad_exact_match", "squad_f1")
     assert list(found.values()) == pytest.approx(list(each.mean(0)))
 
@@ -316,10 +320,10 @@ def cmrc_scores(said: str, answers: list[str]) -> tuple[float, float]:
             default=0,
         )
 
-    exact = float(any(without_signs(said) == without_signs(goal) for goal in answers))
+    exact = float(any(without_signs(said) == without_signs(target) for target in answers))
     best = 0.0
-    for goal in answers:
-        one, other = segments(said), segments(goal)
+    for target in answers:
+        one, other = segments(said), segments(target)
         common = longest(one, other)
         if common:
             precision, recall = common / len(one), common / len(other)
@@ -362,11 +366,11 @@ def test_places_are_judged_by_how_near_the_first_they_are() -> None:
             **{f"recall@{k}": np.mean(p.predicted <= k) for k in (1, 3, 5, 10, 50, 100)},
         }
     )
-    goal = np.arange(80) == 0  # the reciprocal rank is the average precision of one right answer
+    target = np.arange(80) == 0  # the reciprocal rank is the average precision of one right answer
     for rank in p.predicted:
         order = np.where(np.arange(80) == 0, -rank, -np.arange(80).astype(float))
         order[1:] = [-(n if n < rank else n + 1) for n in range(1, 80)]
-        found = sklearn.metrics.average_precision_score(goal, order)
+        found = sklearn.metrics.average_precision_score(target, order)
         assert scores("ranks", Predictions(np.array([rank]), np.array([80])), "mrr") == (
             pytest.approx({"mrr": found})
         )
@@ -429,14 +433,14 @@ def test_every_kind_is_tested_here() -> None:
 @pytest.mark.parametrize("kind", MADE)
 def test_counts_of_rows_are_the_metric(kind: str) -> None:
     p = MADE[kind]
-    places = np.random.default_rng(1).integers(len(p), size=len(p))
+    indices = np.random.default_rng(1).integers(len(p), size=len(p))
     for metric in metric_kinds()[kind].metrics.values():
         if metric.counts is not None:
-            for rows in (p, p.rows(places)):
+            for rows in (p, p.rows(indices)):
                 whole = metric.combine(metric.counts(rows).sum(0))
                 assert whole == pytest.approx(metric.score(rows))
-            drawn = metric.combine(metric.counts(p)[places].sum(0))
-            assert drawn == pytest.approx(metric.score(p.rows(places)))
+            drawn = metric.combine(metric.counts(p)[indices].sum(0))
+            assert drawn == pytest.approx(metric.score(p.rows(indices)))
 
 
 @pytest.mark.parametrize("kind", MADE)
@@ -449,9 +453,9 @@ def test_counts_only_make_an_interval_faster(kind: str) -> None:
 
 def test_an_interval_is_that_of_the_binomial() -> None:
     """Of right and wrong rows the spread is known: sqrt(p (1 - p) / n)."""
-    goal = np.zeros(1000, dtype=int)
-    said = (np.arange(1000) >= 900).astype(int)
-    low, high = interval(metric_kinds()["choices"].metrics["accuracy"], Predictions(said, goal))
+    target = np.zeros(1000, dtype=int)
+    result = (np.arange(1000) >= 900).astype(int)
+    low, high = interval(metric_kinds()["choices"].metrics["accuracy"], Predictions(result, target))
     spread = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
     assert (low, high) == pytest.approx((0.9 - spread, 0.9 + spread), abs=0.003)
 
@@ -532,9 +536,9 @@ def plan(task: dict[str, Any]) -> Recipe:
     ],
 )
 def test_metrics_that_do_not_suit_the_task_are_refused(task: dict[str, Any], message: str) -> None:
-    with pytest.raises((ValueError, RecipeError), match=message) as told:
+    with pytest.raises((ValueError, RecipeError), match=message) as reported:
         plan(task)
-    assert "task.extra_metrics" in str(told.value)
+    assert "task.extra_metrics" in str(reported.value)
 
 
 def test_tags_found_in_the_rows_may_not_suit_a_metric() -> None:

@@ -68,8 +68,8 @@ class Case(NamedTuple):
         roles = [
             role for role in self.rows[0].fields if role not in target_columns(adapter.task.columns)
         ]
-        asked = [{role: row.fields[role] for role in roles} for row in self.rows]
-        return Predictor(self.backbone, [adapter])([(adapter.name, one) for one in asked])
+        request = [{role: row.fields[role] for role in roles} for row in self.rows]
+        return Predictor(self.backbone, [adapter])([(adapter.name, one) for one in request])
 
     def examples(self) -> list[Example]:
         task, limit = self.adapter.task, text_limit(self.backbone, self.adapter)
@@ -99,8 +99,8 @@ def run(chinese: Backbone, data: Path, name: str, size: Size) -> Case:
     adapter = train(recipe, chinese, progress=False)
     folder = Store(Path("store")).publish(adapter, chinese.geometry)
     rows = recipe.data.load(recipe.folder, 0, recipe.task)[scored]
-    said = {key: value for key, value in adapter.metrics[scored].items() if key != "loss"}
-    return Case(chinese, load_adapter(folder, chinese), rows, said)
+    result = {key: value for key, value in adapter.metrics[scored].items() if key != "loss"}
+    return Case(chinese, load_adapter(folder, chinese), rows, result)
 
 
 def _copy(source: Path, target: Path, parts: dict[str, int] | None) -> None:
@@ -138,14 +138,14 @@ def test_labels_of_texts_and_pairs(
 ) -> None:
     case = run(chinese, shared_data, name, size)
     assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
-    goal = [row.fields["label"] for row in case.rows]
+    target = [row.fields["label"] for row in case.rows]
     for adapter in (case.adapter, case.loud()):
-        said = [answer["label"] for answer in case.answers(adapter)]
-        assert set(said) <= set(adapter.task.labels)  # type: ignore[attr-defined]
+        result = [answer["label"] for answer in case.answers(adapter)]
+        assert set(result) <= set(adapter.task.labels)  # type: ignore[attr-defined]
         metrics = evaluate(chinese, adapter, case.rows)
-        right = sum(a == b for a, b in zip(said, goal, strict=True))
-        assert metrics["accuracy"] == pytest.approx(right / len(goal))
-        assert metrics["f1_macro"] == pytest.approx(_f1_macro(said, goal))
+        right = sum(a == b for a, b in zip(result, target, strict=True))
+        assert metrics["accuracy"] == pytest.approx(right / len(target))
+        assert metrics["f1_macro"] == pytest.approx(_f1_macro(result, target))
     for row, example in zip(case.rows, case.examples(), strict=True):
         _read_once(chinese, row, example)
 
@@ -165,13 +165,13 @@ def _read_once(backbone: Backbone, row: Row, example: Example) -> None:
     tokens = backbone.reader.tokens(inputs.input_ids)
     unknown = {"[UNK]"} if "[UNK]" in tokens else set()
     read = [token for token in tokens if _is_chinese(token)]
-    asked = [
+    request = [
         c for role in ("text", "text_pair") for c in row.fields.get(role, "") if _is_chinese(c)
     ]
     if example.truncated:
-        assert Counter(read) <= Counter(asked)
+        assert Counter(read) <= Counter(request)
     elif not unknown:
-        assert read == asked
+        assert read == request
     assert tokens[0] == "[CLS]"
     assert tokens.count("[SEP]") == 1 + ("text_pair" in row.fields)
 
@@ -184,11 +184,11 @@ def _is_chinese(token: str) -> bool:
 def test_entities(chinese: Backbone, shared_data: Path, size: Size) -> None:
     case = run(chinese, shared_data, "weibo_ner", size)
     assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
-    goal = [list(row.fields["tags"]) for row in case.rows]
+    target = [list(row.fields["tags"]) for row in case.rows]
     adapter = case.loud()
     answers = case.answers(adapter)
-    said = [answer["tags"] for answer in answers]
-    assert evaluate(chinese, adapter, case.rows) == pytest.approx(_entity_scores(said, goal))
+    result = [answer["tags"] for answer in answers]
+    assert evaluate(chinese, adapter, case.rows) == pytest.approx(_entity_scores(result, target))
     assert sum(len(answer["entities"]) for answer in answers) > len(case.rows)
     for row, answer in zip(case.rows, answers, strict=True):
         tokens = row.fields["tokens"]
@@ -217,13 +217,13 @@ def _check_plain_texts(case: Case, adapter: Adapter) -> None:
 def _chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Entities as CoNLL's script counts them: a run of one kind, begun anew by every B-."""
     found: list[list[Any]] = []
-    for place, tag in enumerate(tags):
-        kind, before = tag[2:], tags[place - 1] if place else "O"
+    for index, tag in enumerate(tags):
+        kind, before = tag[2:], tags[index - 1] if index else "O"
         if tag == "O":
             continue
         if tag[0] == "B" or before == "O" or before[2:] != kind:
-            found.append([kind, place, place])
-        found[-1][2] = place + 1
+            found.append([kind, index, index])
+        found[-1][2] = index + 1
     return [(kind, start, end) for kind, start, end in found]
 
 
@@ -245,20 +245,21 @@ def _entity_scores(said: list[list[str]], goal: list[list[str]]) -> dict[str, fl
 def test_entity_scores_are_seqevals(chinese: Backbone, shared_data: Path) -> None:
     seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
     case = run(chinese, shared_data, "weibo_ner", (TRAINED, 3 * SCORED))
-    goal = [list(row.fields["tags"]) for row in case.rows]
+    target = [list(row.fields["tags"]) for row in case.rows]
     # Half of the right tags beside random ones, so that some entities are right.
-    said = [answer["tags"] for answer in case.answers(case.loud())]
+    result = [answer["tags"] for answer in case.answers(case.loud())]
     mixed = [
-        right if n % 2 else wrong for n, (right, wrong) in enumerate(zip(goal, said, strict=True))
+        right if n % 2 else wrong
+        for n, (right, wrong) in enumerate(zip(target, result, strict=True))
     ]
-    for tags in (said, mixed):
-        scores = _entity_scores(tags, goal)
+    for tags in (result, mixed):
+        scores = _entity_scores(tags, target)
         for name in ("f1", "precision", "recall"):
-            theirs = getattr(seqeval, f"{name}_score")(goal, tags)
+            theirs = getattr(seqeval, f"{name}_score")(target, tags)
             assert scores[name] == pytest.approx(theirs)
-    assert _entity_scores(mixed, goal)["f1"] > 0
+    assert _entity_scores(mixed, target)["f1"] > 0
     found = evaluate(chinese, case.loud(), case.rows)
-    assert found == pytest.approx(_entity_scores(said, goal))
+    assert found == pytest.approx(_entity_scores(result, target))
 
 
 @pytest.mark.parametrize("size", [pytest.param((8, 5), id="few"), WHOLE])
@@ -272,9 +273,9 @@ def test_answers_to_questions(chinese: Backbone, shared_data: Path, size: Size) 
         assert answer["answer"]
         for one in answer["best"]:
             assert context[one["start"] : one["end"]] == one["answer"]
-    goal = [[text for text, _ in row.fields["answers"]] for row in case.rows]
-    said = [answer["answer"] for answer in answers]
-    assert evaluate(chinese, adapter, case.rows) == pytest.approx(_answer_scores(said, goal))
+    target = [[text for text, _ in row.fields["answers"]] for row in case.rows]
+    result = [answer["answer"] for answer in answers]
+    assert evaluate(chinese, adapter, case.rows) == pytest.approx(_answer_scores(result, target))
     for row, example in zip(case.rows, case.examples(), strict=True):
         _right_answer_is_in_a_window(case.adapter, row, example)
 
@@ -282,9 +283,9 @@ def test_answers_to_questions(chinese: Backbone, shared_data: Path, size: Size) 
 def _right_answer_is_in_a_window(adapter: Adapter, row: Row, example: Example) -> None:
     """The lines that are learnt stand for the answer's own characters."""
     (text, start), context = row.fields["answers"][0], row.fields["context"]
-    goal, found = adapter.task.target(row, example), 0
-    assert len(example.inputs) == len(goal.token_spans)
-    for spans, (first, last) in zip(example.notes.spans, goal.token_spans, strict=True):
+    target, found = adapter.task.target(row, example), 0
+    assert len(example.inputs) == len(target.token_spans)
+    for spans, (first, last) in zip(example.notes.spans, target.token_spans, strict=True):
         if (first, last) == (0, 0):
             continue
         found += 1

@@ -53,16 +53,16 @@ def test_trained_saved_and_served_answers_are_the_same(
     again = load_adapter(folder, tiny)
     rows = recipe.data.load(tmp_path, 0, recipe.task)["test"]
     metrics = evaluate(tiny, again, rows)
-    told = {k: v for k, v in adapter.metrics["test"].items() if k != "loss"}
-    assert metrics == pytest.approx(told, abs=1e-6)
+    message = {k: v for k, v in adapter.metrics["test"].items() if k != "loss"}
+    assert metrics == pytest.approx(message, abs=1e-6)
     assert adapter.task.main_metric in metrics
     predictor = Predictor(tiny, [again])
-    asked = [
+    requests = [
         (again.name, {role: row.fields[role] for role in required_columns(again.task.columns)})
         for row in rows
     ]
-    together = predictor([*asked, (None, "a plain text")])
-    for request, answer in zip(asked, together, strict=False):
+    together = predictor([*requests, (None, "a plain text")])
+    for request, answer in zip(requests, together, strict=False):
         (alone,) = predictor([request])
         assert _rounded(alone) == _rounded(answer)
         json.dumps(answer)
@@ -136,12 +136,12 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     for parts in ([range(24)], [range(0, 24, 3), range(1, 24, 3), range(2, 24, 3)]):
         trainee, total = TrainableAdapters(tiny, [TrainableAdapter(adapter)]), 0.0
         for part in parts:
-            places = [s for n in part for s in range(starts[n], starts[n] + len(lengths[n]))]
+            indices = [s for n in part for s in range(starts[n], starts[n] + len(lengths[n]))]
             micro_batch = MicroBatch(
                 [split.examples[n] for n in part],
                 [split.targets[n] for n in part],
                 [1 / 24] * len(part),
-                places,
+                indices,
                 [size for row in lengths for size in row],
                 seed=3,
             ).masked_for(adapter.task)
@@ -211,9 +211,9 @@ def test_faulty_rows_are_told_by_file_and_row(
     recipe = task_recipe(kind, tmp_path)
     with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write("\n" + json.dumps({**row, "split": "test"}))
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as reported:
         train(recipe, tiny, progress=False)
-    assert "rows.jsonl:35" in str(told.value)
+    assert "rows.jsonl:35" in str(reported.value)
 
 
 KINDS: dict[str, FieldKind] = {
@@ -319,12 +319,12 @@ def test_entities_are_what_conll_counts() -> None:
 
 def test_entity_scores_count_whole_entities() -> None:
     task = tagging(("B-A", "I-A", "O"))
-    places = tuple((0, n) for n in range(4))
-    goal = [0, 1, 2, 0]  # B-A I-A O B-A
-    said = torch.full((4, 3), -9.0)
-    said[range(4), [0, 2, 2, 0]] = 9.0  # B-A O O B-A: one of two entities is whole
-    outputs = Outputs(said, ((4,),))
-    metrics = task.metrics(task.predictions(outputs, [], [(places, goal)]))
+    indices = tuple((0, n) for n in range(4))
+    target = [0, 1, 2, 0]  # B-A I-A O B-A
+    result = torch.full((4, 3), -9.0)
+    result[range(4), [0, 2, 2, 0]] = 9.0  # B-A O O B-A: one of two entities is whole
+    outputs = Outputs(result, ((4,),))
+    metrics = task.metrics(task.predictions(outputs, [], [(indices, target)]))
     assert metrics == pytest.approx({"f1": 0.5, "precision": 0.5, "recall": 0.5, "accuracy": 0.75})
 
 
@@ -336,11 +336,11 @@ def test_spans_stand_in_the_text_in_any_script(chinese_folder: Path) -> None:
     assert fields["tokens"][:7] == ("我", "爱", "北", "京", "天", "安", "门")
     assert fields["tokens"][-2:] == ("Beijing", "!")
     (example,) = task.examples([fields], backbone.reader, 32)
-    said = torch.full((len(example.inputs[0]), 3), -5.0)
-    said[:, 2] = 0.0
+    result = torch.full((len(example.inputs[0]), 3), -5.0)
+    result[:, 2] = 0.0
     for word, tag in {2: 0, 3: 1, 8: 0}.items():
-        said[example.notes.first_tokens[word][1], tag] = 9.0
-    (answer,) = task.answers(Outputs.of([(said,)]), [example])
+        result[example.notes.first_tokens[word][1], tag] = 9.0
+    (answer,) = task.answers(Outputs.of([(result,)]), [example])
     found = [(e["word"], e["start"], e["end"]) for e in answer["entities"]]
     assert found == [("北京", 3, 5), ("Beijing", 10, 17)]
     assert all(text[e["start"] : e["end"]] == e["word"] for e in answer["entities"])
@@ -368,21 +368,21 @@ def test_answer_spans_are_found_across_windows(tiny: Backbone) -> None:
     context = "the card is lost and the bank is slow please wait"
     row = Row({"question": "who", "context": context, "answers": (("bank is", 25),)}, "x:1")
     (example,) = task.examples([row.fields], tiny.reader, 14)
-    goal = task.target(row, example)
-    assert len(goal.token_spans) > 1
+    target = task.target(row, example)
+    assert len(target.token_spans) > 1
     rows = []
-    for window, (first, last) in zip(example.inputs, goal.token_spans, strict=True):
-        said = torch.zeros(len(window), 2)
-        said[first, 0] += 8.0
-        said[last, 1] += 8.0
-        rows.append(said)
+    for window, (first, last) in zip(example.inputs, target.token_spans, strict=True):
+        result = torch.zeros(len(window), 2)
+        result[first, 0] += 8.0
+        result[last, 1] += 8.0
+        rows.append(result)
     (answer,) = task.answers(Outputs.of([rows]), [example])
     assert (answer["answer"], answer["start"], answer["end"]) == ("bank is", 25, 32)
-    told = task.predictions(Outputs.of([rows]), [example], [goal])
-    assert task.metrics(told) == {"f1": 1.0, "exact_match": 1.0}
-    nothing = [said * 0.0 for said in rows]
-    for said in nothing:
-        said[0] += 8.0
+    message = task.predictions(Outputs.of([rows]), [example], [target])
+    assert task.metrics(message) == {"f1": 1.0, "exact_match": 1.0}
+    nothing = [result * 0.0 for result in rows]
+    for result in nothing:
+        result[0] += 8.0
     (none,) = task.answers(Outputs.of([nothing]), [example])
     assert (none["answer"], none["start"], none["end"]) == ("", 0, 0)
 
@@ -429,22 +429,22 @@ def test_multi_label_gives_what_is_above_its_threshold() -> None:
     first, second = task.answers(Outputs(lines, ((1,), (1,))), [])
     assert first["labels"] == ["a", "c"]
     assert second["labels"] == []
-    goal = [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
-    metrics = task.metrics(task.predictions(Outputs(lines, ((1,), (1,))), [], goal))
+    target = [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    metrics = task.metrics(task.predictions(Outputs(lines, ((1,), (1,))), [], target))
     assert metrics == pytest.approx({"f1_micro": 0.8, "f1_macro": 2 / 3, "exact": 0.5})
 
 
 def test_regression_speaks_in_the_rows_own_units() -> None:
     rows = [Row({"text": "a", "label": value}, "x") for value in (1.0, 3.0, 5.0)]
     task: Any = tasks()["regression"]().fit(rows, "mean")
-    goal = [task.target(row, Example(())) for row in rows]
-    exact = Outputs((torch.tensor(goal)[:, None] - task.center) / task.spread, ((1,),) * 3)
-    assert float(task.loss(exact, goal).abs().max()) < 1e-10
-    assert [a["score"] for a in task.answers(exact, [])] == pytest.approx(goal)
-    metrics = task.metrics(task.predictions(exact, [], goal))
+    target = [task.target(row, Example(())) for row in rows]
+    exact = Outputs((torch.tensor(target)[:, None] - task.center) / task.spread, ((1,),) * 3)
+    assert float(task.loss(exact, target).abs().max()) < 1e-10
+    assert [a["score"] for a in task.answers(exact, [])] == pytest.approx(target)
+    metrics = task.metrics(task.predictions(exact, [], target))
     assert metrics == pytest.approx({"pearson": 1.0, "spearman": 1.0, "mae": 0.0}, abs=1e-6)
     flat = Outputs(torch.zeros(3, 1), ((1,),) * 3)
-    assert task.metrics(task.predictions(flat, [], goal))["spearman"] == 0.0
+    assert task.metrics(task.predictions(flat, [], target))["spearman"] == 0.0
 
 
 def test_balanced_classes_weigh_rare_labels_more() -> None:

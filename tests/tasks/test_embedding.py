@@ -60,8 +60,8 @@ def plain_loss(row: int, rows: list[tuple[str, ...]], lines: dict[str, Any], t: 
     right = {text, *(other[1] for other in rows if other[0] == text)}
     candidates = [other[1] for other in rows] + [x for other in rows for x in other[2:]]
     scores = []
-    for place, candidate in enumerate(candidates):
-        if place == row or candidate not in right:
+    for index, candidate in enumerate(candidates):
+        if index == row or candidate not in right:
             scores.append(F.cosine_similarity(lines[text], lines[candidate], dim=0) / t)
     best = F.cosine_similarity(lines[text], lines[own], dim=0) / t
     return torch.stack(scores).exp().sum().log() - best
@@ -186,8 +186,8 @@ def test_a_text_has_a_vector_and_two_have_a_score(tiny: Backbone, tmp_path: Path
         assert "vector" not in answer
     assert answers[2]["truncated"] is True
     summaries = [adapter.task.summary(answer) for answer in answers]
-    asked = [text for _, text in pairs]
-    lines = answers_table([adapter.name] * 3, asked, summaries).splitlines()
+    request = [text for _, text in pairs]
+    lines = answers_table([adapter.name] * 3, request, summaries).splitlines()
     assert lines[1].split()[:2] == [adapter.name, "1.000"]
     assert lines[1].endswith("where is my bank | where is my bank")
 

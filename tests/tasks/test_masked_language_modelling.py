@@ -108,11 +108,11 @@ def test_the_loss_is_transformers(with_head: Path, make_adapter: MakeAdapter) ->
         sums, n = 0.0, 0
         for inputs in example.inputs:
             labels = torch.full((1, len(inputs)), -100)
-            for place, token in inputs.masked:
-                labels[0, place] = token
+            for index, token in inputs.masked:
+                labels[0, index] = token
             with torch.inference_mode():
-                said = model(torch.tensor([list(inputs.input_ids)]), labels=labels)
-            sums, n = sums + float(said.loss) * len(inputs.masked), n + len(inputs.masked)
+                result = model(torch.tensor([list(inputs.input_ids)]), labels=labels)
+            sums, n = sums + float(result.loss) * len(inputs.masked), n + len(inputs.masked)
         assert float(loss) == pytest.approx(sums / n, rel=1e-5)
 
 
@@ -157,9 +157,9 @@ def test_guesses_and_gradients_are_the_plain_head(
         return torch.randn(shape, generator=generator)
 
     embeddings, states = draw(50, 8), draw(10, 8)
-    goal = torch.randint(50, (10,), generator=generator)
+    target = torch.randint(50, (10,), generator=generator)
     if not known:
-        goal[[2, 7]] = -1
+        target[[2, 7]] = -1
     tensors = {
         "cls.predictions.transform.dense.weight": draw(8, 8),
         "cls.predictions.transform.dense.bias": draw(8),
@@ -173,12 +173,12 @@ def test_guesses_and_gradients_are_the_plain_head(
         x = states.clone().requires_grad_()
         if fast:
             head = lm_head.LMHead(embeddings, {"cls.predictions.bias": bias}, 1e-12)
-            lines = head.top_tokens(x, leaves, goal, 3)
+            lines = head.top_tokens(x, leaves, target, 3)
         else:
             dense, shift, scale, norm = leaves.values()
             inner = F.layer_norm(F.gelu(x @ dense.T + shift), (8,), scale, norm, 1e-12)
             scores = (inner @ embeddings.T + bias).log_softmax(-1)
-            right = scores[range(10), goal.clamp(min=0)] * (goal >= 0)
+            right = scores[range(10), target.clamp(min=0)] * (target >= 0)
             best = scores.detach().topk(3)
             lines = torch.cat([right[:, None], best.values, best.indices.float()], 1)
         (lines[:, 0] * torch.arange(1.0, 11.0)).sum().backward()
@@ -187,8 +187,8 @@ def test_guesses_and_gradients_are_the_plain_head(
         assert one is not None
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     with torch.inference_mode():
-        assert torch.equal(head.top_tokens(states, tensors, goal, 3), found[0][0])
-    assert len(head.top_tokens(states[:0], tensors, goal[:0], 3)) == 0
+        assert torch.equal(head.top_tokens(states, tensors, target, 3), found[0][0])
+    assert len(head.top_tokens(states[:0], tensors, target[:0], 3)) == 0
 
 
 def test_bfloat16_embeddings_say_almost_the_same(
@@ -216,10 +216,10 @@ def test_fifteen_in_a_hundred_are_hidden_as_bert_hides(tiny: Backbone) -> None:
         (after,) = task.masked_for(example, str(seed)).inputs
         assert len(after.masked) == round(0.15 * (len(before) - 2))
         hidden = dict(after.masked)
-        for place, (old, new) in enumerate(zip(before.input_ids, after.input_ids, strict=True)):
-            assert hidden.get(place, old) == old, "the right token is kept"
-            assert old == new or place in hidden, "only what is hidden changes"
-            if place in hidden:
+        for index, (old, new) in enumerate(zip(before.input_ids, after.input_ids, strict=True)):
+            assert hidden.get(index, old) == old, "the right token is kept"
+            assert old == new or index in hidden, "only what is hidden changes"
+            if index in hidden:
                 mask = tiny.reader.mask
                 kinds["masked" if new == mask else "same" if new == old else "other"] += 1
         assert not hidden.keys() & {0, len(before) - 1}, "special tokens are not hidden"
@@ -247,7 +247,7 @@ def test_whole_words_are_hidden_together(tiny: Backbone) -> None:
         task = MaskedLanguageModelling(whole_words=whole, share=0.3)
         for seed in range(60):
             (after,) = task.masked_for(example, str(seed)).inputs
-            hidden = {place for place, _ in after.masked}
+            hidden = {index for index, _ in after.masked}
             cuts = [p for p in hidden if tokens[p].startswith("##") and p - 1 not in hidden]
             cuts += [p for p in hidden if tokens[p + 1].startswith("##") and p + 1 not in hidden]
             assert not (whole and cuts)
@@ -266,10 +266,10 @@ def test_a_chinese_character_is_a_word(chinese_folder: Path) -> None:
     assert len(latin) > 2
     seen: Counter[str] = Counter()
     for seed in range(60):
-        hidden = {place for place, _ in task.masked_for(example, str(seed)).inputs[0].masked}
+        hidden = {index for index, _ in task.masked_for(example, str(seed)).inputs[0].masked}
         assert hidden & latin in (set(), latin)
         seen["latin" if hidden & latin else "alone"] += 1
-        seen["neighbours apart"] += any(place + 1 not in hidden for place in hidden - latin)
+        seen["neighbours apart"] += any(index + 1 not in hidden for index in hidden - latin)
     assert min(seen.values()) > 0
     assert len(seen) == 3
 
@@ -330,9 +330,9 @@ def test_a_domain_adapter_lowers_perplexity(tiny: Backbone, tmp_path: Path) -> N
     predictor = Predictor(tiny, [again])
     (answer,) = predictor([("acme/domain", "the card [MASK] lost")])
     assert len(answer["fills"]) == TOP
-    said = CliRunner().invoke(app, ["evaluate", "acme/domain", "corpus.txt", "--store", "shelf"])
-    assert said.exit_code == 0, said.output
-    assert "perplexity" in said.stdout
+    result = CliRunner().invoke(app, ["evaluate", "acme/domain", "corpus.txt", "--store", "shelf"])
+    assert result.exit_code == 0, result.output
+    assert "perplexity" in result.stdout
 
 
 def test_the_checkpoints_head_is_used_and_not_saved(with_head: Path, tmp_path: Path) -> None:
@@ -407,17 +407,17 @@ def test_no_more_than_the_hidden_tokens_are_scored(
 def test_perplexity_and_accuracy_of_a_known_case(tiny: Backbone) -> None:
     task = MaskedLanguageModelling()
     examples = judged(task, examples_of(task, tiny, ["i lost my card", "rain " * 20]))
-    goal = [t for e in examples for i in e.inputs for _, t in i.masked]
-    lines = torch.zeros(len(goal), 1 + 2 * TOP)
+    target = [t for e in examples for i in e.inputs for _, t in i.masked]
+    lines = torch.zeros(len(target), 1 + 2 * TOP)
     lines[:, 0] = -math.log(4.0)
-    lines[:, 1 + TOP] = torch.tensor(goal)
+    lines[:, 1 + TOP] = torch.tensor(target)
     lines[0, 1 + TOP] += 1
-    outputs = Outputs(lines, ((1,), (len(goal) - 1,)))
-    right = (len(goal) - 1) / len(goal)
+    outputs = Outputs(lines, ((1,), (len(target) - 1,)))
+    right = (len(target) - 1) / len(target)
     expected = {"accuracy": right, "perplexity": 4.0}
-    said = task.predictions(outputs, examples, [None] * 2)
-    assert task.metrics(said) == pytest.approx(expected)
-    low, high = task.intervals(said)["accuracy"]
+    result = task.predictions(outputs, examples, [None] * 2)
+    assert task.metrics(result) == pytest.approx(expected)
+    low, high = task.intervals(result)["accuracy"]
     assert low <= right <= high
     assert task.loss(outputs, [None] * 2).tolist() == pytest.approx([math.log(4.0)] * 2)
 

@@ -80,14 +80,14 @@ def test_the_loss_is_that_of_a_plain_loop(tiny: Backbone, limit: int) -> None:
     sizes = [len(tiny.tokenizer(s, add_special_tokens=False).input_ids) for s in sentences]
     found: list[list[Any]] = [[] for _ in sentences]
     for window, part in zip(example.inputs, lines, strict=True):
-        for line, place in enumerate(window.kept or range(len(window))):
-            if 0 < place <= sum(sizes):  # between the special tokens
-                number = next(n for n in range(4) if place <= sum(sizes[: n + 1]))
+        for line, index in enumerate(window.kept or range(len(window))):
+            if 0 < index <= sum(sizes):  # between the special tokens
+                number = next(n for n in range(4) if index <= sum(sizes[: n + 1]))
                 found[number].append(part[line, 0])
     scores = torch.stack([torch.stack(part).mean() for part in found])
-    goal = task.target(Row({"summary": (1, 3)}, "x:1"), example)
+    target = task.target(Row({"summary": (1, 3)}, "x:1"), example)
     outputs = Outputs.of([lines])
-    (loss,) = task.loss(outputs, [goal])
+    (loss,) = task.loss(outputs, [target])
     expected = F.binary_cross_entropy(scores.sigmoid(), torch.tensor([0.0, 1.0, 0.0, 1.0]))
     torch.testing.assert_close(loss, expected)
     (answer,) = summarisation(sentences=4).answers(outputs, [example])
@@ -109,8 +109,8 @@ def test_the_best_sentences_come_in_the_documents_order(tiny: Backbone) -> None:
     for part in answer["extract"]:
         assert text[part["start"] : part["end"]] == part["text"]
         assert part["score"] == pytest.approx(torch.tensor(worth[part["index"]]).sigmoid())
-    goal = task.target(Row({"summary": (2, 3)}, "x:1"), example)
-    metrics = task.metrics(task.predictions(outputs, [example], [goal]))
+    target = task.target(Row({"summary": (2, 3)}, "x:1"), example)
+    metrics = task.metrics(task.predictions(outputs, [example], [target]))
     # Said: money is good wait for sun; reference: wait for sun open it. Three words, two pairs.
     expected = {"precision": 0.5, "recall": 0.5, "f1": 0.5}
     expected |= {"rouge_1": 6 / 11, "rouge_2": 4 / 9, "rouge_l": 6 / 11}
@@ -130,13 +130,13 @@ def test_a_reference_text_becomes_the_sentences_that_have_most_of_it(tiny: Backb
         assert greedy(example.notes, reference, 3) == chosen
     reference = "i lost my card and the bank will wait"
     assert greedy(example.notes, reference, 1) == (1,)
-    goal = task.target(Row({"summary": reference}, "x:1"), example)
+    target = task.target(Row({"summary": reference}, "x:1"), example)
     task = summarisation(sentences=4)
-    metrics = task.metrics(task.predictions(Outputs.of([lines]), [example], [goal]))
+    metrics = task.metrics(task.predictions(Outputs.of([lines]), [example], [target]))
     assert metrics["rouge_l"] == pytest.approx(rouge_l(words_of(text), words_of(reference)))
     assert (metrics["recall"], metrics["precision"]) == (1.0, 0.5)
     other = task.target(Row({"summary": "nothing in common"}, "x:1"), example)
-    losses = task.loss(Outputs.of([lines, lines]), [goal, other])
+    losses = task.loss(Outputs.of([lines, lines]), [target, other])
     assert torch.isfinite(losses).all()
 
 
@@ -146,8 +146,8 @@ def test_a_sentence_without_a_token_is_never_chosen_before_others(tiny: Backbone
     assert set(example.notes.owners[0]) == {-1, 1}
     (answer,) = task.answers(Outputs.of([[-50.0 + 0.0 * part for part in lines]]), [example])
     assert answer["extract"][0]["index"] == 1
-    goal = task.target(Row({"summary": (0,)}, "x:1"), example)
-    assert torch.isfinite(task.loss(Outputs.of([lines]), [goal])).all()
+    target = task.target(Row({"summary": (0,)}, "x:1"), example)
+    assert torch.isfinite(task.loss(Outputs.of([lines]), [target])).all()
 
 
 def test_a_long_chinese_document_is_read_whole(chinese_folder: Path) -> None:
@@ -178,17 +178,17 @@ def test_a_document_is_asked_in_any_form(tiny: Backbone, tmp_path: Path) -> None
     )
     listed, whole = read_requests(tmp_path / "asked.jsonl", {"text": "text"}, "adapter")
     word = parse_text(json.dumps({"text": text}))
-    asked = [text, sentences, listed.text, whole.text, word]
-    answers = predictor([(adapter.name, document) for document in asked])
+    request = [text, sentences, listed.text, whole.text, word]
+    answers = predictor([(adapter.name, document) for document in request])
     for answer in answers:
         assert answer["summary"] in sentences
         assert answer["extract"][0]["score"] == pytest.approx(
             answers[0]["extract"][0]["score"], abs=1e-6
         )
         assert {**answer, "extract": []} == {**answers[0], "extract": []}
-    rows = [answer_row(text, answer) for text, answer in zip(asked, answers, strict=True)]
+    rows = [answer_row(text, answer) for text, answer in zip(request, answers, strict=True)]
     assert rows[2]["sentences"] == sentences, "what was asked stays beside the answer"
-    shown = answers_table([adapter.name] * 5, asked, [adapter.task.summary(a) for a in answers])
+    shown = answers_table([adapter.name] * 5, request, [adapter.task.summary(a) for a in answers])
     first, _, listed_line, *_ = shown.splitlines()[1:]
     assert first.split("  ")[0:2] == [adapter.name, answers[0]["summary"]]
     assert first.endswith(text)
@@ -223,8 +223,8 @@ def test_the_goal_of_a_row_is_in_its_windows(tiny: Backbone, tmp_path: Path) -> 
     rows = recipe.data.load(tmp_path, 0, recipe.task)["train"]
     split_of = ready(tiny, fresh_adapter(recipe, tiny, rows), rows)
     assert max(len(example.inputs) for example in split_of.examples) > 2
-    for row, goal in zip(rows, split_of.targets, strict=True):
+    for row, target in zip(rows, split_of.targets, strict=True):
         wanted = next(
             n for n, s in enumerate(row.fields["sentences"]) if {"bank", "rain"} & {*s.split()}
         )
-        assert goal.chosen == (wanted,)
+        assert target.chosen == (wanted,)

@@ -35,8 +35,8 @@ def outputs(lines: Any) -> Outputs:
 def logits(n: int, c: int, seed: int, shift: float = -2.0) -> tuple[Any, Any]:
     """Logits that are too low throughout, and goals."""
     rng = np.random.default_rng(seed)
-    goals = (rng.random((n, c)) < np.linspace(0.05, 0.5, c)).astype(int)
-    return rng.normal(size=(n, c)) + 2 * goals + shift, goals
+    targets = (rng.random((n, c)) < np.linspace(0.05, 0.5, c)).astype(int)
+    return rng.normal(size=(n, c)) + 2 * targets + shift, targets
 
 
 def f1_at(chances: Any, goals: Any, threshold: float) -> float:
@@ -46,31 +46,31 @@ def f1_at(chances: Any, goals: Any, threshold: float) -> float:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_threshold_for_all_has_the_best_f1_there_is(seed: int) -> None:
-    lines, goals = logits(40, 3, seed)
+    lines, targets = logits(40, 3, seed)
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
-    tuned = task.tune(outputs(lines), [], goals.tolist())
-    chances = outputs(lines).logits.sigmoid().double().numpy().ravel()
-    tried = [f1_at(chances, goals.ravel(), cut) for cut in (*chances, 0.5)]
-    found = tuned.metrics(tuned.predictions(outputs(lines), [], goals.tolist()))
+    tuned = task.tune(outputs(lines), [], targets.tolist())
+    probabilities = outputs(lines).logits.sigmoid().double().numpy().ravel()
+    tried = [f1_at(probabilities, targets.ravel(), cut) for cut in (*probabilities, 0.5)]
+    found = tuned.metrics(tuned.predictions(outputs(lines), [], targets.tolist()))
     assert found["f1_micro"] == pytest.approx(max(tried))
     assert (
         found["f1_micro"]
-        > task.metrics(task.predictions(outputs(lines), [], goals.tolist()))["f1_micro"]
+        > task.metrics(task.predictions(outputs(lines), [], targets.tolist()))["f1_micro"]
     )
 
 
 def test_only_labels_with_enough_rows_have_a_threshold_of_their_own() -> None:
-    lines, goals = logits(100, 3, 0)
-    goals[:, 0] = np.arange(100) < 19
-    goals[:, 1] = np.arange(100) < 20
-    goals[:, 2] = np.arange(100) < 81  # 19 rows have it not
+    lines, targets = logits(100, 3, 0)
+    targets[:, 0] = np.arange(100) < 19
+    targets[:, 1] = np.arange(100) < 20
+    targets[:, 2] = np.arange(100) < 81  # 19 rows have it not
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned_per_label")
-    a, b, c = task.tune(outputs(lines), [], goals.tolist()).threshold
+    a, b, c = task.tune(outputs(lines), [], targets.tolist()).threshold
     shared = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
-    assert a == c == shared.tune(outputs(lines), [], goals.tolist()).threshold
-    chances = outputs(lines).logits.sigmoid().double().numpy()[:, 1]
-    best = max(f1_at(chances, goals[:, 1], cut) for cut in (*chances, 0.5))
-    assert f1_at(chances, goals[:, 1], b) == pytest.approx(best)
+    assert a == c == shared.tune(outputs(lines), [], targets.tolist()).threshold
+    probabilities = outputs(lines).logits.sigmoid().double().numpy()[:, 1]
+    best = max(f1_at(probabilities, targets[:, 1], cut) for cut in (*probabilities, 0.5))
+    assert f1_at(probabilities, targets[:, 1], b) == pytest.approx(best)
 
 
 def test_where_nothing_speaks_for_another_threshold_it_is_a_half() -> None:
@@ -87,8 +87,8 @@ def test_each_label_is_given_from_its_own_threshold() -> None:
     task = KINDS["multi_label"](labels=("a", "b"), threshold=(0.2, 0.8))
     lines = outputs([[-1.0, 1.0], [-2.0, 2.0]])  # chances 0.27 0.73, 0.12 0.88
     assert [answer["labels"] for answer in task.answers(lines, [])] == [["a"], ["b"]]
-    said = task.predictions(lines, [], [[1.0, 0.0], [0.0, 1.0]])
-    assert said.predicted.tolist() == [[1, 0], [0, 1]]
+    result = task.predictions(lines, [], [[1.0, 0.0], [0.0, 1.0]])
+    assert result.predicted.tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_unsound_thresholds_are_refused(threshold: Any, message: str) -> None:
 def asked(excess: list[float], right: list[bool | None]) -> tuple[Any, Any, Any]:
     """Rows whose "no answer" scores so much more than their answer, which is right, wrong, or
     should be none."""
-    examples, goals, rows = [], [], []
+    examples, targets, rows = [], [], []
     for more, is_right in zip(excess, right, strict=True):
         window = torch.zeros(3, 2)
         window[0] = more / 2  # the first token; the third is the only one of the context
@@ -119,8 +119,8 @@ def asked(excess: list[float], right: list[bool | None]) -> tuple[Any, Any, Any]
         rows.append((window,))
         examples.append(Example((), Context("tea", ((None, None, (0, 3)),))))
         texts: tuple[str, ...] = () if is_right is None else ("tea",) if is_right else ("rain",)
-        goals.append(SpanTarget(texts, ((0, 0),)))
-    return Outputs.of(rows), examples, goals
+        targets.append(SpanTarget(texts, ((0, 0),)))
+    return Outputs.of(rows), examples, targets
 
 
 def squad(**settings: Any) -> Any:
@@ -134,12 +134,12 @@ def test_the_null_threshold_has_the_best_f1_there_is(seed: int) -> None:
     right = [
         rng.choice([True, False, None]) if more < 3 else rng.choice([True, None]) for more in excess
     ]
-    said, examples, goals = asked(excess, right)
+    result, examples, targets = asked(excess, right)
 
     def f1(task: Any) -> float:
-        return float(task.metrics(task.predictions(said, examples, goals))["f1"])
+        return float(task.metrics(task.predictions(result, examples, targets))["f1"])
 
-    tuned = squad(null_threshold="tuned").tune(said, examples, goals)
+    tuned = squad(null_threshold="tuned").tune(result, examples, targets)
     tried = [
         f1(squad(null_threshold=cut + tiny)) for cut in (0.0, *excess) for tiny in (-1e-3, 1e-3)
     ]
@@ -147,13 +147,13 @@ def test_the_null_threshold_has_the_best_f1_there_is(seed: int) -> None:
 
 
 def test_a_null_threshold_lifts_answers_that_were_held_back() -> None:
-    said, examples, goals = asked([2.0, 3.0, 6.0], [True, True, None])
-    assert [a["answer"] for a in squad().answers(said, examples)] == ["", "", ""]
-    tuned = squad(null_threshold="tuned").tune(said, examples, goals)
+    result, examples, targets = asked([2.0, 3.0, 6.0], [True, True, None])
+    assert [a["answer"] for a in squad().answers(result, examples)] == ["", "", ""]
+    tuned = squad(null_threshold="tuned").tune(result, examples, targets)
     assert 3.0 < tuned.null_threshold < 6.0
-    assert [a["answer"] for a in tuned.answers(said, examples)] == ["tea", "tea", ""]
+    assert [a["answer"] for a in tuned.answers(result, examples)] == ["tea", "tea", ""]
     never = KINDS["question_answering"](unanswerable=False, null_threshold="tuned")
-    assert never.tune(said, examples, goals).null_threshold == 0.0
+    assert never.tune(result, examples, targets).null_threshold == 0.0
 
 
 # In training.
@@ -202,7 +202,7 @@ def test_a_tuned_threshold_is_trained_kept_and_served(tiny: Backbone, tmp_path: 
     assert loaded.task == task
     (answer,) = Predictor(tiny, [loaded])([("t/tuned", "bank rain")])
     assert set(answer["labels"]) == {
-        name for name, chance in answer["scores"].items() if chance >= task.threshold
+        name for name, probability in answer["scores"].items() if probability >= task.threshold
     }
 
 
@@ -221,9 +221,9 @@ def test_thresholds_are_never_tuned_on_test_rows(tiny: Backbone, tmp_path: Path)
     kind = KINDS["multi_label"]
     before = kind.tune
 
-    def watched(self: Any, said: Outputs, examples: Any, targets: Any) -> Any:
+    def watched(self: Any, result: Outputs, examples: Any, targets: Any) -> Any:
         chosen.append(len(targets))
-        return before(self, said, examples, targets)
+        return before(self, result, examples, targets)
 
     kind.tune = watched
     try:

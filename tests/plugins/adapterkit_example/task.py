@@ -10,7 +10,7 @@ from adapterkit.backbone.tokenizer import TextEncoder
 from adapterkit.errors import DataError
 from adapterkit.tasks.columns import Column
 from adapterkit.tasks.fields import TEXT, FieldKind, Fields
-from adapterkit.tasks.single_label import OneLabelTask
+from adapterkit.tasks.single_label import SingleLabelTask
 from adapterkit.tasks.types import Answer, AnswerSummary, Example
 
 LONGEST = 40
@@ -28,7 +28,7 @@ TOPIC = FieldKind("topic", check_topic)
 
 
 @dataclass(frozen=True)
-class Stance(OneLabelTask):
+class Stance(SingleLabelTask):
     """One label for a text and a topic, which are read as a pair."""
 
     type: ClassVar[str] = "stance"
@@ -36,7 +36,7 @@ class Stance(OneLabelTask):
         "text": Column(TEXT, "the text"),
         "topic": Column(TOPIC, "the topic, such as #vaccines", name="hashtag"),
         "author": Column(TEXT, "who wrote the text", required=False),
-        "label": OneLabelTask.columns["label"],
+        "label": SingleLabelTask.columns["label"],
     }
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
