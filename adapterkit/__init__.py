@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .methods.base import Method as Method
     from .metrics.base import MetricKind as MetricKind
     from .tasks.base import Task as Task
+    from .tasks.columns import Column as Column
+    from .tasks.fields import FieldKind as FieldKind
     from .training.callbacks.base import Callback as Callback
     from .training.comparison import compare as compare
     from .training.comparison import comparison_table as comparison_table
@@ -42,7 +44,9 @@ _MODULES = {
     "Backbone": "backbone.model",
     "Callback": "training.callbacks.base",
     "Client": "client.http",
+    "Column": "tasks.columns",
     "Family": "backbone.families.base",
+    "FieldKind": "tasks.fields",
     "Method": "methods.base",
     "MetricKind": "metrics.base",
     "Predictor": "inference.predictor",
