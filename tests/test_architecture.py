@@ -17,9 +17,11 @@ import pytest
 
 from adapterkit.backbone.families.base import families
 from adapterkit.methods.base import methods
+from adapterkit.metrics.base import metric_kinds
 from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
 from adapterkit.training.augmentation import Augmentation
+from adapterkit.training.callbacks.base import callbacks
 from adapterkit.training.recipe import BackboneSection, Training, describe_keys
 from helpers.paths import ROOT
 
@@ -188,9 +190,14 @@ OTHER_MEANING = {
 """Module and string that is equal to the name of a kind, and what it means there."""
 
 
-@pytest.mark.parametrize("package", REGISTRIES)
+ALL_REGISTRIES = REGISTRIES | {"metrics": metric_kinds, "training.callbacks": callbacks}
+"""The same with kinds whose names are also keys of files."""
+
+
+@pytest.mark.parametrize("package", ALL_REGISTRIES)
 def test_only_its_own_package_imports_a_kind(package: str) -> None:
-    own = {kind.__module__.removeprefix("adapterkit.") for kind in REGISTRIES[package]().values()}
+    kinds = ALL_REGISTRIES[package]().values()
+    own = {kind.__module__.removeprefix("adapterkit.") for kind in kinds}
     assert len(own) >= 3
     assert own <= set(MODULES)
     for module in INNER:

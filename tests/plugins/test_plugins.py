@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -153,7 +154,8 @@ def test_one_file_each_trains_predicts_and_serves(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(backbone=renamed_folder))
     (tmp_path / "rows.csv").write_text(ROWS)
-    run(site, "adapterkit", "train", "recipe.yaml", "--output", "adapters")
+    done = run(site, "adapterkit", "train", "recipe.yaml", "--output", "adapters")
+    assert re.search(r"^32 steps in \d+\.\d s$", done.stderr, re.MULTILINE)
     card = json.loads((tmp_path / "adapters/t/topic/1/adapterkit.json").read_text())
     assert card["method"] == {"type": "ia3", "targets": ["key", "value"]}
     history = card["training"]["history"]
