@@ -1,1 +1,1 @@
-"""Asks a server over HTTP; imports no torch."""
+"""Clients of a server over HTTP; they import no torch."""

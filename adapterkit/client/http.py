@@ -1,7 +1,7 @@
-"""A client of `adapterkit serve`, in a synchronous and an asynchronous form; torch is not needed.
+"""Clients of `adapterkit serve`, a synchronous and an asynchronous one; neither needs torch.
 
-Both carry out the exchanges of `Endpoints`, which know what is asked and how it is answered; here
-is only how requests are sent, and sent again.
+`Endpoints` builds the requests and reads the replies of both. This module adds the transport: how a
+request is sent, and when it is sent again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from functools import update_wrapper
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -22,30 +22,37 @@ P = ParamSpec("P")
 T = TypeVar("T")
 H = TypeVar("H")
 
-PATIENCE = (429, 503)
-"""Statuses after which a request is sent again: nothing was done for it."""
+RETRY_STATUSES = (429, 503)
+"""Statuses after which a request may be sent again: the server did nothing for it."""
 
-KEEP = httpx2.Limits(keepalive_expiry=4.0)
-"""Shorter than the 5 seconds after which a server closes: none is used as it is being closed."""
+CONNECTION_LIMITS = httpx2.Limits(keepalive_expiry=4.0)
+"""Idle connections end before the server closes them, which it does after 5 seconds. Otherwise a
+request could be sent on a connection that is being closed."""
+
+Step = Request | float
+"""What a client does next: send a request, or wait for some seconds."""
+
+Outcome = Reply | UnavailableError
+"""Result of sending a request: a reply, or the reason why there is none."""
 
 
-class _Endpoint(Generic[H]):
-    """A server, and what both clients do alike.
+class _BaseClient(Generic[H]):
+    """The address of a server, and everything that does not depend on how requests are sent.
 
     Args:
-        url: The server's, `http://127.0.0.1:8080`.
-        key: An API key, where the server has keys.
-        timeout: Seconds to wait for an answer. Where a server asks for a longer pause before the
-            next attempt, its error is raised at once.
-        attempts: Most times a request is sent while the server answers 429 or 503; 1 never sends
-            one again.
+        url: Address of the server, such as `http://127.0.0.1:8080`.
+        key: API key, if the server requires one.
+        timeout: Seconds to wait for an answer. If a server asks for a longer pause before the next
+            attempt, its error is raised at once.
+        attempts: Most times that a request is sent while the server answers 429 or 503. With 1, a
+            request is never sent again.
 
     Raises:
-        AdapterkitError: The URL or a number is not sound.
+        AdapterkitError: An argument is not valid.
     """
 
-    _opens: ClassVar[Callable[..., Any]]
-    """What its connections are made with."""
+    _http_class: ClassVar[Callable[..., Any]]
+    """The httpx client that sends the requests."""
 
     def __init__(
         self, url: str, key: str | None = None, timeout: float = 30.0, attempts: int = 3
@@ -57,38 +64,71 @@ class _Endpoint(Generic[H]):
                 f"expected a timeout above 0 and 1 attempt or more, got {timeout:g} and {attempts}"
             )
         if key is not None and not (key.isascii() and key.isprintable()):
-            raise AdapterkitError("the API key holds characters that no key has; copy it again")
+            raise AdapterkitError("the API key has characters that no key has; copy it again")
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.attempts = attempts
         self._endpoints = Endpoints()
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http: H = type(self)._opens(headers=headers, timeout=timeout, limits=KEEP)
+        self._http: H = type(self)._http_class(
+            headers=headers, timeout=timeout, limits=CONNECTION_LIMITS
+        )
 
-    def _parts(self, request: Request) -> dict[str, Any]:
-        headers = {"content-type": request.content_type} if request.body else {}
-        url = self.url + request.path
-        return {"method": request.method, "url": url, "content": request.body, "headers": headers}
+    def _steps(self, exchange: Exchange[T]) -> Generator[Step, Any, T]:
+        """The steps of an exchange: its requests, and the waits before one is sent again.
 
-    def _pause(self, request: Request, reply: Reply, attempt: int) -> float | None:
-        """Seconds until the next attempt; None where there is none."""
-        if reply.status not in PATIENCE or not request.retryable or attempt >= self.attempts:
+        Is sent the `Outcome` of each request, and None after a wait.
+        """
+        try:
+            request = next(exchange)
+            while True:
+                outcome = yield from self._attempts(request)
+                if isinstance(outcome, Reply):
+                    request = exchange.send(outcome)
+                else:
+                    request = exchange.throw(outcome)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _attempts(self, request: Request) -> Generator[Step, Any, Outcome]:
+        attempt = 1
+        while True:
+            outcome: Outcome = yield request
+            if isinstance(outcome, UnavailableError):
+                return outcome
+            wait = self._retry_wait(request, outcome, attempt)
+            if wait is None:
+                return outcome
+            yield wait
+            attempt += 1
+
+    def _retry_wait(self, request: Request, reply: Reply, attempt: int) -> float | None:
+        """Seconds until the next attempt; None if there is no further attempt."""
+        if reply.status not in RETRY_STATUSES or not request.retryable or attempt >= self.attempts:
             return None
         wait = reply.retry_after
         if wait is None:
             wait = 0.25 * 2**attempt
-        # Clients that were turned away together do not come back together.
+        # A random part, so that clients that were refused together do not return together.
         return None if wait > self.timeout else wait * random.uniform(1.0, 1.1)
 
-    def _told(self, error: Exception) -> UnavailableError:
-        if isinstance(error, httpx2.TimeoutException):
+    def _http_arguments(self, request: Request) -> dict[str, Any]:
+        headers = {"content-type": request.content_type} if request.body else {}
+        url = self.url + request.path
+        return {"method": request.method, "url": url, "content": request.body, "headers": headers}
+
+    def _outcome(self, response: httpx2.Response | httpx2.RequestError) -> Outcome:
+        if isinstance(response, httpx2.Response):
+            return Reply(response.status_code, response.headers, response.content)
+        if isinstance(response, httpx2.TimeoutException):
             return UnavailableError(f"{self.url}: no answer within {self.timeout:g} s")
-        if isinstance(error, httpx2.ConnectError):
+        if isinstance(response, httpx2.ConnectError):
             return UnavailableError(
-                f"{self.url}: no server can be reached there ({error}); "
-                "is adapterkit serve running, and the URL right?"
+                f"{self.url}: no server can be reached there ({response}); "
+                "is adapterkit serve running, and is the URL right?"
             )
-        return UnavailableError(f"{self.url}: the connection broke ({error})")
+        return UnavailableError(f"{self.url}: the connection broke ({response})")
 
 
 def _is_url(text: str) -> bool:
@@ -96,26 +136,26 @@ def _is_url(text: str) -> bool:
         url = httpx2.URL(text)
     except httpx2.InvalidURL:
         return False
-    fits = url.port is None or 0 < url.port < 65536
-    return url.scheme in ("http", "https") and bool(url.host) and fits and not url.query
+    valid_port = url.port is None or 0 < url.port < 65536
+    return url.scheme in ("http", "https") and bool(url.host) and valid_port and not url.query
 
 
 def _sync(
-    plan: Callable[Concatenate[Endpoints, P], Exchange[T]],
+    endpoint: Callable[Concatenate[Endpoints, P], Exchange[T]],
 ) -> Callable[Concatenate[Client, P], T]:
-    """A plan as a method that carries it out."""
+    """An endpoint as a method of `Client`."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._carry_out(plan(self._endpoints, *args, **kwargs))
+        return self._run(endpoint(self._endpoints, *args, **kwargs))
 
-    update_wrapper(method, plan)
+    update_wrapper(method, endpoint)
     return method
 
 
-class Client(_Endpoint[httpx2.Client]):
-    """A server's adapters, as if they were here; any number of threads may use it."""
+class Client(_BaseClient[httpx2.Client]):
+    """A client of a server; any number of threads may share it."""
 
-    _opens = httpx2.Client
+    _http_class = httpx2.Client
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +164,7 @@ class Client(_Endpoint[httpx2.Client]):
         self.close()
 
     def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         self._http.close()
 
     predict = _sync(Endpoints.predict)
@@ -142,62 +182,54 @@ class Client(_Endpoint[httpx2.Client]):
     verify = _sync(Endpoints.verify)
 
     def models(self, page: int = 100) -> Iterator[dict[str, Any]]:
-        """The plain backbone and every adapter the key may ask, by name.
+        """The plain backbone and all adapters that the key may use, in the order of their names.
 
         Args:
-            page: How many to fetch at a time.
+            page: Number of adapters that are fetched at a time.
         """
         after, more = "", True
         while more:
-            found, more = self._carry_out(self._endpoints.page(after, page))
-            yield from found
-            after = found[-1]["id"] if found else ""
+            models, more = self._run(self._endpoints.page(after, page))
+            yield from models
+            after = models[-1]["id"] if models else ""
 
-    def _carry_out(self, plan: Exchange[T]) -> T:
-        try:
-            request = next(plan)
-            while True:
-                try:
-                    reply = self._send(request)
-                except UnavailableError as error:
-                    request = plan.throw(error)
-                else:
-                    request = plan.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    def _send(self, request: Request) -> Reply:
-        attempt = 1
+    def _run(self, exchange: Exchange[T]) -> T:
+        steps = self._steps(exchange)
+        outcome: Outcome | None = None
         while True:
             try:
-                said = self._http.request(**self._parts(request))
-            except httpx2.RequestError as error:
-                raise self._told(error) from None
-            reply = Reply(said.status_code, said.headers, said.content)
-            wait = self._pause(request, reply, attempt)
-            if wait is None:
-                return reply
-            time.sleep(wait)
-            attempt += 1
+                step = steps.send(outcome)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            outcome = self._take(step)
+
+    def _take(self, step: Step) -> Outcome | None:
+        if isinstance(step, float):
+            time.sleep(step)
+            return None
+        try:
+            return self._outcome(self._http.request(**self._http_arguments(step)))
+        except httpx2.RequestError as error:
+            return self._outcome(error)
 
 
 def _async(
-    plan: Callable[Concatenate[Endpoints, P], Exchange[T]],
+    endpoint: Callable[Concatenate[Endpoints, P], Exchange[T]],
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    """A plan as a coroutine that carries it out."""
+    """An endpoint as a coroutine method of `AsyncClient`."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._carry_out(plan(self._endpoints, *args, **kwargs))
+        return await self._run(endpoint(self._endpoints, *args, **kwargs))
 
-    update_wrapper(method, plan)
+    update_wrapper(method, endpoint)
     return method
 
 
-class AsyncClient(_Endpoint[httpx2.AsyncClient]):
+class AsyncClient(_BaseClient[httpx2.AsyncClient]):
     """`Client` for asyncio."""
 
-    _opens = httpx2.AsyncClient
+    _http_class = httpx2.AsyncClient
 
     async def __aenter__(self) -> Self:
         return self
@@ -206,7 +238,7 @@ class AsyncClient(_Endpoint[httpx2.AsyncClient]):
         await self.close()
 
     async def close(self) -> None:
-        """Closes its connections."""
+        """Closes the connections."""
         await self._http.aclose()
 
     predict = _async(Endpoints.predict)
@@ -224,42 +256,34 @@ class AsyncClient(_Endpoint[httpx2.AsyncClient]):
     verify = _async(Endpoints.verify)
 
     async def models(self, page: int = 100) -> AsyncIterator[dict[str, Any]]:
-        """The plain backbone and every adapter the key may ask, by name.
+        """The plain backbone and all adapters that the key may use, in the order of their names.
 
         Args:
-            page: How many to fetch at a time.
+            page: Number of adapters that are fetched at a time.
         """
         after, more = "", True
         while more:
-            found, more = await self._carry_out(self._endpoints.page(after, page))
-            for one in found:
-                yield one
-            after = found[-1]["id"] if found else ""
+            models, more = await self._run(self._endpoints.page(after, page))
+            for model in models:
+                yield model
+            after = models[-1]["id"] if models else ""
 
-    async def _carry_out(self, plan: Exchange[T]) -> T:
-        try:
-            request = next(plan)
-            while True:
-                try:
-                    reply = await self._send(request)
-                except UnavailableError as error:
-                    request = plan.throw(error)
-                else:
-                    request = plan.send(reply)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def _send(self, request: Request) -> Reply:
-        attempt = 1
+    async def _run(self, exchange: Exchange[T]) -> T:
+        steps = self._steps(exchange)
+        outcome: Outcome | None = None
         while True:
             try:
-                said = await self._http.request(**self._parts(request))
-            except httpx2.RequestError as error:
-                raise self._told(error) from None
-            reply = Reply(said.status_code, said.headers, said.content)
-            wait = self._pause(request, reply, attempt)
-            if wait is None:
-                return reply
-            await asyncio.sleep(wait)
-            attempt += 1
+                step = steps.send(outcome)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            outcome = await self._take(step)
+
+    async def _take(self, step: Step) -> Outcome | None:
+        if isinstance(step, float):
+            await asyncio.sleep(step)
+            return None
+        try:
+            return self._outcome(await self._http.request(**self._http_arguments(step)))
+        except httpx2.RequestError as error:
+            return self._outcome(error)

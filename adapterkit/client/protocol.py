@@ -1,7 +1,7 @@
-"""What one may ask of a server: how requests are built and answers are read, without any I/O.
+"""The endpoints of a server: how requests are built and how replies are read, without any I/O.
 
-A plan is a generator that yields requests, is sent their replies, and returns what was asked for;
-`Client` and `AsyncClient` carry the same plans out.
+An exchange is a generator that yields requests, is sent their replies, and returns the result.
+`Client` and `AsyncClient` run the same exchanges.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ERRORS: dict[str, type[AdapterkitError]] = {
     "validation": DataError,
     "unavailable": UnavailableError,
 }
-"""A server's `error_type` to what is raised for it; `ServerError` for all others."""
+"""Exception by the `error_type` of a reply; `ServerError` for all other types."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Request:
     Attributes:
         method: GET, POST, PUT or DELETE.
         path: Path and query, quoted.
-        body: Its body.
-        content_type: What the body is.
-        retryable: Whether it is sent again where the server asks for patience.
+        body: Body.
+        content_type: Media type of the body.
+        retryable: Whether it is sent again after a status 429 or 503.
     """
 
     method: str
@@ -65,12 +65,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server said.
+    """One HTTP reply.
 
     Attributes:
         status: HTTP status.
-        headers: By name, in small letters.
-        body: The body.
+        headers: Values by lower-case name.
+        body: Body.
     """
 
     status: int
@@ -79,12 +79,12 @@ class Reply:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds the server asks to wait; None where it does not say."""
-        told = self.headers.get("retry-after", "")
-        if told.isdigit():
-            return float(told)
+        """Seconds to wait before the next attempt; None if the server does not name a time."""
+        value = self.headers.get("retry-after", "")
+        if value.isdigit():
+            return float(value)
         try:
-            return max(0.0, parsedate_to_datetime(told).timestamp() - time())
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time())
         except ValueError:
             return None
 
@@ -93,35 +93,35 @@ Exchange = Generator[Request, Reply, T]
 
 
 class BatchRequest(NamedTuple):
-    """What a request of many rows is, besides its rows.
+    """A request with many rows, without the rows themselves.
 
     Attributes:
-        path: Where it goes.
-        head: Its body before the rows.
-        tail: Its body after them.
-        beside: Rows that the head holds.
+        path: Path of the endpoint.
+        head: Body before the rows.
+        tail: Body after the rows.
+        head_rows: Number of rows in the head.
     """
 
     path: str
     head: bytes
     tail: bytes
-    beside: int = 0
+    head_rows: int = 0
 
 
 class BatchLimits(NamedTuple):
-    """What a server takes at once.
+    """Limits of one request.
 
     Attributes:
         rows: Most rows of a request.
-        size: Most bytes of its body.
+        n_bytes: Most bytes of its body.
     """
 
     rows: int
-    size: int
+    n_bytes: int
 
 
 class Endpoints:
-    """The plans of everything a server can be asked; it remembers the server's limits."""
+    """The endpoints of a server, each as an exchange. The limits of the server are cached."""
 
     def __init__(self) -> None:
         self._limits: BatchLimits | None = None
@@ -141,24 +141,25 @@ class Endpoints:
     ) -> Exchange[list[Answer]]: ...
 
     def predict(self, adapter: str | None, text: Text, *, truncate: bool = True) -> Exchange[Any]:
-        """What one adapter answers.
+        """The answer of one adapter to a row, or its answers to many rows.
 
         Args:
-            adapter: `tenant/name`, `name@version` or `name@alias`; None or `base`: the plain
+            adapter: `tenant/name`, `name@version` or `name@alias`; None or `base` for the plain
                 backbone.
-            text: A text, a tuple of a text and its pair, or values by role (question and context,
-                tokens, ...); or a list of such rows, of any length.
-            truncate: Cut texts that are too long as the adapter's recipe says, or refuse them.
+            text: A text, a tuple of two texts, or values by role (question and context, tokens,
+                ...). A list of such rows may have any length.
+            truncate: Whether texts that are too long are truncated, as in the training of the
+                adapter. Otherwise they are refused.
 
         Returns:
-            The answer as `Predictor` gives it, with the `version` that gave it; for a list, the
-            answers in its order.
+            The answer in the form of `Predictor`, with the `version` of the adapter. For a list,
+            the answers in the order of the rows.
 
         Raises:
-            UnknownAdapterError: There is no such adapter, or it is none of the key's business.
-            DataError: A row is not sound.
-            OverloadedError: The queue is full or a quota used up, and stayed so.
-            UnavailableError: No server can be reached, or it gave no answer in time.
+            UnknownAdapterError: The adapter does not exist, or the key may not use it.
+            DataError: A row is not valid.
+            OverloadedError: The queue was full or a quota was used up, at every attempt.
+            UnavailableError: The server cannot be reached, or it did not answer in time.
             AccessError: The server does not know the key.
         """
         rows = text if isinstance(text, list) else [text]
@@ -172,24 +173,26 @@ class Endpoints:
         truncate: bool = True,
         one_line: bool = False,
     ) -> Exchange[list[Answer]]:
-        """Answers rows that may mix adapters, as `predict` does; any number of them.
+        """The answers to any number of rows, each for an adapter of its own. Raises as `predict`.
 
         Args:
-            requests: Adapter and text, pair of texts or values by role of each row.
-            truncate: Cut texts that are too long as the adapter's recipe says, or refuse them.
-            one_line: Add to each answer `one_line`, its `text` in one line and its `score`.
+            requests: Adapter and row, each as in `predict`.
+            truncate: As in `predict`.
+            one_line: Whether each answer also has `one_line`: a summary `text` and a `score`.
 
         Returns:
-            In the order of the requests: `adapter`, `version` (not for the plain backbone) and
-            what the adapter's task answers.
+            In the order of the requests: `adapter`, `version` (missing for the plain backbone) and
+            the values of the task's answer.
         """
         rows = [
-            _json({"adapter_id": adapter, "inputs": text}, f"row {place + 1}")
-            for place, (adapter, text) in enumerate(requests)
+            _json({"adapter_id": adapter, "inputs": text}, f"row {number}")
+            for number, (adapter, text) in enumerate(requests, 1)
         ]
         tail = b'],"truncate":%s%s}' % (_json(truncate), b',"one_line":true' if one_line else b"")
-        found = yield from self._in_portions(BatchRequest("/predict", b'{"requests":[', tail), rows)
-        return [{"adapter": answer.pop("adapter_id"), **answer} for answer in found]
+        answers = yield from self._in_batches(
+            BatchRequest("/predict", b'{"requests":[', tail), rows
+        )
+        return [{"adapter": answer.pop("adapter_id"), **answer} for answer in answers]
 
     @overload
     def embed(
@@ -219,18 +222,18 @@ class Endpoints:
         normalize: bool = True,
         truncate: bool = True,
     ) -> Exchange[Any]:
-        """A vector for a text, or for each of a list of any length.
+        """The vector of a text, or the vectors of any number of texts. Raises as `predict`.
 
         Args:
             text: The text or texts.
-            adapter: An embedding adapter; None: the plain backbone.
-            normalize: Whether vectors get length 1.
-            truncate: Cut texts that are too long, or refuse them.
+            adapter: An embedding adapter; the plain backbone if None.
+            normalize: Whether vectors are scaled to length 1.
+            truncate: Whether texts that are too long are truncated. Otherwise they are refused.
         """
         settings = {"adapter_id": adapter, "normalize": normalize, "truncate": truncate}
         head = _json(settings)[:-1] + b',"inputs":['
         texts = text if isinstance(text, list) else [text]
-        vectors = yield from self._in_portions(BatchRequest("/embed", head, b"]}"), _texts(texts))
+        vectors = yield from self._in_batches(BatchRequest("/embed", head, b"]}"), _texts(texts))
         return vectors if isinstance(text, list) else vectors[0]
 
     def similarity(
@@ -241,29 +244,29 @@ class Endpoints:
         *,
         truncate: bool = True,
     ) -> Exchange[list[float]]:
-        """The cosine of one sentence with each of several.
+        """The cosine similarity of one sentence to each of the others. Raises as `predict`.
 
         Args:
-            sentence: The one.
-            sentences: The others, of any number.
-            adapter: An embedding adapter; None: the plain backbone.
-            truncate: Cut texts that are too long, or refuse them.
+            sentence: The sentence that is compared.
+            sentences: The others, any number of them.
+            adapter: An embedding adapter; the plain backbone if None.
+            truncate: Whether texts that are too long are truncated. Otherwise they are refused.
         """
         head = b"%s,%s" % (
             _json({"adapter_id": adapter, "truncate": truncate})[:-1],
             b'"inputs":{"source_sentence":%s,"sentences":[' % _json(sentence, "the sentence"),
         )
-        frame = BatchRequest("/similarity", head, b"]}}", beside=1)
-        cosines: list[float] = yield from self._in_portions(frame, _texts(sentences))
+        batch = BatchRequest("/similarity", head, b"]}}", head_rows=1)
+        cosines: list[float] = yield from self._in_batches(batch, _texts(sentences))
         return cosines
 
     def page(
         self, after: str = "", limit: int = 100
     ) -> Exchange[tuple[list[dict[str, Any]], bool]]:
-        """A page of what may be asked, by name, and whether there is more.
+        """One page of the models that the key may use, and whether more pages follow.
 
         Args:
-            after: The name to go on after; the plain backbone comes first of all.
+            after: The last name of the page before. The first page begins with the plain backbone.
             limit: Most adapters of a page.
         """
         query = f"after={quote(after, safe='', errors='replace')}&limit={limit}"
@@ -271,15 +274,15 @@ class Endpoints:
         return content["data"], content["has_more"]
 
     def model(self, name: str) -> Exchange[dict[str, Any]]:
-        """One adapter: its task, labels, scores, versions and aliases."""
-        return _object((yield Request("GET", f"/v1/models/{_place(name)}")))
+        """Task, labels, scores, versions and aliases of one adapter."""
+        return _object((yield Request("GET", f"/v1/models/{_path(name)}")))
 
     def info(self) -> Exchange[dict[str, Any]]:
-        """The server's backbone, limits and version."""
+        """Backbone, limits and version of the server."""
         return _object((yield Request("GET", "/info")))
 
     def ready(self) -> Exchange[bool]:
-        """Whether the server takes requests: not while it drains, nor where none can be reached."""
+        """Whether the server can be reached and accepts requests."""
         try:
             _object((yield Request("GET", "/ready", retryable=False)))
         except UnavailableError:
@@ -287,29 +290,29 @@ class Endpoints:
         return True
 
     def publish(self, name: str, folder: str | Path) -> Exchange[dict[str, Any]]:
-        """Publishes an adapter folder as the next version of a name, which is `latest` at once.
+        """Publishes an adapter folder as the next version of a name and as its alias `latest`.
 
         Args:
-            name: The name, which need not be the one the adapter was trained under.
-            folder: The folder; hidden files in it stay here.
+            name: The name. It may differ from the name in the recipe.
+            folder: The folder; its hidden files are not sent.
 
         Returns:
             `name`, `version` and `digest`.
 
         Raises:
-            AdapterError: That is no adapter folder.
-            DataError: The server refuses it, because it does not fit its backbone, say.
+            AdapterError: It is not an adapter folder.
+            DataError: The server refuses it, for example because it does not fit the backbone.
         """
-        path, body = f"/admin/adapters/{_place(name)}", tar_of(Path(folder))
+        path, body = f"/admin/adapters/{_path(name)}", tar_of(Path(folder))
         return _object((yield Request("PUT", path, body, "application/x-tar")))
 
     def alias(self, name: str, alias: str, version: int | None) -> Exchange[dict[str, int]]:
-        """Points an alias at a version, or removes it where the version is None.
+        """Points an alias at a version, or removes it if the version is None.
 
         Returns:
-            Every alias of the name and its version.
+            Version by alias, for all aliases of the name.
         """
-        path = f"/admin/aliases/{_place(alias)}/{_place(name)}"
+        path = f"/admin/aliases/{_path(alias)}/{_path(name)}"
         if version is None:
             request = Request("DELETE", path)
         else:
@@ -318,96 +321,97 @@ class Endpoints:
         return aliases
 
     def roll_back(self, name: str) -> Exchange[dict[str, Any]]:
-        """Makes the version before `latest` the latest again.
+        """Points the alias `latest` at the version before.
 
         Returns:
-            `name`, `version` and `digest` of what is `latest` now.
+            `name`, `version` and `digest` of the version that is `latest` now.
         """
-        return _object((yield Request("POST", f"/admin/rollback/{_place(name)}")))
+        return _object((yield Request("POST", f"/admin/rollback/{_path(name)}")))
 
     def unload(self, name: str) -> Exchange[bool]:
-        """Lets an adapter go from memory; the next request loads it again.
+        """Removes an adapter from the memory of the server; the next request loads it again.
 
         Returns:
-            Whether it was there.
+            Whether it was in memory.
         """
-        return bool(_object((yield Request("POST", f"/admin/unload/{_place(name)}")))["unloaded"])
+        return bool(_object((yield Request("POST", f"/admin/unload/{_path(name)}")))["unloaded"])
 
     def delete(self, name: str, version: int | None = None) -> Exchange[None]:
-        """Deletes a version of an adapter; all of them where it is None."""
+        """Deletes one version of an adapter, or all versions if None."""
         query = "" if version is None else f"?version={version}"
-        _object((yield Request("DELETE", f"/admin/adapters/{_place(name)}{query}")))
+        _object((yield Request("DELETE", f"/admin/adapters/{_path(name)}{query}")))
 
     def verify(self, name: str) -> Exchange[list[str]]:
-        """What differs between an adapter's files and their checksums; nothing if all is well."""
-        content = _object((yield Request("GET", f"/admin/verify/{_place(name)}")))
-        faults: list[str] = content["faults"]
-        return faults
+        """Differences between the files of an adapter and their checksums."""
+        content = _object((yield Request("GET", f"/admin/verify/{_path(name)}")))
+        errors: list[str] = content["faults"]
+        return errors
 
-    def _in_portions(self, frame: BatchRequest, rows: Sequence[bytes]) -> Exchange[list[Any]]:
-        """As many requests as the server's limits make of rows; one entry of a list for each."""
-        limits = yield from self._limits_for(len(rows) + frame.beside)
-        room = limits.size - len(frame.head) - len(frame.tail)
+    def _in_batches(self, batch: BatchRequest, rows: Sequence[bytes]) -> Exchange[list[Any]]:
+        """Sends rows in as few requests as the limits allow; returns one answer for each row."""
+        limits = yield from self._limits_for(len(rows) + batch.head_rows)
+        free_bytes = limits.n_bytes - len(batch.head) - len(batch.tail)
         answers: list[Any] = []
-        for part in portions(rows, BatchLimits(limits.rows - frame.beside, room)):
-            body = b"".join((frame.head, b",".join(part), frame.tail))
-            where = f"rows {len(answers) + 1} to {len(answers) + len(part)}: "
-            reply = yield Request("POST", frame.path, body)
-            answers += _content(reply, where if len(part) < len(rows) else "")
+        for part in split_rows(rows, BatchLimits(limits.rows - batch.head_rows, free_bytes)):
+            body = b"".join((batch.head, b",".join(part), batch.tail))
+            prefix = f"rows {len(answers) + 1} to {len(answers) + len(part)}: "
+            reply = yield Request("POST", batch.path, body)
+            answers += _content(reply, prefix if len(part) < len(rows) else "")
         return answers
 
     def _limits_for(self, n_rows: int) -> Exchange[BatchLimits]:
         if n_rows == 1:
-            return BatchLimits(1, 0)  # every server takes one
+            return BatchLimits(1, 0)  # every server accepts one row
         if self._limits is None:
-            told = yield from self.info()
-            self._limits = BatchLimits(told["max_client_batch_size"], told["max_body_bytes"])
+            info = yield from self.info()
+            self._limits = BatchLimits(info["max_client_batch_size"], info["max_body_bytes"])
         return self._limits
 
 
-def portions(rows: Sequence[bytes], limits: BatchLimits) -> Iterator[Sequence[bytes]]:
-    """Rows in their order, cut so that each portion is within limits, or is one row.
+def split_rows(rows: Sequence[bytes], limits: BatchLimits) -> Iterator[Sequence[bytes]]:
+    """Splits rows, in their order, into parts within the limits; a row that exceeds them is alone.
 
     Args:
-        rows: Each row's JSON.
-        limits: Most rows of a portion, and most bytes with a comma after each.
+        rows: JSON of each row.
+        limits: Most rows of a part, and most bytes, with one byte for a comma after each row.
     """
-    start, size = 0, 0
-    for place, row in enumerate(rows):
-        full = place - start == limits.rows or size + len(row) + 1 > limits.size
-        if full and place > start:
-            yield rows[start:place]
-            start, size = place, 0
-        size += len(row) + 1
+    start, n_bytes = 0, 0
+    for index, row in enumerate(rows):
+        full = index - start == limits.rows or n_bytes + len(row) + 1 > limits.n_bytes
+        if full and index > start:
+            yield rows[start:index]
+            start, n_bytes = index, 0
+        n_bytes += len(row) + 1
     if start < len(rows):
         yield rows[start:]
 
 
-def _content(reply: Reply, where: str = "") -> Any:
-    """What a reply holds.
+def _content(reply: Reply, prefix: str = "") -> Any:
+    """The decoded body of a reply.
 
     Args:
         reply: The reply.
-        where: What an error's message begins with.
+        prefix: Beginning of the message of an error.
 
     Raises:
-        AdapterkitError: The server told an error, or the reply is none of a server of adapterkit.
+        AdapterkitError: The reply is an error, or it does not come from an adapterkit server.
     """
     try:
         content = json.loads(reply.body)
         if reply.status < 400:
             return content
-        message, kind = f"{where}{content['error']}", content["error_type"]
+        message, kind = f"{prefix}{content['error']}", content["error_type"]
     except (ValueError, KeyError, TypeError):
-        told = reply.body[:80].decode(errors="replace")
-        message, kind = f"the answer is no adapterkit server's: {reply.status} {told!r}", ""
+        body = reply.body[:80].decode(errors="replace")
+        message = f"the answer does not come from an adapterkit server: {reply.status} {body!r}"
+        kind = ""
     if reply.status == 429:
         raise OverloadedError(message, reply.retry_after or 0.0)
-    if reply.status == 503:  # uvicorn's own has no JSON
+    if reply.status == 503:  # uvicorn's own reply has no JSON
         raise UnavailableError(message)
-    number = reply.headers.get("x-request-id")
-    if kind not in ERRORS and number:
-        message += f" (request {number})"
+    request_id = reply.headers.get("x-request-id")
+    if kind not in ERRORS and request_id:
+        message += f" (request {request_id})"
     raise ERRORS.get(kind, ServerError)(message)
 
 
@@ -416,22 +420,22 @@ def _object(reply: Reply) -> dict[str, Any]:
     return content
 
 
-def _json(content: Any, where: str = "the request") -> bytes:
+def _json(content: Any, subject: str = "the request") -> bytes:
     try:
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:  # a lone surrogate is a ValueError as well
-        raise DataError(f"{where} cannot be sent as JSON ({error})") from None
+        raise DataError(f"{subject} cannot be sent as JSON ({error})") from None
 
 
 def _texts(texts: Sequence[str]) -> list[bytes]:
-    return [_json(text, f"text {place + 1}") for place, text in enumerate(texts)]
+    return [_json(text, f"text {number}") for number, text in enumerate(texts, 1)]
 
 
-def _place(name: str) -> str:
-    """A name as part of a path.
+def _path(name: str) -> str:
+    """A quoted name, to be put into a path.
 
     Raises:
-        AdapterkitError: As a path it would lead elsewhere.
+        AdapterkitError: The path would lead to another endpoint.
     """
     if any(part in ("", ".", "..") for part in name.split("/")):
         raise AdapterkitError(f"'{name}' is not an adapter's name: expected tenant/name")

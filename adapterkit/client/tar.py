@@ -1,4 +1,4 @@
-"""An adapter folder as one tar archive, to be sent."""
+"""An adapter folder as a tar archive, the body of a request that publishes it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 
 from ..errors import AdapterError
 
-MARK = "adapter_config.json"
-"""The file that every adapter folder has, PEFT's included."""
+CONFIG_FILE = "adapter_config.json"
+"""The file that every adapter folder has, also those of PEFT."""
 
 
 def tar_of(folder: Path) -> bytes:
-    """The files of an adapter folder, hidden ones left out, as a tar archive.
+    """The files of an adapter folder, without hidden files, as a tar archive.
 
     Raises:
-        AdapterError: That is no adapter folder, or a file cannot be read.
+        AdapterError: It is not an adapter folder, or a file cannot be read.
     """
-    if not (folder / MARK).is_file():
-        raise AdapterError(f"{folder}: not an adapter folder, {MARK} is missing")
-    inside = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterError(f"{folder}: not an adapter folder, {CONFIG_FILE} is missing")
+    paths = {path: path.relative_to(folder) for path in sorted(folder.rglob("*"))}
     return as_tar(
         {
             name.as_posix(): _content(path)
-            for path, name in inside.items()
+            for path, name in paths.items()
             if path.is_file() and not any(part.startswith(".") for part in name.parts)
         }
     )
 
 
 def as_tar(files: Mapping[str, bytes]) -> bytes:
-    """Files, by path, as a tar archive."""
+    """A tar archive of files, given as path to content."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, content in files.items():

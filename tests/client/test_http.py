@@ -1,4 +1,4 @@
-"""The client: everything the server can do, both forms alike, every fault one sentence."""
+"""Both clients offer all that the server does, and every error is one sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from adapterkit import AsyncClient, Client, Predictor, Store
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.client.protocol import BatchLimits, Reply, portions
+from adapterkit.client.protocol import BatchLimits, Reply, split_rows
 from adapterkit.client.tar import tar_of
 from adapterkit.errors import (
     AccessError,
@@ -55,7 +55,7 @@ def adapters(tiny: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
 
 
 @pytest.fixture(scope="module")
-def shelf(
+def store_folder(
     tiny: Backbone, adapters: list[Adapter], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     root = tmp_path_factory.mktemp("served")
@@ -65,8 +65,8 @@ def shelf(
 
 
 @pytest.fixture(scope="module")
-def url(shelf: Path, tiny_folder: Path) -> Iterator[str]:
-    with serving(shelf, tiny_folder) as where:
+def url(store_folder: Path, tiny_folder: Path) -> Iterator[str]:
+    with serving(store_folder, tiny_folder) as where:
         yield where
 
 
@@ -81,14 +81,14 @@ def predictor(tiny: Backbone, adapters: list[Adapter]) -> Predictor:
     return Predictor(tiny, adapters)
 
 
-def now(url: str, work: Callable[[Client], Any], **settings: Any) -> Any:
-    """What is found with a client that is closed again."""
+def with_client(url: str, work: Callable[[Client], Any], **settings: Any) -> Any:
+    """The result of a function of a client, which is closed afterwards."""
     with Client(url, **settings) as client:
         return work(client)
 
 
-def aio(url: str, work: Callable[[AsyncClient], Coroutine[Any, Any, Any]]) -> Any:
-    """What a coroutine finds with an asynchronous client."""
+def with_async_client(url: str, work: Callable[[AsyncClient], Coroutine[Any, Any, Any]]) -> Any:
+    """The result of a coroutine with an asynchronous client, which is closed afterwards."""
 
     async def run() -> Any:
         async with AsyncClient(url) as client:
@@ -97,9 +97,8 @@ def aio(url: str, work: Callable[[AsyncClient], Coroutine[Any, Any, Any]]) -> An
     return asyncio.run(run())
 
 
-def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Answers are as the predictor gives them, up to how rows were batched."""
-    assert len(found) == len(expected)
+def assert_same_answers(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Answers equal the predictor's, up to the rounding of differently packed batches."""
     for one, other in zip(found, expected, strict=True):
         keys = [key for key in one if key != "version"]
         assert keys == [key for key in other if key != "version"]
@@ -111,31 +110,35 @@ def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
                 assert value == other[key]
 
 
-def test_one_text_has_one_answer_and_a_list_a_list(client: Client, predictor: Predictor) -> None:
+def test_a_text_has_an_answer_and_a_list_has_a_list_of_answers(
+    client: Client, predictor: Predictor
+) -> None:
     one = client.predict("acme/intent", TEXTS[2])
     assert one["version"] == 1
-    same([one], predictor([("acme/intent", TEXTS[2])]))
+    assert_same_answers([one], predictor([("acme/intent", TEXTS[2])]))
     many = client.predict("globex/anfora", TEXTS)
     assert {answer["label"] for answer in many} <= {"envío", "银行"}
-    same(many, predictor([("globex/anfora", text) for text in TEXTS]))
-    same(client.predict("initech", TEXTS[:1]), predictor([("initech", TEXTS[0])]))
+    assert_same_answers(many, predictor([("globex/anfora", text) for text in TEXTS]))
+    assert_same_answers(client.predict("initech", TEXTS[:1]), predictor([("initech", TEXTS[0])]))
 
 
-def test_a_tuple_is_a_text_and_its_pair_and_a_mapping_values(
+def test_a_tuple_is_a_pair_of_texts_and_a_mapping_gives_values_by_role(
     client: Client, predictor: Predictor
 ) -> None:
     pair = ("my card", "is lost")
     expected = predictor([("acme/intent", pair)])
-    same([client.predict("acme/intent", pair)], expected)
-    same(client.predict("acme/intent", [pair, "sun"])[:1], expected)
-    same([client.predict("acme/intent", {"text": pair[0], "text_pair": pair[1]})], expected)
+    assert_same_answers([client.predict("acme/intent", pair)], expected)
+    assert_same_answers(client.predict("acme/intent", [pair, "sun"])[:1], expected)
+    assert_same_answers(
+        [client.predict("acme/intent", {"text": pair[0], "text_pair": pair[1]})], expected
+    )
 
 
 def test_requests_mix_adapters(client: Client, predictor: Predictor) -> None:
     names = ["acme/intent", "initech", None, "globex/anfora"]
     asked = list(zip(names, TEXTS, strict=True))
     found = client.ask(asked)
-    same(found, predictor(asked))
+    assert_same_answers(found, predictor(asked))
     assert [answer.get("version") for answer in found] == [1, 1, None, 1]
     assert client.ask([]) == []
     assert client.predict("acme/intent", []) == []
@@ -148,7 +151,7 @@ def test_a_thousand_rows_come_back_in_their_order(client: Client, predictor: Pre
         (("acme/intent", "initech")[row % 2], f"{words[row % 8]} {words[row // 8 % 8]} " * 3)
         for row in range(1000)
     ]
-    same(client.ask(asked), predictor(asked))
+    assert_same_answers(client.ask(asked), predictor(asked))
     texts = [text for _, text in asked]
     assert len(client.embed(texts)) == 1000
     cosines = client.similarity(texts[0], texts)
@@ -157,18 +160,18 @@ def test_a_thousand_rows_come_back_in_their_order(client: Client, predictor: Pre
     assert cosines[8] == pytest.approx(client.similarity(texts[0], [texts[8]])[0], abs=1e-4)
 
 
-def test_a_portion_that_is_refused_says_which_rows(client: Client) -> None:
+def test_the_error_of_one_part_names_its_rows(client: Client) -> None:
     asked = [("acme/intent", "sun")] * 256 + [("acme/none", "sun")] * 10
     with pytest.raises(UnknownAdapterError, match="rows 257 to 266: there is no adapter"):
         client.ask(asked)
 
 
-def test_portions_keep_rows_and_bytes_within_limits() -> None:
+def test_rows_are_split_within_the_limits() -> None:
     rows = [b"x" * size for size in (1, 2, 3, 90, 1, 4, 4, 4)]
-    found = list(portions(rows, BatchLimits(3, 10)))
+    found = list(split_rows(rows, BatchLimits(3, 10)))
     assert [list(map(len, part)) for part in found] == [[1, 2, 3], [90], [1, 4], [4, 4]]
     assert [row for part in found for row in part] == rows
-    assert list(portions([], BatchLimits(3, 10))) == []
+    assert list(split_rows([], BatchLimits(3, 10))) == []
 
 
 def test_vectors(client: Client, predictor: Predictor) -> None:
@@ -192,7 +195,7 @@ def test_models_are_found_page_by_page(client: Client, url: str) -> None:
     async def listed(client: AsyncClient) -> list[str]:
         return [model["id"] async for model in client.models(2)]
 
-    assert aio(url, listed) == names
+    assert with_async_client(url, listed) == names
     model = client.model("globex/anfora")
     assert (model["labels"], model["versions"]) == (["envío", "银行"], [1])
     assert client.info()["model_dtype"] == "float32"
@@ -208,7 +211,7 @@ def test_truncation_may_be_refused(client: Client) -> None:
         client.embed(text, truncate=False)
 
 
-def test_an_adapter_is_published_asked_rolled_back_and_deleted(
+def test_an_adapter_is_published_queried_rolled_back_and_deleted(
     client: Client, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     found = []
@@ -220,7 +223,7 @@ def test_an_adapter_is_published_asked_rolled_back_and_deleted(
         assert (published["name"], published["version"]) == ("hooli/mood", seed - 3)
         answer = client.predict("hooli/mood", TEXTS[0])
         assert answer["version"] == published["version"]
-        same([answer], Predictor(tiny, [adapter])([("hooli/mood", TEXTS[0])]))
+        assert_same_answers([answer], Predictor(tiny, [adapter])([("hooli/mood", TEXTS[0])]))
         found.append(answer)
     assert found[0]["scores"] != found[1]["scores"]
     assert client.alias("hooli/mood", "stable", 1) == {"latest": 2, "stable": 1}
@@ -238,7 +241,7 @@ def test_an_adapter_is_published_asked_rolled_back_and_deleted(
         client.predict("hooli/mood", TEXTS[0])
 
 
-def test_the_asynchronous_client_does_the_same(
+def test_the_asynchronous_client_gives_the_same_results(
     client: Client, url: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = save_adapter(make_adapter(tiny, name="pied/piper"), tmp_path / "a", tiny.geometry)
@@ -246,8 +249,8 @@ def test_the_asynchronous_client_does_the_same(
     async def work(aclient: AsyncClient) -> None:
         asked = [("acme/intent", text) for text in TEXTS]
         found = await asyncio.gather(*[aclient.predict(name, text) for name, text in asked])
-        same(found, client.ask(asked))
-        same(await aclient.ask(asked * 100), client.ask(asked * 100))
+        assert_same_answers(found, client.ask(asked))
+        assert_same_answers(await aclient.ask(asked * 100), client.ask(asked * 100))
         assert await aclient.embed(TEXTS[:1]) == [pytest.approx(client.embed(TEXTS[0]), abs=1e-4)]
         cosines = client.similarity(TEXTS[0], TEXTS)
         assert await aclient.similarity(TEXTS[0], TEXTS) == pytest.approx(cosines, abs=1e-4)
@@ -264,7 +267,7 @@ def test_the_asynchronous_client_does_the_same(
         with pytest.raises(UnknownAdapterError):
             await aclient.model("pied/piper")
 
-    aio(url, work)
+    with_async_client(url, work)
 
 
 def test_both_clients_have_the_same_methods() -> None:
@@ -279,7 +282,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert all(methods_of(Client).values())
 
 
-def test_faults_are_told_in_one_sentence(client: Client, tmp_path: Path) -> None:
+def test_errors_are_one_sentence(client: Client, tmp_path: Path) -> None:
     faults: list[tuple[type[AdapterkitError], str, Callable[[], Any]]] = [
         (UnknownAdapterError, "no adapter 'acme/none'", lambda: client.predict("acme/none", "a")),
         (UnknownAdapterError, "no version '9'", lambda: client.predict("acme/intent@9", "a")),
@@ -299,8 +302,8 @@ def test_faults_are_told_in_one_sentence(client: Client, tmp_path: Path) -> None
         assert "\n" not in str(fault.value)
 
 
-def test_a_folder_that_does_not_fit_is_refused_and_leaves_nothing(
-    client: Client, shelf: Path, minilm: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+def test_a_folder_that_does_not_fit_is_refused_and_nothing_is_published(
+    client: Client, store_folder: Path, minilm: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = save_adapter(make_adapter(minilm), tmp_path / "large", minilm.geometry)
     with pytest.raises(DataError):
@@ -308,10 +311,10 @@ def test_a_folder_that_does_not_fit_is_refused_and_leaves_nothing(
     (folder / "notes.txt").write_text("what is this doing here")
     with pytest.raises(DataError, match=r"'notes\.txt' does not belong"):
         client.publish("acme/large", folder)
-    assert "acme/large" not in Store(shelf).names()
+    assert "acme/large" not in Store(store_folder).names()
 
 
-def test_a_tar_holds_the_folder_and_nothing_hidden(tmp_path: Path) -> None:
+def test_a_tar_has_no_hidden_files(tmp_path: Path) -> None:
     for name in ("adapter_config.json", "report/confusion.png", ".git/config", ".DS_Store"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -320,25 +323,25 @@ def test_a_tar_holds_the_folder_and_nothing_hidden(tmp_path: Path) -> None:
     assert files == {name: name for name in ("adapter_config.json", "report/confusion.png")}
 
 
-def test_keys_open_what_they_should(
-    shelf: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_key_gives_access_to_its_adapters(
+    store_folder: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, admin = new_key(), new_key()
     (tmp_path / "keys.yaml").write_text(
         f"acme: {{key: '{hash_of(key)}', adapters: ['acme/*'], rows_per_second: 0.1}}\n"
         f"ops: {{key: '{hash_of(admin)}', adapters: ['*'], admin: true}}\n"
     )
-    with serving(shelf, tiny_folder, keys=tmp_path / "keys.yaml") as url:
+    with serving(store_folder, tiny_folder, keys=tmp_path / "keys.yaml") as url:
         for wrong in (None, "ak-wrong"):
             with pytest.raises(AccessError, match="send a known API key"):
-                now(url, lambda client: client.predict("acme/intent", "sun"), key=wrong)
+                with_client(url, lambda client: client.predict("acme/intent", "sun"), key=wrong)
         with Client(url, key, timeout=1.0) as client:
             with pytest.raises(AccessError, match="admin"):
                 client.delete("acme/intent")
             assert [model["id"] for model in client.models()] == ["base", "acme/intent"]
             with pytest.raises(UnknownAdapterError):
                 client.predict("initech", "sun")
-            # It was charged; the next is allowed in ten seconds, more than this client waits.
+            # That request used up the quota for ten seconds, longer than this client waits.
             with pytest.raises(OverloadedError, match="quota") as fault:
                 client.predict("acme/intent", "sun")
         assert 1.0 < fault.value.retry_after <= 20.0
@@ -347,22 +350,22 @@ def test_keys_open_what_they_should(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_server_that_asks_for_patience_is_asked_again(status: int) -> None:
+def test_a_refused_request_is_sent_again(status: int) -> None:
     refusal = OVERLOADED._replace(status=status)
     with stub(lambda number: refusal if number % 3 else READY) as server:
-        assert now(server.url, Client.info) == {"status": "ready"}
-        assert aio(server.url, AsyncClient.info) == {"status": "ready"}
+        assert with_client(server.url, Client.info) == {"status": "ready"}
+        assert with_async_client(server.url, AsyncClient.info) == {"status": "ready"}
         assert len(server.seen) == 6
         for attempts in (1, 2):
             server.seen.clear()
             with pytest.raises((OverloadedError, UnavailableError)):
-                now(server.url, Client.info, attempts=attempts)
+                with_client(server.url, Client.info, attempts=attempts)
             assert len(server.seen) == attempts
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
-    def wait(told: str) -> float | None:
-        return Reply(429, {"retry-after": told}, b"").retry_after
+    def wait(value: str) -> float | None:
+        return Reply(429, {"retry-after": value}, b"").retry_after
 
     assert wait("7") == 7.0
     assert wait(formatdate(time() + 100, usegmt=True)) == pytest.approx(100, abs=5)
@@ -374,16 +377,20 @@ def test_retry_after_is_seconds_or_a_date() -> None:
 def test_a_server_that_drains_is_not_ready() -> None:
     closing = Canned(503, b'{"error": "closing", "error_type": "unavailable"}')
     with stub(lambda number: closing) as server:
-        assert not now(server.url, Client.ready)
-        assert not aio(server.url, AsyncClient.ready)
+        assert not with_client(server.url, Client.ready)
+        assert not with_async_client(server.url, AsyncClient.ready)
         assert [path for path, _ in server.seen] == ["/ready", "/ready"]
 
 
 @pytest.mark.parametrize(
     ("canned", "kind", "words"),
     [
-        (Canned(200, b"<html>a page"), ServerError, "no adapterkit server's: 200 '<html>"),
-        (Canned(404, b"[]"), ServerError, "no adapterkit server's: 404"),
+        (
+            Canned(200, b"<html>a page"),
+            ServerError,
+            "does not come from an adapterkit server: 200 '<html>",
+        ),
+        (Canned(404, b"[]"), ServerError, "does not come from an adapterkit server: 404"),
         (Canned(503, b"Service Unavailable"), UnavailableError, "503 'Service Unavailable'"),
         (
             Canned(500, b'{"error": "it failed", "error_type": "backend"}', {"x-request-id": "r1"}),
@@ -392,24 +399,24 @@ def test_a_server_that_drains_is_not_ready() -> None:
         ),
     ],
 )
-def test_what_other_servers_say_is_told(
+def test_replies_of_other_servers_are_shown(
     canned: Canned, kind: type[AdapterkitError], words: str
 ) -> None:
     with stub(lambda number: canned) as server, pytest.raises(kind, match=words):
-        now(server.url, Client.info, attempts=1)
+        with_client(server.url, Client.info, attempts=1)
 
 
 def test_a_server_that_cannot_be_reached() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:  # listens, and never answers
+    with socket.create_server(("127.0.0.1", 0)) as sock:  # accepts connections and never answers
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         with pytest.raises(UnavailableError, match=r"no answer within 0\.2 s"):
-            now(url, Client.info, timeout=0.2)
+            with_client(url, Client.info, timeout=0.2)
     with pytest.raises(UnavailableError, match="no server can be reached"):
-        now(url, Client.info)
+        with_client(url, Client.info)
     with pytest.raises(UnavailableError, match="no server can be reached"):
-        aio(url, AsyncClient.info)
-    assert not now(url, Client.ready)
-    assert not aio(url, AsyncClient.ready)
+        with_async_client(url, AsyncClient.info)
+    assert not with_client(url, Client.ready)
+    assert not with_async_client(url, AsyncClient.ready)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +432,7 @@ def test_a_server_that_cannot_be_reached() -> None:
         ({"url": "http://host", "key": "ak-x\n"}, "API key"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: Any, words: str) -> None:
+def test_invalid_settings_are_refused(settings: Any, words: str) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(AdapterkitError, match=words):
             kind(**settings)
@@ -437,7 +444,7 @@ def test_the_client_does_not_import_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_the_command_line_asks_and_lists(url: str, client: Client) -> None:
+def test_the_command_line_predicts_and_lists(url: str, client: Client) -> None:
     found = run_command("client", "predict", "acme/intent", *TEXTS[:3], "--url", url, "--json").json
     answers = client.predict("acme/intent", TEXTS[:3])
     assert [row["text"] for row in found] == TEXTS[:3]
@@ -462,23 +469,26 @@ def test_the_command_line_asks_and_lists(url: str, client: Client) -> None:
     assert "max_client_batch_size" in run_command("client", "info", "--url", url).out
 
 
-def test_the_command_line_looks_after_adapters(
+def test_the_command_line_manages_adapters(
     url: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    def asked(*words: str | Path) -> Any:
+    def run_json(*words: str | Path) -> Any:
         return run_command("client", *words, "--url", url, "--json").json
 
     folder = save_adapter(make_adapter(tiny, name="wayne/corp"), tmp_path / "w", tiny.geometry)
     for version in (1, 2):
-        assert asked("publish", "wayne/corp", folder)["version"] == version
+        assert run_json("publish", "wayne/corp", folder)["version"] == version
     aliases = {"latest": 2, "stable": 1}
-    assert asked("alias", "wayne/corp", "stable", "1")["aliases"] == aliases
-    assert asked("predict", "wayne/corp@stable", "sun")[0]["version"] == 1
-    assert asked("alias", "wayne/corp", "stable", "--remove")["aliases"] == {"latest": 2}
-    assert asked("rollback", "wayne/corp")["version"] == 1
-    assert asked("delete", "wayne/corp", "--version", "2") == {"name": "wayne/corp", "deleted": 2}
-    told = run_command("client", "delete", "wayne/corp", "--all", "--url", url)
-    assert told.out == "deleted wayne/corp, all versions\n"
+    assert run_json("alias", "wayne/corp", "stable", "1")["aliases"] == aliases
+    assert run_json("predict", "wayne/corp@stable", "sun")[0]["version"] == 1
+    assert run_json("alias", "wayne/corp", "stable", "--remove")["aliases"] == {"latest": 2}
+    assert run_json("rollback", "wayne/corp")["version"] == 1
+    assert run_json("delete", "wayne/corp", "--version", "2") == {
+        "name": "wayne/corp",
+        "deleted": 2,
+    }
+    deleted = run_command("client", "delete", "wayne/corp", "--all", "--url", url)
+    assert deleted.out == "deleted wayne/corp, all versions\n"
     for words, fault in (
         (["predict", "wayne/corp", "sun"], "there is no adapter 'wayne/corp'"),
         (["alias", "initech", "stable"], "--remove"),
@@ -486,9 +496,9 @@ def test_the_command_line_looks_after_adapters(
         (["delete", "initech", "--version", "1", "--all"], "--all for all versions"),
         (["publish", "initech", "nowhere"], "nowhere: not an adapter folder"),
     ):
-        said = run_command("client", *words, "--url", url)
-        # The server of this test is in this process, and its own lines go there as well.
-        assert_one_line(said._replace(err=said.err.splitlines()[-1]), fault)
+        result = run_command("client", *words, "--url", url)
+        # The server of this test runs in this process, so its log is on standard error as well.
+        assert_one_line(result._replace(err=result.err.splitlines()[-1]), fault)
     assert_one_line(run_command("client", "info", "--url", "http://127.0.0.1:1"), "no server")
 
 
