@@ -1,7 +1,7 @@
 """AdapterHub as a guest of `adapterkit bench mixed` and `adapterkit bench train`.
 
-It needs an environment of its own, because `adapters` is tied to one release of transformers:
-README.md beside this file says how to make it and what to run.
+It needs an environment of its own, because `adapters` requires one fixed release of transformers.
+README.md in this folder has the commands.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
     "prefix": lambda reduction: PrefixTuningConfig(flat=True, prefix_length=20),
     "bottleneck": lambda reduction: SeqBnConfig(reduction_factor=reduction),
 }
-"""The settings of adapterkit's own bench, from hidden width over a bottleneck's."""
+"""The settings of adapterkit's own benchmarks. The argument is hidden over bottleneck width."""
 
 
 def mixed_batch(job: dict[str, Any], method: str) -> Callable[[], Any]:
-    """One padded batch whose rows, sorted by tenant, are split between the tenants' adapters."""
+    """A function that computes one padded batch, whose rows are sorted by tenant and split among the
+    tenants' adapters."""
     model = AutoModel.from_pretrained(job["model"]).eval()
     adapters.init(model)
     config = CONFIGS[method](model.config.hidden_size // 16)
@@ -48,28 +49,32 @@ def mixed_batch(job: dict[str, Any], method: str) -> Callable[[], Any]:
     rows = [job["rows"][row] for row in order]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for line, row in enumerate(rows):
-        ids[line, : len(row)] = torch.tensor(row)
-        mask[line, : len(row)] = 1
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
     present = sorted(set(job["owners"]))
     sizes = [job["owners"].count(tenant) for tenant in present]
     model.active_adapters = BatchSplit(*[f"t{tenant}" for tenant in present], batch_sizes=sizes)
     return lambda: model(input_ids=ids, attention_mask=mask)
 
 
-def serve(job: dict[str, Any], say: Callable[[Any], None]) -> None:
-    """Says which batches it can run, then runs those it is asked for, by their place."""
+def serve(job: dict[str, Any], send: Callable[[Any], None]) -> None:
+    """Sends the list of its batches, then computes those that are asked for by index."""
     batches = {"lora q+v": "lora", "prefix 20": "prefix", "bottleneck 16": "bottleneck"}
     runs = [mixed_batch(job, method) for method in batches.values()]
-    say([[NAME, batch, job["tenants"]] for batch in batches])
+    send([[NAME, batch, job["tenants"]] for batch in batches])
     with torch.inference_mode():
         for line in sys.stdin:
             runs[json.loads(line)]()
-            say("done")
+            send("done")
 
 
 def train(job: dict[str, Any]) -> dict[str, Any]:
-    """One epoch of AdapterHub's own trainer; seconds of every step after the first, and memory."""
+    """Trains one epoch with AdapterHub's own trainer.
+
+    Returns:
+        The seconds of every step after the first, and the peak memory.
+    """
     method, names = job["method"]["type"], sorted(set(job["labels"]))
     if method not in CONFIGS:
         return {"lacks": method}
@@ -105,25 +110,28 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """Most memory this process has had (Linux)."""
+    """Peak memory of this process (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def main() -> None:
-    """Does the job that is told on standard input."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print; answers alone go out
+    """Runs the job that it reads from standard input."""
+    answers, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # what libraries print must not mix with the answers
 
-    def say(content: Any) -> None:
+    def send(content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
     job = json.loads(sys.stdin.readline())
     torch.set_num_threads(job["threads"])
     if job["bench"] == "mixed":
-        serve(job, say)
+        serve(job, send)
     else:
-        say(train(job))
+        send(train(job))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """ONNX Runtime as a guest of `adapterkit bench mixed`: one model, as if one adapter were merged.
 
-It serves no tenants: this is what a single merged model can do at best on a CPU. The graph is
-exported by torch, fused by ONNX Runtime's own optimiser, and run in float32 and in dynamic int8
-over batches of rows of like length; how many batches is chosen by trying. README.md beside this
-file says what to install and what to run.
+It has no tenants: it shows the best that a single merged model can do on a CPU. PyTorch exports
+the graph, and ONNX Runtime's own optimiser fuses it. It runs in float32 and in dynamic int8, over
+batches of rows of similar length; the fastest number of batches is found by trying. README.md in
+this folder has the commands.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from transformers import AutoModel
 
 NAME = f"ONNX Runtime {onnxruntime.__version__}"
 CUTS = (1, 2, 4, 8)
-"""Numbers of batches that are tried."""
+"""Numbers of batches to try."""
 
 Feeds = list[dict[str, Any]]
 
 
 class Hidden(torch.nn.Module):
-    """Token ids and mask to last hidden states."""
+    """The model as a function from token ids and mask to the last hidden states."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Hidden(torch.nn.Module):
 
 
 def export(model: Any, folder: Path) -> dict[str, Path]:
-    """The model as fused float32 and int8 graphs."""
+    """Exports the model as fused graphs in float32 and int8."""
     axes = {0: "rows", 1: "tokens"}
     example = torch.ones(2, 8, dtype=torch.long)
     plain, fused, small = (folder / f"{name}.onnx" for name in ("plain", "fused", "int8"))
@@ -67,14 +67,14 @@ def export(model: Any, folder: Path) -> dict[str, Path]:
         num_heads=shape.num_attention_heads,
         hidden_size=shape.hidden_size,
     ).save_model_to_file(str(fused))
-    # The fused operators' tensors carry no type the quantiser could read: 1 is float.
+    # The quantiser cannot read the types of fused operators' tensors. 1 means float.
     options = {"DefaultTensorType": 1}
     quantize_dynamic(fused, small, weight_type=QuantType.QInt8, extra_options=options)
     return {"float32": fused, "int8": small}
 
 
 def session_of(path: Path, threads: int) -> Any:
-    """A session on as many threads as the others, which do not spin while those take their turn."""
+    """A session with as many threads as the other systems, which do not spin during their turns."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -82,7 +82,12 @@ def session_of(path: Path, threads: int) -> Any:
 
 
 def feeds_of(rows: list[list[int]], cuts: int) -> Feeds:
-    """The rows, sorted by length, as so many padded batches."""
+    """The rows as padded batches of similar length.
+
+    Args:
+        rows: Token ids of each row.
+        cuts: Number of batches.
+    """
     rows = sorted(rows, key=len)
     size = -(-len(rows) // cuts)
     feeds = []
@@ -90,15 +95,15 @@ def feeds_of(rows: list[list[int]], cuts: int) -> Feeds:
         part = rows[first : first + size]
         ids = np.zeros((len(part), len(part[-1])), np.int64)
         mask = np.zeros_like(ids)
-        for line, row in enumerate(part):
-            ids[line, : len(row)] = row
-            mask[line, : len(row)] = 1
+        for index, row in enumerate(part):
+            ids[index, : len(row)] = row
+            mask[index, : len(row)] = 1
         feeds.append({"ids": ids, "mask": mask})
     return feeds
 
 
 def best_run(session: Any, rows: list[list[int]]) -> Callable[[], Any]:
-    """All rows through the session, in as many batches as turn out the fastest."""
+    """A function that computes all rows, in the number of batches that is the fastest."""
 
     def run(feeds: Feeds) -> list[Any]:
         return [session.run(None, feed) for feed in feeds]
@@ -116,10 +121,13 @@ def best_run(session: Any, rows: list[list[int]]) -> Callable[[], Any]:
 
 
 def main() -> None:
-    """Does the job that is told on standard input."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print; answers alone go out
+    """Runs the job that it reads from standard input."""
+    answers, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # what libraries print must not mix with the answers
 
-    def say(content: Any) -> None:
+    def send(content: Any) -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
@@ -129,10 +137,10 @@ def main() -> None:
         graphs = export(model, Path(folder))
         sessions = {name: session_of(path, job["threads"]) for name, path in graphs.items()}
         runs = [best_run(session, job["rows"]) for session in sessions.values()]
-    say([[NAME, f"one merged model, {name}", 0] for name in sessions])
+    send([[NAME, f"one merged model, {name}", 0] for name in sessions])
     for line in sys.stdin:
         runs[json.loads(line)]()
-        say("done")
+        send("done")
 
 
 if __name__ == "__main__":
