@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,13 @@ def test_every_public_name_exists_and_has_a_docstring() -> None:
         assert getattr(adapterkit, name).__doc__, name
     with pytest.raises(AttributeError, match="has no attribute 'Adaptor'"):
         _ = adapterkit.Adaptor
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: adapterkit\.(\w+)$", page, re.MULTILINE)) == sorted(
+        set(adapterkit.__all__) - {"__version__"}
+    )
 
 
 def test_importing_adapterkit_imports_no_torch() -> None:

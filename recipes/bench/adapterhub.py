@@ -37,7 +37,7 @@ CONFIGS: dict[str, Callable[[int], Any]] = {
 
 
 def mixed_batch(job: dict[str, Any], method: str) -> Callable[[], Any]:
-    """A function that computes one padded batch, whose rows are sorted by tenant and split among the
+    """A function that computes one padded batch: rows sorted by tenant and split among the
     tenants' adapters."""
     model = AutoModel.from_pretrained(job["model"]).eval()
     adapters.init(model)
