@@ -226,6 +226,13 @@ def test_files_that_a_page_links_to_exist(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@by_page
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    for name in re.findall(r"`([a-z_]+/[a-z_/]*\.py)`", page.read_text(encoding="utf-8")):
+        folders = (ROOT, ROOT / "adapterkit")
+        assert any((folder / name).is_file() for folder in folders), f"{page.name}: {name}"
+
+
 def test_the_site_builds_and_needs_no_network(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
