@@ -82,7 +82,7 @@ def serve(
     The page is at /, and the description of every route at /docs. An adapter that is published to
     the store, by train or by an admin over HTTP, is served at once.
     """
-    from ..serving.server import Settings, run
+    from ..serving.server import Settings, run_server
     from ..serving.service import ServingLimits
 
     counts = {"--batch-tokens": batch_tokens, "--queue-tokens": queue_tokens, "--lanes": lanes}
@@ -91,7 +91,7 @@ def serve(
             raise AdapterkitError(f"{name} {value}: expected at least 1")
     if not timeout > 0:
         raise AdapterkitError(f"--timeout {timeout}: expected more than 0 seconds")
-    run(
+    run_server(
         Settings(
             store=store,
             cache=cache,
@@ -136,16 +136,16 @@ def keys(
     """
     import json
 
-    from ..serving.api_keys import hash_of, new_key, parse
+    from ..serving.api_keys import hash_key, new_key, parse_keys
 
     key = new_key()
-    lines = [f"{json.dumps(tenant)}:", f"  key: {hash_of(key)}"]
+    lines = [f"{json.dumps(tenant)}:", f"  key: {hash_key(key)}"]
     lines.append(f"  adapters: {json.dumps(adapters or [f'{tenant}/*'])}")
     if rows is not None:
         lines.append(f"  rows_per_second: {rows}")
     if admin:
         lines.append("  admin: true")
-    parse("\n".join(lines), "the new key")
+    parse_keys("\n".join(lines), "the new key")
     typer.echo("\n".join(lines))
     typer.echo(f"The key of {tenant}, shown only once: {key}", err=True)
 

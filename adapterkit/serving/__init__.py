@@ -1,1 +1,1 @@
-"""Multi-tenant serving: adapters brought in by need, mixed into batches, answered over HTTP."""
+"""Multi-tenant serving over HTTP: adapters are loaded on demand and mixed in one batch."""

@@ -1,7 +1,7 @@
-"""The adapters that are ready to answer: disk to memory to device, least recently used out.
+"""A cache of loaded adapters with two tiers, memory and GPU; the least recently used are evicted.
 
-Everything here runs on the event loop's thread but the loads, which run on threads of their own: an
-adapter that must come from disk delays its own requests and no others.
+All methods run on the thread of the event loop. Only the loads run on other threads, so that an
+adapter that is read from disk delays its own requests and no others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..adapter.adapter import Adapter
 from ..adapter.folder import load_adapter
@@ -20,17 +21,17 @@ from ..backbone.model import Backbone
 from ..errors import AdapterError
 
 Key = tuple[str, str]
-"""Name and digest: a name published anew, or deleted and published again, is another key."""
+"""Name and digest of an adapter. Each published content of a name has a key of its own."""
 
 OVERHEAD = 8192
-"""Bytes an adapter takes besides its tensors: names, settings, scores."""
+"""Bytes that an adapter takes in addition to its tensors: names, settings, scores."""
 
 
 class LruTier:
-    """Adapters under a byte budget, the least recently used let go.
+    """One tier of the cache: adapters up to a number of bytes, in the order of their last use.
 
     Args:
-        budget: Bytes; pinned adapters stay even beyond it.
+        budget: Most bytes. Pinned adapters stay in the tier even if they exceed it.
     """
 
     def __init__(self, budget: int) -> None:
@@ -38,26 +39,26 @@ class LruTier:
         self.bytes = 0
         self.evictions = 0
         self.pinned: set[str] = set()
-        self._held: OrderedDict[Key, Adapter] = OrderedDict()
+        self._adapters: OrderedDict[Key, Adapter] = OrderedDict()
         self._versions: dict[str, list[Key]] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._adapters)
 
     def get(self, key: Key) -> Adapter | None:
-        """An adapter, which is now the most recently used."""
-        adapter = self._held.get(key)
+        """The adapter of a key, or None; it becomes the most recently used."""
+        adapter = self._adapters.get(key)
         if adapter is not None:
-            self._held.move_to_end(key)
+            self._adapters.move_to_end(key)
         return adapter
 
     def put(self, key: Key, adapter: Adapter) -> None:
-        """Holds an adapter and lets others go until the budget is kept.
+        """Adds an adapter and evicts others until the tier is within its budget.
 
-        Older versions of the same name go first, for nobody will ask for them soon.
+        Older versions of the same name are evicted first, because few requests name them.
         """
-        if key not in self._held:
-            self._held[key] = adapter
+        if key not in self._adapters:
+            self._adapters[key] = adapter
             self._versions.setdefault(key[0], []).append(key)
             self.bytes += adapter.n_bytes + OVERHEAD
         while self.bytes > self.budget and (victim := self._victim(key[0])) is not None:
@@ -65,52 +66,52 @@ class LruTier:
             self.evictions += 1
 
     def drop(self, name: str) -> int:
-        """Lets every version of a name go; returns how many there were."""
+        """Removes all versions of a name; returns their number."""
         keys = list(self._versions.get(name, ()))
         for key in keys:
             self._drop(key)
         return len(keys)
 
     def names(self) -> dict[str, int]:
-        """Names held and their bytes."""
-        held: dict[str, int] = {}
-        for (name, _), adapter in self._held.items():
-            held[name] = held.get(name, 0) + adapter.n_bytes + OVERHEAD
-        return held
+        """Bytes of each cached name."""
+        sizes: dict[str, int] = {}
+        for (name, _), adapter in self._adapters.items():
+            sizes[name] = sizes.get(name, 0) + adapter.n_bytes + OVERHEAD
+        return sizes
 
     def _victim(self, name: str) -> Key | None:
-        """Who goes for a name that has come: its older version, else the least recently used. The
-        price is the same however many are held."""
+        """The adapter to evict after a name was added: an older version of the name, otherwise the
+        least recently used. Its cost does not depend on the number of adapters."""
         older = self._versions.get(name, ())[:-1]
         return next(iter(older), None) or next(
-            (key for key in self._held if key[0] not in self.pinned), None
+            (key for key in self._adapters if key[0] not in self.pinned), None
         )
 
     def _drop(self, key: Key) -> None:
         self._versions[key[0]].remove(key)
         if not self._versions[key[0]]:
             del self._versions[key[0]]
-        self.bytes -= self._held.pop(key).n_bytes + OVERHEAD
+        self.bytes -= self._adapters.pop(key).n_bytes + OVERHEAD
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter ready to answer, and which version of it this is."""
+    """An adapter that can be used, and its version in the store."""
 
     adapter: Adapter
     version: Version
 
 
 class AdapterCache:
-    """The adapters of a store that are in memory, and on the device where that is another.
+    """The loaded adapters of a store, in memory and, if the backbone is on a GPU, on that GPU.
 
     Args:
-        store: Where adapters come from.
-        backbone: What they act on.
-        memory: Byte budget of the memory tier.
-        device: Byte budget on a GPU; unused where the backbone is on the CPU.
-        pinned: Names that are never let go.
-        any_backbone: Accept adapters that were trained on other weights.
+        store: The store.
+        backbone: The backbone that the adapters are for.
+        memory: Most bytes of the memory tier.
+        device: Most bytes of the GPU tier; unused if the backbone is on the CPU.
+        pinned: Names that are never evicted.
+        any_backbone: Whether adapters that were trained on other weights are accepted.
     """
 
     def __init__(
@@ -136,44 +137,57 @@ class AdapterCache:
 
     @property
     def n_loading(self) -> int:
-        """Adapters that are being loaded."""
+        """Number of adapters that are being loaded."""
         return len(self._loading)
 
     async def get(self, reference: str) -> LoadedAdapter:
-        """The adapter a reference means now, loaded where it is not here yet.
+        """The adapter that a reference means at this moment; it is loaded if necessary.
 
         Raises:
-            AdapterkitError: That is no name.
-            UnknownAdapterError: There is no such adapter or version.
-            AdapterError: Its folder is not sound.
+            AdapterkitError: The reference is not valid.
+            UnknownAdapterError: The adapter or version does not exist.
+            AdapterError: The folder of the adapter is not valid.
         """
         version = await self._find(reference)
         try:
             return LoadedAdapter(await self._ready(version), version)
         except AdapterError:
-            # Deleted or published anew between the look and the load: what it means now counts.
-            again = await self._find(reference)
-            if again == version:
+            # It may have been deleted or published again since `_find`; then try once more.
+            current = await self._find(reference)
+            if current == version:
                 raise
-            return LoadedAdapter(await self._ready(again), again)
+            return LoadedAdapter(await self._ready(current), current)
 
     @property
     def tiers(self) -> dict[str, LruTier]:
-        """Memory, and the device where that is another."""
+        """The tiers by name: `memory` and, if the backbone is on a GPU, `device`."""
         tiers = {"memory": self.memory}
         return tiers if self.device is self.memory else {**tiers, "device": self.device}
 
     def unload(self, name: str) -> int:
-        """Lets a name go from memory and device; requests under way keep what they have."""
-        dropped = self.device.drop(name)
-        return max(dropped, self.memory.drop(name))
+        """Removes all versions of a name from all tiers; requests that already use them are not
+        affected.
+
+        Returns:
+            Number of versions.
+        """
+        n_dropped = self.device.drop(name)
+        return max(n_dropped, self.memory.drop(name))
+
+    def load(self, folder: Path) -> Adapter:
+        """Reads an adapter folder for the backbone, without adding it to the cache.
+
+        Raises:
+            AdapterError: The folder is not valid, or its adapter does not fit the backbone.
+        """
+        return load_adapter(folder, self.backbone, any_backbone=self._any_backbone)
 
     def close(self) -> None:
-        """Ends the loading threads."""
+        """Ends the threads that load adapters."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _find(self, reference: str) -> Version:
-        if self.store.remote is None:  # one stat: not worth another thread
+        if self.store.remote is None:  # a single stat is faster than another thread
             return self.store.find(reference)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self.store.find, reference)
@@ -188,25 +202,24 @@ class AdapterCache:
             task = asyncio.create_task(self._load(key, version))
             self._loading[key] = task
             task.add_done_callback(lambda _: self._loading.pop(key, None))
-        # One caller who hangs up does not end the load that others wait for.
+        # A caller that disconnects must not cancel the load that others wait for.
         return await asyncio.shield(task)
 
     async def _load(self, key: Key, version: Version) -> Adapter:
         loop = asyncio.get_running_loop()
-        kept = self.memory.get(key)
-        if kept is None:
-            kept = await loop.run_in_executor(self._threads, self._read, version)
-            kept = self._parents.share(kept)
+        adapter = self.memory.get(key)
+        if adapter is None:
+            adapter = await loop.run_in_executor(self._threads, self._read, version)
+            adapter = self._parents.share(adapter)
             self.loads += 1
-            self.memory.put(key, kept)
+            self.memory.put(key, adapter)
         if self.device is self.memory:
-            return kept
-        moved = await loop.run_in_executor(self._threads, kept.to, self.backbone.device)
+            return adapter
+        moved = await loop.run_in_executor(self._threads, adapter.to, self.backbone.device)
         moved = self._parents.share(moved)
         self.device.put(key, moved)
         return moved
 
     def _read(self, version: Version) -> Adapter:
-        adapter = load_adapter(version.folder, self.backbone, any_backbone=self._any_backbone)
-        # The training record is for people, and as large as a small adapter.
-        return replace(adapter, name=version.name, training={})
+        # The training record is not needed here, and it is as large as a small adapter.
+        return replace(self.load(version.folder), name=version.name, training={})

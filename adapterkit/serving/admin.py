@@ -1,4 +1,4 @@
-"""Admin: publish, alias, roll back, unload, verify and delete adapters while the server answers."""
+"""Admin routes: publish, alias, roll back, unload, verify and delete adapters at run time."""
 
 from __future__ import annotations
 
@@ -22,64 +22,66 @@ from .schemas import Alias, Name, VersionBody
 
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin)])
 
-NEEDED = (CONFIG, WEIGHTS, CARD)
-ALLOWED = re.compile(
-    "|".join(map(re.escape, (*NEEDED, SUMS)))
+REQUIRED_FILES = (CONFIG, WEIGHTS, CARD)
+ALLOWED_FILES = re.compile(
+    "|".join(map(re.escape, (*REQUIRED_FILES, SUMS)))
     + rf"|{MEMBERS}/[1-9][0-9]?\.safetensors"
     + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
 )
 
-FOLDER = {
+FOLDER_BODY = {
     "required": True,
     "content": {
         "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {file: {"type": "string", "format": "binary"} for file in NEEDED},
-                "required": [*NEEDED],
+                "properties": {
+                    file: {"type": "string", "format": "binary"} for file in REQUIRED_FILES
+                },
+                "required": [*REQUIRED_FILES],
                 "additionalProperties": {"type": "string", "format": "binary"},
             }
         },
     },
 }
-"""What is published, as the description tells it."""
+"""The body of `publish` in the OpenAPI description."""
 
 
 @router.get("/adapters/{name:adapter}")
-async def show(name: Name, service: ServiceDep) -> Response:
-    """Versions, aliases and digests of an adapter, and whether it is in memory."""
+async def describe(name: Name, service: ServiceDep) -> Response:
+    """Return the versions, aliases and digests of an adapter, and whether it is in memory."""
 
-    def look() -> dict[str, Any]:
-        versions, aliases = service.store.versions(name)
-        found = [service.store.find(f"{name}@{number}") for number in versions]
+    def read_versions() -> dict[str, Any]:
+        numbers, aliases = service.store.versions(name)
+        versions = [service.store.find(f"{name}@{number}") for number in numbers]
         return {
             "name": name,
-            "versions": [{"version": v.number, "digest": v.digest} for v in found],
+            "versions": [{"version": v.number, "digest": v.digest} for v in versions],
             "aliases": aliases,
         }
 
-    held = {label: name in tier.names() for label, tier in service.resident.tiers.items()}
-    return JSONResponse({**await service.in_thread(look), "resident": held})
+    in_tiers = {label: name in tier.names() for label, tier in service.cache.tiers.items()}
+    return JSONResponse({**await service.in_thread(read_versions), "resident": in_tiers})
 
 
-@router.put("/adapters/{name:adapter}", status_code=201, openapi_extra={"requestBody": FOLDER})
+@router.put("/adapters/{name:adapter}", status_code=201, openapi_extra={"requestBody": FOLDER_BODY})
 async def publish(name: Name, request: Request, service: ServiceDep) -> Response:
-    """Publish the next version of an adapter and make it `latest`, at once and for every caller.
+    """Publish the next version of an adapter; from then on, `latest` means this version.
 
-    The body is an adapter folder: as `application/x-tar` (`tar -C FOLDER -c .`), or as
-    `multipart/form-data` with a part for each of its files.
+    The body is an adapter folder, either as `application/x-tar` (`tar -C FOLDER -c .`) or as
+    `multipart/form-data` with one part for each file.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
-    if kind == "multipart/form-data":
-        files = await _parts(request)
-    elif kind in ("application/x-tar", "application/tar"):
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    if media_type == "multipart/form-data":
+        files = await _uploaded_files(request)
+    elif media_type in ("application/x-tar", "application/tar"):
         files = await service.in_thread(unpack, await request.body(), service.limits.upload_bytes)
     else:
         raise DataError(
-            f"content-type {kind!r:.80}: expected application/x-tar or multipart/form-data"
+            f"content-type {media_type!r:.80}: expected application/x-tar or multipart/form-data"
         )
-    missing = [file for file in NEEDED if file not in files]
+    missing = [file for file in REQUIRED_FILES if file not in files]
     if missing:
         raise DataError(f"{missing[0]} is missing: send a whole adapter folder")
     version = await service.publish(name, files)
@@ -92,24 +94,24 @@ async def publish(name: Name, request: Request, service: ServiceDep) -> Response
 async def delete(
     name: Name,
     service: ServiceDep,
-    version: Annotated[int | None, Query(ge=1, description="All versions where left out")] = None,
+    version: Annotated[int | None, Query(ge=1, description="All versions if omitted")] = None,
 ) -> Response:
-    """Delete a version, or an adapter with all its versions."""
+    """Delete one version of an adapter, or all its versions."""
     await service.in_thread(service.store.delete, name, version)
     if version is None:
-        service.resident.unload(name)
+        service.cache.unload(name)
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
 @router.put("/aliases/{alias}/{name:adapter}")
-async def point(alias: Alias, name: Name, body: VersionBody, service: ServiceDep) -> Response:
-    """Point an alias (`stable`, or `latest`) at a version."""
+async def set_alias(alias: Alias, name: Name, body: VersionBody, service: ServiceDep) -> Response:
+    """Point an alias, such as `stable` or `latest`, at a version."""
     await service.in_thread(service.store.alias, name, alias, body.version)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.delete("/aliases/{alias}/{name:adapter}")
-async def forget(alias: Alias, name: Name, service: ServiceDep) -> Response:
+async def remove_alias(alias: Alias, name: Name, service: ServiceDep) -> Response:
     """Remove an alias."""
     await service.in_thread(service.store.alias, name, alias, None)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
@@ -117,65 +119,67 @@ async def forget(alias: Alias, name: Name, service: ServiceDep) -> Response:
 
 @router.post("/rollback/{name:adapter}")
 async def roll_back(name: Name, service: ServiceDep) -> Response:
-    """Make the version before `latest` the latest again."""
+    """Point `latest` at the version before."""
     version = await service.in_thread(service.store.roll_back, name)
     return JSONResponse({"name": name, "version": version.number, "digest": version.digest})
 
 
 @router.post("/unload/{name:adapter}")
 async def unload(name: Name, service: ServiceDep) -> Response:
-    """Let an adapter go from memory; the next request loads it again."""
-    return JSONResponse({"name": name, "unloaded": service.resident.unload(check_name(name))})
+    """Remove an adapter from memory; the next request loads it again."""
+    return JSONResponse({"name": name, "unloaded": service.cache.unload(check_name(name))})
 
 
 @router.get("/verify/{name:adapter}")
 async def verify(name: Name, service: ServiceDep) -> Response:
-    """What differs between an adapter's files and the checksums they were published with."""
+    """List the differences between the files of an adapter and their checksums."""
     return JSONResponse(
         {"name": name, "faults": await service.in_thread(service.store.verify, name)}
     )
 
 
 def unpack(content: bytes, limit: int) -> dict[str, bytes]:
-    """The files of an adapter folder from a tar archive; nothing touches the disk.
+    """The files of an adapter folder in a tar archive, read in memory.
 
     Args:
         content: The archive, not compressed.
         limit: Most bytes of all files together.
 
     Raises:
-        DataError: It is none, or holds anything but an adapter folder's files.
+        DataError: It is not a tar archive, or it has files that an adapter folder does not have.
     """
     files: dict[str, bytes] = {}
-    left = limit
+    free_bytes = limit
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for member in archive:
                 if member.isdir():
                     continue
                 name = member.name.removeprefix("./")
-                # A sparse file of a few bytes may claim to be terabytes.
-                if not member.isreg() or member.issparse() or member.size > left:
-                    raise DataError(f"the archive's {name!r:.80} is no plain file, or too large")
-                left -= member.size
+                # A sparse file takes a few bytes in the archive and may expand to terabytes.
+                if not member.isreg() or member.issparse() or member.size > free_bytes:
+                    raise DataError(
+                        f"the archive's {name!r:.80} is not a regular file, or is too large"
+                    )
+                free_bytes -= member.size
                 stream = archive.extractfile(member)
-                files[_allowed(name, files)] = stream.read() if stream else b""
+                files[_check_file_name(name, files)] = stream.read() if stream else b""
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
         raise DataError(f"the body is not a tar archive ({error})") from None
     return files
 
 
-async def _parts(request: Request) -> dict[str, bytes]:
+async def _uploaded_files(request: Request) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     async with request.form(max_files=64, max_fields=0) as form:
         for part in form.values():
             if isinstance(part, str):
                 raise DataError("expected files, each with its name")
-            files[_allowed(part.filename or "", files)] = await part.read()
+            files[_check_file_name(part.filename or "", files)] = await part.read()
     return files
 
 
-def _allowed(name: str, files: dict[str, bytes]) -> str:
-    if not ALLOWED.fullmatch(name) or ".." in name or name in files:
-        raise DataError(f"{name!r:.80} does not belong into an adapter folder, or is there twice")
+def _check_file_name(name: str, files: dict[str, bytes]) -> str:
+    if not ALLOWED_FILES.fullmatch(name) or ".." in name or name in files:
+        raise DataError(f"{name!r:.80} does not belong in an adapter folder, or is given twice")
     return name

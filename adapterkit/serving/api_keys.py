@@ -1,6 +1,6 @@
-"""Who may ask: API keys, the adapters each may use, and how much.
+"""API keys: the adapters that each may use, and its quotas.
 
-Keys are long random words, so a plain sha256 of one cannot be guessed back; only hashes are kept.
+Only the sha256 of a key is stored. A key is long and random, so it cannot be found from its hash.
 """
 
 from __future__ import annotations
@@ -20,52 +20,59 @@ from ..schema import build
 from ..yaml12 import read_yaml
 
 VARIABLE = "ADAPTERKIT_KEYS"
-"""Environment variable with the text of a key file, where there is no file."""
+"""Environment variable with the content of a key file; used if no file is given."""
 
 log = logging.getLogger("adapterkit")
 
 
 class TokenBucket:
-    """A token bucket: so much a second, and as much at once as ten seconds give.
+    """A token bucket, which holds the units of at most ten seconds.
 
     Args:
-        rate: Units a second; None is without bound.
+        rate: Units per second; None for no limit.
     """
 
     def __init__(self, rate: float | None) -> None:
         self.rate = rate
-        self._full = 10.0 * rate if rate is not None else 0.0
-        self._level = self._full
-        self._at = time.monotonic()
+        self._capacity = 10.0 * rate if rate is not None else 0.0
+        self._level = self._capacity
+        self._updated = time.monotonic()
 
     def take(self, amount: float, what: str) -> None:
-        """Takes an amount, which may leave a debt where the bucket was not empty.
+        """Takes units from the bucket.
+
+        An amount above the capacity is taken if the bucket is not empty, and leaves a negative
+        level.
+
+        Args:
+            amount: Number of units.
+            what: Name of the unit in messages.
 
         Raises:
-            OverloadedError: The bucket is empty.
+            OverloadedError: The bucket has too few units.
         """
         if self.rate is None:
             return
         now = time.monotonic()
-        self._level = min(self._full, self._level + (now - self._at) * self.rate)
-        self._at = now
-        if self._level <= 0.0 or (self._level < amount <= self._full):
-            wait = (min(amount, self._full) - self._level) / self.rate
-            raise OverloadedError(f"the quota of {self.rate:g} {what} a second is used up", wait)
+        self._level = min(self._capacity, self._level + (now - self._updated) * self.rate)
+        self._updated = now
+        if self._level <= 0.0 or (self._level < amount <= self._capacity):
+            wait = (min(amount, self._capacity) - self._level) / self.rate
+            raise OverloadedError(f"the quota of {self.rate:g} {what} per second is used up", wait)
         self._level -= amount
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks.
+    """The owner of an API key.
 
     Attributes:
         key: sha256 of the API key, `sha256:...` (`adapterkit keys` makes one).
-        adapters: Patterns of the adapters that may be asked (`acme/*`).
-        rows_per_second: Quota of rows; without bound where left out.
-        tokens_per_second: Quota of tokens; without bound where left out.
+        adapters: Patterns of the adapters that it may use (`acme/*`).
+        rows_per_second: Quota of rows; no limit if omitted.
+        tokens_per_second: Quota of tokens; no limit if omitted.
         admin: Whether it may publish, alias, roll back, unload and delete, and see metrics.
-        tenant: Its name.
+        tenant: Name of the tenant.
     """
 
     key: str
@@ -86,21 +93,21 @@ class Caller:
         object.__setattr__(self, "tokens", TokenBucket(self.tokens_per_second))
 
     def may_use(self, name: str) -> bool:
-        """Whether an adapter is any of its business; the plain backbone is everybody's."""
+        """Whether it may use an adapter; every caller may use the plain backbone."""
         return name == BASE or any(fnmatchcase(name, pattern) for pattern in self.adapters)
 
 
 EVERYONE = Caller(key="", adapters=("*",), admin=True)
-"""The caller where no keys are set: only on loopback."""
+"""The caller of a server without keys, which accepts requests from this machine only."""
 
 
 class Keys:
-    """The callers a server knows.
+    """The callers that a server knows.
 
     Args:
-        callers: By the hash of their key.
-        path: The file they came from, looked at again when it changes; None for none.
-        clock: Returns the time in seconds; the file is looked at once a second.
+        callers: Callers by the hash of their key.
+        path: Their key file, which is read again when it changes; None if there is no file.
+        clock: Returns the time in seconds. The file is checked at most once a second.
     """
 
     def __init__(
@@ -113,7 +120,7 @@ class Keys:
         self._callers = dict(callers)
         self._path = path
         self._clock = clock
-        self._looked = clock()
+        self._checked = clock()
         self._signature = _signature(path)
 
     @classmethod
@@ -125,72 +132,74 @@ class Keys:
             clock: As for `Keys`.
 
         Raises:
-            AdapterkitError: It is missing or not sound.
+            AdapterkitError: It is missing or not valid.
         """
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterkitError(f"{path}: cannot be read ({error})") from None
-        return cls(parse(text, str(path)), path, clock=clock)
+        return cls(parse_keys(text, str(path)), path, clock=clock)
 
     def find(self, key: str) -> Caller | None:
-        """Who a key belongs to; a key taken out of the file is refused within a second."""
+        """The owner of a key, or None. A key removed from the file is refused within a second."""
         now = self._clock()
-        if self._path is not None and now - self._looked > 1.0:
-            self._looked = now
+        if self._path is not None and now - self._checked > 1.0:
+            self._checked = now
             signature = _signature(self._path)
             if signature != self._signature:
                 self._signature = signature
-                self._read_again(self._path)
-        return self._callers.get(hash_of(key))
+                self._reload(self._path)
+        return self._callers.get(hash_key(key))
 
-    def _read_again(self, path: Path) -> None:
+    def _reload(self, path: Path) -> None:
         try:
             new = Keys.load(path)._callers
-        except AdapterkitError as error:  # refused as a whole: the callers stay as they were
-            log.error(f"{error}; the keys stay as they were")
+        except AdapterkitError as error:  # the whole file is refused
+            log.error(f"{error}; the keys have not changed")
             return
-        # What did not change keeps its quota as it stands.
+        # A caller that has not changed keeps the state of its quotas.
         old = self._callers
-        self._callers = {k: old[k] if old.get(k) == caller else caller for k, caller in new.items()}
+        self._callers = {
+            key: old[key] if old.get(key) == caller else caller for key, caller in new.items()
+        }
 
 
 def new_key() -> str:
-    """A fresh API key."""
+    """A new random API key."""
     return f"ak-{secrets.token_urlsafe(32)}"
 
 
-def hash_of(key: str) -> str:
-    """What the key file holds of a key."""
+def hash_key(key: str) -> str:
+    """The hash of a key, as in the key file."""
     return f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
-def parse(text: str, where: str) -> dict[str, Caller]:
-    """The callers of a key file, by the hash of their key.
+def parse_keys(text: str, source: str) -> dict[str, Caller]:
+    """The callers in the content of a key file, by the hash of their key.
 
     Args:
-        text: YAML (or JSON): tenant to `key`, `adapters`, quotas, `admin`.
-        where: What messages call it.
+        text: YAML or JSON: by tenant, `key`, `adapters`, quotas and `admin`.
+        source: Name of the file in messages.
 
     Raises:
-        AdapterkitError: It is not sound.
+        AdapterkitError: It is not valid.
     """
     try:
         content = read_yaml(text)
         if not isinstance(content, Mapping) or not content:
             raise ValueError("expected tenants with their keys, such as acme: {key: sha256:...}")
         callers: dict[str, Caller] = {}
-        for tenant, plain in content.items():
-            if not isinstance(plain, Mapping) or "tenant" in plain:
+        for tenant, section in content.items():
+            if not isinstance(section, Mapping) or "tenant" in section:
                 raise ValueError(f"{tenant}: expected key, adapters, quotas or admin")
-            caller = build(Caller, {**plain, "tenant": str(tenant)}, str(tenant))
+            caller = build(Caller, {**section, "tenant": str(tenant)}, str(tenant))
             if not caller.key.startswith("sha256:") or len(caller.key) != 71:
                 raise ValueError(f"{tenant}.key: expected sha256: and 64 digits (adapterkit keys)")
             if caller.key in callers:
                 raise ValueError(f"{tenant}.key: another tenant has the same key")
             callers[caller.key] = caller
     except (ValueError, AdapterkitError) as error:
-        raise AdapterkitError(f"{where}: {' '.join(str(error).split())}") from None
+        raise AdapterkitError(f"{source}: {' '.join(str(error).split())}") from None
     return callers
 
 

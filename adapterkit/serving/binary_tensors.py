@@ -1,8 +1,9 @@
 """The binary tensor extension of the Open Inference Protocol, as Triton's client sends texts.
 
-A body is a JSON header of `Inference-Header-Content-Length` bytes and then the tensors that name a
-`binary_data_size`, a text each of 4 bytes of length (little endian) and as many of UTF-8. It is
-turned into the JSON that the routes read; answers are JSON, which the protocol always allows.
+A body is a JSON header of `Inference-Header-Content-Length` bytes, followed by the tensors that
+have a `binary_data_size`. Each text of a tensor is its length (4 bytes, little endian) and its
+UTF-8 bytes. The body is converted to JSON, which the routes read. Answers are JSON, which the
+protocol always allows.
 """
 
 from __future__ import annotations
@@ -12,30 +13,30 @@ import json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import fault_of
+from .errors import error_response
 
-LENGTH = "inference-header-content-length"
+HEADER_LENGTH = "inference-header-content-length"
 
 
 class BinaryTensors:
-    """Turns bodies with binary tensors into JSON.
+    """Middleware that converts bodies with binary tensors to JSON.
 
     Args:
-        app: What reads them.
+        app: The application that reads the JSON.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Headers(scope=scope).get(LENGTH) if scope["type"] == "http" else None
+        length = Headers(scope=scope).get(HEADER_LENGTH) if scope["type"] == "http" else None
         if length is None:
             await self._app(scope, receive, send)
             return
         try:
-            content = unfold(await whole(receive), int(length))
+            content = to_json(await read_body(receive), int(length))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            await fault_of(400, "the binary tensors are not sound")(scope, receive, send)
+            await error_response(400, "the binary tensors are not valid")(scope, receive, send)
             return
         scope = {**scope, "headers": list(scope["headers"])}
         headers = MutableHeaders(scope=scope)
@@ -43,25 +44,25 @@ class BinaryTensors:
         headers["content-type"] = "application/json"
         first = True
 
-        async def turned() -> Message:
+        async def receive_json() -> Message:
             nonlocal first
             if not first:
                 return await receive()
             first = False
             return {"type": "http.request", "body": content, "more_body": False}
 
-        await self._app(scope, turned, send)
+        await self._app(scope, receive_json, send)
 
 
-def unfold(body: bytes, length: int) -> bytes:
-    """A body with binary tensors as JSON.
+def to_json(body: bytes, length: int) -> bytes:
+    """Converts a body with binary tensors to JSON.
 
     Args:
-        body: The JSON header, then the tensors in its order.
-        length: Bytes of the header.
+        body: The JSON header, followed by the tensors in the order of the header.
+        length: Number of bytes of the header.
 
     Raises:
-        ValueError: Header and tensors do not fit together.
+        ValueError: The tensors do not match the header.
     """
     header, rest = json.loads(body[:length]), body[length:]
     for tensor in header["inputs"]:
@@ -70,25 +71,25 @@ def unfold(body: bytes, length: int) -> bytes:
             tensor["data"] = _texts(rest[:size], size)
             rest = rest[size:]
     if rest:
-        raise ValueError("there is more than the header speaks of")
+        raise ValueError("there are bytes that the header does not describe")
     return json.dumps(header).encode()
 
 
-def _texts(piece: bytes, size: int) -> list[str]:
-    if len(piece) != size:
+def _texts(content: bytes, size: int) -> list[str]:
+    if len(content) != size:
         raise ValueError("a tensor is shorter than the header says")
-    texts, at = [], 0
-    while at < size:
-        start = at + 4
-        at = start + int.from_bytes(piece[at:start], "little")
-        if at > size:
+    texts, end = [], 0
+    while end < size:
+        start = end + 4
+        end = start + int.from_bytes(content[end:start], "little")
+        if end > size:
             raise ValueError("a text is shorter than its length")
-        texts.append(piece[start:at].decode())
+        texts.append(content[start:end].decode())
     return texts
 
 
-async def whole(receive: Receive) -> bytes:
-    """A request's body, as much as comes."""
+async def read_body(receive: Receive) -> bytes:
+    """The whole body of a request."""
     pieces = []
     while True:
         message = await receive()

@@ -1,7 +1,8 @@
-"""The engine: requests of many tenants queued fairly and answered in mixed packed batches.
+"""The engine: takes the rows of many tenants from a fair queue and answers them in mixed batches.
 
-Batches are computed in lanes, side by side; a tenant that takes most of the engine while others are
-about leaves them the last lane, so that they need not wait for its batches to end.
+Several lanes compute batches at the same time. While a single tenant dominates the engine and other
+tenants are active, it may not use the last free lane. So the requests of the others do not wait
+until one of its batches ends.
 """
 
 from __future__ import annotations
@@ -19,37 +20,37 @@ from ..errors import OverloadedError, UnavailableError
 from ..inference.lanes import WorkerLanes
 from ..inference.pipeline import answer_rows, encode_requests
 from ..tasks.types import Answer, Example, Text
-from .queue import Queue, QueuedRequest, QueuedRow, Usage, too_late
+from .queue import Queue, QueuedRequest, QueuedRow, Usage, timeout_error
 
-SHORT = 1000
-"""Characters that are tokenised sooner than another thread could be asked to."""
-
+MAX_INLINE_CHARACTERS = 1000
+"""Up to this length, tokenising takes less time than passing the texts to another thread."""
 
 log = logging.getLogger("adapterkit")
 
-Found = list[Answer | Exception]
-"""What a lane found: an answer for each row, or why there is none."""
+BatchResult = list[Answer | Exception]
+"""For each row of a batch its answer, or the error that prevented it."""
 
 
 class EngineObserver:
-    """What the engine tells of its work; nothing by default."""
+    """Is notified of the engine's work; by default it does nothing."""
 
     def stage(self, name: str, seconds: float) -> None:
-        """The request at hand passed a stage: tokenise, queue or answer."""
+        """A request has passed a stage: `tokenise`, `queue` or `answer`."""
 
     def batch(self, rows: int, tokens: int, seconds: float) -> None:
         """A batch was answered."""
 
 
 class Engine:
-    """Answers requests of many tenants over one backbone, one mixed packed batch at a time.
+    """Answers the requests of many tenants with one backbone, in mixed packed batches.
 
     Args:
         backbone: The backbone.
-        max_batch_tokens: Most tokens of a batch: more is more throughput, less is less waiting.
-        max_queue_tokens: Most tokens that wait.
-        lanes: Compute batches at the same time; closed by `drain`.
-        watch: Told of every batch and request, for metrics.
+        max_batch_tokens: Most tokens of a batch. A larger value gives more throughput, a smaller
+            one shorter waiting times.
+        max_queue_tokens: Most tokens that may wait.
+        lanes: Compute the batches; closed by `drain`.
+        observer: Is notified of every batch and request, for metrics.
     """
 
     def __init__(
@@ -58,30 +59,30 @@ class Engine:
         max_batch_tokens: int,
         max_queue_tokens: int,
         lanes: WorkerLanes,
-        watch: EngineObserver | None = None,
+        observer: EngineObserver | None = None,
     ) -> None:
         self.backbone = backbone
         self.max_batch_tokens = max_batch_tokens
         self.queue = Queue(max_queue_tokens)
-        self.rate = 0.0
-        self._watch = watch or EngineObserver()
+        self.tokens_per_second = 0.0
+        self._observer = observer or EngineObserver()
         self._closing = False
         self._lanes = lanes
-        self._running: dict[Future[Found], set[str]] = {}
+        self._running: dict[Future[BatchResult], set[str]] = {}
         self._usage = Usage()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._filling = False
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="read")
+        self._fill_scheduled = False
+        self._tokenizers = ThreadPoolExecutor(2, thread_name_prefix="tokenizer")
 
     @property
     def closing(self) -> bool:
-        """Whether it takes no more requests."""
+        """Whether it refuses new requests."""
         return self._closing
 
     def start(self) -> None:
-        """Begins to answer; called on the running event loop."""
+        """Starts to answer; must be called on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._fill()
+        self._fill_lanes()
 
     async def ask(
         self,
@@ -90,126 +91,147 @@ class Engine:
         timeout: float,
         charge: Callable[[list[Example]], None] | None = None,
     ) -> list[Answer]:
-        """Answers rows that may mix adapters, methods and tasks.
+        """Answers rows, which may mix adapters, methods and tasks.
 
         Args:
-            tenant: Whose share of the engine this takes.
-            rows: Adapter (None: the plain backbone) and text of each row, at least one.
-            timeout: Seconds after which nobody waits for the answer.
-            charge: Called with the tokenised rows before they are queued; what it raises ends
-                the request.
+            tenant: The tenant whose share of the engine is used.
+            rows: Adapter (None for the plain backbone) and text of each row; at least one row.
+            timeout: Seconds after which the request fails.
+            charge: Called with the tokenised rows before they are queued. An exception that it
+                raises ends the request.
 
         Returns:
-            An answer for each row, in order.
+            The answer to each row, in the order of the rows.
 
         Raises:
-            DataError: A text is empty or not a text.
+            DataError: A text is empty or is not a text.
             OverloadedError: The queue is full.
-            UnavailableError: The engine is closing, or the time was up.
+            UnavailableError: The engine is closing, or the timeout has passed.
         """
         if self._closing:
             raise UnavailableError("the server is closing")
         if self.queue.is_full_for(tenant):
             raise self._overloaded()
         began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        owners, texts = [adapter for adapter, _ in rows], [text for _, text in rows]
-        if all(isinstance(text, str) for text in texts) and sum(map(len, texts)) <= SHORT:
-            examples = encode_requests(self.backbone, owners, texts)
-        else:
-            examples = await loop.run_in_executor(
-                self._readers, encode_requests, self.backbone, owners, texts
-            )
-        self._watch.stage("tokenise", time.monotonic() - began)
+        examples = await self._tokenize(rows)
+        self._observer.stage("tokenise", time.monotonic() - began)
         if charge is not None:
             charge(examples)
-        job = QueuedRequest(
-            tenant, list(zip(owners, examples, strict=True)), began + timeout, loop.create_future()
+        loop = asyncio.get_running_loop()
+        adapters = [adapter for adapter, _ in rows]
+        request = QueuedRequest(
+            tenant,
+            list(zip(adapters, examples, strict=True)),
+            began + timeout,
+            loop.create_future(),
         )
-        for loser in self.queue.add(job):
-            loser.end(self._overloaded())
-        if self._loop is not None and not self._filling:
-            # Not at once: requests that came together are answered together.
-            self._filling = True
-            self._loop.call_soon(self._fill)
-        timer = loop.call_at(loop.time() + timeout, job.end, too_late())
+        for removed in self.queue.add(request):
+            removed.fail(self._overloaded())
+        self._schedule_fill()
+        timer = loop.call_at(loop.time() + timeout, request.fail, timeout_error())
         try:
-            answers = await job.done
-        finally:  # answered, refused, too late, or the client hung up
+            answers = await request.done
+        finally:  # answered, refused, timed out, or cancelled because the caller disconnected
             timer.cancel()
-            self.queue.leave(job)
-        done = time.monotonic()
-        self._watch.stage("queue", (job.begun or done) - job.arrived)
-        self._watch.stage("answer", done - (job.begun or done))
+            self.queue.remove(request)
+        ended = time.monotonic()
+        started = request.started or ended
+        self._observer.stage("queue", started - request.arrived)
+        self._observer.stage("answer", ended - started)
         return answers
 
     async def drain(self) -> None:
-        """Takes no more requests, answers those that are here, and ends."""
+        """Refuses new requests, answers those that wait, and ends the threads."""
         self._closing = True
         while self.queue.rows or self._running:
             await asyncio.sleep(0.01)
         self._lanes.close()
-        self._readers.shutdown(wait=False)
+        self._tokenizers.shutdown(wait=False)
+
+    async def _tokenize(self, rows: Sequence[tuple[Adapter | None, Text]]) -> list[Example]:
+        adapters, texts = [adapter for adapter, _ in rows], [text for _, text in rows]
+        only_texts = all(isinstance(text, str) for text in texts)
+        if only_texts and sum(map(len, texts)) <= MAX_INLINE_CHARACTERS:
+            return encode_requests(self.backbone, adapters, texts)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._tokenizers, encode_requests, self.backbone, adapters, texts
+        )
 
     def _overloaded(self) -> OverloadedError:
-        wait = self.queue.tokens / (self._lanes.n * self.rate) if self.rate else 1.0
+        rate = self._lanes.n * self.tokens_per_second
+        wait = self.queue.tokens / rate if rate else 1.0
         return OverloadedError("too many requests are waiting; try again later", min(wait, 60.0))
 
-    def _fill(self) -> None:
+    def _schedule_fill(self) -> None:
+        """Fills the lanes in the next turn of the event loop, so that requests that arrive
+        together are answered together."""
+        if self._loop is not None and not self._fill_scheduled:
+            self._fill_scheduled = True
+            self._loop.call_soon(self._fill_lanes)
+
+    def _fill_lanes(self) -> None:
         """Gives every free lane its next batch."""
-        self._filling = False
+        self._fill_scheduled = False
         while len(self._running) < self._lanes.n:
-            taken = self.queue.take(self.max_batch_tokens, self._barred())
+            taken = self.queue.take(self.max_batch_tokens, self._excluded_tenant())
             if not taken:
                 return
             began = time.monotonic()
-            for waiting in taken:
-                waiting.job.begun = waiting.job.begun or began
-                self._usage.add(waiting.job.tenant, waiting.tokens)
-            rows = [waiting.job.rows[waiting.place] for waiting in taken]
-            batch = self._lanes.submit(_found, self.backbone, rows)
-            self._running[batch] = {waiting.job.tenant for waiting in taken}
-            batch.add_done_callback(partial(self._tell, taken, began))
+            for row in taken:
+                row.request.started = row.request.started or began
+                self._usage.add(row.request.tenant, row.tokens)
+            rows = [row.request.rows[row.index] for row in taken]
+            batch = self._lanes.submit(_compute_batch, self.backbone, rows)
+            self._running[batch] = {row.request.tenant for row in taken}
+            batch.add_done_callback(partial(self._notify_loop, taken, began))
 
-    def _tell(self, taken: Sequence[QueuedRow], began: float, batch: Future[Found]) -> None:
-        """Brings what a lane found to the event loop."""
-        seconds = time.monotonic() - began
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._answered, taken, seconds, batch)
-
-    def _barred(self) -> str | None:
-        """Who may not take the last free lane."""
+    def _excluded_tenant(self) -> str | None:
+        """The tenant that may not use the last free lane."""
         if self._lanes.n == 1 or len(self._running) < self._lanes.n - 1:
             return None
         dominant = self._usage.dominant()
-        held = any(dominant in tenants for tenants in self._running.values())
-        return dominant if held else None
+        is_running = any(dominant in tenants for tenants in self._running.values())
+        return dominant if is_running else None
 
-    def _answered(self, taken: Sequence[QueuedRow], seconds: float, batch: Future[Found]) -> None:
+    def _notify_loop(
+        self, taken: Sequence[QueuedRow], began: float, batch: Future[BatchResult]
+    ) -> None:
+        """Passes a finished batch from its lane to the event loop."""
+        seconds = time.monotonic() - began
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._finish_batch, taken, seconds, batch)
+
+    def _finish_batch(
+        self, taken: Sequence[QueuedRow], seconds: float, batch: Future[BatchResult]
+    ) -> None:
         del self._running[batch]
-        self._fill()  # before anyone is told: no lane waits until answers are written out
-        tokens = sum(waiting.tokens for waiting in taken)
-        self.rate = 0.9 * self.rate + 0.1 * tokens / seconds if self.rate else tokens / seconds
-        self._watch.batch(len(taken), tokens, seconds)
-        for waiting, one in zip(taken, batch.result(), strict=True):
-            job = waiting.job
-            if isinstance(one, Exception):
-                job.end(one)
+        self._fill_lanes()  # first, so that no lane waits while answers are sent
+        tokens = sum(row.tokens for row in taken)
+        rate = tokens / seconds
+        before = self.tokens_per_second
+        self.tokens_per_second = 0.9 * before + 0.1 * rate if before else rate
+        self._observer.batch(len(taken), tokens, seconds)
+        for row, result in zip(taken, batch.result(), strict=True):
+            request = row.request
+            if isinstance(result, Exception):
+                request.fail(result)
                 continue
-            job.answers[waiting.place] = one
-            job.unanswered -= 1
-            if job.unanswered == 0 and not job.done.done():
-                job.done.set_result(job.answers)
+            request.answers[row.index] = result
+            request.n_unanswered -= 1
+            if request.n_unanswered == 0 and not request.done.done():
+                request.done.set_result(request.answers)
 
 
-def _found(backbone: Backbone, rows: Sequence[tuple[Adapter | None, Example]]) -> Found:
-    """An answer for each row; where a batch fails, each row's own fault."""
+def _compute_batch(
+    backbone: Backbone, rows: Sequence[tuple[Adapter | None, Example]]
+) -> BatchResult:
+    """The answer to each row. If a batch fails, its rows are computed in ever smaller batches, and
+    only those that fail alone get an error."""
     try:
         return list(answer_rows(backbone, rows))
     except Exception as error:
         if len(rows) == 1:
             log.exception("a row could not be answered")
             return [error]
-        # One tenant's fault is not another's: the halves find whose it is.
         middle = len(rows) // 2
-        return _found(backbone, rows[:middle]) + _found(backbone, rows[middle:])
+        return _compute_batch(backbone, rows[:middle]) + _compute_batch(backbone, rows[middle:])

@@ -1,10 +1,10 @@
-"""Every error as JSON: `error`, a sentence, and `error_type`, which goes with the status."""
+"""Errors as JSON: `error`, a message, and `error_type`, which depends on the status."""
 
 from __future__ import annotations
 
 from fastapi.responses import JSONResponse, Response
 
-KINDS = {
+ERROR_TYPES = {
     400: "malformed",
     401: "unauthorized",
     403: "forbidden",
@@ -17,10 +17,10 @@ KINDS = {
     500: "backend",
     503: "unavailable",
 }
-"""Status to `error_type`."""
+"""`error_type` by HTTP status."""
 
 
-def fault_of(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """An error as every route tells it."""
-    kind = KINDS.get(status, "error")
-    return JSONResponse({"error": message, "error_type": kind}, status, headers)
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """The response of every route to an error."""
+    error_type = ERROR_TYPES.get(status, "error")
+    return JSONResponse({"error": message, "error_type": error_type}, status, headers)

@@ -1,4 +1,4 @@
-"""The shortest way from a request to the routes that answer texts."""
+"""A short path from a request to the routes that answer texts."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .auth import auth, service_of
-from .binary_tensors import whole
+from .binary_tensors import read_body
 from .schemas import Body
 
-Handle = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class FastPath:
-    """Calls routes of `body`, `service` and `caller` without looking for them.
+    """Middleware that directly calls POST routes with the parameters `body`, `service`, `caller`.
 
-    To find a route and to solve its dependencies takes longer than all else that is done for a
-    short text on the event loop, and while Python runs there, no lane can. The description is
-    FastAPI's own, from the same signature; so is what any other method of these paths is told.
+    FastAPI's routing and dependency injection take longer than all other work of the event loop for
+    a short text, and the lanes wait for the interpreter lock during that time. The routes are also
+    registered with FastAPI, which describes them and answers the other HTTP methods of their paths.
 
     Args:
-        app: What answers everything else.
-        routes: Routes that are posted to.
+        app: The application, which answers all other requests.
+        routes: The POST routes.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
-        self._handles = {
-            route.path: _handle(route.endpoint) for route in routes if isinstance(route, APIRoute)
+        self._handlers = {
+            route.path: _handler(route.endpoint) for route in routes if isinstance(route, APIRoute)
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        posted = scope["type"] == "http" and scope["method"] == "POST"
-        handle = self._handles.get(scope["path"]) if posted else None
-        if handle is None:
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        handler = self._handlers.get(scope["path"]) if is_post else None
+        if handler is None:
             await self._app(scope, receive, send)
             return
-        response = await handle(Request(scope, receive))
+        response = await handler(Request(scope, receive))
         await response(scope, receive, send)
 
 
-def _handle(endpoint: Callable[..., Awaitable[Response]]) -> Handle:
-    shape: type[Body] = get_type_hints(endpoint)["body"]
+def _handler(endpoint: Callable[..., Awaitable[Response]]) -> Handler:
+    body_type: type[Body] = get_type_hints(endpoint)["body"]
 
     async def handle(request: Request) -> Response:
         service, caller = await service_of(request), await auth(request)
         try:
-            body: Any = shape.model_validate_json(await whole(request.receive))
+            body: Any = body_type.model_validate_json(await read_body(request.receive))
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from None
         return await endpoint(body=body, service=service, caller=caller)

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, without the texts that callers send."""
+"""Structured logs: one JSON object per line, without the texts of requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 log = logging.getLogger("adapterkit")
 
 
-class JsonLines(logging.Formatter):
-    """A record as one line of JSON; `extra={"facts": {...}}` adds keys."""
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON; `extra={"facts": {...}}` adds keys."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        content = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -22,14 +22,14 @@ class JsonLines(logging.Formatter):
             **getattr(record, "facts", {}),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content, ensure_ascii=False)
 
 
-def log_lines() -> None:
-    """Sends the log of a server to standard error as lines of JSON."""
+def log_as_json() -> None:
+    """Writes the logs of adapterkit and of uvicorn to standard error, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     for name in ("adapterkit", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -1,4 +1,4 @@
-"""What a server tells Prometheus, and the few numbers that its page shows."""
+"""The metrics of a server for Prometheus, and the few numbers that its page shows."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from .engine import Engine, EngineObserver
 from .tracing import Traces
 
 MAX_ADAPTERS = 500
-"""Adapters counted by name; later ones are counted as `_other`, so that a scrape stays small."""
+"""Most adapters that are counted by name. The others are counted as `_other`, so that the text of
+the metrics stays short."""
 
-SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+SECONDS_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Metrics(EngineObserver):
     """Counters and histograms of one server.
 
     Args:
-        traces: Where stages are traced as well.
+        traces: Receives the stages as well.
     """
 
     def __init__(self, traces: Traces | None = None) -> None:
@@ -37,13 +38,13 @@ class Metrics(EngineObserver):
             "adapterkit_stage_seconds",
             "Seconds of a request by stage",
             ["stage"],
-            buckets=SECONDS,
+            buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
         self._seconds = Histogram(
             "adapterkit_batch_seconds",
             "Seconds of a packed forward",
-            buckets=SECONDS,
+            buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
         self._rows = Histogram(
@@ -64,17 +65,17 @@ class Metrics(EngineObserver):
         self._adapters = Counter(
             "adapterkit_adapter_rows", "Rows answered", ["adapter"], registry=self.registry
         )
-        # Looking a label up takes longer than counting, so what was looked up once is kept.
-        self._of_stage = cache(self._stages.labels)
-        self._of_status = cache(self._requests.labels)
-        self._of_adapter: dict[str, Counter] = {}
+        # The look-up of a label takes longer than the count, so its result is cached.
+        self._stage_histogram = cache(self._stages.labels)
+        self._status_counter = cache(self._requests.labels)
+        self._adapter_counters: dict[str, Counter] = {}
 
-    def watch(self, engine: Engine, resident: AdapterCache) -> None:
-        """Shows what engine and resident set hold at the moment of a scrape."""
-        self.registry.register(_Held(engine, resident))
+    def observe(self, engine: Engine, cache: AdapterCache) -> None:
+        """Adds the state of the engine and of the cache at the time of a scrape."""
+        self.registry.register(_StateCollector(engine, cache))
 
     def stage(self, name: str, seconds: float) -> None:
-        self._of_stage(name).observe(seconds)
+        self._stage_histogram(name).observe(seconds)
         if self.traces is not None:
             self.traces.stage(name, seconds)
 
@@ -86,61 +87,61 @@ class Metrics(EngineObserver):
 
     def request(self, status: int) -> None:
         """An HTTP request was answered."""
-        self._of_status(str(status)).inc()
+        self._status_counter(str(status)).inc()
 
     def rows(self, adapter: str, rows: int) -> None:
         """Rows of an adapter were answered."""
-        counter = self._of_adapter.get(adapter)
+        counter = self._adapter_counters.get(adapter)
         if counter is None:
-            name = adapter if len(self._of_adapter) < MAX_ADAPTERS else "_other"
+            name = adapter if len(self._adapter_counters) < MAX_ADAPTERS else "_other"
             counter = self._adapters.labels(name)
             if name == adapter:
-                self._of_adapter[name] = counter
+                self._adapter_counters[name] = counter
         counter.inc(rows)
 
     def text(self) -> bytes:
-        """The scrape, in Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
-class _Held(Collector):
-    def __init__(self, engine: Engine, resident: AdapterCache) -> None:
+class _StateCollector(Collector):
+    def __init__(self, engine: Engine, cache: AdapterCache) -> None:
         self._engine = engine
-        self._resident = resident
+        self._cache = cache
 
     def collect(self) -> Iterator[Metric]:
-        queue, resident = self._engine.queue, self._resident
+        queue, cache = self._engine.queue, self._cache
         yield GaugeMetricFamily("adapterkit_queue_rows", "Rows that wait", queue.rows)
         yield GaugeMetricFamily("adapterkit_queue_tokens", "Tokens that wait", queue.tokens)
         yield GaugeMetricFamily("adapterkit_queue_tenants", "Tenants that wait", queue.tenants)
-        yield CounterMetricFamily("adapterkit_loads", "Adapters read from disk", resident.loads)
+        yield CounterMetricFamily("adapterkit_loads", "Adapters read from disk", cache.loads)
         adapters = GaugeMetricFamily("adapterkit_resident_adapters", "Adapters", labels=["tier"])
-        held = GaugeMetricFamily("adapterkit_resident_bytes", "Bytes held", labels=["tier"])
+        sizes = GaugeMetricFamily("adapterkit_resident_bytes", "Bytes held", labels=["tier"])
         evictions = CounterMetricFamily("adapterkit_evictions", "Adapters let go", labels=["tier"])
-        for name, tier in resident.tiers.items():
+        for name, tier in cache.tiers.items():
             adapters.add_metric([name], len(tier))
-            held.add_metric([name], tier.bytes)
+            sizes.add_metric([name], tier.bytes)
             evictions.add_metric([name], tier.evictions)
-        yield from (adapters, held, evictions)
+        yield from (adapters, sizes, evictions)
 
 
-LATELY = 10.0
-"""Seconds over which latency is told."""
+LATENCY_WINDOW = 10.0
+"""Seconds over which the median latency is computed."""
 
 
 class Activity:
-    """Sums since the start, and the latency of the last requests."""
+    """Sums since the start, and the latency of recent requests."""
 
     def __init__(self) -> None:
         self.requests = 0
         self.rows = 0
         self.tokens = 0
         self.batches = 0
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._recent: deque[tuple[float, float]] = deque(maxlen=4096)
 
     def request(self, seconds: float) -> None:
-        """A request was answered, so long after it came."""
+        """A request was answered, `seconds` after it arrived."""
         self.requests += 1
         self._recent.append((time.monotonic(), seconds))
 
@@ -150,16 +151,16 @@ class Activity:
         self.rows += rows
         self.tokens += tokens
 
-    def told(self) -> dict[str, float | None]:
-        """Seconds since the start, sums, and the median latency of the last `LATELY` seconds in
-        seconds (None where nobody asked)."""
+    def snapshot(self) -> dict[str, float | None]:
+        """Seconds since the start, the sums, and the median latency in seconds of the requests of
+        the last `LATENCY_WINDOW` seconds (None if there was no request)."""
         now = time.monotonic()
-        lately = [seconds for at, seconds in self._recent if now - at <= LATELY]
+        recent = [seconds for at, seconds in self._recent if now - at <= LATENCY_WINDOW]
         return {
-            "uptime": round(now - self._began, 3),
+            "uptime": round(now - self._started, 3),
             "requests": self.requests,
             "rows": self.rows,
             "tokens": self.tokens,
             "batches": self.batches,
-            "p50": round(median(lately), 6) if lately else None,
+            "p50": round(median(recent), 6) if recent else None,
         }

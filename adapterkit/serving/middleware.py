@@ -1,4 +1,4 @@
-"""What every request passes first: its size, its pace, its number and its line in the log."""
+"""The outermost middleware: limits of bodies, request ids, and a log record for each request."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .json_logs import log
 from .metrics import Metrics
 from .service import ServingLimits
 
-NUMBER = re.compile("[0-9A-Za-z-]{1,64}")
-"""What a request may call itself."""
+REQUEST_ID = re.compile("[0-9A-Za-z-]{1,64}")
+"""A valid `x-request-id` of a caller; any other value is replaced."""
 
-PATIENCE = 10.0
-"""Seconds between two pieces of a body."""
+CHUNK_TIMEOUT = 10.0
+"""Most seconds between two chunks of a body."""
 
-LONGEST = 120.0
-"""Seconds for all of it."""
+BODY_TIMEOUT = 120.0
+"""Most seconds for a whole body."""
 
-QUIET = ("/health", "/ready", "/metrics", "/v1/activity")
-"""Paths that are asked all day and are not worth a line each."""
+UNLOGGED_PATHS = ("/health", "/ready", "/metrics", "/v1/activity")
+"""Paths that are requested all the time, and so are not logged."""
 
 
 class RequestLimits:
-    """Bounds bodies by size and time, and logs each request without its texts.
+    """Middleware that limits the size and time of bodies, and logs requests without their texts.
 
     Args:
-        app: What it lets requests through to.
-        limits: What one request may be.
-        metrics: Where answers are counted.
+        app: The application.
+        limits: Limits of one request.
+        metrics: Counts the responses.
     """
 
     def __init__(self, app: ASGIApp, limits: ServingLimits, metrics: Metrics) -> None:
@@ -50,31 +50,32 @@ class RequestLimits:
             return
         began = time.monotonic()
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
-        number = given if NUMBER.fullmatch(given) else uuid.uuid4().hex
+        request_id = headers.get("x-request-id", "")
+        if not REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
         status = 500
 
-        async def answer(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = number
+                MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         traces = self._metrics.traces
         name = f"{scope['method']} {scope['path']}"
-        spanned: AbstractContextManager[dict[str, Any]] = nullcontext({})
+        span: AbstractContextManager[dict[str, Any]] = nullcontext({})
         if traces is not None:
-            spanned = traces.request(name, headers)
+            span = traces.request(name, headers)
         try:
-            with spanned as traced:
-                await self._app(scope, self._bounded(scope["path"], headers, receive), answer)
-                traced |= {"status": status, **scope.get("state", {}).get("facts", {})}
+            with span as attributes:
+                await self._app(scope, self._bounded(scope["path"], headers, receive), send_with_id)
+                attributes |= {"status": status, **scope.get("state", {}).get("facts", {})}
         finally:
             self._metrics.request(status)
-            if scope["path"] not in QUIET:
+            if scope["path"] not in UNLOGGED_PATHS:
                 facts = {
-                    "request": number,
+                    "request": request_id,
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,
@@ -84,31 +85,31 @@ class RequestLimits:
                 log.info("request", extra={"facts": facts})
 
     def _bounded(self, path: str, headers: Headers, receive: Receive) -> Receive:
-        """Reads a body no larger and no slower than is fair."""
+        """`receive`, which raises if the body is too large, too slow or incomplete."""
         admin = path.startswith("/admin/")
-        most = self._limits.upload_bytes if admin else self._limits.body_bytes
-        told = headers.get("content-length", "0")
-        taken = int(told) if told.isdigit() and int(told) > most else 0
-        whole, end = False, time.monotonic() + LONGEST
+        max_bytes = self._limits.upload_bytes if admin else self._limits.body_bytes
+        declared = headers.get("content-length", "0")
+        n_bytes = int(declared) if declared.isdigit() and int(declared) > max_bytes else 0
+        complete, end = False, time.monotonic() + BODY_TIMEOUT
 
         async def bounded() -> Message:
-            nonlocal taken, whole
-            if whole:  # all that can come is the caller hanging up
+            nonlocal n_bytes, complete
+            if complete:  # the only further message is that the caller disconnects
                 return await receive()
-            if taken > most:
-                raise HTTPException(413, f"the body is larger than {most} bytes")
+            if n_bytes > max_bytes:
+                raise HTTPException(413, f"the body is larger than {max_bytes} bytes")
             try:
-                patience = min(PATIENCE, end - time.monotonic())
-                async with asyncio.timeout(patience):
+                timeout = min(CHUNK_TIMEOUT, end - time.monotonic())
+                async with asyncio.timeout(timeout):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, "the body came too slowly") from None
+                raise HTTPException(408, "the body was sent too slowly") from None
             if message["type"] == "http.disconnect":
-                raise HTTPException(400, "the caller hung up before the body was whole")
-            taken += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if taken > most:
-                raise HTTPException(413, f"the body is larger than {most} bytes")
+                raise HTTPException(400, "the caller disconnected before the body was complete")
+            n_bytes += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if n_bytes > max_bytes:
+                raise HTTPException(413, f"the body is larger than {max_bytes} bytes")
             return message
 
         return bounded

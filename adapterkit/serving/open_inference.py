@@ -1,10 +1,10 @@
-"""The Open Inference Protocol (v2), one model for each adapter.
+"""Routes of the Open Inference Protocol (v2), in which each adapter is a model.
 
 https://github.com/kserve/open-inference-protocol: REST, with tensors as JSON. Inputs are BYTES
-tensors of texts: one of any name, in which a text that is a JSON object gives values by role, or
-several that are named as roles, such as `text` and `text_pair`. Outputs are `answer` (the whole
-answer as JSON) and what the adapter's task names besides (`Task.tensor_keys`), such as `label`,
-`score` and `vector`.
+tensors of texts. A single tensor may have any name, and a text in it that is a JSON object gives
+values by role. Several tensors are named after roles, such as `text` and `text_pair`. Outputs are
+`answer` (the whole answer as JSON) and the keys that the adapter's task declares
+(`Task.tensor_keys`), such as `label`, `score` and `vector`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pydantic import BaseModel, Field, StringConstraints
 from .._version import __version__
 from ..data.requests import parse_text
 from ..errors import DataError, UnavailableError, did_you_mean
+from ..names import BASE
 from ..tasks.base import column_roles
 from ..tasks.types import Text
 from .auth import CallerDep
 from .routes import ServiceDep
-from .schemas import Name, Which
-from .service import Answered
+from .schemas import Name, VersionOrAlias
+from .service import RowAnswer
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
@@ -32,7 +33,7 @@ TensorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class TensorIn(BaseModel):
-    """A tensor of texts."""
+    """An input: a tensor of texts."""
 
     name: TensorName
     shape: list[Annotated[int, Field(ge=0)]]
@@ -42,7 +43,7 @@ class TensorIn(BaseModel):
 
 
 class TensorOut(BaseModel):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: TensorName
     parameters: dict[str, Any] = {}
@@ -59,7 +60,7 @@ class InferBody(BaseModel):
 
 @router.get("")
 async def server() -> Response:
-    """Name, version and extensions of the server."""
+    """Report the name, the version and the extensions of the server."""
     return JSONResponse(
         {"name": "adapterkit", "version": __version__, "extensions": ["binary_tensor_data"]}
     )
@@ -67,13 +68,13 @@ async def server() -> Response:
 
 @router.get("/health/live")
 async def live() -> Response:
-    """Whether the process lives."""
+    """Report that the process is alive."""
     return JSONResponse({"live": True})
 
 
 @router.get("/health/ready")
 async def ready(service: ServiceDep) -> Response:
-    """Whether it takes requests."""
+    """Report whether the server accepts requests."""
     if service.engine.closing:
         raise UnavailableError("the server is closing")
     return JSONResponse({"ready": True})
@@ -81,49 +82,49 @@ async def ready(service: ServiceDep) -> Response:
 
 @router.post("/models/{name:adapter}/versions/{version}/infer")
 async def infer_version(
-    name: Name, version: Which, body: InferBody, service: ServiceDep, caller: CallerDep
+    name: Name, version: VersionOrAlias, body: InferBody, service: ServiceDep, caller: CallerDep
 ) -> Response:
-    """Ask one version of an adapter (a number or an alias)."""
+    """Predict with one version of an adapter, given as a number or an alias."""
     return await _infer(f"{name}@{version}", body, service, caller)
 
 
 @router.post("/models/{name:adapter}/infer")
 async def infer(name: Name, body: InferBody, service: ServiceDep, caller: CallerDep) -> Response:
-    """Ask an adapter, or `base`, the plain backbone."""
+    """Predict with an adapter, or with `base`, the plain backbone."""
     return await _infer(name, body, service, caller)
 
 
 @router.get("/models/{name:adapter}/versions/{version}/ready")
 async def version_is_ready(
-    name: Name, version: Which, service: ServiceDep, caller: CallerDep
+    name: Name, version: VersionOrAlias, service: ServiceDep, caller: CallerDep
 ) -> Response:
-    """Whether one version can be asked."""
+    """Report whether one version of an adapter can be used."""
     found = await service.find(caller, f"{name}@{version}")
     return JSONResponse({"name": name, "version": str(found.number), "ready": True})
 
 
 @router.get("/models/{name:adapter}/ready")
 async def is_ready(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
-    """Whether an adapter can be asked."""
+    """Report whether an adapter can be used."""
     await service.find(caller, name)
     return JSONResponse({"name": name, "ready": True})
 
 
 @router.get("/models/{name:adapter}/versions/{version}")
-async def about_version(
-    name: Name, version: Which, service: ServiceDep, caller: CallerDep
+async def describe_version(
+    name: Name, version: VersionOrAlias, service: ServiceDep, caller: CallerDep
 ) -> Response:
-    """Inputs and outputs of one version."""
-    return await _about(f"{name}@{version}", service, caller)
+    """Describe the inputs and outputs of one version."""
+    return await _describe(f"{name}@{version}", service, caller)
 
 
 @router.get("/models/{name:adapter}")
-async def about(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
-    """Inputs and outputs of an adapter."""
-    return await _about(name, service, caller)
+async def describe(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
+    """Describe the inputs and outputs of an adapter."""
+    return await _describe(name, service, caller)
 
 
-async def _about(reference: str, service: ServiceDep, caller: CallerDep) -> Response:
+async def _describe(reference: str, service: ServiceDep, caller: CallerDep) -> Response:
     version = await service.find(caller, reference)
     versions, _ = await service.in_thread(service.store.versions, version.name)
     text = {"name": "text", "datatype": "BYTES", "shape": [-1]}
@@ -141,35 +142,39 @@ async def _about(reference: str, service: ServiceDep, caller: CallerDep) -> Resp
 async def _infer(
     reference: str, body: InferBody, service: ServiceDep, caller: CallerDep
 ) -> Response:
-    said = await service.answer(caller, [(reference, text) for text in _texts(body.inputs)])
-    outputs = _outputs(said)
+    rows = [(reference, row) for row in _rows(body.inputs)]
+    answers = await service.answer(caller, rows)
+    outputs = _outputs(answers)
     if body.outputs is not None:
         known = {str(output["name"]): output for output in outputs}
         unknown = [wanted.name for wanted in body.outputs if wanted.name not in known]
         if unknown:
-            raise DataError(f"there is no output {unknown[0]!r:.80}; it has {', '.join(known)}")
+            raise DataError(
+                f"there is no output {unknown[0]!r:.80}; the outputs are {', '.join(known)}"
+            )
         outputs = [known[wanted.name] for wanted in body.outputs]
-    held = said[0].held
+    loaded = answers[0].loaded
     content: dict[str, Any] = {
-        "model_name": held.version.name if held else "base",
-        "model_version": str(held.version.number) if held else "1",
+        "model_name": loaded.version.name if loaded else BASE,
+        "model_version": str(loaded.version.number) if loaded else "1",
         "outputs": outputs,
     }
     return JSONResponse({**content, "id": body.id} if body.id is not None else content)
 
 
-def _texts(inputs: list[TensorIn]) -> list[Text]:
-    """The rows of a request: the texts of one tensor, or of several, each named as a role."""
+def _rows(inputs: list[TensorIn]) -> list[Text]:
+    """The rows of a request: the texts of one tensor, or of several that are named after roles."""
     columns: dict[str, list[str]] = {}
     for tensor in inputs:
         if tensor.datatype != "BYTES" or not all(isinstance(text, str) for text in tensor.data):
             raise DataError(f"input {tensor.name!r:.80}: expected texts with datatype BYTES")
         size = 1
-        for edge in tensor.shape:
-            size *= edge
+        for length in tensor.shape:
+            size *= length
         if size != len(tensor.data):
+            n_texts = len(tensor.data)
             raise DataError(
-                f"input {tensor.name!r:.80}: shape {tensor.shape} does not hold {len(tensor.data)}"
+                f"input {tensor.name!r:.80}: shape {tensor.shape} does not match {n_texts} texts"
             )
         columns[tensor.name] = tensor.data
     if len(columns) == 1:
@@ -181,25 +186,27 @@ def _texts(inputs: list[TensorIn]) -> list[Text]:
                 f"input {name!r:.80}: there is no such role; {did_you_mean(name, roles)}"
             )
     if len({len(texts) for texts in columns.values()}) > 1:
-        raise DataError("inputs: expected one tensor, or tensors of equal length named as roles")
+        raise DataError(
+            "inputs: expected one tensor, or tensors of equal length that are named after roles"
+        )
     return [dict(zip(columns, texts, strict=True)) for texts in zip(*columns.values(), strict=True)]
 
 
-def _outputs(said: list[Answered]) -> list[dict[str, Any]]:
-    answers = [one.answer for one in said]
-    whole = [json.dumps(answer, ensure_ascii=False) for answer in answers]
-    outputs = [{"name": "answer", "datatype": "BYTES", "shape": [len(said)], "data": whole}]
-    held = said[0].held
-    for key in ("vector",) if held is None else held.adapter.task.tensor_keys:
-        if all(key in answer for answer in answers):
-            outputs.append(_tensor(key, [answer[key] for answer in answers]))
+def _outputs(answers: list[RowAnswer]) -> list[dict[str, Any]]:
+    outputs = [
+        _tensor("answer", [json.dumps(answer.values, ensure_ascii=False) for answer in answers])
+    ]
+    loaded = answers[0].loaded
+    for key in ("vector",) if loaded is None else loaded.adapter.task.tensor_keys:
+        if all(key in answer.values for answer in answers):
+            outputs.append(_tensor(key, [answer.values[key] for answer in answers]))
     return outputs
 
 
 def _tensor(name: str, values: list[Any]) -> dict[str, Any]:
-    """An output of texts, numbers or vectors of one length, one for each row."""
+    """An output tensor with a text, a number or a vector for each row."""
     shape, data = [len(values)], values
     if isinstance(values[0], list):
         shape, data = [len(values), len(values[0])], [x for vector in values for x in vector]
-    kind = "BYTES" if isinstance(data[0], str) else "FP32"
-    return {"name": name, "datatype": kind, "shape": shape, "data": data}
+    datatype = "BYTES" if isinstance(data[0], str) else "FP32"
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}

@@ -1,4 +1,4 @@
-"""The page at `/`: one file, under a policy that lets no script run but its own."""
+"""The page at `/`: a single file, with a policy that allows no other scripts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ FILE = Path(__file__).parent / "page.html"
 def page() -> Response:
     """The page with its headers.
 
-    The policy (Content Security Policy Level 3) allows the file's own script and style by their
-    hash and calls to this server, nothing else. Trusted Types are required and none may be made:
-    no text can become markup, whatever a label or an answer holds.
+    The policy (Content Security Policy Level 3) allows only the script and the style of the file,
+    by their hashes, and requests to this server. It requires Trusted Types and allows no policy
+    that creates them, so the text of a label or an answer can never become markup.
     """
     html = FILE.read_text(encoding="utf-8")
     policy = {

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: TEI's and our own; each is checked before anything is done."""
+"""The bodies of requests and responses, in the formats of TEI and in our own."""
 
 from __future__ import annotations
 
@@ -11,81 +11,92 @@ from ..adapter.store import ALIAS, VERSION
 from ..names import NAME
 from ..tasks.types import Text
 
-# Patterns are told, not checked here: the store checks every name, whoever it comes from, and says
-# in words what it expected.
-WHICH = f"{ALIAS.pattern}|{VERSION.pattern}"
+# The patterns of names are only part of the description. The store checks every name and has the
+# better error messages.
+VERSION_PATTERN = f"{ALIAS.pattern}|{VERSION.pattern}"
 
 Name = Annotated[
     str,
     Path(description="`tenant/name` or `name`", json_schema_extra={"pattern": f"^{NAME.pattern}$"}),
 ]
 Alias = Annotated[str, Path(json_schema_extra={"pattern": f"^{ALIAS.pattern}$"})]
-Which = Annotated[
-    str, Path(description="A number or an alias", json_schema_extra={"pattern": f"^({WHICH})$"})
+VersionOrAlias = Annotated[
+    str,
+    Path(
+        description="Number of a version, or an alias",
+        json_schema_extra={"pattern": f"^({VERSION_PATTERN})$"},
+    ),
 ]
 
-Word = Annotated[str, StringConstraints(min_length=1)]
-Row = Word | Annotated[list[Word], Field(min_length=1, max_length=2)] | dict[str, Any]
-"""A text, a text and its pair, or values by role (question and context, tokens, choices, ...)."""
+NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
+Row = (
+    NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, max_length=2)] | dict[str, Any]
+)
+"""A text, a list of one or two texts, or values by role (question and context, tokens, ...)."""
 
 Reference = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
     Field(
-        description="`tenant/name`, `name@version` or `name@alias`; `base` is the backbone",
-        json_schema_extra={"pattern": f"^{NAME.pattern}(@({WHICH}))?$"},
+        description="`tenant/name`, `name@version` or `name@alias`; `base` for the plain backbone",
+        json_schema_extra={"pattern": f"^{NAME.pattern}(@({VERSION_PATTERN}))?$"},
     ),
 ]
 
 
 class Body(BaseModel):
-    """A request's body; an unknown key is refused, a misspelt one would be lost in silence."""
+    """The body of a request. Unknown keys are errors, so that a misspelt key is not ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _parameters(cls, content: Any) -> Any:
-        """What Hugging Face's clients put under `parameters` is meant as keys of the body."""
+        """Accepts keys of the body under `parameters`, as the clients of Hugging Face send them."""
         if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
             return content
-        given = {key: value for key, value in content["parameters"].items() if value is not None}
-        return given | {key: value for key, value in content.items() if key != "parameters"}
+        parameters = {
+            key: value for key, value in content["parameters"].items() if value is not None
+        }
+        return parameters | {key: value for key, value in content.items() if key != "parameters"}
 
 
-class Ask(Body):
-    """One row and the adapter it is for."""
+class AdapterRow(Body):
+    """One row, and the adapter that answers it."""
 
     adapter_id: Reference | None = None
     inputs: Row
 
 
 class PredictBody(Body):
-    """Either `inputs` for one adapter, as TEI has it, or `requests` that mix adapters."""
+    """Either `inputs` for one adapter, as in TEI, or `requests` for several adapters."""
 
-    inputs: Row | Annotated[list[list[Word] | dict[str, Any]], Field(min_length=1)] | None = Field(
+    inputs: (
+        Row | Annotated[list[list[NonEmptyText] | dict[str, Any]], Field(min_length=1)] | None
+    ) = Field(
         None,
         description=(
-            "One text; a list of one or two texts (a text and its pair); values by role; or a "
-            'batch: a list of such lists or values, `[["a"], ["b", "c"]]`'
+            "A text; a list of one or two texts (a pair); values by role; or a batch, which is a "
+            'list of such lists or values: `[["a"], ["b", "c"]]`'
         ),
     )
     adapter_id: Reference | None = None
     model: Reference | None = Field(None, description="The same as `adapter_id`")
-    requests: list[Ask] | None = Field(None, min_length=1)
+    requests: list[AdapterRow] | None = Field(None, min_length=1)
     truncate: bool = Field(
-        True, description="Cut longer texts as the adapter was trained to, or refuse them (422)"
+        True,
+        description="Truncate long texts, as in the adapter's training, or refuse them (422)",
     )
     one_line: bool = Field(
         False,
         description=(
-            "With `requests`: add `one_line` to each answer, the answer in one line for people, "
-            "`{text, score}`; score is null where the answer has none"
+            "With `requests`: add to each answer a summary `one_line: {text, score}`; score is "
+            "null if the answer has no score"
         ),
     )
     raw_scores: bool = Field(
         False,
-        description="Of TEI; scores are probabilities here",
+        description="A field of TEI; only false is supported, because scores are probabilities",
         json_schema_extra={"const": False},
     )
 
@@ -96,46 +107,46 @@ class PredictBody(Body):
         if self.requests is not None and (self.adapter_id or self.model):
             raise ValueError("with requests, each request names its own adapter_id")
         if self.one_line and self.requests is None:
-            raise ValueError("one_line goes with requests")
+            raise ValueError("one_line needs requests")
         if self.adapter_id and self.model:
-            raise ValueError("give adapter_id or model, they mean the same")
+            raise ValueError("give adapter_id or model, not both: they mean the same")
         if self.raw_scores:
-            raise ValueError("raw_scores is not offered here: scores are probabilities")
+            raise ValueError("raw_scores is not supported: scores are probabilities")
         return self
 
     @property
     def is_batch(self) -> bool:
-        """Whether the answer is a list with an entry for each row."""
+        """Whether the answer is a list with one entry per row."""
         return isinstance(self.inputs, list) and not isinstance(self.inputs[0], str)
 
-    def asked(self) -> list[tuple[str | None, Text]]:
+    def rows(self) -> list[tuple[str | None, Text]]:
         """Adapter and text of each row."""
         if self.requests is not None:
-            return [(ask.adapter_id, row(ask.inputs)) for ask in self.requests]
+            return [(request.adapter_id, to_row(request.inputs)) for request in self.requests]
         adapter = self.adapter_id or self.model
         if self.is_batch:
-            return [(adapter, row(one)) for one in self.inputs or []]
-        return [(adapter, row(self.inputs))]
+            return [(adapter, to_row(inputs)) for inputs in self.inputs or []]
+        return [(adapter, to_row(self.inputs))]
 
 
 class EmbedBody(Body):
-    """Texts to turn into vectors, as TEI has it: here a list is always a batch."""
+    """Texts to embed, as in TEI. A list is always a batch."""
 
-    inputs: Word | Annotated[list[Word], Field(min_length=1)]
+    inputs: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1)]
     adapter_id: Reference | None = None
     normalize: bool = True
     truncate: bool = True
 
 
 class Sentences(Body):
-    """What is compared with what."""
+    """One sentence, and the sentences that it is compared with."""
 
-    source_sentence: Word
-    sentences: list[Word] = Field(min_length=1)
+    source_sentence: NonEmptyText
+    sentences: list[NonEmptyText] = Field(min_length=1)
 
 
 class SimilarityBody(Body):
-    """One sentence against several, as TEI has it."""
+    """Sentences to compare, as in TEI."""
 
     inputs: Sentences
     adapter_id: Reference | None = None
@@ -148,14 +159,14 @@ class VersionBody(Body):
     version: int = Field(ge=1)
 
 
-class Fault(BaseModel):
-    """Every error's body."""
+class ErrorBody(BaseModel):
+    """The body of every error."""
 
     error: str
     error_type: str
 
 
-def row(inputs: Any) -> Text:
-    """One row as tasks read it: a list of one text is that text."""
+def to_row(inputs: Any) -> Text:
+    """One row in the form that tasks read: a list of one text becomes that text."""
     text: Text = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
     return text

@@ -1,4 +1,4 @@
-"""A server from its settings: load, listen, and on SIGTERM answer what is here, then end."""
+"""The server process: loads the backbone, listens, and drains on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ from ..errors import AdapterkitError
 from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
 from .adapter_cache import AdapterCache
-from .api_keys import VARIABLE, Keys, parse
+from .api_keys import VARIABLE, Keys, parse_keys
 from .app import make_app
 from .engine import Engine
-from .json_logs import log, log_lines
+from .json_logs import log, log_as_json
 from .metrics import Metrics
 from .service import Service, ServingLimits
 from .tracing import Traces
 
-DRAIN = 60.0
-"""Seconds in which requests under way are answered after SIGTERM."""
+DRAIN_SECONDS = 60.0
+"""Most seconds in which running requests are answered after SIGTERM."""
 
-CONNECTIONS = 4096
+MAX_CONNECTIONS = 4096
 
-COLLECT = 700
-"""Objects after which Python looks for rings of dead ones among the latest: its own habit."""
+GC_THRESHOLD = 700
+"""Number of new objects after which the garbage collector runs on the youngest of them."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a server is run.
+    """Settings of a server.
 
     Attributes:
-        store: The folder or URL of adapters.
-        cache: Where a URL's adapters are kept.
+        store: Folder or URL of the adapters.
+        cache: Folder in which the adapters of a URL are stored.
         backbone: minilm, a folder or a hub name.
-        dtype, quantization, device: Of the backbone.
-        memory, device_memory: Bytes of adapters held in memory and on a GPU.
-        pinned: Names that are never let go.
-        batch_tokens: Most tokens of a batch; what suits the device where None.
-        queue_tokens: Most tokens that wait.
-        lanes: Batches computed side by side on a CPU; one a core, up to four, where None.
-        keys: The key file; None where there is none.
-        any_backbone: Accept adapters that were trained on other weights.
-        log_texts: Put what is asked into the log.
-        limits: What one request may be.
+        dtype, quantization, device: As in `Backbone.load`.
+        memory, device_memory: Most bytes of adapters in memory, and on a GPU.
+        pinned: Names that are never evicted from memory.
+        batch_tokens: Most tokens of a batch; if None, 512 on a CPU and 16384 on a GPU.
+        queue_tokens: Most tokens that may wait.
+        lanes: Number of batches computed at the same time on a CPU; if None, one per core, up to 4.
+        keys: Key file, if any.
+        any_backbone: Whether adapters that were trained on other weights are accepted.
+        log_texts: Whether the texts of requests are logged.
+        limits: Limits of one request.
     """
 
     store: str
@@ -78,15 +78,15 @@ class Settings:
 
 
 def make_service(settings: Settings) -> Service:
-    """Everything behind the app, ready but not started.
+    """Loads the backbone and makes a service, which is not started yet.
 
     Raises:
-        AdapterkitError: Store, keys or backbone do not allow it.
+        AdapterkitError: The store, the keys or the backbone are not valid.
     """
     store = Store(settings.store, settings.cache)
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
-    keys = keys_of(settings.keys)
+    keys = load_keys(settings.keys)
     backbone = Backbone.load(
         settings.backbone,
         dtype=settings.dtype,
@@ -94,10 +94,10 @@ def make_service(settings: Settings) -> Service:
         device=settings.device,
     )
     lanes = server_lanes(backbone.device, settings.lanes)
-    # The first batch on a machine compiles what all later ones use: no request should wait for it.
+    # The first batch compiles the kernels; no request should wait for that.
     lanes.submit(Predictor(backbone), [(None, "a text to begin with")]).result()
     metrics = Metrics(Traces.from_environment())
-    resident = AdapterCache(
+    cache = AdapterCache(
         store,
         backbone,
         settings.memory,
@@ -113,86 +113,77 @@ def make_service(settings: Settings) -> Service:
         lanes,
         metrics,
     )
-    metrics.watch(engine, resident)
-    return Service(
-        backbone,
-        resident,
-        engine,
-        keys,
-        metrics,
-        settings.limits,
-        settings.any_backbone,
-        settings.log_texts,
-    )
+    metrics.observe(engine, cache)
+    return Service(cache, engine, keys, metrics, settings.limits, settings.log_texts)
 
 
-def keys_of(path: Path | None) -> Keys | None:
-    """The callers of a key file, or of the environment where no file is given.
+def load_keys(path: Path | None) -> Keys | None:
+    """The keys of a file or, if no file is given, of the environment; None if there are no keys.
 
     Raises:
-        AdapterkitError: They are not sound.
+        AdapterkitError: They are not valid.
     """
     if path is not None:
         return Keys.load(path)
     text = os.environ.get(VARIABLE)
-    return None if text is None else Keys(parse(text, VARIABLE))
+    return None if text is None else Keys(parse_keys(text, VARIABLE))
 
 
-def check_open(host: str, keys: Keys | None) -> None:
-    """Refuses to let a whole network ask without keys.
+def check_host(host: str, keys: Keys | None) -> None:
+    """Refuses to serve other machines without keys.
 
     Raises:
-        AdapterkitError: The host is not this machine's own, and there are no keys.
+        AdapterkitError: The host is not a loopback address, and there are no keys.
     """
     try:
-        own = ipaddress.ip_address(host).is_loopback
+        is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        own = host == "localhost"
-    if keys is None and not own:
+        is_loopback = host == "localhost"
+    if keys is None and not is_loopback:
         raise AdapterkitError(
-            f"--host {host} lets others ask, and there are no keys: give --keys FILE "
+            f"--host {host} is open to other machines, and there are no keys: give --keys FILE "
             "(adapterkit keys makes one), or listen on 127.0.0.1"
         )
 
 
-def run(settings: Settings, host: str, port: int) -> None:
+def run_server(settings: Settings, host: str, port: int) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Raises:
-        AdapterkitError: Settings do not allow it, or the port is taken.
+        AdapterkitError: The settings are not valid, or the port is in use.
     """
-    check_open(host, keys_of(settings.keys))
+    check_host(host, load_keys(settings.keys))
     sock = _listen(host, port)
     service = make_service(settings)
-    log_lines()
+    log_as_json()
     config = uvicorn.Config(
         make_app(service),
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=int(DRAIN),
-        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=int(DRAIN_SECONDS),
+        limit_concurrency=MAX_CONNECTIONS,
         server_header=False,
     )
-    where, bound = sock.getsockname()[:2]
+    address, bound_port = sock.getsockname()[:2]
     facts = {
-        "url": f"http://{where if ':' not in where else f'[{where}]'}:{bound}",
+        "url": f"http://{address if ':' not in address else f'[{address}]'}:{bound_port}",
         "store": settings.store,
         "backbone": service.backbone.name,
         "keys": service.keys is not None,
     }
-    # What is loaded now stays: the collector need not walk a million objects of it again and again
-    # while every thread waits. What comes and goes from now on it looks through often.
+    # All objects that exist now stay. Frozen, the garbage collector no longer traverses them, which
+    # would stop all threads; it collects only the objects of requests.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT)
+    gc.set_threshold(GC_THRESHOLD)
     _Server(config, facts).run([sock])
     log.info("ended")
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; taken before anything is loaded, so that a taken port is told at once."""
-    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(kind, socket.SOCK_STREAM)
+    """A bound socket, made before the backbone is loaded, so that a port in use fails early."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
@@ -203,11 +194,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, but a drained server ends with exit code 0 and not by the signal.
+    """Uvicorn, but after draining it ends with exit code 0 instead of the signal.
 
     Args:
-        config: Uvicorn's.
-        facts: What the log says once it listens.
+        config: Settings of uvicorn.
+        facts: Keys of the log record that is written when it listens.
     """
 
     def __init__(self, config: uvicorn.Config, facts: dict[str, Any]) -> None:

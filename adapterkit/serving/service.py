@@ -1,4 +1,4 @@
-"""What a server does, without HTTP: who may ask what, adapters brought in, rows answered."""
+"""The service behind the routes: permissions and quotas, loading of adapters, answers to rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..adapter.adapter import Adapter
 from ..adapter.card import CardSummary
-from ..adapter.folder import load_adapter
 from ..adapter.store import Store, Version
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
@@ -38,13 +38,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServingLimits:
-    """What one request may be.
+    """Limits of one request.
 
     Attributes:
         rows: Most rows of a request.
         body_bytes: Most bytes of its body.
         upload_bytes: Most bytes of a published adapter.
-        timeout: Seconds after which nobody waits for an answer.
+        timeout: Seconds after which a request fails.
     """
 
     rows: int = 256
@@ -54,139 +54,144 @@ class ServingLimits:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One row's answer and the adapter it is from; None is the plain backbone."""
+class RowAnswer:
+    """The answer to one row, and the adapter that gave it; None for the plain backbone."""
 
-    held: LoadedAdapter | None
-    answer: Answer
+    loaded: LoadedAdapter | None
+    values: Answer
 
 
 class Service:
-    """A backbone, a store and an engine, asked by many callers.
+    """Answers the requests of many callers with the adapters of a store.
 
     Args:
-        backbone: The backbone.
-        resident: Its adapters.
-        engine: What answers.
-        keys: Who may ask; None lets everyone.
-        metrics: Where work is counted.
-        limits: What one request may be.
-        any_backbone: Whether adapters trained on other weights may be published.
-        log_texts: Whether the log holds what is asked.
+        cache: The adapters.
+        engine: Computes the answers.
+        keys: The known callers; None to accept every caller.
+        metrics: Counts the work.
+        limits: Limits of one request.
+        log_texts: Whether the texts of requests are logged.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        resident: AdapterCache,
+        cache: AdapterCache,
         engine: Engine,
         keys: Keys | None,
         metrics: Metrics,
         limits: ServingLimits,
-        any_backbone: bool = False,
         log_texts: bool = False,
     ) -> None:
-        self.log_texts = log_texts
-        self.backbone = backbone
-        self.resident = resident
+        self.cache = cache
         self.engine = engine
         self.keys = keys
         self.metrics = metrics
         self.limits = limits
-        self.any_backbone = any_backbone
+        self.log_texts = log_texts
 
     def start(self) -> None:
-        """Begins to answer; called on the running event loop."""
+        """Starts the engine; must be called on the running event loop."""
         files = ThreadPoolExecutor(thread_name_prefix="files", initializer=_lowest_priority)
         asyncio.get_running_loop().set_default_executor(files)
         self.engine.start()
 
     @property
     def store(self) -> Store:
-        return self.resident.store
+        """The store of the adapters."""
+        return self.cache.store
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of the engine."""
+        return self.engine.backbone
 
     def caller(self, key: str | None) -> Caller | None:
-        """Who asks; None where keys are needed and this is none."""
+        """The owner of a key; None if the server has keys and this is not one of them."""
         if self.keys is None:
             return EVERYONE
         return None if key is None else self.keys.find(key)
 
     async def answer(
-        self, caller: Caller, asked: Sequence[tuple[str | None, Text]], truncate: bool = True
-    ) -> list[Answered]:
-        """Answers rows that may mix adapters.
+        self, caller: Caller, rows: Sequence[tuple[str | None, Text]], truncate: bool = True
+    ) -> list[RowAnswer]:
+        """Answers rows, which may mix adapters.
 
         Args:
-            caller: Who asks.
-            asked: Adapter reference (None or `base`: the plain backbone) and text of each row.
-            truncate: Cut longer texts as the adapter's recipe says, or refuse them.
+            caller: The caller.
+            rows: Adapter reference (None or `base` for the plain backbone) and text of each row.
+            truncate: Whether texts that are too long are truncated. Otherwise they are refused.
 
         Raises:
-            UnknownAdapterError: There is no such adapter, or it is none of the caller's business;
-                the two cannot be told apart.
-            DataError: A row is not sound, or there are too many.
+            UnknownAdapterError: An adapter does not exist, or the caller may not use it. Both have
+                the same message, so that a caller cannot find the names of others.
+            DataError: A row is not valid, or there are too many rows.
             OverloadedError: A quota is used up, or the queue is full.
-            UnavailableError: The server is closing, or the time was up.
+            UnavailableError: The server is closing, or the timeout has passed.
         """
         began = time.monotonic()
-        if not 1 <= len(asked) <= self.limits.rows:
-            raise DataError(f"expected 1 to {self.limits.rows} rows a request, got {len(asked)}")
-        caller.rows.take(len(asked), "rows")
+        if not 1 <= len(rows) <= self.limits.rows:
+            raise DataError(f"expected 1 to {self.limits.rows} rows per request, got {len(rows)}")
+        caller.rows.take(len(rows), "rows")
         if self.log_texts:
-            facts = {"tenant": caller.tenant, "asked": [[name, text] for name, text in asked]}
+            facts = {"tenant": caller.tenant, "asked": [[name, text] for name, text in rows]}
             log.info("asked", extra={"facts": facts})
-        held = await self._load(caller, {reference or BASE for reference, _ in asked})
-        owners = [held[reference or BASE] for reference, _ in asked]
-        rows = [
-            (None if owner is None else owner.adapter, text)
-            for owner, (_, text) in zip(owners, asked, strict=True)
-        ]
+        by_reference = await self._load(caller, {reference or BASE for reference, _ in rows})
+        loaded = [by_reference[reference or BASE] for reference, _ in rows]
+        adapters = [None if one is None else one.adapter for one in loaded]
+        texts = [text for _, text in rows]
 
         def charge(examples: list[Example]) -> None:
-            asked_of = [adapter for adapter, _ in rows]
             if not truncate:
-                self._refuse_cut(asked_of, examples)
-            caller.tokens.take(sum(map(n_tokens, asked_of, examples)), "tokens")
+                self._refuse_truncated(adapters, examples)
+            caller.tokens.take(sum(map(n_tokens, adapters, examples)), "tokens")
 
-        tenant = caller.tenant or (asked[0][0] or BASE).partition("/")[0]
-        answers = await self.engine.ask(tenant, rows, self.limits.timeout, charge)
-        for name, n in Counter(owner.version.name if owner else BASE for owner in owners).items():
+        tenant = caller.tenant or (rows[0][0] or BASE).partition("/")[0]
+        answers = await self.engine.ask(
+            tenant, list(zip(adapters, texts, strict=True)), self.limits.timeout, charge
+        )
+        for name, n in Counter(one.version.name if one else BASE for one in loaded).items():
             self.metrics.rows(name, n)
         self.metrics.activity.request(time.monotonic() - began)
-        return [Answered(o, answer) for o, answer in zip(owners, answers, strict=True)]
+        return [RowAnswer(*pair) for pair in zip(loaded, answers, strict=True)]
 
     async def find(self, caller: Caller, reference: str) -> Version:
-        """The version a reference means.
+        """The version that a reference means.
 
         Raises:
-            UnknownAdapterError: There is none, or it is none of the caller's business.
+            UnknownAdapterError: It does not exist, or the caller may not use it.
         """
-        self._check(caller, reference)
+        self._check_permission(caller, reference)
         return await self.in_thread(self.store.find, reference)
 
     async def models(
         self, caller: Caller, after: str, limit: int, search: str = ""
     ) -> list[dict[str, Any]]:
-        """What the caller may ask, by name, from after a name on; only names that hold `search`,
-        in small or capital letters."""
+        """Descriptions of the adapters that the caller may use, in the order of their names.
+
+        Args:
+            caller: The caller.
+            after: Only names after this one.
+            limit: Most adapters.
+            search: Only names that contain this text, in upper or lower case.
+        """
         part = search.casefold()
 
-        def look() -> list[dict[str, Any]]:
-            known = (n for n in self.store.names() if part in n.casefold())
-            names = (n for n in known if caller.may_use(n) and n > after)
-            return list(islice(self._described(names), limit))
+        def read() -> list[dict[str, Any]]:
+            matches = (name for name in self.store.names() if part in name.casefold())
+            names = (name for name in matches if caller.may_use(name) and name > after)
+            return list(islice(self._descriptions(names), limit))
 
-        return await self.in_thread(look)
+        return await self.in_thread(read)
 
-    def _described(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def _descriptions(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
         for name in names:
             try:
                 yield self.describe(self.store.find(name))
-            except AdapterkitError as error:  # one broken folder does not hide the others
+            except AdapterkitError as error:  # a broken folder must not hide the others
                 log.warning(f"not listed: {error}")
 
     def describe(self, version: Version) -> dict[str, Any]:
-        """What a version says about itself, in short."""
+        """A short description of a version, from its card."""
         card = CardSummary.read(version.folder)
         _, scores = card.last_scores
         task = tasks().get(card.task)
@@ -196,7 +201,7 @@ class Service:
             "digest": version.digest,
             "task": card.task,
             "main_metric": card.main_metric,
-            **inputs_of(task),
+            **describe_inputs(task),
             "method": card.method,
             "members": card.n_members,
             "labels": card.labels,
@@ -205,53 +210,60 @@ class Service:
         }
 
     async def publish(self, name: str, files: Mapping[str, bytes]) -> Version:
-        """Publishes an adapter folder; what does not load on this backbone is refused.
+        """Publishes an adapter folder, if it can be loaded for the backbone.
+
+        Args:
+            name: The name.
+            files: Content by path.
 
         Raises:
-            DataError: The folder is not sound; nothing is left of it.
+            DataError: The folder is not valid or does not fit; the store has not changed.
         """
 
         def check(folder: Path) -> None:
             try:
-                load_adapter(folder, self.backbone, any_backbone=self.any_backbone)
+                self.cache.load(folder)
             except AdapterError as error:
                 raise AdapterError(str(error).replace(f"{folder}", name)) from None
 
         try:
             return await self.in_thread(lambda: self.store.publish_files(name, files, check))
-        except AdapterError as error:  # the fault is in what was sent
+        except AdapterError as error:  # an error of the caller
             raise DataError(str(error)) from None
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Work on files, off the event loop and behind whatever answers."""
+        """Runs work on files in a thread whose priority is lower than that of the lanes."""
         return await asyncio.to_thread(work, *arguments)
 
     async def _load(self, caller: Caller, references: set[str]) -> dict[str, LoadedAdapter | None]:
         for reference in references:
-            self._check(caller, reference)
-        wanted = sorted(references - {BASE})
-        if len(wanted) == 1:
-            return {BASE: None, wanted[0]: await self.resident.get(wanted[0])}
-        found = await asyncio.gather(*map(self.resident.get, wanted))
-        return {BASE: None, **dict(zip(wanted, found, strict=True))}
+            self._check_permission(caller, reference)
+        names = sorted(references - {BASE})
+        if len(names) == 1:  # without the cost of a task
+            return {BASE: None, names[0]: await self.cache.get(names[0])}
+        loaded = await asyncio.gather(*map(self.cache.get, names))
+        return {BASE: None, **dict(zip(names, loaded, strict=True))}
 
-    def _check(self, caller: Caller, reference: str) -> None:
+    def _check_permission(self, caller: Caller, reference: str) -> None:
         name = reference.partition("@")[0]
         if not caller.may_use(name):
             raise UnknownAdapterError(f"there is no adapter '{name}'")
 
-    def _refuse_cut(self, owners: Sequence[Any], examples: Sequence[Example]) -> None:
-        for place, (owner, example) in enumerate(zip(owners, examples, strict=True)):
+    def _refuse_truncated(
+        self, adapters: Sequence[Adapter | None], examples: Sequence[Example]
+    ) -> None:
+        for number, (adapter, example) in enumerate(zip(adapters, examples, strict=True), 1):
             if example.truncated:
+                limit = text_limit(self.backbone, adapter)
                 raise DataError(
-                    f"text {place + 1} is longer than {text_limit(self.backbone, owner)} tokens; "
+                    f"text {number} is longer than {limit} tokens; "
                     "shorten it or send truncate: true"
                 )
 
 
-def inputs_of(task: Task | type[Task] | None) -> dict[str, Any]:
-    """What a request of a task must hold (`reads`) and may hold (`may_read`), role to kind, and the
-    role of the text in which the positions of its answers count (`document`)."""
+def describe_inputs(task: Task | type[Task] | None) -> dict[str, Any]:
+    """The required (`reads`) and optional (`may_read`) inputs of a task, as kind by role, and the
+    role of the text that positions in its answers refer to (`document`)."""
     if task is None:
         return {"reads": None, "may_read": None, "document": None}
     required = required_columns(task.columns)
@@ -267,7 +279,7 @@ def inputs_of(task: Task | type[Task] | None) -> dict[str, Any]:
 
 
 def _lowest_priority() -> None:
-    """Puts the calling thread behind all others: who publishes can wait, who asks cannot."""
-    if sys.platform == "linux":  # elsewhere a priority is a whole process's
-        with suppress(OSError):  # some containers allow no change
+    """Gives the calling thread the lowest priority: a publication can wait, a prediction cannot."""
+    if sys.platform == "linux":  # on other systems, a priority belongs to a whole process
+        with suppress(OSError):  # some containers do not allow it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

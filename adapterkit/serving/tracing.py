@@ -1,7 +1,7 @@
-"""OpenTelemetry traces, where the environment asks for them.
+"""OpenTelemetry traces, if the environment variable `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 
-With `OTEL_EXPORTER_OTLP_ENDPOINT` set, each request is a span with its stages as children, and goes
-on the trace that the caller's `traceparent` header names.
+Each request is a span with its stages as children. It continues the trace of the caller's
+`traceparent` header (W3C Trace Context).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Traces:
 
     @classmethod
     def from_environment(cls) -> Traces | None:
-        """What the environment asks for; None where it asks for nothing.
+        """Traces as set in the environment; None if the variable is not set.
 
         Raises:
-            AdapterkitError: It asks, and the packages are not installed.
+            AdapterkitError: It is set, but OpenTelemetry is not installed.
         """
         if not os.environ.get(VARIABLE):
             return None
@@ -44,7 +44,7 @@ class Traces:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError:
             raise AdapterkitError(
-                f"{VARIABLE} is set, and OpenTelemetry is not installed: "
+                f"{VARIABLE} is set, but OpenTelemetry is not installed: "
                 "pip install 'adapterkit[traces]'"
             ) from None
         name = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "adapterkit")}
@@ -54,26 +54,26 @@ class Traces:
 
     @contextmanager
     def request(self, name: str, headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """A span around a request; what is put into the mapping becomes its attributes."""
+        """A span around a request. Entries of the returned mapping become its attributes."""
         from opentelemetry.propagate import extract
         from opentelemetry.trace import SpanKind
 
-        facts: dict[str, Any] = {}
+        attributes: dict[str, Any] = {}
         with self._tracer.start_as_current_span(
             name, context=extract(dict(headers)), kind=SpanKind.SERVER
         ) as span:
             try:
-                yield facts
+                yield attributes
             finally:
-                for key, value in facts.items():
+                for key, value in attributes.items():
                     span.set_attribute(f"adapterkit.{key}", value)
 
     def stage(self, name: str, seconds: float) -> None:
-        """A stage of the request at hand, which has just ended."""
+        """Adds a stage of the current request, which has just ended."""
         end = time.time_ns()
         span = self._tracer.start_span(name, start_time=end - int(1e9 * seconds))
         span.end(end_time=end)
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Exports the remaining spans."""
         self._provider.shutdown()

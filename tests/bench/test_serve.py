@@ -25,7 +25,7 @@ from adapterkit.bench.serve import ServeBench, load_summary, percentile, with_en
 from adapterkit.bench.table import result_text
 from adapterkit.bench.traffic import ClosedLoop, PoissonArrivals, Traffic
 from adapterkit.client.http import Client
-from adapterkit.serving.api_keys import hash_of, new_key
+from adapterkit.serving.api_keys import hash_key, new_key
 from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_one_line, run_command
 from helpers.server import Canned, serving, stub
@@ -248,7 +248,7 @@ def test_own_texts_and_errors_are_counted(url: str, tmp_path: Path) -> None:
 def test_a_quota_is_counted_as_429(store: Path, tiny_folder: Path, tmp_path: Path) -> None:
     key = new_key()
     (tmp_path / "keys.yaml").write_text(
-        f"acme: {{key: '{hash_of(key)}', adapters: ['acme/*'], rows_per_second: 1}}\n"
+        f"acme: {{key: '{hash_key(key)}', adapters: ['acme/*'], rows_per_second: 1}}\n"
     )
     with serving(store, tiny_folder, keys=tmp_path / "keys.yaml") as url:
         result = ServeBench(url, key, duration=0.5, warmup=0.0).run()

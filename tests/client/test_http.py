@@ -33,7 +33,7 @@ from adapterkit.errors import (
     UnavailableError,
     UnknownAdapterError,
 )
-from adapterkit.serving.api_keys import hash_of, new_key
+from adapterkit.serving.api_keys import hash_key, new_key
 from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_one_line, run_command
 from helpers.server import Canned, serving, stub
@@ -328,8 +328,8 @@ def test_a_key_gives_access_to_its_adapters(
 ) -> None:
     key, admin = new_key(), new_key()
     (tmp_path / "keys.yaml").write_text(
-        f"acme: {{key: '{hash_of(key)}', adapters: ['acme/*'], rows_per_second: 0.1}}\n"
-        f"ops: {{key: '{hash_of(admin)}', adapters: ['*'], admin: true}}\n"
+        f"acme: {{key: '{hash_key(key)}', adapters: ['acme/*'], rows_per_second: 0.1}}\n"
+        f"ops: {{key: '{hash_key(admin)}', adapters: ['*'], admin: true}}\n"
     )
     with serving(store_folder, tiny_folder, keys=tmp_path / "keys.yaml") as url:
         for wrong in (None, "ak-wrong"):

@@ -1,4 +1,4 @@
-"""Requests for the queue of the server."""
+"""Requests for the queue of the engine."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def store(tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path) -> Store:
     return store
 
 
-def with_set(
+def with_cache(
     store: Store,
     backbone: Backbone,
     memory: int,
@@ -39,16 +39,16 @@ def with_set(
     pinned: tuple[str, ...] = (),
 ) -> Any:
     async def whole() -> Any:
-        resident = AdapterCache(store, backbone, memory, 0, pinned)
+        cache = AdapterCache(store, backbone, memory, 0, pinned)
         try:
-            return await use(resident)
+            return await use(cache)
         finally:
-            resident.close()
+            cache.close()
 
     return asyncio.run(whole())
 
 
-def same(one: Adapter, other: Adapter) -> bool:
+def have_equal_tensors(one: Adapter, other: Adapter) -> bool:
     return all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
@@ -56,42 +56,42 @@ def size_of(store: Store, backbone: Backbone) -> int:
     return load_adapter(store.path("t0/task"), backbone).n_bytes + OVERHEAD
 
 
-def test_the_least_recently_used_goes_and_the_budget_is_kept(store: Store, tiny: Backbone) -> None:
+def test_the_least_recently_used_is_evicted(store: Store, tiny: Backbone) -> None:
     size = size_of(store, tiny)
 
-    async def use(resident: AdapterCache) -> None:
+    async def use(cache: AdapterCache) -> None:
         for number in range(4):
-            await resident.get(f"t{number}/task")
-        await resident.get("t0/task")
-        await resident.get("t4/task")
-        assert set(resident.memory.names()) == {"t0/task", "t2/task", "t3/task", "t4/task"}
-        assert resident.memory.bytes == 4 * size <= resident.memory.budget
-        assert (resident.loads, resident.memory.evictions) == (5, 1)
+            await cache.get(f"t{number}/task")
+        await cache.get("t0/task")
+        await cache.get("t4/task")
+        assert set(cache.memory.names()) == {"t0/task", "t2/task", "t3/task", "t4/task"}
+        assert cache.memory.bytes == 4 * size <= cache.memory.budget
+        assert (cache.loads, cache.memory.evictions) == (5, 1)
 
-    with_set(store, tiny, 4 * size, use)
+    with_cache(store, tiny, 4 * size, use)
 
 
-def test_the_pinned_stay(store: Store, tiny: Backbone) -> None:
+def test_pinned_adapters_are_not_evicted(store: Store, tiny: Backbone) -> None:
     size = size_of(store, tiny)
 
-    async def use(resident: AdapterCache) -> None:
+    async def use(cache: AdapterCache) -> None:
         for number in range(10):
-            await resident.get(f"t{number}/task")
-        assert set(resident.memory.names()) == {"t0/task", "t9/task"}
+            await cache.get(f"t{number}/task")
+        assert set(cache.memory.names()) == {"t0/task", "t9/task"}
 
-    with_set(store, tiny, 2 * size, use, pinned=("t0/task",))
+    with_cache(store, tiny, 2 * size, use, pinned=("t0/task",))
 
 
 def test_an_adapter_larger_than_the_budget_still_answers(store: Store, tiny: Backbone) -> None:
-    async def use(resident: AdapterCache) -> None:
-        held = await resident.get("t0/task")
-        assert held.adapter.name == "t0/task"
-        assert len(resident.memory) == 0
+    async def use(cache: AdapterCache) -> None:
+        loaded = await cache.get("t0/task")
+        assert loaded.adapter.name == "t0/task"
+        assert len(cache.memory) == 0
 
-    with_set(store, tiny, 10, use)
+    with_cache(store, tiny, 10, use)
 
 
-def test_many_callers_load_once_and_a_hang_up_ends_nobodys_load(
+def test_callers_share_one_load_and_a_cancelled_caller_does_not_stop_it(
     store: Store, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, plain, calls = threading.Event(), load_adapter, []
@@ -103,20 +103,20 @@ def test_many_callers_load_once_and_a_hang_up_ends_nobodys_load(
 
     monkeypatch.setattr(module, "load_adapter", slow)
 
-    async def use(resident: AdapterCache) -> None:
-        waiting = [asyncio.create_task(resident.get("t0/task")) for _ in range(20)]
+    async def use(cache: AdapterCache) -> None:
+        waiting = [asyncio.create_task(cache.get("t0/task")) for _ in range(20)]
         await asyncio.sleep(0.01)
         waiting[0].cancel()
         await asyncio.sleep(0.01)
         go.set()
-        held = await asyncio.gather(*waiting[1:])
-        assert len({id(one.adapter) for one in held}) == 1
-        assert len(calls) == resident.loads == 1
+        loaded = await asyncio.gather(*waiting[1:])
+        assert len({id(one.adapter) for one in loaded}) == 1
+        assert len(calls) == cache.loads == 1
 
-    with_set(store, tiny, 10**9, use)
+    with_cache(store, tiny, 10**9, use)
 
 
-def test_a_cold_adapter_delays_only_its_own(
+def test_a_load_delays_only_the_requests_of_its_adapter(
     store: Store, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, plain = threading.Event(), load_adapter
@@ -127,58 +127,58 @@ def test_a_cold_adapter_delays_only_its_own(
 
     monkeypatch.setattr(module, "load_adapter", slow)
 
-    async def use(resident: AdapterCache) -> None:
-        await resident.get("t0/task")
-        cold = asyncio.create_task(resident.get("t1/task"))
+    async def use(cache: AdapterCache) -> None:
+        await cache.get("t0/task")
+        cold = asyncio.create_task(cache.get("t1/task"))
         await asyncio.sleep(0.01)
-        await asyncio.wait_for(resident.get("t0/task"), 5)
-        await asyncio.wait_for(resident.get("t2/task"), 5)
+        await asyncio.wait_for(cache.get("t0/task"), 5)
+        await asyncio.wait_for(cache.get("t2/task"), 5)
         assert not cold.done()
         go.set()
         await cold
 
-    with_set(store, tiny, 10**9, use)
+    with_cache(store, tiny, 10**9, use)
 
 
-def test_what_is_published_anew_is_never_answered_from_the_old_copy(
+def test_a_new_version_replaces_the_cached_one(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     fresh = make_adapter(tiny, name="t0/task", seed=77)
 
-    async def use(resident: AdapterCache) -> None:
-        old = await resident.get("t0/task")
+    async def use(cache: AdapterCache) -> None:
+        old = await cache.get("t0/task")
         store.publish(fresh, tiny.geometry)
-        new = await resident.get("t0/task")
+        new = await cache.get("t0/task")
         assert (old.version.number, new.version.number) == (1, 2)
-        assert same(new.adapter, fresh)
+        assert have_equal_tensors(new.adapter, fresh)
         store.roll_back("t0/task")
-        back = await resident.get("t0/task")
+        back = await cache.get("t0/task")
         assert back.adapter is old.adapter
         # Deleted and published again, the same name, the same number, other content.
         store.delete("t0/task")
         with pytest.raises(UnknownAdapterError):
-            await resident.get("t0/task")
+            await cache.get("t0/task")
         store.publish(fresh, tiny.geometry)
-        again = await resident.get("t0/task")
+        again = await cache.get("t0/task")
         assert again.version.number == 1
         assert again.version.digest != old.version.digest
-        assert same(again.adapter, fresh)
+        assert have_equal_tensors(again.adapter, fresh)
 
-    with_set(store, tiny, 10**9, use)
+    with_cache(store, tiny, 10**9, use)
 
 
-def test_a_broken_folder_is_told_and_leaves_nothing(store: Store, tiny: Backbone) -> None:
+def test_a_broken_folder_is_an_error_and_is_not_cached(store: Store, tiny: Backbone) -> None:
     (store.path("t3/task") / WEIGHTS).write_bytes(b"broken")
 
-    async def use(resident: AdapterCache) -> None:
+    async def use(cache: AdapterCache) -> None:
         for _ in range(2):
             with pytest.raises(AdapterError, match="t3/task"):
-                await resident.get("t3/task")
-        await resident.get("t4/task")
-        assert set(resident.memory.names()) == {"t4/task"}
-        assert resident.n_loading == 0
+                await cache.get("t3/task")
+        await cache.get("t4/task")
+        assert set(cache.memory.names()) == {"t4/task"}
+        assert cache.n_loading == 0
 
-    with_set(store, tiny, 10**9, use)
+    with_cache(store, tiny, 10**9, use)
 
 
 def test_a_tier_counts_bytes_exactly(tiny: Backbone, make_adapter: MakeAdapter) -> None:
@@ -197,12 +197,12 @@ def test_a_tier_counts_bytes_exactly(tiny: Backbone, make_adapter: MakeAdapter) 
 
 
 def test_unloading_frees_memory_and_the_next_request_loads(store: Store, tiny: Backbone) -> None:
-    async def use(resident: AdapterCache) -> None:
-        first = await resident.get("t0/task")
-        assert resident.unload("t0/task") == 1
-        assert resident.unload("t0/task") == 0
-        second = await resident.get("t0/task")
+    async def use(cache: AdapterCache) -> None:
+        first = await cache.get("t0/task")
+        assert cache.unload("t0/task") == 1
+        assert cache.unload("t0/task") == 0
+        second = await cache.get("t0/task")
         assert first.adapter is not second.adapter
-        assert resident.loads == 2
+        assert cache.loads == 2
 
-    with_set(store, tiny, 10**9, use)
+    with_cache(store, tiny, 10**9, use)

@@ -1,4 +1,4 @@
-"""The queue is fair and bounded; the engine answers as the predictor does, come what may."""
+"""The queue is fair and limited; the engine gives the same answers as the predictor."""
 
 from __future__ import annotations
 
@@ -19,27 +19,32 @@ from adapterkit.inference.pipeline import answer_rows
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import engine as module
 from adapterkit.serving.engine import Engine
-from adapterkit.serving.queue import ABOUT, Queue, Usage
+from adapterkit.serving.queue import ACTIVE_SECONDS, Queue, Usage
 from adapterkit.tasks.types import Answer, Example
 from helpers.adapters import MakeAdapter
 from helpers.requests import queued_request
 
 
 def drained(queue: Queue, max_tokens: int) -> list[str]:
-    """Tenants in the order they are served, a batch of `max_tokens` after the other."""
+    """Tenants in the order in which they are served, in batches of `max_tokens`."""
     order = []
     while taken := queue.take(max_tokens):
-        order += [waiting.job.tenant for waiting in taken]
+        order += [row.request.tenant for row in taken]
     return order
 
 
 def test_one_tenant_is_served_in_order_of_arrival() -> None:
     queue = Queue(10_000)
-    jobs = [queued_request("a", 3, 5), queued_request("a", 7), queued_request("a", 2)]
-    for one in jobs:
-        assert queue.add(one) == []
+    requests = [queued_request("a", 3, 5), queued_request("a", 7), queued_request("a", 2)]
+    for request in requests:
+        assert queue.add(request) == []
     taken = queue.take(10_000)
-    assert [(jobs.index(w.job), w.place) for w in taken] == [(0, 0), (0, 1), (1, 0), (2, 0)]
+    assert [(requests.index(row.request), row.index) for row in taken] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (2, 0),
+    ]
     assert (queue.rows, queue.tokens, queue.tenants) == (0, 0, 0)
 
 
@@ -55,19 +60,19 @@ def test_a_flood_does_not_delay_a_quiet_tenant() -> None:
     assert served[:8].count("quiet") == 2
 
 
-def test_tenants_that_flood_alike_share_alike_by_tokens() -> None:
+def test_tenants_that_flood_get_equal_shares_of_tokens() -> None:
     queue = Queue(100_000)
     for _ in range(100):
         queue.add(queued_request("long", 40))
         queue.add(queued_request("short", 10))
     first = Counter[str]()
     while sum(first.values()) < 2000:
-        for waiting in queue.take(100):
-            first[waiting.job.tenant] += waiting.tokens
+        for row in queue.take(100):
+            first[row.request.tenant] += row.tokens
     assert abs(first["long"] - first["short"]) <= 100
 
 
-def test_a_full_queue_turns_away_whoever_fills_it() -> None:
+def test_a_full_queue_refuses_the_tenant_with_the_most_tokens() -> None:
     queue = Queue(100)
     loud = [queued_request("loud", 10) for _ in range(10)]
     for one in loud:
@@ -77,7 +82,7 @@ def test_a_full_queue_turns_away_whoever_fills_it() -> None:
     assert not queue.is_full_for("quiet")
     assert queue.add(more) == [more]
     quiet = queued_request("quiet", 10)
-    assert queue.add(quiet) == [loud[-1]], "the last of the loudest makes room"
+    assert queue.add(quiet) == [loud[-1]], "the latest request of the largest tenant is removed"
     assert queue.tokens == 100
     assert "quiet" in drained(queue, 20)
 
@@ -88,23 +93,23 @@ def test_one_request_larger_than_the_queue_is_answered_when_alone() -> None:
     assert len(queue.take(10)) == 1
 
 
-def test_late_and_left_requests_are_passed_over() -> None:
+def test_late_and_removed_requests_are_skipped() -> None:
     queue = Queue(1000)
-    late, left, good = (
+    late, removed, good = (
         queued_request("a", 5, deadline=0.0),
         queued_request("b", 5),
         queued_request("c", 5),
     )
-    for one in (late, left, good):
-        queue.add(one)
-    queue.leave(left)
-    queue.leave(left)
-    assert [waiting.job for waiting in queue.take(100)] == [good]
+    for request in (late, removed, good):
+        queue.add(request)
+    queue.remove(removed)
+    queue.remove(removed)
+    assert [row.request for row in queue.take(100)] == [good]
     assert isinstance(late.done.exception(), UnavailableError)
     assert (queue.rows, queue.tokens) == (0, 0)
 
 
-def test_a_million_tenants_leave_no_trace() -> None:
+def test_an_empty_queue_stores_no_tenants() -> None:
     queue = Queue(10_000)
     for number in range(20_000):
         queue.add(queued_request(f"tenant-{number}", 1))
@@ -127,7 +132,7 @@ def running(
     max_queue_tokens: int = 100_000,
     lanes: int = 2,
 ) -> Any:
-    """What a coroutine makes of a running engine."""
+    """The result of a coroutine that uses a running engine."""
 
     async def whole() -> Any:
         engine = Engine(backbone, 64, max_queue_tokens, WorkerLanes(lanes, 1))
@@ -271,10 +276,10 @@ def test_a_closing_engine_answers_what_is_here_and_takes_no_more(
     assert sum(isinstance(one, list) for one in said) >= 1
 
 
-def test_who_takes_most_leaves_a_lane_while_others_are_about(
+def test_the_dominant_tenant_leaves_a_lane_to_other_active_tenants(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quiet tenant's request begins while the flood's batch is still held up."""
+    """The request of a quiet tenant is answered while the batch of the other is still blocked."""
     held, plain = threading.Event(), answer_rows
 
     def slow(backbone: Backbone, rows: Any) -> Any:
@@ -299,20 +304,20 @@ def test_who_takes_most_leaves_a_lane_while_others_are_about(
     assert running(tiny, use)
 
 
-def test_usage_fades_and_forgets() -> None:
+def test_usage_decays_and_inactive_tenants_are_removed() -> None:
     now = 100.0
     usage = Usage(clock=lambda: now)
     usage.add("loud", 1000)
-    assert usage.dominant() is None, "alone, nobody is in the way of anybody"
+    assert usage.dominant() is None, "a tenant that is alone is not dominant"
     usage.add("quiet", 10)
     assert usage.dominant() == "loud"
-    now += ABOUT - 1.0
+    now += ACTIVE_SECONDS - 1.0
     usage.add("loud", 100_000)
-    assert usage.dominant() == "loud", "the quiet one was here a moment ago"
+    assert usage.dominant() == "loud", "the quiet tenant is still active"
     now += 2.0
-    assert usage.dominant() is None, "nobody else has been about for a while"
+    assert usage.dominant() is None, "no other tenant is active"
     usage.add("quiet", 10)
     assert usage.dominant() == "loud"
     now += 60.0
     assert usage.dominant() is None
-    assert usage.tenants == frozenset(), "no name is remembered"
+    assert usage.tenants == frozenset(), "no name is stored"

@@ -1,4 +1,4 @@
-"""The page at `/`, used as a person would: in a real browser, against a real server."""
+"""The page at `/`, in a real browser and with a real server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Keys, hash_of, parse
+from adapterkit.serving.api_keys import Keys, hash_key, parse_keys
 from adapterkit.serving.app import make_app
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.metrics import Metrics
@@ -45,7 +45,7 @@ FLAGS = """
 EVIL = "<img src=x onerror=\"document.title='broken'\">"
 KEY = "ak-of-acme"
 MANY = 130
-"""Adapters of the tenant `many`: more than the list takes at a time."""
+"""Number of adapters of the tenant `many`: more than one page of the list."""
 
 
 def with_task(adapter: Adapter, kind: str, **settings: Any) -> Adapter:
@@ -61,7 +61,7 @@ def with_task(adapter: Adapter, kind: str, **settings: Any) -> Adapter:
 def shelf(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A store with an adapter for each way an answer is shown."""
+    """A store with an adapter for each way to show an answer."""
     root = tmp_path_factory.mktemp("shelf")
     store = Store(root)
 
@@ -99,12 +99,12 @@ def shelf(
 
 @contextmanager
 def served(root: Path, backbone: Backbone, keys: Keys | None = None) -> Iterator[str]:
-    """A server over a store in a thread of its own; gives its URL."""
+    """Runs a server of a store in a thread; yields its URL."""
     metrics = Metrics()
-    resident = AdapterCache(Store(root), backbone, 10**8, 10**8)
-    engine = Engine(backbone, 1024, 100_000, WorkerLanes(1, 1), watch=metrics)
-    metrics.watch(engine, resident)
-    service = Service(backbone, resident, engine, keys, metrics, ServingLimits())
+    cache = AdapterCache(Store(root), backbone, 10**8, 10**8)
+    engine = Engine(backbone, 1024, 100_000, WorkerLanes(1, 1), observer=metrics)
+    metrics.observe(engine, cache)
+    service = Service(cache, engine, keys, metrics, ServingLimits())
     config = uvicorn.Config(make_app(service), log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -129,7 +129,9 @@ def url(shelf: Path, tiny: Backbone) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def locked(shelf: Path, tiny: Backbone) -> Iterator[str]:
     """The same with keys: only `acme` is known, and may ask its own adapters alone."""
-    keys = Keys(parse(json.dumps({"acme": {"key": hash_of(KEY), "adapters": ["acme/*"]}}), "keys"))
+    keys = Keys(
+        parse_keys(json.dumps({"acme": {"key": hash_key(KEY), "adapters": ["acme/*"]}}), "keys")
+    )
     with served(shelf, tiny, keys) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""The server over HTTP: what the field's clients send, what hostile ones send, who may do what."""
+"""The server over HTTP: common clients, hostile clients, and permissions."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import middleware as gate
+from adapterkit.serving import middleware
 from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.admin import unpack
-from adapterkit.serving.api_keys import Keys, hash_of, parse
+from adapterkit.serving.api_keys import Keys, hash_key, parse_keys
 from adapterkit.serving.app import make_app
-from adapterkit.serving.binary_tensors import LENGTH
+from adapterkit.serving.binary_tensors import HEADER_LENGTH
 from adapterkit.serving.engine import Engine
-from adapterkit.serving.json_logs import JsonLines, log
+from adapterkit.serving.json_logs import JsonFormatter, log
 from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.server import check_open
+from adapterkit.serving.server import check_host
 from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.serving.tracing import VARIABLE, Traces
 from adapterkit.tasks.base import tasks
@@ -50,16 +50,17 @@ from helpers.tolerance import assert_close
 
 KEYS = {"acme": "ak-acme", "globex": "ak-globex", "ops": "ak-ops", "small": "ak-small"}
 CALLERS = {
-    "acme": {"key": hash_of("ak-acme"), "adapters": ["acme/*"]},
-    "globex": {"key": hash_of("ak-globex"), "adapters": ["globex/*"]},
-    "small": {"key": hash_of("ak-small"), "adapters": ["acme/*"], "rows_per_second": 1.0},
-    "ops": {"key": hash_of("ak-ops"), "adapters": ["*"], "admin": True},
+    "acme": {"key": hash_key("ak-acme"), "adapters": ["acme/*"]},
+    "globex": {"key": hash_key("ak-globex"), "adapters": ["globex/*"]},
+    "small": {"key": hash_key("ak-small"), "adapters": ["acme/*"], "rows_per_second": 1.0},
+    "ops": {"key": hash_key("ak-ops"), "adapters": ["*"], "admin": True},
 }
 
 
 @pytest.fixture(scope="module")
 def adapters(tiny: Backbone, make_adapter: MakeAdapter) -> dict[str, Adapter]:
-    """Three methods, three label sets, a tagger and a question answerer."""
+    """Adapters of three methods and three label sets, one of them a tagger and one that answers
+    questions."""
     ready = [
         make_adapter(tiny, "lora", name="acme/intent", seed=1),
         make_adapter(tiny, "prefix", name="globex/topic", seed=2, labels=("茶", "银行", "z")),
@@ -95,10 +96,10 @@ def serve(
     **limits: Any,
 ) -> TestClient:
     metrics = Metrics(traces)
-    resident = AdapterCache(store, backbone, 10**9, 0)
+    cache = AdapterCache(store, backbone, 10**9, 0)
     engine = Engine(backbone, 256, 20_000, WorkerLanes(2, 1), metrics)
-    metrics.watch(engine, resident)
-    service = Service(backbone, resident, engine, keys, metrics, ServingLimits(**limits))
+    metrics.observe(engine, cache)
+    service = Service(cache, engine, keys, metrics, ServingLimits(**limits))
     return TestClient(make_app(service), raise_server_exceptions=False)
 
 
@@ -110,7 +111,7 @@ def client(store: Store, tiny: Backbone) -> Iterator[TestClient]:
 
 @pytest.fixture
 def keyed(store: Store, tiny: Backbone) -> Iterator[TestClient]:
-    with serve(store, tiny, Keys(parse(json.dumps(CALLERS), "keys"))) as client:
+    with serve(store, tiny, Keys(parse_keys(json.dumps(CALLERS), "keys"))) as client:
         yield client
 
 
@@ -122,13 +123,13 @@ def bearer(key: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def whole(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     return [p for p in sorted(folder.rglob("*")) if p.is_file()]
 
 
 def folder_as_tar(folder: Path, **changes: bytes | None) -> bytes:
-    """An adapter folder as an archive, some files changed, added or left out."""
-    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in whole(folder)}
+    """An adapter folder as a tar archive, with some files changed, added or removed."""
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files_of(folder)}
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, content in {**files, **changes}.items():
@@ -163,9 +164,9 @@ def test_every_answer_is_the_offline_answer(
         assert_close(got, json.loads(json.dumps(goal)))
 
 
-def test_teis_shapes(client: TestClient) -> None:
+def test_the_formats_of_tei(client: TestClient) -> None:
     one = ask(client, {"inputs": "i lost my card", "adapter_id": "acme/intent"}).json()
-    assert [set(line) for line in one] == [{"label", "score"}] * 2
+    assert [set(label) for label in one] == [{"label", "score"}] * 2
     assert one[0]["score"] >= one[1]["score"]
     pair = ask(client, {"inputs": ["a card", "a bank"], "model": "acme/intent@1"}).json()
     assert len(pair) == 2, "a flat list of two texts is one pair"
@@ -202,9 +203,13 @@ def test_the_open_inference_protocol(client: TestClient) -> None:
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a card", "茶"]}
     body = {"id": "7", "inputs": [tensor]}
     for path in ("/v2/models/acme/intent/infer", "/v2/models/acme/intent/versions/1/infer"):
-        said = ask(client, body, path=path).json()
-        assert (said["model_name"], said["model_version"], said["id"]) == ("acme/intent", "1", "7")
-        outputs = {output["name"]: output for output in said["outputs"]}
+        response = ask(client, body, path=path).json()
+        assert (response["model_name"], response["model_version"], response["id"]) == (
+            "acme/intent",
+            "1",
+            "7",
+        )
+        outputs = {output["name"]: output for output in response["outputs"]}
         assert outputs["label"]["shape"] == [2]
         assert json.loads(outputs["answer"]["data"][0])["label"] == outputs["label"]["data"][0]
     vectors = ask(client, body, path="/v2/models/base/infer").json()["outputs"]
@@ -260,14 +265,14 @@ def test_models_come_in_pages(client: TestClient) -> None:
         ("a", 422),
     ],
 )
-def test_bad_bodies_have_their_status_and_a_sentence(
+def test_invalid_bodies_get_a_status_and_a_message(
     client: TestClient, body: Any, status: int
 ) -> None:
     response = ask(client, body)
     assert response.status_code == status, response.text
-    told = response.json()
-    assert set(told) == {"error", "error_type"}
-    assert told["error"]
+    reply = response.json()
+    assert set(reply) == {"error", "error_type"}
+    assert reply["error"]
     assert ask(client, {"inputs": "a", "adapter_id": "acme/intent"}).status_code == 200
 
 
@@ -298,7 +303,7 @@ def test_hostile_bytes(client: TestClient, content: bytes, status: int) -> None:
         assert response.json()["error"].startswith("the body is not JSON: ")
 
 
-def test_long_texts_are_cut_as_the_recipe_says_or_refused(client: TestClient) -> None:
+def test_long_texts_are_truncated_or_refused(client: TestClient) -> None:
     text = "the card is lost " * 6000
     cut = ask(client, {"inputs": text, "adapter_id": "acme/intent"})
     assert cut.status_code == 200
@@ -308,11 +313,11 @@ def test_long_texts_are_cut_as_the_recipe_says_or_refused(client: TestClient) ->
     assert "64 tokens" in refused.json()["error"]
 
 
-def test_bodies_have_a_bound(store: Store, tiny: Backbone) -> None:
+def test_bodies_have_a_size_limit(store: Store, tiny: Backbone) -> None:
     with serve(store, tiny, body_bytes=10_000) as client:
         assert ask(client, {"inputs": "a" * 9000}).status_code == 200
-        told = ask(client, {"inputs": "a" * 11_000})
-        assert (told.status_code, told.json()["error_type"]) == (413, "too_large")
+        reply = ask(client, {"inputs": "a" * 11_000})
+        assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
 
         def pieces() -> Iterator[bytes]:
             yield b'{"inputs": "'
@@ -323,7 +328,7 @@ def test_bodies_have_a_bound(store: Store, tiny: Backbone) -> None:
         assert client.post("/predict", content=pieces(), headers=kind).status_code == 413
 
 
-def test_unknown_paths_and_methods_are_told_as_json(client: TestClient) -> None:
+def test_errors_of_unknown_paths_and_methods_are_json(client: TestClient) -> None:
     assert client.get("/nowhere").json()["error_type"] == "not_found"
     assert client.get("/predict").status_code == 405
     assert client.get("/predict").headers["allow"] == "POST"
@@ -332,7 +337,7 @@ def test_unknown_paths_and_methods_are_told_as_json(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/models"])
-def test_what_nobody_foresaw_is_a_fault_of_the_server(
+def test_an_unexpected_exception_is_status_500(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     async def broken(*_: Any) -> None:
@@ -348,28 +353,30 @@ def test_what_nobody_foresaw_is_a_fault_of_the_server(
     }
 
 
-def test_a_page_that_renamed_its_host_asks_in_vain(client: TestClient) -> None:
+def test_other_host_names_are_refused(client: TestClient) -> None:
     assert client.get("/info", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_a_broken_adapter_is_the_servers_fault_and_nobody_elses(
+def test_a_broken_adapter_is_status_500_and_others_still_answer(
     client: TestClient, store: Store
 ) -> None:
     (store.path("acme/intent") / WEIGHTS).write_bytes(b"broken")
-    told = ask(client, {"inputs": "a", "adapter_id": "acme/intent"})
-    assert (told.status_code, told.json()["error_type"]) == (500, "backend")
-    assert str(store.root) not in told.text
+    reply = ask(client, {"inputs": "a", "adapter_id": "acme/intent"})
+    assert (reply.status_code, reply.json()["error_type"]) == (500, "backend")
+    assert str(store.root) not in reply.text
     assert ask(client, {"inputs": "a", "adapter_id": "acme/mood"}).status_code == 200
 
 
-def test_a_tenant_sees_its_own_and_nothing_else(keyed: TestClient) -> None:
+def test_a_tenant_sees_only_its_own_adapters(keyed: TestClient) -> None:
     mine = {"inputs": "a", "adapter_id": "acme/intent"}
     theirs = {"inputs": "a", "adapter_id": "globex/topic"}
     nobodys = {"inputs": "a", "adapter_id": "globex/nothing"}
     assert ask(keyed, mine, KEYS["acme"]).status_code == 200
     refused, unknown = (ask(keyed, body, KEYS["acme"]) for body in (theirs, nobodys))
     assert refused.status_code == unknown.status_code == 404
-    assert refused.text.replace("topic", "nothing") == unknown.text, "they cannot be told apart"
+    assert refused.text.replace("topic", "nothing") == unknown.text, (
+        "both errors must have the same message"
+    )
     mixed = {"requests": [mine, theirs]}
     assert ask(keyed, mixed, KEYS["acme"]).status_code == 404
     listed = keyed.get("/v1/models", headers=bearer(KEYS["acme"])).json()["data"]
@@ -379,8 +386,8 @@ def test_a_tenant_sees_its_own_and_nothing_else(keyed: TestClient) -> None:
         assert keyed.get(path, headers=bearer(KEYS["globex"])).status_code == 200
 
 
-@pytest.mark.parametrize("key", [None, "", "ak-wrong", "AK-ACME", hash_of("ak-acme")])
-def test_nobody_asks_without_a_key(keyed: TestClient, key: str | None) -> None:
+@pytest.mark.parametrize("key", [None, "", "ak-wrong", "AK-ACME", hash_key("ak-acme")])
+def test_a_key_is_required(keyed: TestClient, key: str | None) -> None:
     for response in (
         ask(keyed, {"inputs": "a", "adapter_id": "acme/intent"}, key),
         keyed.get("/v1/models", headers=bearer(key)),
@@ -393,7 +400,7 @@ def test_nobody_asks_without_a_key(keyed: TestClient, key: str | None) -> None:
     assert keyed.get("/ready").status_code == 200
 
 
-def test_only_admins_administer(keyed: TestClient, store: Store) -> None:
+def test_admin_routes_need_an_admin_key(keyed: TestClient, store: Store) -> None:
     for method, path in (
         ("GET", "/metrics"),
         ("GET", "/admin/adapters/acme/intent"),
@@ -405,25 +412,27 @@ def test_only_admins_administer(keyed: TestClient, store: Store) -> None:
         ("GET", "/admin/verify/acme/intent"),
     ):
         body = {"json": {"version": 1}} if "alias" in path else {}
-        told = keyed.request(method, path, headers=bearer(KEYS["acme"]), **body)  # type: ignore[arg-type]
-        assert (told.status_code, told.json()["error_type"]) == (403, "forbidden"), path
+        reply = keyed.request(method, path, headers=bearer(KEYS["acme"]), **body)  # type: ignore[arg-type]
+        assert (reply.status_code, reply.json()["error_type"]) == (403, "forbidden"), path
     assert store.versions("acme/intent") == ([1], {"latest": 1})
     assert keyed.get("/metrics", headers=bearer(KEYS["ops"])).status_code == 200
 
 
-def test_a_quota_is_kept_and_says_when_to_come_back(keyed: TestClient) -> None:
+def test_a_used_up_quota_gives_retry_after(keyed: TestClient) -> None:
     body = {"inputs": "a", "adapter_id": "acme/intent"}
-    said = [ask(keyed, body, KEYS["small"]) for _ in range(30)]
-    statuses = [response.status_code for response in said]
+    response = [ask(keyed, body, KEYS["small"]) for _ in range(30)]
+    statuses = [response.status_code for response in response]
     assert statuses[:10] == [200] * 10
     assert 429 in statuses
-    told = said[statuses.index(429)]
-    assert told.json()["error_type"] == "overloaded"
-    assert int(told.headers["retry-after"]) >= 1
-    assert ask(keyed, body, KEYS["acme"]).status_code == 200, "nobody else pays for it"
+    reply = response[statuses.index(429)]
+    assert reply.json()["error_type"] == "overloaded"
+    assert int(reply.headers["retry-after"]) >= 1
+    assert ask(keyed, body, KEYS["acme"]).status_code == 200, (
+        "quotas of other tenants are not affected"
+    )
 
 
-def test_keys_can_be_taken_away_while_the_server_runs(tmp_path: Path) -> None:
+def test_keys_can_be_removed_while_the_server_runs(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text(json.dumps(CALLERS))
     now = 0.0
@@ -439,35 +448,35 @@ def test_keys_can_be_taken_away_while_the_server_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "expected tenants"),
         ("acme: 7", "acme"),
         ("acme: {key: plain}", "acme.key"),
-        (f"acme: {{key: '{hash_of('a')}', adapter: [x]}}", "did you mean 'adapters'"),
-        (f"acme: {{key: '{hash_of('a')}', rows_per_second: 0}}", "more than 0"),
-        (f"a: {{key: '{hash_of('a')}'}}\nb: {{key: '{hash_of('a')}'}}", "same key"),
-        (f"acme: {{key: '{hash_of('a')}', adapters: acme}}", "expected a list"),
+        (f"acme: {{key: '{hash_key('a')}', adapter: [x]}}", "did you mean 'adapters'"),
+        (f"acme: {{key: '{hash_key('a')}', rows_per_second: 0}}", "more than 0"),
+        (f"a: {{key: '{hash_key('a')}'}}\nb: {{key: '{hash_key('a')}'}}", "same key"),
+        (f"acme: {{key: '{hash_key('a')}', adapters: acme}}", "expected a list"),
         ("a: [", "keys.yaml"),
-        (f"a: {{key: '{hash_of('a')}'}}\na: {{key: '{hash_of('b')}'}}", "given twice"),
+        (f"a: {{key: '{hash_key('a')}'}}\na: {{key: '{hash_key('b')}'}}", "given twice"),
     ],
 )
-def test_a_broken_key_file_names_the_fault(text: str, told: str) -> None:
+def test_an_error_in_a_key_file_is_named(text: str, message: str) -> None:
     with pytest.raises(AdapterkitError, match=r"keys.yaml") as error:
-        parse(text, "keys.yaml")
-    assert told in str(error.value)
+        parse_keys(text, "keys.yaml")
+    assert message in str(error.value)
 
 
-def test_without_keys_only_this_machine_is_let_in() -> None:
+def test_a_server_without_keys_listens_on_loopback_only() -> None:
     for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
-        check_open(host, None)
+        check_host(host, None)
     for host in ("0.0.0.0", "::", "192.168.1.7", "example.org"):
         with pytest.raises(AdapterkitError, match="--keys"):
-            check_open(host, None)
-        check_open(host, Keys({}))
+            check_host(host, None)
+        check_host(host, Keys({}))
 
 
-def test_publish_alias_roll_back_and_delete_while_it_answers(
+def test_publish_alias_roll_back_and_delete_on_a_running_server(
     client: TestClient, store: Store, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     body = {"requests": [{"adapter_id": "acme/intent", "inputs": "i lost my card"}]}
@@ -530,16 +539,16 @@ BAD_FOLDERS: dict[str, dict[str, bytes | None]] = {
 
 
 @pytest.mark.parametrize("what", BAD_FOLDERS)
-def test_a_bad_folder_is_refused_and_nothing_is_left(
+def test_an_invalid_folder_is_refused_and_the_store_is_unchanged(
     client: TestClient, store: Store, what: str
 ) -> None:
     folder = store.path("acme/intent")
     before = sorted(str(p) for p in store.root.rglob("*"))
     content = folder_as_tar(folder, **BAD_FOLDERS[what])
     kind = {"content-type": "application/x-tar"}
-    told = client.put("/admin/adapters/acme/intent", content=content, headers=kind)
-    assert (told.status_code, told.json()["error_type"]) == (422, "validation"), told.text
-    assert str(store.root) not in told.text
+    reply = client.put("/admin/adapters/acme/intent", content=content, headers=kind)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation"), reply.text
+    assert str(store.root) not in reply.text
     fresh = client.put("/admin/adapters/new/name", content=content, headers=kind)
     assert fresh.status_code == 422
     after = sorted(str(p) for p in store.root.rglob("*") if p.name not in (".lock", "new", "name"))
@@ -548,7 +557,7 @@ def test_a_bad_folder_is_refused_and_nothing_is_left(
     assert ask(client, {"inputs": "a", "adapter_id": "acme/intent"}).status_code == 200
 
 
-def test_archives_are_unpacked_with_care(store: Store) -> None:
+def test_hostile_archives_are_refused(store: Store) -> None:
     folder = store.path("acme/intent")
     assert unpack(folder_as_tar(folder), 10**9).keys() >= {WEIGHTS, SUMS}
     for content in (b"", b"not a tar", folder_as_tar(folder)[:700]):
@@ -561,11 +570,11 @@ def test_archives_are_unpacked_with_care(store: Store) -> None:
         member = tarfile.TarInfo("README.md")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(member)
-    with pytest.raises(AdapterkitError, match="no plain file"):
+    with pytest.raises(AdapterkitError, match="not a regular file"):
         unpack(link.getvalue(), 10**9)
 
 
-def test_a_million_unknown_names_leave_no_trace(client: TestClient, store: Store) -> None:
+def test_unknown_names_are_not_stored(client: TestClient, store: Store) -> None:
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     for number in range(3000):
         with pytest.raises(AdapterkitError):
@@ -573,12 +582,12 @@ def test_a_million_unknown_names_leave_no_trace(client: TestClient, store: Store
     for number in range(100):
         ask(client, {"inputs": "a", "adapter_id": f"nobody/number-{number}"})
     assert store.n_cached <= 6
-    assert len(service.resident.memory) <= 6
+    assert len(service.cache.memory) <= 6
     text = client.get("/metrics").text
     assert "nobody" not in text
 
 
-def test_metrics_tell_of_the_work(client: TestClient) -> None:
+def test_metrics_count_the_work(client: TestClient) -> None:
     ask(client, {"inputs": [["a"], ["b"], ["c"]], "adapter_id": "acme/intent"})
     ask(client, {"inputs": ""})
     text = client.get("/metrics").text
@@ -597,13 +606,13 @@ def test_the_description_covers_every_route(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
 
 
-def test_the_description_tells_which_names_there_can_be(client: TestClient) -> None:
+def test_the_description_has_the_patterns_of_names(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
     paths, schemas = described["paths"], described["components"]["schemas"]
     (name,) = paths["/v1/models/{name}"]["get"]["parameters"]
     alias, _ = paths["/admin/aliases/{alias}/{name}"]["put"]["parameters"]
     reference = schemas["EmbedBody"]["properties"]["adapter_id"]["anyOf"][0]
-    for told, fits, unfit in (
+    for schema, valid, invalid in (
         (name["schema"], ["intent", "acme/intent"], ["", "acme/../intent", "a/b/c", "é", "a@1"]),
         (alias["schema"], ["stable", "v1.2"], ["", "Stable", "1"]),
         (
@@ -612,8 +621,8 @@ def test_the_description_tells_which_names_there_can_be(client: TestClient) -> N
             ["", "a@", "a@0", "a b"],
         ),
     ):
-        assert all(re.search(told["pattern"], one) for one in fits)
-        assert not any(re.search(told["pattern"], one) for one in unfit)
+        assert all(re.search(schema["pattern"], one) for one in valid)
+        assert not any(re.search(schema["pattern"], one) for one in invalid)
     assert set(paths["/admin/adapters/{name}"]["put"]["requestBody"]["content"]) == {
         "application/x-tar",
         "multipart/form-data",
@@ -628,14 +637,14 @@ def test_the_description_tells_which_names_there_can_be(client: TestClient) -> N
         ("POST", "/embed", {"inputs": []}),
     ],
 )
-def test_what_is_no_name_and_no_text_is_refused(
+def test_invalid_names_and_texts_are_refused(
     client: TestClient, method: str, path: str, body: Any
 ) -> None:
-    said = client.request(method, path, json=body)
-    assert (said.status_code, said.json()["error_type"]) == (422, "validation")
+    response = client.request(method, path, json=body)
+    assert (response.status_code, response.json()["error_type"]) == (422, "validation")
 
 
-def test_a_request_is_a_span_with_its_stages(
+def test_a_request_is_a_span_with_its_stages_as_children(
     store: Store, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
@@ -662,7 +671,7 @@ def test_a_request_is_a_span_with_its_stages(
 def test_logs_hold_no_texts(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = io.StringIO()
     handler = logging.StreamHandler(kept)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     monkeypatch.setattr(log, "handlers", [handler])
     before = log.level
     log.setLevel(logging.INFO)
@@ -679,8 +688,8 @@ def test_logs_hold_no_texts(client: TestClient, monkeypatch: pytest.MonkeyPatch)
     assert asked["asked"] == [["acme/intent", "a secret text"]]
 
 
-def test_clients_of_the_field_are_understood(client: TestClient) -> None:
-    """What huggingface_hub's and Triton's clients send, byte for byte."""
+def test_bodies_of_common_clients_are_accepted(client: TestClient) -> None:
+    """Bodies exactly as the clients of huggingface_hub and Triton send them."""
     inputs = {"source_sentence": "a card", "sentences": ["a bank"]}
     body = {"inputs": inputs, "parameters": {"truncate": True, "prompt": None}}
     assert ask(client, body, path="/similarity").status_code == 200
@@ -689,13 +698,13 @@ def test_clients_of_the_field_are_understood(client: TestClient) -> None:
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a card"]}
     wanted = [{"name": "label", "parameters": {"binary_data": False}}]
     content = json.dumps({"inputs": [tensor], "outputs": wanted}).encode()
-    said = client.post("/v2/models/acme/intent/infer", content=content)
-    assert "content-type" not in said.request.headers
-    assert [one["name"] for one in said.json()["outputs"]] == ["label"]
+    response = client.post("/v2/models/acme/intent/infer", content=content)
+    assert "content-type" not in response.request.headers
+    assert [one["name"] for one in response.json()["outputs"]] == ["label"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a priority is a whole process's")
-def test_work_on_files_is_behind_whatever_answers(client: TestClient) -> None:
+def test_work_on_files_has_the_lowest_priority(client: TestClient) -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
@@ -706,7 +715,9 @@ def test_work_on_files_is_behind_whatever_answers(client: TestClient) -> None:
     assert client.portal.call(priority) == before, "the event loop's thread keeps its own"
 
 
-def test_a_page_from_elsewhere_changes_nothing(client: TestClient, keyed: TestClient) -> None:
+def test_requests_of_pages_of_other_sites_are_refused(
+    client: TestClient, keyed: TestClient
+) -> None:
     foreign, own = {"origin": "https://evil.example"}, {"origin": "http://testserver"}
     path = "/admin/unload/acme/intent"
     assert client.post(path, headers=foreign).status_code == 403
@@ -730,18 +741,18 @@ def binary_body(*texts: str, cut: int = 0) -> tuple[bytes, dict[str, str]]:
 def test_texts_in_binary_tensors(client: TestClient) -> None:
     path = "/v2/models/acme/intent/infer"
     content, headers = binary_body("a card", "茶 and tea")
-    said = client.post(path, content=content, headers=headers)
-    assert said.status_code == 200, said.text
+    response = client.post(path, content=content, headers=headers)
+    assert response.status_code == 200, response.text
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["a card", "茶 and tea"]}
     plain = ask(client, {"inputs": [tensor]}, path=path).json()
-    assert_close(said.json()["outputs"][2]["data"], plain["outputs"][2]["data"])
+    assert_close(response.json()["outputs"][2]["data"], plain["outputs"][2]["data"])
 
 
 @pytest.mark.parametrize("length", ["7", "0", "-3", "x", "999999"])
 def test_broken_binary_tensors_are_refused(client: TestClient, length: str) -> None:
     path = "/v2/models/acme/intent/infer"
     content, headers = binary_body("a card")
-    broken = client.post(path, content=content, headers={LENGTH: length})
+    broken = client.post(path, content=content, headers={HEADER_LENGTH: length})
     assert (broken.status_code, broken.json()["error_type"]) == (400, "malformed")
     content, headers = binary_body("a card", cut=2)
     assert client.post(path, content=content, headers=headers).status_code == 400
@@ -750,7 +761,7 @@ def test_broken_binary_tensors_are_refused(client: TestClient, length: str) -> N
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/acme/intent/infer", "/admin/adapters/x"])
-def test_a_caller_who_hangs_up_midway_is_no_fault_of_the_server(
+def test_a_caller_that_disconnects_is_not_logged_as_an_error(
     store: Store, tiny_folder: Path, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     method = "PUT" if path.startswith("/admin") else "POST"
@@ -760,13 +771,13 @@ def test_a_caller_who_hangs_up_midway_is_no_fault_of_the_server(
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as caller:
             caller.sendall(lines.encode())
             time.sleep(0.1)
-        told = _told(caplog, path)
-    assert told["status"] == 400
+        facts = _logged_facts(caplog, path)
+    assert facts["status"] == 400
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def _told(caplog: pytest.LogCaptureFixture, path: str) -> dict[str, Any]:
-    """What the log says of a request, as soon as it does."""
+def _logged_facts(caplog: pytest.LogCaptureFixture, path: str) -> dict[str, Any]:
+    """The keys of the log record of a request; waits until it is written."""
     for _ in range(500):
         for record in caplog.records:
             facts: dict[str, Any] = getattr(record, "facts", {})
@@ -776,16 +787,16 @@ def _told(caplog: pytest.LogCaptureFixture, path: str) -> dict[str, Any]:
     raise AssertionError(f"nothing was logged of {path}")
 
 
-@pytest.mark.parametrize(("patience", "longest"), [(0.05, 60.0), (0.05, 0.12)])
-def test_slow_bodies_are_given_up(
-    monkeypatch: pytest.MonkeyPatch, patience: float, longest: float
+@pytest.mark.parametrize(("chunk_timeout", "body_timeout"), [(0.05, 60.0), (0.05, 0.12)])
+def test_slow_bodies_are_refused(
+    monkeypatch: pytest.MonkeyPatch, chunk_timeout: float, body_timeout: float
 ) -> None:
-    monkeypatch.setattr(gate, "PATIENCE", patience)
-    monkeypatch.setattr(gate, "LONGEST", longest)
+    monkeypatch.setattr(middleware, "CHUNK_TIMEOUT", chunk_timeout)
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT", body_timeout)
     came: list[int] = []
 
     async def drip() -> Any:
-        await asyncio.sleep(0.03 if len(came) < 3 or longest < 1 else 10.0)
+        await asyncio.sleep(0.03 if len(came) < 3 or body_timeout < 1 else 10.0)
         came.append(1)
         return {"type": "http.request", "body": b"x", "more_body": True}
 
@@ -798,6 +809,6 @@ def test_slow_bodies_are_given_up(
 
     scope = {"type": "http", "path": "/predict", "method": "POST", "headers": []}
     with pytest.raises(HTTPException) as error:
-        asyncio.run(gate.RequestLimits(app, ServingLimits(), Metrics())(scope, drip, send))
+        asyncio.run(middleware.RequestLimits(app, ServingLimits(), Metrics())(scope, drip, send))
     assert error.value.status_code == 408
     assert 2 <= len(came) <= 10
