@@ -105,7 +105,7 @@ def predict(
         from ..inference.attribution import explain_all
 
         explanations = explain_all(predictor, requests, places)
-    answers = predictor(requests, called=places, progress=len(asked) > 100)
+    answers = predictor(requests, names=places, progress=len(asked) > 100)
     rows = [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)]
     for row, explanation in zip(rows, explanations, strict=False):
         row["explanation"] = explanation.plain()

@@ -1,4 +1,4 @@
-"""Which words speak for an answer and which against it, by integrated gradients."""
+"""Explanations: how much each word raises or lowers a score, by integrated gradients."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .pipeline import compute_outputs
 from .predictor import Predictor
 
 STEPS = (32, 64, 128, 256, 512)
-"""Points on the path from baseline to text; more are taken until the words add up."""
+"""Numbers of points on the path from baseline to text; the next is tried until words add up."""
 
 TOLERANCE = 0.005
-"""Share of all that tokens do, either way, by which they may fail to add up to the difference."""
+"""Largest error of the sum, relative to the sum of the absolute attributions of all tokens."""
 
 MAX_TOKENS = 1024
-"""Tokens in one packed batch of points: gradients keep every layer's states."""
+"""Most tokens in one packed batch of points; gradients keep the states of every layer."""
 
 JOINED = re.compile(rf"[^\W{KANA}{HAN}]{{2}}")
 """Two characters of one word: letters or digits, but not Chinese or Japanese ones."""
@@ -40,13 +40,13 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Word:
-    """What one word does to a score.
+    """The attribution of one word.
 
     Attributes:
-        role: The role of the text it stands in.
+        role: Role of the text that it is in.
         word: The word.
         start, end: First and past-the-last character in that text.
-        attribution: How much it raises the score, in the score's own units.
+        attribution: How much it raises the score, in units of the score.
     """
 
     role: str
@@ -58,16 +58,16 @@ class Word:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What the words of a row do to one score of its answer.
+    """The attributions of all words for one score of an answer.
 
     Attributes:
-        name: What the score speaks for.
-        score: The score of the text, raw: before softmax or sigmoid.
-        baseline_score: The score where every word is the baseline's.
-        error: How far the words' sum is from the difference of the two.
+        name: Name of the score, such as a label.
+        score: The score of the text, before softmax or sigmoid.
+        baseline_score: The score if every word is the baseline token.
+        error: Difference between the sum of the words and that of the two scores.
         steps: Points on the path that were computed.
-        texts: Role to text of what was read.
-        words: In the order of the texts; what was cut off is not among them.
+        texts: Role to text.
+        words: In the order of the texts, without words that were cut off.
     """
 
     name: str
@@ -81,13 +81,13 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why an adapter answers what it answers.
+    """An answer with the attributions of its words.
 
     Attributes:
         adapter: Its name.
-        answer: What it answers.
-        baseline: The token that stands for "no word here".
-        attributions: One for each score of the answer; none where nothing was found.
+        answer: Its answer.
+        baseline: The token that means "no word here".
+        attributions: One for each score of the answer; none if it has found nothing.
     """
 
     adapter: str
@@ -96,7 +96,7 @@ class Explanation:
     attributions: tuple[Attribution, ...]
 
     def plain(self) -> dict[str, Any]:
-        """All but adapter and answer, as JSON has it."""
+        """Baseline and scores as plain values for JSON."""
         scores = [asdict(attribution) for attribution in self.attributions]
         return {"baseline": self.baseline, "scores": scores}
 
@@ -106,26 +106,25 @@ def explain(
     adapter: Adapter | None,
     text: Text,
     *,
-    called: str = "text 1",
+    name: str = "text 1",
     steps: Sequence[int] = STEPS,
     tolerance: float = TOLERANCE,
 ) -> Explanation:
     """Attributes an answer's scores to the words of the text.
 
     Integrated gradients (Sundararajan et al. 2017) by captum over the word embeddings, through the
-    adapter and the one forward. In the baseline every token of the text is `[MASK]`: the one token
-    that pretraining met in place of any word and in any company, which `[PAD]`, never attended to,
-    is not. Special tokens and marks stay, so the words alone add up to the score minus the
-    baseline's.
+    adapter and the same forward as predictions. In the baseline every token of the text is
+    `[MASK]`: pretraining has seen it in place of any word, unlike `[PAD]`, which is never attended
+    to. Special tokens and marks stay, so the words add up to the score minus the baseline's.
 
     Args:
         backbone: The backbone, in float32.
         adapter: The adapter; the plain backbone (None) has no score.
-        text: What is asked.
-        called: What messages call it.
+        text: The text.
+        name: How messages call the text.
         steps: Numbers of points on the path to try, one after the other.
-        tolerance: Share of the tokens' absolute attributions by which these may fail to add up to
-            the difference of the scores, else the next number is tried.
+        tolerance: Largest error of the sum, relative to the sum of the absolute attributions of all
+            tokens; if it is exceeded, the next number of points is tried.
 
     Raises:
         AdapterkitError: captum is missing, the text is not sound, or its answer has no score.
@@ -134,13 +133,13 @@ def explain(
     captum = _captum()
     if adapter is None:
         raise AdapterkitError(
-            f"{called}: the plain backbone answers with a vector, which no single score stands for"
+            f"{name}: the plain backbone answers with a vector, which no single score stands for"
         )
     _check_exact(backbone)
     baseline = _baseline(backbone)
     adapter, task = adapter.to(backbone.device), adapter.task
-    row = task.fields(text, called)
-    reader = _Remembering(backbone.tokenizer)
+    row = task.fields(text, name)
+    reader = _RecordingEncoder(backbone.tokenizer)
     (example,) = task.examples([row], reader, text_limit(backbone, adapter))
     outputs = Outputs.of(compute_outputs(backbone, [(adapter, example)]))
     (answer,) = task.answers(outputs, [example])
@@ -155,24 +154,24 @@ def explain(
 
 
 def explain_all(
-    predictor: Predictor, requests: Sequence[tuple[str | None, Text]], called: Sequence[str]
+    predictor: Predictor, requests: Sequence[tuple[str | None, Text]], names: Sequence[str]
 ) -> list[Explanation]:
-    """Explains what a predictor answers, with a progress bar where there are several requests.
+    """Explains the answers of a predictor, with a progress bar for several requests.
 
     Args:
-        predictor: The adapters.
-        requests: As the predictor takes them.
-        called: What messages call each text.
+        predictor: The predictor.
+        requests: Adapter name and text of each request, as in `Predictor`.
+        names: How messages call each text.
     """
     bar = tqdm(requests, unit="explanation", disable=None if len(requests) > 1 else True)
     return [
-        explain(predictor.backbone, predictor.find(name), text, called=where)
-        for (name, text), where in zip(bar, called, strict=True)
+        explain(predictor.backbone, predictor.find(adapter), text, name=name)
+        for (adapter, text), name in zip(bar, names, strict=True)
     ]
 
 
-class _Remembering(TextEncoder):
-    """A reader that keeps what it read: where the tokens stand, which examples do not hold."""
+class _RecordingEncoder(TextEncoder):
+    """An encoder that records its encodings: examples do not hold the positions of tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
@@ -186,7 +185,7 @@ class _Remembering(TextEncoder):
 
 @dataclass(frozen=True)
 class _Source:
-    """One sequence of a row, and where each of its tokens stands in what was asked."""
+    """One sequence of a row, with the place of each of its tokens in the texts."""
 
     inputs: TokenSequence
     parts: tuple[Part, ...]
@@ -196,17 +195,18 @@ class _Source:
 def _sources(
     example: Example, encodings: Sequence[Any], parts: Sequence[tuple[Part, ...]]
 ) -> list[_Source]:
-    """Each sequence with its places: windows share one encoding, choices have one each."""
-    stand = [_places(*one) for one in zip(encodings, parts, strict=True)]
+    """The sequences with their places: windows share one encoding, choices have one each."""
+    places = [_places(*one) for one in zip(encodings, parts, strict=True)]
     found = []
     for number, inputs in enumerate(example.inputs):
         which = number if len(encodings) > 1 else 0
         kept = inputs.kept or range(len(inputs))
-        found.append(_Source(inputs, parts[which], tuple(stand[which][place] for place in kept)))
+        found.append(_Source(inputs, parts[which], tuple(places[which][index] for index in kept)))
     return found
 
 
 def _places(encoding: Any, parts: tuple[Part, ...]) -> list[Place | None]:
+    """The place of each token of an encoding; None for special tokens and marks."""
     found: list[Place | None] = []
     tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
     for (start, end), owner, word in tokens:
@@ -216,7 +216,7 @@ def _places(encoding: Any, parts: tuple[Part, ...]) -> list[Place | None]:
 
 
 def _stripped(part: Part, start: int, end: int) -> Place | None:
-    """Characters without the blanks that some tokenizers count to a token."""
+    """A place without the blanks that some tokenizers include in a token."""
     piece = part.text[start:end]
     start, end = start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
     return (part.role, start, end) if start < end else None
@@ -254,7 +254,7 @@ class _Path:
             )
 
     def attribute(self, captum: Any, steps: Sequence[int], tolerance: float) -> Attribution:
-        """The words' attributions, by as many points as it takes of those that may be tried."""
+        """The attributions of the words, with as many points as the tolerance needs."""
         with torch.no_grad():
             low, high = self(self._ends).tolist()
         for count in steps:
@@ -267,7 +267,7 @@ class _Path:
         return Attribution(self._score.name, high, low, error, count, texts, words)
 
     def _integrated(self, captum: Any, steps: int) -> Tensor:
-        """Attribution of every token, `[T]`."""
+        """The attribution of every token, `[T]`."""
         low, high = self._ends
         found: Tensor = captum.IntegratedGradients(self).attribute(
             high[None].requires_grad_(),
@@ -286,15 +286,15 @@ class _Path:
             for point in points
             for source, words in zip(self._sources, point.split(sizes), strict=True)
         ]
-        said = [piece.values.float() for piece in forward(self._backbone, rows)]
-        lines = torch.stack(said).mean(0).view(len(points), *self._weights.shape)
-        return (lines * self._weights).sum((1, 2)) + self._score.offset
+        outputs = [output.values.float() for output in forward(self._backbone, rows)]
+        logits = torch.stack(outputs).mean(0).view(len(points), *self._weights.shape)
+        return (logits * self._weights).sum((1, 2)) + self._score.offset
 
 
 def word_attributions(
     texts: dict[str, str], places: Sequence[Place | None], values: Sequence[float]
 ) -> tuple[Word, ...]:
-    """Tokens summed up to words; a word that several windows read counts once, with their sum."""
+    """Sums tokens up to words; a word in several windows is one word with the sum of all."""
     sums: dict[Place, float] = {}
     for place, value in zip(places, values, strict=True):
         if place is not None:
@@ -303,23 +303,27 @@ def word_attributions(
     words: list[Word] = []
     for role, start, end in sorted(sums, key=lambda place: (roles.index(place[0]), *place[1:])):
         value, text = sums[role, start, end], texts[role]
-        if words and words[-1].role == role and _goes_on(text, words[-1].end, start):
-            begun = words.pop()
-            value, start, end = begun.attribution + value, begun.start, max(begun.end, end)
+        if words and words[-1].role == role and _is_same_word(text, words[-1].end, start):
+            first = words.pop()
+            value, start, end = first.attribution + value, first.start, max(first.end, end)
         words.append(Word(role, text[start:end], start, end, value))
     return tuple(words)
 
 
-def _goes_on(text: str, end: int, start: int) -> bool:
-    """Whether a token that begins at a character belongs to the word that ended before."""
+def _is_same_word(text: str, end: int, start: int) -> bool:
+    """Whether a token that starts at a character belongs to the word that ends at another."""
     return start < end or (start == end and bool(JOINED.fullmatch(text[end - 1 : end + 1])))
 
 
 def _check_exact(backbone: Backbone) -> None:
-    """Refuses a backbone whose gradients are not those of its answers."""
+    """Refuses a backbone whose gradients do not belong to its answers.
+
+    Raises:
+        BackboneError: It is quantised or not in float32.
+    """
     if backbone.quantization != "none":
         raise BackboneError(
-            f"quantization: '{backbone.quantization}' lets no exact gradient through; explain "
+            f"quantization: '{backbone.quantization}' has no exact gradients; explain "
             "answers with quantization none and dtype float32"
         )
     if backbone.dtype != torch.float32:
@@ -331,7 +335,7 @@ def _check_exact(backbone: Backbone) -> None:
 
 
 def _baseline(backbone: Backbone) -> int:
-    """Id of the token that stands for no word; tokenizers without a mask have their pad token."""
+    """Id of the token that means "no word": the mask token, or the pad token without one."""
     tokenizer = backbone.tokenizer
     mask = tokenizer.mask_token_id
     return int(tokenizer.pad_token_id if mask is None else mask)

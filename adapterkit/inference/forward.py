@@ -1,4 +1,4 @@
-"""The one forward: training, evaluating, predicting and serving all run it."""
+"""The forward pass of mixed batches, which training, evaluation, prediction and serving share."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ..tasks.types import HeadInput
 from .shared_layers import StateCache, encode_shared
 
 MAX_TOKENS = 8192
-"""Tokens in one packed batch outside training: enough to keep products wide, small in memory."""
+"""Most tokens of a packed batch outside training: enough for wide products, and little memory."""
 
 
 @dataclass(frozen=True)
 class AdapterOutput:
-    """What one adapter has to say about its rows of a batch.
+    """The output of one adapter for its rows of a batch.
 
     Attributes:
         adapter: The adapter; None for the plain backbone.
-        rows: Places of its rows among the rows that were given, ascending.
-        values: The task's raw scores, row after row: a line for each, or for each of its tokens;
-            for the plain backbone its pooled vectors `[n, h]`.
-        counts: Lines of each row.
+        rows: Indices of its rows in the batch, ascending.
+        values: Logits of the task, `[sum(counts), C]`, row after row; of the plain backbone pooled
+            vectors, `[n, h]`.
+        counts: Number of logit vectors of each row: 1, or one for each of its tokens.
     """
 
     adapter: Adapter | None
@@ -44,67 +44,69 @@ class AdapterOutput:
 def forward(
     backbone: Backbone,
     rows: Sequence[tuple[Adapter | None, TokenSequence]],
-    noise: Callable[[tuple[int, ...]], Dropout] | None = None,
-    memory: StateCache | None = None,
+    make_dropout: Callable[[tuple[int, ...]], Dropout] | None = None,
+    state_cache: StateCache | None = None,
 ) -> list[AdapterOutput]:
-    """Rows of any adapters, methods and tasks through the backbone in one call.
+    """Computes rows of any adapters, methods and tasks in one batch.
 
     Args:
         backbone: The backbone.
-        rows: Adapter (None: the plain backbone) and tokenised text of each row, at least one.
-        noise: In training, from the rows in packed order to where dropout is drawn from.
-        memory: In training, states of texts below the layers that adapters act on.
+        rows: Adapter (None for the plain backbone) and tokens of each row, at least one.
+        make_dropout: In training: from the indices of the rows in packed order to their dropout.
+        state_cache: In training: states of texts below the layers that adapters edit.
 
     Returns:
-        A piece for each adapter that occurs.
+        The output of each adapter that occurs.
     """
     present = {id(adapter): adapter for adapter, _ in rows if adapter is not None}
     adapters = sorted(present.values(), key=batching_key)
-    number = {id(adapter): place for place, adapter in enumerate(adapters)}
+    number = {id(adapter): index for index, adapter in enumerate(adapters)}
     start = backbone.geometry.first_position
     firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
     packed = pack(
-        _alike(backbone, [inputs for _, inputs in rows]),
+        _with_equal_inputs(backbone, [inputs for _, inputs in rows]),
         [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
         firsts,
         backbone.device,
     )
-    drawn = noise(packed.order) if noise is not None else None
-    texts = [_text(rows[n][1], firsts[n]) for n in packed.order]
+    dropout = make_dropout(packed.order) if make_dropout is not None else None
+    texts = [_sharing_key(rows[n][1], firsts[n]) for n in packed.order]
 
     def edits(part: Packed) -> Edits:
-        return assemble_edits(adapters, part, backbone.geometry, drawn)
+        return assemble_edits(adapters, part, backbone.geometry, dropout)
 
-    encoded = encode_shared(backbone, packed, texts, edits, memory)
-    values = _logits(adapters, encoded, drawn)
+    encoded = encode_shared(backbone, packed, texts, edits, state_cache)
+    values = _logits(adapters, encoded, dropout)
     if -1 in packed.owners:
         values[-1] = encoded.pooled(backbone.pooling)[slice(*packed.span(-1))]
     return [
-        _in_order(adapters[owner] if owner >= 0 else None, packed, packed.span(owner), said)
-        for owner, said in sorted(values.items())
+        _in_order(adapters[owner] if owner >= 0 else None, packed, packed.span(owner), logits)
+        for owner, logits in sorted(values.items())
     ]
 
 
 def _logits(
-    adapters: Sequence[Adapter], encoded: EncoderOutput, drawn: Dropout | None
+    adapters: Sequence[Adapter], encoded: EncoderOutput, dropout: Dropout | None
 ) -> dict[int, Tensor]:
-    """Owner to the raw scores of its rows, the owners of one class of tasks asked together."""
+    """Owner to the logits of its rows; all adapters of one class of tasks are computed together."""
     packed = encoded.packed
     kinds: dict[type[Task], dict[int, tuple[Task, HeadInput]]] = {}
     for owner in sorted(set(packed.owners) - {-1}):
         task, head = adapters[owner].task, adapters[owner].head
-        dropout = drawn.select([owner]) if drawn is not None else None
-        inputs = HeadInput(head, encoded, packed.span(owner), dropout)
+        own_dropout = dropout.select([owner]) if dropout is not None else None
+        inputs = HeadInput(head, encoded, packed.span(owner), own_dropout)
         kinds.setdefault(type(task), {})[owner] = task, inputs
     values: dict[int, Tensor] = {}
     for kind, members in kinds.items():
-        said = kind.logits_of(list(members.values()))
-        values |= zip(members, said, strict=True)
+        logits = kind.logits_of(list(members.values()))
+        values |= zip(members, logits, strict=True)
     return values
 
 
-def _alike(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Sequence[TokenSequence]:
-    """The sequences as one batch packs them: where some bring word embeddings, all do."""
+def _with_equal_inputs(
+    backbone: Backbone, inputs: Sequence[TokenSequence]
+) -> Sequence[TokenSequence]:
+    """The sequences with word embeddings for all if any of them has word embeddings."""
     if all(one.inputs_embeds is None for one in inputs):
         return inputs
     return [
@@ -115,9 +117,9 @@ def _alike(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Sequence[Toke
     ]
 
 
-def _text(inputs: TokenSequence, first: int) -> Hashable | None:
-    """What two sequences must have in common to be computed once where nothing is done to them;
-    None for one that has nothing in common with any other."""
+def _sharing_key(inputs: TokenSequence, first: int) -> Hashable | None:
+    """Sequences with equal keys have the same states below the layers that adapters edit; None for
+    a sequence that shares with no other."""
     if inputs.inputs_embeds is not None:
         return None
     return first, tuple(inputs.input_ids), tuple(inputs.token_type_ids)
@@ -126,7 +128,7 @@ def _text(inputs: TokenSequence, first: int) -> Hashable | None:
 def _in_order(
     adapter: Adapter | None, packed: Packed, span: tuple[int, int], values: Tensor
 ) -> AdapterOutput:
-    """A piece with its rows in the order they were given, not in packed order."""
+    """The output of an adapter, with its rows from packed order in the order of the batch."""
     rows = packed.order[span[0] : span[1]]
     counts = (1,) * len(rows) if adapter is None else adapter.task.counts(packed, span)
     if all(before < after for before, after in pairwise(rows)):
@@ -135,14 +137,14 @@ def _in_order(
     parts = values.split(counts)
     return AdapterOutput(
         adapter,
-        tuple(rows[place] for place in order),
-        torch.cat([parts[place] for place in order]),
-        tuple(counts[place] for place in order),
+        tuple(rows[index] for index in order),
+        torch.cat([parts[index] for index in order]),
+        tuple(counts[index] for index in order),
     )
 
 
 def text_limit(backbone: Backbone, adapter: Adapter | None) -> int:
-    """Most tokens of a text: the task's limit within what backbone and prefixes leave."""
+    """Most tokens of a text: the limit of the task, or of the backbone without prefix tokens."""
     if adapter is None:
         return backbone.geometry.positions
     room = backbone.geometry.positions - adapter.num_virtual_tokens
@@ -150,12 +152,17 @@ def text_limit(backbone: Backbone, adapter: Adapter | None) -> int:
 
 
 def by_budget(sizes: Sequence[int], max_tokens: int = MAX_TOKENS) -> Iterator[range]:
-    """Cuts rows into consecutive ranges of at most `max_tokens` tokens, or of one row."""
+    """Splits rows into consecutive ranges of at most `max_tokens` tokens, or of one row.
+
+    Args:
+        sizes: Tokens of each row.
+        max_tokens: Most tokens of a range of several rows.
+    """
     first, filled = 0, 0
-    for place, size in enumerate(sizes):
-        if place > first and filled + size > max_tokens:
-            yield range(first, place)
-            first, filled = place, 0
+    for index, size in enumerate(sizes):
+        if index > first and filled + size > max_tokens:
+            yield range(first, index)
+            first, filled = index, 0
         filled += size
     if first < len(sizes):
         yield range(first, len(sizes))

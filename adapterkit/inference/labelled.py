@@ -1,4 +1,4 @@
-"""Labelled rows made ready: what the backbone reads of each, and what it should answer."""
+"""Labelled rows as tokens and targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ from .forward import text_limit
 
 @dataclass(frozen=True)
 class Split:
-    """Rows with their targets, for training and scoring alike."""
+    """Tokenised rows with their targets.
+
+    Attributes:
+        examples: What the backbone reads of each row.
+        targets: What the task must answer, in the task's own form (`Task.target`).
+    """
 
     examples: list[Example]
     targets: list[Any]
@@ -30,23 +35,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def only(self, numbers: Sequence[int]) -> Split:
-        """Some of the rows, in lists of their own."""
+    def select(self, numbers: Sequence[int]) -> Split:
+        """Some of the rows, in new lists."""
         return Split([self.examples[n] for n in numbers], [self.targets[n] for n in numbers])
 
-    def judged(self, task: Task) -> Split:
-        """The rows as scoring puts them to the model, every time the same (`Task.masked_for`)."""
+    def for_evaluation(self, task: Task) -> Split:
+        """The rows as evaluation uses them: with the same masked tokens every time."""
         examples = [
             task.masked_for(example, f"judged {n}") for n, example in enumerate(self.examples)
         ]
         return replace(self, examples=examples)
 
     def loss(self, task: Task, outputs: Outputs) -> float:
-        """The mean of the rows' losses."""
+        """Mean loss of the rows."""
         return float(task.loss(outputs, self.targets).mean())
 
     def predictions(self, task: Task, outputs: Outputs) -> Predictions:
-        """What was said of the rows beside what is right."""
+        """The answers for the rows, with the correct ones."""
         return task.predictions(outputs, self.examples, self.targets)
 
 
@@ -80,11 +85,11 @@ def read_rows(
     return rows
 
 
-def ready(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> Split:
-    """Rows tokenised and their targets found.
+def prepare_rows(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> Split:
+    """Tokenises rows and finds their targets.
 
     Raises:
-        DataError: A row's label is not one the task knows.
+        DataError: A row has a label that the task does not know.
     """
     limit = text_limit(backbone, adapter)
     examples = adapter.task.examples([row.fields for row in rows], backbone.reader, limit)

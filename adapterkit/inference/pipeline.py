@@ -1,4 +1,4 @@
-"""From what is asked to what is answered: tokenise, compute under a token budget, answer."""
+"""From requests to answers: tokenise, compute in batches of limited size, answer."""
 
 from __future__ import annotations
 
@@ -18,39 +18,45 @@ from ..tasks.base import Task, default_task
 from ..tasks.fields import Fields
 from ..tasks.types import Answer, AnswerSummary, Example, Outputs, Row, Text, vector_summary
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
-from .labelled import ready
+from .labelled import prepare_rows
 from .lanes import SERIAL, WorkerLanes
 
 
 @cache
 def plain_task() -> Task:
-    """How texts for the plain backbone are read."""
+    """The task that reads texts for the plain backbone."""
     return default_task()()
 
 
 def encode_requests(
     backbone: Backbone,
     owners: Sequence[Adapter | None],
-    asked: Sequence[Text],
-    called: Sequence[str] | None = None,
+    texts: Sequence[Text],
+    names: Sequence[str] | None = None,
 ) -> list[Example]:
-    """What is asked as each adapter's task reads it, cut to each adapter's limit.
+    """Tokenises requests as the task of each adapter reads them, cut to the adapter's limit.
+
+    Args:
+        backbone: The backbone.
+        owners: Adapter of each request; None for the plain backbone.
+        texts: Text of each request.
+        names: How messages call each text; its number, counted from 1, if omitted.
 
     Raises:
         AdapterkitError: A text is empty or not a text.
     """
-    names = called or [f"text {number}" for number in range(1, len(asked) + 1)]
+    names = names or [f"text {number}" for number in range(1, len(texts) + 1)]
     rows: list[Fields] = []
-    together: dict[tuple[int, Task], list[int]] = {}
-    for place, (owner, text, where) in enumerate(zip(owners, asked, names, strict=True)):
+    groups: dict[tuple[int, Task], list[int]] = {}
+    for index, (owner, text, name) in enumerate(zip(owners, texts, names, strict=True)):
         task = owner.task if owner is not None else plain_task()
-        rows.append(task.fields(text, where))
-        together.setdefault((text_limit(backbone, owner), task), []).append(place)
+        rows.append(task.fields(text, name))
+        groups.setdefault((text_limit(backbone, owner), task), []).append(index)
     examples: list[Example] = [Example(())] * len(rows)
-    for (limit, task), places in together.items():
-        found = task.examples([rows[place] for place in places], backbone.reader, limit)
-        for place, example in zip(places, found, strict=True):
-            examples[place] = example
+    for (limit, task), indices in groups.items():
+        found = task.examples([rows[index] for index in indices], backbone.reader, limit)
+        for index, example in zip(indices, found, strict=True):
+            examples[index] = example
     return examples
 
 
@@ -61,21 +67,21 @@ def compute_outputs(
     bar: Any = None,
     lanes: WorkerLanes = SERIAL,
 ) -> list[tuple[Tensor, ...]]:
-    """Examples through the one forward, under a token budget.
+    """Computes the outputs of examples, in batches of limited size.
 
     Args:
         backbone: The backbone.
         rows: Adapter and example of each row.
         max_tokens: Most tokens in one packed batch.
-        bar: A progress bar to move on, a step a row.
-        lanes: Where batches are computed side by side.
+        bar: A progress bar that is moved by one step for each row.
+        lanes: Where batches are computed at the same time.
 
     Returns:
-        For each row its sequences' lines, `[lines, C]` each, float32 on the CPU; of an ensemble
-        their mean over the members, the one place where members meet.
+        For each row the logits of its sequences, `[n, C]` each, float32 on the CPU; of an ensemble
+        the mean over its members.
     """
-    # An adapter's rows stand together, so that as few batches as can be have to gather it, and a
-    # row's members do, so that what they share of it is computed once.
+    # The rows of an adapter stand together, so that few batches need to gather its tensors. So do
+    # the members of a row, so that what they share is computed once.
     first: dict[int, int] = {}
     order = sorted(range(len(rows)), key=lambda row: first.setdefault(id(rows[row][0]), len(first)))
     flat = [
@@ -85,34 +91,36 @@ def compute_outputs(
         for inputs in rows[row][1].inputs
     ]
     sizes = [len(inputs) for _, inputs, _ in flat]
-    last = {row: place for place, (_, _, row) in enumerate(flat)}
+    last = {row: index for index, (_, _, row) in enumerate(flat)}
 
-    def through(part: range) -> list[tuple[int, Tensor]]:
+    def compute(part: range) -> list[tuple[int, Tensor]]:
         with torch.inference_mode():
-            pieces = forward(backbone, [flat[place][:2] for place in part])
-            values = to_cpu([piece.values for piece in pieces])
+            outputs = forward(backbone, [flat[index][:2] for index in part])
+            values = to_cpu([output.values for output in outputs])
         return [
-            (part.start + place, lines)
-            for piece, said in zip(pieces, values, strict=True)
-            for place, lines in zip(piece.rows, said.split_with_sizes(piece.counts), strict=True)
+            (part.start + index, logits)
+            for output, value in zip(outputs, values, strict=True)
+            for index, logits in zip(
+                output.rows, value.split_with_sizes(output.counts), strict=True
+            )
         ]
 
-    said: list[list[Tensor]] = [[] for _ in rows]
+    row_logits: list[list[Tensor]] = [[] for _ in rows]
     parts = list(by_budget(sizes, lanes.budget(sizes, max_tokens)))
-    for found in lanes.map(through, parts):
-        for place, lines in sorted(found, key=lambda pair: pair[0]):
-            said[flat[place][2]].append(lines)
+    for found in lanes.map(compute, parts):
+        for index, logits in sorted(found, key=lambda pair: pair[0]):
+            row_logits[flat[index][2]].append(logits)
         if bar is not None:
-            bar.update(sum(last[flat[place][2]] == place for place, _ in found))
+            bar.update(sum(last[flat[index][2]] == index for index, _ in found))
     return [
-        _averaged(lines, len(members_of(adapter)))
-        for (adapter, _), lines in zip(rows, said, strict=True)
+        _mean_over_members(logits, len(members_of(adapter)))
+        for (adapter, _), logits in zip(rows, row_logits, strict=True)
     ]
 
 
 def to_cpu(values: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of one device on the CPU, float32, from a GPU in one copy: the wait for each would
-    be longer than it takes."""
+    """Tensors of one device on the CPU, float32. From a GPU they are copied all at once, since each
+    copy waits for the GPU."""
     if values[0].device.type == "cpu":
         return [one.float() for one in values]
     flat = torch.cat([one.float().flatten() for one in values]).cpu()
@@ -121,21 +129,21 @@ def to_cpu(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def members_of(adapter: Adapter | None) -> Sequence[Adapter | None]:
-    """All that compute a row asked of an adapter: the members of an ensemble, itself for most."""
+    """The adapters that compute a row of an adapter: the members of an ensemble, or itself."""
     return (None,) if adapter is None else adapter.members
 
 
 def n_tokens(adapter: Adapter | None, example: Example) -> int:
-    """Tokens that are computed to answer a row."""
+    """Number of tokens that are computed for a row."""
     return len(members_of(adapter)) * sum(map(len, example.inputs))
 
 
-def _averaged(lines: Sequence[Tensor], members: int) -> tuple[Tensor, ...]:
-    """A row's lines, member after member, to their mean over the members, sequence by sequence."""
+def _mean_over_members(logits: Sequence[Tensor], members: int) -> tuple[Tensor, ...]:
+    """The mean over the members for each sequence of a row, from its logits member by member."""
     if members == 1:
-        return tuple(lines)
-    n = len(lines) // members
-    return tuple(torch.stack(list(lines[place::n])).mean(0) for place in range(n))
+        return tuple(logits)
+    n = len(logits) // members
+    return tuple(torch.stack(list(logits[index::n])).mean(0) for index in range(n))
 
 
 def answer_rows(
@@ -145,56 +153,56 @@ def answer_rows(
     bar: Any = None,
     lanes: WorkerLanes = SERIAL,
 ) -> list[Answer]:
-    """Examples of any adapters to what each adapter's task answers, in their order.
+    """Computes the answers of any adapters to examples, in their order.
 
     Args:
         backbone: The backbone.
-        rows: Adapter (None: the plain backbone) and example of each row.
+        rows: Adapter (None for the plain backbone) and example of each row.
         max_tokens: Most tokens in one packed batch.
-        bar: A progress bar to move on, a step a row.
-        lanes: Where batches are computed side by side.
+        bar: A progress bar that is moved by one step for each row.
+        lanes: Where batches are computed at the same time.
     """
-    said = compute_outputs(backbone, rows, max_tokens, bar, lanes)
-    asked: dict[int, list[int]] = {}
-    for place, (adapter, _) in enumerate(rows):
-        asked.setdefault(id(adapter), []).append(place)
+    logits = compute_outputs(backbone, rows, max_tokens, bar, lanes)
+    by_adapter: dict[int, list[int]] = {}
+    for index, (adapter, _) in enumerate(rows):
+        by_adapter.setdefault(id(adapter), []).append(index)
     answers: list[Answer] = [{} for _ in rows]
-    for places in asked.values():
-        outputs = Outputs.of([said[place] for place in places])
-        found = _answers(rows[places[0]][0], outputs, [rows[place][1] for place in places])
-        for place, one in zip(places, found, strict=True):
-            answers[place] = {**one, "truncated": True} if rows[place][1].truncated else one
+    for indices in by_adapter.values():
+        outputs = Outputs.of([logits[index] for index in indices])
+        found = _answers(rows[indices[0]][0], outputs, [rows[index][1] for index in indices])
+        for index, answer in zip(indices, found, strict=True):
+            truncated = rows[index][1].truncated
+            answers[index] = {**answer, "truncated": True} if truncated else answer
     return answers
 
 
 def summarize(adapter: Adapter | None, answer: Answer) -> AnswerSummary:
-    """An answer in one line, as the adapter's task puts it; None: of the plain backbone."""
+    """An answer of an adapter (None for the plain backbone) in one line."""
     return vector_summary(answer["vector"]) if adapter is None else adapter.task.summary(answer)
 
 
 def predictions(
     backbone: Backbone, adapter: Adapter, rows: Sequence[Row], *, progress: bool = False
 ) -> Predictions:
-    """What an adapter says of labelled rows beside what is right.
+    """The answers of an adapter for labelled rows, with the correct ones.
 
     Raises:
-        DataError: A row's label is not one the adapter knows.
+        DataError: A row has a label that the adapter does not know.
     """
-    split = ready(backbone, adapter, rows).judged(adapter.task)
+    split = prepare_rows(backbone, adapter, rows).for_evaluation(adapter.task)
     with tqdm(total=len(rows), unit="row", disable=None if progress else True) as bar:
-        said = compute_outputs(
-            backbone, [(adapter, example) for example in split.examples], bar=bar
-        )
-    return split.predictions(adapter.task, Outputs.of(said))
+        examples = [(adapter, example) for example in split.examples]
+        logits = compute_outputs(backbone, examples, bar=bar)
+    return split.predictions(adapter.task, Outputs.of(logits))
 
 
 def evaluate(
     backbone: Backbone, adapter: Adapter, rows: Sequence[Row], *, progress: bool = False
 ) -> dict[str, float]:
-    """An adapter's metrics on labelled rows.
+    """The metrics of an adapter on labelled rows.
 
     Raises:
-        DataError: A row's label is not one the adapter knows.
+        DataError: A row has a label that the adapter does not know.
     """
     return adapter.task.metrics(predictions(backbone, adapter, rows, progress=progress))
 
@@ -203,6 +211,6 @@ def _answers(
     adapter: Adapter | None, outputs: Outputs, examples: Sequence[Example]
 ) -> list[Answer]:
     if adapter is None:
-        return [{"adapter": BASE, "vector": line} for line in outputs.logits.tolist()]
+        return [{"adapter": BASE, "vector": vector} for vector in outputs.logits.tolist()]
     found = adapter.task.answers(outputs, examples)
     return [{"adapter": adapter.name, **answer} for answer in found]

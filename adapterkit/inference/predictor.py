@@ -1,4 +1,4 @@
-"""Answers for any mix of adapters over one backbone, adapters coming and going."""
+"""A predictor: named adapters over one backbone, which can be added and removed at any time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Predictor:
 
     Args:
         backbone: The backbone.
-        adapters: Adapters to hold from the start.
-        max_tokens: Most tokens in one packed batch; longer requests run as several.
+        adapters: Adapters to add at the start.
+        max_tokens: Most tokens in one packed batch; longer requests are split.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Predictor:
     ) -> None:
         self.backbone = backbone
         self.max_tokens = max_tokens
-        # Single entries are read, set and deleted, each of which Python does in one step.
+        # Threads share it: reading, setting and deleting a single entry is atomic in Python.
         self._adapters: dict[str, Adapter] = {}
         self._parents = ParentCache()
         for adapter in adapters:
@@ -79,13 +79,13 @@ class Predictor:
 
     @property
     def names(self) -> list[str]:
-        """The adapters that can be asked."""
+        """Names of the adapters."""
         return sorted(self._adapters)
 
     def add(self, adapter: Adapter, *, any_backbone: bool = False) -> None:
-        """Makes an adapter ready to answer, in place of one of the same name.
+        """Adds an adapter, or replaces the one of the same name.
 
-        Calls already running keep the adapter they began with.
+        Running calls keep the adapter that they started with.
 
         Args:
             adapter: The adapter.
@@ -93,12 +93,12 @@ class Predictor:
 
         Raises:
             AdapterError: It was trained on another backbone.
-            AdapterkitError: Its name is the plain backbone's or is no name.
+            AdapterkitError: Its name is not valid, or is that of the plain backbone.
         """
         check_name(adapter.name)
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
-        # The training record is for people, and as large as a small adapter.
+        # The training record is not needed, and as large as a small adapter.
         resident = replace(adapter.to(self.backbone.device), training={})
         self._adapters[adapter.name] = self._parents.share(resident)
 
@@ -109,18 +109,18 @@ class Predictor:
         any_backbone: bool = False,
         on_top_of: str | Path | None = None,
     ) -> str:
-        """Loads an adapter folder and makes it ready to answer.
+        """Loads an adapter folder and adds the adapter.
 
         Args:
             folder: The folder.
             any_backbone: Accept one that was trained on other weights.
-            on_top_of: Where an adapter that it stands on lies, if not beside it (`load_adapter`).
+            on_top_of: Where to look first for its parent (`load_adapter`).
 
         Returns:
             The adapter's name.
 
         Raises:
-            AdapterError: The folder is not sound; what was loaded stays as it was.
+            AdapterError: The folder is not sound. The predictor is unchanged then.
         """
         adapter = load_adapter(
             folder, self.backbone, any_backbone=any_backbone, on_top_of=on_top_of
@@ -135,7 +135,7 @@ class Predictor:
 
         Args:
             references: Names in the store, adapter folders, or `base` for the plain backbone.
-            store: The store. Adapters below others are looked up there too.
+            store: The store; parents are looked up there too.
             any_backbone: Accept adapters that were trained on other weights.
 
         Returns:
@@ -162,10 +162,10 @@ class Predictor:
         return names
 
     def unload(self, name: str) -> None:
-        """Lets an adapter go.
+        """Removes an adapter.
 
         Raises:
-            UnknownAdapterError: There is none of that name.
+            UnknownAdapterError: There is no adapter of that name.
         """
         if self._adapters.pop(name, None) is None:
             raise self._unknown(name)
@@ -174,7 +174,7 @@ class Predictor:
         """The adapter of a name; None for the plain backbone (None or `base`).
 
         Raises:
-            UnknownAdapterError: There is none of that name.
+            UnknownAdapterError: There is no adapter of that name.
         """
         if name is None or name == BASE:
             return None
@@ -187,29 +187,28 @@ class Predictor:
         self,
         requests: Sequence[tuple[str | None, Text]],
         *,
-        called: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
         progress: bool = False,
     ) -> list[Answer]:
-        """Answers a list that may mix adapters, methods and tasks.
+        """Answers requests, which may mix adapters, methods and tasks.
 
         Args:
-            requests: Adapter name (None or `base`: the plain backbone) and text or text pair.
-            called: What messages call each text, such as its file and row; its number where left
-                out.
+            requests: Adapter name (None or `base` for the plain backbone) and text of each request.
+            names: How messages call each text, such as its file and row; its number if omitted.
             progress: Show a progress bar.
 
         Returns:
-            In the order of the requests: `adapter`, what the adapter's task answers, and
-            `truncated` where the text was too long; for the plain backbone its `vector`.
+            In the order of the requests: `adapter`, the keys of the task's answer, and `truncated`
+            if the text was too long. The plain backbone answers with a `vector`.
 
         Raises:
-            UnknownAdapterError: A name is not known; nothing is answered then.
+            UnknownAdapterError: A name is not known. Nothing is computed then.
             AdapterkitError: A text is empty or not a text.
         """
-        # Every name is looked up once: a swap midway cannot split a call between two adapters.
-        named = {name: self.find(name) for name, _ in requests}
-        owners = [named[name] for name, _ in requests]
-        examples = encode_requests(self.backbone, owners, [text for _, text in requests], called)
+        # Every name is looked up once, so that one call uses one adapter of a name.
+        found = {name: self.find(name) for name, _ in requests}
+        owners = [found[name] for name, _ in requests]
+        examples = encode_requests(self.backbone, owners, [text for _, text in requests], names)
         with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
             rows = list(zip(owners, examples, strict=True))
             lanes = lanes_of(self.backbone.device)

@@ -1,8 +1,7 @@
-"""One text, many adapters: up to the lowest layer that any of them acts on it is computed once.
+"""Shared lower layers: a text is computed once up to the lowest layer that an adapter edits.
 
-AdapterDrop (Rücklé et al. 2021) does so for adapters that leave out the lower layers; here it holds
-for every row of a batch that nothing is done to below some layer, and for the rows of a training
-from one epoch to the next.
+AdapterDrop (Rücklé et al. 2021) does so for adapters without lower layers. Here it is done for the
+rows of any batch, and in training for the rows of one epoch and the next.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ..backbone.model import Backbone
 from ..backbone.packing import EncoderOutput, Packed
 
 LEAST_SAVED = 0.05
-"""Share of a batch's work that sharing must save: below it, sharing costs more than it saves."""
+"""Least part of a batch's work that sharing must save; below it, sharing costs more."""
 
 
 class StateCache:
-    """States that enter a layer, kept from batch to batch until a number of bytes is reached.
+    """States of texts that enter a layer, kept from batch to batch.
 
-    Texts that come later are not kept, and computed every time they occur.
+    When it is full, further texts are not kept, and are computed every time they occur.
 
     Args:
         max_bytes: Most bytes of states.
@@ -37,13 +36,13 @@ class StateCache:
         self._lock = Lock()
 
     def get(self, layer: int, text: Hashable) -> Tensor | None:
-        """A text's states, `[n, h]`; None where it is not known."""
+        """The states of a text, `[n, h]`; None if they are not known."""
         return self._states.get((layer, text))
 
     def put(self, layer: int, text: Hashable, states: Tensor) -> None:
-        """Keeps a text's states where there is room."""
+        """Keeps the states of a text, `[n, h]`, if there is room."""
         with self._lock:
-            known = (layer, text) in self._states  # by another lane, meanwhile
+            known = (layer, text) in self._states  # another lane may have added it
             if not known and self.n_bytes + states.nbytes <= self.max_bytes:
                 self._states[layer, text] = states.detach().clone()
                 self.n_bytes += states.nbytes
@@ -54,46 +53,47 @@ def encode_shared(
     packed: Packed,
     texts: Sequence[Hashable | None],
     edits: Callable[[Packed], Edits],
-    memory: StateCache | None = None,
+    cache: StateCache | None = None,
 ) -> EncoderOutput:
-    """Hidden states of a packed batch, with what its rows share computed once.
+    """Computes the hidden states of a packed batch; lower layers that rows share only once.
 
     Args:
         backbone: The backbone.
         packed: The batch.
-        texts: For each packed sequence all that its states depend on where nothing is done to it;
-            None for one that is neither shared nor remembered.
-        edits: What the adapters do to the batch, or to a part of it.
-        memory: States of batches before, and where to keep this one's.
+        texts: For each packed sequence a key of everything that its states depend on below the
+            layers that are edited; None for a sequence that is neither shared nor cached.
+        edits: From the batch, or a part of it, to its edits.
+        cache: States of earlier batches; those of this batch are added.
     """
-    whole = edits(packed)
+    batch_edits = edits(packed)
     untouched = [
-        depth if text is not None else 0 for depth, text in zip(whole.untouched, texts, strict=True)
+        depth if text is not None else 0
+        for depth, text in zip(batch_edits.untouched, texts, strict=True)
     ]
-    layer = sharing_depth(packed, texts, untouched, backbone.geometry.layers, memory is None)
+    layer = sharing_depth(packed, texts, untouched, backbone.geometry.layers, cache is None)
     if layer == 0:
-        return backbone(packed, whole)
+        return backbone(packed, batch_edits)
     shared = [depth >= layer for depth in untouched]
     known: dict[Hashable, Tensor] = {}
-    below: dict[Hashable, int] = {}
+    missing: dict[Hashable, int] = {}
     for n, text in enumerate(texts):
         key = text if shared[n] else n
-        found = memory.get(layer, text) if memory is not None and shared[n] else None
+        found = cache.get(layer, text) if cache is not None and shared[n] else None
         if found is not None:
             known[key] = found
         else:
-            below.setdefault(key, n)
-    if below:
-        part = packed.select(list(below.values()))
+            missing.setdefault(key, n)
+    if missing:
+        part = packed.select(list(missing.values()))
         states = backbone.entering(layer, part, edits(part)).split(part.lengths)
-        computed = dict(zip(below, states, strict=True))
-        if memory is not None:
-            for key, n in below.items():
+        computed = dict(zip(missing, states, strict=True))
+        if cache is not None:
+            for key, n in missing.items():
                 if shared[n]:
-                    memory.put(layer, texts[n], computed[key])
+                    cache.put(layer, texts[n], computed[key])
         known |= computed
     keys = [text if shared[n] else n for n, text in enumerate(texts)]
-    return backbone(packed, whole, (layer, torch.cat([known[key] for key in keys])))
+    return backbone(packed, batch_edits, (layer, torch.cat([known[key] for key in keys])))
 
 
 def sharing_depth(
@@ -103,14 +103,14 @@ def sharing_depth(
     n_layers: int,
     repeated: bool = True,
 ) -> int:
-    """The layer up to which computing a text once saves most; 0 where nothing is worth it.
+    """The number of lower layers to share, so that most work is saved; 0 if it is not worth it.
 
     Args:
         packed: The batch.
-        texts: For each packed sequence what it may share with others.
-        untouched: For each, the layers from the first that nothing is done to.
-        n_layers: Of the backbone.
-        repeated: Whether a text saves only where it is repeated, or at once, being remembered.
+        texts: For each packed sequence a key; sequences with equal keys can share.
+        untouched: For each packed sequence the number of its first layers without edits.
+        n_layers: Layers of the backbone.
+        repeated: Whether only repeated texts save work; with a cache every text does.
     """
 
     def saved(layer: int) -> int:

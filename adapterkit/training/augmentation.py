@@ -15,7 +15,7 @@ from ..backbone.packing import TokenSequence
 from ..data.readers import Tell, stop
 from ..data.synonyms import Synonyms
 from ..errors import DataError
-from ..inference.labelled import Split, ready
+from ..inference.labelled import Split, prepare_rows
 from ..schema import check_share
 from ..tasks.fields import Fields
 from ..tasks.types import Example, Row
@@ -125,11 +125,11 @@ class Augmented:
         Raises:
             DataError: The user's own function returned values that do not fit the row.
         """
-        drawn = self._split.only(numbers)
+        drawn = self._split.select(numbers)
         rows = {at: self._row(number, f"{seed} {epoch}") for at, number in enumerate(numbers)}
         changed = {at: row for at, row in rows.items() if row is not self._rows[numbers[at]]}
         if changed:
-            again = ready(self._backbone, self._adapter, list(changed.values()))
+            again = prepare_rows(self._backbone, self._adapter, list(changed.values()))
             for at, example, target in zip(changed, again.examples, again.targets, strict=True):
                 drawn.examples[at], drawn.targets[at] = example, target
         if self._settings.token_dropout:

@@ -144,7 +144,7 @@ class Batches:
         first = step * self._settings.batch_size
         rows = self._rows_of(epoch)[first : first + self._settings.batch_size]
         if self._augmented is None:
-            return self._split.only(rows)
+            return self._split.select(rows)
         return self._augmented(rows, epoch, self._settings.seed)
 
     def micro_batches(

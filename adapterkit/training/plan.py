@@ -13,7 +13,7 @@ from ..backbone.model import Backbone
 from ..data.dataset import fingerprint
 from ..errors import AdapterkitError, RecipeError
 from ..inference.forward import text_limit
-from ..inference.labelled import Split, ready
+from ..inference.labelled import Split, prepare_rows
 from ..tasks.types import Row
 from .augmentation import Augment, Augmented
 from .initial_adapter import fresh_adapter
@@ -84,8 +84,8 @@ class Plan:
                     f"task.{adapter.task.tunable_key}: it is tuned on validation rows, and there "
                     "are none; give some, or set data.validation above 0"
                 )
-            splits = {name: ready(backbone, adapter, part) for name, part in rows.items()}
-            splits |= {n: splits[n].judged(adapter.task) for n in HELD_OUT if n in splits}
+            splits = {name: prepare_rows(backbone, adapter, part) for name, part in rows.items()}
+            splits |= {n: splits[n].for_evaluation(adapter.task) for n in HELD_OUT if n in splits}
             augmented = _augmented(
                 recipe, backbone, adapter, rows["train"], splits["train"], augment
             )

@@ -321,7 +321,7 @@ def test_more_points_are_taken_until_the_words_add_up(
     ("options", "words"),
     [
         ({"dtype": "bfloat16"}, "dtype: in 'bfloat16' attributions do not add up"),
-        ({"quantization": "int8"}, "quantization: 'int8' lets no exact gradient through"),
+        ({"quantization": "int8"}, "quantization: 'int8' has no exact gradients"),
     ],
 )
 def test_only_exact_gradients_explain(
@@ -344,7 +344,7 @@ def test_what_has_no_score_is_not_explained(
     with pytest.raises(AdapterkitError, match="the plain backbone answers with a vector"):
         explain(tiny, None, TEXT)
     with pytest.raises(AdapterkitError, match="x:3: text is empty"):
-        explain(tiny, make_adapter(tiny), " ", called="x:3")
+        explain(tiny, make_adapter(tiny), " ", name="x:3")
 
 
 def test_without_captum_one_line_says_what_to_install(
@@ -490,7 +490,7 @@ def test_people_see_the_table_and_the_words(store: Path) -> None:
 
 FAULTS = {
     "globex a --explain --dtype bfloat16": "dtype: in 'bfloat16' attributions do not add up",
-    "globex a --explain --quantization int8": "quantization: 'int8' lets no exact gradient",
+    "globex a --explain --quantization int8": "quantization: 'int8' has no exact gradients",
     "base a --explain": "text 1: the plain backbone answers with a vector",
     "globex a --explain-html x.txt": "--explain-html x.txt: expected a file ending in .html",
     "globex a --explain-html no/x.html": "no/x.html: there is no folder no",

@@ -10,7 +10,7 @@ import pytest
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.data.splits import SPLITS
-from adapterkit.inference.labelled import ready
+from adapterkit.inference.labelled import prepare_rows
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.columns import source_columns, target_columns
 from adapterkit.tasks.types import Row
@@ -79,7 +79,7 @@ def test_rows_are_sound_for_their_task(tiny: Backbone, store: Store, file: Path)
         recipe.task.fields({role: row.fields[role] for role in _read(recipe)}, row.where)
     adapter = fresh_adapter(recipe, tiny, splits["train"], store)
     for part in splits.values():
-        assert len(ready(tiny, adapter, part)) == len(part)
+        assert len(prepare_rows(tiny, adapter, part)) == len(part)
     strata = [{recipe.task.stratum(row) for row in part} for part in splits.values()]
     assert all(found == strata[0] for found in strata), "every split has every label"
 

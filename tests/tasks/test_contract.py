@@ -19,7 +19,7 @@ from adapterkit.client.http import Client
 from adapterkit.data.dataset import Data
 from adapterkit.errors import DataError, RecipeError
 from adapterkit.inference.forward import text_limit
-from adapterkit.inference.labelled import ready
+from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.base import Predictions
@@ -129,7 +129,7 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
     recipe = task_recipe(kind, tmp_path, **changes)
     rows = recipe.data.load(tmp_path, 0, recipe.task)["train"]
     adapter = fresh_adapter(recipe, tiny, rows)
-    split = ready(tiny, adapter, rows)
+    split = prepare_rows(tiny, adapter, rows)
     lengths = [[len(i) for i in example.inputs] for example in split.examples]
     starts = [sum(len(row) for row in lengths[:n]) for n in range(len(lengths))]
     found = []
@@ -463,7 +463,7 @@ def test_limits_leave_room_for_a_prefix(tiny: Backbone, tmp_path: Path) -> None:
     rows = recipe.data.load(tmp_path, 0, recipe.task)["train"]
     adapter = fresh_adapter(recipe, tiny, rows)
     assert text_limit(tiny, adapter) == 14
-    assert all(len(i) <= 14 for e in ready(tiny, adapter, rows).examples for i in e.inputs)
+    assert all(len(i) <= 14 for e in prepare_rows(tiny, adapter, rows).examples for i in e.inputs)
 
 
 @pytest.mark.parametrize(

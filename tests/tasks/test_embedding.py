@@ -19,7 +19,7 @@ from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import answers_table
 from adapterkit.errors import DataError
-from adapterkit.inference.labelled import ready
+from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.tasks.base import tasks
@@ -200,7 +200,7 @@ def test_a_long_text_is_the_mean_of_its_windows(tiny: Backbone, tmp_path: Path) 
         Row({**row.fields, "text": "money " * (3 + n)}, row.where) for n, row in enumerate(rows)
     ]
     adapter = fresh_adapter(recipe, tiny, long)
-    split = ready(tiny, adapter, long)
+    split = prepare_rows(tiny, adapter, long)
     assert {len(example.inputs) for example in split.examples} >= {2, 4}
     assert not any(example.truncated for example in split.examples)
     task: Any = adapter.task
@@ -267,7 +267,9 @@ def test_training_on_hard_negatives_and_in_chinese(chinese_folder: Path, tmp_pat
     training = {"epochs": 30, "batch_size": 8, "learning_rate": 2e-2}
     recipe = Recipe.of({**content, "data": data, "training": training}, tmp_path)
     loaded = recipe.data.load(tmp_path, 0, recipe.task)
-    split = ready(backbone, fresh_adapter(recipe, backbone, loaded["train"]), loaded["train"])
+    split = prepare_rows(
+        backbone, fresh_adapter(recipe, backbone, loaded["train"]), loaded["train"]
+    )
     assert all(len(example.inputs) == 3 for example in split.examples)
     adapter = train(recipe, backbone, progress=False)
     assert adapter.metrics["test"]["recall@1"] == 1.0

@@ -84,7 +84,7 @@ def examples_of(task: Task, backbone: Backbone, texts: list[str], limit: int = 6
 
 def judged(task: Task, examples: list[Example]) -> list[Example]:
     """The rows as scoring puts them to the model."""
-    return Split(examples, [None] * len(examples)).judged(task).examples
+    return Split(examples, [None] * len(examples)).for_evaluation(task).examples
 
 
 def theirs(folder: Path) -> Any:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.output import answer_row, answers_table
 from adapterkit.data.requests import parse_text, read_requests
-from adapterkit.inference.labelled import ready
+from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.rouge import rouge_l, words_of
 from adapterkit.tasks.base import tasks
@@ -221,7 +221,7 @@ def test_a_summary_is_numbers_or_a_text(value: Any, held: Any) -> None:
 def test_the_goal_of_a_row_is_in_its_windows(tiny: Backbone, tmp_path: Path) -> None:
     recipe = task_recipe("summarisation", tmp_path, max_length=9, stride=2)
     rows = recipe.data.load(tmp_path, 0, recipe.task)["train"]
-    split_of = ready(tiny, fresh_adapter(recipe, tiny, rows), rows)
+    split_of = prepare_rows(tiny, fresh_adapter(recipe, tiny, rows), rows)
     assert max(len(example.inputs) for example in split_of.examples) > 2
     for row, target in zip(rows, split_of.targets, strict=True):
         wanted = next(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import RecipeError
-from adapterkit.inference.labelled import ready
+from adapterkit.inference.labelled import prepare_rows
 from adapterkit.methods.base import methods
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
@@ -141,7 +141,7 @@ def test_gradients_of_full_fine_tuning_are_those_of_transformers(
     adapter = fresh_adapter(probe, backbone, rows)
     whole = TrainableBackbone(adapter, backbone)
     trainables = TrainableAdapters(backbone, [whole]).eval()
-    run_of = Run(whole, {"train": ready(backbone, adapter, rows)}, recipe.training)
+    run_of = Run(whole, {"train": prepare_rows(backbone, adapter, rows)}, recipe.training)
     trainables({0: run_of.next_micro_batches()[0]}).sum().backward()
 
     plain = AutoModel.from_pretrained(tiny_folder).eval()
@@ -172,7 +172,7 @@ def test_every_weight_has_its_rate_and_no_bias_or_norm_decays(tiny_folder: Path)
     rows = [Row({"text": "a", "label": "x"}, "1"), Row({"text": "b", "label": "y"}, "2")]
     plain_adapter = fresh_adapter(plain, backbone, rows)
     whole = TrainableBackbone(plain_adapter, backbone)
-    split = {"train": ready(backbone, plain_adapter, rows)}
+    split = {"train": prepare_rows(backbone, plain_adapter, rows)}
     groups = Run(whole, split, Training()).optimizer.param_groups
     assert sum(p.numel() for g in groups for p in g["params"]) == backbone.n_parameters + 2 * 33
     kept = {id(p) for g in groups if g["weight_decay"] == 0.0 for p in g["params"]}
