@@ -659,7 +659,9 @@ def test_a_damaged_member_is_named_and_nothing_is_half_loaded(
     assert predictor([("acme/crowd", "my card")]) == before
 
 
-def test_faults_of_all_members_are_told_at_once(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_errors_of_all_members_are_reported_at_once(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
     folder = save_adapter(ensemble(tiny, make_adapter), "bad", tiny.geometry)
     for fault in ("renamed", "not a number", "a stranger"):
         FAULTS[fault][0](folder)

@@ -151,7 +151,7 @@ def test_unsound_folders_are_refused_and_what_was_loaded_stays(
     assert predictor([("t/good", "my card")]) == before
 
 
-def test_all_faults_are_told_at_once(
+def test_all_errors_are_reported_at_once(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)

@@ -126,7 +126,7 @@ def test_two_prefixes_are_one_long_one(tiny: Backbone, make_adapter: MakeAdapter
 
 
 def crowd(backbone: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
-    """Plain adapters, adapters on one domain adapter of each kind, and a house of three floors."""
+    """Plain adapters, adapters on one domain adapter of each kind, and a stack of three."""
     adapters = []
     for n, (kind, settings) in enumerate(KINDS):
         ground = make_adapter(backbone, kind, name=f"d/{n}", seed=100 + n, **settings)
@@ -196,8 +196,8 @@ def test_adapters_on_one_adapter_share_its_block(tiny: Backbone, make_adapter: M
     assert [len(keys) for keys in prefixes.layer(0)] == [4, 4]
 
 
-def test_what_no_floor_touches_is_computed_once(tiny: Backbone, make_adapter: MakeAdapter) -> None:
-    """Below the lowest layer of both floors the same text is one, and the answers are the same."""
+def test_layers_without_edits_are_computed_once(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    """Below the lowest edited layer a text of both adapters is computed once; answers stay."""
     ground = make_adapter(tiny, "lora", name="d", layers=(1,))
     plain = make_adapter(tiny, "lora", name="p", layers=(2,), seed=9)
     tops = [
@@ -344,7 +344,7 @@ def test_other_weights_below_are_refused_by_both_digests(
         ([], "expected name and digest"),
     ],
 )
-def test_a_garbled_footing_is_told(tiny: Backbone, shop: Store, content: Any, words: str) -> None:
+def test_a_garbled_parent_is_refused(tiny: Backbone, shop: Store, content: Any, words: str) -> None:
     file = shop.path("acme/task") / CARD
     file.write_text(json.dumps({**json.loads(file.read_text()), "on_top_of": content}))
     with pytest.raises(AdapterkitError, match=words):
@@ -459,7 +459,7 @@ def test_a_task_is_trained_on_top_and_the_ground_stays(
         train(off, tiny, store=shop, progress=False)
 
 
-def test_what_cannot_be_stood_on_is_told_before_training(
+def test_an_unusable_parent_is_refused_before_training(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, shop: Store
 ) -> None:
     save_adapter(make_adapter(tiny, seed=5), tmp_path / "loose", tiny.geometry)

@@ -199,7 +199,9 @@ def test_only_whole_adapters_are_versions(
         ("acme/intent@²", "'acme/intent' has no version '²'; "),
     ],
 )
-def test_what_is_not_there_is_told_with_what_is(store: Store, reference: str, words: str) -> None:
+def test_a_missing_adapter_is_reported_with_the_known_ones(
+    store: Store, reference: str, words: str
+) -> None:
     for look in (store.path, lambda name: find_folder(name, store)):
         with pytest.raises(UnknownAdapterError) as caught:
             look(reference)
@@ -246,14 +248,14 @@ def test_a_folder_comes_before_a_name(
 @pytest.mark.parametrize(
     "reference", ["./no", "/no/such", ".", "..", "shelf", "shelf/acme", "empty"]
 )
-def test_a_folder_that_is_no_adapter_is_told(store: Store, reference: str) -> None:
+def test_a_folder_that_is_no_adapter_is_refused(store: Store, reference: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UnknownAdapterError, match="not an adapter folder") as caught:
         find_folder(reference, store)
     assert str(caught.value) == f"{reference}: not an adapter folder, {CONFIG} is missing"
 
 
-def test_a_text_in_place_of_a_name_is_told(store: Store) -> None:
+def test_a_text_in_place_of_a_name_is_refused(store: Store) -> None:
     with pytest.raises(AdapterkitError, match="is not an adapter name"):
         find_folder("I lost my card. " * 40, store)
 
@@ -273,7 +275,7 @@ def test_an_adapter_cannot_be_published_inside_another(
     assert contents(Path()) == before
 
 
-def test_a_name_whose_place_is_taken_by_a_tenant_is_told(
+def test_a_name_that_is_a_tenants_folder_is_refused(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     store = Store(ROOT)
@@ -285,7 +287,9 @@ def test_a_name_whose_place_is_taken_by_a_tenant_is_told(
 
 
 @pytest.mark.parametrize("taken", ["shelf", "shelf/acme", "shelf/acme/intent"])
-def test_a_file_in_the_way_is_told(tiny: Backbone, make_adapter: MakeAdapter, taken: str) -> None:
+def test_a_file_in_the_way_is_reported(
+    tiny: Backbone, make_adapter: MakeAdapter, taken: str
+) -> None:
     Path(taken).parent.mkdir(parents=True, exist_ok=True)
     Path(taken).write_text("mine")
     before = contents(Path())
@@ -294,7 +298,7 @@ def test_a_file_in_the_way_is_told(tiny: Backbone, make_adapter: MakeAdapter, ta
     assert contents(Path()) == before
 
 
-def test_an_alias_file_in_the_way_is_told(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_an_alias_file_in_the_way_is_reported(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     (ROOT / "acme/intent" / ALIASES).mkdir(parents=True)
     with pytest.raises(AdapterError, match=r"aliases\.json: cannot be written"):
         Store(ROOT).publish(make_adapter(tiny), tiny.geometry)
@@ -314,7 +318,7 @@ def test_an_alias_file_in_the_way_is_told(tiny: Backbone, make_adapter: MakeAdap
         ("{}", "'acme/intent' has no version 'latest'; valid are: 1, 2"),
     ],
 )
-def test_a_damaged_alias_file_is_told(store: Store, content: str, words: str) -> None:
+def test_a_damaged_alias_file_is_reported(store: Store, content: str, words: str) -> None:
     (ROOT / "acme/intent" / ALIASES).write_text(content)
     with pytest.raises(AdapterkitError) as caught:
         store.path("acme/intent")

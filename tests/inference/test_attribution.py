@@ -206,7 +206,7 @@ def test_attributions_are_those_of_a_plain_loop(
     assert ours == pytest.approx(sums, abs=0.005 * sum(map(abs, sums)))
 
 
-def test_points_are_told_apart_below_the_lowest_layer_that_is_adapted(
+def test_points_differ_below_the_lowest_edited_layer(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     """All points have the text's ids, so that none may be taken for another (`fanout`)."""

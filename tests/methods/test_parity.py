@@ -95,7 +95,7 @@ def test_a_saved_adapter_answers_the_same(
 
 
 @pytest.mark.parametrize("kind", ["lora", "bottleneck"])
-def test_fresh_adapters_are_the_identity(
+def test_new_adapters_are_the_identity(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
     adapter = make_adapter(tiny, kind)
