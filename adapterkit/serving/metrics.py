@@ -115,9 +115,13 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily("adapterkit_queue_tokens", "Tokens that wait", queue.tokens)
         yield GaugeMetricFamily("adapterkit_queue_tenants", "Tenants that wait", queue.tenants)
         yield CounterMetricFamily("adapterkit_loads", "Adapters read from disk", cache.loads)
-        adapters = GaugeMetricFamily("adapterkit_resident_adapters", "Adapters", labels=["tier"])
-        sizes = GaugeMetricFamily("adapterkit_resident_bytes", "Bytes held", labels=["tier"])
-        evictions = CounterMetricFamily("adapterkit_evictions", "Adapters let go", labels=["tier"])
+        adapters = GaugeMetricFamily(
+            "adapterkit_resident_adapters", "Cached adapters", labels=["tier"]
+        )
+        sizes = GaugeMetricFamily(
+            "adapterkit_resident_bytes", "Bytes of cached adapters", labels=["tier"]
+        )
+        evictions = CounterMetricFamily("adapterkit_evictions", "Evicted adapters", labels=["tier"])
         for name, tier in cache.tiers.items():
             adapters.add_metric([name], len(tier))
             sizes.add_metric([name], tier.bytes)

@@ -72,8 +72,8 @@ def url(store_folder: Path, tiny_folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[Client]:
-    with Client(url) as found:
-        yield found
+    with Client(url) as client:
+        yield client
 
 
 @pytest.fixture
@@ -97,25 +97,25 @@ def with_async_client(url: str, work: Callable[[AsyncClient], Coroutine[Any, Any
     return asyncio.run(run())
 
 
-def assert_same_answers(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+def assert_same_answers(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     """Answers equal the predictor's, up to the rounding of differently packed batches."""
-    for one, other in zip(found, expected, strict=True):
-        keys = [key for key in one if key != "version"]
-        assert keys == [key for key in other if key != "version"]
+    for answer, reference in zip(answers, expected, strict=True):
+        keys = [key for key in answer if key != "version"]
+        assert keys == [key for key in reference if key != "version"]
         for key in keys:
-            value = one[key]
+            value = answer[key]
             if isinstance(value, (float, list, dict)):
-                assert value == pytest.approx(other[key], abs=1e-4)
+                assert value == pytest.approx(reference[key], abs=1e-4)
             else:
-                assert value == other[key]
+                assert value == reference[key]
 
 
 def test_a_text_has_an_answer_and_a_list_has_a_list_of_answers(
     client: Client, predictor: Predictor
 ) -> None:
-    one = client.predict("acme/intent", TEXTS[2])
-    assert one["version"] == 1
-    assert_same_answers([one], predictor([("acme/intent", TEXTS[2])]))
+    answer = client.predict("acme/intent", TEXTS[2])
+    assert answer["version"] == 1
+    assert_same_answers([answer], predictor([("acme/intent", TEXTS[2])]))
     many = client.predict("globex/anfora", TEXTS)
     assert {answer["label"] for answer in many} <= {"envío", "银行"}
     assert_same_answers(many, predictor([("globex/anfora", text) for text in TEXTS]))
@@ -136,10 +136,10 @@ def test_a_tuple_is_a_pair_of_texts_and_a_mapping_gives_values_by_role(
 
 def test_requests_mix_adapters(client: Client, predictor: Predictor) -> None:
     names = ["acme/intent", "initech", None, "globex/anfora"]
-    asked = list(zip(names, TEXTS, strict=True))
-    found = client.ask(asked)
-    assert_same_answers(found, predictor(asked))
-    assert [answer.get("version") for answer in found] == [1, 1, None, 1]
+    requests = list(zip(names, TEXTS, strict=True))
+    answers = client.ask(requests)
+    assert_same_answers(answers, predictor(requests))
+    assert [answer.get("version") for answer in answers] == [1, 1, None, 1]
     assert client.ask([]) == []
     assert client.predict("acme/intent", []) == []
 
@@ -147,12 +147,12 @@ def test_requests_mix_adapters(client: Client, predictor: Predictor) -> None:
 def test_a_thousand_rows_come_back_in_their_order(client: Client, predictor: Predictor) -> None:
     assert client.info()["max_client_batch_size"] < 1000
     words = "card money lost account bank rain sun tea".split()
-    asked = [
+    requests = [
         (("acme/intent", "initech")[row % 2], f"{words[row % 8]} {words[row // 8 % 8]} " * 3)
         for row in range(1000)
     ]
-    assert_same_answers(client.ask(asked), predictor(asked))
-    texts = [text for _, text in asked]
+    assert_same_answers(client.ask(requests), predictor(requests))
+    texts = [text for _, text in requests]
     assert len(client.embed(texts)) == 1000
     cosines = client.similarity(texts[0], texts)
     assert len(cosines) == 1000
@@ -161,25 +161,25 @@ def test_a_thousand_rows_come_back_in_their_order(client: Client, predictor: Pre
 
 
 def test_the_error_of_one_part_names_its_rows(client: Client) -> None:
-    asked = [("acme/intent", "sun")] * 256 + [("acme/none", "sun")] * 10
+    requests = [("acme/intent", "sun")] * 256 + [("acme/none", "sun")] * 10
     with pytest.raises(UnknownAdapterError, match="rows 257 to 266: there is no adapter"):
-        client.ask(asked)
+        client.ask(requests)
 
 
 def test_rows_are_split_within_the_limits() -> None:
     rows = [b"x" * size for size in (1, 2, 3, 90, 1, 4, 4, 4)]
-    found = list(split_rows(rows, BatchLimits(3, 10)))
-    assert [list(map(len, part)) for part in found] == [[1, 2, 3], [90], [1, 4], [4, 4]]
-    assert [row for part in found for row in part] == rows
+    parts = list(split_rows(rows, BatchLimits(3, 10)))
+    assert [list(map(len, part)) for part in parts] == [[1, 2, 3], [90], [1, 4], [4, 4]]
+    assert [row for part in parts for row in part] == rows
     assert list(split_rows([], BatchLimits(3, 10))) == []
 
 
 def test_vectors(client: Client, predictor: Predictor) -> None:
     expected = [answer["vector"] for answer in predictor([(None, text) for text in TEXTS])]
     assert client.embed(TEXTS, normalize=False)[1] == pytest.approx(expected[1], abs=1e-4)
-    one = client.embed(TEXTS[1])
-    assert sum(x * x for x in one) == pytest.approx(1.0)
-    assert client.embed(TEXTS)[1] == pytest.approx(one, abs=1e-4)
+    vector = client.embed(TEXTS[1])
+    assert sum(x * x for x in vector) == pytest.approx(1.0)
+    assert client.embed(TEXTS)[1] == pytest.approx(vector, abs=1e-4)
     first, second = client.embed(TEXTS[:2])
     cosine = sum(a * b for a, b in zip(first, second, strict=True))
     assert client.similarity(TEXTS[0], TEXTS[1:2]) == pytest.approx([cosine], abs=1e-4)
@@ -214,7 +214,7 @@ def test_truncation_may_be_refused(client: Client) -> None:
 def test_an_adapter_is_published_queried_rolled_back_and_deleted(
     client: Client, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    found = []
+    answers = []
     for seed in (4, 5):
         adapter = make_adapter(tiny, name="hooli/mood", seed=seed)
         folder = save_adapter(adapter, tmp_path / str(seed), tiny.geometry)
@@ -224,8 +224,8 @@ def test_an_adapter_is_published_queried_rolled_back_and_deleted(
         answer = client.predict("hooli/mood", TEXTS[0])
         assert answer["version"] == published["version"]
         assert_same_answers([answer], Predictor(tiny, [adapter])([("hooli/mood", TEXTS[0])]))
-        found.append(answer)
-    assert found[0]["scores"] != found[1]["scores"]
+        answers.append(answer)
+    assert answers[0]["scores"] != answers[1]["scores"]
     assert client.alias("hooli/mood", "stable", 1) == {"latest": 2, "stable": 1}
     assert client.predict("hooli/mood@stable", TEXTS[0])["version"] == 1
     assert client.alias("hooli/mood", "stable", None) == {"latest": 2}
@@ -247,10 +247,10 @@ def test_the_asynchronous_client_gives_the_same_results(
     folder = save_adapter(make_adapter(tiny, name="pied/piper"), tmp_path / "a", tiny.geometry)
 
     async def work(aclient: AsyncClient) -> None:
-        asked = [("acme/intent", text) for text in TEXTS]
-        found = await asyncio.gather(*[aclient.predict(name, text) for name, text in asked])
-        assert_same_answers(found, client.ask(asked))
-        assert_same_answers(await aclient.ask(asked * 100), client.ask(asked * 100))
+        requests = [("acme/intent", text) for text in TEXTS]
+        answers = await asyncio.gather(*[aclient.predict(name, text) for name, text in requests])
+        assert_same_answers(answers, client.ask(requests))
+        assert_same_answers(await aclient.ask(requests * 100), client.ask(requests * 100))
         assert await aclient.embed(TEXTS[:1]) == [pytest.approx(client.embed(TEXTS[0]), abs=1e-4)]
         cosines = client.similarity(TEXTS[0], TEXTS)
         assert await aclient.similarity(TEXTS[0], TEXTS) == pytest.approx(cosines, abs=1e-4)
@@ -445,10 +445,10 @@ def test_the_client_does_not_import_torch() -> None:
 
 
 def test_the_command_line_predicts_and_lists(url: str, client: Client) -> None:
-    found = run_command("client", "predict", "acme/intent", *TEXTS[:3], "--url", url, "--json").json
+    rows = run_command("client", "predict", "acme/intent", *TEXTS[:3], "--url", url, "--json").json
     answers = client.predict("acme/intent", TEXTS[:3])
-    assert [row["text"] for row in found] == TEXTS[:3]
-    assert [row["label"] for row in found] == [answer["label"] for answer in answers]
+    assert [row["text"] for row in rows] == TEXTS[:3]
+    assert [row["label"] for row in rows] == [answer["label"] for answer in answers]
     shown = run_command(
         "client", "predict", "acme/intent", *TEXTS[:3], "--url", url
     ).out.splitlines()

@@ -1,4 +1,4 @@
-"""Servers on free ports of this machine, running in threads while a test asks them."""
+"""Servers on free ports of this machine, which run in threads during a test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adapterkit.serving.server import Settings, make_service
 
 @contextmanager
 def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]:
-    """The URL of a server over a store."""
+    """Runs a server of a store; yields its URL."""
     service = make_service(Settings(str(store), backbone=str(backbone), device="cpu", **settings))
     server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False))
     sock = socket.create_server(("127.0.0.1", 0))
@@ -37,7 +37,7 @@ def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]
 
 
 class Canned(NamedTuple):
-    """A reply as it was told beforehand."""
+    """A fixed reply."""
 
     status: int
     body: bytes
@@ -45,7 +45,7 @@ class Canned(NamedTuple):
 
 
 class Stub(NamedTuple):
-    """A server that says what it was told to, and what it was asked: path and headers."""
+    """A server with fixed replies: its URL, and the path and headers of each request so far."""
 
     url: str
     seen: list[tuple[str, Mapping[str, str]]]
@@ -53,7 +53,7 @@ class Stub(NamedTuple):
 
 @contextmanager
 def stub(answer: Callable[[int], Canned]) -> Iterator[Stub]:
-    """A server that answers its first, second, ... request with what a function says of it."""
+    """Runs a server whose reply is a function of the number of the request, from 1."""
     seen: list[tuple[str, Mapping[str, str]]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,7 +73,7 @@ def stub(answer: Callable[[int], Canned]) -> Iterator[Stub]:
         do_GET = do_POST = do_PUT = do_DELETE = _reply  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
-            """Nothing is told."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

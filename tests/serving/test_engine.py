@@ -75,8 +75,8 @@ def test_tenants_that_flood_get_equal_shares_of_tokens() -> None:
 def test_a_full_queue_refuses_the_tenant_with_the_most_tokens() -> None:
     queue = Queue(100)
     loud = [queued_request("loud", 10) for _ in range(10)]
-    for one in loud:
-        assert queue.add(one) == []
+    for request in loud:
+        assert queue.add(request) == []
     more = queued_request("loud", 10)
     assert queue.is_full_for("loud")
     assert not queue.is_full_for("quiet")
@@ -126,7 +126,7 @@ def adapters(tiny: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
     ]
 
 
-def running(
+def with_engine(
     backbone: Backbone,
     use: Callable[[Engine], Any],
     max_queue_tokens: int = 100_000,
@@ -145,11 +145,11 @@ def running(
     return asyncio.run(whole())
 
 
-def test_answers_are_the_predictors(tiny: Backbone, adapters: list[Adapter]) -> None:
+def test_answers_equal_those_of_the_predictor(tiny: Backbone, adapters: list[Adapter]) -> None:
     texts = [f"i lost my card {'very ' * n}" for n in range(12)]
     rows = [(adapters[n % 3], text) for n, text in enumerate(texts)] + [(None, "the tea")]
     named = [(adapter.name if adapter else None, text) for adapter, text in rows]
-    wanted = Predictor(tiny, adapters)(named)
+    expected = Predictor(tiny, adapters)(named)
 
     async def use(engine: Engine) -> list[list[Answer]]:
         return await asyncio.gather(
@@ -157,29 +157,32 @@ def test_answers_are_the_predictors(tiny: Backbone, adapters: list[Adapter]) -> 
             *(engine.ask("b", [row], 30.0) for row in rows),
         )
 
-    got = running(tiny, use)
-    for answers in (*got[:5], [one[0] for one in got[5:]]):
-        for said, goal in zip(answers, wanted, strict=True):
-            assert said.keys() == goal.keys()
-            if "scores" in goal:
-                assert said["label"] == goal["label"]
-                assert said["scores"] == pytest.approx(goal["scores"], abs=1e-5)
+    results = with_engine(tiny, use)
+    single_rows = [answers[0] for answers in results[5:]]
+    for answers in (*results[:5], single_rows):
+        for answer, reference in zip(answers, expected, strict=True):
+            assert answer.keys() == reference.keys()
+            if "scores" in reference:
+                assert answer["label"] == reference["label"]
+                assert answer["scores"] == pytest.approx(reference["scores"], abs=1e-5)
 
 
-def test_a_bad_text_is_its_own_callers_fault(tiny: Backbone, adapters: list[Adapter]) -> None:
+def test_an_invalid_text_fails_only_its_own_request(
+    tiny: Backbone, adapters: list[Adapter]
+) -> None:
     async def use(engine: Engine) -> list[Any]:
-        asked = (
+        requests = (
             engine.ask("a", [(adapters[0], "")], 30.0),
             engine.ask("b", [(adapters[0], "a card")], 30.0),
         )
-        return list(await asyncio.gather(*asked, return_exceptions=True))
+        return list(await asyncio.gather(*requests, return_exceptions=True))
 
-    bad, good = running(tiny, use)
+    bad, good = with_engine(tiny, use)
     assert isinstance(bad, DataError)
     assert good[0]["label"] in ("no", "yes")
 
 
-def test_a_row_that_breaks_the_forward_takes_no_other_with_it(
+def test_a_row_that_fails_does_not_fail_the_others_of_its_batch(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = answer_rows
@@ -192,30 +195,30 @@ def test_a_row_that_breaks_the_forward_takes_no_other_with_it(
     monkeypatch.setattr(module, "answer_rows", fragile)
 
     async def use(engine: Engine) -> list[Any]:
-        asked = [engine.ask(a.name, [(a, "the card")] * 3, 30.0) for a in adapters]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        requests = [engine.ask(a.name, [(a, "the card")] * 3, 30.0) for a in adapters]
+        return await asyncio.gather(*requests, return_exceptions=True)
 
-    first, broken, last = running(tiny, use)
+    first, broken, last = with_engine(tiny, use)
     assert isinstance(broken, RuntimeError)
     assert len(first) == len(last) == 3
 
 
-def test_overload_is_told_with_a_time_to_wait(tiny: Backbone, adapters: list[Adapter]) -> None:
+def test_an_overload_error_has_a_time_to_wait(tiny: Backbone, adapters: list[Adapter]) -> None:
     async def use(engine: Engine) -> list[Any]:
         rows = [(adapters[0], "the card is lost")] * 8
-        asked = [engine.ask("loud", rows, 30.0) for _ in range(40)]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        requests = [engine.ask("loud", rows, 30.0) for _ in range(40)]
+        return await asyncio.gather(*requests, return_exceptions=True)
 
-    said = running(tiny, use, max_queue_tokens=100)
-    refused = [one for one in said if isinstance(one, OverloadedError)]
-    answered = [one for one in said if isinstance(one, list)]
+    results = with_engine(tiny, use, max_queue_tokens=100)
+    refused = [result for result in results if isinstance(result, OverloadedError)]
+    answered = [result for result in results if isinstance(result, list)]
     assert refused
     assert answered
     assert len(refused) + len(answered) == 40
-    assert all(0.0 < one.retry_after <= 60.0 for one in refused)
+    assert all(0.0 < error.retry_after <= 60.0 for error in refused)
 
 
-def test_nobody_waits_longer_than_asked(
+def test_a_request_fails_after_its_timeout(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = answer_rows
@@ -227,64 +230,66 @@ def test_nobody_waits_longer_than_asked(
     monkeypatch.setattr(module, "answer_rows", slow)
 
     async def use(engine: Engine) -> list[Any]:
-        asked = (
+        requests = (
             engine.ask("a", [(adapters[0], "a card")], 0.05),
             engine.ask("a", [(adapters[0], "a card")], 30.0),
         )
-        return list(await asyncio.gather(*asked, return_exceptions=True))
+        return list(await asyncio.gather(*requests, return_exceptions=True))
 
-    late, good = running(tiny, use)
+    late, good = with_engine(tiny, use)
     assert isinstance(late, UnavailableError)
     assert isinstance(good, list)
 
 
-def test_a_caller_who_hangs_up_leaves_the_queue(tiny: Backbone, adapters: list[Adapter]) -> None:
+def test_a_cancelled_request_is_removed_from_the_queue(
+    tiny: Backbone, adapters: list[Adapter]
+) -> None:
     async def use(engine: Engine) -> tuple[int, int]:
         rows = [(adapters[0], "the card is lost")] * 50
-        asked = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(20)]
+        requests = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(20)]
         while engine.queue.rows < 500:
             await asyncio.sleep(0.001)
-        for one in asked:
-            one.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        for task in requests:
+            task.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
         return engine.queue.rows, engine.queue.tokens
 
-    assert running(tiny, use) == (0, 0)
+    assert with_engine(tiny, use) == (0, 0)
 
 
-def test_a_closing_engine_answers_what_is_here_and_takes_no_more(
+def test_a_closing_engine_answers_waiting_requests_and_refuses_new_ones(
     tiny: Backbone, adapters: list[Adapter]
 ) -> None:
     async def use() -> tuple[list[Any], bool]:
         engine = Engine(tiny, 64, 100_000, WorkerLanes(2, 1))
         engine.start()
         rows = [(adapters[0], "the card is lost")] * 30
-        asked = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(5)]
+        requests = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(5)]
         while engine.queue.rows < 30:
             await asyncio.sleep(0.001)
         closing = asyncio.create_task(engine.drain())
         await asyncio.sleep(0)
         with pytest.raises(UnavailableError):
             await engine.ask("a", rows, 30.0)
-        said = await asyncio.gather(*asked, return_exceptions=True)
+        results = await asyncio.gather(*requests, return_exceptions=True)
         await closing
-        return said, engine.closing
+        return results, engine.closing
 
-    said, closing = asyncio.run(use())
+    results, closing = asyncio.run(use())
     assert closing
-    assert all(isinstance(one, (list, UnavailableError)) for one in said)
-    assert sum(isinstance(one, list) for one in said) >= 1
+    assert all(isinstance(result, (list, UnavailableError)) for result in results)
+    assert sum(isinstance(result, list) for result in results) >= 1
 
 
 def test_the_dominant_tenant_leaves_a_lane_to_other_active_tenants(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request of a quiet tenant is answered while the batch of the other is still blocked."""
-    held, plain = threading.Event(), answer_rows
+    release, plain = threading.Event(), answer_rows
 
     def slow(backbone: Backbone, rows: Any) -> Any:
         if any(adapter is adapters[0] for adapter, _ in rows):
-            held.wait(10)
+            release.wait(10)
         return plain(backbone, rows)
 
     async def use(engine: Engine) -> bool:
@@ -297,11 +302,11 @@ def test_the_dominant_tenant_leaves_a_lane_to_other_active_tenants(
             await asyncio.sleep(0.001)
         await asyncio.wait_for(engine.ask("quiet", quiet, 30.0), 10)
         waited = not any(task.done() for task in flooding)
-        held.set()
+        release.set()
         await asyncio.gather(*flooding)
         return waited
 
-    assert running(tiny, use)
+    assert with_engine(tiny, use)
 
 
 def test_usage_decays_and_inactive_tenants_are_removed() -> None:

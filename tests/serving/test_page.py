@@ -128,7 +128,7 @@ def url(shelf: Path, tiny: Backbone) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def locked(shelf: Path, tiny: Backbone) -> Iterator[str]:
-    """The same with keys: only `acme` is known, and may ask its own adapters alone."""
+    """A server with a single key, of the tenant `acme`, which may use only its own adapters."""
     keys = Keys(
         parse_keys(json.dumps({"acme": {"key": hash_key(KEY), "adapters": ["acme/*"]}}), "keys")
     )
@@ -149,14 +149,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """An empty tab; whatever breaks in it, or reaches out to another machine, fails the test."""
+    """An empty tab. An error in it, or a request to another machine, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(10_000)
     page = context.new_page()
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda line: wrong.append(line.text) if "Policy" in line.text else None)
-    page.on("request", lambda one: wrong.append(one.url) if "127.0.0.1" not in one.url else None)
+    page.on(
+        "request",
+        lambda request: wrong.append(request.url) if "127.0.0.1" not in request.url else None,
+    )
     yield page
     assert wrong == []
     assert page.title() == "adapterkit"
@@ -165,30 +168,30 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def choose(page: Page, url: str, *references: str) -> None:
-    """Opens the page with adapters chosen."""
+    """Opens the page with some adapters selected."""
     page.goto(f"{url}/#{','.join(references)}")
     page.locator("#models tr").first.wait_for()
 
 
 def ask(page: Page, text: str) -> None:
-    """Types a text and asks from the keyboard."""
+    """Types a text and sends it with the keyboard."""
     page.fill("#field-main", text)
     page.keyboard.press("Control+Enter")
     page.locator(".answer, #fault:not([hidden])").first.wait_for()
 
 
 def get(url: str, method: str = "GET", body: Any = None, key: str | None = None) -> Any:
-    """What the server answers without a browser: JSON, or the headers of the page."""
+    """The decoded answer of the server to a request without a browser."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"content-type": "application/json"} | (
         {"authorization": f"Bearer {key}"} if key else {}
     )
-    asked = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(asked, timeout=30) as answer:
-        return json.loads(answer.read())
+    request = urllib.request.Request(url, data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read())
 
 
-def test_pick_an_adapter_ask_and_see_bars(page: Page, url: str) -> None:
+def test_an_answer_is_shown_with_bars(page: Page, url: str) -> None:
     page.goto(url)
     row = page.locator('#models tr[data-id="acme/intent"]')
     row.wait_for()
@@ -201,12 +204,12 @@ def test_pick_an_adapter_ask_and_see_bars(page: Page, url: str) -> None:
     page.click("#go")
     page.locator(".answer").wait_for()
     body = {"requests": [{"adapter_id": "acme/intent", "inputs": "my card is lost"}]}
-    said = get(f"{url}/predict", "POST", body)[0]
+    answer = get(f"{url}/predict", "POST", body)[0]
     bars = page.locator(".answer .bar")
-    assert bars.locator(".label").all_inner_texts() == list(said["scores"])
+    assert bars.locator(".label").all_inner_texts() == list(answer["scores"])
     width = bars.first.locator(".fill").evaluate("node => parseFloat(node.style.width)")
-    assert width == pytest.approx(100 * said["score"], abs=0.01)
-    assert page.locator(".verdict").inner_text() == said["label"]
+    assert width == pytest.approx(100 * answer["score"], abs=0.01)
+    assert page.locator(".verdict").inner_text() == answer["label"]
     assert " ms" in page.locator(".answer footer").inner_text()
 
 
@@ -221,7 +224,7 @@ def test_texts_and_labels_are_never_markup(page: Page, url: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["my card", "😀 𠮷 tea\n银行 e\u0301 👩‍👩‍👧 rain"])
-def test_entities_stand_where_python_counts_them(page: Page, url: str, text: str) -> None:
+def test_entities_are_marked_at_their_code_points(page: Page, url: str, text: str) -> None:
     choose(page, url, "acme/names")
     ask(page, text)
     body = {"requests": [{"adapter_id": "acme/names", "inputs": text}]}
@@ -250,11 +253,11 @@ def test_an_answer_is_marked_in_its_context(page: Page, url: str) -> None:
     best = get(f"{url}/predict", "POST", body)[0]["best"]
     assert len(best) == 3
     candidates = page.locator(".candidates button")
-    for place, one in enumerate(best):
-        candidates.nth(place).click()
-        assert page.locator("mark").text_content() == one["answer"]
+    for index, candidate in enumerate(best):
+        candidates.nth(index).click()
+        assert page.locator("mark").text_content() == candidate["answer"]
         before = page.locator("mark").evaluate("node => node.previousSibling.data")
-        assert before == context[: one["start"]]
+        assert before == context[: candidate["start"]]
 
 
 def test_several_adapters_answer_side_by_side(page: Page, url: str) -> None:
@@ -275,8 +278,8 @@ def test_several_adapters_answer_side_by_side(page: Page, url: str) -> None:
     assert sorted(labels) == ["price", "service"]
     number = float(page.locator('[data-id="globex/regression"] .verdict').inner_text())
     body = {"requests": [{"adapter_id": "globex/regression", "inputs": "the bank is slow"}]}
-    said = get(f"{url}/predict", "POST", body)[0]
-    assert number == pytest.approx(said["score"], abs=1e-3)
+    answer = get(f"{url}/predict", "POST", body)[0]
+    assert number == pytest.approx(answer["score"], abs=1e-3)
     assert "32 numbers" in page.locator('.answer[data-id="base"]').inner_text()
     after = get(f"{url}/v1/activity")
     assert after["requests"] - before["requests"] == 2
@@ -291,10 +294,10 @@ def test_a_summary_is_marked_in_its_text(page: Page, url: str) -> None:
     extract = get(f"{url}/predict", "POST", body)[0]["extract"]
     assert len(extract) == 2
     marks = page.locator("mark.sentence").all_text_contents()
-    assert marks == [text[one["start"] : one["end"]] for one in extract]
+    assert marks == [text[span["start"] : span["end"]] for span in extract]
 
 
-def test_two_texts_have_a_likeness(page: Page, url: str) -> None:
+def test_the_similarity_of_two_texts_is_shown(page: Page, url: str) -> None:
     choose(page, url, "acme/vectors")
     ask(page, "my card")
     assert "32 numbers" in page.locator(".answer").inner_text()
@@ -344,7 +347,7 @@ def test_a_version_is_chosen(page: Page, url: str) -> None:
     assert page.url.endswith("#acme/intent@stable")
 
 
-def test_a_key_is_asked_for_and_kept_in_the_tab(page: Page, locked: str) -> None:
+def test_a_key_is_requested_and_stored_in_the_tab(page: Page, locked: str) -> None:
     page.goto(locked)
     page.locator("#key-form").wait_for()
     page.locator("#end", has_text="This server asks for an API key.").wait_for()
@@ -372,7 +375,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(page: Page, locked: str) -> None
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_faults_are_sentences(page: Page, url: str) -> None:
+def test_errors_are_sentences(page: Page, url: str) -> None:
     choose(page, url, "acme/intent")
     page.click("#go")
     page.locator("#fault", has_text="Fill in the text.").wait_for()
@@ -385,7 +388,7 @@ def test_faults_are_sentences(page: Page, url: str) -> None:
     page.locator("#fault", has_text="The server cannot be reached.").wait_for()
 
 
-def test_many_adapters_come_by_page_and_are_found_by_name(page: Page, url: str) -> None:
+def test_many_adapters_are_listed_by_page_and_found_by_name(page: Page, url: str) -> None:
     page.goto(url)
     rows = page.locator("#models tr")
     rows.nth(99).wait_for(state="attached")
@@ -403,18 +406,18 @@ def test_many_adapters_come_by_page_and_are_found_by_name(page: Page, url: str) 
     assert page.locator(".chip .name").all_inner_texts() == ["many/Task-121"]
 
 
-def test_the_command_is_the_request(page: Page, url: str) -> None:
+def test_the_curl_command_has_the_same_request(page: Page, url: str) -> None:
     choose(page, url, "acme/intent", "acme/names")
     page.fill("#field-main", "it's\nmy card")
     page.click("#curl")
     command = page.locator("#command").inner_text()
     body = command.partition("-d '")[2].removesuffix("'").replace("'\\''", "'")
-    assert [one["inputs"] for one in json.loads(body)["requests"]] == ["it's\nmy card"] * 2
+    assert [request["inputs"] for request in json.loads(body)["requests"]] == ["it's\nmy card"] * 2
     assert url in command
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out(page: Page, url: str, width: int) -> None:
+def test_nothing_exceeds_the_width_of_the_window(page: Page, url: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 844})
     choose(page, url, "acme/intent", "acme/names", "acme/answers", "globex/relation", "base")
     page.fill('[id="field-text:question"]', "where")
@@ -434,7 +437,7 @@ def test_every_control_has_a_name(page: Page, url: str) -> None:
     assert nameless == []
 
 
-def test_scripts_of_others_do_not_run(page: Page, url: str) -> None:
+def test_other_scripts_do_not_run(page: Page, url: str) -> None:
     answer = page.goto(url)
     assert answer is not None
     policy = answer.headers["content-security-policy"]
@@ -457,10 +460,10 @@ def test_throughput_is_shown_while_somebody_looks(page: Page, url: str) -> None:
           document.dispatchEvent(new Event("visibilitychange"));
         }"""
     )
-    asked: list[str] = []
-    page.on("request", lambda one: asked.append(one.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.wait_for_timeout(2500)
-    assert asked == []
+    assert requested == []
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
@@ -492,15 +495,15 @@ def test_activity_names_nobody(locked: str) -> None:
 
 def test_models_are_found_by_a_part_of_their_name(url: str, locked: str) -> None:
     def names(query: str) -> list[str]:
-        return [one["id"] for one in get(f"{url}/v1/models?{query}")["data"]]
+        return [model["id"] for model in get(f"{url}/v1/models?{query}")["data"]]
 
     assert names("search=NAMES") == ["acme/names"]
     assert names("search=ba") == ["base"]
     assert names("search=task-00&limit=3") == [f"many/Task-00{n}" for n in range(3)]
     assert names("search=task-00&limit=3&after=many/Task-007") == ["many/Task-008", "many/Task-009"]
     assert names("search=*") == []
-    found = get(f"{locked}/v1/models?search=regress", key=KEY)
-    assert found["data"] == []
+    models = get(f"{locked}/v1/models?search=regress", key=KEY)
+    assert models["data"] == []
 
 
 def test_a_model_says_what_it_reads(url: str) -> None:

@@ -140,11 +140,11 @@ def folder_as_tar(folder: Path, **changes: bytes | None) -> bytes:
     return out.getvalue()
 
 
-def test_every_answer_is_the_offline_answer(
+def test_answers_equal_those_of_the_predictor(
     client: TestClient, tiny: Backbone, adapters: dict[str, Adapter]
 ) -> None:
     question = {"question": "where is my card", "context": "the card is in the tea. 银行 is closed"}
-    asked: list[tuple[str, Any]] = [
+    rows: list[tuple[str, Any]] = [
         ("acme/intent", "i lost my card"),
         ("globex/topic", "茶"),
         ("acme/answers", question),
@@ -153,21 +153,21 @@ def test_every_answer_is_the_offline_answer(
         ("acme/intent", ["a card", "a bank"]),
         ("base", "sun"),
     ]
-    wanted = Predictor(tiny, adapters.values())(asked)
-    body = {"requests": [{"adapter_id": name, "inputs": text} for name, text in asked]}
+    expected = Predictor(tiny, adapters.values())(rows)
+    body = {"requests": [{"adapter_id": name, "inputs": text} for name, text in rows]}
     response = ask(client, body)
     assert response.status_code == 200
-    for got, goal, (name, _) in zip(response.json(), wanted, asked, strict=True):
-        assert got.pop("adapter_id") == name
-        assert got.pop("version", 1) == 1
-        goal.pop("adapter")
-        assert_close(got, json.loads(json.dumps(goal)))
+    for answer, reference, (name, _) in zip(response.json(), expected, rows, strict=True):
+        assert answer.pop("adapter_id") == name
+        assert answer.pop("version", 1) == 1
+        reference.pop("adapter")
+        assert_close(answer, json.loads(json.dumps(reference)))
 
 
 def test_the_formats_of_tei(client: TestClient) -> None:
-    one = ask(client, {"inputs": "i lost my card", "adapter_id": "acme/intent"}).json()
-    assert [set(label) for label in one] == [{"label", "score"}] * 2
-    assert one[0]["score"] >= one[1]["score"]
+    labels = ask(client, {"inputs": "i lost my card", "adapter_id": "acme/intent"}).json()
+    assert [set(label) for label in labels] == [{"label", "score"}] * 2
+    assert labels[0]["score"] >= labels[1]["score"]
     pair = ask(client, {"inputs": ["a card", "a bank"], "model": "acme/intent@1"}).json()
     assert len(pair) == 2, "a flat list of two texts is one pair"
     assert isinstance(pair[0], dict)
@@ -221,17 +221,17 @@ def test_the_open_inference_protocol(client: TestClient) -> None:
 
 def test_models_come_in_pages(client: TestClient) -> None:
     whole = client.get("/v1/models").json()
-    names = [one["id"] for one in whole["data"]]
+    names = [model["id"] for model in whole["data"]]
     assert names[0] == "base"
     assert names[1:] == sorted(names[1:])
     assert len(names) == 6
     page = client.get("/v1/models", params={"after": names[2], "limit": 2}).json()
-    assert [one["id"] for one in page["data"]] == names[3:5]
+    assert [model["id"] for model in page["data"]] == names[3:5]
     assert page["has_more"]
-    one = client.get("/v1/models/globex/topic").json()
-    assert (one["parent"], one["owned_by"], one["method"]) == (one["parent"], "globex", "prefix")
-    assert one["labels"] == ["茶", "银行", "z"]
-    assert (one["versions"], one["aliases"]) == ([1], {"latest": 1})
+    model = client.get("/v1/models/globex/topic").json()
+    assert (model["owned_by"], model["method"]) == ("globex", "prefix")
+    assert model["labels"] == ["茶", "银行", "z"]
+    assert (model["versions"], model["aliases"]) == ([1], {"latest": 1})
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_a_tenant_sees_only_its_own_adapters(keyed: TestClient) -> None:
     mixed = {"requests": [mine, theirs]}
     assert ask(keyed, mixed, KEYS["acme"]).status_code == 404
     listed = keyed.get("/v1/models", headers=bearer(KEYS["acme"])).json()["data"]
-    assert {one["id"].partition("/")[0] for one in listed} == {"base", "acme"}
+    assert {model["id"].partition("/")[0] for model in listed} == {"base", "acme"}
     for path in ("/v1/models/globex/topic", "/v2/models/globex/topic"):
         assert keyed.get(path, headers=bearer(KEYS["acme"])).status_code == 404
         assert keyed.get(path, headers=bearer(KEYS["globex"])).status_code == 200
@@ -505,7 +505,7 @@ def test_publish_alias_roll_back_and_delete_on_a_running_server(
     assert client.post("/admin/unload/acme/intent").json()["unloaded"] == 2
     assert_close(ask(client, body).json()[0], before)
     shown = client.get("/admin/adapters/acme/intent").json()
-    assert [one["version"] for one in shown["versions"]] == [1, 2]
+    assert [version["version"] for version in shown["versions"]] == [1, 2]
     assert shown["resident"] == {"memory": True}
 
     assert client.delete("/admin/adapters/acme/intent", params={"version": 1}).status_code == 422
@@ -621,8 +621,8 @@ def test_the_description_has_the_patterns_of_names(client: TestClient) -> None:
             ["", "a@", "a@0", "a b"],
         ),
     ):
-        assert all(re.search(schema["pattern"], one) for one in valid)
-        assert not any(re.search(schema["pattern"], one) for one in invalid)
+        assert all(re.search(schema["pattern"], text) for text in valid)
+        assert not any(re.search(schema["pattern"], text) for text in invalid)
     assert set(paths["/admin/adapters/{name}"]["put"]["requestBody"]["content"]) == {
         "application/x-tar",
         "multipart/form-data",
@@ -684,8 +684,8 @@ def test_logs_hold_no_texts(client: TestClient, monkeypatch: pytest.MonkeyPatch)
     log.setLevel(before)
     assert [json.loads(line)["status"] for line in quiet] == [200, 422]
     assert "secret" not in "".join(quiet)
-    asked = json.loads(kept.getvalue().splitlines()[2])
-    assert asked["asked"] == [["acme/intent", "a secret text"]]
+    record = json.loads(kept.getvalue().splitlines()[2])
+    assert record["asked"] == [["acme/intent", "a secret text"]]
 
 
 def test_bodies_of_common_clients_are_accepted(client: TestClient) -> None:
@@ -696,11 +696,11 @@ def test_bodies_of_common_clients_are_accepted(client: TestClient) -> None:
     unknown = {**body, "parameters": {"nonsense": 1}}
     assert ask(client, unknown, path="/similarity").status_code == 422
     tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a card"]}
-    wanted = [{"name": "label", "parameters": {"binary_data": False}}]
-    content = json.dumps({"inputs": [tensor], "outputs": wanted}).encode()
+    outputs = [{"name": "label", "parameters": {"binary_data": False}}]
+    content = json.dumps({"inputs": [tensor], "outputs": outputs}).encode()
     response = client.post("/v2/models/acme/intent/infer", content=content)
     assert "content-type" not in response.request.headers
-    assert [one["name"] for one in response.json()["outputs"]] == ["label"]
+    assert [output["name"] for output in response.json()["outputs"]] == ["label"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a priority is a whole process's")
@@ -727,7 +727,7 @@ def test_requests_of_pages_of_other_sites_are_refused(
 
 def binary_body(*texts: str, cut: int = 0) -> tuple[bytes, dict[str, str]]:
     raw = [text.encode() for text in texts]
-    data = b"".join(len(one).to_bytes(4, "little") + one for one in raw)
+    data = b"".join(len(text).to_bytes(4, "little") + text for text in raw)
     tensor = {
         "name": "text",
         "shape": [len(texts)],
