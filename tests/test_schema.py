@@ -1,4 +1,4 @@
-"""Typed sections from plain mappings: what is accepted, what is refused and in which words."""
+"""Typed sections from plain mappings: accepted values, refused values and their messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Wheel:
     """A wheel.
 
     Attributes:
-        size: Inches across,
+        size: Diameter in inches,
             rim: included.
         spokes: How many.
     """
@@ -40,11 +40,11 @@ class Bike:
     """A bike with one wheel.
 
     Attributes:
-        wheel: The wheel.
-        colour: Of the frame.
-        gears: Teeth of each.
-        lamp: Whether it has one.
-        brake: What stops it.
+        wheel: The only wheel.
+        colour: Colour of the frame.
+        gears: Number of teeth of each gear.
+        lamp: Whether it has a lamp.
+        brake: Type of the brake.
     """
 
     wheel: Wheel
@@ -78,14 +78,14 @@ class Bike:
         (str | float | None, 0, 0.0),
     ],
 )
-def test_values_of_the_type_are_taken(hint: Any, value: Any, expected: Any) -> None:
-    found = convert(hint, value, "place")
-    assert found == expected
-    assert type(found) is type(expected)
+def test_values_of_the_type_are_accepted(hint: Any, value: Any, expected: Any) -> None:
+    actual = convert(hint, value, "place")
+    assert actual == expected
+    assert type(actual) is type(expected)
 
 
 @pytest.mark.parametrize(
-    ("hint", "value", "words"),
+    ("hint", "value", "message"),
     [
         (int, "3", "expected a whole number, got '3'"),
         (int, 3.0, "expected a whole number, got 3.0"),
@@ -117,24 +117,24 @@ def test_values_of_the_type_are_taken(hint: Any, value: Any, expected: Any) -> N
         (Wheel, 26, "expected keys and values, got 26"),
     ],
 )
-def test_values_of_another_type_are_refused_by_name(hint: Any, value: Any, words: str) -> None:
+def test_values_of_another_type_are_refused(hint: Any, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"^place: ") as caught:
         convert(hint, value, "place")
-    assert str(caught.value) == f"place: {words}"
+    assert str(caught.value) == f"place: {message}"
 
 
-def test_the_place_in_a_list_is_told() -> None:
+def test_a_message_names_the_index_in_a_list() -> None:
     with pytest.raises(ValueError, match=r"^layers\[2\]: expected a whole number, got 'x'$"):
         convert(tuple[int, ...], [0, 1, "x"], "layers")
 
 
 def test_nested_sections_are_built() -> None:
-    plain = {"wheel": {"size": 26}, "gears": [11], "brake": "rim"}
-    assert build(Bike, plain, "bike") == Bike(Wheel(26.0), None, (11,), True, "rim")
+    values = {"wheel": {"size": 26}, "gears": [11], "brake": "rim"}
+    assert build(Bike, values, "bike") == Bike(Wheel(26.0), None, (11,), True, "rim")
 
 
 @pytest.mark.parametrize(
-    ("plain", "words"),
+    ("values", "message"),
     [
         ({"weel": {}}, "bike.weel: there is no such key; did you mean 'wheel'?"),
         ({"qqq": 1}, "bike.qqq: there is no such key; valid are: brake, colour, gears, lamp, whe"),
@@ -149,13 +149,13 @@ def test_nested_sections_are_built() -> None:
         ("wheel", "bike: expected keys and values, got 'wheel'"),
     ],
 )
-def test_faults_are_told_by_their_full_path(plain: Any, words: str) -> None:
+def test_a_message_names_the_full_path(values: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"^bike") as caught:
-        build(Bike, plain, "bike")
-    assert str(caught.value).startswith(words)
+        build(Bike, values, "bike")
+    assert str(caught.value).startswith(message)
 
 
-def test_without_a_place_the_key_stands_alone() -> None:
+def test_a_message_without_path_starts_with_the_key() -> None:
     with pytest.raises(ValueError, match=r"^spoke: there is no such key; did you mean 'spokes'\?$"):
         build(Wheel, {"spoke": 3}, "")
     with pytest.raises(ValueError, match=r"^size: this key is required$"):
@@ -163,7 +163,7 @@ def test_without_a_place_the_key_stands_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"type": "weel"}, "part.type: 'weel' is not known; did you mean 'wheel'?"),
         ({"type": None}, "part.type: 'None' is not known; valid are: bike, wheel"),
@@ -174,20 +174,20 @@ def test_without_a_place_the_key_stands_alone() -> None:
         ({"type": "wheel", "size": "x"}, "part.size: expected a number, got 'x'"),
     ],
 )
-def test_a_kind_is_chosen_by_its_type(values: Any, words: str) -> None:
+def test_a_kind_is_chosen_by_its_type(values: Any, message: str) -> None:
     kinds = {"wheel": Wheel, "bike": Bike}
     assert build_kind(kinds, {"type": "wheel", "size": 3}, "part") == Wheel(3.0)
     with pytest.raises(ValueError, match=r"^part") as caught:
         build_kind(kinds, values, "part")
-    assert str(caught.value) == words
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type)
 def test_every_kind_survives_dump_and_build(kind: Any) -> None:
     section = kind()
-    plain = dump(section)
-    assert next(iter(plain)) == "type"
-    assert build_kind({kind.type: kind}, plain, "x") == section
+    values = dump(section)
+    assert next(iter(values)) == "type"
+    assert build_kind({kind.type: kind}, values, "x") == section
 
 
 def test_nested_sections_survive_dump_and_build() -> None:
@@ -203,7 +203,7 @@ def test_every_key_has_a_default_and_a_meaning(section: Any) -> None:
     assert [name for name, _, _ in rows] == [field.name for field in fields(section)]
     for name, default, meaning in rows:
         assert default, name
-        assert default != "required", f"{name}: a recipe of defaults alone must do"
+        assert default != "required", f"{name}: a recipe may omit every key"
         assert meaning, f"{name} has no meaning in the docstring"
 
 
@@ -211,9 +211,9 @@ def test_every_part_of_a_recipe_has_a_meaning() -> None:
     assert all(meaning for _, _, meaning in keys_of(Recipe))
 
 
-def test_keys_show_default_and_whole_meaning() -> None:
+def test_keys_of_shows_default_and_full_meaning() -> None:
     assert keys_of(Wheel) == [
-        ("size", "required", "Inches across, rim: included."),
+        ("size", "required", "Diameter in inches, rim: included."),
         ("spokes", "32", "How many."),
     ]
     shown = {name: default for name, default, _ in keys_of(Bike)}
@@ -227,10 +227,10 @@ def test_keys_show_default_and_whole_meaning() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "a", "我的卡", "¿dónde?", "🙂", "a\0b"])
-def test_texts_are_texts(value: str) -> None:
+def test_unicode_strings_are_texts(value: str) -> None:
     assert is_text(value)
 
 
 @pytest.mark.parametrize("value", [None, 3, b"a", ["a"], "\ud83d", "a\udcff"])
-def test_half_characters_and_other_values_are_no_texts(value: object) -> None:
+def test_half_surrogate_pairs_and_other_values_are_not_texts(value: object) -> None:
     assert not is_text(value)

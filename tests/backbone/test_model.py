@@ -1,4 +1,4 @@
-"""The packed forward without adapters against transformers, and what a backbone refuses."""
+"""The packed forward without adapters against transformers; refused checkpoints and options."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from helpers.vocabulary import WORDS
 TEXTS = ["where is my card", "a", "i want to close the account please help " * 4, "rain sun tea"]
 
 
-def encoded(backbone: Backbone, inputs: list[TokenSequence]) -> Any:
+def encode(backbone: Backbone, inputs: list[TokenSequence]) -> Any:
     first = backbone.geometry.first_position
     packed = pack(inputs, [-1] * len(inputs), [first] * len(inputs))
     with torch.inference_mode():
         return backbone(packed, assemble_edits([], packed, backbone.geometry))
 
 
-def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
+def assert_equals_transformers(backbone: Backbone, folder: Path) -> None:
     """Packed hidden states against the padded batch of an untouched transformers model."""
     from transformers import AutoModel, AutoTokenizer
 
@@ -44,27 +44,27 @@ def assert_like_transformers(backbone: Backbone, folder: Path) -> None:
         ids[mask.bool()].tolist()
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    output = encoded(backbone, inputs)
+    output = encode(backbone, inputs)
     offsets = output.packed.offsets
-    for place, row in enumerate(output.packed.order):
-        states = output.tokens[offsets[place] : offsets[place + 1]]
-        real = expected.last_hidden_state[row, : len(inputs[row])]
-        torch.testing.assert_close(states, real, rtol=1e-5, atol=1e-5)
+    for index, row in enumerate(output.packed.order):
+        states = output.tokens[offsets[index] : offsets[index + 1]]
+        reference = expected.last_hidden_state[row, : len(inputs[row])]
+        torch.testing.assert_close(states, reference, rtol=1e-5, atol=1e-5)
         if output.pooler is not None:
-            pooled = output.pooled("pooler")[place]
+            pooled = output.pooled("pooler")[index]
             torch.testing.assert_close(pooled, expected.pooler_output[row], rtol=1e-5, atol=1e-5)
 
 
-def test_tiny_is_transformers(tiny: Backbone, tiny_folder: Path) -> None:
-    assert_like_transformers(tiny, tiny_folder)
+def test_tiny_equals_transformers(tiny: Backbone, tiny_folder: Path) -> None:
+    assert_equals_transformers(tiny, tiny_folder)
 
 
-def test_minilm_is_transformers(minilm: Backbone) -> None:
-    assert_like_transformers(minilm, locate("minilm"))
+def test_minilm_equals_transformers(minilm: Backbone) -> None:
+    assert_equals_transformers(minilm, locate("minilm"))
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "electra"])
-def test_every_family_is_transformers(kind: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_every_family_equals_transformers(kind: str, tiny_folder: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(0)
@@ -82,10 +82,10 @@ def test_every_family_is_transformers(kind: str, tiny_folder: Path, tmp_path: Pa
     )
     shutil.copytree(tiny_folder, tmp_path / "m")
     AutoModel.from_config(config).save_pretrained(tmp_path / "m")
-    assert_like_transformers(Backbone.load(str(tmp_path / "m"), device="cpu"), tmp_path / "m")
+    assert_equals_transformers(Backbone.load(str(tmp_path / "m"), device="cpu"), tmp_path / "m")
 
 
-def test_nothing_changes_the_backbone(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_training_leaves_the_backbone_unchanged(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
     inputs = tokenise(tiny, TEXTS, None, 44)
     adapters = [make_adapter(tiny, kind, seed=n) for n, kind in enumerate(("lora", "prefix"))]
@@ -101,7 +101,9 @@ def test_nothing_changes_the_backbone(tiny: Backbone, make_adapter: MakeAdapter)
 
 
 @pytest.mark.parametrize("limit", [3, 5, 8, 17, 64])
-def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, limit: int) -> None:
+def test_texts_are_truncated_as_by_transformers(
+    tiny: Backbone, tiny_folder: Path, limit: int
+) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
@@ -114,8 +116,8 @@ def test_texts_are_cut_as_transformers_cuts(tiny: Backbone, tiny_folder: Path, l
         expected = tokenizer(first, second, truncation="longest_first", max_length=limit)
         assert list(row.input_ids) == expected["input_ids"]
         assert list(row.token_type_ids) == expected["token_type_ids"]
-        whole = tokenizer(first, second)["input_ids"]
-        assert row.truncated == (len(whole) > limit)
+        untruncated = tokenizer(first, second)["input_ids"]
+        assert row.truncated == (len(untruncated) > limit)
 
 
 def test_fingerprint_is_of_the_source_weights(
@@ -147,7 +149,7 @@ def test_sharded_weights_have_the_same_fingerprint(
     assert Checkpoint.read(tmp_path).fingerprint == tiny.fingerprint
 
 
-def test_pooling_is_what_the_checkpoint_says(tiny_folder: Path, tmp_path: Path) -> None:
+def test_pooling_is_read_from_the_checkpoint(tiny_folder: Path, tmp_path: Path) -> None:
     assert Checkpoint.read(locate("minilm")).pooling == "mean"
     assert Checkpoint.read(tiny_folder).pooling == "pooler"
     shutil.copytree(tiny_folder, tmp_path / "m")
@@ -156,7 +158,7 @@ def test_pooling_is_what_the_checkpoint_says(tiny_folder: Path, tmp_path: Path) 
     assert Checkpoint.read(tmp_path / "m").pooling == "cls"
 
 
-def broken(folder: Path, fault: str) -> None:
+def damage(folder: Path, fault: str) -> None:
     weights = folder / "model.safetensors"
     if fault == "no config":
         (folder / "config.json").unlink()
@@ -188,7 +190,7 @@ def test_unsound_checkpoints_are_refused(
     fault: str, message: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_folder, tmp_path / "m")
-    broken(tmp_path / "m", fault)
+    damage(tmp_path / "m", fault)
     with pytest.raises(BackboneError, match=message):
         Backbone.load(str(tmp_path / "m"), device="cpu")
 

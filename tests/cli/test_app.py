@@ -1,4 +1,4 @@
-"""The command line: one document for programs, one line for each fault, nothing half-done."""
+"""The command line: JSON output, one line for each error, no partial results."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ TEXTS = ["where is my card", "¿Dónde está el sol?", "我的卡丢了", 'the "
 LONG = "help " * 100
 
 
-class Trained(NamedTuple):
-    """A store that the command made, and what it said."""
+class TrainedStore(NamedTuple):
+    """A store that `adapterkit train` wrote, and the result of each run."""
 
     store: Path
-    said: list[CommandResult]
+    results: list[CommandResult]
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedStore:
     """`acme/topic` in two versions and `globex`, trained in one epoch each."""
-    home, here = tmp_path_factory.mktemp("trained"), Path.cwd()
-    said = []
-    os.chdir(home)
+    folder, cwd = tmp_path_factory.mktemp("trained"), Path.cwd()
+    results = []
+    os.chdir(folder)
     try:
         for name, method in (
             ("acme/topic", "{type: lora, r: 2}"),
@@ -59,25 +59,25 @@ def trained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
         ):
             recipe = write_recipe(tiny_folder, name, method=method)
             arguments = ("train", recipe, "--set", "training.epochs=1", "--output", "store")
-            said.append(run_command(*arguments, "--json"))
+            results.append(run_command(*arguments, "--json"))
     finally:
-        os.chdir(here)
-    return Trained(home / "store", said)
+        os.chdir(cwd)
+    return TrainedStore(folder / "store", results)
 
 
 @pytest.fixture
-def store(trained: Trained) -> Path:
-    """A copy of the trained store to do anything to, with the rows beside it."""
+def store(trained: TrainedStore) -> Path:
+    """A copy of the trained store that a test may change, with rows.csv beside it."""
     shutil.copytree(trained.store, "store")
     Path("rows.csv").write_text(ROWS, encoding="utf-8")
     return Path("store")
 
 
-# What the commands do.
+# Results of the commands.
 
 
-def test_train_publishes_what_the_recipe_and_the_changes_say(trained: Trained) -> None:
-    first, second, other = (said.json for said in trained.said)
+def test_train_publishes_by_recipe_and_changes(trained: TrainedStore) -> None:
+    first, second, other = (result.json for result in trained.results)
     assert [first["folder"], second["folder"], other["folder"]] == [
         "store/acme/topic/1",
         "store/acme/topic/2",
@@ -99,48 +99,48 @@ def test_train_publishes_what_the_recipe_and_the_changes_say(trained: Trained) -
     assert first["intervals"] == card["training"]["intervals"]
 
 
-def test_train_tells_people_scores_and_folder(tiny_folder: Path) -> None:
-    said = run_command("train", write_recipe(tiny_folder), "--output", "store")
-    assert said.code == 0
-    *scores, last = said.out.splitlines()
+def test_train_prints_scores_and_folder(tiny_folder: Path) -> None:
+    result = run_command("train", write_recipe(tiny_folder), "--output", "store")
+    assert result.code == 0
+    *scores, last = result.out.splitlines()
     assert [line.split(": ")[0] for line in scores] == ["validation", "test"]
     assert last.startswith("store/acme/topic/1 (")
-    assert "acme/topic: lora on" in said.err
-    assert "epoch 2: training loss" in said.err
+    assert "acme/topic: lora on" in result.err
+    assert "epoch 2: training loss" in result.err
 
 
 def test_train_lists_its_keys() -> None:
-    said = run_command("train", "--keys")
-    assert said.code == 0
+    result = run_command("train", "--keys")
+    assert result.code == 0
     for part in ("learning_rate (automatic): ", "num_virtual_tokens (20)", "label (label): "):
-        assert part in said.out
+        assert part in result.out
 
 
-def test_list_is_an_array(trained: Trained) -> None:
+def test_list_prints_a_json_array(trained: TrainedStore) -> None:
     rows = run_command("list", trained.store, "--json").json
     assert [(row["name"], row["version"], row["method"]) for row in rows] == [
         ("acme/topic", "2", "lora"),
         ("globex", "1", "prefix"),
     ]
     assert rows[0]["labels"] == ["lluvia", "银行"]
-    assert rows[0]["metrics"] == trained.said[1].json["metrics"]
-    assert rows[0]["bytes"] == trained.said[1].json["bytes"]
+    assert rows[0]["metrics"] == trained.results[1].json["metrics"]
+    assert rows[0]["bytes"] == trained.results[1].json["bytes"]
 
 
-def test_list_is_a_table_for_people(trained: Trained) -> None:
+def test_list_prints_a_table(trained: TrainedStore) -> None:
     header, first, second = run_command("list", trained.store).out.splitlines()
     assert header.split()[:4] == ["name", "version", "task", "method"]
     assert first.split()[:4] == ["acme/topic", "2", "classification", "lora"]
-    accuracy = trained.said[2].json["metrics"]["test"]["accuracy"]
+    accuracy = trained.results[2].json["metrics"]["test"]["accuracy"]
     assert second.endswith(f"{accuracy:.4f} accuracy (test)")
 
 
-def test_an_empty_store_is_an_empty_array() -> None:
+def test_list_prints_an_empty_array_for_an_empty_store() -> None:
     Path("store").mkdir()
     assert run_command("list", "store", "--json").json == []
 
 
-def test_inspect_shows_the_card_and_the_tensors(trained: Trained) -> None:
+def test_inspect_shows_the_card_and_the_tensors(trained: TrainedStore) -> None:
     content = run_command("inspect", "acme/topic@1", "--store", trained.store, "--json").json
     folder = trained.store / "acme/topic/1"
     card = json.loads((folder / CARD).read_text())
@@ -152,45 +152,47 @@ def test_inspect_shows_the_card_and_the_tensors(trained: Trained) -> None:
         assert part in text
 
 
-def test_inspect_shows_a_foreign_folder(store: Path) -> None:
+def test_inspect_shows_a_folder_without_a_card(store: Path) -> None:
     (store / "globex/1" / CARD).unlink()
     content = run_command("inspect", store / "globex/1", "--json").json
     assert content.keys() == {"folder", "bytes", "report", "tensors"}
 
 
-def test_evaluate_finds_what_training_found(trained: Trained) -> None:
+def test_evaluate_equals_the_test_metrics_of_training(trained: TrainedStore) -> None:
     Path("rows.csv").write_text(ROWS, encoding="utf-8")
-    for reference, said in zip(("acme/topic@1", "acme/topic", "globex"), trained.said, strict=True):
-        found = run_command(
+    for reference, result in zip(
+        ("acme/topic@1", "acme/topic", "globex"), trained.results, strict=True
+    ):
+        actual = run_command(
             "evaluate", reference, "rows.csv", "--store", trained.store, "--json"
         ).json
-        expected = dict(said.json["metrics"]["test"])
+        expected = dict(result.json["metrics"]["test"])
         del expected["loss"]
         name = reference.partition("@")[0]
-        assert found == {
+        assert actual == {
             "adapter": name,
             "rows": 12,
             "metrics": pytest.approx(expected),
-            "intervals": said.json["intervals"]["test"],
+            "intervals": result.json["intervals"]["test"],
         }
 
 
-def test_evaluate_takes_another_split_and_other_columns(trained: Trained) -> None:
+def test_evaluate_accepts_split_and_column_names(trained: TrainedStore) -> None:
     Path("rows.csv").write_text(ROWS.replace("text,label", "body,topic", 1), encoding="utf-8")
     columns = ("--text", "body", "--label", "topic", "--split", "train")
-    said = run_command("evaluate", "globex", "rows.csv", "--store", trained.store, *columns)
+    result = run_command("evaluate", "globex", "rows.csv", "--store", trained.store, *columns)
     n = r"[01]\.\d{4}"
-    assert re.fullmatch(rf"accuracy {n} \(95%: {n} to {n}\)\nf1_macro {n}\n", said.out)
-    assert said.err == "12 rows of rows.csv\n"
+    assert re.fullmatch(rf"accuracy {n} \(95%: {n} to {n}\)\nf1_macro {n}\n", result.out)
+    assert result.err == "12 rows of rows.csv\n"
 
 
-def test_evaluate_takes_all_rows_where_there_are_no_splits(trained: Trained) -> None:
+def test_evaluate_uses_all_rows_of_a_file_without_splits(trained: TrainedStore) -> None:
     Path("x.jsonl").write_text('{"text": "sun", "label": "lluvia"}\n' * 3)
-    found = run_command("evaluate", "globex", "x.jsonl", "--store", trained.store, "--json").json
-    assert found["rows"] == 3
+    actual = run_command("evaluate", "globex", "x.jsonl", "--store", trained.store, "--json").json
+    assert actual["rows"] == 3
 
 
-def test_every_format_is_scored_and_answered(trained: Trained) -> None:
+def test_evaluate_and_predict_read_every_format(trained: TrainedStore) -> None:
     from datasets import Dataset
 
     rows = list(csv.DictReader(ROWS.splitlines()))
@@ -202,41 +204,43 @@ def test_every_format_is_scored_and_answered(trained: Trained) -> None:
         run_command("evaluate", "globex", f"x.{e}", *store).json for e in ("csv", "tsv", "parquet")
     ]
     assert scored[0] == scored[1] == scored[2]
-    said = [
+    answers = [
         run_command("predict", "globex", "--input", f"x.{ending}", *store).json
         for ending in ("csv", "tsv", "parquet")
     ]
-    assert said[0] == said[1] == said[2]
-    assert len(said[0]) == len(rows)
+    assert answers[0] == answers[1] == answers[2]
+    assert len(answers[0]) == len(rows)
 
 
-def test_predict_answers_in_order_as_the_library_does(trained: Trained, tiny: Backbone) -> None:
-    found = run_command("predict", "acme/topic", *TEXTS, "--store", trained.store, "--json").json
+def test_predict_equals_the_predictor_in_order(trained: TrainedStore, tiny: Backbone) -> None:
+    actual = run_command("predict", "acme/topic", *TEXTS, "--store", trained.store, "--json").json
     predictor = Predictor(tiny)
     predictor.load(Store(trained.store).path("acme/topic"))
     expected = predictor([("acme/topic", text) for text in TEXTS])
-    assert [row["text"] for row in found] == TEXTS
-    for row, answer in zip(found, expected, strict=True):
+    assert [row["text"] for row in actual] == TEXTS
+    for row, answer in zip(actual, expected, strict=True):
         assert row["scores"] == pytest.approx(answer["scores"])
         assert row["label"] == answer["label"]
 
 
-def test_predict_shows_people_a_table(trained: Trained) -> None:
-    said = run_command("predict", "acme/topic", *TEXTS, "--store", trained.store)
-    assert said.err == ""
-    header, *lines = said.out.splitlines()
+def test_predict_prints_a_table(trained: TrainedStore) -> None:
+    result = run_command("predict", "acme/topic", *TEXTS, "--store", trained.store)
+    assert result.err == ""
+    header, *lines = result.out.splitlines()
     assert header.split() == ["adapter", "answer", "score", "text"]
     assert [line.split()[0] for line in lines] == ["acme/topic"] * len(TEXTS)
     assert lines[2].endswith("我的卡丢了")
 
 
-def test_every_adapter_answers_every_text(trained: Trained) -> None:
-    named = ["--adapter", "globex", "--adapter", "base", "--adapter", "acme/topic@1"]
-    found = run_command("predict", *named, "sun", "rain", "--store", trained.store, "--json").json
-    assert [(row["text"], row["adapter"]) for row in found] == [
+def test_every_adapter_answers_every_text(trained: TrainedStore) -> None:
+    adapter_options = ["--adapter", "globex", "--adapter", "base", "--adapter", "acme/topic@1"]
+    actual = run_command(
+        "predict", *adapter_options, "sun", "rain", "--store", trained.store, "--json"
+    ).json
+    assert [(row["text"], row["adapter"]) for row in actual] == [
         (text, name) for text in ("sun", "rain") for name in ("globex", "base", "acme/topic")
     ]
-    assert [len(row.get("vector", [])) for row in found] == [0, 32, 0] * 2
+    assert [len(row.get("vector", [])) for row in actual] == [0, 32, 0] * 2
 
 
 MIXED = """\
@@ -249,42 +253,44 @@ a card,globex
 """
 
 
-@pytest.mark.parametrize("named", [(), ("--adapter", "acme/topic", "--adapter", "globex")])
+@pytest.mark.parametrize(
+    "adapter_options", [(), ("--adapter", "acme/topic", "--adapter", "globex")]
+)
 def test_a_mixed_file_is_answered_row_by_row(
-    trained: Trained, tiny_folder: Path, named: tuple[str, ...]
+    trained: TrainedStore, tiny_folder: Path, adapter_options: tuple[str, ...]
 ) -> None:
     Path("mixed.csv").write_text(MIXED, encoding="utf-8")
     arguments = ("--store", trained.store, "--backbone", tiny_folder, "--json")
-    found = run_command("predict", *named, "--input", "mixed.csv", *arguments).json
-    asked = [tuple(line.split(",")) for line in MIXED.splitlines()[1:]]
-    assert [(row["text"], row["adapter"]) for row in found] == [
-        (text, name or "base") for text, name in asked
+    actual = run_command("predict", *adapter_options, "--input", "mixed.csv", *arguments).json
+    requests = [tuple(line.split(",")) for line in MIXED.splitlines()[1:]]
+    assert [(row["text"], row["adapter"]) for row in actual] == [
+        (text, name or "base") for text, name in requests
     ]
-    for row, (text, name) in zip(found, asked, strict=True):
+    for row, (text, name) in zip(actual, requests, strict=True):
         (alone,) = run_command("predict", name or "base", text, *arguments).json
         assert alone.keys() == row.keys()
         for key in ("vector", "scores"):
             assert row.get(key) == pytest.approx(alone.get(key), abs=1e-5)
 
 
-def test_rows_may_name_a_version(trained: Trained) -> None:
+def test_rows_may_name_a_version(trained: TrainedStore) -> None:
     Path("x.jsonl").write_text('{"text": "sun", "adapter": "acme/topic@1"}\n{"text": "sun"}\n')
-    found = run_command("predict", "--input", "x.jsonl", "--store", trained.store, "--json").json
+    actual = run_command("predict", "--input", "x.jsonl", "--store", trained.store, "--json").json
     (alone,) = run_command(
         "predict", "acme/topic@1", "sun", "--store", trained.store, "--json"
     ).json
-    assert [row["adapter"] for row in found] == ["acme/topic", "acme/topic"]
-    assert found[0]["scores"] == pytest.approx(alone["scores"])
+    assert [row["adapter"] for row in actual] == ["acme/topic", "acme/topic"]
+    assert actual[0]["scores"] == pytest.approx(alone["scores"])
 
 
 def test_without_an_adapter_the_plain_backbone_answers(tiny_folder: Path) -> None:
     Path("x.csv").write_text("text\nsun\nrain\n")
-    found = run_command("predict", "--input", "x.csv", "--backbone", tiny_folder, "--json").json
-    assert [row["adapter"] for row in found] == ["base", "base"]
-    assert [len(row["vector"]) for row in found] == [32, 32]
+    actual = run_command("predict", "--input", "x.csv", "--backbone", tiny_folder, "--json").json
+    assert [row["adapter"] for row in actual] == ["base", "base"]
+    assert [len(row["vector"]) for row in actual] == [32, 32]
 
 
-def test_the_columns_of_a_file_may_have_other_names(trained: Trained) -> None:
+def test_the_columns_of_a_file_may_have_other_names(trained: TrainedStore) -> None:
     Path("x.csv").write_text("frage,zwei,wer\nsun,rain,globex\n")
     columns = ("--text", "frage", "--text-pair", "zwei", "--adapter-column", "wer")
     (row,) = run_command(
@@ -294,14 +300,14 @@ def test_the_columns_of_a_file_may_have_other_names(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".json"])
-def test_answers_go_to_a_file(trained: Trained, ending: str) -> None:
+def test_predict_writes_answers_to_a_file(trained: TrainedStore, ending: str) -> None:
     target = Path(f"answers{ending}")
     target.write_text("earlier")
     arguments = ["predict", "acme/topic", *TEXTS, "--store", str(trained.store)]
     arguments += ["--output", str(target)]
-    said = run_command(*arguments)
-    assert (said.code, said.out) == (0, "")
-    assert said.err == f"4 answers in {target}\n"
+    result = run_command(*arguments)
+    assert (result.code, result.out) == (0, "")
+    assert result.err == f"4 answers in {target}\n"
     content = target.read_text(encoding="utf-8")
     if ending == ".csv":
         with target.open(encoding="utf-8", newline="") as file:
@@ -317,7 +323,7 @@ def test_answers_go_to_a_file(trained: Trained, ending: str) -> None:
     ]
 
 
-def test_a_text_that_is_too_long_is_cut_and_said_to_be(trained: Trained) -> None:
+def test_a_text_that_is_too_long_is_cut_and_marked(trained: TrainedStore) -> None:
     short, long = run_command(
         "predict", "globex", "a", LONG, "--store", trained.store, "--json"
     ).json
@@ -325,25 +331,25 @@ def test_a_text_that_is_too_long_is_cut_and_said_to_be(trained: Trained) -> None
     assert long["truncated"] is True
 
 
-def test_training_warns_of_long_texts_and_lone_labels(tiny_folder: Path) -> None:
+def test_train_warns_of_long_texts_and_labels_with_one_row(tiny_folder: Path) -> None:
     recipe = write_recipe(tiny_folder)
     Path("rows.csv").write_text(f"text,label\n{LONG},yes\na,yes\nsun,no\n")
-    said = run_command("train", recipe, "--output", "store", "--json")
-    assert said.json["metrics"] == {}
-    assert "1 texts are longer than 64 tokens and were cut" in said.err
-    assert "1 labels have a single training row and will hardly be learned: 'no'" in said.err
+    result = run_command("train", recipe, "--output", "store", "--json")
+    assert result.json["metrics"] == {}
+    assert "1 texts are longer than 64 tokens and were cut" in result.err
+    assert "1 labels have a single training row and will hardly be learned: 'no'" in result.err
 
 
 def test_version_and_help() -> None:
     assert run_command("--version") == CommandResult(0, f"{__version__}\n", "")
     for command in ("train", "evaluate", "predict", "list", "inspect", "quickstart"):
         assert command in run_command("--help").out
-        said = run_command(command, "-h")
-        assert said.code == 0
-        assert said.out.startswith(f"Usage: adapterkit {command}")
+        result = run_command(command, "-h")
+        assert result.code == 0
+        assert result.out.startswith(f"Usage: adapterkit {command}")
 
 
-# What the commands refuse.
+# Errors of the commands.
 
 
 @pytest.mark.parametrize("fault", RECIPE_FAULTS)
@@ -371,11 +377,11 @@ def test_a_faulty_data_file_is_one_line(tiny_folder: Path, fault: str) -> None:
 TRAINING_FAULTS = {
     "no such file": ({"data": "{path: no.csv}"}, "no.csv: there is no such file"),
     "file name too long": ({"data": f"{{path: {'a' * 300}.csv}}"}, "File name too long"),
-    "a label of its own in validation": (
+    "unknown label in validation": (
         {"data": "{train: rows.csv, validation: other.csv}"},
         "other.csv:3: label 'llvia' is not one this task was trained on; did you mean 'lluvia'?",
     ),
-    "labels that are not in the rows": (
+    "labels that differ from the rows": (
         {"task": "{type: classification, labels: [a, b]}"},
         "rows.csv:2: label '银行' is not one this task was trained on; valid are: a, b",
     ),
@@ -387,7 +393,7 @@ TRAINING_FAULTS = {
         {"backbone": "{model: ./nowhere}"},
         "backbone './nowhere': there is no such folder",
     ),
-    "backbone that is no checkpoint": (
+    "backbone that is not a checkpoint": (
         {"backbone": "{model: .}"},
         "not a backbone, config.json is missing",
     ),
@@ -410,7 +416,7 @@ TRAINING_FAULTS = {
         },
         "task.max_length: 50 is not from 3 to 44, the most that backbone",
     ),
-    "nothing to start from": (
+    "no such adapter to start from": (
         {"training": "{start_from: nowhere}"},
         "nowhere: there is no such folder",
     ),
@@ -418,7 +424,7 @@ TRAINING_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", TRAINING_FAULTS)
-def test_what_cannot_be_trained_is_one_line(tiny_folder: Path, fault: str) -> None:
+def test_a_training_error_is_one_line(tiny_folder: Path, fault: str) -> None:
     sections, words = TRAINING_FAULTS[fault]
     recipe = write_recipe(tiny_folder, **{k: v for k, v in sections.items() if k != "backbone"})
     if "backbone" in sections:
@@ -429,7 +435,7 @@ def test_what_cannot_be_trained_is_one_line(tiny_folder: Path, fault: str) -> No
     assert_refused("train", recipe, "--output", "store", words=words)
 
 
-def test_a_recipe_that_is_not_there_is_one_line() -> None:
+def test_a_missing_recipe_is_one_line() -> None:
     assert_refused("train", words="train needs a RECIPE; --keys lists the keys of one")
     assert_refused("train", "r.yaml", words="r.yaml: there is no such recipe")
     assert_refused("train", ".", words=".: cannot be read (Is a directory)")
@@ -443,23 +449,23 @@ def test_a_recipe_that_is_not_there_is_one_line() -> None:
         ("store/globex/1", "store/globex/1: is itself an adapter folder, not part of a store"),
     ],
 )
-def test_where_nothing_can_be_published_nothing_is_trained(
+def test_an_unusable_output_is_refused_before_training(
     store: Path, tiny_folder: Path, output: str, words: str
 ) -> None:
     assert_refused("train", write_recipe(tiny_folder), "--output", output, words=words)
     assert_refused("quickstart", "--output", output, words=words)
 
 
-def test_pooling_by_a_pooler_that_is_not_there_is_told(tiny_folder: Path) -> None:
+def test_a_missing_pooler_is_an_error(tiny_folder: Path) -> None:
     from transformers import BertModel
 
     shutil.copytree(tiny_folder, "bare")
     BertModel.from_pretrained(tiny_folder, add_pooling_layer=False).save_pretrained("bare")
     recipe = write_recipe(Path("bare"), task="{type: classification, pooling: pooler}")
     before = folder_contents(Path())
-    said = run_command("train", recipe, "--output", "store")
-    assert (said.code, said.out) == (2, "")
-    last = said.err.splitlines()[-1]
+    result = run_command("train", recipe, "--output", "store")
+    assert (result.code, result.out) == (2, "")
+    last = result.err.splitlines()[-1]
     assert last == "Error: the backbone's checkpoint has no pooler; pool by mean or cls"
     assert folder_contents(Path()) == before
 
@@ -483,7 +489,7 @@ USAGE_FAULTS = {
 
 
 @pytest.mark.parametrize("line", USAGE_FAULTS)
-def test_a_command_line_that_is_none_is_one_line(line: str) -> None:
+def test_a_usage_error_is_one_line(line: str) -> None:
     assert_refused(*line.split(), words=USAGE_FAULTS[line])
 
 
@@ -505,18 +511,18 @@ NAME_FAULTS = {
 
 
 @pytest.mark.parametrize("name", NAME_FAULTS)
-def test_an_adapter_that_is_not_there_is_one_line(store: Path, name: str) -> None:
+def test_a_missing_adapter_is_one_line(store: Path, name: str) -> None:
     words = NAME_FAULTS[name]
     for command in (("inspect", name), ("predict", name, "a"), ("evaluate", name, "rows.csv")):
         assert_refused(*command, "--store", store, words=words)
 
 
-def test_the_plain_backbone_has_no_card_and_no_score(store: Path) -> None:
+def test_inspect_and_evaluate_refuse_the_plain_backbone(store: Path) -> None:
     for command in (("inspect", "base"), ("evaluate", "base", "rows.csv")):
         assert_refused(*command, "--store", store, words="cannot be called 'base'")
 
 
-def test_a_store_that_is_not_there_is_one_line() -> None:
+def test_a_missing_store_is_one_line() -> None:
     Path("file").write_text("mine")
     for name in ("nowhere", "file"):
         assert_refused("list", name, words=f"there is no store {name}; train one adapter and it")
@@ -528,11 +534,14 @@ def test_a_store_that_is_not_there_is_one_line() -> None:
 
 
 PREDICT_FAULTS = {
-    "nothing": ([], "there is nothing to answer: give a TEXT or --input FILE"),
+    "no text and no adapter": ([], "there is nothing to answer: give a TEXT or --input FILE"),
     "no text": (["globex"], "there is nothing to answer: give a TEXT or --input FILE"),
     "empty text": (["globex", "a", ""], "text 2: text is empty"),
     "blank text": (["globex", " \t"], "text 1: text is empty"),
-    "half an emoji": (["globex", "a\udcff"], "text 1: text: expected a text, got 'a\\udcff'"),
+    "half of a surrogate pair": (
+        ["globex", "a\udcff"],
+        "text 1: text: expected a text, got 'a\\udcff'",
+    ),
     "texts and a file": (["globex", "a", "--input", "x.csv"], "give texts or --input, not both"),
     "no such file": (["globex", "--input", "no.csv"], "no.csv: there is no such file"),
     "no such column": (
@@ -557,32 +566,35 @@ PREDICT_FAULTS = {
         ["--adapter", "globex", "--adapter", "globex", "a"],
         "'globex' is given twice; give it once",
     ),
-    "two versions of one": (
+    "two versions of an adapter": (
         ["--adapter", "acme/topic", "--adapter", "acme/topic@1", "a"],
         "'acme/topic' and 'acme/topic@1' are both named 'acme/topic'",
     ),
-    "the backbone twice": (
+    "base twice": (
         ["--adapter", "base", "--adapter", "base", "a"],
         "'base' is given twice; give it once",
     ),
-    "a row for another": (
+    "a row for an adapter not among --adapter": (
         ["--adapter", "acme/topic", "--input", "x.csv"],
         "x.csv: rows name the adapter 'globex', which is not among --adapter (acme/topic)",
     ),
-    "a row for nobody": (
+    "a row for an unknown adapter": (
         ["--input", "typo.csv"],
         "there is no adapter 'globx' in the store store; did you mean 'globex'?",
     ),
-    "a row that climbs": (["--input", "climb.csv"], "'acme/../globex' is not an adapter name"),
-    "answers to nowhere": (
+    "a row with a parent path": (
+        ["--input", "climb.csv"],
+        "'acme/../globex' is not an adapter name",
+    ),
+    "output in a missing folder": (
         ["globex", "a", "--output", "no/answers.csv"],
         "no/answers.csv: there is no folder no",
     ),
-    "answers as text": (
+    "output with an unknown ending": (
         ["globex", "a", "--output", "x.txt"],
         "x.txt: expected a file ending in .csv, .jsonl or .json",
     ),
-    "answers over a folder": (
+    "output over a folder": (
         ["globex", "a", "--output", "store"],
         "store: expected a file ending",
     ),
@@ -590,7 +602,7 @@ PREDICT_FAULTS = {
         ["globex", "a", "--backbone", "./no"],
         "backbone './no': there is no such folder",
     ),
-    "a backbone of nothing": (
+    "a folder that is not a backbone": (
         ["globex", "a", "--backbone", "store"],
         "store: not a backbone, conf",
     ),
@@ -598,7 +610,7 @@ PREDICT_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", PREDICT_FAULTS)
-def test_what_cannot_be_answered_is_one_line(store: Path, fault: str) -> None:
+def test_a_prediction_error_is_one_line(store: Path, fault: str) -> None:
     Path("x.csv").write_text("text,adapter\nsun,globex\n")
     Path("hole.csv").write_text('text\nsun\n""\n')
     Path("typo.csv").write_text("text,adapter\nsun,globex\nrain,globx\n")
@@ -667,7 +679,7 @@ EVALUATE_FAULTS: dict[str, tuple[list[str], str, str]] = {
 
 
 @pytest.mark.parametrize("fault", EVALUATE_FAULTS)
-def test_what_cannot_be_scored_is_one_line(store: Path, fault: str) -> None:
+def test_an_evaluation_error_is_one_line(store: Path, fault: str) -> None:
     arguments, content, words = EVALUATE_FAULTS[fault]
     Path("x.csv").write_text(content, encoding="utf-8", errors="surrogateescape")
     assert_refused("evaluate", "globex", *arguments, "--store", store, words=words)
@@ -675,7 +687,7 @@ def test_what_cannot_be_scored_is_one_line(store: Path, fault: str) -> None:
 
 CARD_FAULTS: dict[str, tuple[Any, str]] = {
     "empty": ("{}", "store/globex/1: adapterkit.json lacks or garbles 'method'"),
-    "cut": ('{"name": "glo', "store/globex/1/adapterkit.json: not readable as JSON"),
+    "truncated": ('{"name": "glo', "store/globex/1/adapterkit.json: not readable as JSON"),
     "array": ("[]", "store/globex/1/adapterkit.json: expected a JSON object"),
     "too deep": ("[" * 100_000, "store/globex/1/adapterkit.json: not readable as JSON"),
     "backbone": ({"backbone": "minilm"}, "adapterkit.json lacks or garbles 'backbone'"),
@@ -714,15 +726,17 @@ def test_damaged_weights_are_one_line(store: Path) -> None:
         assert_refused(*command, "--store", store, words=words)
 
 
-def test_a_name_trained_again_is_the_next_version(store: Path, tiny_folder: Path) -> None:
+def test_training_a_name_again_publishes_the_next_version(store: Path, tiny_folder: Path) -> None:
     before = folder_contents(store / "globex/1")
-    said = run_command("train", write_recipe(tiny_folder, "globex"), "--output", store, "--json")
-    assert said.json["folder"] == "store/globex/2"
+    result = run_command("train", write_recipe(tiny_folder, "globex"), "--output", store, "--json")
+    assert result.json["folder"] == "store/globex/2"
     assert folder_contents(store / "globex/1") == before
     assert [row["version"] for row in run_command("list", store, "--json").json] == ["2", "2"]
 
 
-def test_an_adapter_may_start_from_another(store: Path, tiny_folder: Path, tiny: Backbone) -> None:
+def test_training_may_start_from_another_adapter(
+    store: Path, tiny_folder: Path, tiny: Backbone
+) -> None:
     training = "{epochs: 1, learning_rate: 1e-9, head_learning_rate: 1e-9, start_from: START}"
     start = training.replace("START", "store/acme/topic/2")
     recipe = write_recipe(tiny_folder, "b", method="{type: lora, r: 4}", training=start)
@@ -740,10 +754,10 @@ def test_an_adapter_may_start_from_another(store: Path, tiny_folder: Path, tiny:
         assert_refused("train", recipe, "--output", "out", words=words)
 
 
-# The same in a process of its own.
+# The command in a separate process.
 
 
-def process(*arguments: str) -> subprocess.Popen[str]:
+def start_process(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "adapterkit", *arguments],
         stdout=subprocess.PIPE,
@@ -753,42 +767,44 @@ def process(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finished(running: subprocess.Popen[str]) -> CommandResult:
-    out, err = running.communicate(timeout=300)
-    return CommandResult(running.returncode, out, err)
+def wait_for(process: subprocess.Popen[str]) -> CommandResult:
+    out, err = process.communicate(timeout=300)
+    return CommandResult(process.returncode, out, err)
 
 
-def test_a_process_prints_json_and_nothing_else(trained: Trained) -> None:
-    said = finished(process("predict", "globex", *TEXTS, "--store", str(trained.store), "--json"))
-    assert [row["text"] for row in said.json] == TEXTS
-    assert said.err == ""
+def test_a_process_prints_only_json(trained: TrainedStore) -> None:
+    result = wait_for(
+        start_process("predict", "globex", *TEXTS, "--store", str(trained.store), "--json")
+    )
+    assert [row["text"] for row in result.json] == TEXTS
+    assert result.err == ""
 
 
-def test_a_process_ends_in_one_line_and_2() -> None:
+def test_a_process_that_fails_prints_one_line_and_exits_2() -> None:
     Path("r.yaml").write_text(GOOD_RECIPE.replace("epochs", "epoch"))
-    said = finished(process("train", "r.yaml"))
-    assert_one_line(said, "r.yaml: training.epoch: there is no such key; did you mean 'epochs'?")
+    result = wait_for(start_process("train", "r.yaml"))
+    assert_one_line(result, "r.yaml: training.epoch: there is no such key; did you mean 'epochs'?")
     assert os.listdir() == ["r.yaml"]
 
 
-def test_an_interrupted_process_ends_in_one_line_and_130() -> None:
+def test_an_interrupted_process_prints_one_line_and_exits_130() -> None:
     os.mkfifo("r.yaml")
-    # A job in the background ignores the signal, and what it starts inherits that.
+    # A background job ignores SIGINT, and its child processes inherit that.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    running = process("train", "r.yaml")
+    process = start_process("train", "r.yaml")
     signal.signal(signal.SIGINT, before)
-    with Path("r.yaml").open("w"):  # opens once the process waits for the recipe to be written
-        running.send_signal(signal.SIGINT)
-        said = finished(running)
-    assert said == CommandResult(130, "", "Interrupted; no incomplete file was left.\n")
+    with Path("r.yaml").open("w"):  # blocks until the process opens the pipe
+        process.send_signal(signal.SIGINT)
+        result = wait_for(process)
+    assert result == CommandResult(130, "", "Interrupted; no incomplete file was left.\n")
 
 
-def test_a_process_seldom_looks_for_garbage_and_not_at_its_end() -> None:
+def test_a_process_collects_garbage_rarely_and_not_at_exit() -> None:
     code = """
 import atexit, gc, sys
 from adapterkit.__main__ import main
 
-atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count()))  # the last of all
+atexit.register(lambda: print(gc.get_threshold()[0], gc.get_freeze_count()))  # runs last
 sys.argv = ["adapterkit", "--version"]
 main()
 """

@@ -1,4 +1,4 @@
-"""The command line, run inside the process of the test."""
+"""The command line, run in the process of the test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = "text,label,split\n" + "".join(
 
 
 class CommandResult(NamedTuple):
-    """What one run of the command said."""
+    """Exit code, standard output and standard error of one run of the command."""
 
     code: int
     out: str
@@ -46,27 +46,27 @@ def run_command(*arguments: str | Path) -> CommandResult:
     finally:
         log.handlers[:], log.level, log.propagate = before
     if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception  # what a person would see as a traceback
+        raise result.exception  # a user would see a traceback
     return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
 def folder_contents(folder: Path) -> dict[str, bytes | None]:
-    """Everything under a folder by path, folders included."""
-    found = sorted(folder.rglob("*"))
-    return {str(p): p.read_bytes() if p.is_file() else None for p in found}
+    """The contents of every file under a folder, by path; None for a folder."""
+    paths = sorted(folder.rglob("*"))
+    return {str(p): p.read_bytes() if p.is_file() else None for p in paths}
 
 
-def assert_one_line(said: CommandResult, words: str) -> None:
-    assert said.code == 2
-    assert said.out == ""
-    (line,) = said.err.splitlines()
+def assert_one_line(result: CommandResult, words: str) -> None:
+    assert result.code == 2
+    assert result.out == ""
+    (line,) = result.err.splitlines()
     assert line.startswith("Error: ")
     assert words in line
     assert "Traceback" not in line
 
 
 def assert_refused(*arguments: str | Path, words: str) -> None:
-    """Exit code 2, one line on standard error, and not a byte changed around here."""
+    """Exit code 2, one line on standard error, and no file changed in the working folder."""
     before = folder_contents(Path())
     assert_one_line(run_command(*arguments), words)
     assert folder_contents(Path()) == before

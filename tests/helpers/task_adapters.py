@@ -19,7 +19,7 @@ from helpers.task_rows import task_recipe, task_rows
 
 
 def random_task_adapter(backbone: Backbone, kind: str, folder: Path, **task: Any) -> Adapter:
-    """An adapter of a task, every tensor random and large enough to be seen."""
+    """An adapter of a task, every tensor random and large enough to change answers."""
     recipe = task_recipe(kind, folder, **task)
     rows = recipe.data.load(folder, 0, recipe.task)["train"]
     adapter, generator = fresh_adapter(recipe, backbone, rows), torch.Generator().manual_seed(1)
@@ -34,15 +34,15 @@ def random_task_adapter(backbone: Backbone, kind: str, folder: Path, **task: Any
     return replace(adapter, tensors=drawn(adapter.tensors), head=head)
 
 
-def request_row(adapter: Adapter, place: int = 3, times: int = 1) -> dict[str, Any]:
-    """A row as it is asked, its text or context so many times as long."""
-    row = task_rows(adapter.task.type)[place]
-    found = {role: row[role] for role in required_columns(adapter.task.columns)}
-    for role in {"text", "context"} & found.keys():
-        found[role] = " ".join([found[role]] * times)
-    if "tokens" in found:
-        found["tokens"] = found["tokens"] * times
-    return found
+def request_row(adapter: Adapter, index: int = 3, times: int = 1) -> dict[str, Any]:
+    """The required columns of row `index` of the task; text, context or tokens repeated."""
+    row = task_rows(adapter.task.type)[index]
+    fields = {role: row[role] for role in required_columns(adapter.task.columns)}
+    for role in {"text", "context"} & fields.keys():
+        fields[role] = " ".join([fields[role]] * times)
+    if "tokens" in fields:
+        fields["tokens"] = fields["tokens"] * times
+    return fields
 
 
 def read_example(backbone: Backbone, adapter: Adapter, row: Mapping[str, Any]) -> Example:

@@ -1,4 +1,4 @@
-"""Nested values that are equal but for rounding."""
+"""Nested values that are equal up to rounding."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 
-def assert_close(got: Any, goal: Any) -> None:
-    """Equal, numbers to 1e-4: a batch of other rows rounds otherwise."""
-    if isinstance(goal, dict):
-        assert got.keys() == goal.keys()
-        for key in goal:
-            assert_close(got[key], goal[key])
-    elif isinstance(goal, list):
-        for one, other in zip(got, goal, strict=True):
-            assert_close(one, other)
-    elif isinstance(goal, float):
-        assert got == pytest.approx(goal, abs=1e-4)
+def assert_close(actual: Any, expected: Any) -> None:
+    """Assert equality, numbers to 1e-4: other batches round differently."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for key in expected:
+            assert_close(actual[key], expected[key])
+    elif isinstance(expected, list):
+        for actual_item, expected_item in zip(actual, expected, strict=True):
+            assert_close(actual_item, expected_item)
+    elif isinstance(expected, float):
+        assert actual == pytest.approx(expected, abs=1e-4)
     else:
-        assert got == goal
+        assert actual == expected
