@@ -1,4 +1,4 @@
-"""Ensembles: members are the seeds trained alone, answers are the plain mean of theirs."""
+"""Ensembles: members equal single trainings; answers are of the mean output."""
 
 from __future__ import annotations
 
@@ -69,50 +69,52 @@ AVERAGED = sorted(kind for kind in tasks() if kind != "masked_language_modelling
 TEXTS = ["where is my card", "rain", "the fee is not good at all", "i want to close my account"]
 
 
-def joined(*adapters: Adapter) -> Adapter:
-    """Adapters of one task and method as the members of one."""
+def join_members(*adapters: Adapter) -> Adapter:
+    """One adapter whose members are the given adapters of one task and method."""
     first, *others = adapters
     return replace(first, extra_members=tuple(MemberWeights(a.tensors, a.head) for a in others))
 
 
-def apart(adapter: Adapter) -> list[Adapter]:
-    """The members as adapters that know nothing of each other."""
+def split_members(adapter: Adapter) -> list[Adapter]:
+    """The members as separate adapters."""
     return [replace(member, extra_members=()) for member in adapter.members]
 
 
-def redrawn(adapter: Adapter, seed: int) -> Adapter:
-    """Another adapter of the same shapes, as far from the first as that is from zero."""
+def randomised(adapter: Adapter, seed: int) -> Adapter:
+    """An adapter of the same shapes with other random weights of the same scale."""
     generator = torch.Generator().manual_seed(seed)
 
-    def other(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def random(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {k: torch.randn(t.shape, generator=generator) * 0.3 for k, t in tensors.items()}
 
-    return replace(adapter, tensors=other(adapter.tensors), head=other(adapter.head))
+    return replace(adapter, tensors=random(adapter.tensors), head=random(adapter.head))
 
 
 def ensemble(
     backbone: Backbone, make_adapter: MakeAdapter, n: int = 3, name: str = "acme/crowd", **more: Any
 ) -> Adapter:
-    """n random members of one adapter."""
-    return joined(*(make_adapter(backbone, name=name, seed=seed, **more) for seed in range(n)))
+    """An adapter with n random members."""
+    return join_members(
+        *(make_adapter(backbone, name=name, seed=seed, **more) for seed in range(n))
+    )
 
 
 def plain_mean(backbone: Backbone, adapter: Adapter, example: Example) -> list[torch.Tensor]:
-    """Each sequence's lines, by one forward for each member and sequence."""
+    """The mean output of each sequence, from one forward for each member and sequence."""
     with torch.inference_mode():
-        said = [
+        outputs = [
             [forward(backbone, [(member, inputs)])[0].values.float() for inputs in example.inputs]
-            for member in apart(adapter)
+            for member in split_members(adapter)
         ]
-    assert len(said) == adapter.n_members
-    return [sum(parts[1:], parts[0]) / len(parts) for parts in zip(*said, strict=True)]
+    assert len(outputs) == adapter.n_members
+    return [sum(parts[1:], parts[0]) / len(parts) for parts in zip(*outputs, strict=True)]
 
 
 # Training.
 
 
-def crowd() -> list[Recipe]:
-    """Two ensembles and a plain recipe that differ in all they may."""
+def mixed_recipes() -> list[Recipe]:
+    """Two ensembles and a single adapter that differ in method, data and training."""
     lora = {"type": "lora", "dropout": 0.2}
     prefix = {"type": "prefix", "projection": True, "init_std": 0.1}
     return [
@@ -123,17 +125,17 @@ def crowd() -> list[Recipe]:
 
 
 @pytest.mark.parametrize("max_tokens", [4096, 150])
-def test_members_are_the_seeds_trained_alone(tiny: Backbone, max_tokens: int) -> None:
-    recipes = crowd()
+def test_a_member_equals_a_single_training_with_its_seed(tiny: Backbone, max_tokens: int) -> None:
+    recipes = mixed_recipes()
     for adapter, recipe in zip(
         train_together(recipes, tiny, max_tokens=max_tokens), recipes, strict=True
     ):
         seed, n = recipe.training.seed, recipe.training.ensemble
-        single = [
+        single_recipes = [
             with_changes(recipe, training={"seed": seed + k, "ensemble": 1}) for k in range(n)
         ]
-        solo = [trained_once(one, tiny) for one in single]
-        members = apart(adapter)
+        solo = [trained_once(single, tiny) for single in single_recipes]
+        members = split_members(adapter)
         assert len(members) == n
         for member, expected in zip(members, solo, strict=True):
             assert_same_weights(member, expected, tolerance=1e-5)
@@ -141,10 +143,10 @@ def test_members_are_the_seeds_trained_alone(tiny: Backbone, max_tokens: int) ->
         assert [record["seed"] for record in records] == list(range(seed, seed + n))
         for record, expected in zip(records, solo, strict=True):
             assert record["epoch"] == expected.training["epoch"]
-            for (step, loss), (at, other) in zip(
+            for (step, loss), (expected_step, expected_loss) in zip(
                 record["losses"], expected.training["losses"], strict=True
             ):
-                assert (step, loss) == (at, pytest.approx(other, abs=1e-5))
+                assert (step, loss) == (expected_step, pytest.approx(expected_loss, abs=1e-5))
             for entry, other in zip(record["history"], expected.training["history"], strict=True):
                 assert entry["validation"] == pytest.approx(other["validation"], abs=1e-5)
         assert adapter.training["together"] == len(recipes)
@@ -153,8 +155,8 @@ def test_members_are_the_seeds_trained_alone(tiny: Backbone, max_tokens: int) ->
             assert "members" not in adapter.training
 
 
-def test_the_scores_are_those_of_the_mean(tiny: Backbone) -> None:
-    recipe = crowd()[0]
+def test_metrics_are_of_the_mean_of_the_members(tiny: Backbone) -> None:
+    recipe = mixed_recipes()[0]
     (adapter,) = train_together([recipe], tiny)
     rows = recipe.data.load(recipe.folder, 4, recipe.task)["validation"]
     fields = [row.fields for row in rows]
@@ -168,7 +170,7 @@ def test_the_scores_are_those_of_the_mean(tiny: Backbone) -> None:
     assert metrics["loss"] != pytest.approx(first["validation"]["loss"], abs=1e-4)
 
 
-def test_thresholds_are_tuned_on_the_mean(tiny: Backbone, tmp_path: Path) -> None:
+def test_thresholds_are_tuned_on_the_mean_of_the_members(tiny: Backbone, tmp_path: Path) -> None:
     content = task_recipe("multi_label", tmp_path, threshold="tuned").plain()
     content["data"]["validation"] = 0.3
     content["training"].update(ensemble=3, epochs=2, learning_rate=1e-3)
@@ -181,75 +183,77 @@ def test_thresholds_are_tuned_on_the_mean(tiny: Backbone, tmp_path: Path) -> Non
     outputs = Outputs.of([plain_mean(tiny, adapter, example) for example in examples])
     targets = [adapter.task.target(*pair) for pair in zip(rows, examples, strict=True)]
     untuned = replace(adapter.task, threshold="tuned")  # type: ignore[type-var]
-    wanted: Any = untuned.tune(outputs, examples, targets)
-    found: Any = adapter.task
-    assert found.threshold == pytest.approx(wanted.threshold, abs=1e-6)
+    expected: Any = untuned.tune(outputs, examples, targets)
+    task: Any = adapter.task
+    assert task.threshold == pytest.approx(expected.threshold, abs=1e-6)
     assert {member.task for member in adapter.members} == {adapter.task}
 
 
 def test_all_members_have_the_split_of_the_first_seed(tiny: Backbone) -> None:
-    """A member with a split of its own would be judged on another's training rows."""
+    """With a split of its own, a member would be evaluated on training rows of another."""
     rows = "\n".join(
         line.rpartition(",")[0] for line in Path(write_rows(1, 60)).read_text().splitlines()
     )
     (file := Path("drawn.csv").resolve()).write_text(rows)
-    one = recipe_for("one", str(file), seed=2)
-    three = with_changes(one, name="three", training={"ensemble": 3})
-    found = {adapter.name: adapter.training for adapter in train_together([one, three], tiny)}
-    assert found["one"]["data"] == found["three"]["data"]
-    other = train_alone(with_changes(one, training={"seed": 3}), tiny)
-    assert other.training["data"] != found["one"]["data"]
+    single = recipe_for("one", str(file), seed=2)
+    three = with_changes(single, name="three", training={"ensemble": 3})
+    records = {adapter.name: adapter.training for adapter in train_together([single, three], tiny)}
+    assert records["one"]["data"] == records["three"]["data"]
+    other = train_alone(with_changes(single, training={"seed": 3}), tiny)
+    assert other.training["data"] != records["one"]["data"]
 
 
-def test_members_go_on_from_saved_ones(tiny: Backbone) -> None:
-    recipe = with_changes(crowd()[0], training={"epochs": 1})
+def test_members_start_from_saved_members(tiny: Backbone) -> None:
+    recipe = with_changes(mixed_recipes()[0], training={"epochs": 1})
     (first,) = train_together([recipe], tiny)
     save_adapter(first, "three", tiny.geometry)
-    save_adapter(apart(first)[1], "one", tiny.geometry)
-    still = {"learning_rate": 1e-6, "head_learning_rate": 1e-6}
+    save_adapter(split_members(first)[1], "one", tiny.geometry)
+    tiny_rates = {"learning_rate": 1e-6, "head_learning_rate": 1e-6}
 
-    def resumed(folder: str, n: int) -> Adapter:
-        where = str(Path(folder).resolve())
+    def train_from(folder: str, n: int) -> Adapter:
+        start = str(Path(folder).resolve())
         return train_alone(
-            with_changes(recipe, training={"start_from": where, "ensemble": n, **still}), tiny
+            with_changes(recipe, training={"start_from": start, "ensemble": n, **tiny_rates}), tiny
         )
 
-    for member, expected in zip(apart(resumed("three", 3)), apart(first), strict=True):
+    for member, expected in zip(
+        split_members(train_from("three", 3)), split_members(first), strict=True
+    ):
         assert_same_weights(member, expected, tolerance=1e-3)
-    for member in apart(resumed("one", 2)):
-        assert_same_weights(member, apart(first)[1], tolerance=1e-3)
+    for member in split_members(train_from("one", 2)):
+        assert_same_weights(member, split_members(first)[1], tolerance=1e-3)
     for n in (1, 2):
         with pytest.raises(
             RecipeError,
             match=rf"training\.start_from: \S+three is an ensemble of 3 members, "
             rf"training\.ensemble is {n}; make it 3",
         ):
-            resumed("three", n)
+            train_from("three", n)
 
 
 def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
     tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = crowd()[0]
+    recipe = mixed_recipes()[0]
     (good,) = train_together([recipe], tiny)
-    one, two, three = apart(good)
+    one, two, three = split_members(good)
     two = replace(two, head={name: t.sign() * 3e38 for name, t in two.head.items()})
-    save_adapter(joined(one, two, three), "broken", tiny.geometry)
+    save_adapter(join_members(one, two, three), "broken", tiny.geometry)
     bad = with_changes(recipe, name="bad", training={"start_from": str(Path("broken").resolve())})
-    steps, plain = Counter[str](), Run.record_loss
+    steps, original = Counter[str](), Run.record_loss
 
-    def counted(self: Run, loss: float) -> None:
+    def record_loss(self: Run, loss: float) -> None:
         steps[self.label] += 1
-        plain(self, loss)
+        original(self, loss)
 
-    monkeypatch.setattr(Run, "record_loss", counted)
+    monkeypatch.setattr(Run, "record_loss", record_loss)
     with pytest.raises(
         StoppedError, match=r"^bad \(seed 5\): the training loss became (inf|nan) at step 1; lower"
     ) as caught:
         train_together([bad, recipe], tiny)
     (finished,) = caught.value.finished
     assert finished.name == recipe.name
-    for member, expected in zip(apart(finished), apart(good), strict=True):
+    for member, expected in zip(split_members(finished), split_members(good), strict=True):
         assert_same_weights(member, expected, tolerance=1e-5)
     assert [steps[f"bad (seed {seed})"] for seed in (4, 5, 6)] == [1, 1, 1]
 
@@ -273,7 +277,9 @@ def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
         ),
     ],
 )
-def test_recipes_that_make_no_ensemble_are_refused(sections: dict[str, Any], message: str) -> None:
+def test_recipes_that_cannot_be_an_ensemble_are_refused(
+    sections: dict[str, Any], message: str
+) -> None:
     content = {"name": "a", "data": {"path": "x.csv"}, "method": {"type": "lora"}, **sections}
     with pytest.raises(ValueError, match=rf"^{message}"):
         Recipe.of(content)
@@ -286,7 +292,7 @@ def test_recipes_that_make_no_ensemble_are_refused(sections: dict[str, Any], mes
     ("section", "changes"),
     [("training", {"mixed_precision": "fp16"}), ("backbone", {"quantization": "int8"})],
 )
-def test_what_all_members_would_share_is_refused(
+def test_settings_that_change_the_shared_backbone_are_refused(
     tiny: Backbone, section: str, changes: dict[str, Any]
 ) -> None:
     recipe = recipe_for("a", write_rows(1, 20), ensemble=2)
@@ -295,7 +301,7 @@ def test_what_all_members_would_share_is_refused(
         train_together([Recipe.of(content)], tiny)
 
 
-def test_several_processes_train_no_ensemble(
+def test_several_processes_refuse_an_ensemble(
     tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 2)
@@ -303,7 +309,7 @@ def test_several_processes_train_no_ensemble(
         train_together([recipe_for("a", write_rows(1, 20), ensemble=2)], tiny)
 
 
-def test_methods_are_not_compared_by_ensembles() -> None:
+def test_compare_and_fine_tune_refuse_an_ensemble() -> None:
     recipe = recipe_for("a", write_rows(1, 20), ensemble=2)
     with pytest.raises(RecipeError, match=r"training\.ensemble: methods are compared by single"):
         compare(recipe, ["lora", "full"])
@@ -316,44 +322,44 @@ def test_methods_are_not_compared_by_ensembles() -> None:
 
 @pytest.mark.parametrize("windows", [False, True], ids=["short", "windows"])
 @pytest.mark.parametrize("kind", AVERAGED)
-def test_answers_are_those_of_the_plain_mean(
+def test_answers_are_of_the_mean_of_the_members(
     tiny: Backbone, tmp_path: Path, kind: str, windows: bool
 ) -> None:
     one = random_task_adapter(tiny, kind, tmp_path)
-    adapter = joined(one, redrawn(one, 5), redrawn(one, 6))
+    adapter = join_members(one, randomised(one, 5), randomised(one, 6))
     if windows:
         cut = {"long_text": "windows"} if hasattr(one.task, "long_text") else {}
         task: Any = replace(one.task, max_length=14, stride=3, **cut)  # type: ignore[type-var]
         adapter = replace(adapter, task=task)
     predictor = Predictor(tiny, [adapter])
     sequences = set()
-    for place in range(4):
-        row = request_row(adapter, place, times=3 if windows else 1)
+    for index in range(4):
+        row = request_row(adapter, index, times=3 if windows else 1)
         example = read_example(tiny, adapter, row)
         sequences.add(len(example.inputs))
         outputs = Outputs.of([plain_mean(tiny, adapter, example)])
         (expected,) = adapter.task.answers(outputs, [example])
-        (found,) = predictor([(adapter.name, row)])
-        assert found.pop("adapter") == adapter.name
-        found.pop("truncated", None)
-        assert_close(found, expected)
-        (lonely,) = Predictor(tiny, [apart(adapter)[0]])([(adapter.name, row)])
-        assert lonely != {"adapter": adapter.name, **found}
+        (answer,) = predictor([(adapter.name, row)])
+        assert answer.pop("adapter") == adapter.name
+        answer.pop("truncated", None)
+        assert_close(answer, expected)
+        (first_member,) = Predictor(tiny, [split_members(adapter)[0]])([(adapter.name, row)])
+        assert first_member != {"adapter": adapter.name, **answer}
     assert not windows or max(sequences) > 1
 
 
-def test_every_task_is_averaged_or_says_why_not(tiny: Backbone, tmp_path: Path) -> None:
+def test_every_task_is_averaged_or_refused_with_a_reason(tiny: Backbone, tmp_path: Path) -> None:
     refused = [kind for kind in tasks() if kind not in AVERAGED]
     assert refused == ["masked_language_modelling"]
     for kind, settings in ((refused[0], {}), ("embedding", {"dimensions": 4})):
         one = random_task_adapter(tiny, kind, tmp_path, **settings)
         assert one.task.ensemble_error is not None
         with pytest.raises(ValueError, match=r"^others: .* no mean"):
-            joined(one, one)
+            join_members(one, one)
 
 
 @pytest.mark.parametrize("kind", sorted(methods()))
-def test_mixed_with_others_is_alone_in_one_batch(
+def test_a_mixed_batch_equals_single_requests(
     anywhere: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     three = ensemble(anywhere, make_adapter, method=kind)
@@ -365,67 +371,69 @@ def test_mixed_with_others_is_alone_in_one_batch(
     single = [predictor([request])[0] for request in requests]
     batches = []
 
-    def spied(backbone: Backbone, rows: Any, *more: Any) -> Any:
+    def spy(backbone: Backbone, rows: Any, *more: Any) -> Any:
         batches.append([id(adapter) for adapter, _ in rows])
         return forward(backbone, rows, *more)
 
-    monkeypatch.setattr(pipeline, "forward", spied)
+    monkeypatch.setattr(pipeline, "forward", spy)
     rows = [(predictor.find(name), text) for name, text in requests]
     examples = pipeline.encode_requests(anywhere, [a for a, _ in rows], [text for _, text in rows])
     answers = pipeline.answer_rows(anywhere, list(zip([a for a, _ in rows], examples, strict=True)))
-    for got, goal in zip(answers, single, strict=True):
-        assert_close(got, goal)
+    for answer, expected in zip(answers, single, strict=True):
+        assert_close(answer, expected)
     (batch,) = batches
     assert sorted(Counter(batch).values()) == [4] * (3 + 2 + 1 + 1)
-    for goal, got in zip(reversed(single), predictor(requests[::-1]), strict=True):
-        assert_close(got, goal)
+    for expected, answer in zip(reversed(single), predictor(requests[::-1]), strict=True):
+        assert_close(answer, expected)
 
 
-def test_a_budget_below_one_rows_members_changes_nothing(
+def test_a_budget_below_the_members_of_one_row_changes_nothing(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
     examples = pipeline.encode_requests(tiny, [adapter] * 4, TEXTS)
     rows = [(adapter, example) for example in examples]
     wide, narrow = (pipeline.compute_outputs(tiny, rows, max_tokens=budget) for budget in (8192, 1))
-    for one, other in zip(wide, narrow, strict=True):
-        torch.testing.assert_close(one[0], other[0], rtol=1e-5, atol=1e-5)
+    for wide_outputs, narrow_outputs in zip(wide, narrow, strict=True):
+        torch.testing.assert_close(wide_outputs[0], narrow_outputs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_member_shares_what_lies_below_its_layers(
+def test_members_share_the_layers_below_their_first_edit(
     tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three members in the last layer: below it a text goes through once."""
-    seen: list[int] = []
-    plain = Backbone.entering
+    """Three members edit the last layer: each text passes the layers below once."""
+    counts: list[int] = []
+    original = Backbone.entering
 
-    def spied(self: Backbone, layer: int, packed: Any, edits: Any) -> Any:
-        seen.append(len(packed.lengths))
-        return plain(self, layer, packed, edits)
+    def spy(self: Backbone, layer: int, packed: Any, edits: Any) -> Any:
+        counts.append(len(packed.lengths))
+        return original(self, layer, packed, edits)
 
-    monkeypatch.setattr(Backbone, "entering", spied)
+    monkeypatch.setattr(Backbone, "entering", spy)
     adapter = ensemble(tiny, make_adapter, layers=(2,))
     Predictor(tiny, [adapter])([(adapter.name, text) for text in TEXTS])
-    assert seen == [len(TEXTS)]
+    assert counts == [len(TEXTS)]
 
 
-def test_words_explain_the_mean(tiny: Backbone, tmp_path: Path) -> None:
-    """Attributions are linear in the score, so the mean's are the mean of the members'."""
+def test_attributions_explain_the_mean(tiny: Backbone, tmp_path: Path) -> None:
+    """Attributions are linear in the score, so those of the mean are the mean over the members."""
     one = random_task_adapter(tiny, "regression", tmp_path)
-    adapter = joined(one, redrawn(one, 5), redrawn(one, 6))
-    found, *members = (
+    adapter = join_members(one, randomised(one, 5), randomised(one, 6))
+    attribution, *members = (
         explain(tiny, each, ("my card is lost", "bank"), steps=(64,)).attributions[0]
-        for each in (adapter, *apart(adapter))
+        for each in (adapter, *split_members(adapter))
     )
-    assert found.score == pytest.approx(sum(m.score for m in members) / 3, abs=1e-5)
-    for place, word in enumerate(found.words):
-        mean = sum(m.words[place].attribution for m in members) / 3
+    assert attribution.score == pytest.approx(sum(m.score for m in members) / 3, abs=1e-5)
+    for index, word in enumerate(attribution.words):
+        mean = sum(m.words[index].attribution for m in members) / 3
         assert word.attribution == pytest.approx(mean, abs=1e-5)
-    sums = sum(word.attribution for word in found.words)
-    assert sums == pytest.approx(found.score - found.baseline_score, abs=found.error + 1e-5)
+    sums = sum(word.attribution for word in attribution.words)
+    assert sums == pytest.approx(
+        attribution.score - attribution.baseline_score, abs=attribution.error + 1e-5
+    )
 
 
-def test_an_ensemble_stands_on_an_adapter_and_none_stands_on_it(
+def test_an_ensemble_is_stacked_on_an_adapter_but_never_below_one(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     store = Store("shelf")
@@ -437,18 +445,18 @@ def test_an_ensemble_stands_on_an_adapter_and_none_stands_on_it(
     assert first.on_top_of is second.on_top_of is not None
     loaded = load_adapter(store.publish(adapter, tiny.geometry), tiny)
     (example,) = pipeline.encode_requests(tiny, [loaded], TEXTS[:1])
-    ((found,),) = pipeline.compute_outputs(tiny, [(loaded, example)])
-    torch.testing.assert_close(found, *plain_mean(tiny, adapter, example), rtol=1e-5, atol=1e-5)
-    on_it = with_changes(recipe, name="t", training={"on_top_of": "acme/task", "ensemble": 1})
+    ((output,),) = pipeline.compute_outputs(tiny, [(loaded, example)])
+    torch.testing.assert_close(output, *plain_mean(tiny, adapter, example), rtol=1e-5, atol=1e-5)
+    on_ensemble = with_changes(recipe, name="t", training={"on_top_of": "acme/task", "ensemble": 1})
     with pytest.raises(
         RecipeError, match=r"training\.on_top_of: acme/task is an ensemble of 2 members; an adapter"
     ):
-        train_together([on_it], tiny, store=store)
+        train_together([on_ensemble], tiny, store=store)
     with pytest.raises(ValueError, match=r"on_top_of: 'acme/task' is an ensemble of 2 members"):
         replace(make_adapter(tiny), on_top_of=loaded)
 
 
-def test_a_folder_that_says_it_stands_on_an_ensemble_is_refused(
+def test_a_folder_stacked_on_an_ensemble_is_refused(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     below = save_adapter(ensemble(tiny, make_adapter, name="below"), "below", tiny.geometry)
@@ -459,10 +467,10 @@ def test_a_folder_that_says_it_stands_on_an_ensemble_is_refused(
         load_adapter(top, tiny)
 
 
-# What counts and what moves.
+# Sizes, devices, queue and quota.
 
 
-def test_everything_counts_all_members(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_sizes_and_devices_include_all_members(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     one, three = make_adapter(tiny), ensemble(tiny, make_adapter)
     assert three.n_members == 3
     assert three.n_parameters == 3 * one.n_parameters
@@ -479,22 +487,20 @@ def test_everything_counts_all_members(tiny: Backbone, make_adapter: MakeAdapter
     assert (devices, moved.n_members) == ({"meta"}, 3)
 
 
-def test_the_queue_and_the_quota_count_what_is_computed(
-    tiny: Backbone, make_adapter: MakeAdapter
-) -> None:
+def test_the_queue_counts_tokens_of_every_member(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     adapter = ensemble(tiny, make_adapter)
     (example,) = pipeline.encode_requests(tiny, [adapter], TEXTS[:1])
     length = len(example.inputs[0])
     one, three = queued_request("t", 1), queued_request("t", 1)
     one.rows, three.rows = [(None, example)], [(adapter, example)]
     queue = Queue(10_000)
-    for each in (one, three):
-        queue.add(each)
+    for request in (one, three):
+        queue.add(request)
     assert (one.tokens, three.tokens, queue.tokens) == (length, 3 * length, 4 * length)
     assert [waiting.tokens for waiting in queue.take(4 * length)] == [length, 3 * length]
 
 
-def test_a_tenants_quota_pays_for_every_member(
+def test_the_quota_of_a_tenant_counts_every_member(
     tiny_folder: Path, tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store("shelf")
@@ -502,7 +508,7 @@ def test_a_tenants_quota_pays_for_every_member(
     store.publish(make_adapter(tiny, name="acme/one"), tiny.geometry)
     taken: list[tuple[float, str]] = []
 
-    class Noted:
+    class QuotaSpy:
         def take(self, amount: float, what: str) -> None:
             taken.append((amount, what))
             if what == "tokens" and amount > 12:
@@ -510,7 +516,7 @@ def test_a_tenants_quota_pays_for_every_member(
 
     caller = Caller(key="", adapters=("*",))
     for name in ("rows", "tokens"):
-        object.__setattr__(caller, name, Noted())
+        object.__setattr__(caller, name, QuotaSpy())
     monkeypatch.setattr(service_module, "EVERYONE", caller)
     with serving(Path("shelf"), tiny_folder) as url, Client(url, attempts=1) as client:
         client.predict("acme/one", TEXTS[0])
@@ -522,7 +528,7 @@ def test_a_tenants_quota_pays_for_every_member(
 # Folders.
 
 
-def test_the_folder_is_the_first_members_and_the_weights_of_the_others(
+def test_a_folder_is_that_of_the_first_member_and_weights_of_the_others(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
@@ -546,7 +552,7 @@ def test_the_folder_is_the_first_members_and_the_weights_of_the_others(
     assert loaded.n_members == 3
     for member, expected in zip(loaded.members, adapter.members, strict=True):
         assert_same_weights(member, expected)
-    other = joined(*apart(adapter)[:2], make_adapter(tiny, name="acme/crowd", seed=7))
+    other = join_members(*split_members(adapter)[:2], make_adapter(tiny, name="acme/crowd", seed=7))
     again = load_adapter(save_adapter(other, "other", tiny.geometry), tiny)
     assert loaded.digest != again.digest
     assert checksum_errors(folder) == []
@@ -608,7 +614,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "all missing": (no_members, "members/1.safetensors is missing; members/2.safetensors is miss"),
     "a folder": (a_folder_in_place, "members/1.safetensors is missing"),
     "one too many": (one_too_many, "members/3.safetensors does not belong here: the card"),
-    "a stranger": (not_a_member, "members/weights.bin does not belong here"),
+    "unknown file": (not_a_member, "members/weights.bin does not belong here"),
     "cut": (cut_member, r"members/2.safetensors: truncated or not safetensors"),
     "swapped": (swap, r"members/1.safetensors: has weights sha256:\w+, the card names"),
     "other": (
@@ -644,7 +650,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_a_damaged_member_is_named_and_nothing_is_half_loaded(
+def test_a_damaged_member_is_named_and_nothing_is_loaded(
     tiny: Backbone, make_adapter: MakeAdapter, fault: str
 ) -> None:
     good = make_adapter(tiny, name="acme/crowd")
@@ -663,7 +669,7 @@ def test_errors_of_all_members_are_reported_at_once(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     folder = save_adapter(ensemble(tiny, make_adapter), "bad", tiny.geometry)
-    for fault in ("renamed", "not a number", "a stranger"):
+    for fault in ("renamed", "not a number", "unknown file"):
         FAULTS[fault][0](folder)
     with pytest.raises(AdapterError) as caught:
         load_adapter(folder, tiny)
@@ -671,7 +677,7 @@ def test_errors_of_all_members_are_reported_at_once(
         assert part in str(caught.value)
 
 
-def test_what_another_system_leaves_among_the_members_is_passed_over(
+def test_system_files_among_the_members_are_ignored(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     folder = save_adapter(ensemble(tiny, make_adapter), "a", tiny.geometry)
@@ -679,8 +685,10 @@ def test_what_another_system_leaves_among_the_members_is_passed_over(
     assert load_adapter(folder, tiny).n_members == 3
 
 
-def test_trained_saved_and_loaded_is_the_same(tiny: Backbone, tmp_path: Path) -> None:
-    recipe = crowd()[2]  # a projection is folded away in every member
+def test_a_trained_ensemble_is_the_same_after_saving_and_loading(
+    tiny: Backbone, tmp_path: Path
+) -> None:
+    recipe = mixed_recipes()[2]  # the projection is folded into the prefix of every member
     (adapter,) = train_together([recipe], tiny)
     url = f"memory://{tmp_path.name}/shelf"
     Store(url, tmp_path / "here").publish(adapter, tiny.geometry)
@@ -689,17 +697,19 @@ def test_trained_saved_and_loaded_is_the_same(tiny: Backbone, tmp_path: Path) ->
     for member, expected in zip(loaded.members, adapter.members, strict=True):
         assert_same_weights(member, expected)
     rows = recipe.data.load(recipe.folder, 7, recipe.task)["validation"]
-    told = {k: v for k, v in adapter.metrics["validation"].items() if k != "loss"}
-    assert evaluate(tiny, loaded, rows) == pytest.approx(told, abs=1e-6)
+    expected_metrics = {k: v for k, v in adapter.metrics["validation"].items() if k != "loss"}
+    assert evaluate(tiny, loaded, rows) == pytest.approx(expected_metrics, abs=1e-6)
     again = Recipe.of(json.loads((folder / CARD).read_text())["training"]["recipe"])
-    for member, expected in zip(apart(train_alone(again, tiny)), adapter.members, strict=True):
+    for member, expected in zip(
+        split_members(train_alone(again, tiny)), adapter.members, strict=True
+    ):
         assert_same_weights(member, expected)
 
 
 # Serving.
 
 
-def test_published_and_asked_over_http(
+def test_an_ensemble_is_published_and_predicts_over_http(
     tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
     adapter = ensemble(tiny, make_adapter)
@@ -716,18 +726,18 @@ def test_published_and_asked_over_http(
         put = httpx2.put(f"{url}/admin/adapters/acme/crowd", files=parts)
         assert (put.status_code, put.json()["version"]) == (201, 2)
         before = httpx2.get(f"{url}/v1/activity").json()["tokens"]
-        for got, goal in zip(client.ask(requests), offline, strict=True):
-            got.pop("version", None)
+        for answer, expected in zip(client.ask(requests), offline, strict=True):
+            answer.pop("version", None)
             assert_close(
-                {k: v for k, v in got.items() if k != "adapter"},
-                {k: v for k, v in goal.items() if k != "adapter"},
+                {k: v for k, v in answer.items() if k != "adapter"},
+                {k: v for k, v in expected.items() if k != "adapter"},
             )
         examples = pipeline.encode_requests(tiny, [None] * 4, TEXTS)
         texts = sum(len(example.inputs[0]) for example in examples)
         assert httpx2.get(f"{url}/v1/activity").json()["tokens"] - before == (3 + 1 + 1) * texts
         assert client.verify("acme/crowd") == []
-        held = {one["id"]: one.get("members") for one in client.models()}
-        assert held == {"base": None, "acme/crowd": 3, "acme/one": 1}
+        members = {model["id"]: model.get("members") for model in client.models()}
+        assert members == {"base": None, "acme/crowd": 3, "acme/one": 1}
         (folder / "members" / "2.safetensors").unlink()
         (folder / "SHA256SUMS").unlink()
         with pytest.raises(Exception, match=r"acme/crowd: members/2\.safetensors is missing"):
@@ -735,18 +745,20 @@ def test_published_and_asked_over_http(
         assert client.model("acme/crowd")["versions"] == [1, 2]
 
 
-# For people.
+# Model card and command line.
 
 
-def test_the_card_tells_every_member(
+def test_the_card_and_the_command_line_show_every_member(
     tiny: Backbone, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(tiny_folder)
-    said = run_command("train", recipe, "--set", "training.ensemble=3", "--set", "training.seed=5")
-    assert said.code == 0, said.err
-    assert "acme/topic: lora on" in said.err
-    assert "3 members, " in said.err
-    assert "acme/topic (seed 6), epoch 1: training loss" in said.err
+    result = run_command(
+        "train", recipe, "--set", "training.ensemble=3", "--set", "training.seed=5"
+    )
+    assert result.code == 0, result.err
+    assert "acme/topic: lora on" in result.err
+    assert "3 members, " in result.err
+    assert "acme/topic (seed 6), epoch 1: training loss" in result.err
     folder = Path("adapters/acme/topic/1")
     adapter = load_adapter(folder, tiny)
     readme = (folder / "README.md").read_text(encoding="utf-8")

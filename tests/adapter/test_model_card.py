@@ -1,4 +1,4 @@
-"""What a folder shows a person: figures, tables, intervals, and the card that links to them."""
+"""The report of a folder: figures, tables, intervals, and the card that links to them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from adapterkit.tasks.base import tasks
 from helpers.adapters import MakeAdapter
 
 
-def made(n: int = 200, c: int = 3, seed: int = 0) -> Predictions:
+def random_predictions(n: int = 200, c: int = 3, seed: int = 0) -> Predictions:
     rng = np.random.default_rng(seed)
-    goal = rng.integers(c, size=n)
-    said = np.where(rng.random(n) < 0.7, goal, rng.integers(c, size=n))
-    return Predictions(said, goal, np.eye(c)[said])
+    targets = rng.integers(c, size=n)
+    predicted = np.where(rng.random(n) < 0.7, targets, rng.integers(c, size=n))
+    return Predictions(predicted, targets, np.eye(c)[predicted])
 
 
-def reported(adapter: Adapter, predictions: Predictions) -> Adapter:
-    """The adapter as if it had been trained and judged."""
+def with_report(adapter: Adapter, predictions: Predictions) -> Adapter:
+    """The adapter with a record of training and evaluation."""
     record = {
         "history": [{"epoch": 1, "step": 3, "validation": {"accuracy": 0.5, "loss": 1.0}}],
         "losses": [(1, 2.0), (3, 1.0)],
@@ -51,10 +51,10 @@ def rows_of(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode())))
 
 
-def test_the_folder_holds_what_the_card_links_to(
+def test_every_link_of_the_card_is_a_file_of_the_folder(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    adapter = reported(make_adapter(tiny, labels=("no", "maybe", "yes")), made())
+    adapter = with_report(make_adapter(tiny, labels=("no", "maybe", "yes")), random_predictions())
     folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
     readme = (folder / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"\]\((report/[^)]+)\)", readme)
@@ -66,10 +66,10 @@ def test_the_folder_holds_what_the_card_links_to(
             assert image.format == "PNG"
 
 
-def test_a_folder_without_its_report_loads_and_is_saved_with_it_again(
+def test_a_folder_without_report_loads_and_a_save_restores_it(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    adapter = reported(make_adapter(tiny, labels=("no", "maybe", "yes")), made())
+    adapter = with_report(make_adapter(tiny, labels=("no", "maybe", "yes")), random_predictions())
     folder = save_adapter(adapter, tmp_path / "a", tiny.geometry)
     before = {file.name: file.read_bytes() for file in (folder / "report").iterdir()}
     for file in (folder / "report").iterdir():
@@ -79,17 +79,17 @@ def test_a_folder_without_its_report_loads_and_is_saved_with_it_again(
     assert {file.name: file.read_bytes() for file in (again / "report").iterdir()} == before
 
 
-def test_an_old_record_has_a_card_too(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_a_record_without_report_has_a_card(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     old = replace(make_adapter(tiny), metrics={"test": {"accuracy": 0.5}}, training={"epoch": 1})
     assert report_files(old) == {}
     assert "| test | 0.5000 |" in model_card(old)
     assert "95%" not in model_card(old)
 
 
-def test_tables_of_one_label_are_scikit_learns(tiny: Backbone, make_adapter: MakeAdapter) -> None:
-    names, predictions = ("no", "never", "yes"), made(c=2)
-    some = Predictions(2 * predictions.predicted, 2 * predictions.references)  # none is "never"
-    adapter = reported(make_adapter(tiny, labels=names), some)
+def test_per_class_tables_equal_scikit_learn(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+    names, predictions = ("no", "never", "yes"), random_predictions(c=2)
+    some = Predictions(2 * predictions.predicted, 2 * predictions.references)  # no row has "never"
+    adapter = with_report(make_adapter(tiny, labels=names), some)
     rows = rows_of(report_files(adapter)["per_class.csv"])
     expected = sklearn.metrics.precision_recall_fscore_support(
         some.references, some.predicted, labels=[0, 1, 2], zero_division=0
@@ -99,29 +99,29 @@ def test_tables_of_one_label_are_scikit_learns(tiny: Backbone, make_adapter: Mak
     for name, column in zip(("precision", "recall", "f1", "support"), expected, strict=True):
         assert [float(row[name]) for row in rows] == pytest.approx(list(column), abs=1e-6)
     counts = np.zeros((3, 3), dtype=int)
-    for goal, said, count in confusion(some):
-        counts[goal, said] = count
+    for target, prediction, count in confusion(some):
+        counts[target, prediction] = count
     matrix = sklearn.metrics.confusion_matrix(some.references, some.predicted, labels=[0, 1, 2])
     assert (counts == matrix).all()
 
 
-def test_tables_of_the_other_tasks() -> None:
+def test_per_class_tables_of_the_other_tasks() -> None:
     kinds: Any = tasks()
-    both = Predictions(np.array([[1, 0], [1, 1]]), np.array([[1, 1], [0, 1]]))
-    labels = kinds["multi_label"](labels=("a", "b")).report(both)["per_class"]
+    two_labels = Predictions(np.array([[1, 0], [1, 1]]), np.array([[1, 1], [0, 1]]))
+    labels = kinds["multi_label"](labels=("a", "b")).report(two_labels)["per_class"]
     assert [(row["precision"], row["recall"], row["support"]) for row in labels] == [
         (0.5, 1.0, 1),
         (1.0, 0.5, 2),
     ]
     tagging = kinds["tagging"]
-    said, goal = [["B-A", "O", "X"], []], [["B-A", "B-地", "O"], []]
-    entities = tagging(labels=("B-A", "B-地", "O", "X")).report(Predictions(said, goal))
+    predicted, targets = [["B-A", "O", "X"], []], [["B-A", "B-地", "O"], []]
+    entities = tagging(labels=("B-A", "B-地", "O", "X")).report(Predictions(predicted, targets))
     assert [(row["label"], row["f1"], row["support"]) for row in entities["per_class"]] == [
         ("A", 1.0, 1),
         ("地", 0.0, 1),
     ]
-    nothing = tagging(labels=("B-A", "O")).report(Predictions([["O"]], [["O"]]))
-    assert nothing == {"per_class": []}
+    no_entities = tagging(labels=("B-A", "O")).report(Predictions([["O"]], [["O"]]))
+    assert no_entities == {"per_class": []}
     tags = tagging(labels=("N", "V", "X")).report(Predictions([["N", "N"]], [["N", "V"]]))
     assert [(row["precision"], row["recall"], row["support"]) for row in tags["per_class"]] == [
         (0.5, 1.0, 1),
@@ -143,8 +143,8 @@ def test_tables_of_the_other_tasks() -> None:
     ],
     ids=["two", "chinese", "signs", "scripts", "many", "too many"],
 )
-def test_any_labels_are_drawn_without_a_warning(labels: list[str]) -> None:
-    predictions = made(400, len(labels))
+def test_labels_of_any_script_are_drawn_without_a_warning(labels: list[str]) -> None:
+    predictions = random_predictions(400, len(labels))
     for counts in (confusion(predictions), [[0, 0, 7]]):
         content = confusions("acme/x, test rows", labels, counts)
         with Image.open(io.BytesIO(content)) as image:
@@ -152,7 +152,7 @@ def test_any_labels_are_drawn_without_a_warning(labels: list[str]) -> None:
             assert len(content) < 100_000
 
 
-def test_labels_that_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_missing_from_every_font_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
 
     def keep(figure: Any) -> bytes:
@@ -172,18 +172,20 @@ def test_labels_that_no_font_has_are_numbered(monkeypatch: pytest.MonkeyPatch) -
     assert figures.font_families("абв") == ["DejaVu Sans"]
 
 
-def test_sub_folders_appear_with_the_folder_or_not_at_all(
+def test_a_folder_is_written_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a"
     write_folder(folder, {"x": b"1", "report/y": b"2", "report/deep/z": b"3"})
-    found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
-    assert found == {"x": b"1", "report/y": b"2", "report/deep/z": b"3"}
+    contents = {
+        str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()
+    }
+    assert contents == {"x": b"1", "report/y": b"2", "report/deep/z": b"3"}
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", full)
+    monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(AdapterError, match="No space left"):
         write_folder(tmp_path / "b", {"report/y": b"2"})
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

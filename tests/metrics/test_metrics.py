@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, seqeval and the official scripts' definitions, stated plainly."""
+"""Metrics against scikit-learn, seqeval and the official scripts' definitions, written out here."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from adapterkit.training.recipe import Recipe, describe_keys
 
 
 def scores(kind: str, predictions: Predictions, *names: str) -> dict[str, float]:
-    """Metrics as a task takes them, through `evaluate`; all there are where none is named."""
-    found = metric_kinds()[kind]
-    return measure(found, names or found.metrics, predictions)
+    """Metrics of a kind, measured by `evaluate`; all of the kind if no name is given."""
+    metrics = metric_kinds()[kind]
+    return measure(metrics, names or metrics.metrics, predictions)
 
 
 def softmax(lines: Any) -> Any:
@@ -73,7 +73,7 @@ def tagged(n: int = 40, seed: int = 0, tags: str = "O O B-A I-A B-B I-B") -> Pre
 
 
 @pytest.mark.parametrize("c", [2, 4])
-def test_classes_are_judged_as_scikit_learn_does(c: int) -> None:
+def test_metrics_of_classes_equal_scikit_learn(c: int) -> None:
     p = classes(c=c)
     target, result, probabilities = p.references, p.predicted, p.probabilities
     expected = {
@@ -94,22 +94,22 @@ def test_classes_are_judged_as_scikit_learn_does(c: int) -> None:
     assert scores("classes", p) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_class_that_is_never_there_spoils_no_metric() -> None:
+def test_a_class_without_rows_leaves_other_metrics_unchanged() -> None:
     p = classes(c=4)
-    some = p.rows(np.flatnonzero(p.references < 2))
-    found = scores("classes", some)
+    two_classes = p.rows(np.flatnonzero(p.references < 2))
+    found = scores("classes", two_classes)
     each = [
-        sklearn.metrics.roc_auc_score(some.references == c, some.probabilities[:, c])
+        sklearn.metrics.roc_auc_score(two_classes.references == c, two_classes.probabilities[:, c])
         for c in (0, 1)
     ]
     assert found["roc_auc"] == pytest.approx(np.mean(each))
-    one = scores("classes", p.rows(np.flatnonzero(p.references == 0)))
-    assert "roc_auc" not in one
-    assert one.keys() == found.keys() - {"roc_auc"}
-    assert 0.0 < one["balanced_accuracy"] < 1.0
+    one_class = scores("classes", p.rows(np.flatnonzero(p.references == 0)))
+    assert "roc_auc" not in one_class
+    assert one_class.keys() == found.keys() - {"roc_auc"}
+    assert 0.0 < one_class["balanced_accuracy"] < 1.0
 
 
-def test_labels_are_judged_as_scikit_learn_does() -> None:
+def test_metrics_of_labels_equal_scikit_learn() -> None:
     p = labels()
     target, result, probabilities = p.references, p.predicted, p.probabilities
     expected = {
@@ -125,12 +125,12 @@ def test_labels_are_judged_as_scikit_learn_does() -> None:
         for name, value in zip(("precision", "recall", "f1"), found[:3], strict=True):
             expected[f"{name}_{average}"] = value
     assert scores("labels", p) == pytest.approx(expected, abs=1e-12)
-    nobody = Predictions(result * 0, target * 0, probabilities)
-    assert scores("labels", nobody)["f1_micro"] == 0.0
-    assert "roc_auc" not in scores("labels", nobody)
+    no_labels = Predictions(result * 0, target * 0, probabilities)
+    assert scores("labels", no_labels)["f1_micro"] == 0.0
+    assert "roc_auc" not in scores("labels", no_labels)
 
 
-def test_numbers_are_judged_as_scipy_and_scikit_learn_do() -> None:
+def test_metrics_of_numbers_equal_scipy_and_scikit_learn() -> None:
     p = numbers()
     target, result = p.references, p.predicted
     assert scores("numbers", p) == pytest.approx(
@@ -149,7 +149,7 @@ def test_numbers_are_judged_as_scipy_and_scikit_learn_do() -> None:
     assert "r2" not in flat
 
 
-def test_tags_that_are_no_entities_are_judged_one_by_one() -> None:
+def test_tags_without_entities_are_scored_one_by_one() -> None:
     p = tagged(tags="NOUN VERB ADJ B")
     target, result = (list(chain(*rows)) for rows in (p.references, p.predicted))
     assert scores("tags", p) == pytest.approx(
@@ -179,7 +179,7 @@ ENTITIES = {
 
 
 @pytest.mark.parametrize("case", ENTITIES)
-def test_entities_are_judged_as_seqeval_does(case: str) -> None:
+def test_metrics_of_entities_equal_seqeval(case: str) -> None:
     result, target = ([row.split()] for row in ENTITIES[case])
     expected = {}
     for name in ("f1", "precision", "recall"):
@@ -193,14 +193,14 @@ def test_entities_are_judged_as_seqeval_does(case: str) -> None:
     assert scores("entities", Predictions(result, target)) == pytest.approx(expected)
 
 
-def test_strict_entities_begin_with_b() -> None:
+def test_a_strict_entity_starts_with_b() -> None:
     found = scores("entities", Predictions([["I-A", "I-A"]], [["B-A", "I-A"]]))
     assert (found["f1"], found["strict_f1"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_many_rows_of_entities_are_judged_as_seqeval_does(seed: int) -> None:
-    """Rows without a word and a kind that is never predicted are among them."""
+def test_metrics_of_many_rows_of_entities_equal_seqeval(seed: int) -> None:
+    """Includes rows without words and a kind of entity that is never predicted."""
     p = tagged(60, seed)
     result = [["O" if tag.endswith("B") else tag for tag in row] for row in p.predicted]
     for predicted in (p.predicted, result):
@@ -225,7 +225,7 @@ def test_tags_that_are_not_bio_are_outside() -> None:
     assert found["accuracy"] == 0.5
 
 
-# Against the official definitions of SQuAD and CMRC, stated one step after the other.
+# Against the official definitions of SQuAD and CMRC, written out step by step.
 
 
 def squad_normal(text: str) -> str:
@@ -235,19 +235,19 @@ def squad_normal(text: str) -> str:
     return " ".join(text.split())
 
 
-def squad_scores(said: str, answers: list[str]) -> tuple[float, float]:
+def squad_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
     """Exact match and F1 of SQuAD 2.0."""
     targets = [answer for answer in answers if squad_normal(answer)] or [""]
-    exact = max(float(squad_normal(said) == squad_normal(target)) for target in targets)
+    exact = max(float(squad_normal(prediction) == squad_normal(target)) for target in targets)
     best = 0.0
     for target in targets:
-        one, other = squad_normal(said).split(), squad_normal(target).split()
-        if not one or not other:
-            best = max(best, float(one == other))
+        predicted, expected = squad_normal(prediction).split(), squad_normal(target).split()
+        if not predicted or not expected:
+            best = max(best, float(predicted == expected))
             continue
-        shared = sum((Counter(one) & Counter(other)).values())
+        shared = sum((Counter(predicted) & Counter(expected)).values())
         if shared:
-            precision, recall = shared / len(one), shared / len(other)
+            precision, recall = shared / len(predicted), shared / len(expected)
             best = max(best, 2 * precision * recall / (precision + recall))
     return exact, best
 
@@ -271,18 +271,18 @@ SQUAD = [
 ]
 
 
-@pytest.mark.parametrize(("said", "answers"), SQUAD)
-def test_squads_scores_are_the_official_ones(said: str, answers: list[str]) -> None:
-    exact, f1 = squad_scores(said, answers)
-    found = scores("answers", Predictions([said], [answers]))
+@pytest.mark.parametrize(("prediction", "answers"), SQUAD)
+def test_squad_scores_equal_the_official_script(prediction: str, answers: list[str]) -> None:
+    exact, f1 = squad_scores(prediction, answers)
+    found = scores("answers", Predictions([prediction], [answers]))
     assert found["squad_exact_match"] == exact
     assert found["squad_f1"] == pytest.approx(f1)
-    if said.isascii():  # ours differs in the punctuation and the characters of other scripts
+    if prediction.isascii():  # ours differs in the punctuation and the characters of other scripts
         assert found["exact_match"] == exact
         assert found["f1"] == pytest.approx(f1)
 
 
-def test_squads_scores_of_many_rows_are_their_mean() -> None:
+def test_squad_scores_of_many_rows_are_their_mean() -> None:
     each = np.array([squad_scores(*row) for row in SQUAD])
     p = Predictions([result for result, _ in SQUAD], [answers for _, answers in SQUAD])
     found = scores("answers", p, "squad_exact_match", "squad_f1")
@@ -292,8 +292,8 @@ def test_squads_scores_of_many_rows_are_their_mean() -> None:
 CMRC_SIGNS = [*"-:_*^/\\~`+=，。：？！“”；’《》", "……", *"·、「」（）－～『』"]  # noqa: RUF001
 
 
-def cmrc_scores(said: str, answers: list[str]) -> tuple[float, float]:
-    """Exact match and F1 of CMRC 2018, texts without spaces within a script."""
+def cmrc_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
+    """Exact match and F1 of CMRC 2018, of texts without spaces within a script."""
 
     def without_signs(text: str) -> list[str]:
         return [c for c in text.lower().strip() if c not in CMRC_SIGNS]
@@ -308,31 +308,31 @@ def cmrc_scores(said: str, answers: list[str]) -> tuple[float, float]:
                 run += c
         return [part for part in (*found, run) if part.strip()]
 
-    def longest(one: list[str], other: list[str]) -> int:
+    def longest_common_run(first: list[str], second: list[str]) -> int:
         return max(
             (
                 size
-                for a in range(len(one))
-                for b in range(len(other))
-                for size in range(1, 1 + min(len(one) - a, len(other) - b))
-                if one[a : a + size] == other[b : b + size]
+                for a in range(len(first))
+                for b in range(len(second))
+                for size in range(1, 1 + min(len(first) - a, len(second) - b))
+                if first[a : a + size] == second[b : b + size]
             ),
             default=0,
         )
 
-    exact = float(any(without_signs(said) == without_signs(target) for target in answers))
+    exact = float(any(without_signs(prediction) == without_signs(target) for target in answers))
     best = 0.0
     for target in answers:
-        one, other = segments(said), segments(target)
-        common = longest(one, other)
+        predicted, expected = segments(prediction), segments(target)
+        common = longest_common_run(predicted, expected)
         if common:
-            precision, recall = common / len(one), common / len(other)
+            precision, recall = common / len(predicted), common / len(expected)
             best = max(best, 2 * precision * recall / (precision + recall))
     return exact, best
 
 
 @pytest.mark.parametrize(
-    ("said", "answers"),
+    ("prediction", "answers"),
     [
         ("北京市", ["北京"]),
         ("“北京”。", ["北京"]),
@@ -345,20 +345,21 @@ def cmrc_scores(said: str, answers: list[str]) -> tuple[float, float]:
         ("WTO——世界贸易组织", ["WTO", "世界贸易组织"]),
     ],
 )
-def test_cmrcs_scores_are_the_official_ones(said: str, answers: list[str]) -> None:
-    exact, f1 = cmrc_scores(said, answers)
-    found = scores("answers", Predictions([said], [answers]))
+def test_cmrc_scores_equal_the_official_script(prediction: str, answers: list[str]) -> None:
+    exact, f1 = cmrc_scores(prediction, answers)
+    found = scores("answers", Predictions([prediction], [answers]))
     assert found["cmrc_exact_match"] == exact
     assert found["cmrc_f1"] == pytest.approx(f1)
 
 
 def test_chinese_answers_are_compared_by_character() -> None:
     found = scores("answers", Predictions(["京北大学"], [["北京大学"]]), "f1", "cmrc_f1")
-    assert found == pytest.approx({"f1": 1.0, "cmrc_f1": 0.5})  # in any order; the longest run
+    # f1 ignores the order of characters; cmrc_f1 counts the longest common run.
+    assert found == pytest.approx({"f1": 1.0, "cmrc_f1": 0.5})
 
 
-def test_places_are_judged_by_how_near_the_first_they_are() -> None:
-    p = MADE["ranks"]
+def test_ranks_are_scored_by_reciprocal_rank_and_recall() -> None:
+    p = PREDICTIONS["ranks"]
     assert scores("ranks", p) == pytest.approx(
         {
             "mrr": np.mean(1 / p.predicted),
@@ -376,8 +377,8 @@ def test_places_are_judged_by_how_near_the_first_they_are() -> None:
         )
 
 
-def test_summaries_are_judged_by_words_and_by_sentences() -> None:
-    found = scores("summaries", MADE["summaries"])
+def test_summaries_are_scored_by_rouge_and_by_sentences() -> None:
+    found = scores("summaries", PREDICTIONS["summaries"])
     assert found["precision"] == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert found["recall"] == pytest.approx((1.0 + 0.5 + 0.0) / 3)
     assert found["f1"] == pytest.approx((2 / 3 + 2 / 3 + 0.0) / 3)
@@ -386,15 +387,15 @@ def test_summaries_are_judged_by_words_and_by_sentences() -> None:
     assert found["rouge_l"] == pytest.approx((2 * 4 / 12 + 2 * 2 / 8 + 0.0) / 3)
 
 
-def test_tokens_are_judged_by_guess_and_surprise() -> None:
-    found = scores("tokens", MADE["tokens"])
+def test_tokens_are_scored_by_accuracy_and_perplexity() -> None:
+    found = scores("tokens", PREDICTIONS["tokens"])
     assert found["accuracy"] == 3 / 5
     assert found["perplexity"] == pytest.approx(np.exp((0.5 + 2.0 + 0.1 + 1.5 + 0.0) / 5))
 
 
 # Intervals.
 
-MADE: dict[str, Predictions] = {
+PREDICTIONS: dict[str, Predictions] = {
     "classes": classes(),
     "choices": Predictions(classes().predicted, classes().references),
     "labels": labels(),
@@ -422,17 +423,19 @@ MADE: dict[str, Predictions] = {
         ],
         [[{"token": 7}, {"token": 9}], [{"token": 9}], [{"token": 8}, {"token": 1}]],
     ),
-    "answers": Predictions([said for said, _ in SQUAD], [goal for _, goal in SQUAD]),
+    "answers": Predictions(
+        [prediction for prediction, _ in SQUAD], [answers for _, answers in SQUAD]
+    ),
 }
 
 
 def test_every_kind_is_tested_here() -> None:
-    assert MADE.keys() == metric_kinds().keys()
+    assert PREDICTIONS.keys() == metric_kinds().keys()
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_counts_of_rows_are_the_metric(kind: str) -> None:
-    p = MADE[kind]
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_a_metric_equals_its_combined_counts(kind: str) -> None:
+    p = PREDICTIONS[kind]
     indices = np.random.default_rng(1).integers(len(p), size=len(p))
     for metric in metric_kinds()[kind].metrics.values():
         if metric.counts is not None:
@@ -443,28 +446,28 @@ def test_counts_of_rows_are_the_metric(kind: str) -> None:
             assert drawn == pytest.approx(metric.score(p.rows(indices)))
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_counts_only_make_an_interval_faster(kind: str) -> None:
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_counts_leave_an_interval_unchanged(kind: str) -> None:
     for metric in metric_kinds()[kind].metrics.values():
         if metric.counts is not None:
-            slow = interval(Metric(metric.score), MADE[kind], resamples=25)
-            assert interval(metric, MADE[kind], resamples=25) == pytest.approx(slow)
+            slow = interval(Metric(metric.score), PREDICTIONS[kind], resamples=25)
+            assert interval(metric, PREDICTIONS[kind], resamples=25) == pytest.approx(slow)
 
 
-def test_an_interval_is_that_of_the_binomial() -> None:
-    """Of right and wrong rows the spread is known: sqrt(p (1 - p) / n)."""
+def test_an_interval_is_near_the_binomial_one() -> None:
+    """The standard error of an accuracy is known: sqrt(p (1 - p) / n)."""
     target = np.zeros(1000, dtype=int)
     result = (np.arange(1000) >= 900).astype(int)
     low, high = interval(metric_kinds()["choices"].metrics["accuracy"], Predictions(result, target))
-    spread = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
-    assert (low, high) == pytest.approx((0.9 - spread, 0.9 + spread), abs=0.003)
+    margin = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
+    assert (low, high) == pytest.approx((0.9 - margin, 0.9 + margin), abs=0.003)
 
 
-@pytest.mark.parametrize("kind", MADE)
-def test_an_interval_is_that_of_scipy(kind: str) -> None:
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_an_interval_equals_scipy(kind: str) -> None:
     from scipy.stats import bootstrap
 
-    predictions = MADE[kind]
+    predictions = PREDICTIONS[kind]
     for name in metric_kinds()[kind].defaults:
         metric = metric_kinds()[kind].metrics[name]
 
@@ -483,8 +486,8 @@ def test_an_interval_is_that_of_scipy(kind: str) -> None:
         assert interval(metric, predictions, 25, seed=3) == pytest.approx(low_and_high)
 
 
-def test_an_interval_is_the_same_every_time_and_holds_its_score() -> None:
-    for kind, p in MADE.items():
+def test_an_interval_is_reproducible_and_contains_its_score() -> None:
+    for kind, p in PREDICTIONS.items():
         for name in metric_kinds()[kind].defaults:
             metric = metric_kinds()[kind].metrics[name]
             low, high = interval(metric, p, resamples=100)
@@ -494,10 +497,10 @@ def test_an_interval_is_the_same_every_time_and_holds_its_score() -> None:
     assert interval(spearman, numbers()) != interval(spearman, numbers(), seed=1)
 
 
-# Through Hugging Face's library, and from a recipe.
+# Through Hugging Face's evaluate, and from a recipe.
 
 
-def test_our_metrics_are_modules_of_evaluate() -> None:
+def test_a_metric_is_a_module_of_evaluate() -> None:
     module = local_metric(metric_kinds()["choices"], ["accuracy"])
     assert isinstance(module, hugging_face.EvaluationModule)
     module.add_batch(predictions=[0, 1], references=[0, 0])
@@ -507,13 +510,13 @@ def test_our_metrics_are_modules_of_evaluate() -> None:
         module.compute(predictions=[1], references=[1, 2])
 
 
-def test_measuring_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_writes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hugging_face.config, "HF_METRICS_CACHE", str(tmp_path / "cache"))
     scores("classes", classes())
     assert list(tmp_path.iterdir()) == []
 
 
-def plan(task: dict[str, Any]) -> Recipe:
+def recipe_with_task(task: dict[str, Any]) -> Recipe:
     return Recipe.of(
         {"name": "a", "data": {"path": "x.csv"}, "task": task, "method": {"type": "lora"}}
     )
@@ -537,29 +540,31 @@ def plan(task: dict[str, Any]) -> Recipe:
 )
 def test_metrics_that_do_not_suit_the_task_are_refused(task: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, RecipeError), match=message) as reported:
-        plan(task)
+        recipe_with_task(task)
     assert "task.extra_metrics" in str(reported.value)
 
 
-def test_tags_found_in_the_rows_may_not_suit_a_metric() -> None:
+def test_a_metric_must_suit_the_tags_of_the_rows() -> None:
     from adapterkit.tasks.types import Row
 
-    task = plan({"type": "tagging", "extra_metrics": ["strict_f1"]}).task
+    task = recipe_with_task({"type": "tagging", "extra_metrics": ["strict_f1"]}).task
     row = Row({"tokens": ("a", "b"), "tags": ("N", "V")}, "x:1")
     with pytest.raises(AdapterkitError, match=r"task.extra_metrics: .* for tags; valid are: acc"):
         task.fit([row], "mean")
 
 
-def test_extra_metrics_are_told_after_the_tasks_own() -> None:
-    task = plan({"type": "classification", "extra_metrics": ["matthews", "accuracy"]}).task
+def test_extra_metrics_follow_those_of_the_task() -> None:
+    task = recipe_with_task(
+        {"type": "classification", "extra_metrics": ["matthews", "accuracy"]}
+    ).task
     assert list(task.metrics(classes())) == ["accuracy", "f1_macro", "matthews"]
 
 
-def test_every_main_metric_is_among_the_defaults() -> None:
+def test_every_main_metric_is_a_default_metric() -> None:
     for name, kind in tasks().items():
-        made: Any = kind()
-        for judged in ("entities", "tags") if name == "tagging" else (made.metric_kind,):
-            assert made.main_metric in metric_kinds()[judged].defaults
+        task: Any = kind()
+        for metric_kind in ("entities", "tags") if name == "tagging" else (task.metric_kind,):
+            assert task.main_metric in metric_kinds()[metric_kind].defaults
 
 
 def test_the_keys_list_every_metric() -> None:
@@ -569,7 +574,7 @@ def test_the_keys_list_every_metric() -> None:
             assert name in text
 
 
-def test_answering_never_imports_evaluate() -> None:
+def test_prediction_does_not_import_evaluate() -> None:
     code = (
         "import sys, adapterkit.inference.predictor, adapterkit.adapter.store\n"
         "print([name for name in ('evaluate', 'seqeval', 'matplotlib') if name in sys.modules])"
