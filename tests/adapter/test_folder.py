@@ -1,4 +1,4 @@
-"""Adapter folders: whole or not at all, and every fault named."""
+"""Adapter folders: written completely or not at all, and every error named."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_unsound_folders_are_refused_and_what_was_loaded_stays(
+def test_a_damaged_folder_is_refused_and_loaded_adapters_stay(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, fault: str
 ) -> None:
     good = make_adapter(tiny, name="t/good")
@@ -171,7 +171,7 @@ def test_a_backbone_of_another_shape_is_refused(
         load_adapter(folder, minilm, any_backbone=True)
 
 
-def test_the_override_takes_other_weights_of_the_same_shape(
+def test_any_backbone_accepts_other_weights_of_the_same_shape(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
@@ -180,7 +180,7 @@ def test_the_override_takes_other_weights_of_the_same_shape(
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
-def test_a_loaded_adapter_does_not_hang_on_its_file(
+def test_a_loaded_adapter_does_not_depend_on_its_file(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, kind: str
 ) -> None:
     folder = save_adapter(make_adapter(tiny, kind), tmp_path / "a", tiny.geometry)
@@ -193,7 +193,7 @@ def test_a_loaded_adapter_does_not_hang_on_its_file(
     assert predictor([("acme/intent", "my card")]) == before
 
 
-def test_saving_never_replaces_a_folder(
+def test_saving_does_not_replace_a_folder(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     (tmp_path / "there").mkdir()
@@ -204,19 +204,19 @@ def test_saving_never_replaces_a_folder(
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
 
 
-def test_a_save_that_fails_leaves_nothing(
+def test_a_failed_save_leaves_no_files(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(fd: int) -> None:
+    def fail(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(AdapterError, match="cannot be written"):
         save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_says_what_it_is(
+def test_the_files_of_a_folder_describe_the_adapter(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     adapter = make_adapter(tiny, labels=("neutral", "坏", "好"))
@@ -232,43 +232,45 @@ def test_the_folder_says_what_it_is(
     assert tensor_shapes(folder / WEIGHTS)[QUERY_A] == [8, 32]
 
 
-def test_killed_at_any_moment_a_store_has_the_old_or_the_new(
+def test_a_process_killed_at_any_operation_leaves_the_old_or_the_new_version(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    """The process is killed at its n-th file operation, for every n there is."""
+    """The process is killed at its n-th file operation, for every n."""
     old, new = (make_adapter(tiny, seed=seed) for seed in (1, 2))
     answers = [Predictor(tiny, [a])([("acme/intent", "my card")]) for a in (old, new)]
     outcomes = set()
-    for moment in range(1, 200):
-        store = Store(tmp_path / str(moment))
+    for operation in range(1, 200):
+        store = Store(tmp_path / str(operation))
         store.publish(old, tiny.geometry)
-        finished = _publish_and_die(store, new, tiny, moment)
+        finished = _publish_in_killed_child(store, new, tiny, operation)
         predictor = Predictor(tiny)
         predictor.load(Store(store.root).path("acme/intent"))
-        found = predictor([("acme/intent", "my card")])
-        assert found in answers
-        outcomes.add(answers.index(found))
+        answer = predictor([("acme/intent", "my card")])
+        assert answer in answers
+        outcomes.add(answers.index(answer))
         if finished:
-            assert found == answers[1]
+            assert answer == answers[1]
             break
         Store(store.root).publish(new, tiny.geometry)
         predictor.load(Store(store.root).path("acme/intent"))
         assert predictor([("acme/intent", "my card")]) == answers[1]
     assert finished
-    assert moment > 15
+    assert operation > 15
     assert outcomes == {0, 1}
 
 
-def _publish_and_die(store: Store, adapter: object, backbone: Backbone, moment: int) -> bool:
-    """Publishes in a child that dies at its n-th file operation; True where it got to the end."""
+def _publish_in_killed_child(
+    store: Store, adapter: object, backbone: Backbone, operation: int
+) -> bool:
+    """Publish in a child process that exits at its n-th file operation; True if it finished."""
     child = os.fork()
     if child == 0:
-        seen = [0]
+        n_events = [0]
 
         def count(event: str, _: object) -> None:
             if event.startswith(("open", "os.")):
-                seen[0] += 1
-                if seen[0] == moment:
+                n_events[0] += 1
+                if n_events[0] == operation:
                     os._exit(9)
 
         torch.set_num_threads(1)
@@ -281,7 +283,7 @@ def _publish_and_die(store: Store, adapter: object, backbone: Backbone, moment: 
     return os.waitstatus_to_exitcode(status) == 0
 
 
-def test_a_card_is_written_in_few_lines_that_a_person_can_read(
+def test_the_json_of_a_card_has_few_short_lines(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     labels = tuple(f"label number {n}" for n in range(60))

@@ -1,4 +1,4 @@
-"""The store: versions that stay, aliases that move, and names that never leave the folder."""
+"""The store: immutable versions, movable aliases, and names that never lead out of the folder."""
 
 from __future__ import annotations
 
@@ -80,31 +80,31 @@ def two_versions(
 
 @pytest.fixture
 def store(two_versions: Path) -> Store:
-    """A store of its own: `acme/intent` in two versions and `globex` in one."""
+    """A copy for one test: `acme/intent` in two versions and `globex` in one."""
     shutil.copytree(two_versions, ROOT)
     return Store(ROOT)
 
 
-def same(one: Adapter, other: Adapter) -> bool:
+def equal_weights(first: Adapter, second: Adapter) -> bool:
     return all(
-        torch.equal(tensor, theirs[name])
-        for mine, theirs in ((one.tensors, other.tensors), (one.head, other.head))
-        for name, tensor in mine.items()
+        torch.equal(tensor, expected[name])
+        for actual, expected in ((first.tensors, second.tensors), (first.head, second.head))
+        for name, tensor in actual.items()
     )
 
 
-def test_an_adapter_comes_back_as_it_was_published(
+def test_a_loaded_adapter_equals_the_published_one(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     for reference, seed in (("acme/intent@1", 1), ("acme/intent@2", 2), ("acme/intent", 2)):
         adapter = load_adapter(store.path(reference), tiny)
-        assert same(adapter, make_adapter(tiny, seed=seed))
+        assert equal_weights(adapter, make_adapter(tiny, seed=seed))
         assert adapter.name == "acme/intent"
     labels = load_adapter(store.path("globex"), tiny).task.labels  # type: ignore[attr-defined]
     assert labels == ("envío", "银行")
 
 
-def test_every_version_stays_as_it_was(
+def test_publishing_leaves_earlier_versions_unchanged(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     before = contents(ROOT)
@@ -118,7 +118,9 @@ def test_every_version_stays_as_it_was(
     assert set(after) - set(before) - {aliases} == set(contents(folder))
 
 
-def test_the_first_adapter_makes_the_store(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_publishing_the_first_adapter_creates_the_store(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
     store = Store("deep/down/shelf")
     assert store.names() == []
     assert store.publish(make_adapter(tiny), tiny.geometry) == store.path("acme/intent@1")
@@ -144,7 +146,7 @@ def test_names_are_listed_in_order(store: Store, tiny: Backbone, make_adapter: M
         ("globex@latest", "globex/1"),
     ],
 )
-def test_a_reference_is_a_name_and_perhaps_a_version(
+def test_a_reference_is_a_name_and_an_optional_version(
     store: Store, reference: str, folder: str
 ) -> None:
     (ROOT / "acme/intent" / ALIASES).write_text('{"latest": 2, "stable": 1}')
@@ -152,7 +154,7 @@ def test_a_reference_is_a_name_and_perhaps_a_version(
     assert find_folder(reference, store) == ROOT / folder
 
 
-def test_publishing_leaves_other_aliases(
+def test_publishing_keeps_other_aliases(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     (ROOT / "acme/intent" / ALIASES).write_text('{"latest": 2, "stable": 1}')
@@ -161,28 +163,30 @@ def test_publishing_leaves_other_aliases(
     assert store.path("acme/intent") == ROOT / "acme/intent/3"
 
 
-def test_versions_count_as_numbers(store: Store, tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_versions_are_ordered_as_numbers(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
     for version in (9, 10):
         shutil.copytree(ROOT / "globex/1", ROOT / f"globex/{version}")
     assert store.publish(make_adapter(tiny, name="globex"), tiny.geometry).name == "11"
     assert store.path("globex").name == "11"
 
 
-def test_only_whole_adapters_are_versions(
+def test_only_complete_adapters_are_versions(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
-    home = ROOT / "acme/intent"
+    folder = ROOT / "acme/intent"
     for name in ("7", ".saving-x", "notes", "007", "0"):
-        (home / name).mkdir()
-    (home / "8").write_text("a file")
-    (home / "007" / CARD).write_text("{}")
+        (folder / name).mkdir()
+    (folder / "8").write_text("a file")
+    (folder / "007" / CARD).write_text("{}")
     with pytest.raises(UnknownAdapterError, match="'acme/intent' has no version '7'"):
         store.path("acme/intent@7")
     assert store.publish(make_adapter(tiny), tiny.geometry).name == "3"
 
 
 @pytest.mark.parametrize(
-    ("reference", "words"),
+    ("reference", "message"),
     [
         ("acme/intnt", "no adapter 'acme/intnt' in the store shelf; did you mean 'acme/intent'?"),
         ("glob", "there is no adapter 'glob' in the store shelf; did you mean 'globex'?"),
@@ -199,18 +203,18 @@ def test_only_whole_adapters_are_versions(
         ("acme/intent@²", "'acme/intent' has no version '²'; "),
     ],
 )
-def test_a_missing_adapter_is_reported_with_the_known_ones(
-    store: Store, reference: str, words: str
+def test_an_unknown_reference_names_the_nearest_or_all_valid_ones(
+    store: Store, reference: str, message: str
 ) -> None:
-    for look in (store.path, lambda name: find_folder(name, store)):
+    for find in (store.path, lambda name: find_folder(name, store)):
         with pytest.raises(UnknownAdapterError) as caught:
-            look(reference)
-        assert words in str(caught.value)
+            find(reference)
+        assert message in str(caught.value)
 
 
-def test_an_empty_store_says_so() -> None:
-    words = "no adapter 'acme/intent' in the store nowhere; it holds none; is --store right?"
-    with pytest.raises(UnknownAdapterError, match=words.replace("?", r"\?")):
+def test_an_empty_store_is_named_in_the_error() -> None:
+    message = "no adapter 'acme/intent' in the store nowhere; it holds none; is --store right?"
+    with pytest.raises(UnknownAdapterError, match=message.replace("?", r"\?")):
         Store("nowhere").path("acme/intent")
 
 
@@ -228,12 +232,12 @@ def test_a_bad_name_never_becomes_a_path(
     assert contents(Path()) == before
 
 
-def test_a_folder_is_found_as_it_is_given(
+def test_a_folder_is_found_by_any_path(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     loose = save_adapter(make_adapter(tiny), "loose", tiny.geometry)
-    for given in ("loose", "./loose", str(loose.resolve()), "shelf/acme/intent/1"):
-        assert find_folder(given, store).samefile(given)
+    for path in ("loose", "./loose", str(loose.resolve()), "shelf/acme/intent/1"):
+        assert find_folder(path, store).samefile(path)
 
 
 def test_a_folder_comes_before_a_name(
@@ -248,14 +252,14 @@ def test_a_folder_comes_before_a_name(
 @pytest.mark.parametrize(
     "reference", ["./no", "/no/such", ".", "..", "shelf", "shelf/acme", "empty"]
 )
-def test_a_folder_that_is_no_adapter_is_refused(store: Store, reference: str) -> None:
+def test_a_folder_that_is_not_an_adapter_is_an_error(store: Store, reference: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UnknownAdapterError, match="not an adapter folder") as caught:
         find_folder(reference, store)
     assert str(caught.value) == f"{reference}: not an adapter folder, {CONFIG} is missing"
 
 
-def test_a_text_in_place_of_a_name_is_refused(store: Store) -> None:
+def test_a_text_in_place_of_a_name_is_an_error(store: Store) -> None:
     with pytest.raises(AdapterkitError, match="is not an adapter name"):
         find_folder("I lost my card. " * 40, store)
 
@@ -265,7 +269,7 @@ def test_an_adapter_cannot_be_published_inside_another(
 ) -> None:
     before = contents(Path())
     cases = [
-        (store, "globex/1"),  # would lie inside version 1 of globex
+        (store, "globex/1"),  # inside version 1 of globex
         (Store(ROOT / "globex/1"), "a"),
         (Store(ROOT / "globex"), "1/a"),
     ]
@@ -275,7 +279,7 @@ def test_an_adapter_cannot_be_published_inside_another(
     assert contents(Path()) == before
 
 
-def test_a_name_that_is_a_tenants_folder_is_refused(
+def test_a_name_whose_version_folder_is_a_tenant_is_an_error(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     store = Store(ROOT)
@@ -287,7 +291,7 @@ def test_a_name_that_is_a_tenants_folder_is_refused(
 
 
 @pytest.mark.parametrize("taken", ["shelf", "shelf/acme", "shelf/acme/intent"])
-def test_a_file_in_the_way_is_reported(
+def test_a_file_in_place_of_a_folder_is_an_error(
     tiny: Backbone, make_adapter: MakeAdapter, taken: str
 ) -> None:
     Path(taken).parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +302,9 @@ def test_a_file_in_the_way_is_reported(
     assert contents(Path()) == before
 
 
-def test_an_alias_file_in_the_way_is_reported(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_a_folder_in_place_of_the_alias_file_is_an_error(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
     (ROOT / "acme/intent" / ALIASES).mkdir(parents=True)
     with pytest.raises(AdapterError, match=r"aliases\.json: cannot be written"):
         Store(ROOT).publish(make_adapter(tiny), tiny.geometry)
@@ -306,7 +312,7 @@ def test_an_alias_file_in_the_way_is_reported(tiny: Backbone, make_adapter: Make
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("{", "aliases.json: not readable as JSON"),
         ("[1]", "aliases.json: expected a JSON object"),
@@ -318,12 +324,12 @@ def test_an_alias_file_in_the_way_is_reported(tiny: Backbone, make_adapter: Make
         ("{}", "'acme/intent' has no version 'latest'; valid are: 1, 2"),
     ],
 )
-def test_a_damaged_alias_file_is_reported(store: Store, content: str, words: str) -> None:
+def test_a_damaged_alias_file_is_an_error(store: Store, content: str, message: str) -> None:
     (ROOT / "acme/intent" / ALIASES).write_text(content)
     with pytest.raises(AdapterkitError) as caught:
         store.path("acme/intent")
-    assert words in str(caught.value)
-    assert store.path("globex").is_dir(), "the others are as before"
+    assert message in str(caught.value)
+    assert store.path("globex").is_dir(), "other adapters are still found"
 
 
 def test_folders_that_only_look_like_adapters_are_not_listed(store: Store) -> None:
@@ -333,13 +339,13 @@ def test_folders_that_only_look_like_adapters_are_not_listed(store: Store) -> No
     shutil.copytree(ROOT / "globex/1", ROOT / "acme/my intent/1")
     (ROOT / "acme/plain").mkdir()
     assert store.names() == ["acme/gone", "acme/intent", "globex"]
-    with pytest.raises(UnknownAdapterError):  # its versions were taken away by hand
+    with pytest.raises(UnknownAdapterError):  # its versions were deleted by hand
         store.find("acme/gone")
     listed = CliRunner().invoke(app, ["list", str(ROOT), "--json"])
     assert [row["name"] for row in json.loads(listed.stdout)] == ["acme/intent", "globex"]
 
 
-def test_an_adapter_may_be_called_like_the_alias_file(
+def test_an_adapter_may_have_the_name_of_the_alias_file(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     name = f"acme/{ALIASES}"
@@ -348,7 +354,7 @@ def test_an_adapter_may_be_called_like_the_alias_file(
     assert store.path(name).is_dir()
 
 
-def test_aliases_move_and_go(store: Store) -> None:
+def test_aliases_are_set_moved_and_removed(store: Store) -> None:
     store.alias("acme/intent", "stable", 1)
     assert store.versions("acme/intent") == ([1, 2], {"latest": 2, "stable": 1})
     assert store.path("acme/intent@stable") == store.path("acme/intent@1")
@@ -368,7 +374,7 @@ def test_aliases_move_and_go(store: Store) -> None:
 @pytest.mark.parametrize(
     "alias", ["", "1", "7x", "Stable", "a/b", "..", "-x", "a b", "a" * 33, "é"]
 )
-def test_what_is_no_alias_is_refused(store: Store, alias: str) -> None:
+def test_an_invalid_alias_is_refused(store: Store, alias: str) -> None:
     before = contents(ROOT)
     with pytest.raises(AdapterkitError, match="alias"):
         store.alias("acme/intent", alias, 1)
@@ -380,7 +386,7 @@ def test_latest_cannot_be_removed(store: Store) -> None:
         store.alias("acme/intent", "latest", None)
 
 
-def test_rolling_back_moves_latest_and_loses_nothing(
+def test_rolling_back_moves_latest_and_keeps_all_versions(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     assert store.roll_back("acme/intent").number == 1
@@ -388,7 +394,7 @@ def test_rolling_back_moves_latest_and_loses_nothing(
     with pytest.raises(UnknownAdapterError, match="no version before 1"):
         store.roll_back("acme/intent")
     folder = store.publish(make_adapter(tiny, seed=3), tiny.geometry)
-    assert folder.name == "3", "a number is never used for something else"
+    assert folder.name == "3", "a version number is never used again"
     assert store.find("acme/intent").number == 3
 
 
@@ -408,7 +414,7 @@ def test_deleting_versions_and_names(store: Store) -> None:
         store.delete("acme/intent")
 
 
-def test_deleting_a_name_spares_the_names_below_it(
+def test_deleting_a_name_keeps_the_names_below_it(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     store.publish(make_adapter(tiny, name="acme"), tiny.geometry)
@@ -417,25 +423,25 @@ def test_deleting_a_name_spares_the_names_below_it(
     assert store.find("acme/intent").number == 2
 
 
-def test_every_changed_byte_is_found(store: Store) -> None:
+def test_verify_finds_a_changed_byte(store: Store) -> None:
     folder = store.path("acme/intent")
     assert store.verify("acme/intent") == []
     for file in sorted(folder.iterdir()):
         if file.name == SUMS:
             continue
-        whole = file.read_bytes()
-        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         (fault,) = store.verify("acme/intent")
         assert file.name in fault
         file.unlink()
         (fault,) = store.verify("acme/intent")
         assert file.name in fault
-        file.write_bytes(whole)
+        file.write_bytes(content)
     (folder / SUMS).unlink()
     assert "without checksums" in store.verify("acme/intent")[0]
 
 
-def test_checksums_are_those_of_sha256sum(store: Store) -> None:
+def test_checksums_pass_sha256sum(store: Store) -> None:
     done = subprocess.run(
         ["sha256sum", "-c", SUMS], cwd=store.path("acme/intent"), capture_output=True, text=True
     )
@@ -454,7 +460,7 @@ def test_equal_content_has_equal_digests(
     assert Store(ROOT).find("acme/intent@3").digest == first
 
 
-def test_a_reader_sees_what_another_process_published(
+def test_a_store_sees_versions_that_another_process_published(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     assert store.find("acme/intent").number == 2
@@ -467,7 +473,7 @@ def test_a_reader_sees_what_another_process_published(
         store.find("acme/intent")
 
 
-def test_an_unknown_name_tells_nothing_of_others(store: Store) -> None:
+def test_an_unknown_name_does_not_reveal_other_names(store: Store) -> None:
     with pytest.raises(UnknownAdapterError) as error:
         store.find("acme/intend")
     assert str(error.value) == "there is no adapter 'acme/intend'"
@@ -475,7 +481,7 @@ def test_an_unknown_name_tells_nothing_of_others(store: Store) -> None:
         store.path("acme/intend")
 
 
-def test_many_writers_publish_a_version_each(
+def test_concurrent_writers_publish_one_version_each(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     adapters = [make_adapter(tiny, seed=n) for n in range(12)]
@@ -487,7 +493,7 @@ def test_many_writers_publish_a_version_each(
     assert sorted(int(folder.name) for folder in folders) == list(range(1, 13))
     assert store.versions("acme/intent") == (list(range(1, 13)), {"latest": 12})
     for adapter, folder in zip(adapters, folders, strict=True):
-        assert same(load_adapter(folder, tiny), adapter)
+        assert equal_weights(load_adapter(folder, tiny), adapter)
 
 
 PUBLISH = """
@@ -507,10 +513,10 @@ for _ in sys.stdin:
     os.waitpid(child, 0)
     print("killed", flush=True)
 """
-"""A process that starts a child for every line it reads; the child publishes until it is killed."""
+"""A program that forks a child for each line of its input; the child publishes until killed."""
 
 
-def test_killed_in_the_midst_of_publishing_the_store_is_sound(
+def test_a_store_is_sound_after_a_kill_during_publishing(
     store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
     command = [sys.executable, "-c", PUBLISH, str(tiny_folder), str(ROOT)]
@@ -529,7 +535,7 @@ def test_killed_in_the_midst_of_publishing_the_store_is_sound(
 
 
 def check_after_kill(tiny: Backbone, make_adapter: MakeAdapter) -> None:
-    """Every version of the store is sound, and the next one can be published."""
+    """Every version of the store is valid, and the next one can be published."""
     fresh = Store(ROOT)
     versions, aliases = fresh.versions("acme/intent")
     assert versions == list(range(1, len(versions) + 1))
@@ -542,51 +548,53 @@ def check_after_kill(tiny: Backbone, make_adapter: MakeAdapter) -> None:
 
 
 @pytest.fixture
-def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A store behind a URL, seen without delay."""
+def remote_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a store whose changes are seen without delay."""
     monkeypatch.setattr(remote, "FRESH", 0.0)
     return f"memory://{tmp_path.name}/shelf"
 
 
 def test_a_store_behind_a_url(
-    far: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+    remote_url: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    here, there = Store(far, tmp_path / "here"), Store(far, tmp_path / "there")
-    assert there.names() == []
+    writer, reader = Store(remote_url, tmp_path / "here"), Store(remote_url, tmp_path / "there")
+    assert reader.names() == []
     adapters = [make_adapter(tiny, seed=n) for n in (1, 2)]
     for adapter in adapters:
-        here.publish(adapter, tiny.geometry)
-    assert there.names() == ["acme/intent"]
-    assert there.versions("acme/intent") == ([1, 2], {"latest": 2})
+        writer.publish(adapter, tiny.geometry)
+    assert reader.names() == ["acme/intent"]
+    assert reader.versions("acme/intent") == ([1, 2], {"latest": 2})
     for number, adapter in enumerate(adapters, start=1):
-        assert same(load_adapter(there.path(f"acme/intent@{number}"), tiny), adapter)
-    assert there.verify("acme/intent") == []
-    here.roll_back("acme/intent")
-    assert there.find("acme/intent").number == 1
-    there.alias("acme/intent", "stable", 2)
-    assert here.find("acme/intent@stable").number == 2
-    here.delete("acme/intent")
+        assert equal_weights(load_adapter(reader.path(f"acme/intent@{number}"), tiny), adapter)
+    assert reader.verify("acme/intent") == []
+    writer.roll_back("acme/intent")
+    assert reader.find("acme/intent").number == 1
+    reader.alias("acme/intent", "stable", 2)
+    assert writer.find("acme/intent@stable").number == 2
+    writer.delete("acme/intent")
     with pytest.raises(UnknownAdapterError):
-        there.find("acme/intent")
+        reader.find("acme/intent")
     fresh = make_adapter(tiny, seed=9)
-    here.publish(fresh, tiny.geometry)
-    assert same(load_adapter(there.path("acme/intent"), tiny), fresh), "not the copy of the old"
+    writer.publish(fresh, tiny.geometry)
+    assert equal_weights(load_adapter(reader.path("acme/intent"), tiny), fresh), (
+        "the cached copy of the deleted version is not used"
+    )
 
 
-def test_what_was_damaged_on_the_way_is_refused(
-    far: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+def test_a_damaged_download_is_refused(
+    remote_url: str, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     import fsspec
 
-    Store(far, tmp_path / "here").publish(make_adapter(tiny), tiny.geometry)
+    Store(remote_url, tmp_path / "here").publish(make_adapter(tiny), tiny.geometry)
     files = fsspec.filesystem("memory")
     files.pipe_file(f"/{tmp_path.name}/shelf/acme/intent/1/{WEIGHTS}", b"broken")
-    there = Store(far, tmp_path / "there")
+    reader = Store(remote_url, tmp_path / "there")
     with pytest.raises(AdapterError, match="damaged on the way"):
-        there.find("acme/intent")
+        reader.find("acme/intent")
     assert not (tmp_path / "there" / "acme" / "intent" / "1").exists()
 
 
-def test_a_url_that_cannot_be_reached_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unreachable_url_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="nowhere://"):
         Store("nowhere://bucket/adapters", tmp_path)
