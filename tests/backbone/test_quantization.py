@@ -23,7 +23,7 @@ TEXTS = ["where is my card", "the network is slow today", "please close my accou
 
 
 @pytest.fixture(scope="module")
-def eight() -> Backbone:
+def int8() -> Backbone:
     return Backbone.load("minilm", quantization="8bit", device="cpu")
 
 
@@ -32,40 +32,40 @@ def linear_bytes(backbone: Backbone) -> int:
     return sum(m.weight.nbytes for m in layers.modules() if isinstance(m, nn.Linear))
 
 
-def test_eight_bits_take_a_quarter(minilm: Backbone, eight: Backbone) -> None:
-    assert linear_bytes(eight) <= 0.3 * linear_bytes(minilm)
-    assert eight.fingerprint == minilm.fingerprint
-    assert type(eight.model.pooler.dense) is nn.Linear  # type: ignore[union-attr]
+def test_8bit_weights_take_a_quarter(minilm: Backbone, int8: Backbone) -> None:
+    assert linear_bytes(int8) <= 0.3 * linear_bytes(minilm)
+    assert int8.fingerprint == minilm.fingerprint
+    assert type(int8.model.pooler.dense) is nn.Linear  # type: ignore[union-attr]
 
 
-def test_four_bits_take_an_eighth(minilm: Backbone) -> None:
-    four = Backbone.load("minilm", quantization="4bit", device="cpu")
-    assert linear_bytes(four) <= 0.15 * linear_bytes(minilm)
-    assert four.fingerprint == minilm.fingerprint
+def test_4bit_weights_take_an_eighth(minilm: Backbone) -> None:
+    int4 = Backbone.load("minilm", quantization="4bit", device="cpu")
+    assert linear_bytes(int4) <= 0.15 * linear_bytes(minilm)
+    assert int4.fingerprint == minilm.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
-def test_eight_bit_answers_are_near_and_quiet(
+def test_8bit_scores_are_close_and_nothing_is_printed(
     minilm: Backbone,
-    eight: Backbone,
+    int8: Backbone,
     make_adapter: MakeAdapter,
     capfd: pytest.CaptureFixture[str],
     kind: str,
 ) -> None:
     adapter = make_adapter(minilm, kind)
-    asked = [("acme/intent", text) for text in TEXTS]
-    exact, near = (Predictor(backbone, [adapter])(asked) for backbone in (minilm, eight))
+    requests = [("acme/intent", text) for text in TEXTS]
+    exact, near = (Predictor(backbone, [adapter])(requests) for backbone in (minilm, int8))
     assert capfd.readouterr() == ("", "")
-    for one, other in zip(exact, near, strict=True):
-        assert one["score"] == pytest.approx(other["score"], abs=0.05)
+    for exact_answer, answer in zip(exact, near, strict=True):
+        assert exact_answer["score"] == pytest.approx(answer["score"], abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
-def test_gradients_reach_adapters_through_eight_bits(
-    minilm: Backbone, eight: Backbone, make_adapter: MakeAdapter, kind: str
+def test_gradients_reach_adapters_through_8bit_weights(
+    minilm: Backbone, int8: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
     grads = []
-    for backbone in (minilm, eight):
+    for backbone in (minilm, int8):
         adapter = make_adapter(minilm, kind)
         leaves = list(adapter.tensors.values())
         for tensor in leaves:
@@ -78,22 +78,22 @@ def test_gradients_reach_adapters_through_eight_bits(
 
 
 @pytest.mark.slow
-def test_eight_bits_train_as_well_as_float32(
-    minilm: Backbone, eight: Backbone, shared_data: Path, tmp_path: Path
+def test_8bit_trains_as_well_as_float32(
+    minilm: Backbone, int8: Backbone, shared_data: Path, tmp_path: Path
 ) -> None:
-    plain = {
+    content = {
         "name": "bank/intent",
         "data": {"path": str(shared_data / "banking77" / "data.csv"), "validation": 0},
         "method": {"type": "lora"},
         "training": {"epochs": 2},
     }
-    recipe = Recipe.of(plain)
+    recipe = Recipe.of(content)
     scores = {}
-    for name, backbone in (("float32", minilm), ("8bit", eight)):
+    for name, backbone in (("float32", minilm), ("8bit", int8)):
         adapter = train(recipe, backbone, progress=False)
         scores[name] = adapter.metrics["test"]["accuracy"]
     assert scores["8bit"] >= scores["float32"] - 0.01
-    folder = Store(tmp_path).publish(adapter, eight.geometry)
+    folder = Store(tmp_path).publish(adapter, int8.geometry)
     rows = recipe.data.load(Path(), 0, recipe.task)["test"]
-    again = evaluate(eight, load_adapter(folder, eight), rows)
+    again = evaluate(int8, load_adapter(folder, int8), rows)
     assert again["accuracy"] == pytest.approx(scores["8bit"], abs=0.005)

@@ -35,7 +35,7 @@ def shown(predictor: Predictor, rows: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_json_answers_come_back_whole(ending: str) -> None:
+def test_json_answers_are_read_back_unchanged(ending: str) -> None:
     rows = [answered(text, scores={"sí": 0.5, "银行": 0.25}) for text in SCRIPTS]
     rows.append({"text": ["a", "b"], "adapter": "base", "vector": [0.1, -1e-9]})
     path = Path(f"answers{ending}")
@@ -47,7 +47,7 @@ def test_json_answers_come_back_whole(ending: str) -> None:
     assert content.endswith("\n")
 
 
-def test_csv_answers_come_back_cell_by_cell() -> None:
+def test_csv_answers_are_read_back_cell_by_cell() -> None:
     rows = [answered(text) for text in SCRIPTS]
     rows.append(answered(("a", "b"), scores={"银行": 0.25}, truncated=True))
     write_answers(Path("answers.csv"), rows)
@@ -61,12 +61,12 @@ def test_csv_answers_come_back_cell_by_cell() -> None:
 
 
 @pytest.mark.parametrize("ending", sorted(FORMATS))
-def test_no_answers_are_a_file_too(ending: str) -> None:
+def test_a_file_without_answers_is_valid(ending: str) -> None:
     write_answers(Path(f"answers{ending}"), [])
     assert Path(f"answers{ending}").read_text().strip() in ("", "[]")
 
 
-def test_earlier_answers_are_replaced_whole() -> None:
+def test_an_existing_file_is_replaced_completely() -> None:
     Path("answers.json").write_text("x" * 100_000)
     write_answers(Path("answers.json"), [answered("a")])
     assert json.loads(Path("answers.json").read_text()) == [answered("a")]
@@ -84,7 +84,7 @@ def test_earlier_answers_are_replaced_whole() -> None:
         ("answers.txt/a.json", "answers.txt/a.json: there is no folder answers.txt"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_told(name: str, words: str) -> None:
+def test_an_unwritable_file_is_an_error(name: str, words: str) -> None:
     Path("folder.csv").mkdir()
     Path("answers.txt").write_text("mine")
     with pytest.raises(DataError, match=f"^{re.escape(words)}"):
@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_written_is_told(name: str, words: str) -> None:
     assert Path("answers.txt").read_text() == "mine"
 
 
-def test_people_see_a_line_for_each_answer(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_the_table_has_a_line_for_each_answer(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     predictor = Predictor(tiny, [make_adapter(tiny, labels=("envío", "银行"))])
     texts = ["my\ncard   is lost", "help " * 40]
     rows = [
@@ -128,7 +128,7 @@ def test_values_by_role_are_shown_by_their_first_text() -> None:
     assert line.endswith("my | card")
 
 
-def test_a_card_is_shown_with_all_it_says(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_every_field_of_a_card_is_shown(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     content = {
         "folder": "shelf/acme/intent/1",
         "bytes": 1234,
@@ -160,7 +160,7 @@ def test_a_card_is_shown_with_all_it_says(tiny: Backbone, make_adapter: MakeAdap
     assert "history" not in text
 
 
-def test_a_foreign_folder_is_shown_by_its_tensors() -> None:
+def test_a_folder_without_card_is_shown_by_its_tensors() -> None:
     lines = card_text({"folder": "x", "bytes": 5, "tensors": {"a": [1]}}).splitlines()
     assert [line.split() for line in lines] == [
         ["folder", "x"],
@@ -170,9 +170,9 @@ def test_a_foreign_folder_is_shown_by_its_tensors() -> None:
     ]
 
 
-def test_a_text_cannot_steer_the_terminal() -> None:
-    said = answers_table(["a"], ["\x1b[31mred\x07 \x9b2J"], [("\x1b]0;title\x07", None)])
-    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in said if c != "\n")
-    assert "␛[31mred␇" in said
-    assert "␛]0;title␇" in said
+def test_a_text_cannot_control_the_terminal() -> None:
+    rendered = answers_table(["a"], ["\x1b[31mred\x07 \x9b2J"], [("\x1b]0;title\x07", None)])
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in rendered if c != "\n")
+    assert "␛[31mred␇" in rendered
+    assert "␛]0;title␇" in rendered
     assert table(["a"], [["我\x7f"]]).splitlines()[1] == "我␡"

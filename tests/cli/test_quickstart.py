@@ -30,7 +30,7 @@ EXPECTED = [
 ]
 
 
-def test_quickstart_trains_three_methods_and_answers_a_mixed_batch(tmp_path: Path) -> None:
+def test_quickstart_trains_three_methods_and_predicts_a_mixed_batch(tmp_path: Path) -> None:
     result, shown = run_quickstart(tmp_path / "store")
     assert {entry["method"] for entry in result["adapters"]} == {"lora", "prefix", "bottleneck"}
     assert len({entry["labels"] for entry in result["adapters"]}) == 3
@@ -43,18 +43,18 @@ def test_quickstart_trains_three_methods_and_answers_a_mixed_batch(tmp_path: Pat
     assert Store(tmp_path / "store").names() == [entry["name"] for entry in result["adapters"]]
 
 
-def test_the_sample_adapters_answer_right_after_installation(minilm: Backbone) -> None:
+def test_the_sample_adapters_predict_without_training(minilm: Backbone) -> None:
     store, predictor = Store(ROOT / "adapters"), Predictor(minilm)
     for name in store.names():
         folder = store.path(name)
         assert sum(file.stat().st_size for file in folder.rglob("*")) < 500_000
         assert predictor.load(folder) == name
-    asked = read_requests(recipes_folder() / "mixed.csv", {"text": "text"}, "adapter")
-    answers = predictor([(a.adapter, a.text) for a in asked])
+    requests = read_requests(recipes_folder() / "mixed.csv", {"text": "text"}, "adapter")
+    answers = predictor([(request.adapter, request.text) for request in requests])
     assert [(a["adapter"], a.get("label")) for a in answers] == EXPECTED
 
 
-def test_the_sample_adapters_are_what_the_recipes_train() -> None:
+def test_the_sample_adapters_equal_training_by_their_recipes() -> None:
     listed = CliRunner().invoke(app, ["list", str(ROOT / "adapters"), "--json"])
     samples = {entry["name"]: entry for entry in json.loads(listed.stdout)}
     recipes = [Recipe.load(file) for file in recipes_folder().glob("*.yaml")]

@@ -1,4 +1,4 @@
-"""Rows from files: what is read, how it is split, and where each fault is said to be."""
+"""Rows from files: reading, splits, and the place that each error names."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def assert_told(data: Data, words: str) -> None:
 
 
 @pytest.mark.parametrize("fault", DATA_FAULTS)
-def test_a_fault_is_told_with_file_and_line(fault: str) -> None:
+def test_an_error_names_file_and_line(fault: str) -> None:
     name, content, words = DATA_FAULTS[fault]
     write(name, content)
     assert_told(Data(path=name), words)
@@ -83,14 +83,14 @@ def test_a_fault_is_told_with_file_and_line(fault: str) -> None:
         (Data(path="c.csv", test="a.csv"), "c.csv has rows of split 'test', and data.test names a"),
     ],
 )
-def test_a_file_or_column_that_is_not_there_is_told(data: Data, words: str) -> None:
+def test_a_missing_file_or_column_is_an_error(data: Data, words: str) -> None:
     for name, content in (("a.csv", CSV), ("a.text", CSV), ("b.csv", "text,lbl\na,b\n")):
         write(name, content)
     write("c.csv", "text,label,split\na,no,train\nb,no,test\n")
     assert_told(data, words)
 
 
-def test_a_row_is_read_with_its_place() -> None:
+def test_a_row_has_its_file_and_line() -> None:
     path = write("x.csv", CSV)
     assert list(parse_rows(read_records(path), COLUMNS, "split")) == [
         (None, Row({"text": "my card", "label": "no"}, "x.csv:2")),
@@ -110,7 +110,7 @@ def test_a_row_is_read_with_its_place() -> None:
         '"text","label"\n"my card","no"\n"the bank","yes"\n',
     ],
 )
-def test_the_same_rows_may_be_written_in_many_ways(content: str) -> None:
+def test_equivalent_csv_files_have_the_same_rows(content: str) -> None:
     plain = [record for _, record in read_records(write("plain.csv", CSV))]
     found = [record for _, record in read_records(write("x.csv", content))]
     assert [{key: record[key] for key in COLUMNS} for record in found] == plain
@@ -147,15 +147,15 @@ def test_parquet_holds_lists_spans_and_answers() -> None:
     assert [row.fields["answers"] for row in rows] == [(("Ada", 0),), ()]
 
 
-def test_every_fault_is_told_to_whoever_reads_on() -> None:
+def test_reading_may_continue_after_each_error() -> None:
     write("x.csv", CSV + ',no\n"a" b,no\nc,no,no\nd,\ne,no\n')
     write("x.jsonl", JSONL + '[]\n{"text": \n{"text": "a", "text": "b"}\n{"text": ""}\n' + JSONL)
-    message: list[str] = []
+    messages: list[str] = []
     data = Data(train="x.csv", validation="x.jsonl", test="no.tsv")
-    splits = data.load(Path(), 0, Classification(), lambda fault: message.append(str(fault)))
-    indices = ["x.csv:4", "x.csv:5", "x.csv:6", "x.csv:7"]
-    indices += ["x.jsonl:3", "x.jsonl:4", "x.jsonl:5", "x.jsonl:6", "no.tsv"]
-    assert [fault.split(": ")[0] for fault in message] == indices
+    splits = data.load(Path(), 0, Classification(), lambda fault: messages.append(str(fault)))
+    places = ["x.csv:4", "x.csv:5", "x.csv:6", "x.csv:7"]
+    places += ["x.jsonl:3", "x.jsonl:4", "x.jsonl:5", "x.jsonl:6", "no.tsv"]
+    assert [message.split(": ")[0] for message in messages] == places
     assert texts(splits["train"]) == ["my card", "the bank", "e"]
     assert texts(splits["validation"]) == ["my card", "the bank"] * 2
 
@@ -169,7 +169,7 @@ def test_a_number_in_jsonl_is_a_text() -> None:
     ]
 
 
-def test_numbers_past_every_range_are_told_or_texts() -> None:
+def test_numbers_out_of_range_are_errors_or_texts() -> None:
     whole = "1" * 400
     write("x.jsonl", f'{{"text": {whole}, "label": 1}}\n{{"text": "b", "label": {whole}}}\n')
     splits = Data(path="x.jsonl", validation=0.0)
@@ -178,7 +178,7 @@ def test_numbers_past_every_range_are_told_or_texts() -> None:
         splits.load(Path(), 0, tasks()["regression"]())
 
 
-def test_columns_go_by_the_names_that_are_given() -> None:
+def test_columns_may_have_other_names() -> None:
     write("x.csv", "frage,zwei,klasse,teil\na,b,ja,train\nc,d,nein,train\ne,f,ja,test\n")
     columns = {"text": "frage", "text_pair": "zwei", "label": "klasse"}
     data = Data(path="x.csv", columns=columns, split="teil")
@@ -187,7 +187,7 @@ def test_columns_go_by_the_names_that_are_given() -> None:
     assert texts(splits["test"]) == ["e"]
 
 
-def test_lines_are_counted_right_after_texts_of_many_lines() -> None:
+def test_line_numbers_are_right_after_multi_line_texts() -> None:
     rng = random.Random(4)
     for _ in range(40):
         lines, content = 1, "text,label\n"
@@ -219,7 +219,7 @@ def test_the_split_column_decides() -> None:
     assert list(splits) == ["train", "validation", "test"]
 
 
-def test_files_make_the_splits() -> None:
+def test_each_split_may_be_a_file() -> None:
     write("a.csv", CSV + "third,no\n")
     write("b.jsonl", JSONL)
     write("c.csv", "text,label,split\nd,no,nonsense\n")
@@ -238,7 +238,7 @@ def many(counts: dict[str, int]) -> list[Row]:
     return [Row({"text": f"t{n}", "label": label}, "x") for n, label in enumerate(labels)]
 
 
-def test_a_drawn_share_has_every_label_in_proportion() -> None:
+def test_a_random_split_has_every_label_in_proportion() -> None:
     counts = {"a": 400, "b": 100, "c": 20}
     kept, aside = draw(many(counts), 0.1, seed=3, stratum=by_label)
     found = Counter(row.fields["label"] for row in aside)
@@ -246,13 +246,13 @@ def test_a_drawn_share_has_every_label_in_proportion() -> None:
     assert len(kept) == 468
 
 
-def test_a_drawn_share_is_right_over_many_small_labels() -> None:
+def test_a_random_split_has_its_size_with_many_small_labels() -> None:
     kept, aside = draw(many({f"l{n}": 3 for n in range(100)}), 0.1, seed=0, stratum=by_label)
     assert (len(kept), len(aside)) == (270, 30)
     assert {row.fields["label"] for row in kept} == {f"l{n}" for n in range(100)}
 
 
-def test_drawing_loses_nothing_and_keeps_the_order() -> None:
+def test_a_random_split_keeps_every_row_in_order() -> None:
     rows = many({"a": 30, "b": 9, "c": 1})
     kept, aside = draw(rows, 0.3, seed=1, stratum=by_label)
     index = {row.fields["text"]: n for n, row in enumerate(rows)}
@@ -261,7 +261,7 @@ def test_drawing_loses_nothing_and_keeps_the_order() -> None:
     assert sorted(texts(kept) + texts(aside)) == sorted(texts(rows))
 
 
-def test_the_seed_draws_the_rows() -> None:
+def test_a_random_split_depends_on_the_seed() -> None:
     rows = many({"a": 50, "b": 50})
     first, again, other = (draw(rows, 0.2, seed=n, stratum=by_label) for n in (1, 1, 2))
     assert first == again
@@ -269,19 +269,19 @@ def test_the_seed_draws_the_rows() -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_labels_only_row_stays_in_training(share: float) -> None:
+def test_the_only_row_of_a_label_stays_in_training(share: float) -> None:
     kept, aside = draw(many({"a": 10, "b": 1, "c": 1}), share, seed=0, stratum=by_label)
     labels = {row.fields["label"] for row in kept}
     assert labels == {"a", "b", "c"}
     assert {row.fields["label"] for row in aside} <= {"a"}
 
 
-def test_no_share_sets_nothing_aside() -> None:
+def test_a_fraction_of_zero_makes_no_split() -> None:
     rows = many({"a": 5, "b": 5})
     assert draw(rows, 0.0, seed=0, stratum=by_label) == (rows, [])
 
 
-def test_a_tenth_is_for_validation_where_nothing_is_said() -> None:
+def test_a_tenth_is_for_validation_by_default() -> None:
     lines = [f"t{n},{'ab'[n % 2]}" for n in range(40)]
     write("x.csv", "\n".join(["text,label", *lines]))
     whole = [f"t{n}" for n in range(40)]
@@ -299,7 +299,7 @@ def test_a_tenth_is_for_validation_where_nothing_is_said() -> None:
     assert sorted(found) == sorted(whole)
 
 
-def test_a_share_is_not_drawn_where_the_file_has_the_split() -> None:
+def test_no_random_split_if_the_file_has_it() -> None:
     lines = [f"t{n},{'ab'[n % 2]},{'validation' if n > 35 else 'train'}" for n in range(40)]
     write("x.csv", "\n".join(["text,label,split", *lines]))
     splits = load(Data(path="x.csv", test=0.5))
@@ -307,7 +307,7 @@ def test_a_share_is_not_drawn_where_the_file_has_the_split() -> None:
     assert (len(splits["train"]), len(splits["test"])) == (18, 18)
 
 
-def test_the_fingerprint_knows_rows_order_and_splits() -> None:
+def test_the_fingerprint_depends_on_rows_order_and_splits() -> None:
     rows = many({"a": 2, "b": 2})
     first = fingerprint({"train": rows})
     other = Row({**rows[0].fields, "label": "c"}, "x")
@@ -339,14 +339,14 @@ def test_every_row_is_in_exactly_one_fold_and_labels_are_spread(folds: int) -> N
         assert all(abs(found[label] - count / folds) < 1 for label, count in counts.items())
 
 
-def test_the_seed_deals_the_folds() -> None:
+def test_the_folds_depend_on_the_seed() -> None:
     rows = many({"a": 50, "b": 50})
     first, again, other = (fold(rows, 5, 2, seed, by_label)[1] for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
 
-def test_a_fold_takes_the_place_of_validation_and_leaves_the_test_rows() -> None:
+def test_a_fold_replaces_the_validation_rows_and_keeps_the_test_rows() -> None:
     parts = ["train", "validation", "train", "test", "train"] * 6
     lines = [f"t{n},{'ab'[n % 2]},{part}" for n, part in enumerate(parts)]
     write("x.csv", "\n".join(["text,label,split", *lines]))
@@ -358,7 +358,7 @@ def test_a_fold_takes_the_place_of_validation_and_leaves_the_test_rows() -> None
     assert texts(shares[0]["test"]) == texts(shares[1]["test"])
 
 
-def test_fewer_rows_than_folds_are_told() -> None:
+def test_fewer_rows_than_folds_are_an_error() -> None:
     write("x.csv", CSV)
     assert_told(Data(path="x.csv", folds=3), "data.folds: 3 folds need as many rows, there are 2")
 
@@ -366,7 +366,7 @@ def test_fewer_rows_than_folds_are_told() -> None:
 # Streams.
 
 
-def test_a_stream_keeps_the_first_of_what_the_seed_draws() -> None:
+def test_a_shuffled_stream_keeps_the_first_rows_of_its_seed() -> None:
     write("x.csv", "text,label\n" + "".join(f"t{n},{'ab'[n % 2]}\n" for n in range(100)))
 
     def kept(seed: int) -> list[str]:
@@ -405,13 +405,13 @@ def test_a_limit_counts_for_each_split() -> None:
     assert len(list(first(endless, 7))) == 7
 
 
-def test_none_of_a_split_means_none() -> None:
+def test_a_limit_of_zero_makes_an_empty_split() -> None:
     lines = [f"t{n},{'ab'[n % 2]},{'validation' if n > 35 else 'train'}" for n in range(40)]
     write("x.csv", "\n".join(["text,label,split", *lines]))
     assert list(load(Data(path="x.csv", validation=0.0))) == ["train"]
 
 
-def test_a_plain_text_file_has_a_text_a_line() -> None:
+def test_each_line_of_a_plain_text_file_is_a_text() -> None:
     write("a.txt", "  first line, with a comma \n\n第二行\r\nthird")
     task = tasks()["masked_language_modelling"]()
     rows = Data(path="a.txt", validation=0).load(Path(), 0, task)["train"]

@@ -1,4 +1,4 @@
-"""Data sets of the library `datasets`: splits, class names, streams, and what is told of each."""
+"""Data sets of the library `datasets`: splits, class names, streams and errors."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def test_a_saved_data_set_has_its_splits_and_names(dev: str, streaming: bool) ->
     assert splits["test"][0].where == "saved:test:1"
 
 
-def test_rows_without_splits_are_split_as_a_files_are() -> None:
+def test_rows_without_splits_are_split_like_those_of_a_file() -> None:
     save("saved", rows_of(*[0, 1] * 20))
     splits = load(Data(dataset="saved", test=0.25))
     counts = {name: len(rows) for name, rows in splits.items()}
     assert counts == {"train": 27, "validation": 4, "test": 9}
 
 
-def test_a_split_column_decides_where_there_is_one_split() -> None:
+def test_a_split_column_is_used_if_there_is_a_single_split() -> None:
     parts = ["train", "test", "train", "validation"]
     save("saved", DatasetDict({"train": rows_of(0, 1, 1, 0).add_column("split", parts)}))
     splits = load(Data(dataset="saved"))
@@ -88,7 +88,7 @@ def test_a_split_column_decides_where_there_is_one_split() -> None:
     }
 
 
-def test_other_splits_may_be_named_and_left_out() -> None:
+def test_splits_may_be_renamed_and_omitted() -> None:
     names = ["train", "validation_matched", "validation", "test"]
     save("saved", DatasetDict({name: rows_of(n % 2, 1) for n, name in enumerate(names)}))
     splits = load(Data(dataset="saved", validation="validation_matched", test=0.0))
@@ -107,7 +107,7 @@ def test_classes_inside_lists_become_names() -> None:
     assert [row.fields["tags"] for row in rows] == [("O", "B-x"), ("B-x",)]
 
 
-def test_answers_are_read_as_squad_has_them() -> None:
+def test_answers_in_the_format_of_squad_are_read() -> None:
     answers = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
     features = Features(
         {"question": Value("string"), "context": Value("string"), "answers": answers}
@@ -155,7 +155,7 @@ def test_a_folder_may_have_subsets() -> None:
     assert_told(Data(dataset="files", subset="lage"), "data.dataset: 'files' cannot be loaded (")
 
 
-def test_an_adapter_is_trained_from_a_data_set_and_again_from_its_record(tiny: Backbone) -> None:
+def test_training_from_a_data_set_is_repeated_from_its_record(tiny: Backbone) -> None:
     save("saved", DatasetDict({"train": rows_of(*[0, 1] * 8), "dev": rows_of(0, 1, first=50)}))
     content = {
         "name": "t/topic",
@@ -215,7 +215,7 @@ FAULTS: dict[str, tuple[Data, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_told_in_one_line(fault: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line(fault: str, capfd: pytest.CaptureFixture[str]) -> None:
     data, words = FAULTS[fault]
     Path("empty").mkdir()
     Path("files").mkdir()
@@ -229,7 +229,7 @@ def test_a_fault_is_told_in_one_line(fault: str, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", ""), "the library's own messages stay away"
 
 
-def test_nothing_of_the_library_is_loaded_for_a_file() -> None:
+def test_reading_a_file_does_not_import_datasets() -> None:
     Path("x.csv").write_text("text,label\na,b\n")
     code = (
         "import sys; from pathlib import Path; from adapterkit.data.readers import read_records;"

@@ -35,7 +35,7 @@ def test_a_file_may_name_each_rows_adapter() -> None:
     ]
 
 
-def test_a_jsonl_row_may_leave_its_adapter_out() -> None:
+def test_a_jsonl_row_may_omit_its_adapter() -> None:
     content = '{"text": "a", "adapter": "x"}\n{"text": "b"}\n{"text": "c", "adapter": null}\n'
     assert [a.adapter for a in ask(content, name="x.jsonl")] == ["x", None, "base"]
 
@@ -69,14 +69,14 @@ def test_a_number_is_a_text_as_in_training() -> None:
         ("x.text", "a\n", "x.text: expected a file ending in .csv, .tsv, .jsonl, .txt or .parquet"),
     ],
 )
-def test_a_fault_is_told_with_file_and_line(name: str, content: str, words: str) -> None:
+def test_an_error_names_file_and_line(name: str, content: str, words: str) -> None:
     with pytest.raises(DataError) as caught:
         ask(content, name=name)
     assert words in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_missing_second_text_is_told() -> None:
+def test_a_missing_second_text_is_an_error() -> None:
     with pytest.raises(DataError, match=r"^x\.csv:2: there is no column 'second' for text_pair; "):
         ask("text,other\na,b\n", pair="second")
     with pytest.raises(DataError, match=r"^x\.csv:2: column 'second' is empty"):
@@ -85,16 +85,16 @@ def test_a_missing_second_text_is_told() -> None:
 
 @pytest.mark.parametrize("parts", [('{"a":', "}"), ('{"a":[', "]}")], ids=["objects", "lists"])
 @pytest.mark.parametrize("depth", [1, 16, 17, 33, 300, 950, 1100, 20_000])
-def test_json_of_any_depth_is_values_or_a_text(depth: int, parts: tuple[str, str]) -> None:
+def test_deeply_nested_json_is_values_or_a_text(depth: int, parts: tuple[str, str]) -> None:
     word = parts[0] * depth + "1" + parts[1] * depth
     is_shallow = depth * (len(parts[0]) - 4) <= MOST_DEPTH
     assert isinstance(parse_text(word), dict if is_shallow else str)
 
 
 @pytest.mark.parametrize("word", ["{", '{"a": ', "{'a': 1}", "[1]", "3", " ", '{"a":1} b'])
-def test_what_is_no_json_object_is_a_text(word: str) -> None:
+def test_text_that_is_not_a_json_object_is_a_text(word: str) -> None:
     assert parse_text(word) == word
 
 
-def test_a_json_object_gives_values_by_role() -> None:
+def test_a_json_object_has_values_by_role() -> None:
     assert parse_text(' {"question": "¿Dónde?"}') == {"question": "¿Dónde?"}

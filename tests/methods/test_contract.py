@@ -1,4 +1,4 @@
-"""The contract of every registered method, those of plug-ins included: nothing here names one."""
+"""The contract of every registered method, those of plug-ins included; no test names a method."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ every_method = pytest.mark.parametrize(
 
 
 def trainable(method: Method, backbone: Backbone, seed: int = 0, noise: float = 0.2) -> Tensors:
-    """Tensors of a method while it is trained, moved away from where they start."""
+    """Trainable tensors of a method, moved away from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     start = method.init_tensors(backbone.geometry, generator)
     return {k: t + noise * torch.randn(t.shape, generator=generator) for k, t in start.items()}
 
 
 def adapter_of(method: Method, backbone: Backbone, seed: int = 0, name: str = "t/a") -> Adapter:
-    """A finished adapter that changes the answers."""
+    """A finished adapter with random weights."""
     finished, tensors = method.finalize(trainable(method, backbone, seed))
     plain = random_adapter(backbone, default_method(), name=name, seed=seed)
     return replace(plain, method=finished, tensors=tensors)
@@ -77,13 +77,13 @@ def test_learning_rates_are_positive(kind: Any) -> None:
 
 
 @every_method
-def test_settings_survive_as_plain_values(method: Method) -> None:
+def test_settings_are_restored_from_plain_values(method: Method) -> None:
     plain = json.loads(json.dumps(dump(method)))
     assert build_kind(methods(), plain, "method") == method
 
 
 @every_method
-def test_new_tensors_depend_on_the_seed_alone(method: Method, tiny: Backbone) -> None:
+def test_new_tensors_depend_only_on_the_seed(method: Method, tiny: Backbone) -> None:
     first, again = (
         method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0)) for _ in range(2)
     )
@@ -102,7 +102,9 @@ def test_a_finished_adapter_has_the_declared_tensors(method: Method, tiny: Backb
 
 
 @every_method
-def test_what_is_trained_answers_as_what_is_finished(method: Method, tiny: Backbone) -> None:
+def test_a_finished_adapter_has_the_outputs_of_the_trained_one(
+    method: Method, tiny: Backbone
+) -> None:
     finished = adapter_of(method, tiny)
     unfinished = replace(finished, method=method, tensors=trainable(method, tiny))
     torch.testing.assert_close(
@@ -139,7 +141,7 @@ def test_only_declared_sites_are_edited(method: Method, tiny: Backbone) -> None:
 
 
 @every_method
-def test_a_mixed_batch_answers_as_each_adapter_alone(method: Method, tiny: Backbone) -> None:
+def test_a_mixed_batch_equals_single_adapters(method: Method, tiny: Backbone) -> None:
     others = [random_adapter(tiny, name, name=f"o/{name}", seed=7) for name in methods()]
     own = [adapter_of(method, tiny, seed, f"t/{seed}") for seed in (1, 2)]
     rows = [
@@ -156,7 +158,7 @@ def test_a_mixed_batch_answers_as_each_adapter_alone(method: Method, tiny: Backb
 
 
 @every_method
-def test_training_computes_what_inference_computes(method: Method, tiny: Backbone) -> None:
+def test_training_and_inference_compute_the_same(method: Method, tiny: Backbone) -> None:
     adapter = adapter_of(method, tiny)
     torch.testing.assert_close(
         outputs(tiny, adapter, grad=True), outputs(tiny, adapter), rtol=1e-5, atol=1e-5
@@ -164,7 +166,7 @@ def test_training_computes_what_inference_computes(method: Method, tiny: Backbon
 
 
 @every_method
-def test_gradients_are_those_of_finite_differences(method: Method, tiny: Backbone) -> None:
+def test_gradients_equal_finite_differences(method: Method, tiny: Backbone) -> None:
     tensors = trainable(method, tiny)
     adapter = replace(adapter_of(method, tiny), method=method, tensors=tensors)
     generator = torch.Generator().manual_seed(3)
@@ -183,7 +185,7 @@ def test_gradients_are_those_of_finite_differences(method: Method, tiny: Backbon
 
 
 @every_method
-def test_an_adapter_stands_on_top_of_another(
+def test_an_adapter_is_stacked_on_another(
     method: Method, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     parent = make_adapter(tiny, default_method(), name="t/parent", seed=4)
@@ -198,7 +200,7 @@ def test_an_adapter_stands_on_top_of_another(
 
 
 @every_method
-def test_saved_and_loaded_adapters_answer_the_same_to_the_last_bit(
+def test_a_loaded_adapter_has_bitwise_equal_outputs(
     method: Method, tiny: Backbone, tmp_path: Path
 ) -> None:
     adapter = adapter_of(method, tiny)
@@ -214,7 +216,9 @@ def test_saved_and_loaded_adapters_answer_the_same_to_the_last_bit(
 
 
 @every_kind
-def test_it_learns_and_answers_from_a_store(kind: Any, tiny: Backbone, tmp_path: Path) -> None:
+def test_a_method_trains_and_predicts_from_a_store(
+    kind: Any, tiny: Backbone, tmp_path: Path
+) -> None:
     rng, lines = random.Random(0), ["text,label,split"]
     topics = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
     for n in range(72):

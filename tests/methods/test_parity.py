@@ -1,4 +1,4 @@
-"""Parity of our own methods with PEFT and with plain loops."""
+"""Parity of the methods with PEFT and with reference loops."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
     ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
 ]
-PEFTS = ("lora", "prefix")
-"""What PEFT has too."""
+PEFT_METHODS = ("lora", "prefix")
+"""Methods that PEFT has too."""
 every = pytest.mark.parametrize(
     ("kind", "settings"), SETTINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS)]
 )
 
 
 @every
-def test_answers_are_the_plain_loop(
+def test_outputs_equal_the_reference_loop(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str, settings: dict[str, Any]
 ) -> None:
     adapter = make_adapter(tiny, kind, labels=("a", "b", "c"), **settings)
@@ -52,7 +52,7 @@ def test_answers_are_the_plain_loop(
 
 
 @every
-def test_gradients_are_the_plain_loop(
+def test_gradients_equal_the_reference_loop(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str, settings: dict[str, Any]
 ) -> None:
     inputs, grads = tokenise(tiny, TEXTS, None, 50), []
@@ -79,7 +79,7 @@ def test_gradients_are_the_plain_loop(
 
 
 @every
-def test_a_saved_adapter_answers_the_same(
+def test_a_loaded_adapter_has_the_same_outputs(
     anywhere: Backbone,
     make_adapter: MakeAdapter,
     tmp_path: Path,
@@ -95,20 +95,20 @@ def test_a_saved_adapter_answers_the_same(
 
 
 @pytest.mark.parametrize("kind", ["lora", "bottleneck"])
-def test_new_adapters_are_the_identity(
+def test_a_new_adapter_leaves_outputs_unchanged(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
     adapter = make_adapter(tiny, kind)
-    fresh = adapter.method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
-    adapter = replace(adapter, tensors=fresh)
+    initial = adapter.method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
+    adapter = replace(adapter, tensors=initial)
     for row in tokenise(tiny, TEXTS, None, 50):
         (piece,) = forward(tiny, [(adapter, row)])
         pooled = reference.hidden(tiny, None, row).mean(0)
-        plain = adapter.head["classifier.weight"] @ pooled + adapter.head["classifier.bias"]
-        torch.testing.assert_close(piece.values[0], plain, rtol=1e-5, atol=1e-5)
+        expected = adapter.head["classifier.weight"] @ pooled + adapter.head["classifier.bias"]
+        torch.testing.assert_close(piece.values[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lora_starts_as_peft_starts(tiny: Backbone) -> None:
+def test_lora_is_initialised_like_peft(tiny: Backbone) -> None:
     """Kaiming uniform with a = sqrt(5): uniform within 1 / sqrt(inputs); B is zero."""
     kind: Any = methods()["lora"]
     method = kind(r=32, targets=("ffn_down",))
@@ -136,9 +136,7 @@ def test_lora_starts_as_peft_starts(tiny: Backbone) -> None:
         ("bottleneck", {"reduction_factor": 0.0}, "reduction_factor: expected more than 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    kind: str, settings: dict[str, Any], message: str
-) -> None:
+def test_invalid_settings_are_refused(kind: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         methods()[kind](**settings)
 
@@ -161,7 +159,7 @@ def test_settings_that_do_not_fit_the_backbone_are_refused(
         methods()[kind](**settings).init_tensors(tiny.geometry, torch.Generator())
 
 
-def test_a_projected_prefix_folds_and_goes_on(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_training_continues_from_a_folded_prefix(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     kind: Any = methods()["prefix"]
     method = kind(num_virtual_tokens=4, projection=True, projection_size=6)
     generator = torch.Generator().manual_seed(0)
@@ -192,10 +190,10 @@ def source(request: pytest.FixtureRequest, tiny_folder: Path) -> tuple[Backbone,
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [s for s in SETTINGS if s[0] in PEFTS],
-    ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS) if k in PEFTS],
+    [s for s in SETTINGS if s[0] in PEFT_METHODS],
+    ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS) if k in PEFT_METHODS],
 )
-def test_our_folder_loads_in_peft(
+def test_peft_loads_our_folder(
     source: tuple[Backbone, Path],
     make_adapter: MakeAdapter,
     tmp_path: Path,
@@ -231,7 +229,7 @@ def peft_configs() -> list[Any]:
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_pefts_folder_loads_here(
+def test_a_folder_of_peft_is_loaded(
     source: tuple[Backbone, Path], tmp_path: Path, number: int
 ) -> None:
     from peft import get_peft_model
