@@ -50,7 +50,7 @@ from helpers.adapters import MakeAdapter
 from helpers.command_line import run_command, write_recipe
 from helpers.folder_faults import Fault, change_json, remove_file
 from helpers.joint_training import (
-    assert_like_alone,
+    assert_equals_solo,
     assert_same_weights,
     recipe_for,
     train_alone,
@@ -151,7 +151,7 @@ def test_a_member_equals_a_single_training_with_its_seed(tiny: Backbone, max_tok
                 assert entry["validation"] == pytest.approx(other["validation"], abs=1e-5)
         assert adapter.training["together"] == len(recipes)
         if n == 1:
-            assert_like_alone(adapter, solo[0])
+            assert_equals_solo(adapter, solo[0])
             assert "members" not in adapter.training
 
 

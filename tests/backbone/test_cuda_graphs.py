@@ -1,4 +1,4 @@
-"""A batch as a whole, and as a graph: what a GPU computes in one launch is what loops compute."""
+"""Batches computed in one launch, and as a CUDA graph, equal the loops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ragged_attention(
     heads: int,
     scaling: float,
 ) -> torch.Tensor:
-    """The reference of flash attention; it gives padding NaN, so that nobody can read it."""
+    """The reference of flash attention; padding is NaN, so that a read of it is noticed."""
     ragged = plan.ragged
     assert ragged.keys is None or ragged.prefix_addresses is not None
     out = torch.full_like(query, torch.nan)
@@ -79,7 +79,7 @@ def scores_of(backbone: Backbone, rows: Rows) -> list[torch.Tensor]:
 
 
 def packed_of(backbone: Backbone, rows: Rows) -> tuple[Packed, Edits]:
-    """A batch and what its adapters do."""
+    """A packed batch and the edits of its adapters."""
     adapters = sorted({id(a): a for a, _ in rows if a is not None}.values(), key=batching_key)
     owners = [
         -1 if a is None else next(n for n, b in enumerate(adapters) if b is a) for a, _ in rows
@@ -100,7 +100,7 @@ def test_the_gpu_path_equals_the_cpu_path(
 
 
 class FakeGraph:
-    """Replaces a CUDA graph: it computes again with the edits that it was captured with."""
+    """A stand-in for a CUDA graph: replays the batch with the captured edits."""
 
     def __init__(self, backbone: Backbone, rows: torch.Tensor, edits: Edits) -> None:
         self._compute = partial(backbone.compute_states, rows, edits)
@@ -134,7 +134,7 @@ def traffic(
 
 
 @pytest.mark.usefixtures("on_gpu_path")
-def test_a_graph_of_one_batch_is_right_for_every_batch_of_its_kind(
+def test_a_graph_is_reused_for_every_batch_of_its_kind(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def test_batches_of_one_kind_have_the_same_edits_and_sizes(
         assert kind() != kind(**other)
 
 
-def test_a_method_that_is_not_low_rank_only_is_computed_group_by_group(
+def test_methods_beyond_low_rank_are_computed_by_group(
     tiny: Backbone, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Other(Head):
@@ -191,7 +191,7 @@ def test_sizes_are_few_and_large_enough() -> None:
     assert len({bucket_size(n) for n in range(1024, 2048)}) <= 9
 
 
-def test_a_launch_table_is_read_as_it_was_written() -> None:
+def test_a_launch_table_is_read_back_unchanged() -> None:
     table = LaunchTable()
     one = table.add(np.array([1, 2, 3], np.int32), 5)
     two = table.add(np.array([2**40], np.int64))
@@ -229,7 +229,7 @@ def test_graphs_equal_float32_on_a_cpu(
 
 
 @pytest.mark.gpu
-def test_threads_on_their_own_streams_get_their_own_answers(
+def test_threads_on_separate_streams_get_their_own_outputs(
     halved: Backbone, make_adapter: MakeAdapter
 ) -> None:
     jobs = [traffic(halved, make_adapter, seed) for seed in (0, 1, 2)]

@@ -1,4 +1,4 @@
-"""Families of models: what each must declare, and that a family from outside is as good as ours."""
+"""Families of models: required declarations, and families from outside the package."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def renamed_weights(bert: Path) -> dict[str, Tensor]:
 
 
 def fused_weights(bert: Path) -> dict[str, Tensor]:
-    """The same with query, key and value in one."""
+    """The same weights with query, key and value in one tensor."""
     weights = renamed_weights(bert)
     for layer in range(3):
         for end in ("weight", "bias"):
@@ -182,7 +182,7 @@ def fresh_model(model_type: str) -> Any:
 
 
 @pytest.mark.parametrize("model_type", [*sorted(families()), *sorted(OUTSIDE)])
-def test_a_family_is_true_to_its_models(model_type: str) -> None:
+def test_a_family_equals_its_transformers_models(model_type: str) -> None:
     family, model = family_of(model_type), fresh_model(model_type)
     geometry = family.geometry(model.config)
     layers = model.get_submodule(family.layers_path)
@@ -252,7 +252,7 @@ def test_a_task_model_has_the_fingerprint_of_its_backbone(model_type: str, tmp_p
 
 
 class Forgetful(example.RenamedBertFamily):
-    """Takes BERT's rule for its own: it knows no `tower`."""
+    """A family with the fingerprint rule of BERT, which does not know `tower`."""
 
     def is_backbone_weight(self, name: str) -> bool:
         return Bert().is_backbone_weight(name)
@@ -282,7 +282,7 @@ EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_adapters_act_as_in_bert(
+def test_outputs_with_adapters_equal_those_of_bert(
     tiny: Backbone, outside: Backbone, make_adapter: MakeAdapter
 ) -> None:
     inputs = tokenise(tiny, TEXTS, None, 50)
@@ -299,7 +299,7 @@ def test_adapters_act_as_in_bert(
 
 
 @pytest.mark.parametrize(("method", "settings"), EVERYWHERE[1:])
-def test_gradients_are_those_in_bert(
+def test_gradients_equal_those_of_bert(
     tiny: Backbone,
     outside: Backbone,
     make_adapter: MakeAdapter,
@@ -340,7 +340,7 @@ def recipe_of(folder: Path, backbone: Path) -> Recipe:
     )
 
 
-def test_it_trains_saves_loads_and_serves(
+def test_a_family_from_outside_trains_saves_loads_and_serves(
     outside_folder: Path, outside: Backbone, tmp_path: Path
 ) -> None:
     adapter = train(recipe_of(tmp_path, outside_folder), progress=False)

@@ -1,4 +1,4 @@
-"""Which options of glibc are set, and when none is."""
+"""The malloc options of glibc: which are set, and when they are left alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Calls = list[tuple[int, int]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """The calls of mallopt, on a Linux with a glibc that nobody has configured."""
+    """The calls of mallopt on a Linux with an unconfigured glibc."""
     calls: Calls = []
     use_libc(monkeypatch, calls, gnu_get_libc_version=None)
     monkeypatch.setattr("sys.platform", "linux")
@@ -43,7 +43,7 @@ def test_both_limits_are_raised(calls: Calls) -> None:
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-def test_the_environment_comes_first(
+def test_settings_of_the_environment_take_precedence(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
@@ -51,13 +51,15 @@ def test_the_environment_comes_first(
     assert calls == []
 
 
-def test_another_c_library_stays_as_it_is(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_c_library_is_not_changed(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     use_libc(monkeypatch, calls)
     malloc.keep_freed_memory()
     assert calls == []
 
 
-def test_another_system_stays_as_it_is(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_operating_system_is_not_changed(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.platform", "win32")
     malloc.keep_freed_memory()
     assert calls == []

@@ -1,4 +1,4 @@
-"""The 8-bit and 4-bit backbone by bitsandbytes: small, quiet, and as good."""
+"""The 8-bit and 4-bit backbone by bitsandbytes: size, printed output, scores and training."""
 
 from __future__ import annotations
 

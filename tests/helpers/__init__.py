@@ -1,1 +1,1 @@
-"""What several test files share, one noun a file."""
+"""Helpers that several test files share, one noun per file."""

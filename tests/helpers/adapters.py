@@ -25,7 +25,7 @@ def random_adapter(
     pooling: Any = "mean",
     **settings: Any,
 ) -> Adapter:
-    """An adapter as if trained: every tensor random and large enough to be seen in the answers."""
+    """An adapter with random weights, large enough to change answers."""
     generator = torch.Generator().manual_seed(seed)
     spread = 0.2 * (32 / backbone.geometry.hidden) ** 0.5
     chosen, tensors = methods()[method](**settings), {}

@@ -48,7 +48,7 @@ sys.exit(int(file.readline() or b"1"))
 
 @contextmanager
 def command_server(folder: Path) -> Iterator[Path]:
-    """Runs the server; gives the folder for the PATH."""
+    """Run the server; return the folder to put on PATH."""
     programs, path = folder / "bin", str(folder / "socket")
     programs.mkdir()
     for name in ("adapterkit", "python"):
@@ -67,10 +67,10 @@ def command_server(folder: Path) -> Iterator[Path]:
 
 
 def serve(path: str) -> None:
-    """Answers connections for ever."""
+    """Accept connections until killed."""
     for module in PRELOADED:
         __import__(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the child processes
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{path}.new")
     listener.listen()
@@ -85,7 +85,7 @@ def serve(path: str) -> None:
 
 
 def run_command(connection: socket.socket) -> None:
-    """Runs the command of a connection in this process, and ends the process."""
+    """Run the command of a connection in this process and exit."""
     _, streams, *_ = socket.recv_fds(connection, 1, 3)
     file = connection.makefile("rwb")
     name, arguments, folder, environment = json.loads(file.readline())

@@ -1,4 +1,4 @@
-"""Files of rows with one fault each, and the message that names it."""
+"""Data files with one error each, and the message that names it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CSV_FAULTS: dict[str, tuple[str | bytes, str]] = {
         "x.csv: there are no training rows",
     ),
 }
-"""What is wrong with a CSV file, and the telling part of the message."""
+"""Each error to the CSV file and part of its message."""
 JSONL_FAULTS: dict[str, tuple[str | bytes, str]] = {
     "empty file": ("", "x.jsonl: there are no rows"),
     "blank lines": ("\n  \n", "x.jsonl: there are no rows"),
@@ -117,7 +117,7 @@ JSONL_FAULTS: dict[str, tuple[str | bytes, str]] = {
         "x.jsonl:1: split is ['train']; expected train, validation, test",
     ),
 }
-"""What is wrong with a JSONL file, and the telling part of the message."""
+"""Each error to the JSONL file and part of its message."""
 TSV_FAULTS: dict[str, tuple[str | bytes, str]] = {
     label: (
         content.replace(b",", b"\t") if isinstance(content, bytes) else content.replace(",", "\t"),
@@ -138,8 +138,8 @@ def parquet(*columns: tuple[str, list[Any]]) -> bytes:
 
 TEXTS = ("text", ["my card", "the bank", "a", "b"])
 LABELS = ("label", ["no", "yes", "no", "yes"])
-FOREIGN = pa.array([b"a", b"b", b"caf\xe9", b"d"]).view(pa.string())
-"""Bytes that claim to be text."""
+NOT_UTF8 = pa.array([b"a", b"b", b"caf\xe9", b"d"]).view(pa.string())
+"""A column of bytes declared as text."""
 PARQUET_FAULTS: dict[str, tuple[str | bytes, str]] = {
     "empty file": ("", "x.parquet: not a Parquet file that can be read ("),
     "a CSV file": (CSV, "x.parquet: not a Parquet file that can be read ("),
@@ -162,13 +162,13 @@ PARQUET_FAULTS: dict[str, tuple[str | bytes, str]] = {
         parquet(("text", [b"a"]), ("label", ["no"])),
         "x.parquet:1: column 'text': expected a text, got b'a'",
     ),
-    "text not UTF-8": (parquet(("text", FOREIGN), LABELS), "x.parquet:3: cannot be read ('utf-8'"),
+    "text not UTF-8": (parquet(("text", NOT_UTF8), LABELS), "x.parquet:3: cannot be read ('utf-8'"),
     "unknown split": (
         parquet(TEXTS, LABELS, ("split", ["train", "test", "train", "dev"])),
         "x.parquet:4: split is 'dev'; expected train, validation, test",
     ),
 }
-"""What is wrong with a Parquet file, and the telling part of the message."""
+"""Each error to the Parquet file and part of its message."""
 DATA_FAULTS = {
     **{f"CSV, {label}": ("x.csv", *fault) for label, fault in CSV_FAULTS.items()},
     **{f"TSV, {label}": ("x.tsv", *fault) for label, fault in TSV_FAULTS.items()},

@@ -18,7 +18,7 @@ from helpers.vocabulary import WORDS
 
 
 def write_rows(seed: int, n: int, name: str | None = None) -> str:
-    """A file of n rows whose label shows in their words; a tenth of them is for validation."""
+    """Write n rows with words that depend on the label; a tenth are for validation."""
     rng, lines = random.Random(seed), ["text,label,split"]
     for place in range(n):
         label = ("money", "weather", "work")[place % 3]
@@ -76,7 +76,7 @@ _trained: dict[tuple[str, bytes, str], Adapter] = {}
 
 
 def trained_once(recipe: Recipe, backbone: Backbone) -> Adapter:
-    """As `train_alone`, but equal recipes with equal rows are trained once in a process."""
+    """`train_alone`, cached: equal recipes with equal rows are trained once in a process."""
     content = recipe.plain()
     rows = Path(content["data"].pop("path")).read_bytes()
     key = json.dumps(content, sort_keys=True), rows, backbone.fingerprint
@@ -85,7 +85,7 @@ def trained_once(recipe: Recipe, backbone: Backbone) -> Adapter:
     return _trained[key]
 
 
-def assert_like_alone(together: Adapter, solo: Adapter) -> None:
+def assert_equals_solo(together: Adapter, solo: Adapter) -> None:
     """Losses and scores to 1e-4, the same epochs and checks; tensors to 1e-3, since Adam makes a
     full step of a gradient that is all rounding, and other draws would move them by 1e-2."""
     assert together.name == solo.name

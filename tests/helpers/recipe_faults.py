@@ -1,4 +1,4 @@
-"""Recipes with one fault each, and the message that names it."""
+"""Recipes with one error each, and the message that names it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BAD_NAMES = {
     "name without end": "acme/",
     "name too long": "a" * 65,
 }
-"""Names that may not become paths."""
+"""Invalid adapter names."""
 RECIPE_FAULTS = {
     **{
         label: (
@@ -349,7 +349,7 @@ RECIPE_FAULTS = {
         )
     },
 }
-"""What is wrong with a recipe, and the telling part of the message."""
+"""Each error to the recipe and part of its message."""
 RECIPE_CHANGES = {
     "epochs": "--set epochs: expected key=value or section.key=value",
     "=3": "--set =3: expected key=value or section.key=value",
@@ -366,4 +366,4 @@ RECIPE_CHANGES = {
     "name=../x": "'../x' is not an adapter name",
     "method.type=prefix": "method.r: there is no such key",
 }
-"""Changes that cannot be applied, and the telling part of the message."""
+"""Each invalid change to part of its message."""

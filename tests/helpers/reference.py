@@ -1,4 +1,4 @@
-"""Plain float32 loops, one sequence and one adapter at a time: what every fast path must equal."""
+"""Plain float32 loops, one sequence and one adapter at a time: the reference of every fast path."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
 METHODS = ("lora", "prefix", "bottleneck", "head")
-"""Methods that `logits` knows."""
+"""Methods that `logits` supports."""
 
 
 def low_rank(
     x: Tensor, weights: list[Tensor], lengths: list[int], scales: list[float], activation: Any
 ) -> Tensor:
-    """Run after run, token after token through its own two layers: down, up and their biases."""
+    """Each token of each segment through its own two layers: down, up and their biases."""
     down, up, *bias = weights
     lines, start = [], 0
     for g, length in enumerate(lengths):
@@ -56,27 +56,27 @@ def norm(module: Any, s: Tensor) -> Tensor:
     return F.layer_norm(s, (s.shape[-1],), module.weight, module.bias, module.eps)
 
 
-def lora(floor: Adapter, index: int, site: str, x: Tensor) -> Tensor:
-    """What one adapter adds to a linear that reads x, 0 where it does nothing there."""
-    method: Any = floor.method
+def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
+    """The term that one adapter adds to a linear with input x; 0 if it does not edit the site."""
+    method: Any = level.method
     if method.type != "lora" or site not in method.targets:
         return torch.zeros(())
     if index not in (method.layers or range(99)):
         return torch.zeros(())
     at = list(method.layers).index(index) if method.layers else index
-    a, b = floor.tensors[f"{site}.a"][at], floor.tensors[f"{site}.b"][at]
+    a, b = level.tensors[f"{site}.a"][at], level.tensors[f"{site}.b"][at]
     root = method.r**0.5 if method.rank_stabilised else method.r
     added: Tensor = (x @ a.T) @ b.T * (method.alpha / root)
     return added
 
 
-def bottleneck(floor: Adapter, index: int, site: str, x: Tensor) -> Tensor:
-    """What one adapter adds to the residual stream where it reads x, 0 where it does nothing."""
-    method: Any = floor.method
-    if f"{site}.down" not in floor.tensors:
+def bottleneck(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
+    """The term that one adapter adds to the residual stream; 0 if it does not edit the site."""
+    method: Any = level.method
+    if f"{site}.down" not in level.tensors:
         return torch.zeros(())
-    get = {part: floor.tensors[f"{site}.{part}"][index] for part in ("down", "up")}
-    get |= {part: floor.tensors[f"{site}.{part}"][index] for part in ("down_bias", "up_bias")}
+    get = {part: level.tensors[f"{site}.{part}"][index] for part in ("down", "up")}
+    get |= {part: level.tensors[f"{site}.{part}"][index] for part in ("down_bias", "up_bias")}
     act = {"relu": torch.relu, "swish": F.silu, "gelu": F.gelu}[method.activation]
     thin = act(x @ get["down"].T + get["down_bias"])
     added: Tensor = method.scaling * (thin @ get["up"].T + get["up_bias"])
@@ -84,26 +84,26 @@ def bottleneck(floor: Adapter, index: int, site: str, x: Tensor) -> Tensor:
 
 
 def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
-    """One BERT layer over one sequence `[n, h]`, every step written out, floor after floor."""
-    block, floors = bert.encoder.layer[index], adapter.stack if adapter else ()
+    """One BERT layer over one sequence `[n, h]`, with every adapter of the stack."""
+    block, levels = bert.encoder.layer[index], adapter.stack if adapter else ()
 
     def linear(module: Any, site: str, inner: Tensor) -> Tensor:
         y: Tensor = inner @ module.weight.T + module.bias
-        for floor in floors:
-            y = y + lora(floor, index, site, inner)
+        for level in levels:
+            y = y + lora(level, index, site, inner)
         return y
 
     def hidden(site: str, inner: Tensor, read: Any = lambda inner: inner) -> Tensor:
-        for floor in floors:
-            inner = inner + bottleneck(floor, index, site, read(inner))
+        for level in levels:
+            inner = inner + bottleneck(level, index, site, read(inner))
         return inner
 
     own, heads = block.attention.self, block.attention.self.num_attention_heads
     q, k, v = (linear(getattr(own, site), site, x) for site in ("query", "key", "value"))
     flat = [
-        floor.tensors["prefix"].view(-1, bert.config.num_hidden_layers, 2, x.shape[-1])
-        for floor in floors
-        if floor.method.type == "prefix"
+        level.tensors["prefix"].view(-1, bert.config.num_hidden_layers, 2, x.shape[-1])
+        for level in levels
+        if level.method.type == "prefix"
     ]
     prefix = tuple(torch.cat([one[:, index, i] for one in flat]) for i in (0, 1)) if flat else None
     mixed = attention(q, k, v, [len(x)], heads, [prefix])
@@ -116,7 +116,7 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
 
 
 def hidden(backbone: Backbone, adapter: Adapter | None, inputs: TokenSequence) -> Tensor:
-    """Last hidden state of one sequence, `[n, h]`, from its `words` where it has them."""
+    """Last hidden state of one sequence, `[n, h]`, from its `words` if given."""
     bert: Any = backbone.model
     start = adapter.num_virtual_tokens if adapter else 0
     places = torch.arange(start, start + len(inputs))

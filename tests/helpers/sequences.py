@@ -20,7 +20,7 @@ from helpers.vocabulary import WORDS
 def tokenise(
     backbone: Backbone, texts: list[str], pairs: list[str | None] | None, limit: int
 ) -> list[TokenSequence]:
-    """Texts or text pairs as one sequence each, cut to a limit."""
+    """Texts or text pairs as one sequence each, truncated to a limit."""
     return [truncate(encoding, limit)[0] for encoding in backbone.reader.encode(texts, pairs)]
 
 

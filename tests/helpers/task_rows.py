@@ -16,7 +16,7 @@ from helpers.vocabulary import WORDS
 
 
 def task_rows(kind: str, n: int = 24) -> list[dict[str, Any]]:
-    """Rows of a task whose answer shows in their words."""
+    """Rows of a task whose words depend on the answer."""
     rng = random.Random(3)
     rows: list[Any] = []
     for index in range(n):
@@ -62,10 +62,10 @@ def task_rows(kind: str, n: int = 24) -> list[dict[str, Any]]:
     return rows
 
 
-def _around(line: str, place: int) -> list[str]:
-    """A document of four sentences, the line in its place."""
+def _around(sentence: str, index: int) -> list[str]:
+    """A document of four sentences with the given one at `index`."""
     others = ["please wait", "the tea is not hot", "open the new screen"]
-    return [*others[:place], line, *others[place:]]
+    return [*others[:index], sentence, *others[index:]]
 
 
 def _tag(word: str) -> str:

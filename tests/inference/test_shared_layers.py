@@ -23,7 +23,7 @@ from adapterkit.methods.lora import LoRA
 from adapterkit.ops.bucketing import bucket_for_onednn
 from helpers.adapters import MakeAdapter, varied_adapters
 from helpers.joint_training import (
-    assert_like_alone,
+    assert_equals_solo,
     assert_same_weights,
     recipe_for,
     train_alone,
@@ -267,7 +267,7 @@ def test_joint_training_shares_texts_and_cache(tiny: Backbone) -> None:
         some = [with_changes(recipe, training={"cache_mb": cache}) for recipe in recipes]
         for together, recipe in zip(train_together(some, tiny), some, strict=True):
             solo = train_alone(with_changes(recipe, training={"cache_mb": 0}), tiny)
-            assert_like_alone(together, solo)
+            assert_equals_solo(together, solo)
 
 
 def test_a_memory_keeps_no_more_than_its_bytes(tiny: Backbone, make_adapter: MakeAdapter) -> None:

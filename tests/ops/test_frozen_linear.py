@@ -1,4 +1,4 @@
-"""Prepared linears are plain linears, forward and backward, and leave the module as it was."""
+"""Prepared linears equal plain linears, forward and backward, and leave the module unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AVX2 = Processor("AVX2", frozenset({torch.float32}), INT8_MAX_WITHOUT_VNNI)
 
 @pytest.fixture(params=["this processor", "AVX2"])
 def capability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Processor:
-    """This processor, and one without AVX-512, whose instructions every one here has."""
+    """This processor, and one without AVX-512, whose instructions it also has."""
     if request.param == "AVX2":
         monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: AVX2)
         return AVX2
@@ -70,7 +70,9 @@ def test_a_prepacked_linear_equals_the_linear(
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_prepared_linear_under_autocast(capability: Processor, bias: bool) -> None:
+def test_a_prepared_linear_equals_the_linear_under_autocast(
+    capability: Processor, bias: bool
+) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias).requires_grad_(False)
     prepared, target, results = PrepackedLinear(linear), torch.randn(7, 80), []
@@ -147,7 +149,7 @@ def test_a_backbone_with_fused_gelus_equals_a_plain_one(
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_only_plain_linears_are_prepacked_and_the_state_stays() -> None:
+def test_only_plain_linears_are_prepacked_and_the_state_dict_is_unchanged() -> None:
     class Other(nn.Linear):
         pass
 
@@ -207,7 +209,7 @@ def test_int8_is_close_forward_and_exact_backward(
     )
 
 
-def test_int8_sums_overflow_on_no_processor() -> None:
+def test_int8_sums_do_not_overflow_on_any_processor() -> None:
     """Without VNNI two products are added in 16 bits, which do not hold the largest ones."""
     largest = processor().int8_max
     assert largest > 0
@@ -217,7 +219,7 @@ def test_int8_sums_overflow_on_no_processor() -> None:
     torch.testing.assert_close(y[1:], torch.full((31, 48), 128.0), rtol=1e-3, atol=0)
 
 
-def test_int8_is_refused_where_no_product_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_refused_without_an_exact_product(monkeypatch: pytest.MonkeyPatch) -> None:
     none = Processor("DEFAULT", frozenset({torch.float32}), 0)
     monkeypatch.setattr("adapterkit.ops.frozen_linear.processor", lambda: none)
     with pytest.raises(
@@ -240,7 +242,7 @@ def test_bfloat16_that_cannot_be_prepacked_is_plain_and_logged_once(
     assert not any(getattr(linear.forward, "prepacks", True) for linear in backbone.linears)
 
 
-def test_int8_answers_like_float32(minilm: Backbone, make_adapter: MakeAdapter) -> None:
+def test_int8_scores_are_close_to_float32(minilm: Backbone, make_adapter: MakeAdapter) -> None:
     before = {name: t.clone() for name, t in minilm.model.state_dict().items()}
     fast = Backbone.load("minilm", quantization="int8", device="cpu")
     assert fast.fingerprint == minilm.fingerprint
@@ -249,8 +251,8 @@ def test_int8_answers_like_float32(minilm: Backbone, make_adapter: MakeAdapter) 
     assert all(torch.equal(before[name], after[name]) for name in before)
     texts = ["where is my card", "the network is slow today", "please close my account"]
     for kind in ("lora", "prefix", "bottleneck"):
-        asked = [("acme/intent", text) for text in texts]
-        answers = [Predictor(b, [make_adapter(minilm, kind)])(asked) for b in (minilm, fast)]
+        requests = [("acme/intent", text) for text in texts]
+        answers = [Predictor(b, [make_adapter(minilm, kind)])(requests) for b in (minilm, fast)]
         for exact, near in zip(*answers, strict=True):
             assert exact["score"] == pytest.approx(near["score"], abs=0.05)
 
@@ -262,7 +264,7 @@ def test_int8_is_for_the_cpu(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch)
         Backbone.load(str(tiny_folder), quantization="int8")
 
 
-def test_batches_of_every_size_are_of_few_sizes_to_the_processor() -> None:
+def test_batch_sizes_are_rounded_to_few_kernel_sizes() -> None:
     sizes = range(1, 8193)
     filled = {bucket_for_onednn(n) for n in sizes}
     assert all(n <= bucket_for_onednn(n) <= max(16, n * 17 / 16 + 16) for n in sizes)

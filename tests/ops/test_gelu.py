@@ -22,7 +22,7 @@ def reference(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_value_and_slope_are_torchs(dtype: torch.dtype) -> None:
+def test_value_and_derivative_equal_torch(dtype: torch.dtype) -> None:
     x = torch.linspace(-12, 12, 32 * 500).to(dtype).view(500, 32)
     y, derivative = kernel.gelu_and_derivative(x)
     tolerance = TOLERANCE[dtype]

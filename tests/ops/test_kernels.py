@@ -19,7 +19,7 @@ def low_rank(downs: list[torch.Tensor], ups: list[torch.Tensor], lengths: list[i
     )
 
 
-def test_memory_beside_a_block_of_tokens_stays_as_it_is() -> None:
+def test_memory_beside_a_block_of_tokens_is_not_written() -> None:
     torch.manual_seed(0)
     whole, x = torch.zeros(10, 12), torch.randn(4, 6)
     downs, ups = [torch.randn(1, 3, 6)] * 2, [torch.randn(1, 8, 3)] * 2

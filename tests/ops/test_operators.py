@@ -55,7 +55,7 @@ WAYS: dict[str, Add] = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 @pytest.mark.parametrize(("width", "rank"), [(12, 3), (32, 9)], ids=["odd", "whole vectors"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2e-2)])
-def test_low_rank_is_the_loop_forward_and_backward(
+def test_low_rank_equals_the_loop_forward_and_backward(
     lengths: list[int],
     full: bool,
     way: Add,
@@ -111,7 +111,7 @@ def test_gradients_pass_frozen_weights() -> None:
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "bottleneck"])
 @pytest.mark.parametrize("width", [12, 32], ids=["odd", "whole vectors"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_low_rank_in_place_is_the_loop(
+def test_low_rank_in_place_equals_the_loop(
     lengths: list[int], full: bool, width: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     torch.manual_seed(0)
@@ -152,7 +152,7 @@ def test_ranks_may_differ_within_a_group() -> None:
 @pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
 @pytest.mark.parametrize("with_prefix", [False, True])
 @pytest.mark.parametrize("width", [8, 64], ids=["padded", "compiled"])
-def test_packed_attention_is_the_loop_forward_and_backward(
+def test_packed_attention_equals_the_loop_forward_and_backward(
     lengths: list[int], with_prefix: bool, width: int
 ) -> None:
     torch.manual_seed(0)
@@ -185,7 +185,7 @@ def test_packed_attention_is_the_loop_forward_and_backward(
 @pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
 @pytest.mark.parametrize("with_prefix", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_packed_attention_without_gradients_is_the_loop(
+def test_packed_attention_without_gradients_equals_the_loop(
     lengths: list[int], with_prefix: bool, dtype: torch.dtype, tolerance: float
 ) -> None:
     torch.manual_seed(0)
@@ -274,7 +274,7 @@ def test_dropout_does_not_depend_on_how_a_batch_is_split() -> None:
     assert not torch.equal(*together)
 
 
-def test_dropout_keeps_the_mean_and_drops_its_share() -> None:
+def test_dropout_keeps_the_mean_and_drops_its_rate() -> None:
     x = Dropout([DropoutSeed(0, [4000], [0])]).drop_tokens(torch.ones(4000, 10), 0.25)
     assert abs(float((x == 0).float().mean()) - 0.25) < 0.01
     assert abs(float(x.mean()) - 1.0) < 0.02

@@ -1,4 +1,4 @@
-"""The scripts people copy run as they are."""
+"""The scripts of recipes/ that serve run unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Script = Callable[..., str]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
-    """Runs a script as a program and gives what it prints."""
+    """Run a script in a subprocess and return its standard output."""
 
     def run(name: str, *arguments: str | Path) -> str:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -35,7 +35,7 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def test_an_adapter_is_swapped_while_another_thread_asks(
+def test_an_adapter_is_swapped_while_another_thread_predicts(
     script: Script, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     store, text = Store(tmp_path / "store"), "我的 card"
@@ -43,18 +43,18 @@ def test_an_adapter_is_swapped_while_another_thread_asks(
     store.publish(old, tiny.geometry)
     folder = save_adapter(new, tmp_path / "new", tiny.geometry)
     options = ("--store", store.root, "--backbone", tiny_folder)
-    *told, last = script("hot_swap.py", "acme/intent", folder, text, *options).splitlines()
+    *lines, last = script("hot_swap.py", "acme/intent", folder, text, *options).splitlines()
     answers = [Predictor(tiny, [adapter])([("acme/intent", text)])[0] for adapter in (old, new)]
     first, second = (f"answers {answer}" for answer in answers)
     assert first != second
-    assert told == [f"version 1 {first}", f"version 2 {second}", f"version 1 {first}"]
+    assert lines == [f"version 1 {first}", f"version 2 {second}", f"version 1 {first}"]
     assert int(last.split()[0]) > 0
     assert store.find("acme/intent").number == 1
     with pytest.raises(SystemExit, match="Error: there is no adapter 'acme/none'"):
         script("hot_swap.py", "acme/none", folder, text, *options)
 
 
-def test_a_file_of_many_adapters_is_answered_here_and_by_a_server(
+def test_a_file_of_many_adapters_is_predicted_locally_and_by_a_server(
     script: Script, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     store = Store(tmp_path / "store")
@@ -65,8 +65,8 @@ def test_a_file_of_many_adapters_is_answered_here_and_by_a_server(
     (tmp_path / "mixed.csv").write_text("adapter,text\n" + "\n".join(rows), encoding="utf-8")
 
     def answered(*options: str | Path) -> list[tuple[str, str, str | None]]:
-        told = script("mixed_file.py", "mixed.csv", "answers.jsonl", *options)
-        assert told == "4 answers in answers.jsonl\n"
+        output = script("mixed_file.py", "mixed.csv", "answers.jsonl", *options)
+        assert output == "4 answers in answers.jsonl\n"
         lines = Path("answers.jsonl").read_text(encoding="utf-8").splitlines()
         found = [json.loads(line) for line in lines]
         return [(row["adapter"], row["text"], row.get("label")) for row in found]

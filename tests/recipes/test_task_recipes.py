@@ -1,4 +1,4 @@
-"""The sample recipes, one for every task: sound rows, and an adapter from each."""
+"""The sample recipes, one for every task: valid rows, and one epoch of training each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ every = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 @pytest.fixture(scope="session")
 def store(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """The store that holds what a sample recipe stands on, trained on the tiny backbone."""
+    """A store with the base adapter of a sample recipe, trained on the tiny backbone."""
     shelf = Store(tmp_path_factory.mktemp("store"))
     recipes = {recipe.name: recipe for recipe in map(Recipe.load, FILES)}
     for recipe in recipes.values():
@@ -39,7 +39,7 @@ def store(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def small(recipe: Recipe, backbone: Backbone) -> Recipe:
-    """The recipe for one epoch on a backbone of few positions."""
+    """The recipe for one epoch on a backbone with few positions."""
     content = recipe.plain()
     room = backbone.geometry.positions - recipe.method.num_virtual_tokens
     task = {**content["task"], "max_length": min(content["task"]["max_length"] or room, room)}
@@ -56,7 +56,7 @@ def test_every_task_has_a_sample_recipe() -> None:
     assert len({Recipe.load(file).name for file in FILES}) == len(FILES)
 
 
-def test_the_table_speaks_of_every_recipe_and_its_method() -> None:
+def test_the_table_lists_every_recipe_and_its_method() -> None:
     lines = (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()
     for file in FILES:
         (line,) = [line for line in lines if line.startswith(f"| `{file.name}`")]
@@ -66,15 +66,15 @@ def test_the_table_speaks_of_every_recipe_and_its_method() -> None:
 
 
 @every
-def test_rows_are_sound_for_their_task(tiny: Backbone, store: Store, file: Path) -> None:
+def test_rows_are_valid_for_their_task(tiny: Backbone, store: Store, file: Path) -> None:
     recipe = small(Recipe.load(file), tiny)
     splits = load(recipe)
     assert tuple(splits) == SPLITS
     rows = [row for part in splits.values() for row in part]
     shares = [len(part) / len(rows) for part in splits.values()]
     assert shares == pytest.approx([0.7, 0.15, 0.15], abs=0.05)
-    asked = Counter(tuple(row.fields[role] for role in _read(recipe)) for row in rows)
-    assert max(asked.values()) == 1, "no row is there twice"
+    inputs = Counter(tuple(row.fields[role] for role in _read(recipe)) for row in rows)
+    assert max(inputs.values()) == 1, "no row occurs twice"
     for row in rows:
         recipe.task.fields({role: row.fields[role] for role in _read(recipe)}, row.where)
     adapter = fresh_adapter(recipe, tiny, splits["train"], store)
@@ -85,7 +85,7 @@ def test_rows_are_sound_for_their_task(tiny: Backbone, store: Store, file: Path)
 
 
 @every
-def test_one_epoch_gives_the_main_metric(tiny: Backbone, store: Store, file: Path) -> None:
+def test_one_epoch_reports_the_main_metric(tiny: Backbone, store: Store, file: Path) -> None:
     recipe = small(Recipe.load(file), tiny)
     adapter = train(recipe, tiny, store=store, progress=False)
     assert adapter.name == recipe.name
@@ -98,7 +98,7 @@ def test_one_epoch_gives_the_main_metric(tiny: Backbone, store: Store, file: Pat
 
 
 def _read(recipe: Recipe) -> list[str]:
-    """Roles of what is asked."""
+    """Roles of what is inputs."""
     columns = recipe.task.columns
     return [
         role

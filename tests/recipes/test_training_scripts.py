@@ -1,4 +1,4 @@
-"""The scripts that train, run as people run them, in small."""
+"""The scripts of recipes/ that train, run on little data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPTS = ROOT / "recipes" / "scripts"
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Rows of two labels that single words tell apart, in three splits."""
+    """Rows of two labels, each with words of its own, in three splits."""
     path = tmp_path / "rows.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -43,10 +43,10 @@ def test_train_in_code_from_its_own_rows(
     card = read_card(folder)
     assert card["training"]["rows"] == {"train": 6}
     assert card["task"]["labels"] == ["card", "transfer"]
-    said = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     predictor = Predictor(tiny)
     name = predictor.load(folder)
-    for line, text in zip(said[-2:], ("where is my card", "my money did not arrive"), strict=True):
+    for line, text in zip(lines[-2:], ("where is my card", "my money did not arrive"), strict=True):
         (answer,) = predictor([(name, text)])
         assert line == f"{text}: {answer['label']} ({answer['score']:.2f})"
     with pytest.raises(SystemExit):

@@ -32,7 +32,7 @@ from adapterkit.training.trainable import TrainableAdapter, TrainableAdapters
 from helpers import reference
 from helpers.adapters import random_adapter
 from helpers.joint_training import (
-    assert_like_alone,
+    assert_equals_solo,
     assert_same_weights,
     recipe_for,
     train_alone,
@@ -309,7 +309,7 @@ def test_side_by_side_is_alone(tiny: Backbone, max_tokens: int) -> None:
     for together, recipe in zip(
         train_together(recipes, tiny, max_tokens=max_tokens), recipes, strict=True
     ):
-        assert_like_alone(together, trained_once(recipe, tiny))
+        assert_equals_solo(together, trained_once(recipe, tiny))
 
 
 def test_it_changes_what_is_learnt(tiny: Backbone) -> None:

@@ -28,7 +28,7 @@ from adapterkit.training.recipe import Recipe, describe_keys
 from adapterkit.training.train import train, train_many
 from helpers.command_line import run_command
 from helpers.joint_training import (
-    assert_like_alone,
+    assert_equals_solo,
     assert_same_weights,
     recipe_for,
     train_alone,
@@ -411,7 +411,7 @@ def test_side_by_side_is_alone(tiny: Backbone) -> None:
         ),
     ]
     for together, recipe in zip(train_together(recipes, tiny), recipes, strict=True):
-        assert_like_alone(together, train_alone(recipe, tiny))
+        assert_equals_solo(together, train_alone(recipe, tiny))
 
 
 def test_a_member_of_an_ensemble_is_what_its_seed_trains(tiny: Backbone) -> None:
@@ -492,7 +492,7 @@ def test_a_callable_of_one_s_own_is_heard_and_told_of(tiny: Backbone) -> None:
         (adapter, train_alone(other, tiny)),
         strict=True,
     ):
-        assert_like_alone(together, solo)
+        assert_equals_solo(together, solo)
     drawn, split, _ = augmented_of(recipe, tiny, shouted)
     for example, before in zip(drawn(range(5), 1, 0).examples, split.examples, strict=False):
         assert decoded(tiny, example.inputs[0]).startswith(decoded(tiny, before.inputs[0]))

@@ -15,7 +15,7 @@ from adapterkit.training import parallel_backward as abreast
 from adapterkit.training.batches import MicroBatch
 from adapterkit.training.parallel_backward import split_over_lanes
 from helpers.joint_training import (
-    assert_like_alone,
+    assert_equals_solo,
     assert_same_weights,
     recipe_for,
     train_alone,
@@ -83,9 +83,9 @@ def test_what_is_learnt_is_the_same_in_lanes(
     expected = [trained_once(recipe, tiny) for recipe in recipes]
     counts = request.getfixturevalue("in_lanes")
     for recipe, solo in zip(recipes[-3:], expected[-3:], strict=True):
-        assert_like_alone(train_alone(recipe, tiny), solo)
+        assert_equals_solo(train_alone(recipe, tiny), solo)
     for together, solo in zip(train_together(recipes, tiny), expected, strict=True):
-        assert_like_alone(together, solo)
+        assert_equals_solo(together, solo)
     assert 2 * counts.count(2) > len(counts)
 
 

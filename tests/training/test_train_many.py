@@ -19,7 +19,7 @@ from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import StoppedError
 from helpers.command_line import assert_refused, run_command
 from helpers.joint_training import (
-    assert_like_alone,
+    assert_equals_solo,
     recipe_for,
     train_alone,
     train_together,
@@ -37,7 +37,7 @@ def test_joint_is_solo_under_any_budget(tiny: Backbone, max_tokens: int) -> None
     expected = {recipe.name: trained_once(recipe, tiny) for recipe in recipes}
     assert len({len(solo.training["losses"]) for solo in expected.values()}) > 4
     for together in train_together(recipes, tiny, max_tokens=max_tokens):
-        assert_like_alone(together, expected[together.name])
+        assert_equals_solo(together, expected[together.name])
         assert together.training["together"] == len(recipes)
 
 
@@ -47,7 +47,7 @@ def test_the_order_of_recipes_does_not_matter(tiny: Backbone) -> None:
     back = train_together(recipes[::-1], tiny)[::-1]
     assert [adapter.name for adapter in straight] == [recipe.name for recipe in recipes]
     for one, other in zip(straight, back, strict=True):
-        assert_like_alone(one, other)
+        assert_equals_solo(one, other)
 
 
 def test_tasks_train_side_by_side(tiny: Backbone) -> None:
@@ -62,7 +62,7 @@ def test_tasks_train_side_by_side(tiny: Backbone) -> None:
         recipe_for("tags", str(Path("tags.jsonl").resolve()), task={"type": "tagging"}),
     ]
     for together, recipe in zip(train_together(recipes, tiny), recipes, strict=True):
-        assert_like_alone(together, train_alone(recipe, tiny))
+        assert_equals_solo(together, train_alone(recipe, tiny))
 
 
 def test_one_forward_holds_no_more_than_the_budget(
@@ -105,7 +105,7 @@ def test_one_run_that_diverges_stops_and_spoils_no_other(tiny: Backbone, max_tok
     del recipes[2]
     assert [adapter.name for adapter in caught.value.finished] == [r.name for r in recipes]
     for together, recipe in zip(caught.value.finished, recipes, strict=True):
-        assert_like_alone(together, trained_once(recipe, tiny))
+        assert_equals_solo(together, trained_once(recipe, tiny))
 
 
 def test_a_run_alone_that_diverges_has_nothing_to_show(tiny: Backbone) -> None:
