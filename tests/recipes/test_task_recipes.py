@@ -73,10 +73,10 @@ def test_rows_are_valid_for_their_task(tiny: Backbone, store: Store, file: Path)
     rows = [row for part in splits.values() for row in part]
     shares = [len(part) / len(rows) for part in splits.values()]
     assert shares == pytest.approx([0.7, 0.15, 0.15], abs=0.05)
-    inputs = Counter(tuple(row.fields[role] for role in _read(recipe)) for row in rows)
+    inputs = Counter(tuple(row.fields[role] for role in _input_roles(recipe)) for row in rows)
     assert max(inputs.values()) == 1, "no row occurs twice"
     for row in rows:
-        recipe.task.fields({role: row.fields[role] for role in _read(recipe)}, row.where)
+        recipe.task.fields({role: row.fields[role] for role in _input_roles(recipe)}, row.where)
     adapter = fresh_adapter(recipe, tiny, splits["train"], store)
     for part in splits.values():
         assert len(prepare_rows(tiny, adapter, part)) == len(part)
@@ -97,8 +97,8 @@ def test_one_epoch_reports_the_main_metric(tiny: Backbone, store: Store, file: P
     assert adapter.training["rows"] == {name: len(part) for name, part in load(recipe).items()}
 
 
-def _read(recipe: Recipe) -> list[str]:
-    """Roles of what is inputs."""
+def _input_roles(recipe: Recipe) -> list[str]:
+    """Roles of the inputs of a task."""
     columns = recipe.task.columns
     return [
         role
