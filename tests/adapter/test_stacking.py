@@ -85,9 +85,9 @@ def test_outputs_and_gradients_equal_the_reference_loop(
         else:
             logits = torch.stack([reference.logits(tiny, adapter, row) for row in inputs])
         (logits * torch.arange(10.0).view(5, 2)).sum().backward()
-        base = adapter.on_top_of
-        assert base is not None
-        assert all(tensor.grad is None for tensor in (*base.tensors.values(),))
+        parent = adapter.on_top_of
+        assert parent is not None
+        assert all(tensor.grad is None for tensor in (*parent.tensors.values(),))
         results.append((logits, {name: tensor.grad for name, tensor in leaves.items()}))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
     for name, expected in results[1][1].items():
@@ -129,11 +129,11 @@ def adapter_mix(backbone: Backbone, make_adapter: MakeAdapter) -> list[Adapter]:
     """Single adapters, adapters on one domain adapter of each kind, and a stack of three."""
     adapters = []
     for n, (kind, settings) in enumerate(KINDS):
-        base = make_adapter(backbone, kind, name=f"d/{n}", seed=100 + n, **settings)
-        adapters.append(base)
+        parent = make_adapter(backbone, kind, name=f"d/{n}", seed=100 + n, **settings)
+        adapters.append(parent)
         for m, (top_kind, more) in enumerate(KINDS):
             top = make_adapter(backbone, top_kind, name=f"t/{n}{m}", seed=10 * n + m, **more)
-            adapters.append(replace(top, on_top_of=base))
+            adapters.append(replace(top, on_top_of=parent))
         if n == 3:
             third = make_adapter(backbone, "lora", name="t/third", seed=7)
             adapters.append(replace(third, on_top_of=adapters[-1]))
@@ -179,11 +179,11 @@ def test_gradients_of_a_mixed_batch_equal_those_of_single_rows(
         torch.testing.assert_close(mixed / scale, solo / scale, rtol=1e-5, atol=1e-5)
 
 
-def test_adapters_on_one_base_share_its_block(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_adapters_on_one_parent_share_its_block(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     """Ten tasks on one domain adapter are one segment of its product in a mixed batch."""
-    base, other = (make_adapter(tiny, "lora", name=f"d/{n}", seed=n) for n in (1, 2))
+    parent, other = (make_adapter(tiny, "lora", name=f"d/{n}", seed=n) for n in (1, 2))
     tasks = [
-        replace(make_adapter(tiny, "bottleneck", seed=n), on_top_of=(base, other)[n % 2])
+        replace(make_adapter(tiny, "bottleneck", seed=n), on_top_of=(parent, other)[n % 2])
         for n in range(20)
     ]
     tasks = sorted(tasks, key=batching_key)
@@ -204,10 +204,10 @@ def test_layers_below_every_edit_are_computed_once(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     """Equal texts share the layers below the lowest edited layer; outputs stay equal."""
-    base = make_adapter(tiny, "lora", name="d", layers=(1,))
+    parent = make_adapter(tiny, "lora", name="d", layers=(1,))
     plain = make_adapter(tiny, "lora", name="p", layers=(2,), seed=9)
     tops = [
-        replace(make_adapter(tiny, "lora", seed=n, layers=(2,)), on_top_of=base) for n in (1, 2)
+        replace(make_adapter(tiny, "lora", seed=n, layers=(2,)), on_top_of=parent) for n in (1, 2)
     ]
     adapters = sorted([plain, *tops], key=batching_key)
     (row,) = tokenise(tiny, ["my card is lost"], None, 12)
@@ -255,18 +255,18 @@ def publish_domain(
     tiny: Backbone, make_adapter: MakeAdapter, store: Store, seed: int = 1
 ) -> Adapter:
     """A domain adapter, published in a store and loaded from it."""
-    base = make_adapter(tiny, "lora", name="acme/domain", seed=seed)
-    return load_adapter(store.publish(base, tiny.geometry), tiny)
+    parent = make_adapter(tiny, "lora", name="acme/domain", seed=seed)
+    return load_adapter(store.publish(parent, tiny.geometry), tiny)
 
 
 @pytest.fixture
 def stacked_store(tiny: Backbone, make_adapter: MakeAdapter) -> Store:
     """A store with `acme/domain` and, on it, `acme/task` and `globex/other`."""
     store = Store("shelf")
-    base = publish_domain(tiny, make_adapter, store)
+    parent = publish_domain(tiny, make_adapter, store)
     for seed, (name, kind) in enumerate([("acme/task", "bottleneck"), ("globex/other", "prefix")]):
         top = make_adapter(tiny, kind, name=name, seed=seed)
-        store.publish(replace(top, on_top_of=base), tiny.geometry)
+        store.publish(replace(top, on_top_of=parent), tiny.geometry)
     return store
 
 
@@ -276,13 +276,13 @@ def logits(backbone: Backbone, adapter: Adapter) -> torch.Tensor:
         return torch.stack(outputs_by_row(backbone, [(adapter, row) for row in rows]))
 
 
-def test_a_stacked_adapter_is_saved_alone_with_the_digest_of_its_base(
+def test_a_stacked_adapter_is_saved_alone_with_the_digest_of_its_parent(
     tiny: Backbone, make_adapter: MakeAdapter, stacked_store: Store
 ) -> None:
     folder = stacked_store.path("acme/task")
-    base = stacked_store.path("acme/domain")
+    parent = stacked_store.path("acme/domain")
     card = json.loads((folder / CARD).read_text())
-    digest = hashlib.sha256((base / WEIGHTS).read_bytes()).hexdigest()
+    digest = hashlib.sha256((parent / WEIGHTS).read_bytes()).hexdigest()
     assert card["on_top_of"] == {"name": "acme/domain", "digest": f"sha256:{digest}"}
     alone = save_adapter(make_adapter(tiny, "bottleneck", seed=0), "alone", tiny.geometry)
     for file in (WEIGHTS, CONFIG):
@@ -292,7 +292,7 @@ def test_a_stacked_adapter_is_saved_alone_with_the_digest_of_its_base(
     assert torch.equal(logits(tiny, load_adapter(folder, tiny)), logits(tiny, expected))
 
 
-def test_a_folder_outside_the_store_finds_its_base(tiny: Backbone, stacked_store: Store) -> None:
+def test_a_folder_outside_the_store_finds_its_parent(tiny: Backbone, stacked_store: Store) -> None:
     expected = logits(tiny, load_adapter(stacked_store.path("acme/task"), tiny))
     shutil.copytree(stacked_store.path("acme/task"), "loose/task")
     with pytest.raises(AdapterError, match=r"loose/task: it was trained on top of 'acme/domain'"):
@@ -305,7 +305,7 @@ def test_a_folder_outside_the_store_finds_its_base(tiny: Backbone, stacked_store
     assert torch.equal(logits(tiny, load_adapter("loose/task", tiny)), expected)
 
 
-def test_later_versions_of_the_base_change_nothing(
+def test_later_versions_of_the_parent_change_nothing(
     tiny: Backbone, make_adapter: MakeAdapter, stacked_store: Store
 ) -> None:
     before = logits(tiny, load_adapter(stacked_store.path("acme/task"), tiny))
@@ -313,7 +313,7 @@ def test_later_versions_of_the_base_change_nothing(
     assert torch.equal(logits(tiny, load_adapter(stacked_store.path("acme/task"), tiny)), before)
 
 
-def test_the_base_of_another_adapter_is_not_deleted(
+def test_the_parent_of_another_adapter_is_not_deleted(
     tiny: Backbone, make_adapter: MakeAdapter, stacked_store: Store
 ) -> None:
     with pytest.raises(AdapterkitError, match="'acme/task@1' stands on 'acme/domain'; delete that"):
@@ -331,7 +331,7 @@ def test_the_base_of_another_adapter_is_not_deleted(
     assert stacked_store.names() == ["globex/other"]
 
 
-def test_a_base_with_other_weights_is_refused_with_both_digests(
+def test_a_parent_with_other_weights_is_refused_with_both_digests(
     tiny: Backbone, make_adapter: MakeAdapter, stacked_store: Store
 ) -> None:
     folder = stacked_store.path("acme/domain")
@@ -380,19 +380,19 @@ def test_a_cycle_of_stacked_adapters_is_an_error(tiny: Backbone, stacked_store: 
         load_adapter(task, tiny)
 
 
-def test_the_base_must_be_in_the_store(tiny: Backbone, make_adapter: MakeAdapter) -> None:
+def test_the_parent_must_be_in_the_store(tiny: Backbone, make_adapter: MakeAdapter) -> None:
     fresh = make_adapter(tiny, "lora", name="acme/domain")
     top = replace(make_adapter(tiny, "lora", name="acme/task"), on_top_of=fresh)
     with pytest.raises(AdapterError, match="'acme/domain' was never saved"):
         save_adapter(top, "task", tiny.geometry)
-    base = load_adapter(save_adapter(fresh, "domain", tiny.geometry), tiny)
+    parent = load_adapter(save_adapter(fresh, "domain", tiny.geometry), tiny)
     with pytest.raises(AdapterError, match="which is neither in shelf"):
-        Store("shelf").publish(replace(top, on_top_of=base), tiny.geometry)
+        Store("shelf").publish(replace(top, on_top_of=parent), tiny.geometry)
     assert not Path("shelf").exists()
     assert not Path("task").exists()
 
 
-def test_the_predictor_keeps_one_copy_of_a_base(tiny: Backbone, stacked_store: Store) -> None:
+def test_the_predictor_keeps_one_copy_of_a_parent(tiny: Backbone, stacked_store: Store) -> None:
     predictor = Predictor(tiny)
     for name in ("acme/domain", "acme/task", "globex/other"):
         predictor.load(stacked_store.path(name))
@@ -405,7 +405,7 @@ def test_the_predictor_keeps_one_copy_of_a_base(tiny: Backbone, stacked_store: S
         assert answer.get("scores", {}) == pytest.approx(alone.get("scores", {}), abs=1e-5)
 
 
-def test_the_server_keeps_one_copy_of_a_base(tiny: Backbone, stacked_store: Store) -> None:
+def test_the_server_keeps_one_copy_of_a_parent(tiny: Backbone, stacked_store: Store) -> None:
     async def load_both() -> list[Any]:
         cache = AdapterCache(stacked_store, tiny, memory=1 << 24, device=0)
         entries = [await cache.get(name) for name in ("acme/task", "globex/other")]
@@ -417,14 +417,14 @@ def test_the_server_keeps_one_copy_of_a_base(tiny: Backbone, stacked_store: Stor
     assert first.name == "acme/domain"
 
 
-def test_a_remote_store_also_downloads_the_base(
+def test_a_remote_store_also_downloads_the_parent(
     tiny: Backbone, make_adapter: MakeAdapter, stacked_store: Store, tmp_path: Path
 ) -> None:
     remote = Store(f"file://{tmp_path}/remote", cache=tmp_path / "cache")
-    base = publish_domain(tiny, make_adapter, remote)
+    parent = publish_domain(tiny, make_adapter, remote)
     publish_domain(tiny, make_adapter, remote, seed=2)
     top = make_adapter(tiny, "bottleneck", name="acme/task", seed=0)
-    remote.publish(replace(top, on_top_of=base), tiny.geometry)
+    remote.publish(replace(top, on_top_of=parent), tiny.geometry)
     empty = Store(f"file://{tmp_path}/remote", cache=tmp_path / "other")
     expected = logits(tiny, load_adapter(stacked_store.path("acme/task"), tiny))
     assert torch.equal(logits(tiny, load_adapter(empty.path("acme/task"), tiny)), expected)
@@ -449,22 +449,22 @@ def recipe_on(folder: Path, below: str, method: str = "lora", **training: Any) -
 
 
 @pytest.mark.parametrize("method", ["lora", "prefix", "bottleneck"])
-def test_training_on_top_leaves_the_base_unchanged(
+def test_training_on_top_leaves_the_parent_unchanged(
     tiny: Backbone, tmp_path: Path, stacked_store: Store, method: str
 ) -> None:
-    base = stacked_store.path("acme/domain")
-    before = (base / WEIGHTS).read_bytes()
+    parent = stacked_store.path("acme/domain")
+    before = (parent / WEIGHTS).read_bytes()
     adapter = train(
         recipe_on(tmp_path, "acme/domain", method), tiny, store=stacked_store, progress=False
     )
     folder = stacked_store.publish(adapter, tiny.geometry)
-    assert (base / WEIGHTS).read_bytes() == before
+    assert (parent / WEIGHTS).read_bytes() == before
     assert "stands on | `acme/domain`" in (folder / "README.md").read_text()
     rows = recipe_on(tmp_path, "acme/domain").data.load(tmp_path, 0, adapter.task)["validation"]
     again = load_adapter(folder, tiny)
     expected_metrics = {k: v for k, v in adapter.metrics["validation"].items() if k != "loss"}
     assert evaluate(tiny, again, rows) == pytest.approx(expected_metrics)
-    plain = train(recipe_on(tmp_path, str(base.resolve()), method), tiny, progress=False)
+    plain = train(recipe_on(tmp_path, str(parent.resolve()), method), tiny, progress=False)
     assert plain.training["losses"] == adapter.training["losses"]
     without = Recipe.of(
         {**(content := recipe_on(tmp_path, "x", method).plain()), "training": {"epochs": 2}}
@@ -479,7 +479,7 @@ def test_training_on_top_leaves_the_base_unchanged(
         train(off, tiny, store=stacked_store, progress=False)
 
 
-def test_a_base_that_cannot_be_used_is_refused_before_training(
+def test_a_parent_that_cannot_be_used_is_refused_before_training(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path, stacked_store: Store
 ) -> None:
     save_adapter(make_adapter(tiny, seed=5), tmp_path / "loose", tiny.geometry)
@@ -497,7 +497,7 @@ def test_a_base_that_cannot_be_used_is_refused_before_training(
         train(recipe_on(tmp_path, "acme/wide", "prefix"), tiny, store=stacked_store, progress=False)
 
 
-def test_the_command_line_finds_the_base(tiny_folder: Path, stacked_store: Store) -> None:
+def test_the_command_line_finds_the_parent(tiny_folder: Path, stacked_store: Store) -> None:
     runner = CliRunner()
 
     def run(*arguments: str) -> Any:
@@ -530,12 +530,12 @@ def test_the_command_line_finds_the_base(tiny_folder: Path, stacked_store: Store
 def test_peft_loads_the_top_adapter_alone(
     tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter, stacked_store: Store
 ) -> None:
-    """PEFT sees only the folder of the top adapter, so its logits are those without the base."""
+    """PEFT sees only the folder of the top adapter, so its logits are those without the parent."""
     from peft import PeftModel
 
-    base = load_adapter(stacked_store.path("acme/domain"), tiny)
+    parent = load_adapter(stacked_store.path("acme/domain"), tiny)
     top = make_adapter(tiny, "lora", name="acme/top", labels=("a", "b"), pooling="pooler", seed=4)
-    folder = stacked_store.publish(replace(top, on_top_of=base), tiny.geometry)
+    folder = stacked_store.publish(replace(top, on_top_of=parent), tiny.geometry)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(bert_for(tiny_folder, 2), folder).eval()

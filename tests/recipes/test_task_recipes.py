@@ -27,7 +27,7 @@ every = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 @pytest.fixture(scope="session")
 def store(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with the base adapter of a sample recipe, trained on the tiny backbone."""
+    """A store with the parent of a sample recipe, trained on the tiny backbone."""
     shelf = Store(tmp_path_factory.mktemp("store"))
     recipes = {recipe.name: recipe for recipe in map(Recipe.load, FILES)}
     for recipe in recipes.values():
