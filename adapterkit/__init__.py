@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .adapter.plots import plot_comparison as plot_comparison
     from .adapter.store import Store as Store
     from .backbone.families.base import Family as Family
+    from .backbone.geometry import Geometry as Geometry
+    from .backbone.geometry import Site as Site
     from .backbone.model import Backbone as Backbone
     from .client.http import AsyncClient as AsyncClient
     from .client.http import Client as Client
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .tasks.columns import Column as Column
     from .tasks.fields import FieldKind as FieldKind
     from .training.callbacks.base import Callback as Callback
+    from .training.callbacks.base import Event as Event
     from .training.comparison import compare as compare
     from .training.comparison import comparison_table as comparison_table
     from .training.cross_validation import cross_validate as cross_validate
@@ -45,12 +48,15 @@ _MODULES = {
     "Callback": "training.callbacks.base",
     "Client": "client.http",
     "Column": "tasks.columns",
+    "Event": "training.callbacks.base",
     "Family": "backbone.families.base",
     "FieldKind": "tasks.fields",
+    "Geometry": "backbone.geometry",
     "Method": "methods.base",
     "MetricKind": "metrics.base",
     "Predictor": "inference.predictor",
     "Recipe": "training.recipe",
+    "Site": "backbone.geometry",
     "Store": "adapter.store",
     "Task": "tasks.base",
     "compare": "training.comparison",

@@ -72,6 +72,14 @@ def test_scripts_import_from_adapterkit_alone(script: Path) -> None:
     assert imports_from_inside(code) == []
 
 
+@pytest.mark.parametrize("kind", ["callback", "family"])
+def test_a_plug_in_imports_from_adapterkit_alone(kind: str) -> None:
+    file = ROOT / "tests" / "plugins" / "adapterkit_example" / f"{kind}.py"
+    code = file.read_text(encoding="utf-8")
+    assert "from adapterkit import" in code
+    assert imports_from_inside(code) == []
+
+
 def test_a_predictor_opens_adapters_of_a_store(
     tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

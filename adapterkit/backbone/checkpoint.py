@@ -117,7 +117,7 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BackboneError(f"{path.parent}: not a backbone, {path.name} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BackboneError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(content, dict):
         raise BackboneError(f"{path}: expected a JSON object")
@@ -181,7 +181,7 @@ def _tensor_digests(path: Path) -> dict[str, str]:
                 digest = hashlib.sha256(f"{entry['dtype']} {entry['shape']} ".encode() + content)
                 digests[name] = digest.hexdigest()
             return digests
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackboneError(f"{path}: not a sound safetensors file ({error})") from error
 
 

@@ -17,8 +17,8 @@ from ..adapter.adapter import Adapter
 from ..adapter.card import read_card
 from ..adapter.store import Store
 from ..backbone.model import Backbone
-from ..errors import AdapterkitError, did_you_mean
-from ..methods.base import default_method, methods
+from ..errors import AdapterkitError
+from ..methods.base import check_method_name, default_method, methods
 from ..quiet import quiet_warnings
 from ..training.recipe import Recipe
 from ..training.train import train, train_many
@@ -60,9 +60,7 @@ class ManyBench:
     commands: bool = True
 
     def __post_init__(self) -> None:
-        if self.method not in methods():
-            hint = did_you_mean(self.method, methods())
-            raise AdapterkitError(f"there is no method '{self.method}'; {hint}")
+        check_method_name(self.method, methods())
         if min(self.tenants, self.batch, self.epochs, self.rounds) < 1:
             raise AdapterkitError("tenants, batch, epochs and rounds must be at least 1")
 

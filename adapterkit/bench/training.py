@@ -14,8 +14,8 @@ from torch import get_num_threads
 from tqdm import tqdm
 
 from ..backbone.model import Backbone
-from ..errors import AdapterkitError, did_you_mean
-from ..methods.base import default_method, methods
+from ..errors import AdapterkitError
+from ..methods.base import check_method_name, default_method, methods
 from ..schema import dump
 from .guest import Guest
 from .machine import has_peft, machine
@@ -56,10 +56,7 @@ class TrainBench:
     guests: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        known = ("all", *methods())
-        if self.method not in known:
-            hint = did_you_mean(self.method, known)
-            raise AdapterkitError(f"there is no method '{self.method}'; {hint}")
+        check_method_name(self.method, ("all", *methods()))
         if self.steps < 4 or self.rounds < 1:
             raise AdapterkitError(
                 f"expected at least 4 steps and 1 round, got {self.steps} and {self.rounds}"

@@ -85,28 +85,28 @@ def predict(
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
-    asked = _read_texts(words, source, {"text": text, "text_pair": text_pair}, column)
+    texts = _read_texts(words, source, {"text": text, "text_pair": text_pair}, column)
     if target is not None:
         check_output(target, FORMATS, "--output")
     if page is not None:
         from ..inference.attribution_html import SUFFIXES
 
         check_output(page, SUFFIXES, "--explain-html")
-    named = sorted({a.adapter for a in asked if a.adapter is not None})
+    named = sorted({a.adapter for a in texts if a.adapter is not None})
     from ..inference.predictor import Predictor
 
     references = references or named
     predictor = Predictor(_load_backbone(references, store, backbone, dtype, quantization, device))
     by_reference = predictor.load_references(references, Store(store), any_backbone=any_backbone)
-    asked = _with_adapters(asked, predictor.names, by_reference, source)
-    requests, places = [(a.adapter, a.text) for a in asked], [a.where for a in asked]
+    texts = _with_adapters(texts, predictor.names, by_reference, source)
+    requests, places = [(a.adapter, a.text) for a in texts], [a.where for a in texts]
     explanations = []
     if explained or page is not None:
         from ..inference.attribution import explain_all
 
         explanations = explain_all(predictor, requests, places)
-    answers = predictor(requests, names=places, progress=len(asked) > 100)
-    rows = [answer_row(a.text, answer) for a, answer in zip(asked, answers, strict=True)]
+    answers = predictor(requests, names=places, progress=len(texts) > 100)
+    rows = [answer_row(a.text, answer) for a, answer in zip(texts, answers, strict=True)]
     for row, explanation in zip(rows, explanations, strict=False):
         row["explanation"] = explanation.plain()
     if target is not None:
@@ -122,10 +122,10 @@ def predict(
     elif target is None:
         from ..inference.pipeline import summarize
 
-        pairs = zip(asked, answers, strict=True)
+        pairs = zip(texts, answers, strict=True)
         summaries = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
         names = [answer["adapter"] for answer in answers]
-        typer.echo(answers_table(names, [one.text for one in asked], summaries))
+        typer.echo(answers_table(names, [one.text for one in texts], summaries))
         if explained:
             from rich.console import Console
 
@@ -145,19 +145,19 @@ def _read_texts(
         raise AdapterkitError("give texts or --input, not both")
     if source is not None:
         named = {role: name for role, name in columns.items() if name is not None}
-        asked = read_requests(source, named, adapter)
+        texts = read_requests(source, named, adapter)
     else:
-        asked = [
+        texts = [
             RequestRow(None, parse_text(word), f"text {number}")
             for number, word in enumerate(words, start=1)
         ]
-    if not asked:
+    if not texts:
         raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
-    return asked
+    return texts
 
 
 def _with_adapters(
-    asked: Sequence[RequestRow],
+    texts: Sequence[RequestRow],
     names: Sequence[str],
     by_reference: Mapping[str, str],
     source: Path | None,
@@ -165,7 +165,7 @@ def _with_adapters(
     """Pairs each text with its adapter: the one that it names, or every requested adapter.
 
     Args:
-        asked: The texts.
+        texts: The texts.
         names: Of all adapters that are ready.
         by_reference: Each reference of the command line and the name it means.
         source: The file of the texts, for messages.
@@ -173,7 +173,7 @@ def _with_adapters(
     from ..names import BASE
 
     known = {BASE: BASE, **{name: name for name in names}, **by_reference}
-    unknown = sorted({a.adapter for a in asked if a.adapter is not None} - known.keys())
+    unknown = sorted({a.adapter for a in texts if a.adapter is not None} - known.keys())
     if unknown:
         raise UnknownAdapterError(
             f"{source}: rows name the adapter '{unknown[0]}', which is not among --adapter "
@@ -182,7 +182,7 @@ def _with_adapters(
     everyone = list(by_reference.values()) or [BASE]
     return [
         replace(one, adapter=name)
-        for one in asked
+        for one in texts
         for name in (everyone if one.adapter is None else [known[one.adapter]])
     ]
 
@@ -223,8 +223,8 @@ def evaluate(
     given = {"text": text, "text_pair": text_pair, "label": label}
     columns = {role: name for role, name in given.items() if name}
     rows = read_rows(data, loaded, split=split, columns=columns)
-    said = predictions(base, loaded, rows, progress=True)
-    metrics, intervals = loaded.task.metrics(said), loaded.task.intervals(said)
+    predicted = predictions(base, loaded, rows, progress=True)
+    metrics, intervals = loaded.task.metrics(predicted), loaded.task.intervals(predicted)
     if as_json:
         typer.echo(
             json_text(

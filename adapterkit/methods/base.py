@@ -7,7 +7,7 @@ entry-point group `adapterkit.methods`, with one frozen dataclass that extends `
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.geometry import Geometry
+from ..errors import RecipeError, did_you_mean
 from ..ops.dropout import Dropout
 from ..ops.low_rank import Segments
 from ..registry import discover
@@ -196,6 +197,20 @@ def methods() -> dict[str, type[Method]]:
 def default_method() -> str:
     """Name of the first method."""
     return next(iter(methods()))
+
+
+def check_method_name(name: str, known: Collection[str]) -> None:
+    """Refuses the name of a method that is not known.
+
+    Args:
+        name: The name.
+        known: The names that are valid here.
+
+    Raises:
+        RecipeError: There is no such method.
+    """
+    if name not in known:
+        raise RecipeError(f"there is no method '{name}'; {did_you_mean(name, known)}")
 
 
 def check_layers(layers: tuple[int, ...] | None) -> None:

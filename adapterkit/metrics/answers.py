@@ -25,7 +25,7 @@ Words = Callable[[str], Sequence[str]]
 Overlap = Callable[[Sequence[str], Sequence[str]], float]
 
 
-def words_of(text: str) -> list[str]:
+def answer_words(text: str) -> list[str]:
     """Lower-cased words without punctuation and articles; each Chinese character is a word."""
     lowered = CHINESE.sub(lambda match: f" {match.group()} ", text.lower())
     kept = "".join(c for c in lowered if c not in string.punctuation and not _is_sign(c))
@@ -99,8 +99,8 @@ class Answers(MetricKind):
     features: ClassVar[dict[str, Any]] = {"predictions": "string", "references": ["string"]}
     defaults: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
     metrics: ClassVar[dict[str, Metric]] = {
-        "f1": best(words_of, word_f1),
-        "exact_match": best(words_of, same),
+        "f1": best(answer_words, word_f1),
+        "exact_match": best(answer_words, same),
         "squad_f1": best(squad_words, word_f1),
         "squad_exact_match": best(squad_words, same),
         "cmrc_f1": best(cmrc_words, run_f1),

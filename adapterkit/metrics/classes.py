@@ -29,7 +29,7 @@ def accuracy(p: Predictions) -> float:
     return float(accuracy_score(p.references, p.predicted))
 
 
-def right(p: Predictions) -> Array:
+def count_right_rows(p: Predictions) -> Array:
     """For each row whether it is right, and 1, `[n, 2]`."""
     is_right = p.predicted == p.references
     return np.stack([is_right, np.ones_like(is_right)], axis=1).astype(float)
@@ -71,7 +71,7 @@ def log_loss(p: Predictions) -> float:
     return float(metrics.log_loss(p.references, p.probabilities, labels=every))
 
 
-ACCURACY = Metric(accuracy, counts=right)
+ACCURACY = Metric(accuracy, counts=count_right_rows)
 
 
 class Classes(MetricKind):

@@ -33,7 +33,7 @@ def of_entities(name: str, **mode: Any) -> Metric:
     return Metric(score)
 
 
-def shared(p: Predictions) -> Array:
+def count_entities(p: Predictions) -> Array:
     """For each row twice the entities in common, and the entities of both sides, `[n, 2]`."""
     counts = []
     for predicted, reference in zip(p.predicted, p.references, strict=True):
@@ -52,7 +52,7 @@ class Entities(MetricKind):
     features: ClassVar[dict[str, Any]] = {"predictions": ["string"], "references": ["string"]}
     defaults: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "accuracy")
     metrics: ClassVar[dict[str, Metric]] = {
-        "f1": Metric(of_entities("f1").score, counts=shared),
+        "f1": Metric(of_entities("f1").score, counts=count_entities),
         "precision": of_entities("precision"),
         "recall": of_entities("recall"),
         "strict_f1": of_entities("f1", **STRICT),

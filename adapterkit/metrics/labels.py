@@ -10,7 +10,7 @@ from .base import Array, Metric, MetricKind, Predictions
 from .classes import averaged
 
 
-def shared(p: Predictions) -> Array:
+def count_labels(p: Predictions) -> Array:
     """For each row twice the labels in common, and the labels of both sides, `[n, 2]`."""
     both = (p.predicted & p.references).sum(1)
     return np.stack([2 * both, p.predicted.sum(1) + p.references.sum(1)], axis=1).astype(float)
@@ -47,7 +47,7 @@ def over_labels(name: str) -> Metric:
     return Metric(score)
 
 
-F1_MICRO = Metric(averaged("f1", "micro").score, counts=shared)
+F1_MICRO = Metric(averaged("f1", "micro").score, counts=count_labels)
 
 
 class Labels(MetricKind):

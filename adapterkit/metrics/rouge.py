@@ -15,7 +15,7 @@ WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+")
 """A Chinese character, or a run of other letters and digits."""
 
 
-def words_of(text: str) -> list[str]:
+def rouge_words(text: str) -> list[str]:
     """The lower-cased words of a text."""
     return WORD.findall(text.lower())
 

@@ -7,19 +7,19 @@ from functools import partial
 from typing import Any, ClassVar
 
 from .base import Metric, MetricKind, mean
-from .rouge import rouge_l, rouge_n, words_of
+from .rouge import rouge_l, rouge_n, rouge_words
 
 Summary = Mapping[str, Any]
 
 
 def rouge_of_n(n: int, predicted: Summary, reference: Summary) -> float:
     """ROUGE-n of a row."""
-    return rouge_n(words_of(predicted["text"]), words_of(reference["text"]), n)
+    return rouge_n(rouge_words(predicted["text"]), rouge_words(reference["text"]), n)
 
 
 def rouge_of_order(predicted: Summary, reference: Summary) -> float:
     """ROUGE-L of a row."""
-    return rouge_l(words_of(predicted["text"]), words_of(reference["text"]))
+    return rouge_l(rouge_words(predicted["text"]), rouge_words(reference["text"]))
 
 
 def common(predicted: Summary, reference: Summary) -> int:

@@ -18,7 +18,7 @@ def f1_macro(p: Predictions) -> float:
     return float(f1_score(references, predicted, average="macro", zero_division=0))
 
 
-def shared(p: Predictions) -> Array:
+def count_tags(p: Predictions) -> Array:
     """For each row, for each of T tags: twice the words that rightly have it; then the words of
     both sides that have it, `[n, 2 T]`."""
     tags = sorted({*chain(*p.predicted), *chain(*p.references)})
@@ -33,7 +33,7 @@ def shared(p: Predictions) -> Array:
 
 
 def mean_f1(sums: Array) -> float:
-    """The mean F1 over the tags that occur, from the sums of `shared`."""
+    """The mean F1 over the tags that occur, from the sums of `count_tags`."""
     numerators, denominators = sums.reshape(2, -1)
     occurs = denominators > 0
     return float((numerators[occurs] / denominators[occurs]).mean())
@@ -56,6 +56,6 @@ class Tags(MetricKind):
     features: ClassVar[dict[str, Any]] = {"predictions": ["string"], "references": ["string"]}
     defaults: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
     metrics: ClassVar[dict[str, Metric]] = {
-        "f1": Metric(f1_macro, counts=shared, combine=mean_f1),
+        "f1": Metric(f1_macro, counts=count_tags, combine=mean_f1),
         "accuracy": ACCURACY,
     }

@@ -13,7 +13,7 @@ MOST = 700.0
 """Largest mean surprise; beyond it the perplexity is too large for a float."""
 
 
-def right(p: Predictions) -> Array:
+def count_right_tokens(p: Predictions) -> Array:
     """For each row the tokens that are predicted right, and all tokens, `[n, 2]`."""
     counts = [
         (sum(a["token"] == b["token"] for a, b in zip(*pair, strict=True)), len(pair[1]))
@@ -49,7 +49,9 @@ class Tokens(MetricKind):
     }
     defaults: ClassVar[tuple[str, ...]] = ("accuracy", "perplexity")
     metrics: ClassVar[dict[str, Metric]] = {
-        "accuracy": Metric(lambda p: share(right(p).sum(0)), counts=right, combine=share),
+        "accuracy": Metric(
+            lambda p: share(count_right_tokens(p).sum(0)), counts=count_right_tokens, combine=share
+        ),
         "perplexity": Metric(
             lambda p: perplexity(surprise(p).sum(0)), counts=surprise, combine=perplexity
         ),

@@ -37,8 +37,8 @@ class FieldKind:
 
 
 def _text(value: Any, where: str) -> str:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if whole or (isinstance(value, float) and math.isfinite(value)):
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if is_integer or (isinstance(value, float) and math.isfinite(value)):
         value = str(value)
     if not is_text(value):
         raise DataError(f"{where}: expected a text, got {value!r:.60}")
@@ -86,8 +86,8 @@ def _number(value: Any, where: str) -> float:
 
 def _span(value: Any, where: str) -> tuple[int, int]:
     ends: Any = [value.get("start"), value.get("end")] if isinstance(value, Mapping) else value
-    whole = isinstance(ends, (list, tuple)) and [type(end) for end in ends] == [int, int]
-    if not whole or not 0 <= ends[0] < ends[1]:
+    is_pair = isinstance(ends, (list, tuple)) and [type(end) for end in ends] == [int, int]
+    if not is_pair or not 0 <= ends[0] < ends[1]:
         raise DataError(
             f"{where}: expected character positions {{start, end}}, end past the last character, "
             f"got {value!r:.60}"

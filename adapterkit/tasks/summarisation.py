@@ -16,7 +16,7 @@ from ..backbone.packing import Pooling, TokenSequence
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
-from ..metrics.rouge import rouge_n, words_of
+from ..metrics.rouge import rouge_n, rouge_words
 from ..schema import check_least, check_share
 from .base import Task, token_logits
 from .columns import Column
@@ -328,8 +328,8 @@ def greedy(document: Document, reference: str, most: int) -> tuple[int, ...]:
     Returns:
         Indices of the sentences, ascending.
     """
-    parts = [words_of(document.text[slice(*span)]) for span in document.spans]
-    reference_words = words_of(reference)
+    parts = [rouge_words(document.text[slice(*span)]) for span in document.spans]
+    reference_words = rouge_words(reference)
 
     def rouge(chosen: Iterable[int]) -> float:
         words = list(chain(*(parts[number] for number in sorted(chosen))))

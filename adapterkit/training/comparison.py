@@ -11,8 +11,8 @@ from typing import Any
 from ..adapter.adapter import Adapter
 from ..adapter.folder import adapter_files
 from ..backbone.model import Backbone
-from ..errors import RecipeError, did_you_mean
-from ..methods.base import methods
+from ..errors import RecipeError
+from ..methods.base import check_method_name, methods
 from ..text_table import table
 from .full_finetuning import check_tunable, fine_tune
 from .plan import HELD_OUT
@@ -103,15 +103,15 @@ def compare(
 def comparison_table(result: dict[str, Any]) -> str:
     """The comparison as a table."""
     metric, many = result["metric"], len(result["seeds"]) > 1
-    against, held = (
+    against, has_validation = (
         any(entry[key] is not None for entry in result["methods"])
         for key in ("against_full", "validation")
     )
-    header = ["method", *(["validation"] if held else []), metric]
+    header = ["method", *(["validation"] if has_validation else []), metric]
     header += [*(["std"] if many else []), *(["against full"] if against else [])]
     rows = []
     for entry in result["methods"]:
-        cells = [entry["method"], *([f"{entry['validation']:.4f}"] if held else [])]
+        cells = [entry["method"], *([f"{entry['validation']:.4f}"] if has_validation else [])]
         cells += [f"{entry['mean']:.4f}"]
         cells += [f"{entry['std']:.4f}"] if many else []
         cells += [f"{100 * entry['against_full']:+.1f} points"] if against else []
@@ -141,8 +141,7 @@ def check_names(names: Sequence[str]) -> None:
     """
     known = all_names()
     for name in names:
-        if name not in known:
-            raise RecipeError(f"there is no method '{name}'; {did_you_mean(name, known)}")
+        check_method_name(name, known)
         if names.count(name) > 1:
             raise RecipeError(f"the method '{name}' is there twice; give each once")
     if not names:
@@ -182,7 +181,7 @@ def _trials(
 
 def _summary(name: str, trials: Sequence[Trial], split: str, metric: str) -> dict[str, Any]:
     scores = [trial.adapter.metrics[split][metric] for trial in trials]
-    held = [
+    validation = [
         found["validation"][metric]
         for found in (trial.adapter.metrics for trial in trials)
         if split != "validation" and "validation" in found
@@ -198,5 +197,5 @@ def _summary(name: str, trials: Sequence[Trial], split: str, metric: str) -> dic
         "scores": scores,
         "mean": mean(scores),
         "std": stdev(scores) if len(scores) > 1 else None,
-        "validation": mean(held) if held else None,
+        "validation": mean(validation) if validation else None,
     }

@@ -60,7 +60,7 @@ class Reading:
     synonyms: Synonyms | None = None
 
 
-def read(
+def read_all_rows(
     recipe: Recipe, backbone: Backbone, tell: Tell = stop, *, progress: bool = False
 ) -> Reading:
     """Reads, tokenises and checks every row.
@@ -116,7 +116,7 @@ def faults(recipe: Recipe, backbone: Backbone) -> list[str]:
             raise fault
 
     try:
-        read(recipe, backbone, tell)
+        read_all_rows(recipe, backbone, tell)
     except DataError as fault:
         # What follows from rows that were left out, such as too few labels, is no further fault.
         return found or [str(fault)]
@@ -143,7 +143,7 @@ def check(
     Raises:
         AdapterkitError: The rows have a fault; the first one.
     """
-    reading = read(recipe, backbone, progress=progress)
+    reading = read_all_rows(recipe, backbone, progress=progress)
     task, rows = reading.task, reading.rows
     return {
         "name": recipe.name,

@@ -50,7 +50,7 @@ def score(task: Task, split: Split, outputs: Outputs) -> dict[str, float]:
     }
 
 
-def evaluate(
+def tune_and_score(
     adapter: Adapter, splits: Mapping[str, Split], outputs: Mapping[str, Outputs]
 ) -> Adapter:
     """A trained adapter with its thresholds, metrics and record of them.

@@ -291,8 +291,8 @@ def _column_keys() -> list[tuple[str, str, str]]:
         for task, column in columns.items():
             meanings.setdefault(column.doc, []).append(task)
         defaults = [column.default_name(role) or "none" for column in columns.values()]
-        told = "; ".join(f"{doc} ({', '.join(names)})" for doc, names in meanings.items())
-        rows.append((role, " or ".join(dict.fromkeys(defaults)), f"Column of {told}."))
+        described = "; ".join(f"{doc} ({', '.join(names)})" for doc, names in meanings.items())
+        rows.append((role, " or ".join(dict.fromkeys(defaults)), f"Column of {described}."))
     return rows
 
 

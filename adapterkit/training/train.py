@@ -19,7 +19,7 @@ from ..tasks.types import Outputs
 from .augmentation import Augment
 from .callbacks.base import Callback
 from .compatibility import check_processes, check_together
-from .evaluation import evaluate, split_outputs
+from .evaluation import split_outputs, tune_and_score
 from .loop import STEP_TOKENS, Loop, LoopOptions
 from .plan import HELD_OUT, Plan
 from .recipe import Recipe
@@ -239,7 +239,7 @@ def _evaluated(
             record["members"] = [{"seed": r.settings.seed, **r.summary()} for r in runs[1:]]
         if plan.augmented is not None and plan.augmented.own is not None:
             record["augment"] = plan.augmented.own
-        adapters.append(evaluate(replace(adapter, training=record), plan.splits, by_split))
+        adapters.append(tune_and_score(replace(adapter, training=record), plan.splits, by_split))
     return adapters
 
 

@@ -164,6 +164,10 @@ def damage(folder: Path, fault: str) -> None:
         (folder / "config.json").unlink()
     elif fault == "garbled config":
         (folder / "config.json").write_text("{")
+    elif fault == "deep config":
+        (folder / "config.json").write_text("[" * 100_000)
+    elif fault == "deep header":
+        weights.write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000)
     elif fault == "other type":
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
@@ -180,10 +184,12 @@ def damage(folder: Path, fault: str) -> None:
     [
         ("no config", "config.json is missing"),
         ("garbled config", "not readable as JSON"),
+        ("deep config", "not readable as JSON"),
         ("other type", "type 'gpt2' are not supported"),
         ("pickle only", "pickled weights are never loaded"),
         ("truncated", "is cut short"),
         ("not safetensors", "not a sound safetensors file"),
+        ("deep header", "not a sound safetensors file"),
     ],
 )
 def test_unsound_checkpoints_are_refused(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from adapterkit.metrics.rouge import longest_common, rouge_l, rouge_n, words_of
+from adapterkit.metrics.rouge import longest_common, rouge_l, rouge_n, rouge_words
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ from adapterkit.metrics.rouge import longest_common, rouge_l, rouge_n, words_of
 def test_scores_computed_by_hand(
     prediction: str, reference: str, rouge_1: float, rouge_2: float, rouge_longest: float
 ) -> None:
-    a, b = words_of(prediction), words_of(reference)
+    a, b = rouge_words(prediction), rouge_words(reference)
     assert [rouge_n(a, b, 1), rouge_n(a, b, 2), rouge_l(a, b)] == pytest.approx(
         [rouge_1, rouge_2, rouge_longest]
     )
 
 
 def test_words_are_lower_case_and_chinese_is_cut_by_character() -> None:
-    assert words_of("Don't pay £5, snake_case: 北京2024年!") == [
+    assert rouge_words("Don't pay £5, snake_case: 北京2024年!") == [
         *("don", "t", "pay", "5", "snake", "case"),
         *("北", "京", "2024", "年"),
     ]

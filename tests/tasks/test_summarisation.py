@@ -15,7 +15,7 @@ from adapterkit.cli.output import answer_row, answers_table
 from adapterkit.data.requests import parse_text, read_requests
 from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.predictor import Predictor
-from adapterkit.metrics.rouge import rouge_l, words_of
+from adapterkit.metrics.rouge import rouge_l, rouge_words
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.fields import SUMMARY
 from adapterkit.tasks.summarisation import greedy, join, split
@@ -133,7 +133,7 @@ def test_a_reference_text_becomes_the_sentences_that_have_most_of_it(tiny: Backb
     target = task.target(Row({"summary": reference}, "x:1"), example)
     task = summarisation(sentences=4)
     metrics = task.metrics(task.predictions(Outputs.of([lines]), [example], [target]))
-    assert metrics["rouge_l"] == pytest.approx(rouge_l(words_of(text), words_of(reference)))
+    assert metrics["rouge_l"] == pytest.approx(rouge_l(rouge_words(text), rouge_words(reference)))
     assert (metrics["recall"], metrics["precision"]) == (1.0, 0.5)
     other = task.target(Row({"summary": "nothing in common"}, "x:1"), example)
     losses = task.loss(Outputs.of([lines, lines]), [target, other])

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import ClassVar
 
-from adapterkit.training.callbacks.base import Callback, Event
+from adapterkit import Callback, Event
 
 log = logging.getLogger("adapterkit")
 

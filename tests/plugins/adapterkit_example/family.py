@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adapterkit.backbone.families.base import Family
-from adapterkit.backbone.geometry import Geometry, Site
+from adapterkit import Family, Geometry, Site
 
 
 class RenamedBertConfig(PretrainedConfig):

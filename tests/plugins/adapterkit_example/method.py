@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from adapterkit import Geometry, Method
 from adapterkit.backbone.edits import Delta
-from adapterkit.backbone.geometry import Geometry
-from adapterkit.methods.base import FileKeys, Group, GroupEdits, Method, Tensors
+from adapterkit.methods.base import FileKeys, Group, GroupEdits, Tensors
 
 SITES = ("query", "key", "value")
 

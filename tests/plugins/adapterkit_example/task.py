@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from adapterkit import Column, FieldKind
 from adapterkit.backbone.tokenizer import TextEncoder
 from adapterkit.errors import DataError
-from adapterkit.tasks.columns import Column
-from adapterkit.tasks.fields import TEXT, FieldKind, Fields
+from adapterkit.tasks.fields import TEXT, Fields
 from adapterkit.tasks.single_label import SingleLabelTask
 from adapterkit.tasks.types import Answer, AnswerSummary, Example
 
