@@ -134,9 +134,9 @@ def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | N
     parent = read_parent(folder)
     if parent is None:
         return None
-    places = [*([] if on_top_of is None else [Path(on_top_of)]), *folder.resolve().parents[:3]]
+    locations = [*([] if on_top_of is None else [Path(on_top_of)]), *folder.resolve().parents[:3]]
     try:
-        return parent.find(places)
+        return parent.find(locations)
     except AdapterError as error:
         raise AdapterError(f"{folder}: {error}") from None
 

@@ -62,18 +62,18 @@ class ParentRef:
             raise ValueError(f"on_top_of: expected name and digest (sha256:...), got {content!r}")
         return cls(check_name(name), digest)
 
-    def find(self, places: Iterable[Path]) -> Path:
+    def find(self, locations: Iterable[Path]) -> Path:
         """The folder of the parent.
 
         Args:
-            places: Where to look, in order: an adapter folder, a store, or a folder of adapters.
+            locations: Where to look, in order: an adapter folder, a store, or a folder of adapters.
 
         Raises:
             AdapterError: There is none, or it has other weights.
         """
-        searched = list(places)
+        searched = list(locations)
         others: dict[Path, str] = {}
-        for folder in (folder for place in searched for folder in self._candidates(place)):
+        for folder in (folder for location in searched for folder in self._candidates(location)):
             digest = file_digest(folder / WEIGHTS)
             if digest == self.digest:
                 return folder
@@ -89,12 +89,12 @@ class ParentRef:
             "there, or say where it is (on_top_of=, --store)"
         )
 
-    def _candidates(self, place: Path) -> Iterator[Path]:
-        """Folders where the parent may be: the place, then its versions, newest first."""
-        home = place / self.name
+    def _candidates(self, location: Path) -> Iterator[Path]:
+        """Folders where the parent may be: the location, then its versions, newest first."""
+        home = location / self.name
         versions = home.iterdir() if home.is_dir() else ()
         numbered = sorted((v for v in versions if v.name.isdecimal()), key=lambda v: -int(v.name))
-        for folder in (place, home, *numbered, place / home.name):
+        for folder in (location, home, *numbered, location / home.name):
             if (folder / WEIGHTS).is_file():
                 yield folder
 

@@ -20,7 +20,7 @@ from ..quiet import quiet_warnings
 from ..training.recipe import Recipe
 from ..training.train import train
 from .machine import machine
-from .timing import Run, ratio, spread, take_turns
+from .timing import Computation, ratio, spread, take_turns
 from .workload import bench_rows, checkpoint, labelled_rows, random_adapter
 
 SEPARATE, SHARED = "answering: a pass for each adapter", "answering: one batch, fanned out"
@@ -84,7 +84,7 @@ class FanOutBench:
             ],
         }
 
-    def answering(self, backbone: Backbone) -> Mapping[str, Run]:
+    def answering(self, backbone: Backbone) -> Mapping[str, Computation]:
         """Runs of the same texts and adapters: a pass for each adapter, and one batch."""
         upper = upper_layers(backbone)
         adapters = [

@@ -19,7 +19,7 @@ from ..tasks.types import Example
 from .guest import Guest
 from .machine import has_peft
 from .peers import PaddedBatch, peft_model, plain_model
-from .timing import Run
+from .timing import Computation
 from .workload import LORA, MIXES, Rows, assign_owners, bench_adapters, owners_of
 
 OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
@@ -44,7 +44,7 @@ class System(NamedTuple):
     system: str
     batch: str
     tenants: int
-    run: Run
+    run: Computation
 
     @property
     def label(self) -> str:
@@ -66,18 +66,18 @@ def own_systems(
             yield System(OWN, mix, n, own_forward(backbone, rows))
 
 
-def bare_forward(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Run:
+def bare_forward(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Computation:
     """Our forward pass without adapters."""
     return own_forward(backbone, [(None, row) for row in inputs])
 
 
-def own_forward(backbone: Backbone, rows: Rows) -> Run:
+def own_forward(backbone: Backbone, rows: Rows) -> Computation:
     """Our forward pass as a predictor runs it: in the lanes of this process."""
     examples = [(adapter, Example((inputs,))) for adapter, inputs in rows]
     return partial(compute_outputs, backbone, examples, lanes=lanes_of(backbone.device))
 
 
-def linears_alone(backbone: Backbone, n_tokens: int) -> Run:
+def linears_alone(backbone: Backbone, n_tokens: int) -> Computation:
     """The floor: only the backbone's linears, each by its fastest product."""
     linears = _linears(backbone)
     inputs = {
@@ -95,7 +95,7 @@ def linears_alone(backbone: Backbone, n_tokens: int) -> Run:
     return run if plain else _as_cuda_graph(run)
 
 
-def _as_cuda_graph(run: Callable[[], None]) -> Run:
+def _as_cuda_graph(run: Callable[[], None]) -> Computation:
     """The run as a CUDA graph, so that the time to launch kernels does not count."""
     graph = torch.cuda.CUDAGraph()
     run()
@@ -105,7 +105,7 @@ def _as_cuda_graph(run: Callable[[], None]) -> Run:
     return graph.replay
 
 
-def large_product(backbone: Backbone) -> Run:
+def large_product(backbone: Backbone) -> Computation:
     """One large product in the backbone's dtype."""
     x = torch.randn(SIDE, SIDE, dtype=backbone.dtype, device=backbone.device)
     return partial(torch.matmul, x, x)

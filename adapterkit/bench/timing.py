@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from tqdm import tqdm
 
-Run = Callable[[], object]
+Computation = Callable[[], object]
 
 
-def take_turns(systems: Mapping[str, Run], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+def take_turns(
+    systems: Mapping[str, Computation], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
     """Runs every system once in each round and returns its times.
 
     The order is drawn anew for each round, so that no system always follows the same other one.
@@ -42,7 +44,7 @@ def take_turns(systems: Mapping[str, Run], rounds: int, warm_up: int = 1) -> dic
     return times
 
 
-def timed(run: Run) -> float:
+def timed(run: Computation) -> float:
     """Milliseconds of one run; a GPU is synchronised before and after."""
     _synchronize()
     began = time.perf_counter()

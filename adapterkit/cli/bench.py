@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-BackboneOption = Annotated[
+BenchBackboneOption = Annotated[
     str,
     typer.Option(
         "--backbone",
@@ -48,7 +48,7 @@ def main(context: typer.Context) -> None:
 
 @app.command()
 def mixed(
-    backbone: BackboneOption = "minilm",
+    backbone: BenchBackboneOption = "minilm",
     rows: Annotated[
         Literal["short", "long"], typer.Option("--rows", help="64 short rows, or 32 long ones.")
     ] = "short",
@@ -93,7 +93,7 @@ def mixed(
 
 @app.command()
 def train(
-    backbone: BackboneOption = "minilm",
+    backbone: BenchBackboneOption = "minilm",
     method: Annotated[
         str | None,
         typer.Option("--method", help="A method by name, or all; the first method if omitted."),
@@ -124,7 +124,7 @@ def train(
 
 @app.command()
 def many(
-    backbone: BackboneOption = "minilm",
+    backbone: BenchBackboneOption = "minilm",
     method: Annotated[
         str | None,
         typer.Option("--method", help="A method by name; the first method if omitted."),
@@ -156,7 +156,7 @@ def many(
 
 @app.command()
 def fanout(
-    backbone: BackboneOption = "minilm",
+    backbone: BenchBackboneOption = "minilm",
     dtype: DtypeOption = "float32",
     adapters: Annotated[
         int, typer.Option("--adapters", help="Adapters that answer every text.")
@@ -177,7 +177,7 @@ def fanout(
 
 @app.command()
 def swap(
-    backbone: BackboneOption = "minilm",
+    backbone: BenchBackboneOption = "minilm",
     resident: Annotated[
         str, typer.Option("--resident", help="Numbers of adapters in memory.")
     ] = "1,100,1000,10000",
@@ -198,7 +198,7 @@ def swap(
 
 @app.command()
 def start(
-    backbone: BackboneOption = "minilm",
+    backbone: BenchBackboneOption = "minilm",
     rounds: RoundsOption = 5,
     peers: PeersOption = True,
     as_json: JsonOption = False,

@@ -21,7 +21,7 @@ from .base import Metric, MetricKind, mean
 CHINESE = re.compile(f"[{HAN}]")
 CMRC_SIGNS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")  # noqa: RUF001
 ARTICLE = re.compile(r"\b(a|an|the)\b")
-Words = Callable[[str], Sequence[str]]
+Tokenizer = Callable[[str], Sequence[str]]
 Overlap = Callable[[Sequence[str], Sequence[str]], float]
 
 
@@ -69,7 +69,7 @@ def same(one: Sequence[str], other: Sequence[str]) -> float:
     return float(list(one) == list(other))
 
 
-def best(words: Words, overlap: Overlap) -> Metric:
+def best(words: Tokenizer, overlap: Overlap) -> Metric:
     """The metric that is the best overlap with any right answer of a row, averaged over the rows.
 
     As in SQuAD 2.0 a right answer without a word left is ignored unless there is no other, and a

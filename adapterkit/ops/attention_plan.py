@@ -20,8 +20,6 @@ from .prefix_tokens import Prefixes
 if TYPE_CHECKING:
     from .kernels.attention import Windows
 
-Counts = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class AttentionGroup:
@@ -194,7 +192,7 @@ class RaggedTable:
         lengths: Sequence[int],
         prefixes: Sequence[tuple[int, int]],
         padded_tokens: int,
-        addresses: Counts | None = None,
+        addresses: NDArray[np.int64] | None = None,
     ) -> RaggedTable:
         """Plans a batch.
 
@@ -207,7 +205,7 @@ class RaggedTable:
         first, count = np.array(prefixes).T
         capacity = bucket_power_of_two(len(sizes)) + 1
 
-        def starts_of(sizes: Counts) -> Slot:
+        def starts_of(sizes: NDArray[np.int64]) -> Slot:
             starts = np.full(capacity, sizes.sum(), np.int32)
             starts[: len(sizes)] = np.cumsum(sizes) - sizes
             return table.add(starts)

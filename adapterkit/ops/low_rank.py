@@ -78,11 +78,11 @@ class Segments:
     @cached_property
     def tile_pointers(self) -> TilePointers | None:
         """The tiles in the launch table; None without a `batch_range`."""
-        place = self.batch_range
-        if place is None:
+        batch = self.batch_range
+        if batch is None:
             return None
-        starts = place.first + self.starts[:-1]
-        return TilePointers.of(place.table, starts, np.diff(self.starts), place.tokens)
+        starts = batch.first + self.starts[:-1]
+        return TilePointers.of(batch.table, starts, np.diff(self.starts), batch.tokens)
 
     @cached_property
     def _tiles(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,15 +231,15 @@ class LowRank:
     @cached_property
     def _on_gpu(self) -> LowRankGPU | None:
         """The layers for the kernels of a GPU; None without a `batch_range`."""
-        place, tiles = self.segments.batch_range, self.segments.tile_pointers
-        if place is None or tiles is None:
+        batch, tiles = self.segments.batch_range, self.segments.tile_pointers
+        if batch is None or tiles is None:
             return None
         return LowRankGPU(
-            place.table,
+            batch.table,
             tiles,
-            self.down.add_to(place.table, self.down_bias),
-            self.up.add_to(place.table, self.up_bias),
-            place.table.add(self._factors, bucket_power_of_two(len(self.segments))),
+            self.down.add_to(batch.table, self.down_bias),
+            self.up.add_to(batch.table, self.up_bias),
+            batch.table.add(self._factors, bucket_power_of_two(len(self.segments))),
             self.activation,
         )
 

@@ -22,8 +22,6 @@ from .launch_table import LaunchTable, Slot
 if TYPE_CHECKING:
     from .kernels.grouped import GroupedWeights, Tiles
 
-Counts = NDArray[np.int64]
-
 
 def in_one_launch(device: torch.device) -> bool:
     """Whether kernels compute the adapters of a whole batch: on a GPU, outside training."""
@@ -49,7 +47,9 @@ class TilePointers:
     owner: Slot
 
     @classmethod
-    def of(cls, table: LaunchTable, starts: Counts, sizes: Counts, tokens: int) -> TilePointers:
+    def of(
+        cls, table: LaunchTable, starts: NDArray[np.int64], sizes: NDArray[np.int64], tokens: int
+    ) -> TilePointers:
         """Cuts segments into tiles.
 
         Args:

@@ -35,7 +35,6 @@ from .types import (
     Reword,
     Row,
     Score,
-    Tensors,
     Text,
 )
 
@@ -188,7 +187,7 @@ class Task(ABC):
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the head's tensors, named as in transformers' task models."""
 
-    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
+    def fresh_head(self, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Returns an untrained head, float32, initialised as in BERT: weights normal with standard
         deviation 0.02, biases zero."""
         head = {name: torch.zeros(shape) for name, shape in self.head_shapes(hidden).items()}

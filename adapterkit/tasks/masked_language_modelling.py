@@ -19,7 +19,7 @@ from ..metrics.base import Predictions, check_metrics
 from .base import Task
 from .columns import Column
 from .fields import TEXT, Fields
-from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score, Tensors
+from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
 
 TOP = 5
 """Number of best tokens that an answer lists for a mask."""
@@ -111,7 +111,7 @@ class MaskedLanguageModelling(Task):
         vectors = (f"{DENSE}.bias", f"{NORM}.weight", f"{NORM}.bias")
         return {f"{DENSE}.weight": (hidden, hidden), **dict.fromkeys(vectors, (hidden,))}
 
-    def fresh_head(self, hidden: int, generator: torch.Generator) -> Tensors:
+    def fresh_head(self, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
         """As in `Task`, with the norm as the identity."""
         head = super().fresh_head(hidden, generator)
         return {k: torch.ones_like(v) if k == f"{NORM}.weight" else v for k, v in head.items()}

@@ -13,9 +13,6 @@ from ..backbone.packing import EncoderOutput, TokenSequence
 from ..ops.dropout import Dropout
 from .fields import Fields
 
-Tensors = dict[str, Tensor]
-
-
 Answer = dict[str, Any]
 
 
@@ -91,7 +88,7 @@ class HeadInput:
         dropout: Draws dropout; None outside training.
     """
 
-    head: Tensors
+    head: dict[str, Tensor]
     encoded: EncoderOutput
     span: tuple[int, int]
     dropout: Dropout | None = None

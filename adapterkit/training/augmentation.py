@@ -202,12 +202,12 @@ def hidden(
     """
     ids = list(inputs.input_ids)
     for apart, text in groupby(
-        range(len(ids)), key=lambda place: inputs.input_ids[place] in special
+        range(len(ids)), key=lambda index: inputs.input_ids[index] in special
     ):
-        places = list(text)
-        chosen = [p for p in places if not apart and p not in seen and draws.random() < share]
-        if chosen and len(chosen) == len(places):
+        positions = list(text)
+        chosen = [p for p in positions if not apart and p not in seen and draws.random() < share]
+        if chosen and len(chosen) == len(positions):
             chosen.remove(draws.choice(chosen))
-        for place in chosen:
-            ids[place] = mask
+        for index in chosen:
+            ids[index] = mask
     return replace(inputs, input_ids=ids)

@@ -88,8 +88,8 @@ def read_all_rows(
             for first in range(0, len(part), CHUNK):
                 fields = [row.fields for row in part[first : first + CHUNK]]
                 examples += task.examples(fields, reader, limit)
-                whole = task.examples(fields, reader, WHOLE)
-                lengths += [tuple(map(len, example.inputs)) for example in whole]
+                uncut = task.examples(fields, reader, WHOLE)
+                lengths += [tuple(map(len, example.inputs)) for example in uncut]
                 bar.update(len(fields))
             found.examples[split], found.lengths[split] = examples, lengths
             found.targets[split] = _targets(task, part, examples, tell)
@@ -249,8 +249,8 @@ def duplicates(rows: Splits, task: Task) -> dict[str, Any]:
     answer = target_columns(task.columns).keys()
     for split, part in rows.items():
         for row in part:
-            asked = [row.fields[role] for role in sorted(row.fields.keys() - answer)]
-            same[_normal(tuple(asked))][split].append(row)
+            inputs = [row.fields[role] for role in sorted(row.fields.keys() - answer)]
+            same[_normal(tuple(inputs))][split].append(row)
     pairs: defaultdict[tuple[str, ...], list[tuple[Row, Row]]] = defaultdict(list)
     for group in same.values():
         for split, (first, *others) in group.items():

@@ -95,7 +95,7 @@ class Loop:
         batches = [self.runs[index].next_micro_batches(process, n_processes) for index in active]
         sizes = [max(micro_batch.n_tokens for micro_batch in batch) for batch in batches]
         for part in by_budget(sizes, self.options.max_tokens):
-            self._step({active[place]: batches[place] for place in part})
+            self._step({active[index]: batches[index] for index in part})
             for callback in self.callbacks:
                 callback.on_step(self._event(active[part.start : part.stop]))
 
