@@ -75,17 +75,17 @@ def masked(backbone: Backbone, adapter: Adapter, inputs: TokenSequence) -> Token
     return replace(inputs, input_ids=ids)
 
 
-def logit(chance: float) -> float:
-    return math.log(chance / (1 - chance))
+def logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
 
 
-def expected(kind: str, answer: Answer, example: Example, said: Outputs) -> list[float]:
-    """The scores behind an answer, from what a person is told and the head's raw lines."""
-    means, rows = said.means()[0], said.rows()[0]
+def expected_scores(kind: str, answer: Answer, example: Example, outputs: Outputs) -> list[float]:
+    """The scores that an answer is based on, from the answer and the raw outputs."""
+    means, rows = outputs.means()[0], outputs.rows()[0]
     if kind in ("classification", "relation"):
         return [float(means.max())]
     if kind == "multiple_choice":
-        return [float(said.logits[answer["index"], 0])]
+        return [float(outputs.logits[answer["index"], 0])]
     if kind == "multi_label":
         best = max(answer["scores"], key=answer["scores"].__getitem__)
         return [logit(answer["scores"][label]) for label in answer["labels"] or [best]]
@@ -113,13 +113,13 @@ def check(backbone: Backbone, adapter: Adapter, row: Mapping[str, Any]) -> Expla
     """Scores are the answer's, words add up, every word is at its characters."""
     found = explain(backbone, adapter, row)
     example = read_example(backbone, adapter, row)
-    said = outputs(backbone, adapter, example)
-    assert found.answer == adapter.task.answers(said, [example])[0]
-    goal = expected(adapter.task.type, found.answer, example, said)
-    assert [a.score for a in found.attributions] == pytest.approx(goal, abs=1e-4)
+    output = outputs(backbone, adapter, example)
+    assert found.answer == adapter.task.answers(output, [example])[0]
+    expected = expected_scores(adapter.task.type, found.answer, example, output)
+    assert [a.score for a in found.attributions] == pytest.approx(expected, abs=1e-4)
     blind = replace(example, inputs=tuple(masked(backbone, adapter, i) for i in example.inputs))
     nothing = outputs(backbone, adapter, blind).logits
-    scores = adapter.task.scores(said, example)
+    scores = adapter.task.scores(output, example)
     for score, attribution in zip(scores, found.attributions, strict=True):
         low = float((score.weights * nothing).sum()) + score.offset
         assert attribution.baseline_score == pytest.approx(low, abs=1e-4)
@@ -285,10 +285,10 @@ def test_tags_that_are_no_entities_have_scores_too(marked: Backbone, tmp_path: P
     adapter = replace(adapter, task=replace(adapter.task, labels=("noun", "verb", "O")))  # type: ignore[type-var]
     found = explain(marked, adapter, "my card is lost")
     tags = found.answer["tags"]
-    told = [a.name for a in found.attributions]
+    names = [a.name for a in found.attributions]
     pairs = zip("my card is lost".split(), tags, strict=True)
-    assert told == [f"{word} ({tag})" for word, tag in pairs if tag != "O"]
-    assert told
+    assert names == [f"{word} ({tag})" for word, tag in pairs if tag != "O"]
+    assert names
     adapter.head["classifier.bias"][2] = 1e3
     assert explain(marked, adapter, "my card is lost").attributions == ()
 
@@ -462,27 +462,27 @@ def test_the_command_explains_as_the_library_does(
         (text, name) for text in texts for name in ("acme/topic", "globex")
     ]
     expected = explain(tiny, make_adapter(tiny, "prefix", "globex"), TEXT).plain()
-    told = rows[1]["explanation"]
-    assert told["baseline"] == "[MASK]"
-    (ours,), (theirs,) = told["scores"], expected["scores"]
+    explanation = rows[1]["explanation"]
+    assert explanation["baseline"] == "[MASK]"
+    (ours,), (theirs,) = explanation["scores"], expected["scores"]
     assert ours["name"] == rows[1]["label"] == theirs["name"]
     for one, other in zip(ours["words"], theirs["words"], strict=True):
         assert one == {**other, "attribution": pytest.approx(other["attribution"], abs=1e-4)}
     found = Reader(Path("x.html").read_text(encoding="utf-8"))
     assert found.tags.count("article") == 4
     assert "script" not in found.tags
-    said = run_command(
+    result = run_command(
         "predict", "globex", TEXT, "--store", store, "--explain", "--output", "x.jsonl"
     )
-    assert said.code == 0
+    assert result.code == 0
     assert '"explanation": {"baseline": "[MASK]"' in Path("x.jsonl").read_text(encoding="utf-8")
 
 
 def test_people_see_the_table_and_the_words(store: Path) -> None:
-    said = run_command("predict", "globex", TEXT, "--store", store, "--explain").out
-    assert said.splitlines()[1].startswith("globex")
-    assert re.search(r"\w+\([+-]\d\.\d\d\)", said)
-    assert "\x1b" not in said
+    output = run_command("predict", "globex", TEXT, "--store", store, "--explain").out
+    assert output.splitlines()[1].startswith("globex")
+    assert re.search(r"\w+\([+-]\d\.\d\d\)", output)
+    assert "\x1b" not in output
     quiet = run_command("predict", "globex", TEXT, "--store", store, "--explain-html", "x.html")
     assert "speaks for" not in quiet.out
     assert quiet.err.endswith("1 explanations in x.html\n")

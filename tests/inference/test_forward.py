@@ -122,12 +122,12 @@ def test_predictor_mixes_swaps_and_answers_in_order(
 ) -> None:
     predictor = Predictor(tiny, varied_adapters(tiny, make_adapter), max_tokens=64)
     rng = random.Random(2)
-    asked = [
+    requests = [
         (rng.choice([*predictor.names, None, "base"]), " ".join(rng.choices(WORDS, k=8)))
         for _ in range(50)
     ]
-    answers = predictor(asked)
-    for (name, text), answer in zip(asked, answers, strict=True):
+    answers = predictor(requests)
+    for (name, text), answer in zip(requests, answers, strict=True):
         (alone,) = predictor([(name, text)])
         assert answer["adapter"] == (name or "base") == alone["adapter"]
         if "vector" in answer:

@@ -46,8 +46,8 @@ def test_answers_are_the_same_in_any_lanes(
     for one, other in zip(alone, beside, strict=True):
         for lines, same in zip(one, other, strict=True):
             torch.testing.assert_close(lines, same, atol=1e-5, rtol=1e-5)
-    said = answer_rows(tiny, rows, lanes=two)
-    assert [one["adapter"] for one in said] == [o.name if o else "base" for o in owners]
+    answers = answer_rows(tiny, rows, lanes=two)
+    assert [answer["adapter"] for answer in answers] == [o.name if o else "base" for o in owners]
 
 
 def test_work_is_shared_evenly_and_little_work_is_not_cut(two: WorkerLanes) -> None:
@@ -83,13 +83,13 @@ def test_submitted_work_never_runs_in_the_calling_thread(n: int) -> None:
 def test_the_lanes_of_a_server_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(10)), raising=False)
     cpu, other = torch.device("cpu"), torch.device("meta")
-    for device, asked, n, threads in (
+    for device, requested, n, threads in (
         (cpu, None, 4, 2),
         (cpu, 3, 3, 3),
         (cpu, 16, 16, 1),
         (other, None, 1, 10),
         (other, 4, 1, 10),
     ):
-        lanes = server_lanes(device, asked)
+        lanes = server_lanes(device, requested)
         assert (lanes.n, lanes.threads) == (n, threads)
         lanes.close()

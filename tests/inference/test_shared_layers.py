@@ -75,7 +75,7 @@ def texts(backbone: Backbone, n: int) -> list[TokenSequence]:
     )
 
 
-def asked(adapters: list[Adapter | None], inputs: list[TokenSequence]) -> Rows:
+def shuffled_rows(adapters: list[Adapter | None], inputs: list[TokenSequence]) -> Rows:
     rows: Rows = [(adapter, row) for adapter in adapters for row in inputs]
     return random.Random(3).sample(rows, len(rows))
 
@@ -83,12 +83,12 @@ def asked(adapters: list[Adapter | None], inputs: list[TokenSequence]) -> Rows:
 def test_sixteen_adapters_answer_as_in_sixteen_passes(
     anywhere: Backbone, make_adapter: MakeAdapter
 ) -> None:
-    rows = asked([*top(anywhere, make_adapter)], texts(anywhere, 5))
+    rows = shuffled_rows([*top(anywhere, make_adapter)], texts(anywhere, 5))
     with torch.inference_mode():
         together = outputs_by_row(anywhere, rows)
         alone = [outputs_by_row(anywhere, [row])[0] for row in rows]
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    for row_together, row_alone in zip(together, alone, strict=True):
+        torch.testing.assert_close(row_together, row_alone, rtol=1e-6, atol=1e-6)
 
 
 def test_shared_texts_go_through_the_lower_layers_once(
@@ -96,15 +96,15 @@ def test_shared_texts_go_through_the_lower_layers_once(
 ) -> None:
     inputs = texts(tiny, 5)
     with torch.inference_mode():
-        forward(tiny, asked([*top(tiny, make_adapter)], inputs))
+        forward(tiny, shuffled_rows([*top(tiny, make_adapter)], inputs))
         assert below == [bucket_for_onednn(sum(map(len, inputs)))]
         below.clear()
-        forward(tiny, asked([None, *varied_adapters(tiny, make_adapter)[:3]], inputs))
+        forward(tiny, shuffled_rows([None, *varied_adapters(tiny, make_adapter)[:3]], inputs))
         assert below == [
             bucket_for_onednn(4 * sum(map(len, inputs)))
         ]  # the adapters act from the first layer on
         below.clear()
-        forward(tiny, asked([*top(tiny, make_adapter, 1)], inputs))
+        forward(tiny, shuffled_rows([*top(tiny, make_adapter, 1)], inputs))
         assert below == [bucket_for_onednn(sum(map(len, inputs)))]
 
 
@@ -112,7 +112,7 @@ def test_rows_that_do_not_share_may_stand_between(
     anywhere: Backbone, make_adapter: MakeAdapter
 ) -> None:
     everyone = [None, *varied_adapters(anywhere, make_adapter), *top(anywhere, make_adapter)]
-    rows = asked(everyone, texts(anywhere, 3))
+    rows = shuffled_rows(everyone, texts(anywhere, 3))
     with torch.inference_mode():
         mixed = outputs_by_row(anywhere, rows)
         alone = [outputs_by_row(anywhere, [row])[0] for row in rows]
@@ -136,7 +136,7 @@ def test_gradients_through_shared_texts_are_gradients_solo(
         for adapter in adapters:
             for tensor in (*adapter.tensors.values(), *adapter.head.values()):
                 tensor.requires_grad_()
-        rows = asked(adapters, texts(anywhere, 2))
+        rows = shuffled_rows(adapters, texts(anywhere, 2))
         for group in [rows] if together else [[row] for row in rows]:
             torch.stack(
                 [(line**2).sum() for line in outputs_by_row(anywhere, group)]
@@ -166,13 +166,13 @@ def test_texts_at_other_positions_are_other_texts(
     adapters = top(tiny, make_adapter, 1) * 2
     adapters[1] = replace(adapters[0], name="shifted", method=Shifted(layers=(1, 2)))
     inputs = texts(tiny, 3)
-    rows = asked([*adapters, replace(adapters[0]), replace(adapters[1])], inputs)
+    rows = shuffled_rows([*adapters, replace(adapters[0]), replace(adapters[1])], inputs)
     with torch.inference_mode():
         together = outputs_by_row(tiny, rows)
         assert below == [bucket_for_onednn(2 * sum(map(len, inputs)))]
         alone = [outputs_by_row(tiny, [row])[0] for row in rows]
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    for row_together, row_alone in zip(together, alone, strict=True):
+        torch.testing.assert_close(row_together, row_alone, rtol=1e-6, atol=1e-6)
     first, moved = (
         torch.stack([line for line, (owner, _) in zip(together, rows, strict=True) if owner is a])
         for a in adapters
@@ -188,8 +188,8 @@ def test_token_types_are_part_of_a_text(tiny: Backbone, make_adapter: MakeAdapte
     with torch.inference_mode():
         together = outputs_by_row(tiny, rows)
         alone = [outputs_by_row(tiny, [row])[0] for row in rows]
-    for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    for row_together, row_alone in zip(together, alone, strict=True):
+        torch.testing.assert_close(row_together, row_alone, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(together[0], together[1])
 
 

@@ -1,4 +1,4 @@
-"""Real Chinese rows from recipe to answer: alignment, characters and metrics, row by row."""
+"""Real Chinese rows from recipe to answer: alignment, characters and metrics."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from adapterkit.tasks.types import Example, Row
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 
-TRAINED, SCORED = 24, 12
-"""Rows of each split in the fast runs."""
+N_TRAINING, N_EVALUATION = 24, 12
+"""Number of rows of each split in the fast runs."""
 
 KINDS = [f"{kind}.{name}" for kind in ("GPE", "LOC", "ORG", "PER") for name in ("NAM", "NOM")]
 TAGS = ", ".join(f"{mark}-{kind}" for kind in KINDS for mark in "BI")
-"""Few rows do not have every tag."""
+"""A few rows do not contain every tag, so labels are listed."""
 
 SECTIONS = {
     "thucnews_titles": ("data.csv", "", "classification", "test"),
@@ -40,26 +40,25 @@ SECTIONS = {
     "weibo_ner": ("data.jsonl", "", f"tagging, labels: [O, {TAGS}]", "test"),
     "cmrc2018": ("data.jsonl", "", "question_answering, stride: 32", "validation"),
 }
-"""Data set to its file, its columns, its task (YAML) and the split that is scored."""
+"""Each data set to its file, columns, task (YAML) and the split for evaluation."""
 
 WHOLE = pytest.param(None, marks=pytest.mark.slow, id="whole")
-sizes = pytest.mark.parametrize("size", [pytest.param((TRAINED, SCORED), id="few"), WHOLE])
+sizes = pytest.mark.parametrize("size", [pytest.param((N_TRAINING, N_EVALUATION), id="few"), WHOLE])
 labelled = pytest.mark.parametrize("name", ["thucnews_titles", "waimai_10k", "fewclue_ocnli"])
 Size = tuple[int, int] | None
 
 
 class Case(NamedTuple):
-    """One data set, trained on: the adapter as its folder has it, the rows that are scored, and
-    what training said of them."""
+    """One data set after training: the adapter loaded from its folder, the rows for evaluation, and
+    the metrics that training reported for them."""
 
     backbone: Backbone
     adapter: Adapter
     rows: list[Row]
-    said: dict[str, float]
+    metrics: dict[str, float]
 
-    def loud(self) -> Adapter:
-        """The adapter with a random head: its answers differ, which little training does not
-        reach."""
+    def with_random_head(self) -> Adapter:
+        """The adapter with a random head, because after little training all answers are equal."""
         generator = torch.Generator().manual_seed(5)
         head = {k: torch.randn(t.shape, generator=generator) for k, t in self.adapter.head.items()}
         return replace(self.adapter, head=head)
@@ -68,8 +67,10 @@ class Case(NamedTuple):
         roles = [
             role for role in self.rows[0].fields if role not in target_columns(adapter.task.columns)
         ]
-        request = [{role: row.fields[role] for role in roles} for row in self.rows]
-        return Predictor(self.backbone, [adapter])([(adapter.name, one) for one in request])
+        requests = [{role: row.fields[role] for role in roles} for row in self.rows]
+        return Predictor(self.backbone, [adapter])(
+            [(adapter.name, request) for request in requests]
+        )
 
     def examples(self) -> list[Example]:
         task, limit = self.adapter.task, text_limit(self.backbone, self.adapter)
@@ -82,7 +83,7 @@ def chinese(chinese_folder: Path) -> Backbone:
 
 
 def run(chinese: Backbone, data: Path, name: str, size: Size) -> Case:
-    """Rows of a data set, a recipe file, training, a published folder, and back."""
+    """Train on rows of a data set by a recipe file, publish the adapter and load it."""
     file, columns, task, scored = SECTIONS[name]
     parts = {"train": size[0], scored: size[1]} if size else None
     _copy(data / name / file, Path(file), parts)
@@ -104,7 +105,7 @@ def run(chinese: Backbone, data: Path, name: str, size: Size) -> Case:
 
 
 def _copy(source: Path, target: Path, parts: dict[str, int] | None) -> None:
-    """The first rows of each split, or all; label by label where rows have one."""
+    """Copy the first rows of each split and label, or all rows."""
     text = source.read_text(encoding="utf-8")
     if parts is None:
         target.write_text(text, encoding="utf-8")
@@ -137,9 +138,9 @@ def test_labels_of_texts_and_pairs(
     chinese: Backbone, shared_data: Path, name: str, size: Size
 ) -> None:
     case = run(chinese, shared_data, name, size)
-    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
+    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.metrics, abs=1e-6)
     target = [row.fields["label"] for row in case.rows]
-    for adapter in (case.adapter, case.loud()):
+    for adapter in (case.adapter, case.with_random_head()):
         result = [answer["label"] for answer in case.answers(adapter)]
         assert set(result) <= set(adapter.task.labels)  # type: ignore[attr-defined]
         metrics = evaluate(chinese, adapter, case.rows)
@@ -147,20 +148,20 @@ def test_labels_of_texts_and_pairs(
         assert metrics["accuracy"] == pytest.approx(right / len(target))
         assert metrics["f1_macro"] == pytest.approx(_f1_macro(result, target))
     for row, example in zip(case.rows, case.examples(), strict=True):
-        _read_once(chinese, row, example)
+        _check_tokens(chinese, row, example)
 
 
-def _f1_macro(said: Sequence[str], goal: Sequence[str]) -> float:
+def _f1_macro(predicted: Sequence[str], expected: Sequence[str]) -> float:
     """F1 of each label that occurs, averaged."""
     found = []
-    for label in set(said) | set(goal):
-        hits = sum(a == b == label for a, b in zip(said, goal, strict=True))
-        found.append(2 * hits / (said.count(label) + goal.count(label)))
+    for label in set(predicted) | set(expected):
+        hits = sum(a == b == label for a, b in zip(predicted, expected, strict=True))
+        found.append(2 * hits / (predicted.count(label) + expected.count(label)))
     return sum(found) / len(found)
 
 
-def _read_once(backbone: Backbone, row: Row, example: Example) -> None:
-    """Every Chinese character is a token of its own, or is cut off at the end and told so."""
+def _check_tokens(backbone: Backbone, row: Row, example: Example) -> None:
+    """Every Chinese character is one token, unless the text was truncated and marked so."""
     (inputs,) = example.inputs
     tokens = backbone.reader.tokens(inputs.input_ids)
     unknown = {"[UNK]"} if "[UNK]" in tokens else set()
@@ -183,9 +184,9 @@ def _is_chinese(token: str) -> bool:
 @sizes
 def test_entities(chinese: Backbone, shared_data: Path, size: Size) -> None:
     case = run(chinese, shared_data, "weibo_ner", size)
-    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
+    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.metrics, abs=1e-6)
     target = [list(row.fields["tags"]) for row in case.rows]
-    adapter = case.loud()
+    adapter = case.with_random_head()
     answers = case.answers(adapter)
     result = [answer["tags"] for answer in answers]
     assert evaluate(chinese, adapter, case.rows) == pytest.approx(_entity_scores(result, target))
@@ -202,7 +203,7 @@ def test_entities(chinese: Backbone, shared_data: Path, size: Size) -> None:
 
 
 def _check_plain_texts(case: Case, adapter: Adapter) -> None:
-    """The same rows as a text without blanks: positions are those of that text."""
+    """The same rows as texts without spaces: positions refer to these texts."""
     texts = ["".join(row.fields["tokens"]) for row in case.rows]
     for text, answer in zip(
         texts, Predictor(case.backbone, [adapter])([(adapter.name, t) for t in texts]), strict=True
@@ -215,7 +216,7 @@ def _check_plain_texts(case: Case, adapter: Adapter) -> None:
 
 
 def _chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Entities as CoNLL's script counts them: a run of one kind, begun anew by every B-."""
+    """Entities as CoNLL's script counts them: a run of one kind; every B- starts a new one."""
     found: list[list[Any]] = []
     for index, tag in enumerate(tags):
         kind, before = tag[2:], tags[index - 1] if index else "O"
@@ -227,13 +228,15 @@ def _chunks(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return [(kind, start, end) for kind, start, end in found]
 
 
-def _entity_scores(said: list[list[str]], goal: list[list[str]]) -> dict[str, float]:
-    ours = {(n, *chunk) for n, tags in enumerate(said) for chunk in _chunks(tags)}
-    theirs = {(n, *chunk) for n, tags in enumerate(goal) for chunk in _chunks(tags)}
+def _entity_scores(predicted: list[list[str]], expected: list[list[str]]) -> dict[str, float]:
+    ours = {(n, *chunk) for n, tags in enumerate(predicted) for chunk in _chunks(tags)}
+    theirs = {(n, *chunk) for n, tags in enumerate(expected) for chunk in _chunks(tags)}
     precision = len(ours & theirs) / max(1, len(ours))
     recall = len(ours & theirs) / max(1, len(theirs))
     both = precision + recall
-    pairs = [(a, b) for x, y in zip(said, goal, strict=True) for a, b in zip(x, y, strict=True)]
+    pairs = [
+        (a, b) for x, y in zip(predicted, expected, strict=True) for a, b in zip(x, y, strict=True)
+    ]
     return {
         "f1": 2 * precision * recall / both if both else 0.0,
         "precision": precision,
@@ -242,12 +245,12 @@ def _entity_scores(said: list[list[str]], goal: list[list[str]]) -> dict[str, fl
     }
 
 
-def test_entity_scores_are_seqevals(chinese: Backbone, shared_data: Path) -> None:
+def test_entity_scores_equal_seqeval(chinese: Backbone, shared_data: Path) -> None:
     seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
-    case = run(chinese, shared_data, "weibo_ner", (TRAINED, 3 * SCORED))
+    case = run(chinese, shared_data, "weibo_ner", (N_TRAINING, 3 * N_EVALUATION))
     target = [list(row.fields["tags"]) for row in case.rows]
-    # Half of the right tags beside random ones, so that some entities are right.
-    result = [answer["tags"] for answer in case.answers(case.loud())]
+    # Every second row has the right tags, so that some entities are right.
+    result = [answer["tags"] for answer in case.answers(case.with_random_head())]
     mixed = [
         right if n % 2 else wrong
         for n, (right, wrong) in enumerate(zip(target, result, strict=True))
@@ -258,15 +261,15 @@ def test_entity_scores_are_seqevals(chinese: Backbone, shared_data: Path) -> Non
             theirs = getattr(seqeval, f"{name}_score")(target, tags)
             assert scores[name] == pytest.approx(theirs)
     assert _entity_scores(mixed, target)["f1"] > 0
-    found = evaluate(chinese, case.loud(), case.rows)
+    found = evaluate(chinese, case.with_random_head(), case.rows)
     assert found == pytest.approx(_entity_scores(result, target))
 
 
 @pytest.mark.parametrize("size", [pytest.param((8, 5), id="few"), WHOLE])
 def test_answers_to_questions(chinese: Backbone, shared_data: Path, size: Size) -> None:
     case = run(chinese, shared_data, "cmrc2018", size)
-    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.said, abs=1e-6)
-    adapter = case.loud()
+    assert evaluate(chinese, case.adapter, case.rows) == pytest.approx(case.metrics, abs=1e-6)
+    adapter = case.with_random_head()
     answers = case.answers(adapter)
     for row, answer in zip(case.rows, answers, strict=True):
         context = row.fields["context"]
@@ -277,11 +280,11 @@ def test_answers_to_questions(chinese: Backbone, shared_data: Path, size: Size) 
     result = [answer["answer"] for answer in answers]
     assert evaluate(chinese, adapter, case.rows) == pytest.approx(_answer_scores(result, target))
     for row, example in zip(case.rows, case.examples(), strict=True):
-        _right_answer_is_in_a_window(case.adapter, row, example)
+        _check_target_spans(case.adapter, row, example)
 
 
-def _right_answer_is_in_a_window(adapter: Adapter, row: Row, example: Example) -> None:
-    """The lines that are learnt stand for the answer's own characters."""
+def _check_target_spans(adapter: Adapter, row: Row, example: Example) -> None:
+    """The target tokens are those of the characters of the answer."""
     (text, start), context = row.fields["answers"][0], row.fields["context"]
     target, found = adapter.task.target(row, example), 0
     assert len(example.inputs) == len(target.token_spans)
@@ -294,33 +297,33 @@ def _right_answer_is_in_a_window(adapter: Adapter, row: Row, example: Example) -
         # A word of Latin letters or digits is one token, and cannot be learnt in part.
         around = context[begin:start] + context[start + len(text) : end]
         assert not any(_is_chinese(character) for character in around)
-    # Neighbouring windows share `stride` tokens: what is no longer stands whole in one of them.
+    # Neighbouring windows share `stride` tokens, so a shorter answer is complete in one of them.
     assert found or len(text) > adapter.task.stride  # type: ignore[attr-defined]
 
 
-def _answer_scores(said: list[str], goal: list[list[str]]) -> dict[str, float]:
-    """Best of the right answers, row by row: equal or not, and the overlap of characters."""
+def _answer_scores(predicted: list[str], expected: list[list[str]]) -> dict[str, float]:
+    """Exact match and F1 of characters, against the best of the right answers of each row."""
     exact = overlap = 0.0
-    for answer, texts in zip(said, goal, strict=True):
+    for answer, texts in zip(predicted, expected, strict=True):
         ours = _units(answer)
         exact += any(ours == _units(text) for text in texts)
         overlap += max(_overlap(ours, _units(text)) for text in texts)
-    return {"f1": overlap / len(said), "exact_match": exact / len(said)}
+    return {"f1": overlap / len(predicted), "exact_match": exact / len(predicted)}
 
 
 def _units(text: str) -> list[str]:
-    """Chinese characters one by one, other words whole, no punctuation."""
+    """Chinese characters one by one, other words undivided, no punctuation."""
     found: list[str] = []
-    apart = True
+    new_word = True
     for character in text.lower():
         if unicodedata.category(character).startswith("P") or character in "$+<=>^`|~":
             continue
         if _is_chinese(character) or character.isspace():
             found += [character] if _is_chinese(character) else []
-            apart = True
-        elif apart:
+            new_word = True
+        elif new_word:
             found.append(character)
-            apart = False
+            new_word = False
         else:
             found[-1] += character
     return [unit for unit in found if unit not in ("a", "an", "the")]

@@ -388,7 +388,7 @@ def test_answer_spans_are_found_across_windows(tiny: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "goal", "exact", "f1"),
+    ("prediction", "answer", "exact", "f1"),
     [
         ("The Eiffel Tower!", "eiffel tower", True, 1.0),
         ("eiffel", "the eiffel tower", False, 2 / 3),
@@ -399,8 +399,8 @@ def test_answer_spans_are_found_across_windows(tiny: Backbone) -> None:
         ("in 1889", "1889.", False, 2 / 3),
     ],
 )
-def test_squads_metrics_on_tricky_cases(said: str, goal: str, exact: bool, f1: float) -> None:
-    metrics = answering().metrics(Predictions([said], [[goal]]))
+def test_squad_metrics_of_edge_cases(prediction: str, answer: str, exact: bool, f1: float) -> None:
+    metrics = answering().metrics(Predictions([prediction], [[answer]]))
     assert metrics == pytest.approx({"exact_match": float(exact), "f1": f1})
 
 
@@ -467,19 +467,19 @@ def test_limits_leave_room_for_a_prefix(tiny: Backbone, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "told"),
+    ("setting", "value", "message"),
     [
         ("dropout", 1.0, "expected 0 or more and less than 1, got 1.0"),
         ("dropout", -0.1, "expected 0 or more and less than 1, got -0.1"),
         ("stride", -1, "expected 0 or more, got -1"),
     ],
 )
-def test_no_task_takes_a_share_or_stride_that_makes_no_sense(
-    setting: str, value: float, told: str
+def test_every_task_refuses_an_invalid_dropout_or_stride(
+    setting: str, value: float, message: str
 ) -> None:
     kinds: list[Any] = list(tasks().values())
     having = [make for make in kinds if setting in {one.name for one in fields(make)}]
     assert len(having) >= 6
     for make in having:
-        with pytest.raises(ValueError, match=f"{setting}: {told}"):
+        with pytest.raises(ValueError, match=f"{setting}: {message}"):
             make(**{setting: value})

@@ -36,8 +36,10 @@ def embedding(**settings: Any) -> Any:
     return tasks()["embedding"](**{"pooling": "mean", **settings})
 
 
-def said(rows: Sequence[tuple[str, ...]], d: int = 6) -> tuple[Outputs, list[Any], dict[str, Any]]:
-    """Rows of texts, one sequence and one random line each; equal texts have equal lines."""
+def random_outputs(
+    rows: Sequence[tuple[str, ...]], d: int = 6
+) -> tuple[Outputs, list[Any], dict[str, Any]]:
+    """Outputs with a random vector for each text; equal texts have equal vectors."""
     generator = torch.Generator().manual_seed(5)
     lines: dict[str, Any] = {}
     for text in (text for row in rows for text in row):
@@ -49,13 +51,13 @@ def said(rows: Sequence[tuple[str, ...]], d: int = 6) -> tuple[Outputs, list[Any
     return outputs, [Texts(row, (1,) * len(row)) for row in rows], lines
 
 
-def judged(outputs: Outputs, targets: Any) -> dict[str, float]:
+def metrics_of(outputs: Outputs, targets: Any) -> dict[str, float]:
     task = embedding()
     return dict(task.metrics(task.predictions(outputs, [], targets)))
 
 
 def plain_loss(row: int, rows: list[tuple[str, ...]], lines: dict[str, Any], t: float) -> Any:
-    """One row of the loss, candidate by candidate."""
+    """The loss of one row, computed candidate by candidate."""
     text, own = rows[row][:2]
     right = {text, *(other[1] for other in rows if other[0] == text)}
     candidates = [other[1] for other in rows] + [x for other in rows for x in other[2:]]
@@ -74,14 +76,14 @@ ROWS: list[tuple[str, ...]] = [
     ("fee", "it is five"),
     ("fee", "it went up"),  # the same question with another answer
     ("我的卡丢了", "我们会冻结您的卡"),
-    ("it went up", "yes"),  # asks what is another row's answer
+    ("it went up", "yes"),  # the question is the answer of another row
 ]
 HARD = [(*row, f"not {n}") for n, row in enumerate(ROWS[:-1])] + [(*ROWS[-1], "it is five")]
 
 
 @pytest.mark.parametrize("rows", [ROWS, HARD], ids=["pairs", "with negatives"])
-def test_the_loss_is_that_of_a_plain_loop(rows: list[tuple[str, ...]]) -> None:
-    outputs, targets, lines = said(rows)
+def test_the_loss_equals_a_loop(rows: list[tuple[str, ...]]) -> None:
+    outputs, targets, lines = random_outputs(rows)
     ours = embedding(temperature=0.1).loss(outputs, targets)
     theirs = torch.stack([plain_loss(n, rows, lines, 0.1) for n in range(len(rows))])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -90,53 +92,53 @@ def test_the_loss_is_that_of_a_plain_loop(rows: list[tuple[str, ...]]) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_without_equal_texts_the_loss_is_torchs_cross_entropy() -> None:
+def test_without_equal_texts_the_loss_is_cross_entropy() -> None:
     rows = [(f"a{n}", f"b{n}") for n in range(9)]
-    outputs, targets, _ = said(rows)
-    one, other = F.normalize(outputs.logits, dim=-1).view(9, 2, -1).unbind(1)
-    scores = one @ other.T / 0.05
-    ahead = F.cross_entropy(scores, torch.arange(9), reduction="none")
-    back = F.cross_entropy(scores.T, torch.arange(9), reduction="none")
-    torch.testing.assert_close(embedding().loss(outputs, targets), ahead)
+    outputs, targets, _ = random_outputs(rows)
+    first, second = F.normalize(outputs.logits, dim=-1).view(9, 2, -1).unbind(1)
+    scores = first @ second.T / 0.05
+    forward_loss = F.cross_entropy(scores, torch.arange(9), reduction="none")
+    backward_loss = F.cross_entropy(scores.T, torch.arange(9), reduction="none")
+    torch.testing.assert_close(embedding().loss(outputs, targets), forward_loss)
     both = embedding(symmetric=True).loss(outputs, targets)
-    torch.testing.assert_close(both, (ahead + back) / 2)
+    torch.testing.assert_close(both, (forward_loss + backward_loss) / 2)
 
 
-def test_the_symmetric_loss_excuses_equal_texts_both_ways() -> None:
+def test_the_symmetric_loss_ignores_equal_texts_in_both_directions() -> None:
     swapped = [row[::-1] for row in ROWS]
-    outputs, targets, lines = said(ROWS)
+    outputs, targets, lines = random_outputs(ROWS)
     ours = embedding(symmetric=True, temperature=0.1).loss(outputs, targets)
     for row, loss in enumerate(ours):
-        ahead = plain_loss(row, ROWS, lines, 0.1)
-        back = plain_loss(row, swapped, lines, 0.1)
-        torch.testing.assert_close(loss, (ahead + back) / 2, rtol=1e-4, atol=1e-5)
+        forward_loss = plain_loss(row, ROWS, lines, 0.1)
+        backward_loss = plain_loss(row, swapped, lines, 0.1)
+        torch.testing.assert_close(loss, (forward_loss + backward_loss) / 2, rtol=1e-4, atol=1e-5)
 
 
-def test_a_row_with_nothing_to_be_told_from_teaches_nothing() -> None:
-    outputs, targets, lines = said([("a", "b"), ("c", "b")])
+def test_a_row_without_other_candidates_has_loss_zero() -> None:
+    outputs, targets, lines = random_outputs([("a", "b"), ("c", "b")])
     losses = embedding().loss(outputs, targets)
     assert losses.tolist() == [0.0, 0.0]
     (gradient, *_) = torch.autograd.grad(losses.sum(), list(lines.values()))
     assert not bool(gradient.any())
 
 
-def test_ranks_worked_by_hand() -> None:
+def test_ranks_computed_by_hand() -> None:
     # Candidates x, y, z lie on the axes; each row's line is its cosines with them.
     axes = {"x": [1.0, 0.0, 0.0], "y": [0.0, 1.0, 0.0], "z": [0.0, 0.0, 1.0]}
     rows = [("a", "x"), ("b", "y"), ("c", "z"), ("d", "x"), ("b", "x")]
     asks = {"a": [3.0, 2.0, 1.0], "b": [2.0, 1.0, 3.0], "c": [3.0, 2.0, 1.0], "d": [1.0, 2.0, 0.0]}
     lines = [tuple(torch.tensor([(asks | axes)[t]]) for t in row) for row in rows]
-    _, targets, _ = said(rows)
+    _, targets, _ = random_outputs(rows)
     # a finds x first; b has x and y for answers, each ranked beside z alone: second and second;
     # c finds z third; d finds x second.
-    metrics = judged(Outputs.of(lines), targets)
+    metrics = metrics_of(Outputs.of(lines), targets)
     expected = {"mrr": (1 + 1 / 2 + 1 / 3 + 1 / 2 + 1 / 2) / 5, "recall@1": 1 / 5}
     assert metrics == pytest.approx({**expected, "recall@5": 1.0, "recall@10": 1.0})
 
 
-def test_ranks_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_equal_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(f"a{n % 30}", f"b{n % 23}") for n in range(50)]
-    outputs, targets, lines = said(rows)
+    outputs, targets, lines = random_outputs(rows)
     unique = {row[1] for row in rows}
     ranks = []
     for text, own in rows:
@@ -147,19 +149,19 @@ def test_ranks_are_those_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> Non
         ranks.append(1 + sum(cosine[other] > cosine[own] for other in others))
     expected = {f"recall@{k}": sum(r <= k for r in ranks) / 50 for k in (1, 5, 10)}
     expected["mrr"] = sum(1 / r for r in ranks) / 50
-    whole = judged(outputs, targets)
+    whole = metrics_of(outputs, targets)
     assert whole == pytest.approx(expected)
     losses = embedding().loss(outputs, targets)
     monkeypatch.setattr("adapterkit.tasks.embedding.BLOCK", 7)
-    assert judged(outputs, targets) == pytest.approx(expected)
+    assert metrics_of(outputs, targets) == pytest.approx(expected)
     torch.testing.assert_close(embedding().loss(outputs, targets), losses)
 
 
-def test_vectors_that_are_all_the_same_find_nothing() -> None:
+def test_equal_vectors_have_the_lowest_rank() -> None:
     rows = [(f"a{n}", f"b{n}") for n in range(20)]
-    outputs, targets, _ = said(rows)
+    outputs, targets, _ = random_outputs(rows)
     same = Outputs(torch.ones_like(outputs.logits), outputs.counts)
-    metrics = judged(same, targets)
+    metrics = metrics_of(same, targets)
     assert metrics == pytest.approx({"mrr": 0.05, "recall@1": 0, "recall@5": 0, "recall@10": 0})
 
 

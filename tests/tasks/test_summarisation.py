@@ -167,7 +167,7 @@ def test_a_long_chinese_document_is_read_whole(chinese_folder: Path) -> None:
     assert answer["summary"] == sentences[first["index"]] + sentences[second["index"]]
 
 
-def test_a_document_is_asked_in_any_form(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_document_is_accepted_in_any_form(tiny: Backbone, tmp_path: Path) -> None:
     recipe = task_recipe("summarisation", tmp_path, sentences=1)
     adapter = train(recipe, tiny, progress=False)
     predictor = Predictor(tiny, [adapter])
@@ -187,7 +187,7 @@ def test_a_document_is_asked_in_any_form(tiny: Backbone, tmp_path: Path) -> None
         )
         assert {**answer, "extract": []} == {**answers[0], "extract": []}
     rows = [answer_row(text, answer) for text, answer in zip(request, answers, strict=True)]
-    assert rows[2]["sentences"] == sentences, "what was asked stays beside the answer"
+    assert rows[2]["sentences"] == sentences, "the input stays beside the answer"
     shown = answers_table([adapter.name] * 5, request, [adapter.task.summary(a) for a in answers])
     first, _, listed_line, *_ = shown.splitlines()[1:]
     assert first.split("  ")[0:2] == [adapter.name, answers[0]["summary"]]
@@ -200,7 +200,7 @@ def test_a_document_is_asked_in_any_form(tiny: Backbone, tmp_path: Path) -> None
     assert len(line) < 120
 
 
-def test_documents_that_are_all_summary_are_told(tiny: Backbone, tmp_path: Path) -> None:
+def test_documents_without_other_sentences_are_a_warning(tiny: Backbone, tmp_path: Path) -> None:
     rows = task_recipe("summarisation", tmp_path).data.load(tmp_path, 0, summarisation())["train"]
     assert summarisation(sentences=3).warnings(rows) == []
     (warning,) = summarisation(sentences=4).warnings(rows)
@@ -210,21 +210,21 @@ def test_documents_that_are_all_summary_are_told(tiny: Backbone, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("value", "held"),
+    ("value", "expected"),
     [([0, 2], (0, 2)), ("0|2", (0, 2)), (" 3 ", (3,)), ("3 cards", "3 cards"), ("我", "我")],
 )
-def test_a_summary_is_numbers_or_a_text(value: Any, held: Any) -> None:
-    assert SUMMARY.check(value, "row 1") == held
-    assert SUMMARY.check(held, "row 1") == held
+def test_a_summary_is_numbers_or_a_text(value: Any, expected: Any) -> None:
+    assert SUMMARY.check(value, "row 1") == expected
+    assert SUMMARY.check(expected, "row 1") == expected
 
 
-def test_the_goal_of_a_row_is_in_its_windows(tiny: Backbone, tmp_path: Path) -> None:
+def test_the_target_of_a_row_is_in_its_windows(tiny: Backbone, tmp_path: Path) -> None:
     recipe = task_recipe("summarisation", tmp_path, max_length=9, stride=2)
     rows = recipe.data.load(tmp_path, 0, recipe.task)["train"]
     split_of = prepare_rows(tiny, fresh_adapter(recipe, tiny, rows), rows)
     assert max(len(example.inputs) for example in split_of.examples) > 2
     for row, target in zip(rows, split_of.targets, strict=True):
-        wanted = next(
+        expected_index = next(
             n for n, s in enumerate(row.fields["sentences"]) if {"bank", "rain"} & {*s.split()}
         )
-        assert target.chosen == (wanted,)
+        assert target.chosen == (expected_index,)

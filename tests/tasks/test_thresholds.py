@@ -1,4 +1,4 @@
-"""Thresholds: the best there is on validation rows, kept in the folder, never seen by test rows."""
+"""Thresholds: the best on validation rows, saved in the folder, independent of test rows."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ def outputs(lines: Any) -> Outputs:
 
 
 def logits(n: int, c: int, seed: int, shift: float = -2.0) -> tuple[Any, Any]:
-    """Logits that are too low throughout, and goals."""
+    """Logits that are all too low, and targets."""
     rng = np.random.default_rng(seed)
     targets = (rng.random((n, c)) < np.linspace(0.05, 0.5, c)).astype(int)
     return rng.normal(size=(n, c)) + 2 * targets + shift, targets
 
 
-def f1_at(chances: Any, goals: Any, threshold: float) -> float:
-    found = sklearn.metrics.f1_score(goals, (chances >= threshold).astype(int), zero_division=0)
+def f1_at(probabilities: Any, targets: Any, threshold: float) -> float:
+    found = sklearn.metrics.f1_score(
+        targets, (probabilities >= threshold).astype(int), zero_division=0
+    )
     return float(found)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_threshold_for_all_has_the_best_f1_there_is(seed: int) -> None:
+def test_a_shared_threshold_has_the_best_f1(seed: int) -> None:
     lines, targets = logits(40, 3, seed)
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
     tuned = task.tune(outputs(lines), [], targets.tolist())
@@ -59,11 +61,11 @@ def test_the_threshold_for_all_has_the_best_f1_there_is(seed: int) -> None:
     )
 
 
-def test_only_labels_with_enough_rows_have_a_threshold_of_their_own() -> None:
+def test_only_labels_with_enough_rows_have_their_own_threshold() -> None:
     lines, targets = logits(100, 3, 0)
     targets[:, 0] = np.arange(100) < 19
     targets[:, 1] = np.arange(100) < 20
-    targets[:, 2] = np.arange(100) < 81  # 19 rows have it not
+    targets[:, 2] = np.arange(100) < 81  # 19 rows do not have it
     task = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned_per_label")
     a, b, c = task.tune(outputs(lines), [], targets.tolist()).threshold
     shared = KINDS["multi_label"](labels=("a", "b", "c"), threshold="tuned")
@@ -73,19 +75,19 @@ def test_only_labels_with_enough_rows_have_a_threshold_of_their_own() -> None:
     assert f1_at(probabilities, targets[:, 1], b) == pytest.approx(best)
 
 
-def test_where_nothing_speaks_for_another_threshold_it_is_a_half() -> None:
+def test_a_threshold_without_effect_is_a_half() -> None:
     task = KINDS["multi_label"](labels=("a", "b"), threshold="tuned")
-    nobody = [[0.0, 0.0]] * 3
-    assert task.tune(outputs(np.ones((3, 2))), [], nobody).threshold == 0.5
+    no_labels = [[0.0, 0.0]] * 3
+    assert task.tune(outputs(np.ones((3, 2))), [], no_labels).threshold == 0.5
     sure = outputs([[90.0, -90.0]] * 3)
     assert task.tune(sure, [], [[1.0, 0.0]] * 3).threshold == 0.5
     fixed = KINDS["multi_label"](labels=("a", "b"), threshold=0.7)
-    assert fixed.tune(sure, [], nobody) is fixed
+    assert fixed.tune(sure, [], no_labels) is fixed
 
 
-def test_each_label_is_given_from_its_own_threshold() -> None:
+def test_each_label_is_predicted_by_its_own_threshold() -> None:
     task = KINDS["multi_label"](labels=("a", "b"), threshold=(0.2, 0.8))
-    lines = outputs([[-1.0, 1.0], [-2.0, 2.0]])  # chances 0.27 0.73, 0.12 0.88
+    lines = outputs([[-1.0, 1.0], [-2.0, 2.0]])  # probabilities 0.27 0.73, 0.12 0.88
     assert [answer["labels"] for answer in task.answers(lines, [])] == [["a"], ["b"]]
     result = task.predictions(lines, [], [[1.0, 0.0], [0.0, 1.0]])
     assert result.predicted.tolist() == [[1, 0], [0, 1]]
@@ -100,17 +102,17 @@ def test_each_label_is_given_from_its_own_threshold() -> None:
         ([0.5, 0.5, 1.5], "expected between 0 and 1, got 1.5"),
     ],
 )
-def test_unsound_thresholds_are_refused(threshold: Any, message: str) -> None:
+def test_invalid_thresholds_are_refused(threshold: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe(Path(), threshold=threshold, labels=["a", "b", "c"])
 
 
-# Question answering: the score of "no answer" against that of the best answer.
+# Question answering: the score of "no answer" minus that of the best answer.
 
 
-def asked(excess: list[float], right: list[bool | None]) -> tuple[Any, Any, Any]:
-    """Rows whose "no answer" scores so much more than their answer, which is right, wrong, or
-    should be none."""
+def outputs_with_excess(excess: list[float], right: list[bool | None]) -> tuple[Any, Any, Any]:
+    """Rows whose "no answer" scores `excess` more than their best answer, which is right, wrong, or
+    predicted although there is no answer."""
     examples, targets, rows = [], [], []
     for more, is_right in zip(excess, right, strict=True):
         window = torch.zeros(3, 2)
@@ -128,13 +130,13 @@ def squad(**settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_null_threshold_has_the_best_f1_there_is(seed: int) -> None:
+def test_a_tuned_null_threshold_has_the_best_f1(seed: int) -> None:
     rng = random.Random(seed)
     excess = [rng.uniform(-8, 8) for _ in range(30)]
     right = [
         rng.choice([True, False, None]) if more < 3 else rng.choice([True, None]) for more in excess
     ]
-    result, examples, targets = asked(excess, right)
+    result, examples, targets = outputs_with_excess(excess, right)
 
     def f1(task: Any) -> float:
         return float(task.metrics(task.predictions(result, examples, targets))["f1"])
@@ -146,8 +148,8 @@ def test_the_null_threshold_has_the_best_f1_there_is(seed: int) -> None:
     assert f1(tuned) == pytest.approx(max(tried))
 
 
-def test_a_null_threshold_lifts_answers_that_were_held_back() -> None:
-    result, examples, targets = asked([2.0, 3.0, 6.0], [True, True, None])
+def test_a_tuned_null_threshold_returns_more_answers() -> None:
+    result, examples, targets = outputs_with_excess([2.0, 3.0, 6.0], [True, True, None])
     assert [a["answer"] for a in squad().answers(result, examples)] == ["", "", ""]
     tuned = squad(null_threshold="tuned").tune(result, examples, targets)
     assert 3.0 < tuned.null_threshold < 6.0
@@ -185,7 +187,7 @@ def run(plan: Recipe, backbone: Backbone) -> Adapter:
     return train(plan, backbone, progress=False)
 
 
-def test_a_tuned_threshold_is_trained_kept_and_served(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_tuned_threshold_is_saved_and_used_for_prediction(tiny: Backbone, tmp_path: Path) -> None:
     adapter = run(recipe(tmp_path, threshold="tuned"), tiny)
     plain = run(recipe(tmp_path), tiny)
     task: Any = adapter.task
@@ -206,7 +208,7 @@ def test_a_tuned_threshold_is_trained_kept_and_served(tiny: Backbone, tmp_path: 
     }
 
 
-def test_a_threshold_of_each_label_is_loaded_as_it_was(tiny: Backbone, tmp_path: Path) -> None:
+def test_thresholds_of_each_label_are_loaded_unchanged(tiny: Backbone, tmp_path: Path) -> None:
     adapter = run(recipe(tmp_path, threshold="tuned_per_label"), tiny)
     task: Any = adapter.task
     assert len(task.threshold) == len(task.labels) == 2
@@ -214,18 +216,18 @@ def test_a_threshold_of_each_label_is_loaded_as_it_was(tiny: Backbone, tmp_path:
     assert load_adapter(folder, tiny).task == task
 
 
-def test_thresholds_are_never_tuned_on_test_rows(tiny: Backbone, tmp_path: Path) -> None:
+def test_thresholds_are_tuned_on_validation_rows_only(tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"task.threshold: it is tuned on validation rows"):
         run(recipe(tmp_path, validation=0, threshold="tuned"), tiny)
     chosen: list[int] = []
     kind = KINDS["multi_label"]
     before = kind.tune
 
-    def watched(self: Any, result: Outputs, examples: Any, targets: Any) -> Any:
+    def spy(self: Any, result: Outputs, examples: Any, targets: Any) -> Any:
         chosen.append(len(targets))
         return before(self, result, examples, targets)
 
-    kind.tune = watched
+    kind.tune = spy
     try:
         adapter = run(recipe(tmp_path, threshold="tuned"), tiny)
     finally:

@@ -253,14 +253,14 @@ def test_steps_are_those_of_a_plain_loop(tiny: Backbone, accumulation: int) -> N
     rows = recipe.data.load(Path(), 0, recipe.task)["train"]
     plain = leaves(fresh_adapter(recipe, tiny, rows))
     labels: Any = plain.task
-    goal = [labels.labels.index(row.fields["label"]) for row in rows]
+    targets = [labels.labels.index(row.fields["label"]) for row in rows]
     inputs = tokenise(tiny, [row.fields["text"] for row in rows], None, 64)
     table = tiny.word_embeddings(range(tiny.reader.n_tokens))
     optimizer = torch.optim.AdamW(
         [*plain.tensors.values(), *plain.head.values()], lr=5e-3, weight_decay=0
     )
     for _ in range(3):
-        for one, label in zip(inputs, goal, strict=True):
+        for one, label in zip(inputs, targets, strict=True):
             words = table[list(one.input_ids)].clone().requires_grad_()
             for at in (words, None):
                 if at is None:

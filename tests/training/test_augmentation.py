@@ -1,4 +1,4 @@
-"""Augmentation: what may change in a training row, what never does, and who draws it."""
+"""Augmentation: changes of training rows, what stays unchanged, and the random draws."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TABLE = {"bank": ["tea"], "card": ["laptop", "screen"], "the card": ["a laptop"]
 PAIRS = [(word, synonym) for word, some in TABLE.items() for synonym in some]
 
 
-def with_(recipe: Recipe, augmentation: dict[str, Any], **training: Any) -> Recipe:
+def with_augmentation(recipe: Recipe, augmentation: dict[str, Any], **training: Any) -> Recipe:
     content = recipe.plain()
     content["training"].update(training)
     return Recipe.of({**content, "augmentation": augmentation}, recipe.folder)
@@ -58,10 +58,10 @@ def write_table(folder: Path = Path(), pairs: Sequence[tuple[str, str]] = PAIRS)
 def augmented_of(
     recipe: Recipe, backbone: Backbone, augment: Augment | None = None
 ) -> tuple[Augmented, Split, Sequence[Row]]:
-    """The training rows as epochs draw them, as they are, and as the file has them."""
-    made = Plan.of(recipe, backbone, None, augment)
-    assert made.augmented is not None
-    return made.augmented, made.splits["train"], made.rows["train"]
+    """The augmented training rows, the encoded rows, and the rows of the file."""
+    plan = Plan.of(recipe, backbone, None, augment)
+    assert plan.augmented is not None
+    return plan.augmented, plan.splits["train"], plan.rows["train"]
 
 
 def ids_of(split: Split) -> list[list[list[int]]]:
@@ -72,7 +72,7 @@ def ids_of(split: Split) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("my bank is open", "my tea is open"),
         ("My Bank, my BANK.", "My Tea, my TEA."),
@@ -81,19 +81,19 @@ def ids_of(split: Split) -> list[list[list[int]]]:
         ("The Card", "A laptop"),
         ("the bank's rain", "the tea's sun"),
         ("rain", "sun"),
-        ("RAIN", "sun"),  # as the table writes it
+        ("RAIN", "sun"),  # in the case of the table
         ("nothing", "nothing"),
         ("İ bank ß bank", "İ tea ß tea"),
         ("bank  bank\nbank", "tea  tea\ntea"),
         ("", ""),
     ],
 )
-def test_words_are_exchanged_whole(text: str, said: str) -> None:
-    assert Synonyms(PAIRS).reworded(text, 1.0, "s") == said
+def test_only_complete_words_are_replaced(text: str, expected: str) -> None:
+    assert Synonyms(PAIRS).reworded(text, 1.0, "s") == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("我的银行卡丢了", "我的信用卡丢了"),
         ("银行在哪里", "钱庄在哪里"),
@@ -104,7 +104,7 @@ def test_words_are_exchanged_whole(text: str, said: str) -> None:
         ("๒ ธนาคารไทย", "๒ แบงก์ไทย"),
     ],
 )
-def test_the_longest_word_is_found_where_nothing_stands_between(text: str, said: str) -> None:
+def test_the_longest_word_is_replaced_in_text_without_spaces(text: str, expected: str) -> None:
     table = Synonyms(
         [
             ("银行", "钱庄"),
@@ -114,15 +114,15 @@ def test_the_longest_word_is_found_where_nothing_stands_between(text: str, said:
             ("ธนาคาร", "แบงก์"),
         ]
     )
-    assert table.reworded(text, 1.0, "s") == said
+    assert table.reworded(text, 1.0, "s") == expected
 
 
-def test_a_share_of_the_words_gives_way_to_each_of_their_synonyms() -> None:
-    said = [Synonyms(PAIRS).reworded("card " * 10, 0.3, str(n)).split() for n in range(200)]
-    flat = [word for line in said for word in line]
+def test_the_share_of_replaced_words_and_of_each_synonym() -> None:
+    rewordings = [Synonyms(PAIRS).reworded("card " * 10, 0.3, str(n)).split() for n in range(200)]
+    flat = [word for line in rewordings for word in line]
     assert flat.count("card") / len(flat) == pytest.approx(0.7, abs=0.03)
     assert flat.count("laptop") == pytest.approx(flat.count("screen"), rel=0.2)
-    assert said[0] == Synonyms(PAIRS).reworded("card " * 10, 0.3, "0").split()
+    assert rewordings[0] == Synonyms(PAIRS).reworded("card " * 10, 0.3, "0").split()
     assert Synonyms(PAIRS).reworded("card " * 10, 0.0, "0") == "card " * 10
 
 
@@ -142,12 +142,14 @@ def test_a_share_of_the_words_gives_way_to_each_of_their_synonyms() -> None:
         ("x.doc", "word,synonym\na,b\n", r"x\.doc: expected a file ending in"),
     ],
 )
-def test_a_faulty_table_is_told_by_file_and_row(
+def test_an_error_of_the_table_names_file_and_row(
     tiny: Backbone, name: str, content: str | None, message: str
 ) -> None:
     if content is not None:
         Path(name).write_text(content, encoding="utf-8")
-    recipe = with_(recipe_for("t", write_rows(1, 20)), {"synonyms": str(Path(name).resolve())})
+    recipe = with_augmentation(
+        recipe_for("t", write_rows(1, 20)), {"synonyms": str(Path(name).resolve())}
+    )
     with pytest.raises(DataError, match=rf"^t: augmentation\.synonyms: .*{message}"):
         train_alone(recipe, tiny)
     assert any("augmentation.synonyms" in fault for fault in faults(recipe, tiny))
@@ -173,7 +175,7 @@ def test_a_table_may_be_csv_tsv_or_jsonl_beside_the_recipe(tmp_path: Path) -> No
         ({"token_droput": 0.1}, "token_droput: there is no such key; did you mean 'token_dropou"),
     ],
 )
-def test_a_faulty_section_is_told_by_key_and_value(section: dict[str, Any], message: str) -> None:
+def test_an_error_of_the_section_names_key_and_value(section: dict[str, Any], message: str) -> None:
     Path("r.yaml").write_text(
         json.dumps({**recipe_for("t", "x.csv").plain(), "augmentation": section})
     )
@@ -182,7 +184,7 @@ def test_a_faulty_section_is_told_by_key_and_value(section: dict[str, Any], mess
 
 
 @every_task
-def test_every_task_takes_synonyms_or_says_why_not(
+def test_every_task_uses_synonyms_or_refuses_them(
     tiny: Backbone, tmp_path: Path, kind: str
 ) -> None:
     recipe = task_recipe(kind, tmp_path)
@@ -190,26 +192,26 @@ def test_every_task_takes_synonyms_or_says_why_not(
     if not tasks()[kind].augmentable:
         assert kind in ("question_answering", "relation", "summarisation")
         with pytest.raises(ValueError, match=rf"^augmentation\.synonyms: {kind} has answers that"):
-            with_(recipe, synonyms)
+            with_augmentation(recipe, synonyms)
         return
-    drawn, split, rows = augmented_of(with_(recipe, synonyms), tiny)
+    drawn, split, rows = augmented_of(with_augmentation(recipe, synonyms), tiny)
     everything = range(len(rows))
     assert ids_of(drawn(everything, 1, 0)) != ids_of(split)
     for role in tasks()[kind].augmentable:
         assert any(role in row.fields for row in rows) or role in ("text_pair", "negative")
-    adapter = train_alone(with_(recipe, synonyms, epochs=2), tiny)
+    adapter = train_alone(with_augmentation(recipe, synonyms, epochs=2), tiny)
     assert adapter.training["recipe"]["augmentation"]["replace"] == 1.0
 
 
-def test_what_hides_tokens_itself_is_not_hidden_from(tmp_path: Path) -> None:
+def test_a_task_that_masks_tokens_refuses_token_dropout(tmp_path: Path) -> None:
     recipe = task_recipe("masked_language_modelling", tmp_path)
     with pytest.raises(
         ValueError, match=r"^augmentation\.token_dropout: masked_language_modelling hides tokens"
     ):
-        with_(recipe, {"token_dropout": 0.1})
+        with_augmentation(recipe, {"token_dropout": 0.1})
 
 
-# Rows with other words.
+# Rows with synonyms.
 
 
 def write(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -217,50 +219,52 @@ def write(rows: Sequence[Mapping[str, Any]]) -> str:
     return str(Path("rows.jsonl").resolve())
 
 
-def made(kind: str, rows: Sequence[Mapping[str, Any]], augmentation: Any, **data: Any) -> Recipe:
+def recipe_over(
+    kind: str, rows: Sequence[Mapping[str, Any]], augmentation: Any, **data: Any
+) -> Recipe:
     """A recipe over these rows, all of them for training."""
     content = recipe_for("t", write(rows), task={"type": kind}).plain()
     content["data"].update(validation=0, **data)
     return Recipe.of({**content, "augmentation": augmentation})
 
 
-def decoded(backbone: Backbone, inputs: TokenSequence) -> str:
+def decode(backbone: Backbone, inputs: TokenSequence) -> str:
     return backbone.reader.decode(inputs.input_ids, skip_special_tokens=True)
 
 
-def test_tags_stay_at_their_words(tiny: Backbone) -> None:
+def test_tags_follow_their_words(tiny: Backbone) -> None:
     rows = [
         {"tokens": ["the", "bank", "card", "rain"], "tags": ["O", "B-x", "O", "O"]},
         {"tokens": ["rain", "Bank"], "tags": ["O", "B-x"]},
     ]
     table = write_table(pairs=[("bank", "zzz"), ("card", "new card"), ("rain", "雨水")])
-    recipe = made("tagging", rows, {"synonyms": table, "replace": 1.0})
+    recipe = recipe_over("tagging", rows, {"synonyms": table, "replace": 1.0})
     part = augmented_of(recipe, tiny)[0]([1, 0], 1, 0)
     task: Any = Plan.of(recipe, tiny).adapter.task
-    for example, (places, tags), said in zip(
+    for example, (places, tags), expected in zip(
         part.examples, part.targets, (["rain", "zzz"], ["the", "zzz", "card", "rain"]), strict=True
     ):
         (inputs,) = example.inputs
         pieces = tiny.reader.tokens(inputs.input_ids)
-        assert [pieces[line][0] for _, line in places] == [word[0] for word in said]
+        assert [pieces[line][0] for _, line in places] == [word[0] for word in expected]
         assert "##z" in pieces
-        assert [task.labels[tag] for tag in tags][said.index("zzz")] == "B-x"
+        assert [task.labels[tag] for tag in tags][expected.index("zzz")] == "B-x"
 
 
-def test_words_of_one_row_are_drawn_each_for_itself(tiny: Backbone) -> None:
+def test_each_word_of_a_row_is_drawn_independently(tiny: Backbone) -> None:
     rows = [
         {"tokens": ["bank"] * 40, "tags": ["O"] * 39 + ["B-x"]},
         {"tokens": ["a"], "tags": ["O"]},
     ]
-    recipe = made("tagging", rows, {"synonyms": write_table(), "replace": 0.5})
+    recipe = recipe_over("tagging", rows, {"synonyms": write_table(), "replace": 0.5})
     (inputs,) = augmented_of(recipe, tiny)[0]([0], 1, 0).examples[0].inputs
-    assert 5 < decoded(tiny, inputs).split().count("tea") < 35
+    assert 5 < decode(tiny, inputs).split().count("tea") < 35
 
 
-def test_equal_texts_stay_equal_where_they_are_compared(tiny: Backbone) -> None:
+def test_equal_texts_stay_equal_if_the_task_compares_them(tiny: Backbone) -> None:
     rows = [{"text": f"{w} card", "text_pair": "the bank card rain card"} for w in WORDS[:12]]
     rows += [{"text": "the bank card rain card", "text_pair": "sun"}]
-    recipe = made("embedding", rows, {"synonyms": write_table(), "replace": 0.5})
+    recipe = recipe_over("embedding", rows, {"synonyms": write_table(), "replace": 0.5})
     drawn = augmented_of(recipe, tiny)[0]
     seen = set()
     for epoch in range(1, 6):
@@ -271,7 +275,7 @@ def test_equal_texts_stay_equal_where_they_are_compared(tiny: Backbone) -> None:
     assert len(seen) > 2
 
 
-def test_the_right_choice_stays_right(tiny: Backbone) -> None:
+def test_the_label_of_a_choice_follows_its_text(tiny: Backbone) -> None:
     rows = [
         {"text": "my bank", "choices": ["card", "rain"], "label": "rain"},
         {"text": "my bank", "choices": ["0", "bank"], "label": "1"},
@@ -279,32 +283,34 @@ def test_the_right_choice_stays_right(tiny: Backbone) -> None:
     ]
     table = write_table(pairs=[*PAIRS, ("0", "1")])
     drawn, _, _ = augmented_of(
-        made("multiple_choice", rows, {"synonyms": table, "replace": 1}), tiny
+        recipe_over("multiple_choice", rows, {"synonyms": table, "replace": 1}), tiny
     )
     part = drawn(range(3), 1, 0)
     assert part.targets == [1, 1, 1]
     assert part.examples[0].notes[1] == "sun"
     assert part.examples[1].notes == ("1", "tea")
-    assert part.examples[2].notes == ("bank", "tea")  # they would become one
-    assert all(decoded(tiny, e.inputs[0]).startswith("my tea") for e in part.examples)
+    assert part.examples[2].notes == ("bank", "tea")  # both would become equal
+    assert all(decode(tiny, e.inputs[0]).startswith("my tea") for e in part.examples)
 
 
-# Hidden tokens.
+# Masked tokens.
 
 
-def test_a_share_of_the_tokens_is_hidden_and_never_a_whole_text() -> None:
+def test_a_share_of_the_tokens_is_masked_but_never_all() -> None:
     inputs = TokenSequence([2, 10, 11, 12, 13, 3, 14, 3], [0, 0, 0, 0, 0, 0, 1, 1])
     counts = [0] * 8
     for n in range(2000):
         after = hidden(inputs, 0.4, 9, {2, 3, 9}, {4}, random.Random(n))
         assert len(after) == len(inputs)
         assert after.token_type_ids == inputs.token_type_ids
-        for place, (old, new) in enumerate(zip(inputs.input_ids, after.input_ids, strict=True)):
+        for index, (old, new) in enumerate(zip(inputs.input_ids, after.input_ids, strict=True)):
             assert new in (old, 9)
-            counts[place] += new == 9
-    assert [counts[place] for place in (0, 4, 5, 6, 7)] == [0] * 5
+            counts[index] += new == 9
+    assert [counts[index] for index in (0, 4, 5, 6, 7)] == [0] * 5
     assert [count / 2000 for count in counts[1:4]] == pytest.approx([0.4] * 3, abs=0.05)
-    for n in range(200):  # nothing is kept in sight, and a mask of the text's own is none of it
+    for n in range(
+        200
+    ):  # no token is protected; a mask token of the text does not count as visible
         after = hidden(
             TokenSequence([2, 9, 10, 11, 3], [0] * 5), 0.99, 9, {2, 3, 9}, (), random.Random(n)
         )
@@ -312,12 +318,12 @@ def test_a_share_of_the_tokens_is_hidden_and_never_a_whole_text() -> None:
 
 
 @every_divisible_task
-def test_hidden_tokens_leave_answers_where_they_are(
+def test_masking_tokens_keeps_targets_and_positions(
     tiny: Backbone, tmp_path: Path, kind: str
 ) -> None:
     if tasks()[kind].masks_tokens:
         return
-    recipe = with_(task_recipe(kind, tmp_path), {"token_dropout": 0.6})
+    recipe = with_augmentation(task_recipe(kind, tmp_path), {"token_dropout": 0.6})
     drawn, split, rows = augmented_of(recipe, tiny)
     mask, everything, seen = tiny.reader.mask, range(len(rows)), set()
     for epoch in range(1, 8):
@@ -333,14 +339,14 @@ def test_hidden_tokens_leave_answers_where_they_are(
     assert seen == {True, False}
 
 
-def test_no_answer_and_no_mark_is_hidden(tiny: Backbone, tmp_path: Path) -> None:
+def test_answers_and_entity_marks_are_not_masked(tiny: Backbone, tmp_path: Path) -> None:
     recipe = task_recipe("question_answering", tmp_path)
-    drawn, _, rows = augmented_of(with_(recipe, {"token_dropout": 0.9}), tiny)
+    drawn, _, rows = augmented_of(with_augmentation(recipe, {"token_dropout": 0.9}), tiny)
     for epoch in range(1, 4):
         for row, example in zip(rows, drawn(range(len(rows)), epoch, 0).examples, strict=True):
-            assert bool(row.fields["answers"]) <= ("bank" in decoded(tiny, example.inputs[0]))
+            assert bool(row.fields["answers"]) <= ("bank" in decode(tiny, example.inputs[0]))
     recipe = task_recipe("relation", tmp_path)
-    drawn, _, rows = augmented_of(with_(recipe, {"token_dropout": 0.9}), tiny)
+    drawn, _, rows = augmented_of(with_augmentation(recipe, {"token_dropout": 0.9}), tiny)
     for epoch in range(1, 4):
         for example in drawn(range(len(rows)), epoch, 0).examples:
             (inputs,), (marks,) = example.inputs, example.notes
@@ -349,15 +355,15 @@ def test_no_answer_and_no_mark_is_hidden(tiny: Backbone, tmp_path: Path) -> None
             assert {tiny.reader.tokens(inputs.input_ids)[place] for place in marks} == {"[UNK]"}
 
 
-# When it is drawn, and for whom.
+# Random draws.
 
 
-def both(folder: Path = Path()) -> dict[str, Any]:
+def augmentation_section(folder: Path = Path()) -> dict[str, Any]:
     return {"token_dropout": 0.2, "synonyms": write_table(folder), "replace": 0.5}
 
 
-def test_every_epoch_draws_anew_and_every_batch_alike(tiny: Backbone) -> None:
-    recipe = with_(recipe_for("t", write_rows(1, 30)), both())
+def test_draws_depend_on_the_epoch_and_not_on_the_batch(tiny: Backbone) -> None:
+    recipe = with_augmentation(recipe_for("t", write_rows(1, 30)), augmentation_section())
     drawn, split, rows = augmented_of(recipe, tiny)
     whole = ids_of(drawn(range(len(rows)), 1, 0))
     assert whole != ids_of(split)
@@ -367,10 +373,10 @@ def test_every_epoch_draws_anew_and_every_batch_alike(tiny: Backbone) -> None:
     assert ids_of(drawn(range(len(rows)), 1, 1)) != whole
 
 
-def test_off_leaves_rows_and_adapters_as_they_are(tiny: Backbone) -> None:
+def test_a_share_of_zero_changes_nothing(tiny: Backbone) -> None:
     recipe = recipe_for("t", write_rows(1, 30))
     assert Plan.of(recipe, tiny).augmented is None
-    off = with_(recipe, {"synonyms": write_table(), "replace": 0.0})
+    off = with_augmentation(recipe, {"synonyms": write_table(), "replace": 0.0})
     drawn, split, _ = augmented_of(off, tiny)
     part = drawn([3, 1], 1, 0)
     assert [part.examples[0] is split.examples[3], part.targets[1] == split.targets[1]] == [
@@ -381,30 +387,33 @@ def test_off_leaves_rows_and_adapters_as_they_are(tiny: Backbone) -> None:
 
 @every_task
 def test_accumulation_changes_nothing(tiny: Backbone, tmp_path: Path, kind: str) -> None:
-    chosen = both(tmp_path)
+    chosen = augmentation_section(tmp_path)
     if not tasks()[kind].augmentable:
         chosen = {"token_dropout": 0.2}
     if tasks()[kind].masks_tokens:
         chosen["token_dropout"] = 0.0
     recipe = task_recipe(kind, tmp_path)
-    whole = train_alone(with_(recipe, chosen, epochs=2), tiny)
-    plain = train_alone(with_(recipe, {}, epochs=2), tiny)
+    whole = train_alone(with_augmentation(recipe, chosen, epochs=2), tiny)
+    plain = train_alone(with_augmentation(recipe, {}, epochs=2), tiny)
     assert whole.training["losses"][-1] != plain.training["losses"][-1]
     if tasks()[kind].whole_batch:
         return
-    pieces = train_alone(with_(recipe, chosen, epochs=2, accumulation=3), tiny)
+    pieces = train_alone(with_augmentation(recipe, chosen, epochs=2, accumulation=3), tiny)
     for (_, one), (_, other) in zip(
         whole.training["losses"], pieces.training["losses"], strict=True
     ):
         assert one == pytest.approx(other, abs=2e-4)
 
 
-def test_side_by_side_is_alone(tiny: Backbone) -> None:
+def test_joint_training_equals_training_alone(tiny: Backbone) -> None:
     top = {"type": "lora", "layers": [1, 2]}
     recipes = [
-        with_(recipe_for("a", write_rows(1, 30), top, {"dropout": 0.2}, epochs=3), both()),
+        with_augmentation(
+            recipe_for("a", write_rows(1, 30), top, {"dropout": 0.2}, epochs=3),
+            augmentation_section(),
+        ),
         recipe_for("b", write_rows(2, 25), top, epochs=3),
-        with_(
+        with_augmentation(
             recipe_for("c", write_rows(3, 20), {"type": "prefix"}),
             {"token_dropout": 0.5},
             adversarial=1,
@@ -414,44 +423,51 @@ def test_side_by_side_is_alone(tiny: Backbone) -> None:
         assert_equals_solo(together, train_alone(recipe, tiny))
 
 
-def test_a_member_of_an_ensemble_is_what_its_seed_trains(tiny: Backbone) -> None:
-    recipe = with_(recipe_for("t", write_rows(1, 30)), both(), adversarial=0.5)
-    members = train_alone(with_(recipe, both(), ensemble=2), tiny).members
+def test_a_member_of_an_ensemble_equals_training_with_its_seed(tiny: Backbone) -> None:
+    recipe = with_augmentation(
+        recipe_for("t", write_rows(1, 30)), augmentation_section(), adversarial=0.5
+    )
+    members = train_alone(
+        with_augmentation(recipe, augmentation_section(), ensemble=2), tiny
+    ).members
     for seed, member in enumerate(members):
-        solo = train_alone(with_(recipe, both(), seed=seed), tiny)
+        solo = train_alone(with_augmentation(recipe, augmentation_section(), seed=seed), tiny)
         assert_same_weights(replace(member, extra_members=()), solo, tolerance=1e-3)
 
 
-def test_held_out_rows_are_never_varied(
+def test_rows_for_evaluation_are_not_augmented(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    held: list[list[int]] = []
+    augmented_texts: list[str] = []
+    evaluated_ids: list[list[int]] = []
 
-    def noted(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
-        asked.append(fields["text"])
+    def record_text(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
+        augmented_texts.append(fields["text"])
         return fields
 
-    def spied(accelerator: Any, backbone: Any, asked: Any) -> Any:
-        held.extend(list(i.input_ids) for _, s in asked for e in s.examples for i in e.inputs)
-        return split_outputs(accelerator, backbone, asked)
+    def spy(accelerator: Any, backbone: Any, splits: Any) -> Any:
+        evaluated_ids.extend(
+            list(i.input_ids) for _, s in splits for e in s.examples for i in e.inputs
+        )
+        return split_outputs(accelerator, backbone, splits)
 
-    monkeypatch.setattr(evaluation, "split_outputs", spied)
-    recipe = with_(
-        recipe_for("t", write_rows(1, 30)), {**both(), "token_dropout": 0.9, "replace": 1.0}
+    monkeypatch.setattr(evaluation, "split_outputs", spy)
+    recipe = with_augmentation(
+        recipe_for("t", write_rows(1, 30)),
+        {**augmentation_section(), "token_dropout": 0.9, "replace": 1.0},
     )
-    train(recipe, tiny, augment=noted, progress=False)
+    train(recipe, tiny, augment=record_text, progress=False)
     rows = recipe.data.load(Path(), 0, recipe.task)
     texts = {row.fields["text"] for row in rows["validation"]}
-    assert held
-    assert {tuple(ids) for ids in held} == {
+    assert evaluated_ids
+    assert {tuple(ids) for ids in evaluated_ids} == {
         tuple(encoding.ids) for encoding in tiny.reader.encode(sorted(texts))
     }
-    assert len(asked) == 2 * len(rows["train"])  # once in each epoch
+    assert len(augmented_texts) == 2 * len(rows["train"])  # once in each epoch
 
 
-def test_two_processes_draw_what_one_draws(tiny_folder: Path, tmp_path: Path) -> None:
-    """With adversarial training too: nothing may hang on how a batch is cut."""
+def test_two_processes_draw_the_same_as_one(tiny_folder: Path, tmp_path: Path) -> None:
+    """With adversarial training too: results do not depend on how a batch is divided."""
     write_table(tmp_path)
     (tmp_path / "recipe.yaml").write_text(
         f"""
@@ -472,43 +488,43 @@ def test_two_processes_draw_what_one_draws(tiny_folder: Path, tmp_path: Path) ->
         assert mine == pytest.approx(theirs, abs=1e-4)
 
 
-# A user's own.
+# Augmentation by a function of the user.
 
 
-def shouted(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
+def append_word(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
     return {**fields, "text": f"{fields['text']} {draws.choice(WORDS)}"}
 
 
-def test_a_callable_of_one_s_own_is_heard_and_told_of(tiny: Backbone) -> None:
+def test_a_function_of_the_user_is_applied_and_recorded(tiny: Backbone) -> None:
     recipe = recipe_for("t", write_rows(1, 30))
-    adapter = train(recipe, tiny, augment=shouted, progress=False)
-    assert adapter.training["augment"] == "shouted"
+    adapter = train(recipe, tiny, augment=append_word, progress=False)
+    assert adapter.training["augment"] == "append_word"
     plain = train_alone(recipe, tiny)
     assert "augment" not in plain.training
     assert adapter.training["losses"] != plain.training["losses"]
     other = recipe_for("other", write_rows(2, 30))
     for together, solo in zip(
-        train_many([recipe, other], tiny, augment={"t": shouted}, progress=False),
+        train_many([recipe, other], tiny, augment={"t": append_word}, progress=False),
         (adapter, train_alone(other, tiny)),
         strict=True,
     ):
         assert_equals_solo(together, solo)
-    drawn, split, _ = augmented_of(recipe, tiny, shouted)
+    drawn, split, _ = augmented_of(recipe, tiny, append_word)
     for example, before in zip(drawn(range(5), 1, 0).examples, split.examples, strict=False):
-        assert decoded(tiny, example.inputs[0]).startswith(decoded(tiny, before.inputs[0]))
+        assert decode(tiny, example.inputs[0]).startswith(decode(tiny, before.inputs[0]))
 
 
-def test_a_callable_may_move_answers_with_their_text(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_function_may_move_answers_with_their_text(tiny: Backbone, tmp_path: Path) -> None:
     recipe = task_recipe("question_answering", tmp_path)
 
-    def moved(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
+    def move_context(fields: dict[str, Any], draws: random.Random) -> dict[str, Any]:
         answers = {
             "text": [text for text, _ in fields["answers"]],
             "answer_start": [start + 4 for _, start in fields["answers"]],
         }
         return {**fields, "context": f"tea {fields['context']}", "answers": answers}
 
-    drawn, split, rows = augmented_of(recipe, tiny, moved)
+    drawn, split, rows = augmented_of(recipe, tiny, move_context)
     part = drawn(range(len(rows)), 1, 0)
     for row, target, before in zip(rows, part.targets, split.targets, strict=True):
         shift = 1 if row.fields["answers"] else 0
@@ -516,7 +532,7 @@ def test_a_callable_may_move_answers_with_their_text(tiny: Backbone, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("augmented_row", "message"),
     [
         (None, "augment must give text, label back, got None"),
         ({"text": "a"}, "augment must give text, label back, got {'text': 'a'}"),
@@ -524,32 +540,34 @@ def test_a_callable_may_move_answers_with_their_text(tiny: Backbone, tmp_path: P
         ({"text": "a", "label": "monney"}, "label 'monney' is not one .* did you mean 'money'"),
     ],
 )
-def test_what_a_callable_gives_is_checked(tiny: Backbone, given: Any, message: str) -> None:
+def test_the_result_of_a_function_is_checked(
+    tiny: Backbone, augmented_row: Any, message: str
+) -> None:
     recipe = recipe_for("t", write_rows(1, 30))
     with pytest.raises(DataError, match=rf"rows1\.csv:\d+: {message}"):
-        train(recipe, tiny, augment=lambda fields, draws: given, progress=False)
+        train(recipe, tiny, augment=lambda fields, draws: augmented_row, progress=False)
 
 
-def test_a_callable_for_nobody_is_refused(tiny: Backbone) -> None:
+def test_a_function_for_an_unknown_recipe_is_refused(tiny: Backbone) -> None:
     recipe = recipe_for("acme/t", write_rows(1, 30))
     with pytest.raises(RecipeError, match="no recipe is called 'acme/tt'; did you mean 'acme/t'"):
-        train_many([recipe], tiny, augment={"acme/tt": shouted})
+        train_many([recipe], tiny, augment={"acme/tt": append_word})
 
 
-def test_without_a_mask_nothing_can_be_hidden(
+def test_token_dropout_requires_a_mask_token(
     tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny.reader, "mask_token", None)
-    recipe = with_(recipe_for("t", write_rows(1, 20)), {"token_dropout": 0.1})
+    recipe = with_augmentation(recipe_for("t", write_rows(1, 20)), {"token_dropout": 0.1})
     with pytest.raises(AdapterkitError, match="t: the backbone's tokenizer has no mask token"):
         train_alone(recipe, tiny)
 
 
-# What a person sees.
+# Reports.
 
 
-def test_the_check_tells_what_a_table_reaches(tiny: Backbone, tiny_folder: Path) -> None:
-    recipe = with_(recipe_for("t", write_rows(1, 30)), both())
+def test_data_check_reports_rows_with_synonyms(tiny: Backbone, tiny_folder: Path) -> None:
+    recipe = with_augmentation(recipe_for("t", write_rows(1, 30)), augmentation_section())
     report = check(recipe, tiny)
     rows = recipe.data.load(Path(), 0, recipe.task)["train"]
     words = {"bank", "card", "rain"}
@@ -559,12 +577,12 @@ def test_the_check_tells_what_a_table_reaches(tiny: Backbone, tiny_folder: Path)
         report
     )
     assert "synonyms" not in report_text(check(recipe_for("t", write_rows(1, 30)), tiny))
-    content = with_(recipe, {"synonyms": "none.csv"}).plain()
+    content = with_augmentation(recipe, {"synonyms": "none.csv"}).plain()
     content["backbone"]["model"] = str(tiny_folder)
     Path("r.yaml").write_text(json.dumps(content))
-    said = run_command("data", "check", "r.yaml")
-    assert said.code == 2
-    assert "augmentation.synonyms: none.csv: there is no such file" in said.err
+    result = run_command("data", "check", "r.yaml")
+    assert result.code == 2
+    assert "augmentation.synonyms: none.csv: there is no such file" in result.err
 
 
 def test_the_keys_are_listed() -> None:

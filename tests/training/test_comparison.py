@@ -33,7 +33,7 @@ TOPICS = {"bank": "money fee bank account card", "sky": "rain sun wait slow fast
 
 @pytest.fixture
 def recipe(tiny_folder: Path, tmp_path: Path) -> Recipe:
-    """Two topics, each word of a text of either at four chances in five."""
+    """Rows of two topics; a word of a text belongs to its topic with probability 4/5."""
     rng, lines = random.Random(3), ["text,label,split"]
     for n in range(90):
         label = sorted(TOPICS)[n % 2]
@@ -63,14 +63,14 @@ def test_every_method_is_trained_as_alone(recipe: Recipe, tiny: Backbone) -> Non
     assert result["rows"] == {"train": 54, "validation": 18, "test": 18}
     assert result["seeds"] == [0, 1]
     lora, head, full = result["methods"]
-    held = []
+    validation_scores = []
     for n in range(2):
         alone = train(settings(recipe, seed=n), tiny, progress=False)
         assert lora["scores"][n] == alone.metrics["test"]["accuracy"]
-        held.append(alone.metrics["validation"]["accuracy"])
+        validation_scores.append(alone.metrics["validation"]["accuracy"])
         tuned = fine_tune(settings(recipe, seed=n, learning_rate=None), progress=False)
         assert full["scores"][n] == tuned.adapter.metrics["test"]["accuracy"]
-    assert lora["validation"] == mean(held)
+    assert lora["validation"] == mean(validation_scores)
     assert lora["settings"]["r"] == 2
     assert lora["parameters"] == alone.n_parameters
     assert head["parameters"] == 2 * 32 + 2
@@ -155,11 +155,11 @@ def test_gradients_of_full_fine_tuning_are_those_of_transformers(
     compared = 0
     theirs = dict(plain.named_parameters())
     for name, parameter in whole.model.named_parameters():
-        ours, goal = parameter.grad, theirs[name].grad
-        if ours is None or goal is None:
-            assert ours is goal  # the pooler, which mean pooling does not ask
+        ours, reference = parameter.grad, theirs[name].grad
+        if ours is None or reference is None:
+            assert ours is reference  # the pooler, which mean pooling does not ask
             continue
-        torch.testing.assert_close(ours, goal, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-6)
         compared += 1
     assert compared == 5 + 3 * 16
     for name, tensor in head.items():
@@ -206,11 +206,11 @@ def test_full_fine_tuning_repeats_itself_and_leaves_the_generator_alone(recipe: 
 
 
 def test_the_command_prints_a_table_and_draws(recipe: Recipe, tmp_path: Path) -> None:
-    said = run_command(
+    result = run_command(
         "compare", "r.yaml", "--methods", "lora, full", "--seeds", "2", "--plot", "c.png"
     )
-    assert said.code == 0, said.err
-    header, lora, full, last = said.out.splitlines()
+    assert result.code == 0, result.err
+    header, lora, full, last = result.out.splitlines()
     columns = "method validation accuracy std against full trained share kB seconds"
     assert header.split() == columns.split()
     assert lora.split()[0] == "lora"

@@ -96,9 +96,9 @@ def test_the_command_tells_people_and_programs_and_publishes_nothing(tiny_folder
         """
     )
     before = sorted(os.listdir())
-    said = run_command("cross-validate", "r.yaml", "--set", "data.folds=2")
-    assert said.code == 0
-    header, *lines = said.out.splitlines()
+    result = run_command("cross-validate", "r.yaml", "--set", "data.folds=2")
+    assert result.code == 0
+    header, *lines = result.out.splitlines()
     assert header.split() == ["fold", "loss", "accuracy", "f1_macro"]
     assert [line.split()[0] for line in lines] == ["0", "1", "mean", "std"]
     found = run_command("cross-validate", "r.yaml", "--set", "data.folds=2", "--json").json

@@ -1,4 +1,4 @@
-"""`data check`: what is counted of the rows, what is told of them, and every fault by its place."""
+"""`data check`: counts of the rows, warnings, and every error with its place."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ def test_what_is_asked_makes_a_duplicate() -> None:
         "across": {"train, test": {"rows": 1, "differing": 0, "examples": [("1", "1")]}},
     }
     same = [row(str(n)) for n in range(9)]
-    told = duplicates({"train": same}, tasks()["classification"]())["inside"]["train"]
-    assert (told["rows"], len(told["examples"])) == (8, 3)
+    report = duplicates({"train": same}, tasks()["classification"]())["inside"]["train"]
+    assert (report["rows"], len(report["examples"])) == (8, 3)
 
 
 def test_labels_that_training_does_not_know_are_told(tiny: Backbone) -> None:
@@ -276,12 +276,12 @@ def test_every_fault_is_listed(tiny: Backbone, tiny_folder: Path) -> None:
     found = faults(plan(BROKEN), tiny)
     assert [fault.split(": ")[0] for fault in found] == [f"rows.csv:{n}" for n in range(10, 15)]
     recipe = write_recipe(tiny_folder)
-    said = run_command("data", "check", recipe, "--all-faults")
-    assert (said.code, said.out) == (2, "")
-    assert said.err.splitlines() == [f"Error: {fault}" for fault in found]
-    said = run_command("data", "check", recipe, "--all-faults", "--json")
-    assert said.code == 2
-    assert json.loads(said.out) == {"faults": found}
+    result = run_command("data", "check", recipe, "--all-faults")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines() == [f"Error: {fault}" for fault in found]
+    result = run_command("data", "check", recipe, "--all-faults", "--json")
+    assert result.code == 2
+    assert json.loads(result.out) == {"faults": found}
     assert_refused("data", "check", recipe, words="rows.csv:10: column 'text' is empty")
 
 
@@ -345,12 +345,12 @@ def test_the_command_prints_what_the_library_finds(tiny_folder: Path, tiny: Back
         assert (
             run_command("data", "check", recipe, "--rows", "1", "--json", *extra).json == expected
         )
-    said = run_command("data", "check", recipe, "--set", "data.test=0", "--rows", "0")
-    assert said.code == 0
-    lines = [line.split() for line in said.out.splitlines()]
+    result = run_command("data", "check", recipe, "--set", "data.test=0", "--rows", "0")
+    assert result.code == 0
+    lines = [line.split() for line in result.out.splitlines()]
     assert ["train", "4"] in [line[:2] for line in lines]
     assert Counter(line[0] for line in lines if line)["test"] == 0
-    assert "What the model reads" not in said.out
+    assert "What the model reads" not in result.out
 
 
 def test_the_command_has_its_help_and_refuses_what_is_none() -> None:

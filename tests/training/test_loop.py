@@ -205,8 +205,10 @@ def test_chinese_rows_go_through_recipe_training_and_prediction(
 ) -> None:
     lines = (shared_data / "thucnews_titles" / "data.csv").read_text(encoding="utf-8").splitlines()
     some = [line for line in lines[1:] if line.endswith(",train")][:120]
-    held = [line for line in lines[1:] if line.endswith(",test")][:20]
-    (tmp_path / "titles.csv").write_text("\n".join([lines[0], *some, *held]), encoding="utf-8")
+    test_lines = [line for line in lines[1:] if line.endswith(",test")][:20]
+    (tmp_path / "titles.csv").write_text(
+        "\n".join([lines[0], *some, *test_lines]), encoding="utf-8"
+    )
     recipe = Recipe.of(
         {
             "name": "news/titles",

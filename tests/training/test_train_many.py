@@ -196,12 +196,12 @@ def write_recipe(name: str, backbone: Path, rows: str, **training: str) -> Path:
 
 def test_the_command_trains_and_publishes_all(tiny_folder: Path) -> None:
     files = [write_recipe(f"t/n{n}", tiny_folder, write_rows(n, 20)) for n in range(3)]
-    said = run_command("train", *files, "--output", "store", "--json").json
-    assert [one["name"] for one in said] == ["t/n0", "t/n1", "t/n2"]
-    assert [one["folder"] for one in said] == [f"store/t/n{n}/1" for n in range(3)]
+    result = run_command("train", *files, "--output", "store", "--json").json
+    assert [entry["name"] for entry in result] == ["t/n0", "t/n1", "t/n2"]
+    assert [entry["folder"] for entry in result] == [f"store/t/n{n}/1" for n in range(3)]
     alone = run_command("train", files[1], "--output", "store", "--json").json
     assert alone["folder"] == "store/t/n1/2"
-    assert alone["metrics"]["validation"] == pytest.approx(said[1]["metrics"]["validation"])
+    assert alone["metrics"]["validation"] == pytest.approx(result[1]["metrics"]["validation"])
     people = run_command("train", *files[:2], "--output", "store")
     assert [line.split(" (")[0] for line in people.out.splitlines() if line.startswith("s")] == [
         "store/t/n0/2",
@@ -221,8 +221,8 @@ def test_the_command_keeps_what_did_not_diverge(tiny_folder: Path, tiny: Backbon
     rows = endless(tiny).data.path
     good = write_recipe("t/good", tiny_folder, write_rows(1, 20))
     bad = write_recipe("t/bad", tiny_folder, str(rows), start_from="broken")
-    said = run_command("train", bad, good, "--output", "store")
-    assert said.code == 2
-    assert "store/t/good/1" in said.out
-    assert said.err.splitlines()[-1].startswith("Error: t/bad: the training loss became nan")
+    result = run_command("train", bad, good, "--output", "store")
+    assert result.code == 2
+    assert "store/t/good/1" in result.out
+    assert result.err.splitlines()[-1].startswith("Error: t/bad: the training loss became nan")
     assert not Path("store/t/bad").exists()
