@@ -79,7 +79,7 @@ class Adapter:
 
     def __post_init__(self) -> None:
         if self.extra_members and self.task.ensemble_error is not None:
-            raise ValueError(f"others: {self.task.ensemble_error}")
+            raise ValueError(f"extra_members: {self.task.ensemble_error}")
         if self.on_top_of is not None and self.on_top_of.extra_members:
             raise ValueError(
                 f"on_top_of: '{self.on_top_of.name}' is an ensemble of "

@@ -273,7 +273,7 @@ def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
         ),
         (
             {"training": {"ensemble": 2}, "task": {"type": "embedding", "dimensions": 8}},
-            r"training\.ensemble: task\.dimensions: every member would learn a projection to 8",
+            r"training\.ensemble: task\.dimensions: every member would learn its own projection to 8",
         ),
     ],
 )
@@ -354,7 +354,7 @@ def test_every_task_is_averaged_or_refused_with_a_reason(tiny: Backbone, tmp_pat
     for kind, settings in ((refused[0], {}), ("embedding", {"dimensions": 4})):
         one = random_task_adapter(tiny, kind, tmp_path, **settings)
         assert one.task.ensemble_error is not None
-        with pytest.raises(ValueError, match=r"^others: .* no mean"):
+        with pytest.raises(ValueError, match=r"^extra_members: .* cannot be averaged"):
             join_members(one, one)
 
 
@@ -644,7 +644,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "endless": (change_json(CARD, members=[DIGEST] * 32), r"members: expected up to 31 digests"),
     "no ensemble": (
         change_json(CARD, task={"type": "masked_language_modelling", "transform": "checkpoint"}),
-        "others: task 'masked_language_modelling' keeps the best tokens",
+        "extra_members: task 'masked_language_modelling' keeps the best tokens",
     ),
 }
 
