@@ -1,7 +1,7 @@
 """Frozen linears whose weights are prepacked once: they never change, so oneDNN may reorder them.
 
 The operators are private to torch, so they are used only here and in `processor`. A linear stays
-plain if the operators are missing, if it is of another class, or if they are not faster.
+plain if the operators are missing, if it is of another class, or if they are clearly slower.
 """
 
 from __future__ import annotations

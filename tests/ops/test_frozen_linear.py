@@ -163,6 +163,17 @@ def test_only_plain_linears_are_prepacked_and_the_state_dict_is_unchanged() -> N
         assert all(torch.equal(state[name], module.state_dict()[name]) for name in state)
 
 
+@pytest.mark.parametrize(("seconds", "prepacked"), [(0.7, True), (1.3, True), (2.0, False)])
+def test_timing_does_not_choose_between_products_that_are_about_as_fast(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, prepacked: bool
+) -> None:
+    """They differ in the last bit, so two runs of one training must not choose differently."""
+    times = iter([1.0, seconds])  # of the plain product, then of the prepacked one
+    monkeypatch.setattr("adapterkit.ops.frozen_linear._seconds", lambda run, x: next(times))
+    linear = nn.Linear(8, 8).requires_grad_(False)
+    assert prepack([linear]) == prepacked
+
+
 @pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_prepacked_backbone_equals_a_plain_one(
