@@ -169,6 +169,14 @@ def test_one_file_each_trains_predicts_and_serves(
     assert answer["label"] in json.dumps(served)
 
 
+@pytest.mark.slow
+def test_a_benchmark_measures_its_method(site: Path) -> None:
+    options = "--method ia3 --steps 4 --rounds 1 --no-peers --json".split()
+    done = run(site, "adapterkit", "bench", "train", *options)
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["rows_per_second"] > 0 for row in rows if row["method"] == "ia3"] == [True]
+
+
 def test_the_contract_tests_run_with_it(site: Path) -> None:
     options = ("-q", "-n0", "-p", "no:cacheprovider", "-k", "ia3", "--rootdir", ROOT)
     done = run(site, "pytest", *options, ROOT / "tests/methods/test_contract.py")
