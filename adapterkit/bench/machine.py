@@ -26,11 +26,11 @@ def machine() -> dict[str, Any]:
     """
     import torch
 
-    from ..ops.processor import processor
+    from ..ops.processor import int8_max, processor
 
     found: dict[str, Any] = {
         "processor": _processor(),
-        "instructions": str(processor()),
+        "instructions": f"{processor()}, int8 to {int8_max()}",
         "cores": _cores(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import BackboneError
 from .gelu import gelu
-from .processor import pack_int8, processor, warn_of_plain_bfloat16
+from .processor import int8_max, pack_int8, processor, warn_of_plain_bfloat16
 
 TRIAL_TOKENS = 128
 TRIALS = 7
@@ -158,7 +158,7 @@ class Int8Linear(PrepackedLinear):
         super().__init__(linear)
         bias = None if linear.bias is None else linear.bias.detach().float()
         weight = linear.weight.detach().float()
-        self._packed: Any = pack_int8(weight, bias, processor().int8_max)
+        self._packed: Any = pack_int8(weight, bias, int8_max())
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self._packed, False)
@@ -189,7 +189,7 @@ def use_int8(linears: Iterable[nn.Module]) -> None:
     Raises:
         BackboneError: This build of torch, or this processor, has no exact 8-bit products.
     """
-    if not processor().int8_max:
+    if not int8_max():
         raise BackboneError(
             f"quantization: 'int8': this processor ({processor().instruction_set}) or this build of"
             " torch has no exact products of 8 bits; use none, or 8bit for memory"

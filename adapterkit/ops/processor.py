@@ -29,16 +29,14 @@ class Processor:
     Attributes:
         instruction_set: Of torch's own loops: `AVX512`, `AVX2`, `NEON`, `DEFAULT`, ...
         prepacked: The dtypes of weights that oneDNN can prepack.
-        int8_max: The largest 8-bit weight whose products are exact; 0 without 8-bit products.
     """
 
     instruction_set: str
     prepacked: frozenset[torch.dtype]
-    int8_max: int
 
     def __str__(self) -> str:
         dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in self.prepacked)
-        return f"{self.instruction_set} (oneDNN: {', '.join(dtypes)}; int8 to {self.int8_max})"
+        return f"{self.instruction_set} (oneDNN: {', '.join(dtypes)})"
 
 
 @cache
@@ -47,7 +45,6 @@ def processor() -> Processor:
     return Processor(
         instruction_set=torch.backends.cpu.get_cpu_capability(),
         prepacked=frozenset(_prepacked_dtypes()),
-        int8_max=_int8_max(),
     )
 
 
@@ -89,6 +86,27 @@ def pack_int8(weight: Tensor, bias: Tensor | None, largest: int) -> Any:
         torch.backends.quantized.engine = engine
 
 
+@cache
+def int8_max() -> int:
+    """The largest 8-bit weight whose products are exact here; 0 without 8-bit products.
+
+    Found by computing: a sum of the largest products is wrong if 16 bits do not hold it. That takes
+    some milliseconds, so it is asked only for 8-bit products.
+    """
+    ones = torch.ones(64, 64)
+    x = torch.ones(64, 64)
+    x[0, 0] = 0.0
+    for largest in (INT8_MAX, INT8_MAX_WITHOUT_VNNI):
+        try:
+            packed = pack_int8(ones, None, largest)
+            y = [torch.ops.quantized.linear_dynamic(rows, packed, False) for rows in (x, x[:2])]
+        except RuntimeError:
+            return 0
+        if all(torch.allclose(output[1], ones[1].sum(), rtol=1e-3) for output in y):
+            return largest
+    return 0
+
+
 def _prepacked_dtypes() -> Iterator[torch.dtype]:
     if torch.backends.mkldnn.is_available():
         yield torch.float32
@@ -103,19 +121,3 @@ def _is_supported(query: str) -> bool:
         return bool(getattr(torch.ops.mkldnn, query)())
     except (AttributeError, RuntimeError):  # torch was built without oneDNN
         return False
-
-
-def _int8_max() -> int:
-    """Finds out by computing: a sum of the largest products is wrong if 16 bits do not hold it."""
-    ones = torch.ones(64, 64)
-    x = torch.ones(64, 64)
-    x[0, 0] = 0.0
-    for largest in (INT8_MAX, INT8_MAX_WITHOUT_VNNI):
-        try:
-            packed = pack_int8(ones, None, largest)
-            y = [torch.ops.quantized.linear_dynamic(rows, packed, False) for rows in (x, x[:2])]
-        except RuntimeError:
-            return 0
-        if all(torch.allclose(output[1], ones[1].sum(), rtol=1e-3) for output in y):
-            return largest
-    return 0
