@@ -1,41 +1,35 @@
-"""Explanations: how much each word raises or lowers a score, by integrated gradients."""
+"""Explanations: how much each word raises or lowers a score."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
-from ..backbone.packing import TokenSequence
-from ..backbone.tokenizer import TextEncoder
 from ..cjk import HAN, KANA
 from ..errors import AdapterkitError, BackboneError
-from ..tasks.types import Answer, Example, Outputs, Part, Score, Text
-from .forward import forward, text_limit
+from ..tasks.types import Answer, Outputs, Text
+from .forward import text_limit
+from .integrated_gradients import (
+    STEPS,
+    TOLERANCE,
+    EmbeddingPath,
+    TokenAttributions,
+    baseline_token,
+    import_captum,
+)
 from .pipeline import compute_outputs
 from .predictor import Predictor
-
-STEPS = (32, 64, 128, 256, 512)
-"""Numbers of points on the path from baseline to text; the next is tried until words add up."""
-
-TOLERANCE = 0.005
-"""Largest error of the sum, relative to the sum of the absolute attributions of all tokens."""
-
-MAX_TOKENS = 1024
-"""Most tokens in one packed batch of points; gradients keep the states of every layer."""
+from .token_places import Place, locate_tokens
 
 JOINED = re.compile(rf"[^\W{KANA}{HAN}]{{2}}")
 """Two characters of one word: letters or digits, but not Chinese or Japanese ones."""
-
-Place = tuple[str, int, int]
-"""Role, and first and past-the-last character in its text."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +72,14 @@ class Attribution:
     texts: dict[str, str]
     words: tuple[Word, ...]
 
+    @classmethod
+    def of(cls, name: str, path: EmbeddingPath, tokens: TokenAttributions) -> Self:
+        """The attributions of the words, from those of their tokens."""
+        texts = {part.role: part.text for source in path.sources for part in source.parts}
+        words = word_attributions(texts, path.places, tokens.values)
+        scores = tokens.score, tokens.baseline_score
+        return cls(name, *scores, tokens.error, tokens.steps, texts, words)
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -110,12 +112,7 @@ def explain(
     steps: Sequence[int] = STEPS,
     tolerance: float = TOLERANCE,
 ) -> Explanation:
-    """Attributes an answer's scores to the words of the text.
-
-    Integrated gradients (Sundararajan et al. 2017) by captum over the word embeddings, through the
-    adapter and the same forward as predictions. In the baseline every token of the text is
-    `[MASK]`: pretraining has seen it in place of any word, unlike `[PAD]`, which is never attended
-    to. Special tokens and marks stay, so the words add up to the score minus the baseline's.
+    """Attributes an answer's scores to the words of the text by integrated gradients.
 
     Args:
         backbone: The backbone, in float32.
@@ -130,27 +127,23 @@ def explain(
         AdapterkitError: captum is missing, the text is not sound, or its answer has no score.
         BackboneError: The backbone is not in float32, or quantised.
     """
-    captum = _captum()
+    import_captum()
     if adapter is None:
         raise AdapterkitError(
             f"{name}: the plain backbone answers with a vector, which no single score stands for"
         )
     _check_exact(backbone)
-    baseline = _baseline(backbone)
     adapter, task = adapter.to(backbone.device), adapter.task
-    row = task.fields(text, name)
-    reader = _RecordingEncoder(backbone.tokenizer)
-    (example,) = task.examples([row], reader, text_limit(backbone, adapter))
+    limit = text_limit(backbone, adapter)
+    example, sources = locate_tokens(task, task.fields(text, name), backbone.tokenizer, limit)
     outputs = Outputs.of(compute_outputs(backbone, [(adapter, example)]))
     (answer,) = task.answers(outputs, [example])
-    sources = _sources(example, reader.encodings, task.parts(row))
     attributions = []
     for score in task.scores(outputs, example):
-        path = _Path(backbone, adapter, sources, outputs, score, baseline)
-        attributions.append(path.attribute(captum, steps, tolerance))
-    return Explanation(
-        adapter.name, answer, backbone.reader.tokens([baseline])[0], tuple(attributions)
-    )
+        path = EmbeddingPath.of_score(backbone, adapter, sources, outputs, score)
+        attributions.append(Attribution.of(score.name, path, path.attribute(steps, tolerance)))
+    (baseline,) = backbone.reader.tokens([baseline_token(backbone)])
+    return Explanation(adapter.name, answer, baseline, tuple(attributions))
 
 
 def explain_all(
@@ -168,127 +161,6 @@ def explain_all(
         explain(predictor.backbone, predictor.find(adapter), text, name=name)
         for (adapter, text), name in zip(bar, names, strict=True)
     ]
-
-
-class _RecordingEncoder(TextEncoder):
-    """An encoder that records its encodings: examples do not hold the positions of tokens."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-        self.encodings: list[Any] = []
-
-    def encode(self, *texts: Any, **options: Any) -> list[Any]:
-        found = super().encode(*texts, **options)
-        self.encodings += found
-        return found
-
-
-@dataclass(frozen=True)
-class _Source:
-    """One sequence of a row, with the place of each of its tokens in the texts."""
-
-    inputs: TokenSequence
-    parts: tuple[Part, ...]
-    places: tuple[Place | None, ...]
-
-
-def _sources(
-    example: Example, encodings: Sequence[Any], parts: Sequence[tuple[Part, ...]]
-) -> list[_Source]:
-    """The sequences with their places: windows share one encoding, choices have one each."""
-    places = [_places(*one) for one in zip(encodings, parts, strict=True)]
-    found = []
-    for number, inputs in enumerate(example.inputs):
-        which = number if len(encodings) > 1 else 0
-        kept = inputs.kept or range(len(inputs))
-        found.append(_Source(inputs, parts[which], tuple(places[which][index] for index in kept)))
-    return found
-
-
-def _places(encoding: Any, parts: tuple[Part, ...]) -> list[Place | None]:
-    """The place of each token of an encoding; None for special tokens and marks."""
-    found: list[Place | None] = []
-    tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
-    for (start, end), owner, word in tokens:
-        span = parts[owner].at(word, start, end) if owner is not None and start < end else None
-        found.append(_stripped(parts[owner], *span) if span else None)
-    return found
-
-
-def _stripped(part: Part, start: int, end: int) -> Place | None:
-    """A place without the blanks that some tokenizers include in a token."""
-    piece = part.text[start:end]
-    start, end = start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip())
-    return (part.role, start, end) if start < end else None
-
-
-class _Path:
-    """The straight line from the baseline's embeddings to the text's, and one score along it.
-
-    Every point is a row of a packed batch. Sequences that have no part in the score are left out.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        adapter: Adapter,
-        sources: Sequence[_Source],
-        outputs: Outputs,
-        score: Score,
-        baseline: int,
-    ) -> None:
-        weights = score.weights.split(outputs.counts[0])
-        used = [number for number, part in enumerate(weights) if bool(part.any())]
-        self._backbone, self._adapter, self._score = backbone, adapter, score
-        self._sources = [sources[number] for number in used]
-        self._weights = torch.cat([weights[number] for number in used]).to(backbone.device)
-        self._places = [place for source in self._sources for place in source.places]
-        ids = [token for source in self._sources for token in source.inputs.input_ids]
-        masked = [
-            token if place is None else baseline
-            for token, place in zip(ids, self._places, strict=True)
-        ]
-        with torch.no_grad():
-            self._ends = torch.stack(
-                [backbone.word_embeddings(masked), backbone.word_embeddings(ids)]
-            )
-
-    def attribute(self, captum: Any, steps: Sequence[int], tolerance: float) -> Attribution:
-        """The attributions of the words, with as many points as the tolerance needs."""
-        with torch.no_grad():
-            low, high = self(self._ends).tolist()
-        for count in steps:
-            values = self._integrated(captum, count)
-            error = abs(float(values.sum()) - (high - low))
-            if error <= tolerance * float(values.abs().sum()):
-                break
-        texts = {part.role: part.text for source in self._sources for part in source.parts}
-        words = word_attributions(texts, self._places, values.tolist())
-        return Attribution(self._score.name, high, low, error, count, texts, words)
-
-    def _integrated(self, captum: Any, steps: int) -> Tensor:
-        """The attribution of every token, `[T]`."""
-        low, high = self._ends
-        found: Tensor = captum.IntegratedGradients(self).attribute(
-            high[None].requires_grad_(),
-            baselines=low[None],
-            n_steps=steps,
-            internal_batch_size=max(1, MAX_TOKENS // (len(high) * self._adapter.n_members)),
-        )
-        return found[0].detach().double().sum(-1)
-
-    def __call__(self, points: Tensor) -> Tensor:
-        """The score at some points, `[n, T, e] -> [n]`."""
-        sizes = [len(source.inputs) for source in self._sources]
-        rows = [
-            (member, replace(source.inputs, inputs_embeds=words))
-            for member in self._adapter.members
-            for point in points
-            for source, words in zip(self._sources, point.split(sizes), strict=True)
-        ]
-        outputs = [output.values.float() for output in forward(self._backbone, rows)]
-        logits = torch.stack(outputs).mean(0).view(len(points), *self._weights.shape)
-        return (logits * self._weights).sum((1, 2)) + self._score.offset
 
 
 def word_attributions(
@@ -332,20 +204,3 @@ def _check_exact(backbone: Backbone) -> None:
             f"dtype: in '{dtype}' attributions do not add up to the score; explain answers in "
             "float32"
         )
-
-
-def _baseline(backbone: Backbone) -> int:
-    """Id of the token that means "no word": the mask token, or the pad token without one."""
-    tokenizer = backbone.tokenizer
-    mask = tokenizer.mask_token_id
-    return int(tokenizer.pad_token_id if mask is None else mask)
-
-
-def _captum() -> Any:
-    try:
-        import captum.attr
-    except ImportError:
-        raise AdapterkitError(
-            "explaining an answer needs captum: pip install 'adapterkit[explain]'"
-        ) from None
-    return captum.attr

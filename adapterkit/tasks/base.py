@@ -11,19 +11,17 @@ from functools import cache
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.lm_head import LMHead
 from ..backbone.packing import Packed, Pooling
 from ..backbone.tokenizer import TextEncoder
-from ..errors import AdapterkitError, DataError
+from ..errors import AdapterkitError
 from ..metrics.base import Predictions, metric_kinds
 from ..metrics.bootstrap import interval
 from ..metrics.hf_evaluate import measure
 from ..registry import discover
-from ..schema import is_text
-from .columns import Column, input_columns, required_columns
+from .columns import Column, input_columns, request_fields
 from .fields import TEXT, Fields
 from .types import (
     Answer,
@@ -124,28 +122,7 @@ class Task(ABC):
         Raises:
             DataError: A value is missing, empty or of another kind.
         """
-        required, columns = required_columns(self.columns), input_columns(self.columns)
-        if isinstance(request, Mapping):
-            values = dict(request)
-        else:
-            known = is_text(request) or isinstance(request, (list, tuple))
-            parts = [request] if isinstance(request, str) else list(request) if known else []
-            if not len(required) <= len(parts) <= len(columns):
-                optional = [role for role in columns if role not in required]
-                raise DataError(
-                    f"{where}: expected {' and '.join(required)}"
-                    + (f", and perhaps {' and '.join(optional)}" if optional else "")
-                    + f", got {request!r:.80}"
-                )
-            values = dict(zip(columns, parts, strict=False))
-        for role in required:
-            if role not in values:
-                raise DataError(f"{where}: there is no {role}")
-        return {
-            role: column.kind.check(values[role], f"{where}: {role}")
-            for role, column in columns.items()
-            if role in values
-        }
+        return request_fields(self.columns, request, where)
 
     def stratum(self, row: Row) -> Hashable:
         """The group whose share drawn splits and folds preserve: the label, if a row has one."""
@@ -335,22 +312,6 @@ class Task(ABC):
         """The main metric's 95% bootstrap interval over the rows of a split."""
         metric = metric_kinds()[self.metric_kind].metrics[self.main_metric]
         return {self.main_metric: interval(metric, predictions)}
-
-
-def token_logits(inputs: HeadInput, weight: Tensor, bias: Tensor, dropout: float) -> Tensor:
-    """A linear head on every token of an adapter's sequences, `[t, C]` float32.
-
-    Args:
-        inputs: The sequences.
-        weight: `[C, h]`.
-        bias: `[C]`.
-        dropout: Share of each token's hidden state that is dropped in training.
-    """
-    start, end = (inputs.encoded.packed.offsets[index] for index in inputs.span)
-    states = inputs.encoded.tokens[start:end].float()
-    if inputs.dropout is not None:
-        states = inputs.dropout.drop_tokens(states, dropout)
-    return F.linear(states, weight, bias)
 
 
 def default_task() -> type[Task]:

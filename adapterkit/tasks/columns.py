@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .fields import FieldKind
+from ..errors import DataError
+from .fields import FieldKind, Fields
+
+if TYPE_CHECKING:
+    from .types import Text
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,47 @@ def required_columns(columns: Columns) -> dict[str, Column]:
 def target_columns(columns: Columns) -> dict[str, Column]:
     """What a row must have besides to be learned from: the right answer."""
     return {role: column for role, column in columns.items() if column.required and column.learned}
+
+
+def request_fields(columns: Columns, request: Text, where: str) -> Fields:
+    """Checks a request and returns its values by role.
+
+    Args:
+        columns: A task's columns.
+        request: A text, several texts in the order of `input_columns`, or values by role.
+        where: Name of the request in messages, such as file and row.
+
+    Raises:
+        DataError: A value is missing, empty or of another kind.
+    """
+    values = request if isinstance(request, Mapping) else _by_role(columns, request, where)
+    for role in required_columns(columns):
+        if role not in values:
+            raise DataError(f"{where}: there is no {role}")
+    return {
+        role: column.kind.check(values[role], f"{where}: {role}")
+        for role, column in input_columns(columns).items()
+        if role in values
+    }
+
+
+def _by_role(columns: Columns, request: str | Sequence[Any], where: str) -> Fields:
+    """The texts of a request that gives no roles, by role.
+
+    Raises:
+        DataError: There are too few or too many, or it holds something else.
+    """
+    texts = [request] if isinstance(request, str) else request
+    roles, required = list(input_columns(columns)), list(required_columns(columns))
+    n_texts = len(texts) if isinstance(texts, (list, tuple)) else 0
+    if not len(required) <= n_texts <= len(roles):
+        optional = roles[len(required) :]
+        raise DataError(
+            f"{where}: expected {' and '.join(required)}"
+            + (f", and perhaps {' and '.join(optional)}" if optional else "")
+            + f", got {request!r:.80}"
+        )
+    return dict(zip(roles, texts, strict=False))
 
 
 def source_columns(columns: Columns, names: Mapping[str, str | None]) -> dict[str, SourceColumn]:

@@ -15,10 +15,11 @@ from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics, metric_kinds
 from ..schema import check_least, check_share
-from .base import Task, token_logits
+from .base import Task
 from .columns import Column
 from .fields import ANSWERS, TEXT, Fields
 from .thresholds import best_threshold
+from .token_head import token_logits
 from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
 
 CANDIDATES = 20

@@ -18,9 +18,10 @@ from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.rouge import rouge_n, rouge_words
 from ..schema import check_least, check_share
-from .base import Task, token_logits
+from .base import Task
 from .columns import Column
 from .fields import SENTENCES, SUMMARY, Fields
+from .token_head import token_logits
 from .types import (
     NOTHING,
     Answer,

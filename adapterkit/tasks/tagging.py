@@ -20,10 +20,11 @@ from ..metrics.base import Predictions, check_metrics
 from ..metrics.bio import OUTSIDE, entities_of, has_entities
 from ..metrics.per_class import per_class, per_entity
 from ..schema import check_least, check_share, is_text
-from .base import Task, token_logits
+from .base import Task
 from .columns import Column
 from .fields import TEXT, TOKENS, Fields
 from .pooled import check_labels, known_labels
+from .token_head import token_logits
 from .types import (
     NOTHING,
     Answer,
