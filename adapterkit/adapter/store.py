@@ -21,11 +21,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..atomic import file_digest, write_file, write_folder
+from ..backbone.checkpoint import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from ..names import NAME, check_name
+from ..names import BASE, NAME, check_name
 from .adapter import Adapter
-from .card import CARD, read_parent
+from .card import CARD, backbone_of, read_parent
 from .checksums import checksum_errors, folder_digest, with_checksums
 from .folder import adapter_files
 from .json_file import read_json
@@ -420,3 +421,22 @@ def find_folder(reference: str, store: Store) -> Path:
     if is_path or (isdir(reference) and not isdir(store.root / reference)):
         raise UnknownAdapterError(f"{reference}: not an adapter folder, {CONFIG} is missing")
     return store.path(reference)
+
+
+def backbone_name(references: Sequence[str], store: Store) -> str:
+    """Name of the backbone that the first of some adapters was trained on.
+
+    Args:
+        references: Adapters as in `find_folder`, or `base` for the plain backbone; every one is
+            looked up.
+        store: The store.
+
+    Returns:
+        The name; that of the embedded backbone if there is no adapter, or it has no card.
+
+    Raises:
+        UnknownAdapterError: One of them is no adapter.
+        AdapterError: The card is garbled.
+    """
+    folders = [find_folder(reference, store) for reference in references if reference != BASE]
+    return (backbone_of(folders[0]) if folders else None) or EMBEDDED

@@ -18,10 +18,10 @@ from .families.base import Family, family_of
 from .geometry import LINEAR_SITES, Geometry
 from .hooks import EditHooks
 from .lm_head import LMHead
-from .load_options import Device, Dtype, Quantization, check_load_options
+from .load_options import Device, Dtype, LoadOptions, Quantization
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
-from .pretrained import DTYPES, load_pretrained
+from .pretrained import load_pretrained
 from .tokenizer import TextEncoder
 
 
@@ -102,23 +102,34 @@ class Backbone:
         Raises:
             BackboneError: The checkpoint is missing, damaged or not supported.
         """
-        check_load_options(dtype, quantization, device)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise BackboneError(
-                "device: 'cuda' was asked for but torch sees no GPU; use cpu or auto"
-            )
-        on_gpu = device != "cpu" and torch.cuda.is_available()
-        target = f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
+        options = LoadOptions(dtype, quantization, device)
+        return cls.load_with(model, options, revision=revision, prepared=prepared)
+
+    @classmethod
+    def load_with(
+        cls,
+        model: str,
+        options: LoadOptions,
+        *,
+        revision: str | None = None,
+        prepared: bool = True,
+    ) -> Backbone:
+        """Loads a checkpoint as `load` does, with dtype, quantization and device as one value.
+
+        Args:
+            model, revision, prepared: As in `load`.
+            options: Dtype, quantization and device.
+
+        Raises:
+            BackboneError: As in `load`.
+        """
+        device = _torch_device(options)
         checkpoint = Checkpoint.read(locate(model, revision))
-        if quantization in ("8bit", "4bit") and dtype == "float32":
-            dtype = "bfloat16"
-        if quantization == "int8" and target != "cpu":
-            raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
-        network, tokenizer = load_pretrained(checkpoint.folder, DTYPES[dtype], quantization, target)
-        backbone = cls(model, network, tokenizer, checkpoint, quantization)
-        if prepared and target == "cpu":
+        network, tokenizer = load_pretrained(checkpoint.folder, options, device)
+        backbone = cls(model, network, tokenizer, checkpoint, options.quantization)
+        if prepared and device == "cpu":
             keep_freed_memory()
-        if quantization == "int8":
+        if options.quantization == "int8":
             use_int8(backbone.linears)
         elif prepared:
             prepack(backbone.linears)
@@ -229,6 +240,21 @@ class Backbone:
                 layer.get_submodule(self._family.activation_path),
                 lambda: self._hooks.edits_at("ffn_up"),
             )
+
+
+def _torch_device(options: LoadOptions) -> str:
+    """The device that a backbone is loaded on, such as `cpu` or `cuda:0`.
+
+    Raises:
+        BackboneError: There is no such device, or the quantization is not for it.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BackboneError("device: 'cuda' was asked for but torch sees no GPU; use cpu or auto")
+    if options.device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    if options.quantization == "int8":
+        raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
+    return f"cuda:{torch.cuda.current_device()}"
 
 
 def _lm_head(

@@ -11,20 +11,17 @@ from torch import nn
 from ..errors import BackboneError
 from ..quiet import drop_cast_messages, quiet_transformers
 from .families.base import family_of
-from .load_options import Quantization
+from .load_options import LoadOptions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_pretrained(
-    folder: Path, dtype: torch.dtype, quantization: Quantization, device: str
-) -> tuple[nn.Module, Any]:
+def load_pretrained(folder: Path, options: LoadOptions, device: str) -> tuple[nn.Module, Any]:
     """Loads model and tokenizer.
 
     Args:
         folder: A checkpoint in safetensors.
-        dtype: Dtype of the weights.
-        quantization: `8bit` and `4bit` load the layers' linears quantised by bitsandbytes.
+        options: Dtype and quantization of the weights.
         device: Where the model goes, such as `cpu` or `cuda:0`.
 
     Raises:
@@ -32,15 +29,15 @@ def load_pretrained(
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    options: dict[str, Any] = {}
+    arguments: dict[str, Any] = {"dtype": DTYPES[options.hidden_dtype]}
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(folder)
             pooler = family_of(config.model_type).pooler_path
-            if quantization in ("8bit", "4bit"):
-                options = _quantized(dtype, quantization, device, pooler)
+            if options.uses_bitsandbytes:
+                arguments |= _bitsandbytes_arguments(options, device, pooler)
             model = AutoModel.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, **options
+                folder, config=config, use_safetensors=True, **arguments
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
         except (OSError, ValueError, KeyError, ImportError) as error:
@@ -51,20 +48,20 @@ def load_pretrained(
     # Some tokenizer files pad and truncate by themselves; a packed batch needs neither.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    return (model if options else model.to(device)), tokenizer
+    return (model if options.uses_bitsandbytes else model.to(device)), tokenizer
 
 
-def _quantized(
-    dtype: torch.dtype, quantization: Quantization, device: str, pooler: str | None
+def _bitsandbytes_arguments(
+    options: LoadOptions, device: str, pooler: str | None
 ) -> dict[str, Any]:
     """Arguments by which transformers loads a model quantised by bitsandbytes."""
     from transformers import BitsAndBytesConfig
 
     drop_cast_messages()
     config = BitsAndBytesConfig(
-        load_in_8bit=quantization == "8bit",
-        load_in_4bit=quantization == "4bit",
-        bnb_4bit_compute_dtype=dtype,
+        load_in_8bit=options.quantization == "8bit",
+        load_in_4bit=options.quantization == "4bit",
+        bnb_4bit_compute_dtype=DTYPES[options.hidden_dtype],
         llm_int8_skip_modules=[] if pooler is None else [pooler],
     )
     return {"quantization_config": config, "device_map": {"": device}}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..backbone.load_options import Device, Dtype, Quantization
+from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from .guest import Guest
@@ -43,9 +43,8 @@ class MixedBench:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
         rows: short or long.
         count: Number of rows; as many as the kind has if omitted.
-        dtype: Dtype of the frozen weights, in all systems.
-        quantization: Likewise; our plain backbone in float32 is then measured too.
-        device: Device of all systems.
+        load_options: Dtype, quantization and device of all systems; with a quantization, our plain
+            backbone in float32 is measured too.
         tenants: Numbers of tenants.
         rounds: Number of rounds that count.
         peers: Also measure transformers, and PEFT if it is installed.
@@ -58,9 +57,7 @@ class MixedBench:
     backbone: str = "minilm"
     rows: Kind = "short"
     count: int | None = None
-    dtype: Dtype = "float32"
-    quantization: Quantization = "none"
-    device: Device = "auto"
+    load_options: LoadOptions = field(default_factory=LoadOptions)
     tenants: tuple[int, ...] = (1, 16, 64)
     rounds: int = 7
     peers: bool = True
@@ -88,16 +85,18 @@ class MixedBench:
         """
         with ExitStack() as stack:
             folder = stack.enter_context(checkpoint(self.backbone))
-            backbone = self.load_backbone(folder)
+            backbone = Backbone.load_with(str(folder), self.load_options)
             systems, n_tokens = self.systems(folder, backbone, stack)
             runs = {system.label: system.run for system in systems}
             # On a GPU a shape of batch is computed twice before its CUDA graph is replayed.
             warm_up = 1 if backbone.device.type == "cpu" else 3
             with torch.inference_mode():
                 times = take_turns(runs, self.rounds, warm_up)
+        settings = asdict(self)
+        settings |= settings.pop("load_options")  # every setting is a key of its own
         return {
             "bench": "mixed",
-            "settings": asdict(self),
+            "settings": settings,
             "machine": machine(),
             "rows": result_rows(systems, times, n_tokens, linear_flops(backbone)),
         }
@@ -114,25 +113,16 @@ class MixedBench:
         """
         inputs = bench_rows(self.rows, backbone, self.count)
         systems = list(own_systems(backbone, inputs, self.tenants))
-        # A quantised backbone of ours computes in bfloat16 in place of float32; so do the peers.
-        quantised = self.quantization != "none" and self.dtype == "float32"
-        dtype: Dtype = "bfloat16" if quantised else self.dtype
-        if self.quantization != "none":
-            plain = replace(self, dtype="float32", quantization="none").load_backbone(folder)
+        options = self.load_options
+        if options.quantization != "none":
+            plain = Backbone.load(str(folder), device=options.device)
             systems.append(System(OWN, "no adapters, float32", 0, bare_forward(plain, inputs)))
         if self.peers:
-            systems += peer_systems(
-                folder, backbone, inputs, self.tenants, dtype, self.quantization
-            )
-        job = guest_job(folder, self.dtype, inputs, max(self.tenants))
+            systems += peer_systems(folder, backbone, inputs, self.tenants, options)
+        job = guest_job(folder, options.dtype, inputs, max(self.tenants))
         for command in self.guests:
             systems += guest_systems(stack.enter_context(Guest(shlex.split(command), job)))
         return systems, sum(map(len, inputs))
-
-    def load_backbone(self, folder: Path) -> Backbone:
-        return Backbone.load(
-            str(folder), dtype=self.dtype, quantization=self.quantization, device=self.device
-        )
 
 
 def result_rows(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter.adapter import Adapter
-from ..backbone.load_options import Dtype, Quantization
+from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
 from ..backbone.pretrained import DTYPES
@@ -46,21 +46,20 @@ class PaddedBatch:
         return hidden
 
 
-def plain_model(
-    folder: Path, dtype: Dtype, quantization: Quantization, device: torch.device
-) -> Any:
-    """The backbone in transformers, without adapters."""
+def plain_model(folder: Path, options: LoadOptions, device: torch.device) -> Any:
+    """The backbone in transformers, without adapters; int8, which is ours alone, is left out."""
     from transformers import AutoModel, BitsAndBytesConfig
 
-    options: dict[str, Any] = {"dtype": DTYPES[dtype], "device_map": {"": device}}
-    if quantization != "none":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_8bit=quantization == "8bit",
-            load_in_4bit=quantization == "4bit",
-            bnb_4bit_compute_dtype=DTYPES[dtype],
+    dtype = DTYPES[options.hidden_dtype]
+    arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    if options.uses_bitsandbytes:
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=options.quantization == "8bit",
+            load_in_4bit=options.quantization == "4bit",
+            bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=["pooler"],
         )
-    model: Any = AutoModel.from_pretrained(folder, **options)
+    model: Any = AutoModel.from_pretrained(folder, **arguments)
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..backbone.load_options import Dtype, Quantization
+from ..backbone.load_options import Dtype, LoadOptions
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
 from ..inference.lanes import lanes_of
@@ -125,8 +125,7 @@ def peer_systems(
     backbone: Backbone,
     inputs: Sequence[TokenSequence],
     tenants: Sequence[int],
-    dtype: Dtype,
-    quantization: Quantization,
+    options: LoadOptions,
 ) -> Iterator[System]:
     """transformers with a padded batch, and PEFT with the adapters of our first mix.
 
@@ -135,13 +134,12 @@ def peer_systems(
         backbone: Our backbone of the same checkpoint, on the device that is measured.
         inputs: The rows.
         tenants: Numbers of tenants.
-        dtype: Dtype of the peers' weights.
-        quantization: Their quantization.
+        options: Dtype and quantization of the peers' weights.
     """
     batch = PaddedBatch.of(inputs, backbone.device)
 
     def plain() -> Any:
-        return plain_model(folder, dtype, quantization, backbone.device)
+        return plain_model(folder, options, backbone.device)
 
     with quiet_warnings():
         alone = plain()

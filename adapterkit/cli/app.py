@@ -17,12 +17,15 @@ from ..errors import AdapterkitError
 from .bench import app as bench
 from .client import app as client
 from .compare import compare
+from .cross_validate import cross_validate
 from .data import app as data
+from .evaluate import evaluate
+from .keys import keys
 from .options import JsonOption, json_text
-from .predict import evaluate, predict
-from .serve import keys, serve
+from .predict import predict
+from .serve import serve
 from .store import inspect, list_adapters
-from .train import cross_validate, train
+from .train import train
 
 # Modules that need torch are imported inside the commands: --help must not wait for it.
 

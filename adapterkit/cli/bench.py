@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..atomic import check_output
-from ..backbone.load_options import Quantization
+from ..backbone.load_options import LoadOptions, Quantization
 from ..errors import AdapterkitError
 from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
 
@@ -75,9 +75,7 @@ def mixed(
         backbone,
         rows,
         count,
-        dtype,
-        quantization,
-        device,
+        LoadOptions(dtype, quantization, device),
         _whole_numbers("tenants", tenants),
         rounds,
         peers,
@@ -307,21 +305,21 @@ def serve(
     bench = ServeBench(
         url,
         key,
-        _whole_numbers("clients", clients),
-        _whole_numbers("rate", rate) if rate else (),
-        connections,
-        adapters,
-        skew,
-        rows,
-        texts,
-        column,
-        lengths,
-        duration,
-        warmup,
-        timeout,
-        seed,
-        engine,
-        quantization,
+        clients=_whole_numbers("clients", clients),
+        rates=_whole_numbers("rate", rate) if rate else (),
+        connections=connections,
+        adapters=adapters,
+        skew=skew,
+        rows=rows,
+        texts=texts,
+        column=column,
+        lengths=lengths,
+        duration=duration,
+        warmup=warmup,
+        timeout=timeout,
+        seed=seed,
+        engine=engine,
+        quantization=quantization,
     )
     _print_result(bench.run(), as_json)
 

@@ -1,12 +1,14 @@
-"""`adapterkit serve` and `adapterkit keys`."""
+"""`adapterkit serve`: a store over HTTP."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..backbone.load_options import LoadOptions
 from ..errors import AdapterkitError
 from .options import DeviceOption, DtypeOption, QuantizationOption
 
@@ -86,19 +88,13 @@ def serve(
     from ..serving.service import ServingLimits
 
     counts = {"--batch-tokens": batch_tokens, "--queue-tokens": queue_tokens, "--lanes": lanes}
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise AdapterkitError(f"{name} {value}: expected at least 1")
-    if not timeout > 0:
-        raise AdapterkitError(f"--timeout {timeout}: expected more than 0 seconds")
+    _check_ranges(counts, timeout)
     run_server(
         Settings(
             store=store,
             cache=cache,
             backbone=backbone,
-            dtype=dtype,
-            quantization=quantization,
-            device=device,
+            load_options=LoadOptions(dtype, quantization, device),
             memory=bytes_of(memory, "--memory"),
             device_memory=bytes_of(device_memory, "--device-memory"),
             pinned=tuple(pin or ()),
@@ -115,39 +111,12 @@ def serve(
     )
 
 
-def keys(
-    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Tenant that has the key.")],
-    adapters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--adapters", help="Pattern of adapters that it may use; TENANT/* if omitted."
-        ),
-    ] = None,
-    rows: Annotated[
-        float | None, typer.Option("--rows-per-second", help="Quota; unlimited if omitted.")
-    ] = None,
-    admin: Annotated[bool, typer.Option("--admin", help="May publish, alias and delete.")] = False,
-) -> None:
-    """Create an API key. The key goes to standard error, once; the lines for the key file go to
-    standard output.
-
-    \b
-    adapterkit keys acme >> keys.yaml
-    """
-    import json
-
-    from ..serving.api_keys import hash_key, new_key, parse_keys
-
-    key = new_key()
-    lines = [f"{json.dumps(tenant)}:", f"  key: {hash_key(key)}"]
-    lines.append(f"  adapters: {json.dumps(adapters or [f'{tenant}/*'])}")
-    if rows is not None:
-        lines.append(f"  rows_per_second: {rows}")
-    if admin:
-        lines.append("  admin: true")
-    parse_keys("\n".join(lines), "the new key")
-    typer.echo("\n".join(lines))
-    typer.echo(f"The key of {tenant}, shown only once: {key}", err=True)
+def _check_ranges(counts: Mapping[str, int | None], timeout: float) -> None:
+    for option, count in counts.items():
+        if count is not None and count < 1:
+            raise AdapterkitError(f"{option} {count}: expected at least 1")
+    if not timeout > 0:
+        raise AdapterkitError(f"--timeout {timeout}: expected more than 0 seconds")
 
 
 def bytes_of(text: str, option: str) -> int:

@@ -88,7 +88,7 @@ def inspect(
     if as_json:
         typer.echo(json_text(content))
         return
-    from .output import card_text
+    from .card_text import card_text
 
     typer.echo(card_text(content))
 

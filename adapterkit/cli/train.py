@@ -1,4 +1,4 @@
-"""`adapterkit train` and `cross-validate`: adapters from recipes, and the spread of scores."""
+"""`adapterkit train`: adapters from recipes."""
 
 from __future__ import annotations
 
@@ -70,16 +70,15 @@ def train(
     plans, store = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:
         store.adapter_dir(plan.name)  # raises before training what publishing would raise after it
-    backbone = load_backbone(plans[0])
+    backbone = load_backbone(plans)
     stopped = None
     try:
         adapters = train_many(plans, backbone, store=store, max_tokens=max_tokens)
     except StoppedError as error:
         stopped, adapters = error, error.finished
     if PartialState().is_main_process:
-        trained = [
-            _summary(adapter, store.publish(adapter, backbone.geometry)) for adapter in adapters
-        ]
+        folders = [store.publish(adapter, backbone.geometry) for adapter in adapters]
+        trained = [_summary(*pair) for pair in zip(adapters, folders, strict=True)]
         if as_json and trained:
             typer.echo(json_text(trained if len(plans) > 1 else trained[0]))
         elif trained:
@@ -112,38 +111,3 @@ def _summary_text(trained: dict[str, Any]) -> str:
         lines.append(f"{split}: {', '.join(values)}")
     size, seconds = trained["bytes"] / 1000, trained["seconds"]
     return "\n".join([*lines, f"{trained['folder']} ({size:,.0f} kB, {seconds} s)"])
-
-
-def cross_validate(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set data.folds=10."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a recipe once for each fold and print how much its scores vary; nothing is published.
-
-    The recipe's data.folds is the number of folds, 5 if omitted. Every fold is trained for all
-    epochs and scored after the last one; test rows are not used.
-    """
-    from ..training.recipe import Recipe
-
-    plan = Recipe.load(recipe, changes or [])
-    from accelerate import PartialState
-
-    from ..training.cross_validation import cross_validate as cross_validate_recipe
-
-    result = cross_validate_recipe(plan)
-    if not PartialState().is_main_process:
-        return
-    if as_json:
-        typer.echo(json_text(result))
-        return
-    from ..text_table import table
-
-    names = list(result["mean"])
-    lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]
-    lines += [[key, *result[key].values()] for key in ("mean", "std")]
-    rows = [[str(first), *(f"{value:.4f}" for value in rest)] for first, *rest in lines]
-    typer.echo(table(["fold", *names], rows))

@@ -10,11 +10,9 @@ from typing import Self
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
-from ..adapter.card import backbone_of
 from ..adapter.folder import check_backbone, load_adapter
 from ..adapter.stacking import ParentCache
-from ..adapter.store import Store, find_folder
-from ..backbone.checkpoint import EMBEDDED
+from ..adapter.store import Store, backbone_name, find_folder
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name
@@ -69,10 +67,9 @@ class Predictor:
         """
         if not isinstance(store, Store):
             store = Store(store)
-        folders = [find_folder(name, store) for name in references if name != BASE]
+        trained_on = backbone_name(references, store)  # an unknown adapter need not wait for one
         if backbone is None:
-            model = backbone_of(folders[0]) if folders else None
-            backbone = Backbone.load(model or EMBEDDED)
+            backbone = Backbone.load(trained_on)
         predictor = cls(backbone)
         predictor.load_references(references, store, any_backbone=any_backbone)
         return predictor

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 
 from ..adapter.store import Store
-from ..backbone.load_options import Device, Dtype, Quantization
+from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.lanes import server_lanes
@@ -47,7 +47,7 @@ class Settings:
         store: Folder or URL of the adapters.
         cache: Folder in which the adapters of a URL are stored.
         backbone: minilm, a folder or a hub name.
-        dtype, quantization, device: As in `Backbone.load`.
+        load_options: Dtype, quantization and device of the backbone.
         memory, device_memory: Most bytes of adapters in memory, and on a GPU.
         pinned: Names that are never evicted from memory.
         batch_tokens: Most tokens of a batch; if None, 512 on a CPU and 16384 on a GPU.
@@ -62,9 +62,7 @@ class Settings:
     store: str
     cache: Path | None = None
     backbone: str = "minilm"
-    dtype: Dtype = "float32"
-    quantization: Quantization = "none"
-    device: Device = "auto"
+    load_options: LoadOptions = field(default_factory=LoadOptions)
     memory: int = 2_000_000_000
     device_memory: int = 2_000_000_000
     pinned: tuple[str, ...] = ()
@@ -87,12 +85,7 @@ def make_service(settings: Settings) -> Service:
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
     keys = load_keys(settings.keys)
-    backbone = Backbone.load(
-        settings.backbone,
-        dtype=settings.dtype,
-        quantization=settings.quantization,
-        device=settings.device,
-    )
+    backbone = Backbone.load_with(settings.backbone, settings.load_options)
     lanes = server_lanes(backbone.device, settings.lanes)
     # The first batch compiles the kernels; no request should wait for that.
     lanes.submit(Predictor(backbone), [(None, "a text to begin with")]).result()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 from adapterkit.bench.mixed import MixedBench
@@ -81,7 +82,7 @@ def test_peft_answers_what_we_answer(
     adapters = bench_adapters(tiny, LORA, 4)
     batch, owners = PaddedBatch.of(inputs, tiny.device), owners_of(len(inputs), 4)
     with quiet_warnings(), torch.inference_mode():
-        plain = plain_model(tiny_folder, "float32", "none", tiny.device)
+        plain = plain_model(tiny_folder, LoadOptions(), tiny.device)
         model = peft_model(plain, adapters, tiny)
         hidden = batch.through(model, adapter_names=[f"t{owner}" for owner in owners])
         ours = by_row(forward(tiny, assign_owners(inputs, adapters)))
@@ -96,7 +97,7 @@ def test_transformers_answers_what_our_base_answers(
     tiny: Backbone, tiny_folder: Path, inputs: list[TokenSequence]
 ) -> None:
     with quiet_warnings(), torch.inference_mode():
-        plain = plain_model(tiny_folder, "float32", "none", tiny.device)
+        plain = plain_model(tiny_folder, LoadOptions(), tiny.device)
         expected = plain.pooler(PaddedBatch.of(inputs, tiny.device).through(plain))
         ours = by_row(forward(tiny, [(None, row) for row in inputs]))
     for row, line in ours.items():
@@ -120,17 +121,23 @@ def test_all_systems_get_the_same_rows_and_owners(
 
 def test_a_quantised_backbone_is_compared_with_float32(tiny_folder: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    bench = MixedBench(
-        str(tiny_folder), quantization="8bit", device="cpu", tenants=(2,), rounds=1, peers=False
-    )
+    options = LoadOptions(quantization="8bit", device="cpu")
+    bench = MixedBench(str(tiny_folder), load_options=options, tenants=(2,), rounds=1, peers=False)
     with ExitStack() as stack:
-        backbone = bench.load_backbone(tiny_folder)
+        backbone = Backbone.load_with(str(tiny_folder), options)
         systems, _ = bench.systems(tiny_folder, backbone, stack)
     assert [system.batch for system in systems if not system.tenants] == [
         "linears alone (floor)",
         "no adapters (base)",
         "no adapters, float32",
     ]
+
+
+def test_peers_of_an_int8_backbone_are_not_quantised(tiny: Backbone, tiny_folder: Path) -> None:
+    plain = plain_model(tiny_folder, LoadOptions(quantization="int8"), tiny.device)
+    linears = [module for module in plain.modules() if isinstance(module, torch.nn.Linear)]
+    assert {type(linear) for linear in linears} == {torch.nn.Linear}
+    assert {linear.weight.dtype for linear in linears} == {torch.float32}
 
 
 def test_the_command_prints_and_plots_every_system(tiny_folder: Path) -> None:
@@ -142,6 +149,7 @@ def test_the_command_prints_and_plots_every_system(tiny_folder: Path) -> None:
     ).json
     assert result.keys() == {"bench", "settings", "machine", "rows"}
     assert result["settings"]["tenants"] == [1, 3]
+    assert result["settings"]["device"] == "cpu"
     assert all(row.keys() == ROW for row in result["rows"])
     found = {(row["system"], row["batch"], row["tenants"]): row for row in result["rows"]}
     assert {("adapterkit", mix, n) for mix in MIXES for n in (1, 3)} < found.keys()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import uvicorn
 
+from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.serving.app import make_app
 from adapterkit.serving.server import Settings, make_service
 
@@ -20,7 +21,10 @@ from adapterkit.serving.server import Settings, make_service
 @contextmanager
 def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]:
     """Runs a server of a store; yields its URL."""
-    service = make_service(Settings(str(store), backbone=str(backbone), device="cpu", **settings))
+    on_cpu = LoadOptions(device="cpu")
+    service = make_service(
+        Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
+    )
     server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False))
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))

@@ -14,7 +14,8 @@ import pytest
 from adapterkit.adapter.card import card
 from adapterkit.atomic import check_output
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.output import FORMATS, answers_table, card_text, write_answers
+from adapterkit.cli.answers import FORMATS, answers_table, write_answers
+from adapterkit.cli.card_text import card_text
 from adapterkit.errors import DataError
 from adapterkit.inference.pipeline import summarize
 from adapterkit.inference.predictor import Predictor

@@ -1,0 +1,46 @@
+"""`adapterkit cross-validate`: how much the scores of a recipe vary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..text_table import table
+from .options import JsonOption, json_text
+
+# As in the other commands, modules that need torch are imported inside it.
+
+
+def cross_validate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML recipe.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set data.folds=10."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe once for each fold and print how much its scores vary; nothing is published.
+
+    The recipe's data.folds is the number of folds, 5 if omitted. Every fold is trained for all
+    epochs and scored after the last one; test rows are not used.
+    """
+    from ..training.recipe import Recipe
+
+    plan = Recipe.load(recipe, changes or [])
+    from accelerate import PartialState
+
+    from ..training.cross_validation import cross_validate as cross_validate_recipe
+
+    result = cross_validate_recipe(plan)
+    if not PartialState().is_main_process:
+        return
+    if as_json:
+        typer.echo(json_text(result))
+        return
+    names = list(result["mean"])
+    lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]
+    lines += [[key, *result[key].values()] for key in ("mean", "std")]
+    rows = [[str(first), *(f"{value:.4f}" for value in rest)] for first, *rest in lines]
+    typer.echo(table(["fold", *names], rows))
