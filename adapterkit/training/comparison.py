@@ -82,7 +82,7 @@ def compare(
     split = next((part for part in reversed(HELD_OUT) if part in rows), None)
     if split is None:
         raise RecipeError("data: there are no validation or test rows to compare by")
-    backbone = load_backbone(recipe)
+    backbone = load_backbone([recipe])
     found = []
     for name in names:
         trials = list(_trials(_by(recipe, name), name, backbone, seeds, progress))

@@ -42,7 +42,7 @@ def cross_validate(
             "give a number to cross-validate"
         )
     if backbone is None:
-        backbone = load_backbone(recipe)
+        backbone = load_backbone([recipe])
     is_share = isinstance(recipe.data.validation, float)
     data = replace(
         recipe.data,

@@ -92,7 +92,7 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
     section = replace(recipe.backbone, dtype="float32", quantization="none")
     recipe = replace(recipe, backbone=section)
     # Prepared for a frozen model, the linears would not see their weights change.
-    backbone = load_backbone(recipe, prepared=False)
+    backbone = load_backbone([recipe], prepared=False)
     recipe = replace(recipe, method=_method_without_tensors(backbone.geometry))
     accelerator = make_accelerator(backbone, recipe)
     if accelerator.num_processes > 1:

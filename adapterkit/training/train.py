@@ -120,7 +120,7 @@ def train_many(
         if name not in names:
             raise RecipeError(f"augment: no recipe is called '{name}'; {did_you_mean(name, names)}")
     if backbone is None:
-        backbone = load_backbone(recipes[0])
+        backbone = load_backbone(recipes)
     accelerator = make_accelerator(backbone, recipes[0])
     check_processes(recipes, accelerator.num_processes)
     plans = [Plan.of(recipe, backbone, store, augment.get(recipe.name)) for recipe in recipes]
@@ -177,19 +177,23 @@ def make_accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
     )
 
 
-def load_backbone(recipe: Recipe, *, prepared: bool = True) -> Backbone:
-    """The recipe's backbone, on the device that Accelerate gives this process.
+def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbone:
+    """The backbone that recipes share, on the device that Accelerate gives this process.
 
     Args:
-        recipe: The recipe.
+        recipes: The recipes.
         prepared: As in `Backbone.load`.
 
     Raises:
+        RecipeError: The recipes cannot be trained together; nothing was loaded.
         BackboneError: It cannot be loaded.
     """
+    check_together(recipes)
+    first = recipes[0]
     # Joining the processes makes each one's own GPU its current one.
-    PartialState(cpu=recipe.backbone.device == "cpu")
-    return recipe.backbone.load(recipe.folder, prepared)
+    processes = PartialState(cpu=first.backbone.device == "cpu").num_processes
+    check_processes(recipes, processes)
+    return first.backbone.load(first.folder, prepared)
 
 
 def _state_cache(plans: Sequence[Plan]) -> StateCache | None:

@@ -29,5 +29,5 @@ def launch_training(recipe: Path, store: Path, processes: int) -> Adapter:
     assert folder.name == "1"
     recorded = json.loads((folder / "adapterkit.json").read_text())
     assert recorded["training"]["processes"] == processes
-    backbone = load_backbone(Recipe.load(recipe))
+    backbone = load_backbone([Recipe.load(recipe)])
     return load_adapter(folder, backbone)

@@ -217,6 +217,22 @@ def test_the_command_refuses_what_does_not_go_together(tiny_folder: Path) -> Non
     assert_refused("train", first, first, words="two recipes are called 't/a'")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mixed_precision": "bf16"}, "t/a and t/b cannot be trained together"),
+        ({}, "there is no such folder"),
+    ],
+)
+def test_the_command_refuses_recipes_before_it_loads_a_backbone(
+    changes: dict[str, str], words: str
+) -> None:
+    missing, rows = Path("elsewhere").resolve(), write_rows(1, 20)
+    first = write_recipe("t/a", missing, rows)
+    second = write_recipe("t/b", missing, rows, **changes)
+    assert_refused("train", first, second, words=words)
+
+
 def test_the_command_keeps_what_did_not_diverge(tiny_folder: Path, tiny: Backbone) -> None:
     rows = endless(tiny).data.path
     good = write_recipe("t/good", tiny_folder, write_rows(1, 20))
