@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .training.callbacks.base import Callback as Callback
     from .training.callbacks.base import Event as Event
     from .training.comparison import compare as compare
-    from .training.comparison import comparison_table as comparison_table
+    from .training.comparison import method_names as method_names
+    from .training.comparison_table import comparison_table as comparison_table
     from .training.cross_validation import cross_validate as cross_validate
     from .training.recipe import Recipe as Recipe
     from .training.train import train as train
@@ -60,11 +61,12 @@ _MODULES = {
     "Store": "adapter.store",
     "Task": "tasks.base",
     "compare": "training.comparison",
-    "comparison_table": "training.comparison",
+    "comparison_table": "training.comparison_table",
     "cross_validate": "training.cross_validation",
     "evaluate": "inference.pipeline",
     "explain": "inference.attribution",
     "load_adapter": "adapter.folder",
+    "method_names": "training.comparison",
     "plot_comparison": "adapter.plots",
     "read_card": "adapter.card",
     "read_records": "data.readers",

@@ -49,10 +49,11 @@ def compare(
     plan = Recipe.load(recipe, changes or [])
     if plot is not None:
         check_output(plot, (".png",), "--plot")
-    from ..training.comparison import all_names, check_names, comparison_table
+    from ..training.comparison import check_names, method_names
     from ..training.comparison import compare as compare_methods
+    from ..training.comparison_table import comparison_table
 
-    names = all_names()
+    names = method_names()
     if methods is not None:
         names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)

@@ -13,7 +13,6 @@ from ..adapter.folder import adapter_files
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import check_method_name, methods
-from ..text_table import table
 from .full_finetuning import check_tunable, fine_tune
 from .plan import HELD_OUT
 from .recipe import Recipe
@@ -68,16 +67,7 @@ def compare(
         RecipeError: A method is not known, or there are no rows to score.
         AdapterkitError: Recipe, data or backbone do not allow the training.
     """
-    check_names(names)
-    if seeds < 1:
-        raise RecipeError(f"seeds: expected at least 1, got {seeds}")
-    if recipe.training.ensemble > 1:
-        raise RecipeError(
-            "training.ensemble: methods are compared by single adapters; leave it at 1 "
-            "(--set training.ensemble=1)"
-        )
-    if FULL in names:
-        check_tunable(recipe)
+    _check_comparable(recipe, names, seeds)
     rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
     split = next((part for part in reversed(HELD_OUT) if part in rows), None)
     if split is None:
@@ -100,36 +90,8 @@ def compare(
     }
 
 
-def comparison_table(result: dict[str, Any]) -> str:
-    """The comparison as a table."""
-    metric, many = result["metric"], len(result["seeds"]) > 1
-    against, has_validation = (
-        any(entry[key] is not None for entry in result["methods"])
-        for key in ("against_full", "validation")
-    )
-    header = ["method", *(["validation"] if has_validation else []), metric]
-    header += [*(["std"] if many else []), *(["against full"] if against else [])]
-    rows = []
-    for entry in result["methods"]:
-        cells = [entry["method"], *([f"{entry['validation']:.4f}"] if has_validation else [])]
-        cells += [f"{entry['mean']:.4f}"]
-        cells += [f"{entry['std']:.4f}"] if many else []
-        cells += [f"{100 * entry['against_full']:+.1f} points"] if against else []
-        size = f"{entry['bytes'] / 1000:,.0f}"
-        cells += [f"{entry['parameters']:,}", f"{100 * entry['share']:.2f}%", size]
-        rows.append([*cells, f"{entry['seconds']:.0f}"])
-    counts = ", ".join(f"{n:,} {split}" for split, n in result["rows"].items())
-    seeds = f", mean of {len(result['seeds'])} seeds" if many else ""
-    return "\n".join(
-        [
-            table([*header, "trained", "share", "kB", "seconds"], rows),
-            f"{metric} of the {result['split']} rows ({counts}){seeds}",
-        ]
-    )
-
-
-def all_names() -> list[str]:
-    """All that can be compared: every method, then full fine-tuning."""
+def method_names() -> list[str]:
+    """The methods that `compare` takes: every registered one, then `full` for full fine-tuning."""
     return [*methods(), FULL]
 
 
@@ -139,13 +101,31 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         RecipeError: One is.
     """
-    known = all_names()
+    known = method_names()
     for name in names:
         check_method_name(name, known)
         if names.count(name) > 1:
             raise RecipeError(f"the method '{name}' is there twice; give each once")
     if not names:
         raise RecipeError(f"there is no method to compare; give some of {', '.join(known)}")
+
+
+def _check_comparable(recipe: Recipe, names: Sequence[str], seeds: int) -> None:
+    """Refuses what cannot be compared, before anything is loaded.
+
+    Raises:
+        RecipeError: A method is not known, or the recipe or the number of seeds does not allow it.
+    """
+    check_names(names)
+    if seeds < 1:
+        raise RecipeError(f"seeds: expected at least 1, got {seeds}")
+    if recipe.training.ensemble > 1:
+        raise RecipeError(
+            "training.ensemble: methods are compared by single adapters; leave it at 1 "
+            "(--set training.ensemble=1)"
+        )
+    if FULL in names:
+        check_tunable(recipe)
 
 
 def _by(recipe: Recipe, name: str) -> Recipe:

@@ -13,9 +13,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adapterkit import AdapterkitError, Recipe, compare, comparison_table, plot_comparison
-
-METHODS = ["lora", "prefix", "bottleneck", "head", "full"]
+from adapterkit import (
+    AdapterkitError,
+    Recipe,
+    compare,
+    comparison_table,
+    method_names,
+    plot_comparison,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,18 +35,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="number of runs of each method")
     parser.add_argument("--plot", type=Path, help="PNG file to write the plot to")
     options = parser.parse_args(arguments)
+    methods = method_names()
     try:
         recipe = Recipe.of(
             {
                 "name": "compare/methods",
                 "data": {"path": options.rows.name, "text": options.text, "label": options.label},
                 "backbone": {"model": options.backbone},
-                "method": {"type": METHODS[0]},  # the other methods use their default settings
+                "method": {"type": methods[0]},  # the other methods use their default settings
                 "training": {"epochs": options.epochs},
             },
             folder=options.rows.parent,
         )
-        result = compare(recipe, METHODS, options.seeds)
+        result = compare(recipe, methods, options.seeds)
     except AdapterkitError as error:
         parser.error(str(error))
     print(comparison_table(result))
