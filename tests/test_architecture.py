@@ -22,7 +22,8 @@ from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
 from adapterkit.training.augmentation import Augmentation
 from adapterkit.training.callbacks.base import callbacks
-from adapterkit.training.recipe import BackboneSection, Training, describe_keys
+from adapterkit.training.recipe import BackboneSection, Training
+from adapterkit.training.recipe_keys import describe_keys
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "adapterkit"

@@ -47,8 +47,8 @@ def check(
     from ..training.recipe import Recipe
 
     plan = Recipe.load(recipe, changes or [])
+    from ..training.checked_rows import faults
     from ..training.data_report import check as check_data
-    from ..training.data_report import faults
     from .data_text import report_text
 
     backbone = plan.backbone.load(plan.folder)

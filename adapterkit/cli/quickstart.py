@@ -45,35 +45,16 @@ def run_quickstart(output: Path) -> tuple[dict[str, Any], str]:
         metrics and folder), `answers`, `load_ms` (mean of the adapters) and `answer_ms`; and the
         answers as a table.
     """
-    folder = recipes_folder()
-    backbone = Backbone.load("minilm")
-    store = Store(output)
-    adapters = []
-    for file in sorted(folder.glob("*.yaml")):
-        recipe = Recipe.load(file)
-        store.adapter_dir(recipe.name)  # raises what publishing would raise, before training
-        adapter = train(recipe, backbone)
-        adapter_dir = store.publish(adapter, backbone.geometry)
-        adapters.append(
-            {
-                "name": adapter.name,
-                "method": adapter.method.type,
-                "labels": len(getattr(adapter.task, "labels", None) or ()),
-                "parameters": adapter.n_parameters,
-                "share": adapter.n_parameters / backbone.n_parameters,
-                "bytes": folder_bytes(adapter_dir),
-                "seconds": adapter.training["seconds"],
-                "metrics": adapter.metrics,
-                "folder": str(adapter_dir),
-            }
-        )
+    folder, backbone, store = recipes_folder(), Backbone.load("minilm"), Store(output)
+    recipes = sorted(folder.glob("*.yaml"))
+    adapters = [_train_and_publish(recipe, backbone, store) for recipe in recipes]
     requests = read_requests(folder / "mixed.csv", {"text": "text"}, "adapter")
     predictor = Predictor(backbone)
     began = time.perf_counter()
     for entry in adapters:
-        predictor.load(str(entry["folder"]))
+        predictor.load(entry["folder"])
     loaded = time.perf_counter()
-    answers = predictor([(a.adapter, a.text) for a in requests])
+    answers = predictor([(one.adapter, one.text) for one in requests])
     answered = time.perf_counter()
     pairs = list(zip(requests, answers, strict=True))
     result = {
@@ -86,6 +67,25 @@ def run_quickstart(output: Path) -> tuple[dict[str, Any], str]:
     names = [answer["adapter"] for answer in answers]
     lines = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
     return result, answers_table(names, [one.text for one in requests], lines)
+
+
+def _train_and_publish(file: Path, backbone: Backbone, store: Store) -> dict[str, Any]:
+    """Trains and publishes the adapter of a recipe; returns what the quickstart shows of it."""
+    recipe = Recipe.load(file)
+    store.adapter_dir(recipe.name)  # raises what publishing would raise, before training
+    adapter = train(recipe, backbone)
+    folder = store.publish(adapter, backbone.geometry)
+    return {
+        "name": adapter.name,
+        "method": adapter.method.type,
+        "labels": len(getattr(adapter.task, "labels", None) or ()),
+        "parameters": adapter.n_parameters,
+        "share": adapter.n_parameters / backbone.n_parameters,
+        "bytes": folder_bytes(folder),
+        "seconds": adapter.training["seconds"],
+        "metrics": adapter.metrics,
+        "folder": str(folder),
+    }
 
 
 def print_quickstart(result: dict[str, Any], answers: str) -> None:

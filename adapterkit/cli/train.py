@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +56,8 @@ def train(
 
     Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
     """
-    from ..training.recipe import Recipe, describe_keys
+    from ..training.recipe import Recipe
+    from ..training.recipe_keys import describe_keys
 
     if keys:
         typer.echo(describe_keys())
@@ -78,11 +80,8 @@ def train(
         stopped, adapters = error, error.finished
     if PartialState().is_main_process:
         folders = [store.publish(adapter, backbone.geometry) for adapter in adapters]
-        trained = [_summary(*pair) for pair in zip(adapters, folders, strict=True)]
-        if as_json and trained:
-            typer.echo(json_text(trained if len(plans) > 1 else trained[0]))
-        elif trained:
-            typer.echo("\n".join(map(_summary_text, trained)))
+        summaries = [_summary(*pair) for pair in zip(adapters, folders, strict=True)]
+        _print_summaries(summaries, as_json, as_list=len(plans) > 1)
     if stopped is not None:
         raise stopped
 
@@ -98,6 +97,14 @@ def _summary(adapter: Adapter, folder: Path) -> dict[str, Any]:
         "intervals": adapter.training.get("intervals", {}),
         "seconds": adapter.training["seconds"],
     }
+
+
+def _print_summaries(summaries: Sequence[dict[str, Any]], as_json: bool, *, as_list: bool) -> None:
+    """Prints nothing if no adapter was trained to its end."""
+    if as_json and summaries:
+        typer.echo(json_text(summaries if as_list else summaries[0]))
+    elif summaries:
+        typer.echo("\n".join(map(_summary_text, summaries)))
 
 
 def _summary_text(trained: dict[str, Any]) -> str:

@@ -6,7 +6,9 @@ from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
+from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
+from ..backbone.packing import Pooling
 from ..errors import RecipeError
 from .recipe import Recipe
 from .train import load_backbone, train
@@ -43,34 +45,44 @@ def cross_validate(
         )
     if backbone is None:
         backbone = load_backbone([recipe])
-    is_share = isinstance(recipe.data.validation, float)
-    data = replace(
-        recipe.data,
-        folds=recipe.data.folds or FOLDS,
-        validation=None if is_share else recipe.data.validation,
-    )
-    splits = data.load(recipe.folder, recipe.training.seed, recipe.task)
-    task = recipe.task.fit([*splits["train"], *splits["validation"]], backbone.pooling)
-    settings = replace(recipe.training, keep_best=False, patience=None)
-    fold_recipe = replace(recipe, task=task, training=settings)
-    folds: list[dict[str, Any]] = []
-    for fold in range(data.folds or FOLDS):
-        with_fold = replace(fold_recipe, data=replace(data, fold=fold))
-        adapter = train(with_fold, backbone, progress=progress)
-        folds.append(
-            {
-                "fold": fold,
-                "rows": {name: adapter.training["rows"][name] for name in ("train", "validation")},
-                "metrics": adapter.metrics["validation"],
-            }
-        )
-    common = [
-        name for name in folds[0]["metrics"] if all(name in entry["metrics"] for entry in folds)
-    ]
-    scores = {name: [entry["metrics"][name] for entry in folds] for name in common}
+    recipes = _fold_recipes(recipe, backbone.pooling)
+    folds = [_fold_result(train(one, backbone, progress=progress), one) for one in recipes]
+    scores = {
+        name: [fold["metrics"][name] for fold in folds]
+        for name in folds[0]["metrics"]
+        if all(name in fold["metrics"] for fold in folds)
+    }
     return {
         "name": recipe.name,
         "folds": folds,
         "mean": {name: mean(values) for name, values in scores.items()},
         "std": {name: stdev(values) for name, values in scores.items()},
+    }
+
+
+def _fold_recipes(recipe: Recipe, pooling: Pooling) -> list[Recipe]:
+    """The recipe of each fold, all with the labels of all folds.
+
+    Args:
+        recipe: The recipe.
+        pooling: The pooling of the backbone.
+    """
+    is_share = isinstance(recipe.data.validation, float)
+    validation = None if is_share else recipe.data.validation
+    n_folds = recipe.data.folds or FOLDS
+    data = replace(recipe.data, folds=n_folds, validation=validation)
+    splits = data.load(recipe.folder, recipe.training.seed, recipe.task)
+    task = recipe.task.fit([*splits["train"], *splits["validation"]], pooling)
+    training = replace(recipe.training, keep_best=False, patience=None)
+    fitted = replace(recipe, task=task, training=training)
+    return [replace(fitted, data=replace(data, fold=fold)) for fold in range(n_folds)]
+
+
+def _fold_result(adapter: Adapter, recipe: Recipe) -> dict[str, Any]:
+    """Fold, number of rows and metrics of an adapter that was trained on all folds but one."""
+    rows = adapter.training["rows"]
+    return {
+        "fold": recipe.data.fold,
+        "rows": {name: rows[name] for name in ("train", "validation")},
+        "metrics": adapter.metrics["validation"],
     }

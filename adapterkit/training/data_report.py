@@ -1,126 +1,25 @@
-"""A report on a recipe's rows before training: counts, lengths, duplicates and faults."""
+"""A report on a recipe's rows before training: counts, lengths, duplicates and labels."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from itertools import combinations
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
 from statistics import fmean, median, pstdev
 from typing import Any
 
-from tqdm import tqdm
-
 from ..backbone.model import Backbone
-from ..data.readers import Tell, stop
-from ..data.synonyms import Synonyms
+from ..data.readers import stop
 from ..errors import DataError
-from ..inference.forward import text_limit
 from ..tasks.base import Task
 from ..tasks.columns import target_columns
-from ..tasks.types import Example, Row
-from .initial_adapter import fresh_adapter
+from .checked_rows import CheckedRows, read_all_rows, read_targets
+from .duplicates import duplicates
 from .recipe import Recipe
 
-MOST_FAULTS = 20
-EXAMPLES = 3
-"""Number of duplicates that are shown of each kind."""
-
 BARS = 8
-WHOLE = 1 << 40
-"""A limit of tokens that no text reaches."""
-
-CHUNK = 512
-
-Splits = Mapping[str, Sequence[Row]]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A recipe's rows as its task reads them.
-
-    Attributes:
-        task: The task, fitted to the rows of all splits.
-        limit: Most tokens of a sequence.
-        rows: The rows of each split.
-        examples: The same, cut to the limit.
-        lengths: For each row the tokens of each of its sequences before they are cut.
-        targets: The right answer of each row.
-        synonyms: The table of synonyms for the training rows.
-    """
-
-    task: Task
-    limit: int
-    rows: dict[str, list[Row]]
-    examples: dict[str, list[Example]]
-    lengths: dict[str, list[tuple[int, ...]]]
-    targets: dict[str, list[Any]]
-    synonyms: Synonyms | None = None
-
-
-def read_all_rows(
-    recipe: Recipe, backbone: Backbone, tell: Tell = stop, *, progress: bool = False
-) -> Reading:
-    """Reads, tokenises and checks every row.
-
-    Args:
-        recipe: The recipe.
-        backbone: Its backbone.
-        tell: Called with every fault of a file or a row.
-        progress: Show a progress bar.
-
-    Raises:
-        AdapterkitError: No training on the rows is possible.
-    """
-    synonyms = recipe.augmentation.load(recipe.folder, tell)
-    rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task, tell)
-    everything = [row for part in rows.values() for row in part]
-    plan = replace(recipe, training=replace(recipe.training, start_from=None, on_top_of=None))
-    adapter = fresh_adapter(plan, backbone, everything)
-    limit, task, reader = text_limit(backbone, adapter), adapter.task, backbone.reader
-    found = Reading(task, limit, rows, {}, {}, {}, synonyms)
-    with tqdm(total=len(everything), unit="row", disable=None if progress else True) as bar:
-        for split, part in rows.items():
-            examples: list[Example] = []
-            lengths: list[tuple[int, ...]] = []
-            for first in range(0, len(part), CHUNK):
-                fields = [row.fields for row in part[first : first + CHUNK]]
-                examples += task.examples(fields, reader, limit)
-                uncut = task.examples(fields, reader, WHOLE)
-                lengths += [tuple(map(len, example.inputs)) for example in uncut]
-                bar.update(len(fields))
-            found.examples[split], found.lengths[split] = examples, lengths
-            found.targets[split] = _targets(task, part, examples, tell)
-    return found
-
-
-def _targets(task: Task, rows: Sequence[Row], examples: Sequence[Example], tell: Tell) -> list[Any]:
-    targets = []
-    for row, example in zip(rows, examples, strict=True):
-        try:
-            targets.append(task.target(row, example))
-        except DataError as fault:
-            tell(fault)
-    return targets
-
-
-def faults(recipe: Recipe, backbone: Backbone) -> list[str]:
-    """All faults of the rows, up to `MOST_FAULTS` messages."""
-    found: list[str] = []
-
-    def tell(fault: DataError) -> None:
-        found.append(str(fault))
-        if len(found) == MOST_FAULTS:
-            raise fault
-
-    try:
-        read_all_rows(recipe, backbone, tell)
-    except DataError as fault:
-        # What follows from rows that were left out, such as too few labels, is no further fault.
-        return found or [str(fault)]
-    return found
+"""Bars of a histogram."""
 
 
 def check(
@@ -143,53 +42,53 @@ def check(
     Raises:
         AdapterkitError: The rows have a fault; the first one.
     """
-    reading = read_all_rows(recipe, backbone, progress=progress)
-    task, rows = reading.task, reading.rows
+    checked = read_all_rows(recipe, backbone, progress=progress)
+    lengths = [n for part in checked.lengths.values() for row in part for n in row]
     return {
         "name": recipe.name,
-        "task": task.type,
+        "task": checked.task.type,
         "backbone": backbone.name,
-        "limit": reading.limit,
-        "splits": {
-            split: {
-                "rows": len(part),
-                **_tokens(reading, split),
-                **balance(value for row in part for value in task.label_values(row)),
-            }
-            for split, part in rows.items()
-        },
-        "histogram": histogram(
-            [n for part in reading.lengths.values() for row in part for n in row]
-        ),
-        "synonyms": _reach(reading),
-        "duplicates": duplicates(rows, task),
-        "only_outside_training": _strays(task, rows),
-        "refused": _refusal(recipe.task, backbone, reading),
-        "first_rows": [
-            {
-                "row": row.where,
-                "tokens": [backbone.reader.tokens(part.input_ids) for part in example.inputs],
-                "answer": {role: row.fields[role] for role in target_columns(task.columns)},
-                "target": _plain(target),
-            }
-            for row, example, target in zip(
-                rows["train"][:shown],
-                reading.examples["train"],
-                reading.targets["train"],
-                strict=False,
-            )
-        ],
+        "limit": checked.limit,
+        "splits": {split: _split_summary(checked, split) for split in checked.rows},
+        "histogram": histogram(lengths),
+        "synonyms": _synonym_counts(checked),
+        "duplicates": duplicates(checked.rows, checked.task),
+        "only_outside_training": _labels_outside_training(checked),
+        "refused": _refusal(recipe.task, backbone, checked),
+        "first_rows": _first_rows(checked, backbone, shown),
     }
 
 
-def _tokens(reading: Reading, split: str) -> dict[str, Any]:
+def _split_summary(checked: CheckedRows, split: str) -> dict[str, Any]:
+    """Number of rows of a split, their tokens and their answers."""
+    rows, task = checked.rows[split], checked.task
+    answers = balance(value for row in rows for value in task.label_values(row))
+    return {"rows": len(rows), **_tokens(checked, split), **answers}
+
+
+def _first_rows(checked: CheckedRows, backbone: Backbone, count: int) -> list[dict[str, Any]]:
+    """The first training rows as the model reads them."""
+    answer = target_columns(checked.task.columns)
+    rows, examples = checked.rows["train"][:count], checked.examples["train"][:count]
+    return [
+        {
+            "row": row.where,
+            "tokens": [backbone.reader.tokens(part.input_ids) for part in example.inputs],
+            "answer": {role: row.fields[role] for role in answer},
+            "target": _plain(target),
+        }
+        for row, example, target in zip(rows, examples, checked.targets["train"], strict=False)
+    ]
+
+
+def _tokens(checked: CheckedRows, split: str) -> dict[str, Any]:
     """Tokens of the sequences of a split before they are cut, and how many rows the limit cuts."""
     cut = windows = 0
-    for lengths, example in zip(reading.lengths[split], reading.examples[split], strict=True):
-        if max(lengths) > reading.limit:
+    for lengths, example in zip(checked.lengths[split], checked.examples[split], strict=True):
+        if max(lengths) > checked.limit:
             more = len(example.inputs) > len(lengths)
             windows, cut = windows + more, cut + (not more)
-    sizes = sorted(n for lengths in reading.lengths[split] for n in lengths)
+    sizes = sorted(n for lengths in checked.lengths[split] for n in lengths)
     tokens = {
         "min": sizes[0],
         "median": median(sizes),
@@ -237,68 +136,25 @@ def histogram(sizes: Sequence[int], bars: int = BARS) -> list[tuple[int, int, in
     ]
 
 
-def duplicates(rows: Splits, task: Task) -> dict[str, Any]:
-    """Rows that have the same text as another, apart from case, spaces and width of characters.
-
-    Returns:
-        `inside` each split and `across` each two (`"train, test"`): the number of `rows` that
-        repeat another, how many of them have another answer (`differing`), and `examples`, pairs
-        of places. A row that repeats one of an earlier split counts for the later one.
-    """
-    same: defaultdict[Any, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    answer = target_columns(task.columns).keys()
-    for split, part in rows.items():
-        for row in part:
-            inputs = [row.fields[role] for role in sorted(row.fields.keys() - answer)]
-            same[_normal(tuple(inputs))][split].append(row)
-    pairs: defaultdict[tuple[str, ...], list[tuple[Row, Row]]] = defaultdict(list)
-    for group in same.values():
-        for split, (first, *others) in group.items():
-            pairs[split,] += [(first, other) for other in others]
-        for one, two in combinations(group, 2):
-            pairs[one, two] += [(group[one][0], other) for other in group[two]]
-    by_splits = {
-        ", ".join(key): _pairs_summary(found, task) for key, found in pairs.items() if found
-    }
-    inside = {key: value for key, value in by_splits.items() if key in rows}
-    return {"inside": inside, "across": {k: v for k, v in by_splits.items() if k not in rows}}
-
-
-def _pairs_summary(pairs: Sequence[tuple[Row, Row]], task: Task) -> dict[str, Any]:
-    def differs(one: Row, two: Row) -> bool:
-        return any(one.fields[role] != two.fields[role] for role in target_columns(task.columns))
-
-    return {
-        "rows": len(pairs),
-        "differing": sum(differs(*pair) for pair in pairs),
-        "examples": [(one.where, two.where) for one, two in pairs[:EXAMPLES]],
-    }
-
-
-def _normal(value: Any) -> Any:
-    if isinstance(value, str):
-        return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
-    return tuple(map(_normal, value)) if isinstance(value, tuple) else value
-
-
-def _reach(reading: Reading) -> dict[str, int] | None:
+def _synonym_counts(checked: CheckedRows) -> dict[str, int] | None:
     """Words in the table of synonyms, and the number of training rows that it can change."""
-    table, task = reading.synonyms, reading.task
+    table, task = checked.synonyms, checked.task
     if table is None:
         return None
 
     def exchanged(text: str, at: str) -> str:
         return table.reworded(text, 1.0, at)
 
-    rows = [row.fields for row in reading.rows["train"]]
+    rows = [row.fields for row in checked.rows["train"]]
     return {
         "words": len(table),
         "rows": sum(task.reworded(fields, exchanged) != fields for fields in rows),
     }
 
 
-def _strays(task: Task, rows: Splits) -> dict[str, Any]:
+def _labels_outside_training(checked: CheckedRows) -> dict[str, Any]:
     """For each other split the names that no training row has: row count, and the first row."""
+    task, rows = checked.task, checked.rows
     known = {name for row in rows["train"] for name in task.label_values(row)}
     found: dict[str, Any] = {}
     for split, part in rows.items():
@@ -311,12 +167,12 @@ def _strays(task: Task, rows: Splits) -> dict[str, Any]:
     return found
 
 
-def _refusal(task: Task, backbone: Backbone, reading: Reading) -> str | None:
+def _refusal(task: Task, backbone: Backbone, checked: CheckedRows) -> str | None:
     """Why training would fail, which knows the labels of the training rows alone; None if not."""
     try:
-        fitted = task.fit(reading.rows["train"], backbone.pooling)
-        for split, part in reading.rows.items():
-            _targets(fitted, part, reading.examples[split], stop)
+        fitted = task.fit(checked.rows["train"], backbone.pooling)
+        for split, part in checked.rows.items():
+            read_targets(fitted, part, checked.examples[split], stop)
     except DataError as fault:
         return str(fault)
     return None

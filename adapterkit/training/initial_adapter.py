@@ -32,22 +32,7 @@ def fresh_adapter(
     geometry = backbone.geometry
     task = recipe.task.fit(rows, backbone.pooling).bind_backbone(backbone.lm_head)
     below = _below(recipe, backbone, store)
-    taken = below.num_virtual_tokens if below is not None else 0
-    room = geometry.positions - taken - recipe.method.num_virtual_tokens
-    if task.max_length is not None and not 3 <= task.max_length <= room:
-        raise RecipeError(
-            f"task.max_length: {task.max_length} is not from 3 to {room}, the most that backbone "
-            f"'{backbone.name}' takes with this method"
-        )
-    try:
-        recipe.method.shapes(geometry)
-    except ValueError as error:
-        raise RecipeError(f"method.{error}") from None
-    if room < 3:
-        raise RecipeError(
-            f"method.num_virtual_tokens: {recipe.method.num_virtual_tokens} leave no room for a "
-            f"text beside the {taken} of training.on_top_of; there are {geometry.positions}"
-        )
+    _check_fit(recipe, backbone, below)
     saved = _saved(recipe, backbone, task, below)
     first, *others = (
         _drawn(recipe, geometry, task, recipe.training.seed + number, member)
@@ -65,6 +50,32 @@ def fresh_adapter(
         on_top_of=below,
         extra_members=tuple(others),
     )
+
+
+def _check_fit(recipe: Recipe, backbone: Backbone, below: Adapter | None) -> None:
+    """Checks that the method fits the backbone, and that both leave room for a text.
+
+    Raises:
+        RecipeError: The method does not, or the room is less than 3 tokens or `task.max_length`.
+    """
+    virtual, longest = recipe.method.num_virtual_tokens, recipe.task.max_length
+    positions = backbone.geometry.positions
+    taken = below.num_virtual_tokens if below is not None else 0
+    room = positions - taken - virtual
+    if longest is not None and not 3 <= longest <= room:
+        raise RecipeError(
+            f"task.max_length: {longest} is not from 3 to {room}, the most that backbone "
+            f"'{backbone.name}' takes with this method"
+        )
+    try:
+        recipe.method.shapes(backbone.geometry)
+    except ValueError as error:
+        raise RecipeError(f"method.{error}") from None
+    if room < 3:
+        raise RecipeError(
+            f"method.num_virtual_tokens: {virtual} leave no room for a text beside the {taken} "
+            f"of training.on_top_of; there are {positions}"
+        )
 
 
 def _drawn(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import wrap
 from typing import Any, Literal
 
 from ..adapter.adapter import MOST_MEMBERS
@@ -15,10 +14,9 @@ from ..backbone.model import Backbone
 from ..data.dataset import Data
 from ..errors import AdapterkitError, RecipeError, did_you_mean
 from ..methods.base import Method, methods
-from ..metrics.base import metric_kinds
 from ..names import check_name
-from ..schema import build, build_kind, check_least, convert, dump, keys_of
-from ..tasks.base import Task, column_roles, default_task, tasks
+from ..schema import build, build_kind, check_least, convert, dump
+from ..tasks.base import Task, default_task, tasks
 from ..yaml12 import read_yaml
 from .augmentation import Augmentation
 
@@ -258,42 +256,6 @@ class Recipe:
             "training": dump(self.training),
             "augmentation": dump(self.augmentation),
         }
-
-
-def describe_keys() -> str:
-    """Every key of a recipe with its default and meaning, as text."""
-    sections: list[tuple[str, Any]] = [("data", Data), ("backbone", BackboneSection)]
-    sections += [(f"task: {{type: {name}}}", kind) for name, kind in tasks().items()]
-    sections += [(f"method: {{type: {name}}}", kind) for name, kind in methods().items()]
-    sections += [("training", Training), ("augmentation", Augmentation)]
-    lines = ["name: tenant/name, or name alone: what the adapter is called in the store"]
-    for title, section in sections:
-        lines += ["", title]
-        rows = keys_of(section) + (_column_keys() if section is Data else [])
-        for key, default, meaning in rows:
-            lines += wrap(
-                f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
-            )
-    for name, kind in metric_kinds().items():
-        more = [metric for metric in kind.metrics if metric not in kind.defaults]
-        metrics = f"{name}: {', '.join(kind.defaults)}" + (
-            f"; extra: {', '.join(more)}" if more else ""
-        )
-        lines += ["", *wrap(f"metrics of {metrics}", 96, subsequent_indent="      ")]
-    return "\n".join(lines)
-
-
-def _column_keys() -> list[tuple[str, str, str]]:
-    """Role, default name and meaning of the columns of all tasks, each meaning with its tasks."""
-    rows = []
-    for role, columns in column_roles().items():
-        meanings: dict[str, list[str]] = {}
-        for task, column in columns.items():
-            meanings.setdefault(column.doc, []).append(task)
-        defaults = [column.default_name(role) or "none" for column in columns.values()]
-        described = "; ".join(f"{doc} ({', '.join(names)})" for doc, names in meanings.items())
-        rows.append((role, " or ".join(dict.fromkeys(defaults)), f"Column of {described}."))
-    return rows
 
 
 def _apply(plain: dict[str, Any], change: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -115,10 +115,7 @@ def train_many(
     started = time.perf_counter()
     check_together(recipes)
     augment = augment or {}
-    names = [recipe.name for recipe in recipes]
-    for name in augment:
-        if name not in names:
-            raise RecipeError(f"augment: no recipe is called '{name}'; {did_you_mean(name, names)}")
+    _check_augment_names(augment, recipes)
     if backbone is None:
         backbone = load_backbone(recipes)
     accelerator = make_accelerator(backbone, recipes[0])
@@ -194,6 +191,13 @@ def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbo
     processes = PartialState(cpu=first.backbone.device == "cpu").num_processes
     check_processes(recipes, processes)
     return first.backbone.load(first.folder, prepared)
+
+
+def _check_augment_names(augment: Iterable[str], recipes: Sequence[Recipe]) -> None:
+    names = [recipe.name for recipe in recipes]
+    for name in augment:
+        if name not in names:
+            raise RecipeError(f"augment: no recipe is called '{name}'; {did_you_mean(name, names)}")
 
 
 def _state_cache(plans: Sequence[Plan]) -> StateCache | None:

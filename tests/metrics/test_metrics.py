@@ -26,7 +26,8 @@ from adapterkit.metrics.bio import entities_of
 from adapterkit.metrics.bootstrap import interval
 from adapterkit.metrics.hf_evaluate import local_metric, measure
 from adapterkit.tasks.base import tasks
-from adapterkit.training.recipe import Recipe, describe_keys
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.recipe_keys import describe_keys
 
 
 def scores(kind: str, predictions: Predictions, *names: str) -> dict[str, float]:

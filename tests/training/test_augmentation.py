@@ -21,10 +21,12 @@ from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
 from adapterkit.training.augmentation import Augment, Augmentation, Augmented, hidden
 from adapterkit.training.callbacks import evaluation
-from adapterkit.training.data_report import check, faults
+from adapterkit.training.checked_rows import faults
+from adapterkit.training.data_report import check
 from adapterkit.training.evaluation import split_outputs
 from adapterkit.training.plan import Plan
-from adapterkit.training.recipe import Recipe, describe_keys
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.recipe_keys import describe_keys
 from adapterkit.training.train import train, train_many
 from helpers.command_line import run_command
 from helpers.joint_training import (

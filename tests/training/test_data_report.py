@@ -16,14 +16,9 @@ from adapterkit.cli.data_text import report_text
 from adapterkit.errors import DataError
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
-from adapterkit.training.data_report import (
-    MOST_FAULTS,
-    balance,
-    check,
-    duplicates,
-    faults,
-    histogram,
-)
+from adapterkit.training.checked_rows import MOST_FAULTS, faults
+from adapterkit.training.data_report import balance, check, histogram
+from adapterkit.training.duplicates import duplicates
 from adapterkit.training.recipe import Recipe
 from helpers.command_line import assert_one_line, assert_refused, run_command
 from helpers.paths import ROOT
