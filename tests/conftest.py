@@ -21,7 +21,8 @@ if not torch.cuda.is_available():
 import adapterkit.ops.kernels.attention
 import adapterkit.ops.kernels.gather
 import adapterkit.ops.kernels.gelu
-import adapterkit.ops.kernels.low_rank  # noqa: F401
+import adapterkit.ops.kernels.low_rank
+import adapterkit.ops.kernels.outer_products  # noqa: F401
 from adapterkit.backbone.model import Backbone
 from helpers.adapters import MakeAdapter, random_adapter
 from helpers.checkpoints import save_random_bert

@@ -18,7 +18,7 @@ Delta = Callable[[Tensor, Tensor], Tensor]
 """What an edit does at a site: `(y, x) -> y + ...`, in place if gradients are off.
 
 The edit adds to y, `[t, out]`, and reads x, `[t, in]`. Both are the tokens of one group of
-adapters, or of the whole batch if the group knows its range in the batch (`low_rank.BatchRange`).
+adapters, or of the whole batch if the group knows its range in the batch (`segments.BatchRange`).
 """
 
 

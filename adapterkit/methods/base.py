@@ -19,7 +19,7 @@ from ..backbone.edits import Delta
 from ..backbone.geometry import Geometry
 from ..errors import RecipeError, did_you_mean
 from ..ops.dropout import Dropout
-from ..ops.low_rank import Segments
+from ..ops.segments import Segments
 from ..registry import discover
 
 Tensors = dict[str, Tensor]

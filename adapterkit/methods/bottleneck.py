@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.geometry import Geometry
-from ..ops.low_rank import LowRank, StackedWeights
+from ..ops.low_rank import LowRank
+from ..ops.stacked_weights import StackedWeights
 from ..schema import check_least
 from .base import Group, GroupEdits, Method, Tensors, check_layers, chosen_layers
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.geometry import LINEAR_SITES, Geometry
-from ..ops.low_rank import LowRank, StackedWeights
+from ..ops.low_rank import LowRank
+from ..ops.stacked_weights import StackedWeights
 from ..schema import check_least, check_share
 from .base import (
     FileKeys,

@@ -105,7 +105,8 @@ class _Add(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        from .kernels.low_rank import expand, outer, shrink
+        from .kernels.low_rank import expand, shrink
+        from .kernels.outer_products import outer
 
         x, inner = ctx.saved_tensors
         layers: LowRankCPU = ctx.layers

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..backbone.packing import Pooling
 from ..backbone.tokenizer import LongText, TextEncoder, truncate
 from ..metrics.base import check_metrics
-from ..ops.low_rank import grouped_linear
+from ..ops.grouped_linear import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
 from .base import Task

@@ -20,7 +20,7 @@ from adapterkit.backbone.geometry import HIDDEN_SITES, LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import Group, Method, Tensors, default_method, methods
-from adapterkit.ops.low_rank import Segments
+from adapterkit.ops.segments import Segments
 from adapterkit.schema import build_kind, dump, keys_of
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train

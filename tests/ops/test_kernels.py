@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from adapterkit.ops.kernels import compiling
-from adapterkit.ops.low_rank import LowRank, Segments, StackedWeights
+from adapterkit.ops.low_rank import LowRank
+from adapterkit.ops.segments import Segments
+from adapterkit.ops.stacked_weights import StackedWeights
 
 
 def low_rank(downs: list[torch.Tensor], ups: list[torch.Tensor], lengths: list[int]) -> LowRank:

@@ -12,7 +12,9 @@ from torch import Tensor
 from adapterkit.ops.attention import packed_attention
 from adapterkit.ops.attention_plan import AttentionPlan
 from adapterkit.ops.dropout import Dropout, DropoutSeed
-from adapterkit.ops.low_rank import LowRank, Segments, StackedWeights
+from adapterkit.ops.low_rank import LowRank
+from adapterkit.ops.segments import Segments
+from adapterkit.ops.stacked_weights import StackedWeights
 from helpers import reference
 
 TRAFFIC = {

@@ -2,9 +2,9 @@
 
 A batch of 64 adapters on query and value needs 1,536 products on `minilm`, and torch takes longer
 to start each than to compute it. Here plain loops run over all of them: tokens shrink to a few
-ranks and expand again, and in the backward pass each weight sums outer products over its tokens.
-The weights of one call are not in one tensor, so loops take their addresses. Tokens are float32 or
-bfloat16; low-rank vectors, weights and all sums are float32.
+ranks and expand again. The weights of one call are not in one tensor, so loops take their
+addresses. Tokens are float32 or bfloat16; low-rank vectors, weights and all sums are float32. The
+gradients of the weights are in `outer_products.py`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..bucketing import WIDTH
+from .arguments import as_rows, ones, row_arguments
 from .compiling import Addresses, Counts, Factors, as_float32_rows, compiled, helper
-from .rows import four_rows, read, weighted_sums, write
-from .simd import add, floats, load, load_bfloat16, store
+from .rows import as_float32_row, four_rows, read, weighted_sums, write
+from .simd import add, floats, load
 
 BLOCK = 4
 """Ranks that are computed at a time: low-rank vectors are padded to a multiple of it."""
@@ -73,9 +74,9 @@ def shrink(
         rank are finite if x is.
     """
     inner = torch.zeros(len(x), -(-weights.max_rank // BLOCK) * BLOCK)
-    x, is_bfloat16 = _as_rows(x)
+    x, is_bfloat16 = as_rows(x)
     layers = _layer_arguments(weights, biases, scales)
-    _shrink(*_row_arguments(x), is_bfloat16, starts, *layers, *_row_arguments(inner)[:2])
+    _shrink(*row_arguments(x), is_bfloat16, starts, *layers, *row_arguments(inner)[:2])
     return inner
 
 
@@ -101,46 +102,19 @@ def expand(
         output: `[t, d]`, is written.
         scales: Factor of each segment, 1 if omitted.
     """
-    target, is_bfloat16 = _as_rows(output)
+    target, is_bfloat16 = as_rows(output)
     if y is not None:
         y = target if y is output else y if is_bfloat16 else as_float32_rows(y)
     rest = -target.shape[1] % WIDTH
     if rest:  # the loop writes whole vectors
         target = F.pad(target, (0, rest))
         y = None if y is None else F.pad(y, (0, rest))
-    addresses = (*((0, 0) if y is None else _row_arguments(y)[:2]), *_row_arguments(target)[:2])
+    addresses = (*((0, 0) if y is None else row_arguments(y)[:2]), *row_arguments(target)[:2])
     layers = _layer_arguments(weights, biases, scales)
-    inputs = _row_arguments(inner)[:2]
+    inputs = row_arguments(inner)[:2]
     _expand(*inputs, starts, *layers, *addresses, output.shape[1], is_bfloat16)
     if target is not output:
         output.copy_(target[:, : output.shape[1]])
-
-
-def outer(inner: Tensor, x: Tensor, starts: Counts, scales: Factors | None = None) -> Tensor:
-    """Outer products of low-rank vectors and tokens, summed over each segment.
-
-    Semantics: for segment g, `sums[g] = scale[g] * inner[segment g]' x[segment g]`.
-
-    Args:
-        inner: `[t, R]`, R a multiple of `BLOCK`.
-        x: `[t, d]`.
-        starts: First token of each of the G segments, then t.
-        scales: Factor of each segment, 1 if omitted.
-
-    Returns:
-        `[G, R, d]`, float32.
-    """
-    scales = _ones(len(starts) - 1) if scales is None else scales
-    sums = torch.zeros(len(scales), inner.shape[1], x.shape[1])
-    x, is_bfloat16 = _as_rows(x)
-    rows = *_row_arguments(inner), *_row_arguments(x)
-    _outer(*rows, is_bfloat16, starts, scales, sums.data_ptr())
-    return sums
-
-
-@cache
-def _ones(n: int) -> Factors:
-    return np.ones(n, np.float32)
 
 
 @cache
@@ -158,35 +132,13 @@ def _layer_arguments(
         _no_biases(n) if biases is None else biases,
         weights.ranks,
         weights.by_rank,
-        _ones(n) if scales is None else scales,
+        ones(n) if scales is None else scales,
     )
-
-
-def _as_rows(x: Tensor) -> tuple[Tensor, bool]:
-    """Tokens in a form that loops read, without a copy as a rule, and whether it is bfloat16."""
-    if x.dtype == torch.bfloat16 and x.stride(-1) == 1 and x.shape[1] % WIDTH == 0:
-        return x, True
-    return as_float32_rows(x), False
-
-
-def _row_arguments(x: Tensor) -> tuple[int, int, int]:
-    """Address of the first row, bytes from a row to the next, and length of a row."""
-    return x.data_ptr(), x.stride(0) * x.element_size(), x.shape[1]
 
 
 # The loops read four rows of a weight and two or four tokens at a time, so that everything read is
 # used several times. Beyond the last row of a weight or a segment the last one is read again, which
 # is cheaper than a branch; the result is not used.
-
-
-@helper
-def _as_float32(is_bfloat16: bool, row: int, width: int, buffer: int) -> int:
-    """Address of a row in float32: its own, or that of the buffer into which it is converted."""
-    if not is_bfloat16:
-        return row
-    for k in range(0, width, WIDTH):
-        store(buffer + 4 * k, load_bfloat16(row + 2 * k))
-    return buffer
 
 
 @helper
@@ -221,6 +173,7 @@ def _shrink(
     n_columns, max_rank = inner_step // 4, 1 if by_rank else max(ranks)
     by_rank_weight = np.empty((max_rank, width), np.float32)
     buffer = np.empty(2 * width, np.float32)
+    rows, row_bytes = buffer.ctypes.data, 4 * width
     for g in range(len(weights)):
         last, s = ranks[g] - 1, scales[g]
         address = weights[g]
@@ -231,8 +184,8 @@ def _shrink(
         bias = numba.carray(floats(biases[g]), (ranks[g],))
         for t in range(starts[g], starts[g + 1], 2):
             u = min(t + 1, starts[g + 1] - 1)
-            first = _as_float32(is_bfloat16, x + x_step * t, width, buffer.ctypes.data)
-            second = _as_float32(is_bfloat16, x + x_step * u, width, buffer.ctypes.data + 4 * width)
+            first = as_float32_row(is_bfloat16, x + x_step * t, width, rows)
+            second = as_float32_row(is_bfloat16, x + x_step * u, width, rows + row_bytes)
             a = numba.carray(floats(first), (width,))
             b = numba.carray(floats(second), (width,))
             into_a = numba.carray(floats(inner + inner_step * t), (n_columns,))
@@ -324,53 +277,3 @@ def _expand(
                     write(output_rows[u] + size * k, a[u], is_bfloat16)
     # numba frees an array after its last use, and addresses are no uses.
     scaled[0, 0] = bias[0] = ZERO
-
-
-@compiled(
-    "void(int64, int64, int64, int64, int64, int64, boolean, int64[::1], float32[::1], int64)"
-)
-def _outer(
-    inner: int,
-    inner_step: int,
-    ranks: int,
-    x: int,
-    x_step: int,
-    width: int,
-    is_bfloat16: bool,
-    starts: Counts,
-    scales: Factors,
-    sums: int,
-) -> None:
-    buffer = np.empty(4 * width, np.float32)
-    rows, row_bytes = buffer.ctypes.data, 4 * width
-    for g in range(len(scales)):
-        output = numba.carray(floats(sums + g * ranks * row_bytes), (ranks, width))
-        s, last = scales[g], starts[g + 1] - 1
-        for t in range(starts[g], starts[g + 1], 4):
-            # A repeated token has factor 0.
-            t1, t2, t3 = min(t + 1, last), min(t + 2, last), min(t + 3, last)
-            s1 = s if t + 1 <= last else ZERO
-            s2 = s if t + 2 <= last else ZERO
-            s3 = s if t + 3 <= last else ZERO
-            r0 = _as_float32(is_bfloat16, x + x_step * t, width, rows)
-            r1 = _as_float32(is_bfloat16, x + x_step * t1, width, rows + row_bytes)
-            r2 = _as_float32(is_bfloat16, x + x_step * t2, width, rows + 2 * row_bytes)
-            r3 = _as_float32(is_bfloat16, x + x_step * t3, width, rows + 3 * row_bytes)
-            x0 = numba.carray(floats(r0), (width,))
-            x1 = numba.carray(floats(r1), (width,))
-            x2 = numba.carray(floats(r2), (width,))
-            x3 = numba.carray(floats(r3), (width,))
-            c0 = numba.carray(floats(inner + inner_step * t), (ranks,))
-            c1 = numba.carray(floats(inner + inner_step * t1), (ranks,))
-            c2 = numba.carray(floats(inner + inner_step * t2), (ranks,))
-            c3 = numba.carray(floats(inner + inner_step * t3), (ranks,))
-            for j in range(0, ranks, 2):
-                first, second = output[j], output[j + 1]
-                a0, a1, a2, a3 = s * c0[j], s1 * c1[j], s2 * c2[j], s3 * c3[j]
-                b0, b1 = s * c0[j + 1], s1 * c1[j + 1]
-                b2, b3 = s2 * c2[j + 1], s3 * c3[j + 1]
-                for k in range(width):
-                    p0, p1, p2, p3 = x0[k], x1[k], x2[k], x3[k]
-                    first[k] += a0 * p0 + a1 * p1 + a2 * p2 + a3 * p3
-                    second[k] += b0 * p0 + b1 * p1 + b2 * p2 + b3 * p3
-    buffer[0] = ZERO  # as above, so that it is not freed

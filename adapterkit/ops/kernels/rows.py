@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..bucketing import WIDTH
 from .compiling import helper
 from .simd import floats, fma, load, load_bfloat16, splat, store, store_bfloat16
 
@@ -43,6 +44,16 @@ def weighted_sums(weights: FourRows, rows: int, step: int, n: int, initial: Any)
         a2 = fma(splat(w2[j]), row, a2)
         a3 = fma(splat(w3[j]), row, a3)
     return a0, a1, a2, a3
+
+
+@helper
+def as_float32_row(is_bfloat16: bool, row: int, width: int, buffer: int) -> int:
+    """Address of a row in float32: its own, or that of the buffer into which it is converted."""
+    if not is_bfloat16:
+        return row
+    for k in range(0, width, WIDTH):
+        store(buffer + 4 * k, load_bfloat16(row + 2 * k))
+    return buffer
 
 
 @helper
