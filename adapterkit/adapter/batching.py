@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,9 +16,9 @@ from ..ops.attention_plan import AttentionPlan
 from ..ops.bucketing import bucket_for_onednn, bucket_size
 from ..ops.dropout import Dropout
 from ..ops.launch_table import LaunchTable
-from ..ops.low_rank import BatchRange, Segments
 from ..ops.low_rank_gpu import in_one_launch
 from ..ops.prefix_tokens import Prefixes
+from ..ops.segments import BatchRange, Segments
 from .adapter import Adapter
 
 
@@ -45,44 +45,87 @@ def assemble_edits(
         geometry: The backbone's.
         dropout: Draws the dropout masks of all owners; None outside training.
     """
-    blocks: list[dict[str, list[Block]]] = [{} for _ in range(geometry.layers)]
-    untouched = [geometry.layers] * len(packed.owners)
     owners = sorted(set(packed.owners) - {-1})
-    prefixes: dict[int, list[Tensor]] = {owner: [] for owner in owners}
-    table, filled = launch_table_for(packed, adapters)
-    graph_key: list[Hashable] = [filled]
+    batch = _EditsBuilder(packed, geometry, adapters)
     for members, masks in _groups(adapters, owners, dropout):
+        batch.add_group(members, masks)
+    return batch.edits()
+
+
+Member = tuple[Adapter, list[int]]
+"""An adapter of a group, and the owners whose texts it is applied to."""
+
+
+class _EditsBuilder:
+    """The edits of a batch, to which one group of adapters after the other is added.
+
+    Args:
+        packed: The batch.
+        geometry: The backbone's.
+        adapters: Owner number to adapter.
+    """
+
+    def __init__(self, packed: Packed, geometry: Geometry, adapters: Sequence[Adapter]) -> None:
+        self._packed, self._geometry = packed, geometry
+        self._table, self._filled = launch_table_for(packed, adapters)
+        self._graph_key: list[Hashable] = [self._filled]
+        self._blocks: list[dict[str, list[Block]]] = [{} for _ in range(geometry.layers)]
+        self._untouched = [geometry.layers] * len(packed.owners)
+        self._prefixes: list[list[Tensor]] = [[] for _ in adapters]
+
+    def add_group(self, members: Sequence[Member], masks: Dropout | None) -> None:
+        """Adds what the adapters of one group do.
+
+        Args:
+            members: The group, in the order of its tokens.
+            masks: Its dropout masks; None outside training and for frozen parents.
+        """
+        packed, first = self._packed, members[0][0]
         spans = [(packed.span(own[0])[0], packed.span(own[-1])[1]) for _, own in members]
-        tokens = [packed.offsets[b] - packed.offsets[a] for a, b in spans]
-        if spans[-1][1] == len(packed.owners) and table is None:
-            # Tokens that only fill the batch up are edited like the last one; nobody reads them.
-            tokens[-1] += filled - packed.offsets[-1]
-        start = packed.offsets[spans[0][0]]
-        batch_range = None if table is None else BatchRange(table, start, filled)
-        first = members[0][0]
+        segments, bounds = self._segments(spans)
         edits = type(first.method).edits(
             [(adapter.method, adapter.tensors) for adapter, _ in members],
-            Group(Segments(tokens, packed.device, batch_range), geometry, masks),
+            Group(segments, self._geometry, masks),
         )
-        bounds = (start, start + sum(tokens)) if table is None else (0, filled)
         for (layer, site), delta in edits.deltas.items():
-            blocks[layer].setdefault(site, []).append(Block(*bounds, delta))
-        graph_key += [*first.kind, *edits.deltas]
-        lowest = min((layer for layer, _ in edits.deltas), default=geometry.layers)
+            self._blocks[layer].setdefault(site, []).append(Block(*bounds, delta))
+        self._graph_key += [*first.kind, *edits.deltas]
+        lowest = min((layer for layer, _ in edits.deltas), default=self._geometry.layers)
+        depth = 0 if edits.prefixes else lowest
         for a, b in spans:
-            depth = 0 if edits.prefixes else lowest
-            untouched[a:b] = [min(depth, known) for known in untouched[a:b]]
+            self._untouched[a:b] = [min(depth, known) for known in self._untouched[a:b]]
         for (_, own), prefix in zip(members, edits.prefixes or (), strict=False):
             for owner in own:
-                prefixes[owner].append(prefix)
-    layout, windows = _layout_prefixes(prefixes, packed)
-    plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled, table, layout)
-    return Edits(
-        tuple(LayerEdits(blocks[i], plan, i, layout) for i in range(geometry.layers)),
-        tuple(untouched),
-        filled,
-        None if table is None else GraphInputs(table, (*graph_key, *table.layout)),
-    )
+                self._prefixes[owner].append(prefix)
+
+    def _segments(self, spans: Sequence[tuple[int, int]]) -> tuple[Segments, tuple[int, int]]:
+        """The tokens of a group, and the first and past-the-last token that its edits are given.
+
+        Args:
+            spans: First and past-the-last packed sequence of each adapter of the group.
+        """
+        packed, table = self._packed, self._table
+        start = packed.offsets[spans[0][0]]
+        tokens = [packed.offsets[b] - packed.offsets[a] for a, b in spans]
+        if table is not None:
+            batch_range = BatchRange(table, start, self._filled)
+            return Segments(tokens, packed.device, batch_range), (0, self._filled)
+        if spans[-1][1] == len(packed.owners):
+            # Tokens that only fill the batch up are edited like the last one; nobody reads them.
+            tokens[-1] += self._filled - packed.offsets[-1]
+        return Segments(tokens, packed.device), (start, start + sum(tokens))
+
+    def edits(self) -> Edits:
+        """The edits of all groups that were added."""
+        packed, table, filled = self._packed, self._table, self._filled
+        layout, windows = _layout_prefixes(self._prefixes, packed)
+        plan = AttentionPlan.of(packed.lengths, windows, packed.device, filled, table, layout)
+        return Edits(
+            tuple(LayerEdits(blocks, plan, i, layout) for i, blocks in enumerate(self._blocks)),
+            tuple(self._untouched),
+            filled,
+            None if table is None else GraphInputs(table, (*self._graph_key, *table.layout)),
+        )
 
 
 def launch_table_for(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable | None, int]:
@@ -104,10 +147,6 @@ def batching_key(adapter: Adapter) -> tuple[Any, ...]:
     for part in adapter.stack:
         key += [*part.kind, part.name, id(part)]
     return tuple(key[:-2])
-
-
-Member = tuple[Adapter, list[int]]
-"""An adapter of a group, and the owners whose texts it is applied to."""
 
 
 def _groups(
@@ -137,12 +176,12 @@ def _groups(
 
 
 def _layout_prefixes(
-    prefixes: Mapping[int, Sequence[Tensor]], packed: Packed
+    prefixes: Sequence[Sequence[Tensor]], packed: Packed
 ) -> tuple[Prefixes | None, list[tuple[int, int]] | None]:
     """Places the prefix tokens of a batch one after another; equal prefixes are placed once.
 
     Args:
-        prefixes: Owner to its prefixes, `[L, 2, P, h]` each.
+        prefixes: For each owner its prefixes, `[L, 2, P, h]` each.
         packed: The batch.
 
     Returns:
@@ -153,12 +192,14 @@ def _layout_prefixes(
     known: dict[tuple[int, ...], tuple[int, int]] = {}
     placed: list[Tensor] = []
     end = 0
-    for owner, own in prefixes.items():
+    for owner, own in enumerate(prefixes):
+        if not own:
+            continue
         key = tuple(map(id, own))
-        if own and key not in known:
+        if key not in known:
             known[key] = (end, sum(prefix.shape[2] for prefix in own))
             end += known[key][1]
             placed += own
         a, b = packed.span(owner)
-        windows[a:b] = [known.get(key, (0, 0))] * (b - a)
+        windows[a:b] = [known[key]] * (b - a)
     return (Prefixes(placed), windows) if placed else (None, None)

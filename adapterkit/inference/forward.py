@@ -60,17 +60,8 @@ def forward(
     """
     present = {id(adapter): adapter for adapter, _ in rows if adapter is not None}
     adapters = sorted(present.values(), key=batching_key)
-    number = {id(adapter): index for index, adapter in enumerate(adapters)}
-    start = backbone.geometry.first_position
-    firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
-    packed = pack(
-        _with_equal_inputs(backbone, [inputs for _, inputs in rows]),
-        [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
-        firsts,
-        backbone.device,
-    )
+    packed, texts = _packed(backbone, adapters, rows)
     dropout = make_dropout(packed.order) if make_dropout is not None else None
-    texts = [_sharing_key(rows[n][1], firsts[n]) for n in packed.order]
 
     def edits(part: Packed) -> Edits:
         return assemble_edits(adapters, part, backbone.geometry, dropout)
@@ -83,6 +74,28 @@ def forward(
         _in_order(adapters[owner] if owner >= 0 else None, packed, packed.span(owner), logits)
         for owner, logits in sorted(values.items())
     ]
+
+
+def _packed(
+    backbone: Backbone,
+    adapters: Sequence[Adapter],
+    rows: Sequence[tuple[Adapter | None, TokenSequence]],
+) -> tuple[Packed, list[Hashable | None]]:
+    """Packs rows, whose owners are numbers of adapters.
+
+    Returns:
+        The batch, and for each packed sequence the key by which it shares lower layers.
+    """
+    number = {id(adapter): index for index, adapter in enumerate(adapters)}
+    start = backbone.geometry.first_position
+    firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
+    packed = pack(
+        _with_equal_inputs(backbone, [inputs for _, inputs in rows]),
+        [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
+        firsts,
+        backbone.device,
+    )
+    return packed, [_sharing_key(rows[index][1], firsts[index]) for index in packed.order]
 
 
 def _logits(

@@ -30,7 +30,7 @@ the lock for microseconds, to start its next product; most products are shorter 
 default of 5 ms."""
 
 T = TypeVar("T")
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 P = ParamSpec("P")
 
 
@@ -72,7 +72,7 @@ class WorkerLanes:
             self._pool = self._start()
         return self._pool.submit(work, *args, **kwargs)
 
-    def map(self, work: Callable[[Part], T], parts: Sequence[Part]) -> Iterator[T]:
+    def map(self, work: Callable[[Item], T], parts: Sequence[Item]) -> Iterator[T]:
         """The results for some parts, in their order. A single lane, and a single part, are
         computed by the calling thread."""
         if self._pool is None or self.n == 1 or len(parts) == 1:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
+from ..backbone.packing import TokenSequence
 from ..metrics.base import Predictions
 from ..names import BASE
 from ..tasks.base import Task, default_task
@@ -80,42 +81,54 @@ def compute_outputs(
         For each row the logits of its sequences, `[n, C]` each, float32 on the CPU; of an ensemble
         the mean over its members.
     """
-    # The rows of an adapter stand together, so that few batches need to gather its tensors. So do
-    # the members of a row, so that what they share is computed once.
+    sequences = _flat_sequences(rows)
+    sizes = [len(inputs) for _, inputs, _ in sequences]
+    last = {row: index for index, (_, _, row) in enumerate(sequences)}
+
+    def compute(part: range) -> list[Tensor]:
+        return _batch_logits(backbone, [sequences[index][:2] for index in part])
+
+    row_logits: list[list[Tensor]] = [[] for _ in rows]
+    parts = list(by_budget(sizes, lanes.budget(sizes, max_tokens)))
+    for part, found in zip(parts, lanes.map(compute, parts), strict=True):
+        for index, logits in zip(part, found, strict=True):
+            row_logits[sequences[index][2]].append(logits)
+        if bar is not None:
+            bar.update(sum(last[sequences[index][2]] == index for index in part))
+    return [
+        _mean_over_members(logits, len(members_of(adapter)))
+        for (adapter, _), logits in zip(rows, row_logits, strict=True)
+    ]
+
+
+def _flat_sequences(
+    rows: Sequence[tuple[Adapter | None, Example]],
+) -> list[tuple[Adapter | None, TokenSequence, int]]:
+    """The sequences of rows for each member of their adapter: member, sequence, index of the row.
+
+    The rows of an adapter stand together, so that few batches need to gather its tensors. So do the
+    members of a row, so that what they share is computed once.
+    """
     first: dict[int, int] = {}
     order = sorted(range(len(rows)), key=lambda row: first.setdefault(id(rows[row][0]), len(first)))
-    flat = [
+    return [
         (member, inputs, row)
         for row in order
         for member in members_of(rows[row][0])
         for inputs in rows[row][1].inputs
     ]
-    sizes = [len(inputs) for _, inputs, _ in flat]
-    last = {row: index for index, (_, _, row) in enumerate(flat)}
 
-    def compute(part: range) -> list[tuple[int, Tensor]]:
-        with torch.inference_mode():
-            outputs = forward(backbone, [flat[index][:2] for index in part])
-            values = to_cpu([output.values for output in outputs])
-        return [
-            (part.start + index, logits)
-            for output, value in zip(outputs, values, strict=True)
-            for index, logits in zip(
-                output.rows, value.split_with_sizes(output.counts), strict=True
-            )
-        ]
 
-    row_logits: list[list[Tensor]] = [[] for _ in rows]
-    parts = list(by_budget(sizes, lanes.budget(sizes, max_tokens)))
-    for found in lanes.map(compute, parts):
-        for index, logits in sorted(found, key=lambda pair: pair[0]):
-            row_logits[flat[index][2]].append(logits)
-        if bar is not None:
-            bar.update(sum(last[flat[index][2]] == index for index, _ in found))
-    return [
-        _mean_over_members(logits, len(members_of(adapter)))
-        for (adapter, _), logits in zip(rows, row_logits, strict=True)
-    ]
+@torch.inference_mode()
+def _batch_logits(
+    backbone: Backbone, batch: Sequence[tuple[Adapter | None, TokenSequence]]
+) -> list[Tensor]:
+    """The logits of each sequence of a batch, float32 on the CPU."""
+    outputs = forward(backbone, batch)
+    found: dict[int, Tensor] = {}
+    for output, values in zip(outputs, to_cpu([one.values for one in outputs]), strict=True):
+        found |= zip(output.rows, values.split_with_sizes(output.counts), strict=True)
+    return [found[index] for index in range(len(batch))]
 
 
 def to_cpu(values: Sequence[Tensor]) -> list[Tensor]:

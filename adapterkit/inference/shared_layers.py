@@ -47,6 +47,32 @@ class StateCache:
                 self._states[layer, text] = states.detach().clone()
                 self.n_bytes += states.nbytes
 
+    def states(
+        self,
+        layer: int,
+        texts: Sequence[Hashable | None],
+        compute: Callable[[list[int]], Sequence[Tensor]],
+    ) -> list[Tensor]:
+        """The states that enter a layer, `[n, h]` for each text: known, or computed once.
+
+        Args:
+            layer: The layer.
+            texts: A key of each text; None for a text that is computed by itself and not kept.
+            compute: Returns the states of some of the texts, from their indices.
+        """
+        keys = [index if text is None else text for index, text in enumerate(texts)]
+        known = {key: states for key in keys if (states := self.get(layer, key)) is not None}
+        missing: dict[Hashable, int] = {}
+        for index, key in enumerate(keys):
+            if key not in known:
+                missing.setdefault(key, index)
+        computed = compute(list(missing.values())) if missing else ()
+        for (key, index), states in zip(missing.items(), computed, strict=True):
+            known[key] = states
+            if texts[index] is not None:
+                self.put(layer, key, states)
+        return [known[key] for key in keys]
+
 
 def encode_shared(
     backbone: Backbone,
@@ -73,27 +99,17 @@ def encode_shared(
     layer = sharing_depth(packed, texts, untouched, backbone.geometry.layers, cache is None)
     if layer == 0:
         return backbone(packed, batch_edits)
-    shared = [depth >= layer for depth in untouched]
-    known: dict[Hashable, Tensor] = {}
-    missing: dict[Hashable, int] = {}
-    for n, text in enumerate(texts):
-        key = text if shared[n] else n
-        found = cache.get(layer, text) if cache is not None and shared[n] else None
-        if found is not None:
-            known[key] = found
-        else:
-            missing.setdefault(key, n)
-    if missing:
-        part = packed.select(list(missing.values()))
-        states = backbone.entering(layer, part, edits(part)).split(part.lengths)
-        computed = dict(zip(missing, states, strict=True))
-        if cache is not None:
-            for key, n in missing.items():
-                if shared[n]:
-                    cache.put(layer, texts[n], computed[key])
-        known |= computed
-    keys = [text if shared[n] else n for n, text in enumerate(texts)]
-    return backbone(packed, batch_edits, (layer, torch.cat([known[key] for key in keys])))
+
+    def entering(sequences: list[int]) -> Sequence[Tensor]:
+        part = packed.select(sequences)
+        states: tuple[Tensor, ...] = backbone.entering(layer, part, edits(part)).split(part.lengths)
+        return states
+
+    shared = [
+        text if depth >= layer else None for text, depth in zip(texts, untouched, strict=True)
+    ]
+    states = (cache or StateCache(0)).states(layer, shared, entering)
+    return backbone(packed, batch_edits, (layer, torch.cat(states)))
 
 
 def sharing_depth(
