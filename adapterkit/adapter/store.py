@@ -1,71 +1,33 @@
 """A store: named adapters in a folder, with every version that was published.
 
-`tenant/name/1/`, `tenant/name/2/`, ... are adapter folders. `tenant/name/aliases.json` holds the
-version of `latest` and of any alias a user adds (`stable`). A version appears completely or not at
-all, and then the alias is moved. Every change ends with a new `aliases.json`, so one `stat` of that
-file tells a reader whether anything has changed.
+`tenant/name/1/`, `tenant/name/2/`, ... are adapter folders. A version appears completely or not at
+all, and then the alias `latest` is moved in the index (`store_index.py`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from os.path import isdir, isfile, join
 from pathlib import Path
 
-from filelock import FileLock
-
-from ..atomic import file_digest, write_file, write_folder
+from ..atomic import file_digest, write_folder
 from ..backbone.checkpoint import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from ..names import BASE, NAME, check_name
+from ..names import BASE, check_name
 from .adapter import Adapter
-from .card import CARD, backbone_of, read_parent
+from .card import backbone_of, read_parent
 from .checksums import checksum_errors, folder_digest, with_checksums
+from .children import find_child
 from .folder import adapter_files
-from .json_file import read_json
 from .peft_format import CONFIG
 from .remote_store import Remote, is_url
 from .stacking import ParentRef
+from .store_index import ALIAS, LATEST, VERSION, StoreIndex, Version
 from .weights import WEIGHTS
-
-ALIASES = "aliases.json"
-LATEST = "latest"
-VERSION = re.compile(r"[1-9][0-9]{0,8}")
-ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of an adapter.
-
-    Attributes:
-        name: `tenant/name`, or `name` alone.
-        number: Its number, from 1.
-        folder: The adapter folder.
-        digest: Digest of all files of the folder (`folder_digest`).
-    """
-
-    name: str
-    number: int
-    folder: Path
-    digest: str
-
-
-@dataclass
-class _CachedIndex:
-    """Aliases and versions of a name, valid while its `aliases.json` has one signature."""
-
-    signature: tuple[int, int, int]
-    aliases: dict[str, int]
-    versions: set[int]
-    found: dict[int, Version] = field(default_factory=dict)
 
 
 class Store:
@@ -83,13 +45,12 @@ class Store:
         self.remote = Remote(str(root)) if is_url(str(root)) else None
         self.root = Path(root) if self.remote is None else self.remote.cache(cache)
         self.display_name = str(root)
-        # Threads share it: reading and setting a single entry is atomic in Python.
-        self._indices: dict[str, _CachedIndex] = {}
+        self._index = StoreIndex(self.root, self.remote)
 
     @property
     def n_cached(self) -> int:
         """Names whose aliases and versions are cached."""
-        return len(self._indices)
+        return self._index.n_cached
 
     def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
         """Saves an adapter as the next version of its name and makes it `latest`.
@@ -127,12 +88,12 @@ class Store:
             AdapterError: It cannot be written. The store is unchanged then.
         """
         home = self.adapter_dir(name)
-        with self._write_lock():
-            number = max(self._versions(name), default=0) + 1
+        with self._index.write_lock():
+            number = max(self._index.versions(name), default=0) + 1
             folder = write_folder(home / str(number), with_checksums(files), check)
             if self.remote is not None:
                 self.remote.push(folder, f"{name}/{number}")
-            self._write_aliases(name, {**self._aliases(home / ALIASES), LATEST: number})
+            self._index.write_aliases(name, {**self._index.aliases(name), LATEST: number})
         return self.find(f"{name}@{number}")
 
     def alias(self, name: str, alias: str, version: int | None) -> None:
@@ -152,8 +113,8 @@ class Store:
                 f"'{alias}' is not an alias one can {'set' if version else 'remove'}: expected a "
                 "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
             )
-        with self._write_lock():
-            index = self._cached_index(name)
+        with self._index.write_lock():
+            index = self._index.of(name)
             aliases = dict(index.aliases)
             if version is None:
                 if aliases.pop(alias, None) is None:
@@ -162,7 +123,7 @@ class Store:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
             else:
                 aliases[alias] = version
-            self._write_aliases(name, aliases)
+            self._index.write_aliases(name, aliases)
 
     def roll_back(self, name: str) -> Version:
         """Makes the version before `latest` the latest one; no version is deleted.
@@ -170,13 +131,13 @@ class Store:
         Raises:
             UnknownAdapterError: There is no such adapter, or no earlier version.
         """
-        with self._write_lock():
-            index = self._cached_index(name)
+        with self._index.write_lock():
+            index = self._index.of(name)
             latest = index.aliases.get(LATEST, 0)
             before = max((v for v in index.versions if v < latest), default=None)
             if before is None:
                 raise UnknownAdapterError(f"'{name}' has no version before {latest} to go back to")
-            self._write_aliases(name, {**index.aliases, LATEST: before})
+            self._index.write_aliases(name, {**index.aliases, LATEST: before})
         return self.find(name)
 
     def delete(self, name: str, version: int | None = None) -> None:
@@ -191,8 +152,8 @@ class Store:
             AdapterkitError: An alias still points to the version, or it is the parent of another
                 adapter in this store (a remote store is not searched).
         """
-        with self._write_lock():
-            index, home = self._cached_index(name), self.root / name
+        with self._index.write_lock():
+            index, home = self._index.of(name), self.root / name
             if version is not None and version not in index.versions:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
             pointing = [alias for alias, number in index.aliases.items() if number == version]
@@ -201,13 +162,13 @@ class Store:
                     f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
                 )
             numbers = sorted(index.versions) if version is None else [version]
-            child = self._find_child(name, numbers) if self.remote is None else None
+            child = find_child(self._index, name, numbers) if self.remote is None else None
             if child is not None:
                 which = name if version is None else f"{name}@{version}"
                 raise AdapterkitError(f"'{child}' stands on '{which}'; delete that one first")
             # The aliases go first: a reader finds the complete version or none.
             if version is None:
-                self._write_aliases(name, None)
+                self._index.write_aliases(name, None)
             for number in numbers:
                 if self.remote is not None:
                     self.remote.remove(f"{name}/{number}")
@@ -217,29 +178,7 @@ class Store:
                     with suppress(OSError):  # another adapter of the tenant is there
                         folder.rmdir()
             else:
-                self._write_aliases(name, index.aliases)
-
-    def _find_child(self, name: str, numbers: Sequence[int]) -> str | None:
-        """An adapter that could not be loaded any more without some versions of a name."""
-        needed: dict[str, str] = {}
-        for other in self.names():
-            for number in sorted(
-                self._versions(other) - (set(numbers) if other == name else set())
-            ):
-                parent = None
-                with suppress(AdapterError):  # a broken folder has no parent
-                    parent = read_parent(self.root / other / str(number))
-                if parent is not None and parent.name == name:
-                    needed.setdefault(parent.digest, f"{other}@{number}")
-        if not needed:  # the usual case, in which no weights need to be read
-            return None
-        home = self.root / name
-        kept = self._versions(name) - set(numbers)
-        lost, remaining = (
-            {file_digest(file) for n in group if (file := home / str(n) / WEIGHTS).is_file()}
-            for group in (numbers, kept)
-        )
-        return next((child for digest, child in needed.items() if digest in lost - remaining), None)
+                self._index.write_aliases(name, index.aliases)
 
     def verify(self, reference: str) -> list[str]:
         """Differences between a version's files and the checksums of its publication.
@@ -274,7 +213,7 @@ class Store:
                 adapter, since tenants may see it.
         """
         name, at, wanted = reference.partition("@")
-        index = self._cached_index(name)
+        index = self._index.of(name)
         wanted = wanted if at else LATEST
         number = index.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
         if number not in index.versions:
@@ -327,7 +266,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Names of all adapters in the store, at the cost of one `stat` each."""
-        return sorted(self._walk() if self.remote is None else self.remote.names(ALIASES))
+        return self._index.names()
 
     def versions(self, name: str) -> tuple[list[int], dict[str, int]]:
         """The versions of a name, ascending, and its aliases.
@@ -336,77 +275,8 @@ class Store:
             AdapterkitError: The name is not valid.
             UnknownAdapterError: There is no such adapter.
         """
-        index = self._cached_index(name)
+        index = self._index.of(name)
         return sorted(index.versions), dict(index.aliases)
-
-    def _walk(self) -> Iterator[str]:
-        for first in _folders(self.root):
-            for name in (first, *(f"{first}/{second}" for second in _folders(self.root / first))):
-                if NAME.fullmatch(name) and isfile(self.root / name / ALIASES):
-                    yield name
-
-    def _cached_index(self, name: str) -> _CachedIndex:
-        """Aliases and versions of a name, read again only if its aliases have changed."""
-        file = f"{self.root}/{check_name(name)}/{ALIASES}"  # a hot path: no Path is built
-        if self.remote is not None:
-            self.remote.refresh(f"{name}/{ALIASES}", Path(file))
-        try:
-            status = os.stat(file)
-        except (FileNotFoundError, NotADirectoryError):
-            self._indices.pop(name, None)
-            raise UnknownAdapterError(f"there is no adapter '{name}'") from None
-        signature = (status.st_mtime_ns, status.st_ino, status.st_size)
-        index = self._indices.get(name)
-        if index is None or index.signature != signature:
-            aliases = self._aliases(Path(file))
-            index = _CachedIndex(signature, aliases, self._versions(name))
-            if not index.versions:
-                raise UnknownAdapterError(f"there is no adapter '{name}'")
-            self._indices[name] = index
-        return index
-
-    def _versions(self, name: str) -> set[int]:
-        if self.remote is not None:
-            entries = self.remote.entries(name)
-        else:
-            home = self.root / name
-            entries = [e.name for e in home.iterdir()] if home.is_dir() else []
-            entries = [entry for entry in entries if (home / entry / CARD).is_file()]
-        return {int(entry) for entry in entries if VERSION.fullmatch(entry)}
-
-    def _aliases(self, file: Path) -> dict[str, int]:
-        if not file.is_file():
-            return {}
-        aliases = read_json(file.parent, ALIASES)
-        if not all(isinstance(version, int) for version in aliases.values()):
-            raise AdapterError(f'{file}: expected version numbers, such as {{"latest": 1}}')
-        return aliases
-
-    def _write_aliases(self, name: str, aliases: Mapping[str, int] | None) -> None:
-        """Writes the file that makes a change visible to readers; None removes the name."""
-        file = self.root / name / ALIASES
-        try:
-            if aliases is None:
-                file.unlink(missing_ok=True)
-            else:
-                write_file(file, (json.dumps(dict(aliases), indent=2) + "\n").encode())
-        except OSError as error:
-            raise AdapterError(f"{file}: cannot be written ({error.strerror})") from None
-        if self.remote is not None:
-            self.remote.put(f"{name}/{ALIASES}", None if aliases is None else file)
-
-    def _write_lock(self) -> FileLock:
-        """Allows one writer at a time among the threads and processes of this machine."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock")
-
-
-def _folders(folder: Path) -> list[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_dir()]
-    except OSError:
-        return []
 
 
 def find_folder(reference: str, store: Store) -> Path:

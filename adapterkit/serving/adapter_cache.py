@@ -16,7 +16,8 @@ from pathlib import Path
 from ..adapter.adapter import Adapter
 from ..adapter.folder import load_adapter
 from ..adapter.stacking import ParentCache
-from ..adapter.store import Store, Version
+from ..adapter.store import Store
+from ..adapter.store_index import Version
 from ..backbone.model import Backbone
 from ..errors import AdapterError
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from ..adapter.store import ALIAS, VERSION
+from ..adapter.store_index import ALIAS, VERSION
 from ..names import NAME
 from ..tasks.types import Text
 
@@ -29,7 +29,7 @@ VersionOrAlias = Annotated[
 ]
 
 NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
-Row = (
+RowInputs = (
     NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, max_length=2)] | dict[str, Any]
 )
 """A text, a list of one or two texts, or values by role (question and context, tokens, ...)."""
@@ -65,14 +65,14 @@ class AdapterRow(Body):
     """One row, and the adapter that answers it."""
 
     adapter_id: Reference | None = None
-    inputs: Row
+    inputs: RowInputs
 
 
 class PredictBody(Body):
     """Either `inputs` for one adapter, as in TEI, or `requests` for several adapters."""
 
     inputs: (
-        Row | Annotated[list[list[NonEmptyText] | dict[str, Any]], Field(min_length=1)] | None
+        RowInputs | Annotated[list[list[NonEmptyText] | dict[str, Any]], Field(min_length=1)] | None
     ) = Field(
         None,
         description=(

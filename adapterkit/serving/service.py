@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 from ..adapter.adapter import Adapter
 from ..adapter.card import CardSummary
-from ..adapter.store import Store, Version
+from ..adapter.store import Store
+from ..adapter.store_index import Version
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
 from ..inference.forward import text_limit

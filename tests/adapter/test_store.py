@@ -22,7 +22,8 @@ from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import SUMS
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
-from adapterkit.adapter.store import ALIASES, Store, find_folder
+from adapterkit.adapter.store import Store, find_folder
+from adapterkit.adapter.store_index import ALIASES
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app

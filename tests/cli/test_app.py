@@ -19,7 +19,8 @@ import torch
 from adapterkit import __version__
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.folder import load_adapter
-from adapterkit.adapter.store import ALIASES, Store
+from adapterkit.adapter.store import Store
+from adapterkit.adapter.store_index import ALIASES
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
 from helpers.command_line import (
