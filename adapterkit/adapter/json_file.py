@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backbone.json_object import read_json_object
 from ..errors import AdapterError
 
 LINE = 100
@@ -19,17 +20,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     Raises:
         AdapterError: The file is missing or does not hold a JSON object.
     """
-    if not folder.is_dir():
-        raise AdapterError(f"{folder}: there is no such folder")
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{folder}: not an adapter folder, {name} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{folder / name}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise AdapterError(f"{folder / name}: expected a JSON object")
-    return content
+    return read_json_object(folder, name, "an adapter folder", AdapterError)
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..atomic import file_digest
 from ..errors import BackboneError
 from .families.base import Family, family_of
+from .json_object import read_json_object
 from .lm_head import BIAS, DENSE, NORM
 from .packing import Pooling
 
@@ -59,7 +60,7 @@ class Checkpoint:
         Raises:
             BackboneError: The folder is not a supported checkpoint in safetensors.
         """
-        config = _json(folder / "config.json")
+        config = _json(folder, "config.json")
         family = family_of(str(config.get("model_type")))
         files = _weight_files(folder)
         if folder == _embedded() and file_digest(files[0]) != EMBEDDED_SHA256:
@@ -112,16 +113,8 @@ def _embedded() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BackboneError(f"{path.parent}: not a backbone, {path.name} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BackboneError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise BackboneError(f"{path}: expected a JSON object")
-    return content
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    return read_json_object(folder, name, "a backbone", BackboneError)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -129,7 +122,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        names = sorted(set(_json(folder, index.name).get("weight_map", {}).values()))
         if names and all(Path(name).name == name and (folder / name).is_file() for name in names):
             return [folder / name for name in names]
         raise BackboneError(f"{index}: names weight files that are not in the folder")
@@ -201,9 +194,9 @@ def _lm_head(config: dict[str, Any], files: list[Path], family: Family) -> dict[
 
 
 def _pooling(folder: Path, has_pooler: bool) -> Pooling:
-    file = folder / "1_Pooling" / "config.json"
-    if file.is_file():
-        modes = _json(file)
+    pooling = folder / "1_Pooling"
+    if (pooling / "config.json").is_file():
+        modes = _json(pooling, "config.json")
         if modes.get("pooling_mode_mean_tokens"):
             return "mean"
         if modes.get("pooling_mode_cls_token"):
@@ -212,5 +205,5 @@ def _pooling(folder: Path, has_pooler: bool) -> Pooling:
 
 
 def _lower_case(folder: Path) -> bool:
-    file = folder / "tokenizer_config.json"
-    return bool(_json(file).get("do_lower_case", False)) if file.is_file() else False
+    name = "tokenizer_config.json"
+    return (folder / name).is_file() and bool(_json(folder, name).get("do_lower_case", False))
