@@ -36,16 +36,7 @@ def write_folder(
         draft = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
         try:
             draft.chmod(0o755)
-            parts = {(draft / name).parent for name in files} - {draft}
-            for part in sorted(parts):
-                part.mkdir(parents=True)
-            for name, content in files.items():
-                with (draft / name).open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for part in (*sorted(parts), draft):
-                _sync(part)
+            _fill(draft, files)
             if check is not None:
                 check(draft)
             draft.rename(folder)
@@ -58,6 +49,21 @@ def write_folder(
         raise AdapterError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
+def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files to an empty folder, and has them written to the disk.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    inner = sorted({(folder / name).parent for name in files} - {folder})
+    for path in inner:
+        path.mkdir(parents=True)
+    for name, content in files.items():
+        _write_synced(folder / name, content)
+    for path in (*inner, folder):
+        _sync(path)
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file that appears complete or not at all and replaces an earlier one.
 
@@ -66,10 +72,7 @@ def write_file(path: Path, content: bytes) -> None:
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(draft, content)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -129,6 +132,13 @@ def content_digest(content: bytes) -> str:
 def folder_bytes(folder: Path) -> int:
     """Size of all files in a folder, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

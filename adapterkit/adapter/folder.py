@@ -8,7 +8,7 @@ them. The folder of an ensemble is that of its first member, with the weights of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..atomic import content_digest, file_digest, write_folder
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
-from ..methods.base import methods
+from ..methods.base import Tensors, methods
 from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import tasks
@@ -39,6 +39,7 @@ from .peft_format import (
 )
 from .weights import (
     WEIGHTS,
+    Shapes,
     member_file,
     read_member,
     read_weights,
@@ -143,54 +144,77 @@ def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | N
 
 def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter:
     """Reads an adapter folder without its parent."""
-    config = read_json(folder, CONFIG)
-    tensors = read_weights(folder)
+    config, weights = read_json(folder, CONFIG), read_weights(folder)
     geometry = backbone.geometry
-    digests: tuple[str, ...] = ()
     try:
-        if (folder / CARD).is_file():
-            content = read_card(folder)
-            fields, digests = _fields_from_card(content), tuple(content.get("members", ()))
-        else:
-            fields = fields_from_peft(folder, config, tensors, geometry)
-        empty = tuple(MemberWeights({}, {}) for _ in digests)
-        adapter = Adapter(tensors={}, head={}, extra_members=empty, **fields)
-        root = backbone_path(tensors, geometry)
+        adapter, digests = _without_weights(folder, config, weights, geometry)
+        root = backbone_path(weights, geometry)
         shapes = file_shapes(adapter, geometry, root)
         keys = adapter.method.file_keys(geometry, root)
     except (KeyError, TypeError) as error:
         raise AdapterError(f"{folder}: {CARD} or {CONFIG} lacks or garbles {error}") from None
     except (ValueError, AdapterkitError) as error:
         raise AdapterError(f"{folder}: {error}") from None
-    errors = []
-    try:
-        if not any_backbone:
-            check_backbone(adapter, backbone, "the adapter")
-    except AdapterError as error:
-        errors.append(str(error))
-    members = [tensors]
-    errors += [f"{WEIGHTS}: {error}" for error in tensor_errors(tensors, shapes)]
-    for number, digest in enumerate(digests, start=1):
-        try:
-            members.append(read_member(folder, number, digest, shapes))
-        except AdapterError as error:
-            errors.append(str(error))
-    errors += unexpected_members(folder, len(digests))
+    errors = [] if any_backbone else _backbone_errors(adapter, backbone)
+    errors += [f"{WEIGHTS}: {error}" for error in tensor_errors(weights, shapes)]
+    others, member_errors = _read_members(folder, digests, shapes)
+    errors += member_errors
     if config.get("peft_type") != adapter.method.peft_type:
         errors.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if errors:
         raise AdapterError(f"{folder}: {'; '.join(errors)}")
-    first, *others = (from_file_tensors(member, adapter, geometry, keys) for member in members)
+    first, *extra = (
+        from_file_tensors(member, adapter, geometry, keys) for member in (weights, *others)
+    )
     digest = file_digest(folder / WEIGHTS)
-    if others:
+    if digests:
         digest = content_digest("\n".join((digest, *digests)).encode())
     return replace(
         adapter,
         tensors=first.tensors,
         head=first.head,
-        extra_members=tuple(others),
+        extra_members=tuple(extra),
         digest=digest,
     )
+
+
+def _without_weights(
+    folder: Path, config: Mapping[str, Any], weights: Tensors, geometry: Geometry
+) -> tuple[Adapter, tuple[str, ...]]:
+    """The adapter of a folder without its tensors.
+
+    Returns:
+        The adapter, and the digests of its further members' weights files.
+    """
+    digests: tuple[str, ...] = ()
+    if (folder / CARD).is_file():
+        content = read_card(folder)
+        fields, digests = _fields_from_card(content), tuple(content.get("members", ()))
+    else:
+        fields = fields_from_peft(folder, config, weights, geometry)
+    empty = tuple(MemberWeights({}, {}) for _ in digests)
+    return Adapter(tensors={}, head={}, extra_members=empty, **fields), digests
+
+
+def _read_members(
+    folder: Path, digests: Sequence[str], shapes: Shapes
+) -> tuple[list[Tensors], list[str]]:
+    """The tensors of an ensemble's further members, and everything that is wrong with them."""
+    members, errors = [], []
+    for number, digest in enumerate(digests, start=1):
+        try:
+            members.append(read_member(folder, number, digest, shapes))
+        except AdapterError as error:
+            errors.append(str(error))
+    return members, [*errors, *unexpected_members(folder, len(digests))]
+
+
+def _backbone_errors(adapter: Adapter, backbone: Backbone) -> list[str]:
+    try:
+        check_backbone(adapter, backbone, "the adapter")
+    except AdapterError as error:
+        return [str(error)]
+    return []
 
 
 def _fields_from_card(content: Mapping[str, Any]) -> dict[str, Any]:

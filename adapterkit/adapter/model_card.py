@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .adapter import Adapter
@@ -13,6 +13,8 @@ from .plots import confusions, learning_curve
 REPORT = "report"
 """Folder of figures and tables in an adapter folder; only people read it."""
 
+MOST_LABELS = 20
+"""Most labels that a model card names."""
 
 RECORDED = (
     ("rows", "rows"),
@@ -30,75 +32,78 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         adapter: The adapter.
         reports: Names of the files of `report/`, to link to.
     """
-    training = adapter.training
-    lines = [
+    facts = (f"| {name} | {value} |" for name, value in _facts(adapter))
+    sections = [
         f"# {adapter.name}",
-        "",
         f"A {adapter.method.type} adapter for {adapter.task.type}, made with adapterkit. It turns "
         f"the frozen backbone `{adapter.backbone}` into a model for one task without changing it.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| task | {adapter.task.type} |",
-        f"| method | {_settings(adapter.method)} |",
-        f"| backbone | `{adapter.backbone}`, weights `{adapter.fingerprint}` |",
-        *(
-            f"| stands on | `{parent.name}`, weights `{parent.digest}` |"
-            for parent in adapter.stack[:-1]
-        ),
-        f"| parameters | {adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB) |",
-    ]
-    others = training.get("members", [])
-    if adapter.extra_members:
-        lines.append(f"| members | {adapter.n_members}, whose raw scores are averaged |")
-    if others:
-        seeds = [training["seed"], *(member["seed"] for member in others)]
-        kept = [training["epoch"], *(member["epoch"] for member in others)]
-        training = {**training, "seeds": seeds, "epoch": kept}
-    labels = getattr(adapter.task, "labels", None)
-    if labels:
-        shown = ", ".join(f"`{label}`" for label in labels[:20])
-        more = f" and {len(labels) - 20} more" if len(labels) > 20 else ""
-        lines.append(f"| labels | {len(labels)}: {shown}{more} |")
-    for key, name in RECORDED:
-        if key in training:
-            value = training[key]
-            if isinstance(value, dict):
-                value = [f"{split} {n:,}" for split, n in value.items()]
-            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            lines.append(f"| {name} | {shown} |")
-    if adapter.metrics:
-        names = sorted({name for scores in adapter.metrics.values() for name in scores})
-        lines += [
-            "",
-            "## Scores",
-            "",
-            f"| split | {' | '.join(names)} |",
-            "| --- " * (len(names) + 1) + "|",
-        ]
-        for split, scores in adapter.metrics.items():
-            intervals = training.get("intervals", {}).get(split, {})
-            cells = " | ".join(
-                score_text(scores[n], intervals.get(n)) if n in scores else "" for n in names
-            )
-            lines.append(f"| {split} | {cells} |")
-        if training.get("intervals"):
-            lines += ["", "In brackets: 95% bootstrap interval over the split's rows."]
-    for name in reports:
-        title = name.partition(".")[0].replace("_", " ")
-        picture = "!" if name.endswith(".png") else ""
-        lines += ["", f"{picture}[{title}]({REPORT}/{name})"]
-    lines += [
-        "",
+        "\n".join(["| | |", "| --- | --- |", *facts]),
+        *_scores(adapter),
+        *map(_report_link, reports),
         "## Use",
-        "",
-        "```bash",
-        f'adapterkit predict {adapter.name} "a text"',
-        "```",
-        "",
+        f'```bash\nadapterkit predict {adapter.name} "a text"\n```',
         "How it was trained is in `adapterkit.json`: recipe, seed, data fingerprint, history.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(sections) + "\n"
+
+
+def _facts(adapter: Adapter) -> Iterator[tuple[str, str]]:
+    """The rows of the first table: what the adapter is and how it was trained."""
+    yield "task", adapter.task.type
+    yield "method", _settings(adapter.method)
+    yield "backbone", f"`{adapter.backbone}`, weights `{adapter.fingerprint}`"
+    for parent in adapter.stack[:-1]:
+        yield "stands on", f"`{parent.name}`, weights `{parent.digest}`"
+    yield "parameters", f"{adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB)"
+    if adapter.extra_members:
+        yield "members", f"{adapter.n_members}, whose raw scores are averaged"
+    labels = getattr(adapter.task, "labels", None)
+    if labels:
+        names = ", ".join(f"`{label}`" for label in labels[:MOST_LABELS])
+        more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+        yield "labels", f"{len(labels)}: {names}{more}"
+    record = _with_members(adapter.training)
+    for key, name in RECORDED:
+        if key in record:
+            yield name, _value_text(record[key])
+
+
+def _with_members(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A training record; of an ensemble with the seeds and epochs of all members."""
+    if not training.get("members"):
+        return training
+    members = [training, *training["members"]]
+    seeds, epochs = ([member[key] for member in members] for key in ("seed", "epoch"))
+    return {**training, "seeds": seeds, "epoch": epochs}
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{split} {n:,}" for split, n in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _scores(adapter: Adapter) -> Iterator[str]:
+    """The section with the metrics of each split, if there are any."""
+    if not adapter.metrics:
+        return
+    names = sorted({name for scores in adapter.metrics.values() for name in scores})
+    table = [f"| split | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    all_intervals = adapter.training.get("intervals", {})
+    for split, scores in adapter.metrics.items():
+        intervals = all_intervals.get(split, {})
+        cells = [score_text(scores[n], intervals.get(n)) if n in scores else "" for n in names]
+        table.append(f"| {split} | {' | '.join(cells)} |")
+    yield "## Scores"
+    yield "\n".join(table)
+    if all_intervals:
+        yield "In brackets: 95% bootstrap interval over the split's rows."
+
+
+def _report_link(name: str) -> str:
+    title = name.partition(".")[0].replace("_", " ")
+    picture = "!" if name.endswith(".png") else ""
+    return f"{picture}[{title}]({REPORT}/{name})"
 
 
 def _settings(section: Any) -> str:

@@ -39,9 +39,8 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
     left.spines[["top"]].set_visible(False)
     right = None
     for record in (*others, training):
-        light = {"alpha": 1.0 if record is training else 0.35, "linewidth": 1.2}
-        losses = record.get("losses", [])
-        left.plot(*_columns(losses), color=BLUE, **light)
+        style = {"alpha": 1.0 if record is training else 0.35, "linewidth": 1.2}
+        left.plot(*_columns(record.get("losses", [])), color=BLUE, **style)
         evaluated = [entry for entry in record["history"] if metric in entry.get("validation", {})]
         if not evaluated:
             continue
@@ -50,24 +49,29 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
             right.set_ylabel(f"validation {metric}", color=ACCENT)
             right.spines[["top"]].set_visible(False)
         points = [(entry["step"], entry["validation"][metric]) for entry in evaluated]
-        right.plot(*_columns(points), color=ACCENT, marker="o", markersize=4, **light)
+        right.plot(*_columns(points), color=ACCENT, marker="o", markersize=4, **style)
         kept = points[[entry["epoch"] for entry in evaluated].index(record["epoch"])]
-        ring = {"markersize": 10, "fillstyle": "none", "color": ACCENT, "alpha": light["alpha"]}
+        ring = {"markersize": 10, "fillstyle": "none", "color": ACCENT, "alpha": style["alpha"]}
         right.plot(*kept, "o", **ring)
         if record is training:
-            right.annotate(
-                f"kept: {kept[1]:.3f}",
-                kept,
-                textcoords="offset points",
-                xytext=(0, -18),
-                ha="center",
-                color=ACCENT,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
-            )
+            _name_kept(right, kept)
     left.set_ylim(bottom=0)
     title = f"{name}, {1 + len(others)} members" if others else name
     left.set_title(title, loc="left", color=INK)
     return png(figure)
+
+
+def _name_kept(axes: Any, point: tuple[float, float]) -> None:
+    """Writes the score of the epoch that was kept below its point."""
+    axes.annotate(
+        f"kept: {point[1]:.3f}",
+        point,
+        textcoords="offset points",
+        xytext=(0, -18),
+        ha="center",
+        color=ACCENT,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+    )
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -104,40 +108,49 @@ def _matrix(
         rows[true][predicted] = count
     shares = [[count / max(1, sum(row)) for count in row] for row in rows]
     side = max(2.0, min(9.5, 0.42 * n))
-    long = max(map(len, names))
-    margin = 0.065 * long
+    margin = 0.065 * max(map(len, names))
     figure = _figure(side + 1.7 + margin, side + 0.9 + 0.7 * margin)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap=_shades(), norm=_norm())
-    small = 9 if n <= 12 else 7
-    if long <= 6 and n <= 12:
-        axes.set_xticks(range(n), names, **style)
-    else:
-        axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor", **style)
-    axes.set_yticks(range(n), names, **style)
-    axes.tick_params(labelsize=small, length=0)
-    axes.set_xticks([index - 0.5 for index in range(1, n)], minor=True)
-    axes.set_yticks([index - 0.5 for index in range(1, n)], minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.0)
-    axes.tick_params(which="minor", length=0)
+    fontsize = 9 if n <= 12 else 7
+    _label_cells(axes, names, fontsize, style)
     for true, row in enumerate(rows) if n <= NUMBERED else ():
         for predicted, count in enumerate(row):
             if count:
                 color = "white" if shares[true][predicted] > 0.4 else INK
-                cell = {"ha": "center", "va": "center", "color": color, "fontsize": small}
+                cell = {"ha": "center", "va": "center", "color": color, "fontsize": fontsize}
                 axes.text(predicted, true, count, **cell)
+    axes.set_title(title, **TITLE)
+    _add_scale(figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02))
+    return png(figure)
+
+
+def _label_cells(axes: Any, names: Sequence[str], fontsize: int, style: dict[str, Any]) -> None:
+    """Writes the labels on both axes of a matrix, and draws white lines between its cells."""
+    n = len(names)
+    if max(map(len, names)) <= 6 and n <= 12:
+        axes.set_xticks(range(n), names, **style)
+    else:
+        axes.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor", **style)
+    axes.set_yticks(range(n), names, **style)
+    axes.tick_params(labelsize=fontsize, length=0)
+    axes.set_xticks([index - 0.5 for index in range(1, n)], minor=True)
+    axes.set_yticks([index - 0.5 for index in range(1, n)], minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.0)
+    axes.tick_params(which="minor", length=0)
     axes.set_xlabel("predicted label", color=INK)
     axes.set_ylabel("true label", color=INK)
     axes.spines[:].set_visible(False)
-    axes.set_title(title, **TITLE)
-    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02)
+
+
+def _add_scale(bar: Any) -> None:
+    """Writes shares beside the colours of a matrix."""
     bar.set_ticks(
         [0.0, 0.1, 0.25, 0.5, 0.75, 1.0], labels=["0", "10%", "25%", "50%", "75%", "100%"]
     )
     bar.set_label("of the true label's rows", color=INK, fontsize=8)
     bar.ax.tick_params(labelsize=8, length=0, labelcolor=INK)
     bar.outline.set_visible(False)
-    return png(figure)
 
 
 def _pairs(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..names import BASE
+from ..tasks.columns import SourceColumn
+from ..tasks.fields import TEXT
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
@@ -48,34 +51,50 @@ def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[
         DataError: The file, a column or a row is not valid.
     """
     # The client reads the command line with this module and must not wait for torch.
-    from ..names import BASE
-    from ..tasks.base import column_roles
-    from ..tasks.columns import SourceColumn
-    from ..tasks.fields import TEXT
-    from .dataset import read_fields
     from .readers import read_records
 
-    roles = [
-        role
-        for role, declared in column_roles().items()
-        if any(column.required and not column.learned for column in declared.values())
-        and role not in columns
-    ]
-    texts = {role: SourceColumn(name, TEXT) for role, name in columns.items()}
+    roles = [role for role in _required_roles() if role not in columns]
     requests = []
     for where, record in read_records(path):
-        owner = record.get(adapter)
-        if owner is not None and not isinstance(owner, str):
-            raise DataError(f"{where}: column '{adapter}' is not a name")
-        name = (owner or BASE) if adapter in record else None
-        values = {role: record[role] for role in roles if role in record}
-        if values:
-            named = {role: record[column] for role, column in columns.items() if column in record}
-            requests.append(RequestRow(name, {**named, **values}, where))
-            continue
-        found = tuple(read_fields(record, texts, where).values())
-        requests.append(RequestRow(name, found if len(found) > 1 else found[0], where))
+        name = _adapter_of(record, adapter, where)
+        requests.append(RequestRow(name, _text_of(record, columns, roles, where), where))
     return requests
+
+
+def _required_roles() -> list[str]:
+    """The roles that a request must have for some task."""
+    from ..tasks.base import column_roles
+
+    return [
+        role
+        for role, by_task in column_roles().items()
+        if any(column.required and not column.learned for column in by_task.values())
+    ]
+
+
+def _adapter_of(record: Mapping[str, Any], column: str, where: str) -> str | None:
+    """The adapter that a row names: the plain backbone if the column is empty, None without it."""
+    if column not in record:
+        return None
+    name = record[column]
+    if name is not None and not isinstance(name, str):
+        raise DataError(f"{where}: column '{column}' is not a name")
+    return name or BASE
+
+
+def _text_of(
+    record: Mapping[str, Any], columns: Mapping[str, str], roles: Sequence[str], where: str
+) -> Text:
+    """What a row asks: values by role if a column of it is called as a role, else its texts."""
+    from .dataset import read_fields
+
+    values = {role: record[role] for role in roles if role in record}
+    if values:
+        named = {role: record[column] for role, column in columns.items() if column in record}
+        return {**named, **values}
+    sources = {role: SourceColumn(name, TEXT) for role, name in columns.items()}
+    texts = tuple(read_fields(record, sources, where).values())
+    return texts if len(texts) > 1 else texts[0]
 
 
 def parse_text(word: str) -> str | dict[str, Any]:
