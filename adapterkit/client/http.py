@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import update_wrapper
+from itertools import count
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import httpx2
 
 from ..errors import AdapterkitError, UnavailableError
-from .protocol import Endpoints, Exchange, Reply, Request
+from .endpoints import Endpoints
+from .messages import Reply, Request
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,14 +32,8 @@ CONNECTION_LIMITS = httpx2.Limits(keepalive_expiry=4.0)
 """Idle connections end before the server closes them, which it does after 5 seconds. Otherwise a
 request could be sent on a connection that is being closed."""
 
-Step = Request | float
-"""What a client does next: send a request, or wait for some seconds."""
 
-Outcome = Reply | UnavailableError
-"""Result of sending a request: a reply, or the reason why there is none."""
-
-
-class _BaseClient(Generic[H]):
+class _BaseClient(ABC, Generic[H]):
     """The address of a server, and everything that does not depend on how requests are sent.
 
     Args:
@@ -68,40 +65,37 @@ class _BaseClient(Generic[H]):
         self.url = url.rstrip("/")
         self.timeout = timeout
         self.attempts = attempts
-        self._endpoints = Endpoints()
+        self._endpoints = Endpoints(self._reply)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http: H = type(self)._http_class(
             headers=headers, timeout=timeout, limits=CONNECTION_LIMITS
         )
 
-    def _steps(self, exchange: Exchange[T]) -> Generator[Step, Any, T]:
-        """The steps of an exchange: its requests, and the waits before one is sent again.
+    @abstractmethod
+    async def _send(self, request: Request) -> httpx2.Response:
+        """Sends a request once. Raises `httpx2.RequestError` if there is no reply."""
 
-        Is sent the `Outcome` of each request, and None after a wait.
+    @abstractmethod
+    async def _sleep(self, seconds: float) -> None:
+        """Waits."""
+
+    async def _reply(self, request: Request) -> Reply:
+        """Sends a request, again if the server asks for it.
+
+        Raises:
+            UnavailableError: There is no reply.
         """
-        try:
-            request = next(exchange)
-            while True:
-                outcome = yield from self._attempts(request)
-                if isinstance(outcome, Reply):
-                    request = exchange.send(outcome)
-                else:
-                    request = exchange.throw(outcome)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    def _attempts(self, request: Request) -> Generator[Step, Any, Outcome]:
-        attempt = 1
-        while True:
-            outcome: Outcome = yield request
-            if isinstance(outcome, UnavailableError):
-                return outcome
-            wait = self._retry_wait(request, outcome, attempt)
+        for attempt in count(1):
+            try:
+                response = await self._send(request)
+            except httpx2.RequestError as error:
+                raise self._unavailable(error) from None
+            reply = Reply(response.status_code, response.headers, response.content)
+            wait = self._retry_wait(request, reply, attempt)
             if wait is None:
-                return outcome
-            yield wait
-            attempt += 1
+                break
+            await self._sleep(wait)
+        return reply
 
     def _retry_wait(self, request: Request, reply: Reply, attempt: int) -> float | None:
         """Seconds until the next attempt; None if there is no further attempt."""
@@ -118,17 +112,15 @@ class _BaseClient(Generic[H]):
         url = self.url + request.path
         return {"method": request.method, "url": url, "content": request.body, "headers": headers}
 
-    def _outcome(self, response: httpx2.Response | httpx2.RequestError) -> Outcome:
-        if isinstance(response, httpx2.Response):
-            return Reply(response.status_code, response.headers, response.content)
-        if isinstance(response, httpx2.TimeoutException):
+    def _unavailable(self, error: httpx2.RequestError) -> UnavailableError:
+        if isinstance(error, httpx2.TimeoutException):
             return UnavailableError(f"{self.url}: no answer within {self.timeout:g} s")
-        if isinstance(response, httpx2.ConnectError):
+        if isinstance(error, httpx2.ConnectError):
             return UnavailableError(
-                f"{self.url}: no server can be reached there ({response}); "
+                f"{self.url}: no server can be reached there ({error}); "
                 "is adapterkit serve running, and is the URL right?"
             )
-        return UnavailableError(f"{self.url}: the connection broke ({response})")
+        return UnavailableError(f"{self.url}: the connection broke ({error})")
 
 
 def _is_url(text: str) -> bool:
@@ -140,13 +132,26 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host) and valid_port and not url.query
 
 
+def _run(endpoint: Coroutine[Any, Any, T]) -> T:
+    """The result of an endpoint of `Client`, which blocks where `AsyncClient` waits.
+
+    It needs no event loop, so it also works in a thread in which one is running.
+    """
+    try:
+        endpoint.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("an endpoint waits for something that does not block")
+
+
 def _sync(
-    endpoint: Callable[Concatenate[Endpoints, P], Exchange[T]],
+    endpoint: Callable[Concatenate[Endpoints, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Client, P], T]:
     """An endpoint as a method of `Client`."""
 
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._run(endpoint(self._endpoints, *args, **kwargs))
+        return _run(endpoint(self._endpoints, *args, **kwargs))
 
     update_wrapper(method, endpoint)
     return method
@@ -187,40 +192,25 @@ class Client(_BaseClient[httpx2.Client]):
         Args:
             page: Number of adapters that are fetched at a time.
         """
-        after, more = "", True
-        while more:
-            models, more = self._run(self._endpoints.page(after, page))
+        after: str | None = ""
+        while after is not None:
+            models, after = _run(self._endpoints.page(after, page))
             yield from models
-            after = models[-1]["id"] if models else ""
 
-    def _run(self, exchange: Exchange[T]) -> T:
-        steps = self._steps(exchange)
-        outcome: Outcome | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            outcome = self._take(step)
+    async def _send(self, request: Request) -> httpx2.Response:
+        return self._http.request(**self._http_arguments(request))
 
-    def _take(self, step: Step) -> Outcome | None:
-        if isinstance(step, float):
-            time.sleep(step)
-            return None
-        try:
-            return self._outcome(self._http.request(**self._http_arguments(step)))
-        except httpx2.RequestError as error:
-            return self._outcome(error)
+    async def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 def _async(
-    endpoint: Callable[Concatenate[Endpoints, P], Exchange[T]],
+    endpoint: Callable[Concatenate[Endpoints, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     """An endpoint as a coroutine method of `AsyncClient`."""
 
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(endpoint(self._endpoints, *args, **kwargs))
+        return await endpoint(self._endpoints, *args, **kwargs)
 
     update_wrapper(method, endpoint)
     return method
@@ -261,29 +251,14 @@ class AsyncClient(_BaseClient[httpx2.AsyncClient]):
         Args:
             page: Number of adapters that are fetched at a time.
         """
-        after, more = "", True
-        while more:
-            models, more = await self._run(self._endpoints.page(after, page))
+        after: str | None = ""
+        while after is not None:
+            models, after = await self._endpoints.page(after, page)
             for model in models:
                 yield model
-            after = models[-1]["id"] if models else ""
 
-    async def _run(self, exchange: Exchange[T]) -> T:
-        steps = self._steps(exchange)
-        outcome: Outcome | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            outcome = await self._take(step)
+    async def _send(self, request: Request) -> httpx2.Response:
+        return await self._http.request(**self._http_arguments(request))
 
-    async def _take(self, step: Step) -> Outcome | None:
-        if isinstance(step, float):
-            await asyncio.sleep(step)
-            return None
-        try:
-            return self._outcome(await self._http.request(**self._http_arguments(step)))
-        except httpx2.RequestError as error:
-            return self._outcome(error)
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -21,7 +21,8 @@ from adapterkit import AsyncClient, Client, Predictor, Store
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.client.protocol import BatchLimits, Reply, split_rows
+from adapterkit.client.batches import BatchLimits, split_rows
+from adapterkit.client.messages import Reply
 from adapterkit.client.tar import tar_of
 from adapterkit.errors import (
     AccessError,

@@ -1,0 +1,275 @@
+"""The endpoints of a server: how requests are built and how replies are read, without any I/O.
+
+Each endpoint is a coroutine that awaits nothing but the function that sends a request.
+`AsyncClient` awaits it; `Client` runs it with a function that blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+from urllib.parse import quote
+
+from ..errors import AdapterkitError, UnavailableError
+from .batches import BatchRequest, BatchSender
+from .messages import Request, Send, read_object, to_json
+from .tar import tar_of
+
+if TYPE_CHECKING:
+    from ..tasks.types import Answer, Text
+
+
+class Endpoints:
+    """The endpoints of a server.
+
+    Args:
+        send: Sends one request.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._batches = BatchSender(send)
+
+    async def _object(self, request: Request) -> dict[str, Any]:
+        """The JSON object in the reply to a request."""
+        return read_object(await self._send(request))
+
+    @overload
+    async def predict(
+        self,
+        adapter: str | None,
+        text: str | tuple[str, str] | Mapping[str, Any],
+        *,
+        truncate: bool = True,
+    ) -> Answer: ...
+
+    @overload
+    async def predict(
+        self, adapter: str | None, text: list[Any], *, truncate: bool = True
+    ) -> list[Answer]: ...
+
+    async def predict(self, adapter: str | None, text: Text, *, truncate: bool = True) -> Any:
+        """The answer of one adapter to a row, or its answers to many rows.
+
+        Args:
+            adapter: `tenant/name`, `name@version` or `name@alias`; None or `base` for the plain
+                backbone.
+            text: A text, a tuple of two texts, or values by role (question and context, tokens,
+                ...). A list of such rows may have any length.
+            truncate: Whether texts that are too long are truncated, as in the training of the
+                adapter. Otherwise they are refused.
+
+        Returns:
+            The answer in the form of `Predictor`, with the `version` of the adapter. For a list,
+            the answers in the order of the rows.
+
+        Raises:
+            UnknownAdapterError: The adapter does not exist, or the key may not use it.
+            DataError: A row is not valid.
+            OverloadedError: The queue was full or a quota was used up, at every attempt.
+            UnavailableError: The server cannot be reached, or it did not answer in time.
+            AccessError: The server does not know the key.
+        """
+        rows = text if isinstance(text, list) else [text]
+        answers = await self.ask([(adapter, row) for row in rows], truncate=truncate)
+        return answers if isinstance(text, list) else answers[0]
+
+    async def ask(
+        self,
+        requests: Sequence[tuple[str | None, Text]],
+        *,
+        truncate: bool = True,
+        one_line: bool = False,
+    ) -> list[Answer]:
+        """The answers to any number of rows, each for an adapter of its own. Raises as `predict`.
+
+        Args:
+            requests: Adapter and row, each as in `predict`.
+            truncate: As in `predict`.
+            one_line: Whether each answer also has `one_line`: a summary `text` and a `score`.
+
+        Returns:
+            In the order of the requests: `adapter`, `version` (missing for the plain backbone) and
+            the values of the task's answer.
+        """
+        rows = [
+            to_json({"adapter_id": adapter, "inputs": text}, f"row {number}")
+            for number, (adapter, text) in enumerate(requests, 1)
+        ]
+        tail = b'],"truncate":%s%s}' % (to_json(truncate), b',"one_line":true' if one_line else b"")
+        answers = await self._batches.send(BatchRequest("/predict", b'{"requests":[', tail), rows)
+        return [{"adapter": answer.pop("adapter_id"), **answer} for answer in answers]
+
+    @overload
+    async def embed(
+        self,
+        text: str,
+        adapter: str | None = None,
+        *,
+        normalize: bool = True,
+        truncate: bool = True,
+    ) -> list[float]: ...
+
+    @overload
+    async def embed(
+        self,
+        text: list[str],
+        adapter: str | None = None,
+        *,
+        normalize: bool = True,
+        truncate: bool = True,
+    ) -> list[list[float]]: ...
+
+    async def embed(
+        self,
+        text: str | list[str],
+        adapter: str | None = None,
+        *,
+        normalize: bool = True,
+        truncate: bool = True,
+    ) -> Any:
+        """The vector of a text, or the vectors of any number of texts. Raises as `predict`.
+
+        Args:
+            text: The text or texts.
+            adapter: An embedding adapter; the plain backbone if None.
+            normalize: Whether vectors are scaled to length 1.
+            truncate: Whether texts that are too long are truncated. Otherwise they are refused.
+        """
+        settings = {"adapter_id": adapter, "normalize": normalize, "truncate": truncate}
+        head = to_json(settings)[:-1] + b',"inputs":['
+        texts = text if isinstance(text, list) else [text]
+        vectors = await self._batches.send(BatchRequest("/embed", head, b"]}"), _texts(texts))
+        return vectors if isinstance(text, list) else vectors[0]
+
+    async def similarity(
+        self,
+        sentence: str,
+        sentences: Sequence[str],
+        adapter: str | None = None,
+        *,
+        truncate: bool = True,
+    ) -> list[float]:
+        """The cosine similarity of one sentence to each of the others. Raises as `predict`.
+
+        Args:
+            sentence: The sentence that is compared.
+            sentences: The others, any number of them.
+            adapter: An embedding adapter; the plain backbone if None.
+            truncate: Whether texts that are too long are truncated. Otherwise they are refused.
+        """
+        head = b"%s,%s" % (
+            to_json({"adapter_id": adapter, "truncate": truncate})[:-1],
+            b'"inputs":{"source_sentence":%s,"sentences":[' % to_json(sentence, "the sentence"),
+        )
+        batch = BatchRequest("/similarity", head, b"]}}", head_rows=1)
+        cosines: list[float] = await self._batches.send(batch, _texts(sentences))
+        return cosines
+
+    async def page(
+        self, after: str = "", limit: int = 100
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """One page of the models that the key may use, and where the next page begins.
+
+        Args:
+            after: The last name of the page before. The first page begins with the plain backbone.
+            limit: Most adapters of a page.
+
+        Returns:
+            The models, and the last name of this page; None if no page follows.
+        """
+        query = f"after={quote(after, safe='', errors='replace')}&limit={limit}"
+        content = await self._object(Request("GET", f"/v1/models?{query}"))
+        models = content["data"]
+        return models, models[-1]["id"] if models and content["has_more"] else None
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """Task, labels, scores, versions and aliases of one adapter."""
+        return await self._object(Request("GET", f"/v1/models/{_path(name)}"))
+
+    async def info(self) -> dict[str, Any]:
+        """Backbone, limits and version of the server."""
+        return await self._object(Request("GET", "/info"))
+
+    async def ready(self) -> bool:
+        """Whether the server can be reached and accepts requests."""
+        try:
+            await self._object(Request("GET", "/ready", retryable=False))
+        except UnavailableError:
+            return False
+        return True
+
+    async def publish(self, name: str, folder: str | Path) -> dict[str, Any]:
+        """Publishes an adapter folder as the next version of a name and as its alias `latest`.
+
+        Args:
+            name: The name. It may differ from the name in the recipe.
+            folder: The folder; its hidden files are not sent.
+
+        Returns:
+            `name`, `version` and `digest`.
+
+        Raises:
+            AdapterError: It is not an adapter folder.
+            DataError: The server refuses it, for example because it does not fit the backbone.
+        """
+        path, body = f"/admin/adapters/{_path(name)}", tar_of(Path(folder))
+        return await self._object(Request("PUT", path, body, "application/x-tar"))
+
+    async def alias(self, name: str, alias: str, version: int | None) -> dict[str, int]:
+        """Points an alias at a version, or removes it if the version is None.
+
+        Returns:
+            Version by alias, for all aliases of the name.
+        """
+        path = f"/admin/aliases/{_path(alias)}/{_path(name)}"
+        if version is None:
+            request = Request("DELETE", path)
+        else:
+            request = Request("PUT", path, to_json({"version": version}))
+        aliases: dict[str, int] = (await self._object(request))["aliases"]
+        return aliases
+
+    async def roll_back(self, name: str) -> dict[str, Any]:
+        """Points the alias `latest` at the version before.
+
+        Returns:
+            `name`, `version` and `digest` of the version that is `latest` now.
+        """
+        return await self._object(Request("POST", f"/admin/rollback/{_path(name)}"))
+
+    async def unload(self, name: str) -> bool:
+        """Removes an adapter from the memory of the server; the next request loads it again.
+
+        Returns:
+            Whether it was in memory.
+        """
+        content = await self._object(Request("POST", f"/admin/unload/{_path(name)}"))
+        return bool(content["unloaded"])
+
+    async def delete(self, name: str, version: int | None = None) -> None:
+        """Deletes one version of an adapter, or all versions if None."""
+        query = "" if version is None else f"?version={version}"
+        await self._object(Request("DELETE", f"/admin/adapters/{_path(name)}{query}"))
+
+    async def verify(self, name: str) -> list[str]:
+        """Differences between the files of an adapter and their checksums."""
+        content = await self._object(Request("GET", f"/admin/verify/{_path(name)}"))
+        errors: list[str] = content["faults"]
+        return errors
+
+
+def _texts(texts: Sequence[str]) -> list[bytes]:
+    return [to_json(text, f"text {number}") for number, text in enumerate(texts, 1)]
+
+
+def _path(name: str) -> str:
+    """A quoted name, to be put into a path.
+
+    Raises:
+        AdapterkitError: The path would lead to another endpoint.
+    """
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        raise AdapterkitError(f"'{name}' is not an adapter's name: expected tenant/name")
+    return quote(name, safe="/@", errors="replace")
