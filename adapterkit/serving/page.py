@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fastapi.responses import HTMLResponse, Response
 
+from ..cjk import HAN
+
 FILE = Path(__file__).parent / "page.html"
 
 
@@ -19,7 +21,7 @@ def page() -> Response:
     by their hashes, and requests to this server. It requires Trusted Types and allows no policy
     that creates them, so the text of a label or an answer can never become markup.
     """
-    html = FILE.read_text(encoding="utf-8")
+    html = _render()
     policy = {
         "default-src": "'none'",
         "script-src": _hashes(html, "script"),
@@ -39,6 +41,12 @@ def page() -> Response:
         "cache-control": "no-cache",
     }
     return HTMLResponse(html, headers=headers)
+
+
+def _render() -> str:
+    """The file with the range of Chinese characters, by which its script finds words."""
+    characters = HAN.encode("ascii", "backslashreplace").decode()  # \uXXXX in JavaScript
+    return FILE.read_text(encoding="utf-8").replace("{{ HAN }}", characters)
 
 
 def _hashes(html: str, tag: str) -> str:
