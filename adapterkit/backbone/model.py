@@ -117,8 +117,10 @@ class Backbone:
         """Loads a checkpoint as `load` does, with dtype, quantization and device as one value.
 
         Args:
-            model, revision, prepared: As in `load`.
+            model: As in `load`.
             options: Dtype, quantization and device.
+            revision: As in `load`.
+            prepared: As in `load`.
 
         Raises:
             BackboneError: As in `load`.

@@ -77,6 +77,7 @@ def predict(
         references.append(words.pop(0))
     rows = read_request_rows(words, source, {"text": text, "text_pair": text_pair}, column)
     references = references or sorted({row.adapter for row in rows if row.adapter is not None})
+    # A fault in the rows need not wait for torch.
     from ..adapter.store import Store, backbone_name
     from ..backbone.model import Backbone
     from ..inference.attribution import explain_all
