@@ -121,7 +121,8 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
     # Version 0.1.0 wrote the columns of all tasks, also of those that the recipe is not about.
     others = column_roles().keys() - found.task.columns.keys() - found.data.columns.keys()
     before = {key: value for key, value in RECIPES[name]["data"].items() if key not in others}
-    assert written == {**RECIPES[name], "data": before}
+    since = {"separator": None, "quoting": None, "encoding": "utf-8"}
+    assert written == {**RECIPES[name], "data": {**before, **since}}
 
 
 def test_the_store_holds_what_was_published(store: Store) -> None:

@@ -13,9 +13,10 @@ from typing import Any, Self
 from ..errors import DataError, did_you_mean
 from ..schema import build, check_least, convert, dump
 from ..tasks.base import Task, column_roles
-from ..tasks.columns import SourceColumn, source_columns
+from ..tasks.columns import ColumnName, SourceColumn, source_columns
 from ..tasks.types import Row
 from . import hf_datasets
+from .file_format import FileFormat, Quoting
 from .readers import Records, Tell, read_records, stop
 from .splits import SPLITS, draw, first, fold, shuffled
 
@@ -27,7 +28,7 @@ class Data:
     """Where rows come from and how they are split.
 
     Attributes:
-        path: A CSV, TSV, JSONL, Parquet or .txt file (a text a line) with all rows. Its split
+        path: A CSV, TSV, JSONL, JSON, Parquet or .txt file (a text a line) with all rows. Its split
             column, if it has one, names the split of each row: train, validation or test.
         train: A file with the training rows, in place of path.
         dataset: A data set for the library datasets, in place of path: a folder that save_to_disk
@@ -45,7 +46,14 @@ class Data:
         limit: Most rows of each split when streaming.
         split: Column of the split.
         columns: Name of the column of each role that the task declares, such as {text: message}.
-            The role as a key of data, text: message, means the same. If omitted: the role.
+            The role as a key of data, text: message, means the same. If omitted: the role. A list
+            of names, where the task can read one, is a column for each label.
+        separator: Character between the fields of a .csv or .tsv file. If omitted: a tab in a .tsv
+            file; a comma in a .csv file, or the semicolon or tab of a header without commas.
+        quoting: minimal: quotes enclose a field with separators or line ends. none: a quote is a
+            plain character. If omitted: minimal, and a field of a .tsv file with a tab or a line
+            end is refused.
+        encoding: Encoding of text files, such as cp1252 or utf-16.
     """
 
     path: str | None = None
@@ -60,7 +68,10 @@ class Data:
     streaming: bool = False
     limit: int | None = None
     split: str = "split"
-    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    columns: Mapping[str, ColumnName] = field(default_factory=dict, hash=False)
+    separator: str | None = None
+    quoting: Quoting | None = None
+    encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
         sources = (self.path, self.train if self.dataset is None else None, self.dataset)
@@ -85,6 +96,12 @@ class Data:
             )
         if self.folds is not None and isinstance(self.validation, float):
             raise ValueError("validation: a fold is the validation rows; leave the share out")
+        _ = self.file_format  # checks its settings
+
+    @property
+    def file_format(self) -> FileFormat:
+        """How the files are written."""
+        return FileFormat(self.separator, self.quoting, self.encoding)
 
     @classmethod
     def of(cls, section: Any) -> Self:
@@ -173,11 +190,14 @@ class Data:
         if self.dataset is not None:
             yield from self._dataset(folder, self.dataset)
             return
-        yield None if self.train is None else "train", read_records(self._main(folder), tell)
+        yield (
+            None if self.train is None else "train",
+            read_records(self._main(folder), tell, self.file_format),
+        )
         for name in ("validation", "test"):
             source = getattr(self, name)
             if isinstance(source, str):
-                yield name, read_records(folder / source, tell)
+                yield name, read_records(folder / source, tell, self.file_format)
 
     def _dataset(self, folder: Path, source: str) -> Iterator[tuple[str | None, Records]]:
         splits = hf_datasets.load(source, folder, self.subset, self.revision, self.streaming)
@@ -194,11 +214,12 @@ class Data:
         return folder / str(self.train if self.path is None else self.path)
 
 
-def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, str]:
+def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, ColumnName]:
     """Names of columns by role in the section `data` of a recipe or of a card.
 
     Args:
-        section: Plain values: `columns: {text: message}`, or `text: message`.
+        section: Plain values: `columns: {text: message}`, or `text: message`. A list of names is
+            several columns.
         roles: Roles that may be named.
 
     Raises:
@@ -213,13 +234,23 @@ def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, 
             raise ValueError(
                 f"data.columns.{role}: there is no such role; {did_you_mean(str(role), roles)}"
             )
-    names = {}
+    names: dict[str, ColumnName] = {}
     for path, given in (("data", section), ("data.columns", inner)):
         for role in (key for key in given if key in roles):
             if role in names:
                 raise ValueError(f"{path}.{role}: data.{role} names this column too")
             if given[role] is not None:  # a recipe that is written out has null for "not named"
-                names[role] = convert(str, given[role], f"{path}.{role}")
+                names[role] = _column_name(given[role], f"{path}.{role}")
+    return names
+
+
+def _column_name(value: Any, path: str) -> ColumnName:
+    if not isinstance(value, (list, tuple)):
+        name: str = convert(str, value, path)
+        return name
+    names: tuple[str, ...] = convert(tuple[str, ...], value, path)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: expected names of columns, none twice, got {list(names)}")
     return names
 
 
@@ -265,15 +296,20 @@ def read_fields(
     Raises:
         DataError: A column is missing, or its value is empty or of another kind.
     """
-    for role, (column, _) in columns.items():
-        if column not in record:
-            raise DataError(
-                f"{where}: there is no column '{column}' for {role}; {did_you_mean(column, record)}"
-            )
-    return {
-        role: kind.check(record[column], f"{where}: column '{column}'")
-        for role, (column, kind) in columns.items()
-    }
+    for role, (name, kind) in columns.items():
+        for column in (name,) if isinstance(name, str) else name:
+            if column not in record:
+                hint = did_you_mean(column, record)
+                if kind.several_columns:
+                    hint += f"; data.{role} may be a list of columns"
+                raise DataError(f"{where}: there is no column '{column}' for {role}; {hint}")
+    return {role: _value(record, column, where) for role, column in columns.items()}
+
+
+def _value(record: Mapping[str, Any], column: SourceColumn, where: str) -> Any:
+    if isinstance(column.name, str):
+        return column.kind.check(record[column.name], f"{where}: column '{column.name}'")
+    return column.kind.check({name: record[name] for name in column.name}, where)
 
 
 def fingerprint(splits: Mapping[str, Sequence[Row]]) -> str:

@@ -1,15 +1,16 @@
-"""Records from CSV, TSV, JSONL, text and Parquet files; errors name file and row."""
+"""Records from CSV, TSV, JSONL, JSON, text and Parquet files; errors name file and row."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from .file_format import FileFormat
 from .hf_datasets import parquet_class_namer
+from .json_rows import read_json, read_jsonl
+from .tables import NumberedRows, read_csv, read_tsv, repeated
 
 Records = Iterator[tuple[str, dict[str, Any]]]
 """For each row where it stands (`file:row`), and its values by column."""
@@ -17,10 +18,7 @@ Records = Iterator[tuple[str, dict[str, Any]]]
 Tell = Callable[[DataError], None]
 """Called with every error. If it returns, reading continues."""
 
-Found = Iterator[tuple[int | None, dict[str, Any] | str]]
-"""Number of a row and its values, or what is wrong with it; None for the whole file."""
-
-LONGEST_FIELD = 1 << 24  # characters in one CSV field
+UTF8 = FileFormat()
 
 
 def stop(error: DataError) -> None:
@@ -28,15 +26,16 @@ def stop(error: DataError) -> None:
     raise error
 
 
-def read_records(path: Path, tell: Tell = stop) -> Records:
+def read_records(path: Path, tell: Tell = stop, file_format: FileFormat = UTF8) -> Records:
     """Yields every valid row of a file.
 
-    The number of a row is that of its first line, and in Parquet its number from 1. In plain text
-    each line is a row with the column `text`.
+    The number of a row is that of its first line; in JSON and Parquet its number from 1. In plain
+    text each line is a row with the column `text`.
 
     Args:
-        path: A file in one of `FORMATS`, by its ending; texts in UTF-8.
+        path: A file in one of `FORMATS`, by its ending.
         tell: Called if the file is missing, empty or unreadable, and for each row that is broken.
+        file_format: How it is written.
     """
     if not path.is_file():
         return tell(DataError(f"{path}: there is no such file"))
@@ -45,15 +44,15 @@ def read_records(path: Path, tell: Tell = stop) -> Records:
         return tell(DataError(f"{path}: expected a file ending in {', '.join(some)} or {last}"))
     empty = True
     try:
-        for row, found in FORMATS[path.suffix](path):
+        for row, found in FORMATS[path.suffix](path, file_format):
             empty = False
             where = f"{path}:{row}" if row is not None else str(path)
             if isinstance(found, str):
                 tell(DataError(f"{where}: {found}"))
             else:
                 yield where, found
-    except UnicodeDecodeError:
-        return tell(DataError(f"{_first_non_utf8(path)}; save the file as UTF-8"))
+    except UnicodeError as error:  # of UTF-16, a missing byte order mark is its base class alone
+        return tell(DataError(_wrong_encoding(path, file_format.encoding, error)))
     except OSError as error:
         return tell(DataError(f"{path}: cannot be read ({error.strerror or error})"))
     if empty:
@@ -61,97 +60,14 @@ def read_records(path: Path, tell: Tell = stop) -> Records:
     return None
 
 
-def _csv(path: Path) -> Found:
-    return _table(path, ",", "commas")
-
-
-def _tsv(path: Path) -> Found:
-    return _table(path, "\t", "tabs")
-
-
-def _table(path: Path, delimiter: str, delimiters: str) -> Found:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = _cells(file, delimiter)
-        line, header = next(rows, (1, []))
-        if isinstance(header, str):
-            yield line, header
-            return
-        if repeated := _repeated(header):
-            yield line, f"the column '{repeated[0]}' is there twice"
-            return
-        for line, cells in rows:
-            if isinstance(cells, str):
-                yield line, cells
-            elif len(cells) != len(header):
-                yield (
-                    line,
-                    f"{len(cells)} fields where the header has {len(header)}; "
-                    f"quote texts that hold {delimiters}",
-                )
-            else:
-                yield line, dict(zip(header, cells, strict=True))
-
-
-def _cells(file: Any, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """Yields the number of the first line and the fields of every row that is not blank. A quoted
-    text may span several lines."""
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    line = 1
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield line, f"not CSV ({error}); close every quote and double those inside a text"
-        else:
-            if cells is None:
-                return
-            if cells:
-                yield line, cells
-        line = reader.line_num + 1
-
-
-def _jsonl(path: Path) -> Found:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _object(line)
-
-
-def _txt(path: Path) -> Found:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _txt(path: Path, file_format: FileFormat) -> NumberedRows:
+    with path.open(encoding=file_format.codec, newline="") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, {"text": line.strip()}
 
 
-def _object(line: str) -> dict[str, Any] | str:
-    try:
-        record = json.loads(line, object_pairs_hook=_without_repeats)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg} at character {error.pos + 1})"
-    except KeyError as error:
-        return f"the key '{error.args[0]}' is there twice"
-    except (ValueError, RecursionError) as error:  # a number too long, lists too deep
-        return f"cannot be read ({error})"
-    if not isinstance(record, dict):
-        return f"expected a JSON object, got {type(record).__name__}"
-    return record
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. The parser would keep the last of two equal keys without a message.
-
-    Raises:
-        KeyError: A key is repeated.
-    """
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise KeyError(_repeated([key for key, _ in pairs])[0])
-    return record
-
-
-def _parquet(path: Path) -> Found:
+def _parquet(path: Path, file_format: FileFormat) -> NumberedRows:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
@@ -159,8 +75,8 @@ def _parquet(path: Path) -> Found:
     try:
         with ParquetFile(path) as file:
             schema = file.schema_arrow
-            if repeated := _repeated(schema.names):
-                yield None, f"the column '{repeated[0]}' is there twice"
+            if twice := repeated(schema.names):
+                yield None, f"the column '{twice[0]}' is there twice"
                 return
             with_names = parquet_class_namer(schema)
             for batch in file.iter_batches():
@@ -184,26 +100,26 @@ def _values(batch: Any, row: int, with_names: Any) -> dict[str, Any] | str:
     return record
 
 
-FORMATS: dict[str, Callable[[Path], Found]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".jsonl": _jsonl,
+FORMATS: dict[str, Callable[[Path, FileFormat], NumberedRows]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".jsonl": read_jsonl,
+    ".json": read_json,
     ".txt": _txt,
     ".parquet": _parquet,
 }
 
 
-def _repeated(names: list[str]) -> list[str]:
-    """Names that occur more than once."""
-    return [name for index, name in enumerate(names) if name in names[:index]]
-
-
-def _first_non_utf8(path: Path) -> str:
-    """A message about the first byte of a file that is not UTF-8."""
+def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> str:
+    """A message about a file that is not in an encoding; for UTF-8 about the line and the byte."""
+    if FileFormat(encoding=encoding).codec != "utf-8-sig":
+        return f"{path}: not {encoding} text ({error.args[-1]}); set data.encoding"
+    hint = "save the file as UTF-8, or set data.encoding (utf-16, cp1252, gb18030, ...)"
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
-            except UnicodeDecodeError as error:
-                return f"{path}:{number}: the byte {line[error.start]:#04x} is not UTF-8 text"
-    return f"{path}: not UTF-8 text"
+            except UnicodeDecodeError as wrong:
+                byte = line[wrong.start]
+                return f"{path}:{number}: the byte {byte:#04x} is not UTF-8 text; {hint}"
+    return f"{path}: not UTF-8 text; {hint}"

@@ -43,7 +43,7 @@ def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[
     `columns`, is a request with values by role; any other row gives its texts alone.
 
     Args:
-        path: CSV, TSV, JSONL, text or Parquet.
+        path: CSV, TSV, JSONL, JSON, text or Parquet.
         columns: Columns of texts by role, in the order in which a task takes them.
         adapter: Column with the name of each row's adapter; it may be missing.
 

@@ -48,7 +48,7 @@ class Synonyms:
         """Reads a file with the columns `word` and `synonym`.
 
         Args:
-            path: CSV, TSV, JSONL or Parquet.
+            path: CSV, TSV, JSONL, JSON or Parquet.
             tell: Called if the file is missing or empty, and for each row that is not valid.
         """
         pairs = []

@@ -10,6 +10,7 @@ from typing import Any
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..data.dataset import column_names, parse_rows
+from ..data.file_format import FileFormat
 from ..data.readers import read_records
 from ..data.splits import SPLITS
 from ..errors import DataError
@@ -65,7 +66,7 @@ def read_rows(
     """Reads the labelled rows of one split, as `evaluate` takes them.
 
     Args:
-        path: A CSV, TSV, JSONL or Parquet file.
+        path: A CSV, TSV, JSONL, JSON or Parquet file.
         adapter: The adapter whose task reads the rows.
         split: The split; a file without a split column is read completely.
         columns: Role to the name of its column. Other roles have the names that the adapter was
@@ -78,7 +79,9 @@ def read_rows(
         raise DataError(f"split {split}: expected {', '.join(SPLITS)}")
     declared, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
     sources = source_columns(declared, {**column_names(section, declared), **(columns or {})})
-    found = parse_rows(read_records(Path(path)), sources, section.get("split", "split"))
+    written = {key: section[key] for key in ("separator", "quoting", "encoding") if key in section}
+    records = read_records(Path(path), file_format=FileFormat(**written))
+    found = parse_rows(records, sources, section.get("split", "split"))
     rows = [row for part, row in found if part in (split, None)]
     if not rows:
         raise DataError(f"{path}: there are no rows of split '{split}'")

@@ -23,6 +23,7 @@ from ..metrics.hf_evaluate import measure
 from ..registry import discover
 from .columns import Column, input_columns, request_fields
 from .fields import TEXT, Fields
+from .labels import similar_labels
 from .types import (
     Answer,
     AnswerSummary,
@@ -136,7 +137,8 @@ class Task(ABC):
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
         """Warnings about the training rows, a sentence each."""
-        return []
+        names = (name for row in rows for name in self.label_values(row))
+        return similar_labels(name for name in names if isinstance(name, str))
 
     @property
     def ensemble_error(self) -> str | None:

@@ -12,6 +12,9 @@ from .fields import FieldKind, Fields
 if TYPE_CHECKING:
     from .types import Text
 
+ColumnName = str | tuple[str, ...]
+"""Name of a column in a file, or of several that are read as one value."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -41,9 +44,14 @@ class Column:
 
 
 class SourceColumn(NamedTuple):
-    """A column of a file: its name there, and the kind of its values."""
+    """A column of a file, or several that are read as one value.
 
-    name: str
+    Attributes:
+        name: Its name there, or their names.
+        kind: What its values are.
+    """
+
+    name: ColumnName
     kind: FieldKind
 
 
@@ -114,7 +122,9 @@ def _by_role(columns: Columns, request: str | Sequence[Any], where: str) -> Fiel
     return dict(zip(roles, texts, strict=False))
 
 
-def source_columns(columns: Columns, names: Mapping[str, str | None]) -> dict[str, SourceColumn]:
+def source_columns(
+    columns: Columns, names: Mapping[str, ColumnName | None]
+) -> dict[str, SourceColumn]:
     """What is read of a file with labelled rows.
 
     Args:
@@ -123,6 +133,12 @@ def source_columns(columns: Columns, names: Mapping[str, str | None]) -> dict[st
 
     Returns:
         By role, every column that is required or named.
+
+    Raises:
+        DataError: Several columns are named for a role that is read from one.
     """
+    for role, name in names.items():
+        if isinstance(name, tuple) and role in columns and not columns[role].kind.several_columns:
+            raise DataError(f"data.{role}: expected one column, got {list(name)}")
     named = {role: names.get(role) or column.default_name(role) for role, column in columns.items()}
     return {role: SourceColumn(name, columns[role].kind) for role, name in named.items() if name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..schema import is_text
+from .labels import spelling
 
 Fields = Mapping[str, Any]
 """Values of one row by role (`text`, `label`, `tokens`, ...)."""
@@ -19,6 +21,13 @@ SEPARATOR = "|"
 
 NUMBERS = re.compile(r"\s*[0-9]{1,9}\s*(\|\s*[0-9]{1,9}\s*)*")
 """A list of numbers in one CSV field."""
+
+QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+WRITTEN_LIST = re.compile(rf"[\[({{]\s*(?:{QUOTED}\s*(?:,\s*{QUOTED}\s*)*,?\s*)?[\])}}]", re.DOTALL)
+"""A list, tuple or set of texts as Python or JSON writes it, which a table holds as one text."""
+
+ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""Values of a column for one label, in lower case: whether the row has the label."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,13 @@ class FieldKind:
             below, and a box for JSON for all others.
         check: Returns the value as tasks read it. Takes a value of a file or a request, and where
             it stands, for messages. Raises `DataError` if the value is not of the kind.
+        several_columns: Whether a recipe may name several columns for the role; `check` then takes
+            their values by name.
     """
 
     name: str
     check: Callable[[Any, str], Any]
+    several_columns: bool = False
 
 
 def _text(value: Any, where: str) -> str:
@@ -47,12 +59,47 @@ def _text(value: Any, where: str) -> str:
     return str(value)
 
 
+def _label(value: Any, where: str) -> str:
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
+    label = spelling(_text(value, where))
+    if not label:
+        raise DataError(f"{where} is empty; fill it or leave the row out")
+    if WRITTEN_LIST.fullmatch(label) or (label[0], label[-1]) == ("[", "]"):
+        raise DataError(
+            f"{where}: {label!r:.60} is a list that was written as a text; a single label has no "
+            "brackets, and a task with several labels a row reads lists"
+        )
+    return label
+
+
 def _list(value: Any, where: str, separator: str | None) -> tuple[str, ...]:
     if isinstance(value, str):
-        value = [part for part in value.split(separator) if part.strip()]
+        items = _written_list(value, where)
+        value = value.split(separator) if items is None else items
+        value = [part for part in value if part.strip()]
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{where}: expected a list of texts, got {value!r:.60}")
     return tuple(_text(part, f"{where}[{index}]") for index, part in enumerate(value))
+
+
+def _written_list(text: str, where: str) -> list[str] | None:
+    """The items of a list of texts that a table holds as one text; None if the text is none.
+
+    Raises:
+        DataError: It begins and ends like one but is not: NumPy writes no commas, for example.
+    """
+    text = text.strip()
+    if WRITTEN_LIST.fullmatch(text):
+        return [*ast.literal_eval(f"[{text[1:-1]}]")]
+    if text[:1] in "[(" and text[1:2] in "'\"" and text[-1:] in ")]" and len(text) > 2:
+        raise DataError(
+            f"{where}: {text!r:.60} looks like a list that was written as a text, and its items "
+            "cannot be read; write it as JSON, or put | or blanks between the items"
+        )
+    return None
 
 
 def _tokens(value: Any, where: str) -> tuple[str, ...]:
@@ -62,9 +109,65 @@ def _tokens(value: Any, where: str) -> tuple[str, ...]:
     return tokens
 
 
+def _tags(value: Any, where: str) -> tuple[str, ...]:
+    tags = tuple(spelling(tag) for tag in _tokens(value, where))
+    for index, tag in enumerate(tags):
+        if _is_piece_of_list(tag):
+            raise DataError(
+                f"{where}[{index}]: {tag!r:.60} is a piece of a list that was written as a text; "
+                "give a list, or tags with blanks between them"
+            )
+    return tags
+
+
+def _is_piece_of_list(tag: str) -> bool:
+    """Whether a tag is an item of a written list that was cut at its blanks: `['O',` or `'O']`."""
+    inner = tag.strip("[](){},")
+    is_quoted = len(inner) > 2 and inner[0] == inner[-1] and inner[0] in "'\""
+    return is_quoted and inner != tag and any(map(str.isalnum, inner))
+
+
 def _labels(value: Any, where: str) -> tuple[str, ...]:
-    labels = tuple(part.strip() for part in _list(value, where, SEPARATOR))
-    return tuple(sorted(set(labels)))
+    if isinstance(value, Mapping):
+        value = [name for name, given in value.items() if _one_hot(given, f"{where}: {name!r}")]
+    items = value
+    if isinstance(value, str):
+        _check_is_no_vector(value, where)
+        items = _written_list(value, where)
+        if items is None:
+            items = [part for part in value.split(SEPARATOR) if part.strip()]
+    if not isinstance(items, (list, tuple)):
+        raise DataError(f"{where}: expected a list of texts, got {value!r:.60}")
+    is_repeated = len({*map(str, items)}) < len(items)
+    if is_repeated and all(str(item).lower() in ONE_HOT for item in items):
+        raise _multi_hot(value, where)
+    return tuple(sorted({_label(item, f"{where}[{index}]") for index, item in enumerate(items)}))
+
+
+def _check_is_no_vector(text: str, where: str) -> None:
+    """Refuses numbers 0 and 1 with commas or blanks between them, in brackets or not."""
+    numbers = text.strip("[] ").replace(",", " ").replace(";", " ").split()
+    if len(numbers) > 1 and all(number.rstrip(".") in ONE_HOT for number in numbers):
+        raise _multi_hot(text, where)
+
+
+def _multi_hot(value: Any, where: str) -> DataError:
+    return DataError(
+        f"{where}: {value!r:.60} is a vector of zeros and ones and does not name the labels; "
+        "write their names, or a column a label: data: {labels: [toxic, insult]}"
+    )
+
+
+def _one_hot(value: Any, where: str) -> bool:
+    """Whether a row has a label, from the label's own column.
+
+    Raises:
+        DataError: It is neither 0 nor 1, true nor false.
+    """
+    written = str(value).strip().lower()
+    if written not in ONE_HOT:
+        raise DataError(f"{where}: expected 0 or 1 in the column of a label, got {value!r:.60}")
+    return ONE_HOT[written]
 
 
 def _choices(value: Any, where: str) -> tuple[str, ...]:
@@ -96,12 +199,15 @@ def _span(value: Any, where: str) -> tuple[int, int]:
 
 
 def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
+    if isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value):
+        keys = ("text", "answer_start")
+        value = {key: [item.get(key) for item in value] for key in keys}
     texts = value.get("text") if isinstance(value, Mapping) else None
     starts = value.get("answer_start") if isinstance(value, Mapping) else None
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         raise DataError(
-            f"{where}: expected {{text: [...], answer_start: [...]}}, as many of each, "
-            f"got {value!r:.60}"
+            f"{where}: expected {{text: [...], answer_start: [...]}}, as many of each, or a list "
+            f"of {{text, answer_start}}, got {value!r:.60}"
         )
     if not all(is_text(t) for t in texts) or not all(type(start) is int for start in starts):
         raise DataError(f"{where}: expected texts and whole numbers, got {value!r:.60}")
@@ -131,10 +237,12 @@ def _summary(value: Any, where: str) -> str | tuple[int, ...]:
 
 TEXT = FieldKind("text", _text)
 TOKENS = FieldKind("tokens", _tokens)
-LABELS = FieldKind("labels", _labels)
+LABEL = FieldKind("label", _label)
+LABELS = FieldKind("labels", _labels, several_columns=True)
+TAGS = FieldKind("tags", _tags)
 CHOICES = FieldKind("choices", _choices)
 NUMBER = FieldKind("number", _number)
-SPAN = FieldKind("span", _span)
+SPAN = FieldKind("span", _span, several_columns=True)
 ANSWERS = FieldKind("answers", _answers)
 SENTENCES = FieldKind("sentences", _sentences)
 SUMMARY = FieldKind("summary", _summary)

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.packing import Pooling
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
 from ..metrics.base import Array, Predictions
 from ..metrics.per_class import per_class
 from .columns import Column
-from .fields import LABELS
-from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from .fields import LABELS, ONE_HOT
+from .labels import check_labels, distinct_labels, known_labels, label_index
+from .pooled import PooledTask, mean_score, ranked
 from .thresholds import best_threshold
 from .types import NOTHING, Answer, AnswerSummary, Example, Outputs, Row, Score
 
@@ -43,7 +44,12 @@ class MultiLabel(PooledTask):
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
-        "labels": Column(LABELS, "the labels: a list, or labels with | between them", learned=True),
+        "labels": Column(
+            LABELS,
+            "the labels: a list, or labels with | between them; a list of columns reads a 0/1 "
+            "column a label",
+            learned=True,
+        ),
     }
     metric_kind: ClassVar[str] = "labels"
     main_metric: ClassVar[str] = "f1_micro"
@@ -82,9 +88,14 @@ class MultiLabel(PooledTask):
         return len(known_labels(self.labels))
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        labels = self.labels or tuple(sorted({x for row in rows for x in row.fields["labels"]}))
+        labels = self.labels or distinct_labels(x for row in rows for x in row.fields["labels"])
         if not labels:
             raise DataError("multi_label needs at least one label; no training row has any")
+        if set(labels) <= ONE_HOT.keys():
+            raise DataError(
+                f"multi_label found the labels {', '.join(labels)} alone, as in multi-hot vectors; "
+                "name the labels of a row, or a 0/1 column a label: data: {labels: [toxic, insult]}"
+            )
         return replace(self, labels=labels, pooling=self.pooling or pooling)
 
     def label_values(self, row: Row) -> Sequence[str | float]:
@@ -92,13 +103,8 @@ class MultiLabel(PooledTask):
 
     def target(self, row: Row, example: Example) -> list[float]:
         labels = known_labels(self.labels)
-        for label in row.fields["labels"]:
-            if label not in labels:
-                raise DataError(
-                    f"{row.where}: label '{label}' is not one this task was trained on; "
-                    f"{did_you_mean(label, labels)}"
-                )
-        return [float(label in row.fields["labels"]) for label in labels]
+        given = {label_index(label, labels, row.where) for label in row.fields["labels"]}
+        return [float(index in given) for index in range(len(labels))]
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Binary cross-entropy summed over the labels, `[n]`."""

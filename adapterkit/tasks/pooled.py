@@ -144,28 +144,6 @@ def fitted_pooling(task: PooledText) -> Pooling:
     return task.pooling
 
 
-def known_labels(labels: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The labels of a fitted task."""
-    if labels is None:
-        raise ValueError("the task was not fitted: labels are open")
-    return labels
-
-
-def check_labels(labels: tuple[str, ...] | None, least: int = 2) -> None:
-    """Checks the label names of a recipe.
-
-    Args:
-        labels: The names; None if the recipe has none.
-        least: Least number of names.
-
-    Raises:
-        ValueError: A name is repeated, or there are too few.
-    """
-    if labels is not None and len(set(labels)) < max(least, len(labels)):
-        expected = "two distinct names" if least == 2 else "one name, none twice"
-        raise ValueError(f"labels: expected at least {expected}, got {list(labels)}")
-
-
 def ranked(labels: Sequence[str], scores: Sequence[float]) -> list[tuple[str, Any]]:
     """Labels with their scores, the best first."""
     return sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -13,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.packing import Pooling
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
 from ..metrics.base import Predictions
 from ..metrics.per_class import confusion, per_class
 from ..schema import check_share
 from .columns import Column
-from .fields import TEXT
-from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
+from .fields import LABEL
+from .labels import check_labels, count_labels, distinct_labels, known_labels, label_index
+from .pooled import PooledTask, mean_score, ranked
 from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
 
@@ -37,7 +37,7 @@ class SingleLabelTask(PooledTask):
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
-        "label": Column(TEXT, "the label", learned=True),
+        "label": Column(LABEL, "the label", learned=True),
     }
     metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"
@@ -58,14 +58,15 @@ class SingleLabelTask(PooledTask):
         return len(known_labels(self.labels))
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        counts = Counter(row.fields["label"] for row in rows)
-        labels = self.labels or tuple(sorted(counts))
+        names = [row.fields["label"] for row in rows]
+        labels = self.labels or distinct_labels(names)
         if len(labels) < 2:
             raise DataError(
                 f"{self.type} needs at least two labels; the training rows only have '{labels[0]}'"
             )
         weights = None
         if self.class_weights == "balanced":
+            counts = count_labels(names, labels)
             weights = tuple(len(rows) / (len(labels) * max(1, counts[label])) for label in labels)
         return replace(self, labels=labels, pooling=self.pooling or pooling, weights=weights)
 
@@ -73,23 +74,19 @@ class SingleLabelTask(PooledTask):
         return str(row.fields["label"])
 
     def warnings(self, rows: Sequence[Row]) -> list[str]:
-        counts = Counter(row.fields["label"] for row in rows)
+        names = [row.fields["label"] for row in rows]
+        counts = count_labels(names, self.labels or distinct_labels(names))
         once = sorted(label for label, count in counts.items() if count == 1)
-        if not once:
-            return []
-        names = ", ".join(f"'{label}'" for label in once[:5]) + (", ..." if len(once) > 5 else "")
-        return [
-            f"{len(once)} labels have a single training row and will hardly be learned: {names}"
-        ]
+        found = super().warnings(rows)
+        if once:
+            some = ", ".join(f"'{label}'" for label in once[:5]) + (", ..." * (len(once) > 5))
+            found.append(
+                f"{len(once)} labels have a single training row and will hardly be learned: {some}"
+            )
+        return found
 
     def target(self, row: Row, example: Example) -> int:
-        label, labels = row.fields["label"], known_labels(self.labels)
-        if label not in labels:
-            raise DataError(
-                f"{row.where}: label '{label}' is not one this task was trained on; "
-                f"{did_you_mean(label, labels)}"
-            )
-        return labels.index(label)
+        return label_index(row.fields["label"], known_labels(self.labels), row.where)
 
     def loss(self, outputs: Outputs, targets: Sequence[Any]) -> Tensor:
         """Cross-entropy of the mean logits over a text's windows, `[n]`."""

@@ -15,15 +15,15 @@ from torch import Tensor
 from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..cjk import HAN
-from ..errors import DataError, did_you_mean
+from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.bio import OUTSIDE, entities_of, has_entities
 from ..metrics.per_class import per_class, per_entity
 from ..schema import check_least, check_share, is_text
 from .base import Task
 from .columns import Column
-from .fields import TEXT, TOKENS, Fields
-from .pooled import check_labels, known_labels
+from .fields import TAGS, TEXT, TOKENS, Fields
+from .labels import check_labels, distinct_labels, known_labels, label_index
 from .token_head import token_logits
 from .types import (
     NOTHING,
@@ -78,7 +78,7 @@ class Tagging(Task):
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         "tokens": Column(TOKENS, "the words: a list, or words with blanks between them"),
-        "tags": Column(TOKENS, "the tag of each word, likewise", learned=True),
+        "tags": Column(TAGS, "the tag of each word, likewise", learned=True),
     }
     augmentable: ClassVar[tuple[str, ...]] = ("tokens",)
     per_token: ClassVar[bool] = True
@@ -104,7 +104,7 @@ class Tagging(Task):
         return "entities" if has_entities(known_labels(self.labels)) else "tags"
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        labels = self.labels or tuple(sorted({tag for row in rows for tag in row.fields["tags"]}))
+        labels = self.labels or distinct_labels(tag for row in rows for tag in row.fields["tags"])
         if len(labels) < 2:
             raise DataError(
                 f"tagging needs at least two tags; the training rows only have {labels}"
@@ -171,13 +171,8 @@ class Tagging(Task):
                 f"{row.where}: {len(row.fields['tokens'])} tokens and {len(tags)} tags; "
                 "every token has one tag"
             )
-        for tag in tags:
-            if tag not in labels:
-                raise DataError(
-                    f"{row.where}: tag '{tag}' is not one this task was trained on; "
-                    f"{did_you_mean(tag, labels)}"
-                )
-        return example.notes.first_tokens, [labels.index(tag) for tag in tags]
+        indices = [label_index(tag, labels, row.where, "tag") for tag in tags]
+        return example.notes.first_tokens, indices
 
     def logits(self, inputs: HeadInput) -> Tensor:
         """`[t, C]`, for each token."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_an_error_names_file_and_line(fault: str) -> None:
         (Data(train="no.csv"), "no.csv: there is no such file"),
         (Data(path="."), "there is no such file"),
         (Data(path=""), "there is no such file"),
-        (Data(path="a.text"), "a.text: expected a file ending in .csv, .tsv, .jsonl, .txt or "),
+        (Data(path="a.text"), "a.text: expected a file ending in .csv, .tsv, .jsonl, .json, .txt"),
         (Data(path="a.csv", validation="no.csv"), "no.csv: there is no such file"),
         (Data(path="a.csv", test="b.csv"), "b.csv:2: there is no column 'label' for label; did yo"),
         (
@@ -131,12 +132,115 @@ def test_every_format_holds_the_same_rows() -> None:
             writer = csv.DictWriter(file, ["text", "label"], delimiter=delimiter)
             writer.writeheader()
             writer.writerows(rows)
-    names = ("x.csv", "x.tsv", "x.jsonl", "y.jsonl", "x.parquet")
-    found = [load(Data(path=name, validation=0.0)) for name in names]
+    write("x.json", json.dumps(rows))
+    write("y.json", json.dumps({"data": rows}))
+    names = ("x.csv", "x.tsv", "x.jsonl", "y.jsonl", "x.json", "y.json", "x.parquet")
+    found = [load(Data(path=name, validation=0.0, quoting="minimal")) for name in names]
     for splits in found:
         assert [dict(row.fields) for row in splits["train"]] == rows
     assert len({fingerprint(splits) for splits in found}) == 1
     assert [row.where for row in found[-1]["train"]] == [f"x.parquet:{n}" for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_the_separator_of_a_csv_file_is_that_of_its_header(separator: str) -> None:
+    write("x.csv", CSV.replace(",", separator) + f'"a,b"{separator}no\n')
+    rows = load(Data(path="x.csv", validation=0.0))["train"]
+    assert texts(rows) == ["my card", "the bank", "a,b"]
+
+
+def test_a_recipe_says_how_a_file_is_written() -> None:
+    write("x.csv", 'text|label\n"quoted" señor|no\n"|yes\n'.encode("cp1252"))
+    data = Data(path="x.csv", separator="|", quoting="none", encoding="cp1252", validation=0.0)
+    assert texts(load(data)["train"]) == ['"quoted" señor', '"']
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252", "utf-8", "UTF8", "gb18030"])
+def test_texts_in_another_encoding_are_read(encoding: str) -> None:
+    write("x.csv", (CSV + "señor,no\n").encode(encoding))
+    rows = load(Data(path="x.csv", encoding=encoding, validation=0.0))["train"]
+    assert texts(rows) == ["my card", "the bank", "señor"]
+
+
+def test_a_file_in_another_encoding_than_the_recipe_says_is_refused() -> None:
+    write("x.csv", CSV)
+    assert_told(Data(path="x.csv", encoding="utf-16"), "x.csv: not utf-16 text (")
+    write("x.csv", CSV.encode() + b"\x81,no\n")
+    assert_told(Data(path="x.csv", encoding="cp1252"), "x.csv: not cp1252 text (")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"separator": ";;"}, "separator: expected one character, no quote or line end, got ';;'"),
+        ({"separator": '"'}, "separator: expected one character"),
+        ({"quoting": "all"}, "quoting: expected one of minimal, none, got 'all'"),
+        ({"encoding": "utf-9"}, "encoding: Python knows no text encoding 'utf-9'; try utf-8"),
+        ({"encoding": "hex"}, "encoding: Python knows no text encoding 'hex'"),
+        ({"encoding": "a\0"}, "encoding: Python knows no text encoding"),
+    ],
+)
+def test_a_wrong_file_format_is_an_error(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Data(path="x.csv", **settings)
+
+
+def test_quotes_are_plain_characters_in_a_tsv_file_if_the_recipe_says_so() -> None:
+    lines = ['"It starts', "so good", 'and ends" badly', '"Great" film']
+    write("x.tsv", "text\tlabel\n" + "".join(f"{line}\tno\n" for line in lines))
+    assert texts(load(Data(path="x.tsv", quoting="none", validation=0.0))["train"]) == lines
+    assert_told(Data(path="x.tsv"), "x.tsv:2: not CSV (")
+
+
+def test_empty_rows_and_columns_are_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    write("x.csv", ",text,label,,\n0,my card,no,,\n,,,,\n1,the bank,yes,,\n,,,,\n,,,,\n")
+    assert texts(load(Data(path="x.csv", validation=0.0))["train"]) == ["my card", "the bank"]
+    assert caplog.messages == ["x.csv: skipped 3 empty rows, the first in line 3"]
+
+
+def test_a_json_file_holds_an_array_of_objects() -> None:
+    write("x.json", '[{"text": "a", "label": "b"}, {"text": "c"}, "d"]')
+    messages: list[str] = []
+    data = Data(path="x.json", validation=0.0)
+    splits = data.load(Path(), 0, Classification(), lambda fault: messages.append(str(fault)))
+    assert texts(splits["train"]) == ["a"]
+    assert [message.partition(" for label")[0] for message in messages] == [
+        "x.json:2: there is no column 'label'",
+        "x.json:3: expected a JSON object, got str",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"text": {"0": "a"}}', "x.json: expected an array of objects, or an object that has one"),
+        ("[1,\n2", "x.json: not JSON (Expecting ',' delimiter at line 2, character 2)"),
+        ('{"data": [{"paragraphs": [{"qas": [{}]}]}]}', "x.json:1: data[0] is not in SQuAD's form"),
+        ('{"data": [{"paragraphs": 1}]}', "x.json:1: data[0] is not in SQuAD's format ("),
+        ("[]", "x.json: there are no rows"),
+        ("[" * 100_000, "x.json: cannot be read ("),
+        ('"a"', "x.json: expected a JSON object, got str"),
+    ],
+)
+def test_a_json_file_of_another_form_is_an_error(content: str, words: str) -> None:
+    write("x.json", content)
+    assert_told(Data(path="x.json"), words)
+
+
+def test_squad_files_are_read() -> None:
+    questions = [
+        {"id": "1", "question": "who?", "answers": [{"text": "Ada", "answer_start": 0}]},
+        {"id": "2", "question": "why?", "is_impossible": True, "answers": []},
+    ]
+    paragraphs = [{"context": "Ada did.", "qas": questions}]
+    articles = [{"title": "Ada", "paragraphs": paragraphs}]
+    write("x.json", json.dumps({"version": "v2.0", "data": articles}))
+    rows = Data(path="x.json").load(Path(), 0, tasks()["question_answering"]())["train"]
+    assert [(row.fields["question"], row.fields["answers"]) for row in rows] == [
+        ("who?", (("Ada", 0),)),
+        ("why?", ()),
+    ]
+    assert rows[0].fields["context"] == "Ada did."
 
 
 def test_parquet_holds_lists_spans_and_answers() -> None:

@@ -66,7 +66,11 @@ def test_a_number_is_a_text_as_in_training() -> None:
             '{"text": "a"}\n{"text": "a", "adapter": 5}\n',
             "x.jsonl:2: column 'adapter' is not a name",
         ),
-        ("x.text", "a\n", "x.text: expected a file ending in .csv, .tsv, .jsonl, .txt or .parquet"),
+        (
+            "x.text",
+            "a\n",
+            "x.text: expected a file ending in .csv, .tsv, .jsonl, .json, .txt or .parquet",
+        ),
     ],
 )
 def test_an_error_names_file_and_line(name: str, content: str, words: str) -> None:

@@ -15,9 +15,9 @@ CSV_FAULTS: dict[str, tuple[str | bytes, str]] = {
     "blank lines": ("\n\n\n", "x.csv: there are no rows"),
     "no text column": ("txt,label\na,b\n", "x.csv:2: there is no column 'text' for text; did you"),
     "no label column": ("text,lable\na,b\n", "x.csv:2: there is no column 'label' for label; did"),
-    "semicolons": ("text;label\na;b\n", "x.csv:2: there is no column 'text' for text; valid are:"),
+    "bars": ("text|label\na|b\n", "x.csv:2: there is no column 'text' for text; valid are:"),
     "column twice": ("text,label,text\na,b,c\n", "x.csv:1: the column 'text' is there twice"),
-    "nameless columns": ("text,label,,\na,b,,\n", "x.csv:1: the column '' is there twice"),
+    "nameless column": ("text,label,,\na,b,,c\n", "x.csv:2: field 4 is 'c', and the header has no"),
     "empty text": (CSV + ",no\n", "x.csv:4: column 'text' is empty; fill it or leave the row out"),
     "blank text": (CSV + '" \t ",no\n', "x.csv:4: column 'text' is empty"),
     "ideographic space": (CSV + "\u3000,no\n", "x.csv:4: column 'text' is empty"),
@@ -89,9 +89,13 @@ JSONL_FAULTS: dict[str, tuple[str | bytes, str]] = {
     ),
     "text an object": (JSONL + '{"text": {}, "label": "b"}\n', "expected a text, got {}"),
     "text null": (JSONL + '{"text": null, "label": "b"}\n', "expected a text, got None"),
-    "label true": (
-        JSONL + '{"text": "a", "label": true}\n',
-        "x.jsonl:3: column 'label': expected a text, got True",
+    "text true": (
+        JSONL + '{"text": true, "label": "b"}\n',
+        "x.jsonl:3: column 'text': expected a text, got True",
+    ),
+    "label a written list": (
+        JSONL + '{"text": "a", "label": "[\'b\', \'c\']"}\n',
+        "x.jsonl:3: column 'label': \"['b', 'c']\" is a list that was written as a text",
     ),
     "text empty": (JSONL + '{"text": "", "label": "b"}\n', "x.jsonl:3: column 'text' is empty"),
     "half an emoji": (
@@ -125,7 +129,15 @@ TSV_FAULTS: dict[str, tuple[str | bytes, str]] = {
     )
     for label, (content, words) in CSV_FAULTS.items()
 }
-"""The same of a TSV file."""
+TSV_FAULTS |= {
+    label: (TSV_FAULTS[label][0], "x.tsv:4: a quoted field runs over a tab or a line end; set data")
+    for label in ("blank text", "after a long quote", "inside a long quote", "after Windows lines")
+}
+TSV_FAULTS["tab in quotes"] = (
+    'text\tlabel\na\tno\n"b\tno\nc"\tyes\n',
+    "x.tsv:3: a quoted field runs over a tab or a line end; set data.quoting to none if quotes are",
+)
+"""Those of a CSV file, and that of a quote that is a plain character."""
 
 
 def parquet(*columns: tuple[str, list[Any]]) -> bytes:

@@ -223,7 +223,11 @@ KINDS: dict[str, FieldKind] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_kind_of_field_takes_what_it_cannot_hold(kind: str) -> None:
+    valid = {"label": (True,), "labels": ({"x": 1},)}.get(kind, ())
     for value in (None, True, {"x": 1}, float("nan")):
+        if value in valid:
+            KINDS[kind].check(value, "row 1")
+            continue
         with pytest.raises(DataError, match="row 1"):
             KINDS[kind].check(value, "row 1")
 
