@@ -1,7 +1,8 @@
-"""Metrics of BIO tags: whole entities, as seqeval counts them, and single tags.
+"""Metrics of entity tags: whole entities, as seqeval counts them, and single tags.
 
 `f1`, `precision` and `recall` read tags as the script of CoNLL-2003 does: `I-` after `O` or after
-another kind begins an entity. `strict_...` read them as IOB2, where only `B-` begins one.
+another kind begins an entity. `strict_...` read them strictly in the scheme of the references:
+IOBES if they have `E-` or `S-`, else IOB1 or IOB2, where only `B-` begins one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .base import Array, Metric, MetricKind, Predictions
-from .bio import OUTSIDE, entities_of, only_bio
+from .entity_tags import OUTSIDE, entities_of, is_iob1, to_iobes
 from .tags import ACCURACY
 
 
@@ -21,16 +22,24 @@ def of_entities(name: str, **mode: Any) -> Metric:
 
     def score(p: Predictions) -> float:
         from seqeval import metrics
-        from seqeval.scheme import IOB2
 
-        references, predicted = only_bio(p.references), only_bio(p.predicted)
+        references, predicted = to_iobes(p.references), to_iobes(p.predicted)
         if not any(tag != OUTSIDE for tag in chain(*references, *predicted)):
             return 0.0
-        scheme = {"scheme": IOB2} if mode else {}
+        scheme = {"scheme": _scheme(references)} if mode else {}
         function: Any = getattr(metrics, f"{name}_score")
         return float(function(references, predicted, zero_division=0, **mode, **scheme))
 
     return Metric(score)
+
+
+def _scheme(references: list[list[str]]) -> Any:
+    """seqeval's scheme of tags with prefixes of IOBES."""
+    from seqeval.scheme import IOB1, IOB2, IOBES
+
+    if any(tag.startswith(("E-", "S-")) for tag in chain(*references)):
+        return IOBES
+    return IOB1 if is_iob1(references) else IOB2
 
 
 def count_entities(p: Predictions) -> Array:
@@ -46,7 +55,7 @@ STRICT: dict[str, Any] = {"mode": "strict"}
 
 
 class Entities(MetricKind):
-    """A row is a BIO tag for each word."""
+    """A row is a tag for each word, in one of the schemes of `entity_tags.py`."""
 
     type: ClassVar[str] = "entities"
     features: ClassVar[dict[str, Any]] = {"predictions": ["string"], "references": ["string"]}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .base import Predictions
-from .bio import entities_of, only_bio
+from .entity_tags import entities_of, to_iobes
 
 Table = list[Any]
 
@@ -36,7 +36,7 @@ def per_entity(predictions: Predictions) -> Table:
     """Precision, recall, F1 and number of entities of every kind of entity, by seqeval."""
     from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-    predicted, references = only_bio(predictions.predicted), only_bio(predictions.references)
+    predicted, references = to_iobes(predictions.predicted), to_iobes(predictions.references)
     kinds = sorted({kind for tags in (*predicted, *references) for kind, _, _ in entities_of(tags)})
     if not kinds:
         return []

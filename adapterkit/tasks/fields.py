@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +76,18 @@ def _label(value: Any, where: str) -> str:
 
 
 def _list(value: Any, where: str, separator: str | None) -> tuple[str, ...]:
+    items = _items(value, where, separator)
+    return tuple(_text(part, f"{where}[{index}]") for index, part in enumerate(items))
+
+
+def _items(value: Any, where: str, separator: str | None) -> Sequence[Any]:
     if isinstance(value, str):
-        items = _written_list(value, where)
-        value = value.split(separator) if items is None else items
-        value = [part for part in value if part.strip()]
+        written = _written_list(value, where)
+        value = value.split(separator) if written is None else written
+        return [part for part in value if part.strip()]
     if not isinstance(value, (list, tuple)):
         raise DataError(f"{where}: expected a list of texts, got {value!r:.60}")
-    return tuple(_text(part, f"{where}[{index}]") for index, part in enumerate(value))
+    return value
 
 
 def _written_list(text: str, where: str) -> list[str] | None:
@@ -103,14 +108,26 @@ def _written_list(text: str, where: str) -> list[str] | None:
 
 
 def _tokens(value: Any, where: str) -> tuple[str, ...]:
-    tokens = _list(value, where, None)
-    if not tokens:
+    """A token may be white space, as in texts that were split into characters."""
+    items = _items(value, where, None)
+    tokens = tuple(
+        item if is_text(item) and item.isspace() else _text(item, f"{where}[{index}]")
+        for index, item in enumerate(items)
+    )
+    if all(map(str.isspace, tokens)):
         raise DataError(f"{where} is empty; fill it or leave the row out")
     return tokens
 
 
+def _words(value: Any, where: str) -> tuple[str, ...]:
+    words = _list(value, where, None)
+    if not words:
+        raise DataError(f"{where} is empty; fill it or leave the row out")
+    return words
+
+
 def _tags(value: Any, where: str) -> tuple[str, ...]:
-    tags = tuple(spelling(tag) for tag in _tokens(value, where))
+    tags = tuple(spelling(tag) for tag in _words(value, where))
     for index, tag in enumerate(tags):
         if _is_piece_of_list(tag):
             raise DataError(
@@ -130,14 +147,9 @@ def _is_piece_of_list(tag: str) -> bool:
 def _labels(value: Any, where: str) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         value = [name for name, given in value.items() if _one_hot(given, f"{where}: {name!r}")]
-    items = value
     if isinstance(value, str):
         _check_is_no_vector(value, where)
-        items = _written_list(value, where)
-        if items is None:
-            items = [part for part in value.split(SEPARATOR) if part.strip()]
-    if not isinstance(items, (list, tuple)):
-        raise DataError(f"{where}: expected a list of texts, got {value!r:.60}")
+    items = _items(value, where, SEPARATOR)
     is_repeated = len({*map(str, items)}) < len(items)
     if is_repeated and all(str(item).lower() in ONE_HOT for item in items):
         raise _multi_hot(value, where)
@@ -217,7 +229,7 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
 def _sentences(value: Any, where: str) -> str | tuple[str, ...]:
     if isinstance(value, str):
         return _text(value, where)
-    return _tokens(value, where)
+    return _words(value, where)
 
 
 def _summary(value: Any, where: str) -> str | tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Any, ClassVar, Self
 
 import torch
@@ -17,7 +17,7 @@ from ..backbone.tokenizer import TextEncoder, truncate
 from ..cjk import HAN
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
-from ..metrics.bio import OUTSIDE, entities_of, has_entities
+from ..metrics.entity_tags import OUTSIDE, entities_of, has_entities, split_tag
 from ..metrics.per_class import per_class, per_entity
 from ..schema import check_least, check_share, is_text
 from .base import Task
@@ -62,9 +62,9 @@ class Words:
 class Tagging(Task):
     """One of C tags for each word, predicted at its first token (Devlin et al. 2019).
 
-    Tags that begin with `B-` and `I-` are read as entities (BIO). Words are given as a list, or as
-    a text, which is split into words, signs and single Chinese characters. Long rows are read in
-    windows.
+    Tags such as `B-PER` are read as entities, in the schemes of `metrics/entity_tags.py`. Words are
+    given as a list, or as a text, which is split into words, signs and single Chinese characters.
+    Long rows are read in windows.
 
     Attributes:
         dropout: Share of each token's hidden state that is dropped in training.
@@ -100,7 +100,7 @@ class Tagging(Task):
 
     @property  # the only task whose metric kind depends on its labels
     def metric_kind(self) -> str:  # type: ignore[override]
-        """Metrics of whole entities if tags are BIO, else of single tags."""
+        """Metrics of whole entities if the tags have any, else of single tags."""
         return "entities" if has_entities(known_labels(self.labels)) else "tags"
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
@@ -229,10 +229,11 @@ class Tagging(Task):
         for kind, first, last in sorted([*entities_of(tags), *others], key=lambda one: one[1]):
             weights = torch.zeros_like(outputs.logits)
             pairs = zip(words.first_tokens[first:last], tags[first:last], strict=True)
-            for (sequence, token), tag in pairs:
+            read = [(place, tag) for place, tag in pairs if place is not None]
+            for (sequence, token), tag in read:
                 weights[before[sequence] + token, labels.index(tag)] = 1.0
             span = slice(words.spans[first][0], words.spans[last - 1][1])
-            found.append(Score(f"{words.text[span]} ({kind})", weights / (last - first)))
+            found.append(Score(f"{words.text[span]} ({kind})", weights / len(read)))
         return found
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
@@ -268,7 +269,8 @@ class Tagging(Task):
     def _tags(
         self, row: Sequence[Tensor], first_tokens: Sequence[tuple[int, int] | None]
     ) -> tuple[list[str], list[float]]:
-        """The tag of every word and its probability; a word without a token has the tag `O`."""
+        """The tag of every word and its probability. A word without a token has the tag `O`, or
+        continues the entity that the words around it belong to."""
         labels, tags, probabilities = known_labels(self.labels), [], []
         best = [part.float().softmax(-1).max(-1) for part in row]
         for first in first_tokens:
@@ -279,7 +281,18 @@ class Tagging(Task):
             number, token = first
             tags.append(labels[int(best[number].indices[token])])
             probabilities.append(float(best[number].values[token]))
+        read = [index for index, first in enumerate(first_tokens) if first is not None]
+        for left, right in pairwise(read):
+            if right > left + 1 and (kind := _common_entity(tags[left], tags[right])):
+                inside = next((label for label in labels if split_tag(label) == ("I", kind)), None)
+                tags[left + 1 : right] = [inside or f"I-{kind}"] * (right - left - 1)
         return tags, probabilities
+
+
+def _common_entity(left: str, right: str) -> str | None:
+    """The kind of the entity that two tags in succession belong to; None if there is none."""
+    entities = entities_of([left, right])
+    return entities[0][0] if [(first, end) for _, first, end in entities] == [(0, 2)] else None
 
 
 def _is_no_longer(word: str, other: str) -> bool:
@@ -289,7 +302,7 @@ def _is_no_longer(word: str, other: str) -> bool:
 
 def _stands_alone(tag: str) -> bool:
     """Whether a tag has a meaning of its own: neither outside nor part of an entity."""
-    return tag != OUTSIDE and not tag.startswith(("B-", "I-"))
+    return tag != OUTSIDE and split_tag(tag) is None
 
 
 def _located(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:

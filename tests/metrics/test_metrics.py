@@ -18,12 +18,12 @@ import pytest
 import scipy.stats
 import seqeval.metrics
 import sklearn.metrics
-from seqeval.scheme import IOB2
+from seqeval.scheme import IOB2, IOBES
 
 from adapterkit.errors import AdapterkitError, RecipeError
 from adapterkit.metrics.base import Metric, Predictions, metric_kinds
-from adapterkit.metrics.bio import entities_of
 from adapterkit.metrics.bootstrap import interval
+from adapterkit.metrics.entity_tags import entities_of
 from adapterkit.metrics.hf_evaluate import local_metric, measure
 from adapterkit.tasks.base import tasks
 from adapterkit.training.recipe import Recipe
@@ -220,10 +220,38 @@ def test_metrics_of_many_rows_of_entities_equal_seqeval(seed: int) -> None:
     assert ours == theirs
 
 
-def test_tags_that_are_not_bio_are_outside() -> None:
-    found = scores("entities", Predictions([["B-A", "X", "E-A", "B-"]], [["B-A", "X", "O", "O"]]))
+def test_tags_of_no_entity_are_outside() -> None:
+    found = scores("entities", Predictions([["B-A", "X", "X-A", "B-"]], [["B-A", "X", "O", "O"]]))
     assert found["f1"] == found["strict_f1"] == 1.0
     assert found["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_of_bioes_equal_seqeval(seed: int) -> None:
+    rng = random.Random(seed)
+    tags = ["O", *(f"{prefix}-{kind}" for prefix in "BIES" for kind in "AB")]
+    references, predicted = (
+        [[rng.choice(tags) for _ in range(length % 9)] for length in range(60)] for _ in range(2)
+    )
+    found = scores("entities", Predictions(predicted, references))
+    for name in ("f1", "precision", "recall"):
+        function: Any = getattr(seqeval.metrics, f"{name}_score")
+        assert found[name] == pytest.approx(function(references, predicted))
+        strict = function(references, predicted, mode="strict", scheme=IOBES, zero_division=0)
+        assert found[f"strict_{name}"] == pytest.approx(strict)
+    for written in ("BMES", "BILU"):  # the same entities in the prefixes of BMES and of BILOU
+        letters = dict(zip("BIES", written, strict=True))
+        renamed = [
+            [[letters.get(tag[0], tag[0]) + tag[1:] for tag in row] for row in rows]
+            for rows in (predicted, references)
+        ]
+        assert scores("entities", Predictions(*renamed)) == found
+
+
+def test_strict_metrics_read_iob1() -> None:
+    rows = [["I-A", "I-A", "B-A", "O", "I-B"]]
+    found = scores("entities", Predictions(rows, rows))
+    assert found["f1"] == found["strict_f1"] == 1.0
 
 
 # Against the official definitions of SQuAD and CMRC, written out step by step.

@@ -306,7 +306,7 @@ def tagging(labels: tuple[str, ...]) -> Any:
 
 
 def test_entities_are_what_conll_counts() -> None:
-    from adapterkit.metrics.bio import entities_of
+    from adapterkit.metrics.entity_tags import entities_of
 
     cases = {
         "B-A I-A O B-B": [("A", 0, 2), ("B", 3, 4)],
@@ -316,6 +316,11 @@ def test_entities_are_what_conll_counts() -> None:
         "B-A O I-A": [("A", 0, 1), ("A", 2, 3)],
         "O O": [],
         "B-GPE.NAM I-GPE.NAM": [("GPE.NAM", 0, 2)],
+        "B-A E-A S-A I-A": [("A", 0, 2), ("A", 2, 3), ("A", 3, 4)],
+        "S-A O B-B I-B E-B": [("A", 0, 1), ("B", 2, 5)],
+        "B-A M-A E-A S-B": [("A", 0, 3), ("B", 3, 4)],
+        "B-A L-A U-A U-B": [("A", 0, 2), ("A", 2, 3), ("B", 3, 4)],
+        "E-A E-A X-A": [("A", 0, 1), ("A", 1, 2)],
     }
     for tags, expected in cases.items():
         assert entities_of(tags.split()) == expected
