@@ -65,7 +65,7 @@ def entities_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def is_iob1(rows: Iterable[Sequence[str]]) -> bool:
-    """Whether tags are IOB1: entities begin with `I-`, and with `B-` only behind one of the kind."""
+    """Whether tags are IOB1: entities begin with `I-`, or with `B-` behind one of the same kind."""
     begins_inside = False
     for row in rows:
         ends: dict[int, str] = {}
