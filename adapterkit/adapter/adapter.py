@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ..methods.base import Method, Tensors
 from ..tasks.base import Task
+from ..tasks.fields import Fields
+from ..tasks.types import Text
+from .inputs import Inputs
 
 MOST_MEMBERS = 32
 """Most members of an ensemble; each costs a forward of its own."""
@@ -113,6 +116,22 @@ class Adapter:
     def kind(self) -> tuple[str, str]:
         """Neighbours of one kind in a batch are computed as one group."""
         return self.method.type, repr(self.method.group_key)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What a request must and may hold."""
+        return Inputs.of(self.task, self.training)
+
+    def fields(self, request: Text, where: str) -> Fields:
+        """Checks a request and returns its values by role, as `Task.fields` does.
+
+        Raises:
+            DataError: A value is missing, empty or of another kind, or was not in the training
+                rows.
+        """
+        fields = self.task.fields(request, where)
+        self.inputs.check(fields, self.task, where, self.name)
+        return fields
 
     @property
     def num_virtual_tokens(self) -> int:

@@ -135,7 +135,7 @@ def explain(
     _check_exact(backbone)
     adapter, task = adapter.to(backbone.device), adapter.task
     limit = text_limit(backbone, adapter)
-    example, sources = locate_tokens(task, task.fields(text, name), backbone.tokenizer, limit)
+    example, sources = locate_tokens(task, adapter.fields(text, name), backbone.tokenizer, limit)
     outputs = Outputs.of(compute_outputs(backbone, [(adapter, example)]))
     (answer,) = task.answers(outputs, [example])
     attributions = []

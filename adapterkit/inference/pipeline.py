@@ -50,8 +50,9 @@ def encode_requests(
     rows: list[Fields] = []
     groups: dict[tuple[int, Task], list[int]] = {}
     for index, (owner, text, name) in enumerate(zip(owners, texts, names, strict=True)):
+        reader = owner if owner is not None else plain_task()
+        rows.append(reader.fields(text, name))
         task = owner.task if owner is not None else plain_task()
-        rows.append(task.fields(text, name))
         groups.setdefault((text_limit(backbone, owner), task), []).append(index)
     examples: list[Example] = [Example(())] * len(rows)
     for (limit, task), indices in groups.items():
