@@ -61,20 +61,25 @@ def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def build_kind(kinds: Mapping[str, Any], values: Any, where: str) -> Any:
+def build_kind(
+    kinds: Mapping[str, Any], values: Any, where: str, default: str | None = None
+) -> Any:
     """Builds the dataclass that the mapping's `type` names from the mapping's other keys.
 
     Args:
         kinds: Dataclass by type.
         values: The mapping.
         where: Path of the mapping in messages.
+        default: The type of a mapping without one; None if it must have one.
 
     Raises:
         ValueError: As for `build`, or the type is missing or unknown.
     """
-    if not isinstance(values, Mapping) or "type" not in values:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where}: expected keys and values, got {values!r}")
+    if "type" not in values and default is None:
         raise ValueError(f"{where}.type: this key is required; one of {', '.join(sorted(kinds))}")
-    kind = values["type"]
+    kind = values.get("type", default)
     if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"{where}.type: '{kind}' is not known; {did_you_mean(str(kind), kinds)}")
     return build(kinds[kind], {k: v for k, v in values.items() if k != "type"}, where)

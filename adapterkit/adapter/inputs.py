@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ..data.dataset import column_names
 from ..errors import DataError
 from ..tasks.base import Task
-from ..tasks.columns import Column, input_columns, required_columns
+from ..tasks.columns import Column, column_names, input_columns, required_columns
 from ..tasks.fields import Fields
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError, did_you_mean
-from ..schema import build, check_least, convert, dump
+from ..schema import build, check_least, dump
 from ..tasks.base import Task, column_roles
-from ..tasks.columns import ColumnName, SourceColumn, source_columns
+from ..tasks.columns import ColumnName, SourceColumn, column_names, source_columns
 from ..tasks.types import Row
 from . import hf_datasets
 from .file_format import FileFormat, Quoting
@@ -212,46 +212,6 @@ class Data:
     def _main(self, folder: Path) -> Path:
         """The file with the training rows."""
         return folder / str(self.train if self.path is None else self.path)
-
-
-def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, ColumnName]:
-    """Names of columns by role in the section `data` of a recipe or of a card.
-
-    Args:
-        section: Plain values: `columns: {text: message}`, or `text: message`. A list of names is
-            several columns.
-        roles: Roles that may be named.
-
-    Raises:
-        ValueError: A role is unknown, named twice or has no text for a name.
-    """
-    roles = set(roles)
-    inner = section.get("columns", {})
-    if not isinstance(inner, Mapping):
-        raise ValueError(f"data.columns: expected roles and columns, got {inner!r}")
-    for role in inner:
-        if role not in roles:
-            raise ValueError(
-                f"data.columns.{role}: there is no such role; {did_you_mean(str(role), roles)}"
-            )
-    names: dict[str, ColumnName] = {}
-    for path, given in (("data", section), ("data.columns", inner)):
-        for role in (key for key in given if key in roles):
-            if role in names:
-                raise ValueError(f"{path}.{role}: data.{role} names this column too")
-            if given[role] is not None:  # a recipe that is written out has null for "not named"
-                names[role] = _column_name(given[role], f"{path}.{role}")
-    return names
-
-
-def _column_name(value: Any, path: str) -> ColumnName:
-    if not isinstance(value, (list, tuple)):
-        name: str = convert(str, value, path)
-        return name
-    names: tuple[str, ...] = convert(tuple[str, ...], value, path)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"{path}: expected names of columns, none twice, got {list(names)}")
-    return names
 
 
 def _default_names() -> dict[str, str | None]:

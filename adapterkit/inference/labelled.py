@@ -9,14 +9,14 @@ from typing import Any
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
-from ..data.dataset import column_names, parse_rows
+from ..data.dataset import parse_rows
 from ..data.file_format import FileFormat
 from ..data.readers import read_records
 from ..data.splits import SPLITS
 from ..errors import DataError
 from ..metrics.base import Predictions
 from ..tasks.base import Task
-from ..tasks.columns import source_columns
+from ..tasks.columns import column_names, source_columns
 from ..tasks.types import Example, Outputs, Row
 from .forward import text_limit
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
+from ..schema import convert
 from .fields import FieldKind, Fields
 
 if TYPE_CHECKING:
@@ -142,3 +143,43 @@ def source_columns(
             raise DataError(f"data.{role}: expected one column, got {list(name)}")
     named = {role: names.get(role) or column.default_name(role) for role, column in columns.items()}
     return {role: SourceColumn(name, columns[role].kind) for role, name in named.items() if name}
+
+
+def column_names(section: Mapping[str, Any], roles: Iterable[str]) -> dict[str, ColumnName]:
+    """Names of columns by role in the section `data` of a recipe or of a card.
+
+    Args:
+        section: Plain values: `columns: {text: message}`, or `text: message`. A list of names is
+            several columns.
+        roles: Roles that may be named.
+
+    Raises:
+        ValueError: A role is unknown, named twice or has no text for a name.
+    """
+    roles = set(roles)
+    inner = section.get("columns", {})
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"data.columns: expected roles and columns, got {inner!r}")
+    for role in inner:
+        if role not in roles:
+            raise ValueError(
+                f"data.columns.{role}: there is no such role; {did_you_mean(str(role), roles)}"
+            )
+    names: dict[str, ColumnName] = {}
+    for path, given in (("data", section), ("data.columns", inner)):
+        for role in (key for key in given if key in roles):
+            if role in names:
+                raise ValueError(f"{path}.{role}: data.{role} names this column too")
+            if given[role] is not None:  # a recipe that is written out has null for "not named"
+                names[role] = _column_name(given[role], f"{path}.{role}")
+    return names
+
+
+def _column_name(value: Any, path: str) -> ColumnName:
+    if not isinstance(value, (list, tuple)):
+        name: str = convert(str, value, path)
+        return name
+    names: tuple[str, ...] = convert(tuple[str, ...], value, path)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: expected names of columns, none twice, got {list(names)}")
+    return names

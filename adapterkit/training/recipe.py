@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from ..backbone.load_options import Device, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..data.dataset import Data
 from ..errors import AdapterkitError, RecipeError, did_you_mean
-from ..methods.base import Method, methods
+from ..methods.base import Method, default_method, methods
 from ..names import check_name
 from ..schema import build, build_kind, check_least, convert, dump
 from ..tasks.base import Task, default_task, tasks
@@ -143,8 +143,9 @@ class Recipe:
     Attributes:
         name: `tenant/name`, or `name` alone: what the adapter is called in the store.
         data: Where the rows are.
-        task: What is learnt; its `type` names a file in `tasks/`.
-        method: How the backbone is adapted; its `type` names a file in `methods/`.
+        task: What is learnt; its `type` names a file in `tasks/`. If omitted: classification.
+        method: How the backbone is adapted; its `type` names a file in `methods/`. If omitted: the
+            first method of `adapterkit compare`.
         backbone: The frozen model.
         training: How it is trained.
         augmentation: How its training rows are varied.
@@ -228,12 +229,18 @@ class Recipe:
             "augmentation": Augmentation,
         }
         kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
-        empty: dict[str, Any] = {"backbone": {}, "training": {}, "augmentation": {}}
-        plain = {"task": {"type": default_task().type}, **empty, **content}
+        defaults = {"task": default_task().type, "method": default_method()}
+        plain: dict[str, Any] = {key: {} for key in (*kinds, *sections)} | dict(content)
         valid = ("name", "data", *kinds, *sections)
         for key in plain:
             if key not in valid:
-                raise ValueError(f"{key}: there is no such key; {did_you_mean(str(key), valid)}")
+                classes: dict[str, Sequence[Any]] = {
+                    "data": [Data],
+                    **{name: [one] for name, one in sections.items()},
+                }
+                classes |= {name: [*one.values()] for name, one in kinds.items()}
+                hint = _section_of(key, classes) or did_you_mean(str(key), valid)
+                raise ValueError(f"{key}: there is no such key; {hint}")
         for key in valid:
             if key not in plain:
                 raise ValueError(f"{key}: this key is required")
@@ -242,7 +249,7 @@ class Recipe:
             folder=Path(folder),
             data=Data.of(plain["data"]),
             **{key: build(section, plain[key], key) for key, section in sections.items()},
-            **{key: build_kind(kind, plain[key], key) for key, kind in kinds.items()},
+            **{key: build_kind(kinds[key], plain[key], key, defaults[key]) for key in kinds},
         )
 
     def plain(self) -> dict[str, Any]:
@@ -256,6 +263,21 @@ class Recipe:
             "training": dump(self.training),
             "augmentation": dump(self.augmentation),
         }
+
+
+def _section_of(key: Any, classes: Mapping[str, Sequence[Any]]) -> str | None:
+    """A hint that names the sections with a key; None if no section has it.
+
+    Args:
+        key: The key.
+        classes: The dataclasses that a section may be, by its name.
+    """
+    found = [
+        f"'{section}.{key}'"
+        for section, kinds in classes.items()
+        if any(key == one.name for kind in kinds for one in fields(kind))
+    ]
+    return f"did you mean {' or '.join(found)}?" if found else None
 
 
 def _apply(plain: dict[str, Any], change: str) -> None:

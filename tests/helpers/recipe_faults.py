@@ -125,10 +125,6 @@ RECIPE_FAULTS = {
         GOOD_RECIPE.replace("data: {path: rows.csv}", ""),
         "r.yaml: data: this key is required",
     ),
-    "no method": (
-        GOOD_RECIPE.replace("method: {type: lora, r: 2}", ""),
-        "method: this key is required",
-    ),
     # Sections.
     "data a text": (
         GOOD_RECIPE.replace("{path: rows.csv}", "rows.csv"),
@@ -144,11 +140,15 @@ RECIPE_FAULTS = {
     ),
     "method a text": (
         GOOD_RECIPE.replace("{type: lora, r: 2}", "lora"),
-        "method.type: this key is req",
+        "r.yaml: method: expected keys and values, got 'lora'",
     ),
-    "method without type": (
-        GOOD_RECIPE.replace("type: lora, ", ""),
-        "r.yaml: method.type: this key is required; one of bottleneck, head, lora, prefix",
+    "key of a section": (
+        GOOD_RECIPE + "epochs: 5\n",
+        "r.yaml: epochs: there is no such key; did you mean 'training.epochs'?",
+    ),
+    "key of two sections": (
+        GOOD_RECIPE + "dropout: 0.2\n",
+        "there is no such key; did you mean 'task.dropout' or 'method.dropout'?",
     ),
     "method unknown": (
         GOOD_RECIPE.replace("lora", "lorra"),
