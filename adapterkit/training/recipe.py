@@ -234,10 +234,8 @@ class Recipe:
         valid = ("name", "data", *kinds, *sections)
         for key in plain:
             if key not in valid:
-                classes: dict[str, Sequence[Any]] = {
-                    "data": [Data],
-                    **{name: [one] for name, one in sections.items()},
-                }
+                single = {"data": Data, **sections}
+                classes: dict[str, Sequence[Any]] = {name: [one] for name, one in single.items()}
                 classes |= {name: [*one.values()] for name, one in kinds.items()}
                 hint = _section_of(key, classes) or did_you_mean(str(key), valid)
                 raise ValueError(f"{key}: there is no such key; {hint}")
