@@ -32,6 +32,10 @@ class MemberWeights:
     tensors: Tensors
     head: Tensors
 
+    def __repr__(self) -> str:
+        n_parameters = sum(t.numel() for t in (*self.tensors.values(), *self.head.values()))
+        return f"MemberWeights({n_parameters:,} parameters)"
+
     def to(self, device: torch.device | str) -> MemberWeights:
         """A copy on a device."""
 
@@ -80,6 +84,13 @@ class Adapter:
     digest: str | None = None
     extra_members: tuple[MemberWeights, ...] = ()
 
+    def __repr__(self) -> str:
+        members = f", {self.n_members} members" if self.extra_members else ""
+        return (
+            f"Adapter({self.name!r}, {self.task.type} by {self.method.type} on {self.backbone}"
+            f"{members}, {self.n_parameters:,} parameters)"
+        )
+
     def __post_init__(self) -> None:
         if self.extra_members and self.task.ensemble_error is not None:
             raise ValueError(f"extra_members: {self.task.ensemble_error}")
@@ -116,6 +127,13 @@ class Adapter:
     def kind(self) -> tuple[str, str]:
         """Neighbours of one kind in a batch are computed as one group."""
         return self.method.type, repr(self.method.group_key)
+
+    def without_record(self) -> Adapter:
+        """A copy for answers, which need no record of its training but the columns of its rows
+        (see `inputs`); the record is as large as a small adapter."""
+        recipe = self.training.get("recipe")
+        kept = {"recipe": {"data": recipe.get("data", {})}} if isinstance(recipe, Mapping) else {}
+        return replace(self, training=kept)
 
     @cached_property
     def inputs(self) -> Inputs:

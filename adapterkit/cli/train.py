@@ -67,15 +67,19 @@ def train(
     from accelerate import PartialState
 
     from ..adapter.store import Store
+    from ..training.compatibility import check_together
+    from ..training.plan import load_rows
     from ..training.train import StoppedError, load_backbone, train_many
 
     plans, store = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:
         store.adapter_dir(plan.name)  # raises before training what publishing would raise after it
+    check_together(plans)
+    rows = {plan.name: load_rows(plan) for plan in plans}  # their faults need not wait for torch
     backbone = load_backbone(plans)
     stopped = None
     try:
-        adapters = train_many(plans, backbone, store=store, max_tokens=max_tokens)
+        adapters = train_many(plans, backbone, rows=rows, store=store, max_tokens=max_tokens)
     except StoppedError as error:
         stopped, adapters = error, error.finished
     if PartialState().is_main_process:

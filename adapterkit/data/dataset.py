@@ -17,6 +17,7 @@ from ..tasks.columns import ColumnName, SourceColumn, column_names, source_colum
 from ..tasks.types import Row
 from . import hf_datasets
 from .file_format import FileFormat, Quoting
+from .memory import RowsInMemory, records_by_split
 from .readers import Records, Tell, read_records, stop
 from .splits import SPLITS, draw, first, fold, shuffled
 
@@ -74,8 +75,7 @@ class Data:
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        sources = (self.path, self.train if self.dataset is None else None, self.dataset)
-        if sum(source is not None for source in sources) != 1:
+        if sum(source is not None for source in self._given_sources) > 1:
             raise ValueError(
                 "path: give either path (one file), train (a file for each split) or dataset"
             )
@@ -134,7 +134,14 @@ class Data:
         own = {key: value for key, value in dump(self).items() if key != "columns"}
         return {**own, **{role: defaults[role] for role in task.columns}, **self.columns}
 
-    def load(self, folder: Path, seed: int, task: Task, tell: Tell = stop) -> dict[str, list[Row]]:
+    def load(
+        self,
+        folder: Path,
+        seed: int,
+        task: Task,
+        tell: Tell = stop,
+        rows: RowsInMemory | None = None,
+    ) -> dict[str, list[Row]]:
         """Reads the rows of every split that has rows.
 
         Args:
@@ -142,11 +149,18 @@ class Data:
             seed: Seed of drawn splits.
             task: The task, whose columns are read.
             tell: Called with every error of a file or a row. If it returns, the row is left out.
+            rows: Rows in memory, for a section that names no source.
 
         Raises:
             DataError: There are no training rows, or `tell` raised an error.
         """
-        splits = self._read(folder, seed, source_columns(task.columns, self.columns), tell)
+        if (rows is None) == (not any(source is not None for source in self._given_sources)):
+            raise DataError(
+                "data.path: give either path (one file), train (a file for each split) or dataset"
+                if rows is None
+                else "rows: data names a source too; leave one of them out"
+            )
+        splits = self._read(folder, seed, source_columns(task.columns, self.columns), tell, rows)
         shares = {"validation": self.validation, "test": self.test}
         for name, share in shares.items():
             if share == 0:
@@ -160,7 +174,7 @@ class Data:
             if name not in splits and isinstance(share, float):
                 splits["train"], splits[name] = draw(splits["train"], share, seed, task.stratum)
         if not splits["train"]:
-            source = self.dataset or self._main(folder)
+            source = "rows" if rows is not None else self.dataset or self._main(folder)
             raise DataError(f"{source}: there are no training rows")
         if self.folds is not None:
             splits["train"], splits["validation"] = fold(
@@ -168,20 +182,31 @@ class Data:
             )
         return {name: splits[name] for name in SPLITS if splits.get(name)}
 
+    @property
+    def _given_sources(self) -> tuple[str | None, ...]:
+        """What names the training rows; a section for rows in memory has none of it."""
+        return self.path, self.train if self.dataset is None else None, self.dataset
+
     def _read(
-        self, folder: Path, seed: int, columns: Mapping[str, SourceColumn], tell: Tell
+        self,
+        folder: Path,
+        seed: int,
+        columns: Mapping[str, SourceColumn],
+        tell: Tell,
+        rows: RowsInMemory | None,
     ) -> defaultdict[str, list[Row]]:
         splits: defaultdict[str, list[Row]] = defaultdict(list)
-        for split, records in self._sources(folder, tell):
+        sources = self._sources(folder, tell) if rows is None else records_by_split(rows)
+        for split, records in sources:
             if split in splits:
                 raise DataError(
                     f"{self._main(folder)} has rows of split '{split}', and data.{split} names a "
                     "file too"
                 )
-            rows = parse_rows(records, columns, self.split if split is None else None, tell)
+            parsed = parse_rows(records, columns, self.split if split is None else None, tell)
             if self.limit is not None:
-                rows = first(shuffled(rows, seed), self.limit)
-            for part, row in rows:
+                parsed = first(shuffled(parsed, seed), self.limit)
+            for part, row in parsed:
                 splits[split or part or "train"].append(row)
         return splits
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -95,8 +94,7 @@ class Predictor:
         check_name(adapter.name)
         if not any_backbone:
             check_backbone(adapter, self.backbone, adapter.name)
-        # The training record is not needed, and as large as a small adapter.
-        resident = replace(adapter.to(self.backbone.device), training={})
+        resident = adapter.to(self.backbone.device).without_record()
         self._adapters[adapter.name] = self._parents.share(resident)
 
     def load(
@@ -210,6 +208,15 @@ class Predictor:
             rows = list(zip(owners, examples, strict=True))
             lanes = lanes_of(self.backbone.device)
             return answer_rows(self.backbone, rows, self.max_tokens, bar, lanes)
+
+    def predict(self, name: str | None, texts: Sequence[Text]) -> list[Answer]:
+        """Answers texts by one adapter; see `__call__`.
+
+        Args:
+            name: The adapter; None or `base` for the plain backbone.
+            texts: The texts, or values by role.
+        """
+        return self([(name, text) for text in texts])
 
     def _unknown(self, name: str) -> UnknownAdapterError:
         hint = did_you_mean(name, self.names)

@@ -222,5 +222,4 @@ class AdapterCache:
         return moved
 
     def _read(self, version: Version) -> Adapter:
-        # The training record is not needed here, and it is as large as a small adapter.
-        return replace(self.load(version.folder), name=version.name, training={})
+        return replace(self.load(version.folder).without_record(), name=version.name)

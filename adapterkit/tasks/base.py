@@ -135,8 +135,13 @@ class Task(ABC):
         stratum = self.stratum(row)
         return [] if stratum is None else [str(stratum)]
 
-    def warnings(self, rows: Sequence[Row]) -> list[str]:
-        """Warnings about the training rows, a sentence each."""
+    def warnings(self, rows: Sequence[Row], targets: Sequence[Any]) -> list[str]:
+        """Warnings about the training rows, a sentence each.
+
+        Args:
+            rows: The rows.
+            targets: The right answer of each, as `target` gives it.
+        """
         names = (name for row in rows for name in self.label_values(row))
         return similar_labels(name for name in names if isinstance(name, str))
 

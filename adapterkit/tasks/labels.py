@@ -71,7 +71,8 @@ def label_index(label: str, labels: tuple[str, ...], where: str, name: str = "la
     if index is None:
         raise DataError(
             f"{where}: {name} '{label}' is not one this task was trained on; "
-            f"{did_you_mean(label, labels)}"
+            f"{did_you_mean(label, labels)} (a label without training rows must stand in "
+            "task.labels)"
         )
     return index
 

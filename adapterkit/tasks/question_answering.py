@@ -165,6 +165,17 @@ class QuestionAnswering(Task):
             token_spans.append(found)
         return SpanTarget(tuple(text for text, _ in answers), tuple(token_spans))
 
+    def warnings(self, rows: Sequence[Row], targets: Sequence[Any]) -> list[str]:
+        lengths = [max(last - first + 1 for first, last in t.token_spans) for t in targets]
+        long = sum(length > self.max_answer for length in lengths)
+        if not long:
+            return []
+        return [
+            f"{long} of {len(rows)} training rows have an answer of more than {self.max_answer} "
+            f"tokens (the longest {max(lengths)}), which is never given whole; raise "
+            "task.max_answer"
+        ]
+
     def protected_tokens(self, example: Example, target: Any) -> list[range]:
         """The tokens of the answer; the first token of a window without it."""
         return [range(first, last + 1) for first, last in target.token_spans]

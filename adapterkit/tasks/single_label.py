@@ -73,11 +73,11 @@ class SingleLabelTask(PooledTask):
     def stratum(self, row: Row) -> Hashable:
         return str(row.fields["label"])
 
-    def warnings(self, rows: Sequence[Row]) -> list[str]:
+    def warnings(self, rows: Sequence[Row], targets: Sequence[Any]) -> list[str]:
         names = [row.fields["label"] for row in rows]
         counts = count_labels(names, self.labels or distinct_labels(names))
         once = sorted(label for label, count in counts.items() if count == 1)
-        found = super().warnings(rows)
+        found = super().warnings(rows, targets)
         if once:
             some = ", ".join(f"'{label}'" for label in once[:5]) + (", ..." * (len(once) > 5))
             found.append(

@@ -129,7 +129,7 @@ class Summarisation(Task):
             request = {"sentences": request["text"], **request}
         return super().fields(request, where)
 
-    def warnings(self, rows: Sequence[Row]) -> list[str]:
+    def warnings(self, rows: Sequence[Row], targets: Sequence[Any]) -> list[str]:
         short = sum(len(_located(row.fields)[1]) <= self.sentences for row in rows)
         if not short:
             return []

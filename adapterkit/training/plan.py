@@ -11,6 +11,7 @@ from ..adapter.adapter import Adapter
 from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..data.dataset import fingerprint
+from ..data.memory import RowsInMemory
 from ..errors import AdapterkitError, RecipeError
 from ..inference.forward import text_limit
 from ..inference.labelled import Split, prepare_rows
@@ -24,6 +25,9 @@ from .trainable import TrainableAdapter
 log = logging.getLogger("adapterkit")
 
 HELD_OUT = ("validation", "test")
+
+Rows = Mapping[str, Sequence[Row]]
+"""Rows by split."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Plan:
     """
 
     recipe: Recipe
-    rows: Mapping[str, Sequence[Row]]
+    rows: Rows
     adapter: Adapter
     splits: Mapping[str, Split]
     augmented: Augmented | None = None
@@ -70,14 +74,22 @@ class Plan:
         backbone: Backbone,
         store: Store | None = None,
         augment: Augment | None = None,
+        rows: Rows | None = None,
     ) -> Plan:
-        """Reads the rows of a recipe and draws its adapter.
+        """Tokenises the rows of a recipe and draws its adapter.
+
+        Args:
+            recipe: The recipe.
+            backbone: Its backbone.
+            store: The store of its parent.
+            augment: Its own augmentation.
+            rows: Its rows, as `load_rows` returns them; if omitted, they are read.
 
         Raises:
             AdapterkitError: Recipe or data do not allow the training.
         """
+        rows = load_rows(recipe) if rows is None else rows
         try:
-            rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
             adapter = fresh_adapter(recipe, backbone, rows["train"], store)
             if adapter.task.tunable_key and "validation" not in rows:
                 raise RecipeError(
@@ -118,8 +130,25 @@ class Plan:
             log.warning(
                 f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"
             )
-        for warning in adapter.task.warnings(self.rows["train"]):
+        for warning in adapter.task.warnings(self.rows["train"], splits["train"].targets):
             log.warning(warning)
+
+
+def load_rows(recipe: Recipe, rows: RowsInMemory | None = None) -> Rows:
+    """The rows of each split of a recipe.
+
+    Args:
+        recipe: The recipe.
+        rows: Rows in memory, for a recipe whose data names no source.
+
+    Raises:
+        DataError: A row is not valid, or there are no training rows.
+    """
+    seed = recipe.training.seed
+    try:
+        return recipe.data.load(recipe.folder, seed, recipe.task, rows=rows)
+    except AdapterkitError as error:
+        raise type(error)(f"{recipe.name}: {error}") from None
 
 
 def _augmented(

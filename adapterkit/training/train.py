@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.store import Store
 from ..backbone.model import Backbone
+from ..data.memory import RowsInMemory
 from ..errors import DataError, RecipeError, did_you_mean
 from ..inference.shared_layers import StateCache
 from ..tasks.types import Outputs
@@ -21,7 +22,7 @@ from .callbacks.base import Callback
 from .compatibility import check_processes, check_together
 from .evaluation import split_outputs, tune_and_score
 from .loop import STEP_TOKENS, Loop, LoopOptions
-from .plan import HELD_OUT, Plan
+from .plan import HELD_OUT, Plan, Rows, load_rows
 from .recipe import Recipe
 from .run import Run
 from .trainable import TrainableAdapter, TrainableAdapters
@@ -45,6 +46,7 @@ def train(
     recipe: Recipe,
     backbone: Backbone | None = None,
     *,
+    rows: RowsInMemory | None = None,
     store: Store | None = None,
     augment: Augment | None = None,
     callbacks: Sequence[Callback] = (),
@@ -55,6 +57,8 @@ def train(
     Args:
         recipe: The recipe.
         backbone: A loaded backbone; if omitted, the recipe's backbone is loaded.
+        rows: Rows in memory, for a recipe whose data names no source: a list of mappings, a data
+            frame, a data set, or a mapping of splits to these.
         store: The store in which the recipe's `on_top_of` is looked up by name, and where the
             adapter will be published; if omitted, `adapters`.
         augment: Your own augmentation: a function from the values of a training row by role, and a
@@ -72,6 +76,7 @@ def train(
     return train_many(
         [recipe],
         backbone,
+        rows={} if rows is None else {recipe.name: load_rows(recipe, rows)},
         store=store,
         augment={recipe.name: augment} if augment is not None else {},
         callbacks=callbacks,
@@ -83,6 +88,7 @@ def train_many(
     recipes: Sequence[Recipe],
     backbone: Backbone | None = None,
     *,
+    rows: Mapping[str, Rows] | None = None,
     store: Store | None = None,
     augment: Mapping[str, Augment] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -97,6 +103,7 @@ def train_many(
     Args:
         recipes: The recipes, of one backbone and one precision.
         backbone: A loaded backbone; if omitted, the recipes' backbone is loaded.
+        rows: Name of a recipe to its rows, as `load_rows` returns them; those of others are read.
         store: As in `train`.
         augment: Name of a recipe to its augmentation, as in `train`.
         callbacks: As in `train`; one instance follows all runs.
@@ -116,11 +123,16 @@ def train_many(
     check_together(recipes)
     augment = augment or {}
     _check_augment_names(augment, recipes)
+    known = rows or {}
+    by_recipe = [known.get(recipe.name) or load_rows(recipe) for recipe in recipes]
     if backbone is None:
         backbone = load_backbone(recipes)
     accelerator = make_accelerator(backbone, recipes[0])
     check_processes(recipes, accelerator.num_processes)
-    plans = [Plan.of(recipe, backbone, store, augment.get(recipe.name)) for recipe in recipes]
+    plans = [
+        Plan.of(recipe, backbone, store, augment.get(recipe.name), rows)
+        for recipe, rows in zip(recipes, by_recipe, strict=True)
+    ]
     if accelerator.is_main_process:
         for plan in plans:
             plan.log_summary(backbone)

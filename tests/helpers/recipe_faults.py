@@ -287,10 +287,6 @@ RECIPE_FAULTS = {
         GOOD_RECIPE.replace("minilm", "minilm, quantization: 8"),
         "backbone.quantization: expected one of none, int8, 8bit, 4bit, got 8",
     ),
-    "no rows named": (
-        GOOD_RECIPE.replace("path: rows.csv", ""),
-        "data.path: give either path (one file)",
-    ),
     "rows named twice": (
         GOOD_RECIPE.replace("rows.csv", "rows.csv, train: rows.csv"),
         "data.path: give either path (one file), train (a file",

@@ -12,7 +12,6 @@ import torch
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import text_limit
-from adapterkit.tasks.columns import required_columns
 from adapterkit.tasks.types import Example
 from adapterkit.training.initial_adapter import fresh_adapter
 from helpers.task_rows import task_recipe, task_rows
@@ -37,7 +36,7 @@ def random_task_adapter(backbone: Backbone, kind: str, folder: Path, **task: Any
 def request_row(adapter: Adapter, index: int = 3, times: int = 1) -> dict[str, Any]:
     """The required columns of row `index` of the task; text, context or tokens repeated."""
     row = task_rows(adapter.task.type)[index]
-    fields = {role: row[role] for role in required_columns(adapter.task.columns)}
+    fields = {role: row[role] for role in adapter.inputs.required}
     for role in {"text", "context"} & fields.keys():
         fields[role] = " ".join([fields[role]] * times)
     if "tokens" in fields:

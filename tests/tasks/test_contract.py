@@ -58,7 +58,7 @@ def test_trained_saved_and_served_answers_are_the_same(
     assert adapter.task.main_metric in metrics
     predictor = Predictor(tiny, [again])
     requests = [
-        (again.name, {role: row.fields[role] for role in required_columns(again.task.columns)})
+        (again.name, {role: row.fields[role] for role in again.inputs.required})
         for row in rows
     ]
     together = predictor([*requests, (None, "a plain text")])
@@ -324,6 +324,23 @@ def test_entities_are_what_conll_counts() -> None:
     }
     for tags, expected in cases.items():
         assert entities_of(tags.split()) == expected
+
+
+def test_answers_longer_than_the_longest_are_reported(tiny: Backbone) -> None:
+    context = "the quick brown fox jumps over the lazy dog"
+    answers = (("quick brown fox jumps", 4),)
+    rows = [
+        Row({"question": "who?", "context": context, "answers": found}, "x")
+        for found in (answers, (("fox", 16),), ())
+    ]
+    kind: Any = tasks()["question_answering"]
+    for longest, warnings in ((40, 0), (4, 1)):
+        task = kind(max_answer=longest)
+        examples = task.examples([row.fields for row in rows], tiny.reader, 64)
+        targets = [task.target(*pair) for pair in zip(rows, examples, strict=True)]
+        found = task.warnings(rows, targets)
+        assert len(found) == warnings
+    assert "1 of 3 training rows have an answer of more than 4 tokens" in found[0]
 
 
 def test_entity_scores_count_whole_entities() -> None:

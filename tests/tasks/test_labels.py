@@ -183,4 +183,4 @@ def test_labels_that_look_alike_are_reported() -> None:
         f"the labels 'a' and '\uff21' {end}them alike",
     ]
     rows = [Row({"text": "a", "label": label}, "x") for label in ("Pos", "Pos", "pos", "pos")]
-    assert len(Classification().fit(rows, "mean").warnings(rows)) == 1
+    assert len(Classification().fit(rows, "mean").warnings(rows, [])) == 1

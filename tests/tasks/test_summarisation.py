@@ -202,8 +202,8 @@ def test_a_document_is_accepted_in_any_form(tiny: Backbone, tmp_path: Path) -> N
 
 def test_documents_without_other_sentences_are_a_warning(tiny: Backbone, tmp_path: Path) -> None:
     rows = task_recipe("summarisation", tmp_path).data.load(tmp_path, 0, summarisation())["train"]
-    assert summarisation(sentences=3).warnings(rows) == []
-    (warning,) = summarisation(sentences=4).warnings(rows)
+    assert summarisation(sentences=3).warnings(rows, []) == []
+    (warning,) = summarisation(sentences=4).warnings(rows, [])
     assert warning.startswith("24 of 24 training documents have no more than 4 sentences")
     with pytest.raises(ValueError, match="sentences: expected 1 or more, got 0"):
         summarisation(sentences=0)

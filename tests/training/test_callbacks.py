@@ -121,6 +121,7 @@ def test_callbacks_are_called_by_their_order() -> None:
     types = [getattr(callback, "type", "early") for callback in in_order([usual, early])]
     assert types == [
         *("early", "history", "evaluation", "keep_best", "patience", "recorder", "progress"),
+        "still_rising",
     ]
     assert set(callbacks()) == set(types) - {"early", "recorder"}
 
@@ -170,3 +171,25 @@ def test_state_of_a_callback_is_saved_with_the_run(tiny: Backbone) -> None:
     recipe = recipe_for("t", write_rows(1, 30), epochs=1)
     adapter = train(recipe, tiny, callbacks=[Counter(), saver], progress=False)
     assert saver.state["callbacks"] == {"counter": adapter.training["history"][-1]["step"]}
+
+
+@pytest.mark.parametrize(
+    ("scores", "warned"),
+    [([0.2, 0.5, 0.6], True), ([0.2, 0.6, 0.6], False), ([0.6, 0.7, 0.5], False), ([0.6], False)],
+)
+def test_a_run_that_ends_while_its_metric_rises_is_reported(
+    tiny: Backbone, scores: list[float], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Scores(Callback):
+        type: ClassVar[str] = "scores"
+        order: ClassVar[int] = 21
+
+        def on_epoch(self, event: Event) -> None:
+            for run in event.runs:
+                run.history[-1]["validation"]["accuracy"] = scores[run.epoch - 1]
+
+    recipe = recipe_for("t", write_rows(1, 30), epochs=len(scores))
+    train(recipe, tiny, callbacks=[Scores()], progress=False)
+    found = [message for message in caplog.messages if "still rose" in message]
+    expected = "t: validation accuracy still rose in the last epoch (0.5000 to 0.6000); more epochs"
+    assert found == ([f"{expected} may help (training.epochs)"] if warned else [])
