@@ -22,7 +22,7 @@ from ..metrics.bootstrap import interval
 from ..metrics.hf_evaluate import measure
 from ..registry import discover
 from .columns import Column, input_columns, request_fields
-from .fields import TEXT, Fields
+from .fields import FieldKind, Fields
 from .types import (
     Answer,
     AnswerSummary,
@@ -82,6 +82,9 @@ class Task(ABC):
 
     main_metric: ClassVar[str]
     """The metric that decides which epoch is kept; higher is better."""
+
+    sample_rows: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """Some labelled rows, values by role: a plug-in's contract test trains with them."""
 
     extra_metrics: tuple[str, ...]
     """Metrics that the recipe adds to those of the metric kind."""
@@ -270,7 +273,7 @@ class Task(ABC):
             tuple(
                 Part(role, row[role])
                 for role, column in input_columns(self.columns).items()
-                if column.kind is TEXT and role in row
+                if column.kind is FieldKind.TEXT and role in row
             )
         ]
 
@@ -301,7 +304,8 @@ class Task(ABC):
         """The metrics of a split, `main_metric` among them; without those that these rows leave
         undefined."""
         kind = metric_kinds()[self.metric_kind]
-        return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
+        names = dict.fromkeys((*kind.defaults, self.main_metric, *self.extra_metrics))
+        return measure(kind, names, predictions)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
         """Tables about a split: `per_class` and `confusion` (see `metrics/per_class.py`), if the

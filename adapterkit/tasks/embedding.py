@@ -20,7 +20,7 @@ from ..metrics.base import Predictions
 from ..schema import check_least
 from .base import Task
 from .columns import Column
-from .fields import TEXT, Fields
+from .fields import FieldKind, Fields
 from .pooled import PooledText
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, vector_summary
 
@@ -88,10 +88,12 @@ class Embedding(PooledText):
     type: ClassVar[str] = "embedding"
     peft_task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
-        "text_pair": Column(TEXT, "a text that belongs to text", learned=True, also_input=True),
+        "text": Column(FieldKind.TEXT, "the text"),
+        "text_pair": Column(
+            FieldKind.TEXT, "a text that belongs to text", learned=True, also_input=True
+        ),
         "negative": Column(
-            TEXT, "a wrong text_pair that looks right", required=False, learned=True
+            FieldKind.TEXT, "a wrong text_pair that looks right", required=False, learned=True
         ),
     }
     whole_batch: ClassVar[bool] = True

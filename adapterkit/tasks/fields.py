@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import DataError
 from ..schema import is_text
@@ -23,7 +23,7 @@ NUMBERS = re.compile(r"\s*[0-9]{1,9}\s*(\|\s*[0-9]{1,9}\s*)*")
 
 @dataclass(frozen=True)
 class FieldKind:
-    """A kind of values. A task may define a kind of its own.
+    """A kind of values: one of those below, or one that a task defines itself.
 
     Attributes:
         name: Its name in the server's description of an adapter. The page has a form for the kinds
@@ -31,6 +31,33 @@ class FieldKind:
         check: Returns the value as tasks read it. Takes a value of a file or a request, and where
             it stands, for messages. Raises `DataError` if the value is not of the kind.
     """
+
+    TEXT: ClassVar[FieldKind]
+    """A text that is not empty."""
+
+    TOKENS: ClassVar[FieldKind]
+    """A list of words, or words with blanks between them."""
+
+    LABELS: ClassVar[FieldKind]
+    """A list of distinct labels, perhaps empty, or labels with | between them."""
+
+    CHOICES: ClassVar[FieldKind]
+    """A list of at least two texts, or texts with | between them."""
+
+    NUMBER: ClassVar[FieldKind]
+    """A finite number."""
+
+    SPAN: ClassVar[FieldKind]
+    """Two character positions of a text, {start, end}."""
+
+    ANSWERS: ClassVar[FieldKind]
+    """Answers in a text as SQuAD has them, {text, answer_start}."""
+
+    SENTENCES: ClassVar[FieldKind]
+    """A text, or the list of its sentences."""
+
+    SUMMARY: ClassVar[FieldKind]
+    """Numbers of sentences from 0, or a text."""
 
     name: str
     check: Callable[[Any, str], Any]
@@ -129,12 +156,12 @@ def _summary(value: Any, where: str) -> str | tuple[int, ...]:
     return tuple(value)
 
 
-TEXT = FieldKind("text", _text)
-TOKENS = FieldKind("tokens", _tokens)
-LABELS = FieldKind("labels", _labels)
-CHOICES = FieldKind("choices", _choices)
-NUMBER = FieldKind("number", _number)
-SPAN = FieldKind("span", _span)
-ANSWERS = FieldKind("answers", _answers)
-SENTENCES = FieldKind("sentences", _sentences)
-SUMMARY = FieldKind("summary", _summary)
+FieldKind.TEXT = FieldKind("text", _text)
+FieldKind.TOKENS = FieldKind("tokens", _tokens)
+FieldKind.LABELS = FieldKind("labels", _labels)
+FieldKind.CHOICES = FieldKind("choices", _choices)
+FieldKind.NUMBER = FieldKind("number", _number)
+FieldKind.SPAN = FieldKind("span", _span)
+FieldKind.ANSWERS = FieldKind("answers", _answers)
+FieldKind.SENTENCES = FieldKind("sentences", _sentences)
+FieldKind.SUMMARY = FieldKind("summary", _summary)

@@ -16,7 +16,7 @@ from ..errors import DataError, did_you_mean
 from ..metrics.base import Array, Predictions
 from ..metrics.per_class import per_class
 from .columns import Column
-from .fields import LABELS
+from .fields import FieldKind
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
 from .thresholds import best_threshold
 from .types import NOTHING, Answer, AnswerSummary, Example, Outputs, Row, Score
@@ -43,7 +43,9 @@ class MultiLabel(PooledTask):
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
-        "labels": Column(LABELS, "the labels: a list, or labels with | between them", learned=True),
+        "labels": Column(
+            FieldKind.LABELS, "the labels: a list, or labels with | between them", learned=True
+        ),
     }
     metric_kind: ClassVar[str] = "labels"
     main_metric: ClassVar[str] = "f1_micro"

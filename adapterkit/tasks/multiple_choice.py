@@ -15,7 +15,7 @@ from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
 from .columns import Column
-from .fields import CHOICES, TEXT, Fields
+from .fields import FieldKind, Fields
 from .pooled import PooledTask, ranked
 from .types import Answer, AnswerSummary, Example, Outputs, Part, Reword, Row, Score
 
@@ -26,9 +26,9 @@ class MultipleChoice(PooledTask):
 
     type: ClassVar[str] = "multiple_choice"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
-        "choices": Column(CHOICES, "the choices: a list, or texts with | between them"),
-        "label": Column(TEXT, "the right choice, or its number from 0", learned=True),
+        "text": Column(FieldKind.TEXT, "the text"),
+        "choices": Column(FieldKind.CHOICES, "the choices: a list, or texts with | between them"),
+        "label": Column(FieldKind.TEXT, "the right choice, or its number from 0", learned=True),
     }
     augmentable: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"

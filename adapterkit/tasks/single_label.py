@@ -18,7 +18,7 @@ from ..metrics.base import Predictions
 from ..metrics.per_class import confusion, per_class
 from ..schema import check_share
 from .columns import Column
-from .fields import TEXT
+from .fields import FieldKind
 from .pooled import PooledTask, check_labels, known_labels, mean_score, ranked
 from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
@@ -37,7 +37,7 @@ class SingleLabelTask(PooledTask):
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
-        "label": Column(TEXT, "the label", learned=True),
+        "label": Column(FieldKind.TEXT, "the label", learned=True),
     }
     metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"
