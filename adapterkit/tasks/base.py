@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backbone.lm_head import LMHead
 from ..backbone.packing import Packed, Pooling
 from ..backbone.tokenizer import TextEncoder
-from ..errors import AdapterkitError
+from ..errors import AdapterkitError, did_you_mean
 from ..metrics.base import Predictions, metric_kinds
 from ..metrics.bootstrap import interval
 from ..metrics.hf_evaluate import measure
@@ -302,8 +302,17 @@ class Task(ABC):
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """The metrics of a split, `main_metric` among them; without those that these rows leave
-        undefined."""
+        undefined.
+
+        Raises:
+            AdapterkitError: The metric kind has no `main_metric`.
+        """
         kind = metric_kinds()[self.metric_kind]
+        if self.main_metric not in kind.metrics:
+            raise AdapterkitError(
+                f"the main metric '{self.main_metric}' of task '{self.type}' is none of the kind "
+                f"'{self.metric_kind}'; {did_you_mean(self.main_metric, kind.metrics)}"
+            )
         names = dict.fromkeys((*kind.defaults, self.main_metric, *self.extra_metrics))
         return measure(kind, names, predictions)
 

@@ -33,6 +33,7 @@ class Stance(SingleLabelTask):
         "author": Column(FieldKind.TEXT, "who wrote the text", required=False),
         "label": SingleLabelTask.columns["label"],
     }
+    augmentable: ClassVar[tuple[str, ...]] = ("text",)
     main_metric: ClassVar[str] = "cohen_kappa"
     sample_rows: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"text": "the bank is good", "topic": "#tea", "author": "me", "label": "for"},
