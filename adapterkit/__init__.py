@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .backbone.geometry import Geometry as Geometry
     from .backbone.geometry import Site as Site
     from .backbone.model import Backbone as Backbone
-    from .backbone.packing import Pooling as Pooling
     from .backbone.packing import TokenSequence as TokenSequence
     from .backbone.tokenizer import TextEncoder as TextEncoder
     from .backbone.tokenizer import truncate as truncate
@@ -87,7 +86,6 @@ _MODULES = {
     "Outputs": "tasks.types",
     "Part": "tasks.types",
     "PooledTask": "tasks.pooled",
-    "Pooling": "backbone.packing",
     "Predictions": "metrics.base",
     "Predictor": "inference.predictor",
     "Recipe": "training.recipe",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Self
 
@@ -117,7 +117,7 @@ class Embedding(PooledText):
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         if len({row.fields["text_pair"] for row in rows}) < 2:
             raise DataError("embedding needs at least two different text_pair in its training rows")
-        return replace(self, pooling=self.pooling or pooling)
+        return super().fit(rows, pooling)
 
     @property
     def ensemble_error(self) -> str | None:

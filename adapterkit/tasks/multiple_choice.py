@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
@@ -38,9 +37,6 @@ class MultipleChoice(PooledTask):
     @property
     def n_outputs(self) -> int:
         return 1
-
-    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        return replace(self, pooling=self.pooling or pooling)
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,7 +20,7 @@ from ..schema import check_least, check_share
 from .base import Task
 from .columns import Column
 from .fields import FieldKind, Fields
-from .types import Example, HeadInput, Part, Score
+from .types import Example, HeadInput, Part, Row, Score
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ class PooledText(Task):
         check_share(self, "dropout")
         check_least(self, 0, "stride")
         check_metrics((self.metric_kind,), self.extra_metrics)
+
+    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
+        return replace(self, pooling=self.pooling or pooling)
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
         """The text or the text pair that is read, as the only item of a list."""

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import evaluate as hugging_face
 import numpy as np
@@ -20,7 +20,7 @@ import sklearn.metrics
 from seqeval.scheme import IOB2
 
 from adapterkit.errors import AdapterkitError, RecipeError
-from adapterkit.metrics.base import Predictions, metric_kinds
+from adapterkit.metrics.base import Metric, MetricKind, Predictions, metric_kinds
 from adapterkit.metrics.bio import entities_of
 from adapterkit.metrics.bootstrap import interval
 from adapterkit.metrics.hf_evaluate import local_metric, measure
@@ -418,6 +418,42 @@ def test_a_metric_must_suit_the_tags_of_the_rows() -> None:
     row = Row({"tokens": ("a", "b"), "tags": ("N", "V")}, "x:1")
     with pytest.raises(AdapterkitError, match=r"task.extra_metrics: .* for tags; valid are: acc"):
         task.fit([row], "mean")
+
+
+class Further(MetricKind):
+    """A metric of a plug-in for a kind that exists."""
+
+    type: ClassVar[str] = "further"
+    extends: ClassVar[str | None] = "numbers"
+    metrics: ClassVar[dict[str, Metric]] = {"n": Metric(lambda p: float(len(p)))}
+
+
+def kinds_with(further: type[MetricKind], monkeypatch: pytest.MonkeyPatch) -> Any:
+    found: dict[str, Any] = {"numbers": metric_kinds()["numbers"], further.type: further}
+    monkeypatch.setattr("adapterkit.metrics.base.discover", lambda *_: found)
+    return metric_kinds.__wrapped__()
+
+
+def test_a_plug_in_adds_a_metric_to_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = metric_kinds()["numbers"]
+    kinds = kinds_with(Further, monkeypatch)
+    assert kinds.keys() == {"numbers"}
+    assert list(kinds["numbers"].metrics) == [*before.metrics, "n"]
+    assert measure(kinds["numbers"], ["n", "mae"], numbers())["n"] == len(numbers())
+    assert "n" not in before.metrics
+
+
+def test_a_metric_of_a_plug_in_cannot_replace_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Again(Further):
+        metrics: ClassVar[dict[str, Metric]] = {"mae": Metric(lambda p: 0.0)}
+
+    class Lost(Further):
+        extends: ClassVar[str | None] = "number"
+
+    with pytest.raises(AdapterkitError, match="extend 'numbers', which has mae already; rename"):
+        kinds_with(Again, monkeypatch)
+    with pytest.raises(AdapterkitError, match="no such kind; did you mean 'numbers'"):
+        kinds_with(Lost, monkeypatch)
 
 
 def test_extra_metrics_follow_those_of_the_task() -> None:
