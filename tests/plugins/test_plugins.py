@@ -182,7 +182,7 @@ def test_one_file_each_trains_evaluates_predicts_and_serves(
     assert kappas[card["training"]["epoch"] - 1] == max(kappas) > kappas[0]
     backbone = ("--backbone", renamed_folder)
     done = run(site, program, "evaluate", "t/topic", "rows.csv", *backbone)
-    assert re.search(r"cohen_kappa +1\.0", done.stdout)
+    assert re.search(r"^cohen_kappa 0\.[5-9]", done.stdout, re.MULTILINE)
     done = run(site, program, "predict", "t/topic", json.dumps(ROW), *backbone, "--json")
     (answer,) = json.loads(done.stdout)
     assert (answer["adapter"], answer["label"]) == ("t/topic", "for")
