@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .metrics.base import MetricKind as MetricKind
     from .metrics.base import Predictions as Predictions
     from .ops.low_rank import LowRank as LowRank
-    from .ops.low_rank import StackedWeights as StackedWeights
+    from .ops.stacked_weights import StackedWeights as StackedWeights
     from .tasks.base import Task as Task
     from .tasks.columns import Column as Column
     from .tasks.fields import FieldKind as FieldKind
@@ -94,7 +94,7 @@ _MODULES = {
     "Score": "tasks.types",
     "SingleLabelTask": "tasks.single_label",
     "Site": "backbone.geometry",
-    "StackedWeights": "ops.low_rank",
+    "StackedWeights": "ops.stacked_weights",
     "Store": "adapter.store",
     "Task": "tasks.base",
     "TextEncoder": "backbone.tokenizer",
