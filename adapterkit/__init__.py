@@ -18,19 +18,38 @@ if TYPE_CHECKING:
     from .backbone.geometry import Geometry as Geometry
     from .backbone.geometry import Site as Site
     from .backbone.model import Backbone as Backbone
+    from .backbone.packing import TokenSequence as TokenSequence
+    from .backbone.tokenizer import TextEncoder as TextEncoder
+    from .backbone.tokenizer import truncate as truncate
     from .client.http import AsyncClient as AsyncClient
     from .client.http import Client as Client
     from .data.readers import read_records as read_records
     from .errors import AdapterkitError as AdapterkitError
+    from .errors import DataError as DataError
     from .inference.attribution import explain as explain
     from .inference.labelled import read_rows as read_rows
     from .inference.pipeline import evaluate as evaluate
     from .inference.predictor import Predictor as Predictor
+    from .methods.base import Group as Group
+    from .methods.base import GroupEdits as GroupEdits
     from .methods.base import Method as Method
+    from .metrics.base import Metric as Metric
     from .metrics.base import MetricKind as MetricKind
+    from .metrics.base import Predictions as Predictions
+    from .ops.low_rank import LowRank as LowRank
+    from .ops.stacked_weights import StackedWeights as StackedWeights
     from .tasks.base import Task as Task
     from .tasks.columns import Column as Column
     from .tasks.fields import FieldKind as FieldKind
+    from .tasks.pooled import PooledTask as PooledTask
+    from .tasks.single_label import SingleLabelTask as SingleLabelTask
+    from .tasks.types import AnswerSummary as AnswerSummary
+    from .tasks.types import Example as Example
+    from .tasks.types import HeadInput as HeadInput
+    from .tasks.types import Outputs as Outputs
+    from .tasks.types import Part as Part
+    from .tasks.types import Row as Row
+    from .tasks.types import Score as Score
     from .training.callbacks.base import Callback as Callback
     from .training.callbacks.base import Event as Event
     from .training.comparison import compare as compare
@@ -38,28 +57,48 @@ if TYPE_CHECKING:
     from .training.comparison_table import comparison_table as comparison_table
     from .training.cross_validation import cross_validate as cross_validate
     from .training.recipe import Recipe as Recipe
+    from .training.run import Run as Run
     from .training.train import train as train
     from .training.train import train_many as train_many
 
 _MODULES = {
     "Adapter": "adapter.adapter",
     "AdapterkitError": "errors",
+    "AnswerSummary": "tasks.types",
     "AsyncClient": "client.http",
     "Backbone": "backbone.model",
     "Callback": "training.callbacks.base",
     "Client": "client.http",
     "Column": "tasks.columns",
+    "DataError": "errors",
     "Event": "training.callbacks.base",
+    "Example": "tasks.types",
     "Family": "backbone.families.base",
     "FieldKind": "tasks.fields",
     "Geometry": "backbone.geometry",
+    "Group": "methods.base",
+    "GroupEdits": "methods.base",
+    "HeadInput": "tasks.types",
+    "LowRank": "ops.low_rank",
     "Method": "methods.base",
+    "Metric": "metrics.base",
     "MetricKind": "metrics.base",
+    "Outputs": "tasks.types",
+    "Part": "tasks.types",
+    "PooledTask": "tasks.pooled",
+    "Predictions": "metrics.base",
     "Predictor": "inference.predictor",
     "Recipe": "training.recipe",
+    "Row": "tasks.types",
+    "Run": "training.run",
+    "Score": "tasks.types",
+    "SingleLabelTask": "tasks.single_label",
     "Site": "backbone.geometry",
+    "StackedWeights": "ops.stacked_weights",
     "Store": "adapter.store",
     "Task": "tasks.base",
+    "TextEncoder": "backbone.tokenizer",
+    "TokenSequence": "backbone.packing",
     "compare": "training.comparison",
     "comparison_table": "training.comparison_table",
     "cross_validate": "training.cross_validation",
@@ -74,6 +113,7 @@ _MODULES = {
     "save_adapter": "adapter.folder",
     "train": "training.train",
     "train_many": "training.train",
+    "truncate": "backbone.tokenizer",
 }
 """Public name to the module that defines it; the imports above say the same to type checkers."""
 

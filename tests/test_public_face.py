@@ -72,7 +72,7 @@ def test_scripts_import_from_adapterkit_alone(script: Path) -> None:
     assert imports_from_inside(code) == []
 
 
-@pytest.mark.parametrize("kind", ["callback", "family"])
+@pytest.mark.parametrize("kind", ["callback", "family", "method", "metric", "task"])
 def test_a_plug_in_imports_from_adapterkit_alone(kind: str) -> None:
     file = ROOT / "tests" / "plugins" / "adapterkit_example" / f"{kind}.py"
     code = file.read_text(encoding="utf-8")

@@ -15,10 +15,11 @@ from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
 
 Delta = Callable[[Tensor, Tensor], Tensor]
-"""What an edit does at a site: `(y, x) -> y + ...`, in place if gradients are off.
+"""What an edit does at a site: from y and x to the new y, `[t, out]`.
 
-The edit adds to y, `[t, out]`, and reads x, `[t, in]`. Both are the tokens of one group of
-adapters, or of the whole batch if the group knows its range in the batch (`segments.BatchRange`).
+y, `[t, out]`, is the output at the site so far; x, `[t, in]`, is the input. Both are the tokens of
+one group of adapters, or of the whole batch if the group knows its range in the batch
+(`segments.BatchRange`). If gradients are off, the edit may change y in place and return it.
 """
 
 
@@ -96,8 +97,10 @@ class LayerEdits:
             return y
         for block in blocks:
             rows = slice(block.start, block.end)
-            inputs = (y if x is None else x)[0, rows]
-            block.delta(y[0, rows], inputs if read is None else read(inputs))
+            before, inputs = y[0, rows], (y if x is None else x)[0, rows]
+            after = block.delta(before, inputs if read is None else read(inputs))
+            if after is not before:
+                before.copy_(after)
         return y
 
 

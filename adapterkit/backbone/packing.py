@@ -17,6 +17,8 @@ from ..errors import BackboneError
 from .lm_head import LMHead
 
 Pooling = Literal["cls", "pooler", "mean"]
+"""How a sequence becomes one vector: its first token, BERT's dense layer and tanh on that, or the
+mean of all tokens."""
 
 
 @dataclass(frozen=True)

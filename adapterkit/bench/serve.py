@@ -22,7 +22,7 @@ from ..errors import AdapterkitError, UnknownAdapterError
 from ..names import BASE
 from ..tasks.base import tasks
 from ..tasks.columns import required_columns
-from ..tasks.fields import TEXT
+from ..tasks.fields import FieldKind
 from .connection import run_load
 from .load import Tally, Target, drive
 from .machine import machine
@@ -234,7 +234,7 @@ def _takes_plain_text(model: Mapping[str, Any]) -> bool:
     kind = tasks().get(model.get("task", ""))
     if kind is None:
         return True
-    return [column.kind for column in required_columns(kind.columns).values()] == [TEXT]
+    return [column.kind for column in required_columns(kind.columns).values()] == [FieldKind.TEXT]
 
 
 @asynccontextmanager

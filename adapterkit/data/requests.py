@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 from ..names import BASE
 from ..tasks.columns import SourceColumn
-from ..tasks.fields import TEXT
+from ..tasks.fields import FieldKind
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
@@ -92,7 +92,7 @@ def _text_of(
     if values:
         named = {role: record[column] for role, column in columns.items() if column in record}
         return {**named, **values}
-    sources = {role: SourceColumn(name, TEXT) for role, name in columns.items()}
+    sources = {role: SourceColumn(name, FieldKind.TEXT) for role, name in columns.items()}
     texts = tuple(read_fields(record, sources, where).values())
     return texts if len(texts) > 1 else texts[0]
 

@@ -12,11 +12,11 @@ from typing import Self
 from ..cjk import UNSPACED
 from ..errors import DataError
 from ..tasks.columns import SourceColumn
-from ..tasks.fields import TEXT
+from ..tasks.fields import FieldKind
 from .dataset import read_fields
 from .readers import Tell, read_records, stop
 
-COLUMNS = {role: SourceColumn(role, TEXT) for role in ("word", "synonym")}
+COLUMNS = {role: SourceColumn(role, FieldKind.TEXT) for role in ("word", "synonym")}
 
 UNIT = re.compile(rf"[{UNSPACED}]|(?:(?![{UNSPACED}])[\w\u0300-\u036f])+|[^\w\s]")
 """Units of a text, at whose ends a word of the table may begin and end: a character of a script

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ..errors import RecipeError, did_you_mean
 from ..ops.dropout import Dropout
 from ..ops.segments import Segments
 from ..registry import discover
+from ..schema import build, dump
 
 Tensors = dict[str, Tensor]
 
@@ -34,7 +35,9 @@ class GroupEdits:
     """What the adapters of one group do to a batch.
 
     Attributes:
-        deltas: (layer, site) to what is added to the group's tokens there.
+        deltas: (layer, site) to the edit of the group's tokens there: a function `(y, x)` that
+            returns the new y, `[t, out]`, from y, the output at the site, and x, its input,
+            `[t, in]`. If gradients are off, it may change y in place and return it.
         prefixes: For each adapter the keys and values before its texts, `[L, 2, P, h]`; None for a
             method without prefix tokens.
     """
@@ -68,6 +71,23 @@ class Group:
             `[t, d]`; x itself outside training.
         """
         return x if self.dropout is None else self.dropout.drop_tokens(x, p)
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """Repeats the row of each adapter for each of its tokens.
+
+        Args:
+            values: `[G, ...]`, in the order of the segments.
+
+        Returns:
+            `[t, ...]`.
+        """
+        n_tokens = sum(self.segments.lengths)
+        return values.repeat_interleave(self._token_counts, dim=0, output_size=n_tokens)
+
+    @cached_property
+    def _token_counts(self) -> Tensor:
+        """Number of tokens of each adapter, `[G]`, where they are computed."""
+        return torch.tensor(self.segments.lengths, device=self.segments.device)
 
 
 class Method(ABC):
@@ -117,9 +137,10 @@ class Method(ABC):
         prefix tokens or only trains the head."""
 
     @property
-    @abstractmethod
     def group_key(self) -> Hashable:
-        """Adapters of one method with equal keys are computed as one group."""
+        """Adapters of one method with equal keys are computed as one group: by default those with
+        equal settings."""
+        return self
 
     @abstractmethod
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
@@ -156,16 +177,15 @@ class Method(ABC):
             Deltas at the declared sites only, and prefixes.
         """
 
-    @abstractmethod
     def config(self, geometry: Geometry) -> dict[str, Any]:
-        """The method's part of `adapter_config.json`."""
+        """The method's part of `adapter_config.json`: by default its settings."""
+        return {key: value for key, value in dump(self).items() if key != "type"}
 
     @classmethod
-    @abstractmethod
     def from_config(
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
-        """The method of a folder that was not written by adapterkit.
+        """The method of a folder that was not written by adapterkit, by default from its settings.
 
         Args:
             config: The content of `adapter_config.json`.
@@ -175,6 +195,9 @@ class Method(ABC):
         Raises:
             ValueError: The file has settings that this method does not support.
         """
+        known = {field.name for field in fields(cast(Any, cls))}
+        settings = {key: value for key, value in config.items() if key in known}
+        return cast(Self, build(cls, settings, ""))
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         """Names of the tensors in the weights file, to their names in memory.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
@@ -137,22 +137,3 @@ class Bottleneck(Method):
             for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
                 deltas[layer, site] = partial(product.add, layer=index)
         return GroupEdits(deltas)
-
-    def config(self, geometry: Geometry) -> dict[str, Any]:
-        return {
-            "placement": self.placement,
-            "size": self.size,
-            "reduction_factor": self.reduction_factor,
-            "activation": self.activation,
-            "scaling": self.scaling,
-            "layers": list(self.layers) if self.layers is not None else None,
-        }
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
-    ) -> Self:
-        settings = {field.name: config[field.name] for field in fields(cls) if field.name in config}
-        if settings.get("layers") is not None:
-            settings["layers"] = tuple(settings["layers"])
-        return cls(**settings)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 
@@ -31,10 +31,6 @@ class Head(Method):
     def sites(self) -> tuple[str, ...]:
         return ()
 
-    @property
-    def group_key(self) -> Hashable:
-        return ()
-
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         return {}
 
@@ -44,12 +40,3 @@ class Head(Method):
     @classmethod
     def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
         return GroupEdits()
-
-    def config(self, geometry: Geometry) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
-    ) -> Self:
-        return cls()

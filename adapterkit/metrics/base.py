@@ -1,7 +1,7 @@
 """Predictions with their references, and the base class of the metrics for one kind of prediction.
 
-A new metric is one entry in the file of its kind in `metrics/`; a new kind is one new file there,
-or a class in a plug-in.
+A new metric is one entry in the file of its kind in `metrics/`; a new kind is one new file there.
+A plug-in adds either of them with a class that extends `MetricKind`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import did_you_mean
+from ..errors import AdapterkitError, did_you_mean
 from ..registry import discover
 
 Array = NDArray[Any]
@@ -78,10 +78,14 @@ def mean(value: Callable[[Any, Any], float]) -> Metric:
 
 
 class MetricKind:
-    """The metrics of one kind of prediction."""
+    """The metrics of one kind of prediction, or further metrics of a kind that exists."""
 
     type: ClassVar[str]
     """Name, as a task's `metric_kind` has it."""
+
+    extends: ClassVar[str | None] = None
+    """Name of the kind that gets these metrics too; such a class needs `type` and `metrics` only.
+    None for a kind of its own."""
 
     features: ClassVar[Mapping[str, Any]]
     """Type of each column for Hugging Face `evaluate`: the name of a type, a list of one for lists,
@@ -92,6 +96,9 @@ class MetricKind:
 
     metrics: ClassVar[Mapping[str, Metric]]
     """All metrics of the kind, by name."""
+
+    sample_predictions: ClassVar[Predictions | None] = None
+    """Some predictions of the kind: a plug-in's contract test computes the metrics of them."""
 
 
 def check_metrics(kinds: Iterable[str], names: Sequence[str]) -> None:
@@ -116,8 +123,31 @@ def check_metrics(kinds: Iterable[str], names: Sequence[str]) -> None:
 
 @cache
 def metric_kinds() -> dict[str, type[MetricKind]]:
-    """All metric kinds by name, those of plug-ins included."""
-    return discover("adapterkit.metrics", MetricKind)
+    """All metric kinds by name, those of plug-ins and their further metrics included.
+
+    Raises:
+        AdapterkitError: A plug-in is broken, extends a kind that does not exist, or has a metric
+            that the kind has already.
+    """
+    found = discover("adapterkit.metrics", MetricKind)
+    kinds = {name: kind for name, kind in found.items() if kind.extends is None}
+    for name, further in found.items():
+        if further.extends is None:
+            continue
+        if further.extends not in kinds:
+            raise AdapterkitError(
+                f"the metrics '{name}' extend '{further.extends}': there is no such kind; "
+                f"{did_you_mean(further.extends, kinds)}"
+            )
+        extended = kinds[further.extends]
+        if twice := sorted(further.metrics.keys() & extended.metrics.keys()):
+            raise AdapterkitError(
+                f"the metrics '{name}' extend '{further.extends}', which has "
+                f"{', '.join(twice)} already; rename or uninstall one"
+            )
+        members = {"metrics": {**extended.metrics, **further.metrics}}
+        kinds[further.extends] = type(extended.__name__, (extended,), members)
+    return kinds
 
 
 def _take(values: Any, indices: Array) -> Any:

@@ -16,13 +16,13 @@ from torch import Tensor
 from ..backbone.lm_head import LMHead
 from ..backbone.packing import Packed, Pooling
 from ..backbone.tokenizer import TextEncoder
-from ..errors import AdapterkitError
+from ..errors import AdapterkitError, did_you_mean
 from ..metrics.base import Predictions, metric_kinds
 from ..metrics.bootstrap import interval
 from ..metrics.hf_evaluate import measure
 from ..registry import discover
 from .columns import Column, input_columns, request_fields
-from .fields import TEXT, Fields
+from .fields import FieldKind, Fields
 from .labels import similar_labels
 from .types import (
     Answer,
@@ -83,6 +83,9 @@ class Task(ABC):
 
     main_metric: ClassVar[str]
     """The metric that decides which epoch is kept; higher is better."""
+
+    sample_rows: ClassVar[Sequence[Mapping[str, Any]]] = ()
+    """Some labelled rows, values by role: a plug-in's contract test trains with them."""
 
     extra_metrics: tuple[str, ...]
     """Metrics that the recipe adds to those of the metric kind."""
@@ -277,7 +280,7 @@ class Task(ABC):
             tuple(
                 Part(role, row[role])
                 for role, column in input_columns(self.columns).items()
-                if column.kind is TEXT and role in row
+                if column.kind is FieldKind.TEXT and role in row
             )
         ]
 
@@ -306,9 +309,19 @@ class Task(ABC):
 
     def metrics(self, predictions: Predictions) -> dict[str, float]:
         """The metrics of a split, `main_metric` among them; without those that these rows leave
-        undefined."""
+        undefined.
+
+        Raises:
+            AdapterkitError: The metric kind has no `main_metric`.
+        """
         kind = metric_kinds()[self.metric_kind]
-        return measure(kind, dict.fromkeys((*kind.defaults, *self.extra_metrics)), predictions)
+        if self.main_metric not in kind.metrics:
+            raise AdapterkitError(
+                f"the main metric '{self.main_metric}' of task '{self.type}' is none of the kind "
+                f"'{self.metric_kind}'; {did_you_mean(self.main_metric, kind.metrics)}"
+            )
+        names = dict.fromkeys((*kind.defaults, self.main_metric, *self.extra_metrics))
+        return measure(kind, names, predictions)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
         """Tables about a split: `per_class` and `confusion` (see `metrics/per_class.py`), if the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar, Self
 
@@ -20,7 +20,7 @@ from ..metrics.base import Predictions
 from ..schema import check_least
 from .base import Task
 from .columns import Column
-from .fields import TEXT, Fields
+from .fields import FieldKind, Fields
 from .pooled import PooledText
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, vector_summary
 
@@ -88,10 +88,12 @@ class Embedding(PooledText):
     type: ClassVar[str] = "embedding"
     peft_task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
-        "text_pair": Column(TEXT, "a text that belongs to text", learned=True, also_input=True),
+        "text": Column(FieldKind.TEXT, "the text"),
+        "text_pair": Column(
+            FieldKind.TEXT, "a text that belongs to text", learned=True, also_input=True
+        ),
         "negative": Column(
-            TEXT, "a wrong text_pair that looks right", required=False, learned=True
+            FieldKind.TEXT, "a wrong text_pair that looks right", required=False, learned=True
         ),
     }
     whole_batch: ClassVar[bool] = True
@@ -115,7 +117,7 @@ class Embedding(PooledText):
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         if len({row.fields["text_pair"] for row in rows}) < 2:
             raise DataError("embedding needs at least two different text_pair in its training rows")
-        return replace(self, pooling=self.pooling or pooling)
+        return super().fit(rows, pooling)
 
     @property
     def ensemble_error(self) -> str | None:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import DataError
 from ..schema import is_text
@@ -32,7 +32,7 @@ ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "tr
 
 @dataclass(frozen=True)
 class FieldKind:
-    """A kind of values. A task may define a kind of its own.
+    """A kind of values: one of those below, or one that a task defines itself.
 
     Attributes:
         name: Its name in the server's description of an adapter. The page has a form for the kinds
@@ -42,6 +42,39 @@ class FieldKind:
         several_columns: Whether a recipe may name several columns for the role; `check` then takes
             their values by name.
     """
+
+    TEXT: ClassVar[FieldKind]
+    """A text that is not empty."""
+
+    TOKENS: ClassVar[FieldKind]
+    """A list of words, or words with blanks between them."""
+
+    LABEL: ClassVar[FieldKind]
+    """A label: a text, a number or a boolean, in the spelling of `labels.py`."""
+
+    TAGS: ClassVar[FieldKind]
+    """A list of tags, or tags with blanks between them."""
+
+    LABELS: ClassVar[FieldKind]
+    """A list of distinct labels, perhaps empty, or labels with | between them."""
+
+    CHOICES: ClassVar[FieldKind]
+    """A list of at least two texts, or texts with | between them."""
+
+    NUMBER: ClassVar[FieldKind]
+    """A finite number."""
+
+    SPAN: ClassVar[FieldKind]
+    """Two character positions of a text, {start, end}."""
+
+    ANSWERS: ClassVar[FieldKind]
+    """Answers in a text as SQuAD has them, {text, answer_start}."""
+
+    SENTENCES: ClassVar[FieldKind]
+    """A text, or the list of its sentences."""
+
+    SUMMARY: ClassVar[FieldKind]
+    """Numbers of sentences from 0, or a text."""
 
     name: str
     check: Callable[[Any, str], Any]
@@ -247,14 +280,14 @@ def _summary(value: Any, where: str) -> str | tuple[int, ...]:
     return tuple(value)
 
 
-TEXT = FieldKind("text", _text)
-TOKENS = FieldKind("tokens", _tokens)
-LABEL = FieldKind("label", _label)
-LABELS = FieldKind("labels", _labels, several_columns=True)
-TAGS = FieldKind("tags", _tags)
-CHOICES = FieldKind("choices", _choices)
-NUMBER = FieldKind("number", _number)
-SPAN = FieldKind("span", _span, several_columns=True)
-ANSWERS = FieldKind("answers", _answers)
-SENTENCES = FieldKind("sentences", _sentences)
-SUMMARY = FieldKind("summary", _summary)
+FieldKind.TEXT = FieldKind("text", _text)
+FieldKind.TOKENS = FieldKind("tokens", _tokens)
+FieldKind.LABEL = FieldKind("label", _label)
+FieldKind.LABELS = FieldKind("labels", _labels, several_columns=True)
+FieldKind.TAGS = FieldKind("tags", _tags)
+FieldKind.CHOICES = FieldKind("choices", _choices)
+FieldKind.NUMBER = FieldKind("number", _number)
+FieldKind.SPAN = FieldKind("span", _span, several_columns=True)
+FieldKind.ANSWERS = FieldKind("answers", _answers)
+FieldKind.SENTENCES = FieldKind("sentences", _sentences)
+FieldKind.SUMMARY = FieldKind("summary", _summary)

@@ -18,7 +18,7 @@ from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
 from .base import Task
 from .columns import Column
-from .fields import TEXT, Fields
+from .fields import FieldKind, Fields
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
 
 TOP = 5
@@ -59,7 +59,7 @@ class MaskedLanguageModelling(Task):
     """
 
     type: ClassVar[str] = "masked_language_modelling"
-    columns: ClassVar[Mapping[str, Column]] = {"text": Column(TEXT, "the text")}
+    columns: ClassVar[Mapping[str, Column]] = {"text": Column(FieldKind.TEXT, "the text")}
     augmentable: ClassVar[tuple[str, ...]] = ("text",)
     masks_tokens: ClassVar[bool] = True
     metric_kind: ClassVar[str] = "tokens"

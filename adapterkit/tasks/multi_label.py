@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..metrics.base import Array, Predictions
 from ..metrics.per_class import per_class
 from .columns import Column
-from .fields import LABELS, ONE_HOT
+from .fields import ONE_HOT, FieldKind
 from .labels import check_labels, distinct_labels, known_labels, label_index
 from .pooled import PooledTask, mean_score, ranked
 from .thresholds import best_threshold
@@ -45,7 +45,7 @@ class MultiLabel(PooledTask):
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
         "labels": Column(
-            LABELS,
+            FieldKind.LABELS,
             "the labels: a list, or labels with | between them; a list of columns reads a 0/1 "
             "column a label",
             learned=True,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
 from .columns import Column
-from .fields import CHOICES, TEXT, Fields
+from .fields import FieldKind, Fields
 from .pooled import PooledTask, ranked
 from .types import Answer, AnswerSummary, Example, Outputs, Part, Reword, Row, Score
 
@@ -26,9 +25,9 @@ class MultipleChoice(PooledTask):
 
     type: ClassVar[str] = "multiple_choice"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
-        "choices": Column(CHOICES, "the choices: a list, or texts with | between them"),
-        "label": Column(TEXT, "the right choice, or its number from 0", learned=True),
+        "text": Column(FieldKind.TEXT, "the text"),
+        "choices": Column(FieldKind.CHOICES, "the choices: a list, or texts with | between them"),
+        "label": Column(FieldKind.TEXT, "the right choice, or its number from 0", learned=True),
     }
     augmentable: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"
@@ -38,9 +37,6 @@ class MultipleChoice(PooledTask):
     @property
     def n_outputs(self) -> int:
         return 1
-
-    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
-        return replace(self, pooling=self.pooling or pooling)
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]

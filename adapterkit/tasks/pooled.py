@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,8 +19,8 @@ from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
 from .base import Task
 from .columns import Column
-from .fields import TEXT, Fields
-from .types import Example, HeadInput, Score
+from .fields import FieldKind, Fields
+from .types import Example, HeadInput, Part, Row, Score
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class PooledText(Task):
     """
 
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
-        "text_pair": Column(TEXT, "a second text, for tasks on text pairs", required=False),
+        "text": Column(FieldKind.TEXT, "the text"),
+        "text_pair": Column(
+            FieldKind.TEXT, "a second text, for tasks on text pairs", required=False
+        ),
     }
     augmentable: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
@@ -56,11 +58,22 @@ class PooledText(Task):
         check_least(self, 0, "stride")
         check_metrics((self.metric_kind,), self.extra_metrics)
 
+    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
+        return replace(self, pooling=self.pooling or pooling)
+
+    def parts(self, row: Fields) -> list[tuple[Part, ...]]:
+        """The text or the text pair that is read, as the only item of a list."""
+        pair = row.get("text_pair")
+        text = Part("text", row["text"])
+        return [(text,) if pair is None else (text, Part("text_pair", pair))]
+
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
-        firsts, seconds = [row["text"] for row in rows], [row.get("text_pair") for row in rows]
+        texts = [[part.text for part in self.parts(row)[0]] for row in rows]
+        seconds = [pair[1] if len(pair) == 2 else None for pair in texts]
+        encodings = reader.encode([pair[0] for pair in texts], seconds)
         return [
             self.example(row, encoding, limit)
-            for row, encoding in zip(rows, reader.encode(firsts, seconds), strict=True)
+            for row, encoding in zip(rows, encodings, strict=True)
         ]
 
     def example(self, row: Fields, encoding: Any, limit: int) -> Example:

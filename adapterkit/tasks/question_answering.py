@@ -17,7 +17,7 @@ from ..metrics.base import Predictions, check_metrics, metric_kinds
 from ..schema import check_least, check_share
 from .base import Task
 from .columns import Column
-from .fields import ANSWERS, TEXT, Fields
+from .fields import FieldKind, Fields
 from .thresholds import best_threshold
 from .token_head import token_logits
 from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
@@ -84,10 +84,10 @@ class QuestionAnswering(Task):
     type: ClassVar[str] = "question_answering"
     peft_task_type: ClassVar[str | None] = "QUESTION_ANS"
     columns: ClassVar[Mapping[str, Column]] = {
-        "question": Column(TEXT, "the question"),
-        "context": Column(TEXT, "the text that holds its answer"),
+        "question": Column(FieldKind.TEXT, "the question"),
+        "context": Column(FieldKind.TEXT, "the text that holds its answer"),
         "answers": Column(
-            ANSWERS,
+            FieldKind.ANSWERS,
             "the answers, {text: [...], answer_start: [...]}; empty lists if there is none",
             learned=True,
         ),

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..backbone.packing import Pooling
 from ..metrics.base import Predictions
 from .columns import Column
-from .fields import NUMBER
+from .fields import FieldKind
 from .pooled import PooledTask, mean_score
 from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
@@ -31,7 +31,7 @@ class Regression(PooledTask):
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
-        "label": Column(NUMBER, "the number", learned=True),
+        "label": Column(FieldKind.NUMBER, "the number", learned=True),
     }
     metric_kind: ClassVar[str] = "numbers"
     main_metric: ClassVar[str] = "spearman"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..backbone.tokenizer import TextEncoder
 from ..errors import DataError
 from .columns import Column
-from .fields import SPAN, TEXT, Fields
+from .fields import FieldKind, Fields
 from .single_label import SingleLabelTask
 from .types import Example, Part, Row, Text
 
@@ -23,9 +23,13 @@ class Relation(SingleLabelTask):
 
     type: ClassVar[str] = "relation"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
-        "head": Column(SPAN, "the relation's head, {start, end} in characters of the text"),
-        "tail": Column(SPAN, "the relation's tail, {start, end} in characters of the text"),
+        "text": Column(FieldKind.TEXT, "the text"),
+        "head": Column(
+            FieldKind.SPAN, "the relation's head, {start, end} in characters of the text"
+        ),
+        "tail": Column(
+            FieldKind.SPAN, "the relation's tail, {start, end} in characters of the text"
+        ),
         "label": SingleLabelTask.columns["label"],
     }
     augmentable: ClassVar[tuple[str, ...]] = ()

@@ -17,7 +17,7 @@ from ..metrics.base import Predictions
 from ..metrics.per_class import confusion, per_class
 from ..schema import check_share
 from .columns import Column
-from .fields import LABEL
+from .fields import FieldKind
 from .labels import check_labels, count_labels, distinct_labels, known_labels, label_index
 from .pooled import PooledTask, mean_score, ranked
 from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
@@ -37,7 +37,7 @@ class SingleLabelTask(PooledTask):
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
-        "label": Column(LABEL, "the label", learned=True),
+        "label": Column(FieldKind.LABEL, "the label", learned=True),
     }
     metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"

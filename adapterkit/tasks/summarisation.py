@@ -20,7 +20,7 @@ from ..metrics.rouge import rouge_n, rouge_words
 from ..schema import check_least, check_share
 from .base import Task
 from .columns import Column
-from .fields import SENTENCES, SUMMARY, Fields
+from .fields import FieldKind, Fields
 from .token_head import token_logits
 from .types import (
     NOTHING,
@@ -94,9 +94,9 @@ class Summarisation(Task):
     type: ClassVar[str] = "summarisation"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
-        "sentences": Column(SENTENCES, "the document: a text, or a list of sentences"),
+        "sentences": Column(FieldKind.SENTENCES, "the document: a text, or a list of sentences"),
         "summary": Column(
-            SUMMARY,
+            FieldKind.SUMMARY,
             "the summary: numbers of sentences from 0, a list or with | between them, or a text",
             learned=True,
         ),

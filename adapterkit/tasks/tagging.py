@@ -22,7 +22,7 @@ from ..metrics.per_class import per_class, per_entity
 from ..schema import check_least, check_share, is_text
 from .base import Task
 from .columns import Column
-from .fields import TAGS, TEXT, TOKENS, Fields
+from .fields import FieldKind, Fields
 from .labels import check_labels, distinct_labels, known_labels, label_index
 from .token_head import token_logits
 from .types import (
@@ -77,8 +77,8 @@ class Tagging(Task):
     type: ClassVar[str] = "tagging"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
-        "tokens": Column(TOKENS, "the words: a list, or words with blanks between them"),
-        "tags": Column(TAGS, "the tag of each word, likewise", learned=True),
+        "tokens": Column(FieldKind.TOKENS, "the words: a list, or words with blanks between them"),
+        "tags": Column(FieldKind.TAGS, "the tag of each word, likewise", learned=True),
     }
     augmentable: ClassVar[tuple[str, ...]] = ("tokens",)
     per_token: ClassVar[bool] = True
@@ -116,7 +116,7 @@ class Tagging(Task):
 
     def fields(self, request: Text, where: str) -> Fields:
         if is_text(request):
-            text = TEXT.check(request, f"{where}: tokens")
+            text = FieldKind.TEXT.check(request, f"{where}: tokens")
             spans = [match.span() for match in WORD.finditer(text)]
             return {"tokens": tuple(text[a:b] for a, b in spans), "text": text, "spans": spans}
         if isinstance(request, Sequence):

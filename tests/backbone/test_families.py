@@ -17,8 +17,7 @@ from torch import Tensor, nn
 import adapterkit_example.family as example
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.store import Store
-from adapterkit.backbone.checkpoint import Checkpoint
-from adapterkit.backbone.families.base import Family, families, family_of
+from adapterkit.backbone.families.base import Family, families
 from adapterkit.backbone.families.bert import Bert
 from adapterkit.backbone.geometry import LINEAR_SITES, Site
 from adapterkit.backbone.model import Backbone
@@ -163,54 +162,7 @@ def outside(outside_folder: Path) -> Backbone:
     return Backbone.load(str(outside_folder), device="cpu")
 
 
-# What every family must keep to.
-
-
-def fresh_model(model_type: str) -> Any:
-    """A small random transformers model of a model type."""
-    from transformers import AutoConfig, AutoModel
-
-    options: dict[str, Any] = {
-        "vocab_size": 20,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 40,
-    }
-    return AutoModel.from_config(AutoConfig.for_model(model_type, **options)).eval()
-
-
-@pytest.mark.parametrize("model_type", [*sorted(families()), *sorted(OUTSIDE)])
-def test_a_family_equals_its_transformers_models(model_type: str) -> None:
-    family, model = family_of(model_type), fresh_model(model_type)
-    geometry = family.geometry(model.config)
-    layers = model.get_submodule(family.layers_path)
-    assert (geometry.layers_path, geometry.prefix) == (family.layers_path, family.prefix)
-    assert model.base_model_prefix == family.prefix
-    assert len(layers) == geometry.layers
-    assert set(geometry.sites) == set(LINEAR_SITES)
-    for layer in layers:
-        for name, site in geometry.sites.items():
-            linear = layer.get_submodule(site.path)
-            assert linear.in_features == geometry.width_in(name)
-            first, end = site.columns or (0, linear.out_features)
-            assert end - first == geometry.width_out(name)
-        assert isinstance(layer.get_submodule(family.norm_path), nn.LayerNorm)
-        assert layer.get_submodule(family.norm_path).eps == family.norm_eps(model.config)
-        layer.get_submodule(family.activation_path)
-        layer.get_submodule(family.residual_path)
-    ids = torch.arange(5)
-    states = family.embed(model, ids, ids + geometry.first_position, torch.zeros_like(ids), None)
-    assert states.shape == (5, geometry.hidden)
-    words = model.get_input_embeddings()(ids)
-    same = family.embed(model, ids, ids + geometry.first_position, torch.zeros_like(ids), words)
-    assert torch.equal(states, same)
-    last = ids[:1] + geometry.first_position + geometry.positions - 1
-    family.embed(model, ids[:1], last, ids[:1], None)
-    with pytest.raises(IndexError):
-        family.embed(model, ids[:1], last + 1, ids[:1], None)
-    assert len(family.layer_arguments(model, ids)) == geometry.layers
+# What is refused.
 
 
 def test_two_families_cannot_claim_one_model_type(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,34 +173,6 @@ def test_two_families_cannot_claim_one_model_type(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("adapterkit.backbone.families.base.discover", lambda *_: kinds)
     with pytest.raises(BackboneError, match="'bert' and 'other' both claim the model type 'bert'"):
         families.__wrapped__()
-
-
-# The fingerprint.
-
-
-@pytest.mark.parametrize("model_type", [*sorted(families()), *sorted(OUTSIDE)])
-def test_every_weight_counts_in_the_fingerprint(model_type: str, tmp_path: Path) -> None:
-    fresh_model(model_type).save_pretrained(tmp_path)
-    weights, family = load_file(tmp_path / "model.safetensors"), family_of(model_type)
-    prints = {"": Checkpoint.read(tmp_path).fingerprint}
-    pooled = [name for name in weights if family.is_pooler_weight(name)]
-    for name in weights.keys() - {*pooled}:
-        changed = {**weights, name: weights[name] + 1}
-        save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        prints[name] = Checkpoint.read(tmp_path).fingerprint
-    assert len(set(prints.values())) == len(weights) - len(pooled) + 1
-
-
-@pytest.mark.parametrize("model_type", [*sorted(families()), *sorted(OUTSIDE)])
-def test_a_task_model_has_the_fingerprint_of_its_backbone(model_type: str, tmp_path: Path) -> None:
-    model, prefix = fresh_model(model_type), family_of(model_type).prefix
-    model.save_pretrained(tmp_path)
-    plain = Checkpoint.read(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    inside = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
-    inside["classifier.weight"] = torch.ones(2, 32)
-    save_file(inside, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    assert Checkpoint.read(tmp_path).fingerprint == plain.fingerprint
 
 
 class Forgetful(example.RenamedBertFamily):

@@ -20,11 +20,11 @@ from adapterkit.errors import DataError
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.classification import Classification
 from adapterkit.tasks.columns import SourceColumn
-from adapterkit.tasks.fields import TEXT
+from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.types import Row
 from helpers.data_faults import CSV, DATA_FAULTS, JSONL, parquet
 
-COLUMNS = {role: SourceColumn(role, TEXT) for role in ("text", "label")}
+COLUMNS = {role: SourceColumn(role, FieldKind.TEXT) for role in ("text", "label")}
 
 
 def by_label(row: Row) -> str:

@@ -16,7 +16,13 @@ from helpers.vocabulary import WORDS
 
 
 def task_rows(kind: str, n: int = 24) -> list[dict[str, Any]]:
-    """Rows of a task whose words depend on the answer."""
+    """Rows of a task whose words depend on the answer, values by role."""
+    samples = tasks()[kind].sample_rows
+    return [dict(samples[i % len(samples)]) for i in range(n)] if samples else _own_rows(kind, n)
+
+
+def _own_rows(kind: str, n: int) -> list[dict[str, Any]]:
+    """Rows of a task of adapterkit."""
     rng = random.Random(3)
     rows: list[Any] = []
     for index in range(n):
@@ -79,13 +85,13 @@ def task_recipe(kind: str, folder: Path, **changes: Any) -> Recipe:
         + "\n".join(json.dumps({**row, "split": "test"}) for row in task_rows(kind, 10)),
         encoding="utf-8",
     )
-    pair = {"text_pair": "text_pair"} if kind == "regression" else {}
+    roles = {role: role for role in task_rows(kind, 1)[0]}
     if "pooling" in {field.name for field in fields(cast(Any, tasks()[kind]))}:
         changes = {"pooling": "mean", **changes}
     return Recipe.of(
         {
             "name": f"t/{kind.replace('_', '-')}",
-            "data": {"path": "rows.jsonl", "validation": 0, **pair},
+            "data": {"path": "rows.jsonl", "validation": 0, **roles},
             "task": {"type": kind, **changes},
             "method": {"type": "lora"},
             "training": {"epochs": 6, "batch_size": 8, "learning_rate": 1e-2},

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import evaluate as hugging_face
 import numpy as np
@@ -21,53 +21,20 @@ import sklearn.metrics
 from seqeval.scheme import IOB2, IOBES
 
 from adapterkit.errors import AdapterkitError, RecipeError
-from adapterkit.metrics.base import Metric, Predictions, metric_kinds
+from adapterkit.metrics.base import Metric, MetricKind, Predictions, metric_kinds
 from adapterkit.metrics.bootstrap import interval
 from adapterkit.metrics.entity_tags import entities_of
 from adapterkit.metrics.hf_evaluate import local_metric, measure
 from adapterkit.tasks.base import tasks
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.recipe_keys import describe_keys
+from helpers.predictions import PREDICTIONS, SQUAD, classes, labels, numbers, tagged
 
 
 def scores(kind: str, predictions: Predictions, *names: str) -> dict[str, float]:
     """Metrics of a kind, measured by `evaluate`; all of the kind if no name is given."""
     metrics = metric_kinds()[kind]
     return measure(metrics, names or metrics.metrics, predictions)
-
-
-def softmax(lines: Any) -> Any:
-    powers = np.exp(lines - lines.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
-def classes(n: int = 60, c: int = 4, seed: int = 0) -> Predictions:
-    rng = np.random.default_rng(seed)
-    target = rng.integers(c, size=n)
-    lines = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[target]
-    return Predictions(lines.argmax(1), target, softmax(lines))
-
-
-def labels(n: int = 50, c: int = 5, seed: int = 0) -> Predictions:
-    rng = np.random.default_rng(seed)
-    target = (rng.random((n, c)) < 0.3).astype(int)
-    probabilities = 1 / (1 + np.exp(-rng.normal(size=(n, c)) - 2 * target + 1))
-    return Predictions((probabilities >= 0.5).astype(int), target, probabilities)
-
-
-def numbers(n: int = 40, seed: int = 0) -> Predictions:
-    rng = np.random.default_rng(seed)
-    target = rng.normal(size=n).round(1)
-    return Predictions(target + rng.normal(size=n), target)
-
-
-def tagged(n: int = 40, seed: int = 0, tags: str = "O O B-A I-A B-B I-B") -> Predictions:
-    rng = random.Random(seed)
-    target = [rng.choices(tags.split(), k=rng.randrange(9)) for _ in range(n)]
-    result = [
-        [t if rng.random() < 0.6 else rng.choice(tags.split()) for t in row] for row in target
-    ]
-    return Predictions(result, target)
 
 
 # Against scikit-learn and SciPy.
@@ -281,25 +248,6 @@ def squad_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
     return exact, best
 
 
-SQUAD = [
-    ("The Eiffel Tower!", ["eiffel tower"]),
-    ("eiffel", ["the eiffel tower", "tower"]),
-    ("Denver Broncos", ["Carolina Panthers", "the Denver Broncos", "Broncos"]),
-    ("an apple a day", ["apple, day", "Apple"]),
-    ("", []),
-    ("something", []),
-    ("", ["something"]),
-    ("the", ["a"]),
-    ("", ["the", "cat"]),
-    ("U.S. dollars $5", ["US dollars 5"]),
-    ("the theatre", ["theatre", "theater"]),
-    ("b b c", ["b c c"]),
-    ("well-known", ["well known"]),
-    ("“quoted”", ["quoted"]),
-    ("  two   spaces ", ["two spaces"]),
-]
-
-
 @pytest.mark.parametrize(("prediction", "answers"), SQUAD)
 def test_squad_scores_equal_the_official_script(prediction: str, answers: list[str]) -> None:
     exact, f1 = squad_scores(prediction, answers)
@@ -424,64 +372,6 @@ def test_tokens_are_scored_by_accuracy_and_perplexity() -> None:
 
 # Intervals.
 
-PREDICTIONS: dict[str, Predictions] = {
-    "classes": classes(),
-    "choices": Predictions(classes().predicted, classes().references),
-    "labels": labels(),
-    "numbers": numbers(),
-    "entities": tagged(),
-    "tags": tagged(tags="NOUN VERB ADJ"),
-    "ranks": Predictions(np.array([1, 2, 7, 60, 1, 3]), np.full(6, 80)),
-    "summaries": Predictions(
-        [
-            {"text": "tea is hot the bank is slow", "sentences": [0, 2]},
-            {"text": "北京很大", "sentences": [1]},
-            {"text": "", "sentences": []},
-        ],
-        [
-            {"text": "the bank is very slow", "sentences": [2]},
-            {"text": "北京不小", "sentences": [1, 2]},
-            {"text": "rain", "sentences": [0]},
-        ],
-    ),
-    "tokens": Predictions(
-        [
-            [{"token": 7, "surprise": 0.5}, {"token": 8, "surprise": 2.0}],
-            [{"token": 9, "surprise": 0.1}],
-            [{"token": 9, "surprise": 1.5}, {"token": 1, "surprise": 0.0}],
-        ],
-        [[{"token": 7}, {"token": 9}], [{"token": 9}], [{"token": 8}, {"token": 1}]],
-    ),
-    "answers": Predictions(
-        [prediction for prediction, _ in SQUAD], [answers for _, answers in SQUAD]
-    ),
-}
-
-
-def test_every_kind_is_tested_here() -> None:
-    assert PREDICTIONS.keys() == metric_kinds().keys()
-
-
-@pytest.mark.parametrize("kind", PREDICTIONS)
-def test_a_metric_equals_its_combined_counts(kind: str) -> None:
-    p = PREDICTIONS[kind]
-    indices = np.random.default_rng(1).integers(len(p), size=len(p))
-    for metric in metric_kinds()[kind].metrics.values():
-        if metric.counts is not None:
-            for rows in (p, p.rows(indices)):
-                whole = metric.combine(metric.counts(rows).sum(0))
-                assert whole == pytest.approx(metric.score(rows))
-            drawn = metric.combine(metric.counts(p)[indices].sum(0))
-            assert drawn == pytest.approx(metric.score(p.rows(indices)))
-
-
-@pytest.mark.parametrize("kind", PREDICTIONS)
-def test_counts_leave_an_interval_unchanged(kind: str) -> None:
-    for metric in metric_kinds()[kind].metrics.values():
-        if metric.counts is not None:
-            slow = interval(Metric(metric.score), PREDICTIONS[kind], resamples=25)
-            assert interval(metric, PREDICTIONS[kind], resamples=25) == pytest.approx(slow)
-
 
 def test_an_interval_is_near_the_binomial_one() -> None:
     """The standard error of an accuracy is known: sqrt(p (1 - p) / n)."""
@@ -490,29 +380,6 @@ def test_an_interval_is_near_the_binomial_one() -> None:
     low, high = interval(metric_kinds()["choices"].metrics["accuracy"], Predictions(result, target))
     margin = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
     assert (low, high) == pytest.approx((0.9 - margin, 0.9 + margin), abs=0.003)
-
-
-@pytest.mark.parametrize("kind", PREDICTIONS)
-def test_an_interval_equals_scipy(kind: str) -> None:
-    from scipy.stats import bootstrap
-
-    predictions = PREDICTIONS[kind]
-    for name in metric_kinds()[kind].defaults:
-        metric = metric_kinds()[kind].metrics[name]
-
-        def statistic(rows: Any, metric: Metric = metric) -> float:
-            return metric.score(predictions.rows(rows))
-
-        expected = bootstrap(
-            (np.arange(len(predictions)),),
-            statistic,
-            n_resamples=25,
-            vectorized=False,
-            method="percentile",
-            rng=np.random.default_rng(3),
-        )
-        low_and_high = tuple(expected.confidence_interval)
-        assert interval(metric, predictions, 25, seed=3) == pytest.approx(low_and_high)
 
 
 def test_an_interval_is_reproducible_and_contains_its_score() -> None:
@@ -580,6 +447,42 @@ def test_a_metric_must_suit_the_tags_of_the_rows() -> None:
     row = Row({"tokens": ("a", "b"), "tags": ("N", "V")}, "x:1")
     with pytest.raises(AdapterkitError, match=r"task.extra_metrics: .* for tags; valid are: acc"):
         task.fit([row], "mean")
+
+
+class Further(MetricKind):
+    """A metric of a plug-in for a kind that exists."""
+
+    type: ClassVar[str] = "further"
+    extends: ClassVar[str | None] = "numbers"
+    metrics: ClassVar[dict[str, Metric]] = {"n": Metric(lambda p: float(len(p)))}
+
+
+def kinds_with(further: type[MetricKind], monkeypatch: pytest.MonkeyPatch) -> Any:
+    found: dict[str, Any] = {"numbers": metric_kinds()["numbers"], further.type: further}
+    monkeypatch.setattr("adapterkit.metrics.base.discover", lambda *_: found)
+    return metric_kinds.__wrapped__()
+
+
+def test_a_plug_in_adds_a_metric_to_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = metric_kinds()["numbers"]
+    kinds = kinds_with(Further, monkeypatch)
+    assert kinds.keys() == {"numbers"}
+    assert list(kinds["numbers"].metrics) == [*before.metrics, "n"]
+    assert measure(kinds["numbers"], ["n", "mae"], numbers())["n"] == len(numbers())
+    assert "n" not in before.metrics
+
+
+def test_a_metric_of_a_plug_in_cannot_replace_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Again(Further):
+        metrics: ClassVar[dict[str, Metric]] = {"mae": Metric(lambda p: 0.0)}
+
+    class Lost(Further):
+        extends: ClassVar[str | None] = "number"
+
+    with pytest.raises(AdapterkitError, match="extend 'numbers', which has mae already; rename"):
+        kinds_with(Again, monkeypatch)
+    with pytest.raises(AdapterkitError, match="no such kind; did you mean 'numbers'"):
+        kinds_with(Lost, monkeypatch)
 
 
 def test_extra_metrics_follow_those_of_the_task() -> None:

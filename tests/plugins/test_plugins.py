@@ -32,6 +32,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.methods.base import methods
 from adapterkit_example.family import RenamedBert, RenamedBertConfig
 from adapterkit_example.method import IA3
+from helpers.command_server import command_server
 from helpers.paths import ROOT
 from helpers.peft_reference import TEXTS, bert_for, peft_logits
 from helpers.sequences import logits_of, tokenise
@@ -47,13 +48,21 @@ method: {{type: ia3}}
 training: {{epochs: 8, batch_size: 8}}
 backbone: {{model: {backbone}, device: cpu}}
 """
+CONTRACTS = {
+    "methods/test_contract.py": "ia3-0",
+    "tasks/test_contract.py": "stance",
+    "metrics/test_contract.py": "cohen_kappa",
+    "backbone/test_contract.py": "renamed-bert",
+    "training/test_contract.py": "speed",
+}
+"""The contract test of each kind, and the thing of the package that it must find."""
 
 ROWS = "text,hashtag,label,split\n" + "".join(
     f"{first} {second},#{topic},{label},{split}\n"
     for first in ("my", "the", "a", "please")
     for second, label in (("bank", "for"), ("fee", "for"), ("rain", "against"), ("sun", "against"))
     for topic in ("tea", "card")
-    for split in ("train", "validation")
+    for split in ("train", "validation", "test")
 )
 
 ROW = {"text": "my bank", "topic": "#tea"}
@@ -98,10 +107,20 @@ def environment(site: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.fixture(scope="module")
+def program(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The program `adapterkit` where the package is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(site).items():
+            patch.setenv(name, value)
+        with command_server(tmp_path_factory.mktemp("commands")) as folder:
+            yield folder / "adapterkit"
+
+
 def run(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs a Python module in the current folder, with the package installed."""
+    """Runs a command in the current folder."""
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)],
+        list(map(str, command)),
         env=environment(site),
         capture_output=True,
         text=True,
@@ -113,14 +132,13 @@ def run(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def server(site: Path, backbone: Path) -> Iterator[str]:
-    """The URL of `adapterkit serve` in a process of its own."""
+def server(program: Path, backbone: Path) -> Iterator[str]:
+    """The URL of `adapterkit serve`."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    command = ["adapterkit", "serve", "adapters", "--port", port, "--backbone", backbone]
+    options = ("--port", str(port), "--backbone", backbone, "--device", "cpu")
     process = subprocess.Popen(
-        [sys.executable, "-m", *map(str, command), "--device", "cpu"],
-        env=environment(site),
+        [program, "serve", "adapters", *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -149,39 +167,46 @@ def post(url: str, body: Any) -> Any:
         return json.load(response)
 
 
-def test_one_file_each_trains_predicts_and_serves(
-    site: Path, renamed_folder: Path, tmp_path: Path
+def test_one_file_each_trains_evaluates_predicts_and_serves(
+    site: Path, program: Path, renamed_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(backbone=renamed_folder))
     (tmp_path / "rows.csv").write_text(ROWS)
-    done = run(site, "adapterkit", "train", "recipe.yaml", "--output", "adapters")
+    done = run(site, program, "train", "recipe.yaml", "--output", "adapters")
     assert re.search(r"^32 steps in \d+\.\d s$", done.stderr, re.MULTILINE)
     card = json.loads((tmp_path / "adapters/t/topic/1/adapterkit.json").read_text())
     assert card["method"] == {"type": "ia3", "targets": ["key", "value"]}
     history = card["training"]["history"]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-    options = ("--backbone", renamed_folder, "--json")
-    done = run(site, "adapterkit", "predict", "t/topic", json.dumps(ROW), *options)
+    kappas = [entry["validation"]["cohen_kappa"] for entry in history]
+    assert kappas[card["training"]["epoch"] - 1] == max(kappas) > kappas[0]
+    backbone = ("--backbone", renamed_folder)
+    done = run(site, program, "evaluate", "t/topic", "rows.csv", *backbone)
+    assert re.search(r"^cohen_kappa 0\.[5-9]", done.stdout, re.MULTILINE)
+    done = run(site, program, "predict", "t/topic", json.dumps(ROW), *backbone, "--json")
     (answer,) = json.loads(done.stdout)
-    assert answer["adapter"] == "t/topic"
-    with server(site, renamed_folder) as url:
-        served = post(f"{url}/predict", {"adapter_id": "t/topic", "inputs": ROW})
-    assert answer["label"] in json.dumps(served)
+    assert (answer["adapter"], answer["label"]) == ("t/topic", "for")
+    with server(program, renamed_folder) as url:
+        best, *_ = post(f"{url}/predict", {"adapter_id": "t/topic", "inputs": ROW})
+    assert best["label"] == answer["label"]
+    assert best["score"] == pytest.approx(answer["score"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_a_benchmark_measures_its_method(site: Path) -> None:
+def test_a_benchmark_measures_its_method(site: Path, program: Path) -> None:
     options = "--method ia3 --steps 4 --rounds 1 --no-peers --json".split()
-    done = run(site, "adapterkit", "bench", "train", *options)
-    rows = json.loads(done.stdout)["rows"]
+    rows = json.loads(run(site, program, "bench", "train", *options).stdout)["rows"]
     assert [row["rows_per_second"] > 0 for row in rows if row["method"] == "ia3"] == [True]
 
 
-def test_the_contract_tests_run_with_it(site: Path) -> None:
-    options = ("-q", "-n0", "-p", "no:cacheprovider", "-k", "ia3", "--rootdir", ROOT)
-    done = run(site, "pytest", *options, ROOT / "tests/methods/test_contract.py")
-    assert " passed" in done.stdout
-    assert "failed" not in done.stdout
+def test_each_contract_test_runs_with_its_thing(site: Path) -> None:
+    options = ("-q", "-rA", "-n0", "-p", "no:cacheprovider", "--rootdir", ROOT)
+    files = [ROOT / "tests" / name for name in CONTRACTS]
+    chosen = " or ".join(CONTRACTS.values())
+    done = run(site, sys.executable, "-m", "pytest", *options, "-k", chosen, *files)
+    passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
+    for file, thing in CONTRACTS.items():
+        assert sum(file in line and thing in line for line in passed) >= 4, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize("targets", [("key", "value"), ("query", "key", "value")])

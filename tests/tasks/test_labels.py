@@ -11,7 +11,7 @@ from adapterkit.data.dataset import Data
 from adapterkit.errors import DataError
 from adapterkit.tasks.base import Task
 from adapterkit.tasks.classification import Classification
-from adapterkit.tasks.fields import LABEL, LABELS, TAGS, TOKENS
+from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.labels import (
     count_labels,
     distinct_labels,
@@ -33,8 +33,9 @@ def rows_of(task: Task, data: Data) -> list[Row]:
     "written", ["pos", " pos ", "pos\u00a0", "\u3000pos", "pos\u200b", "\ufeffpos", "pos\n"]
 )
 def test_white_space_around_a_label_does_not_count(written: str) -> None:
-    assert LABEL.check(written, "x") == "pos"
-    assert LABELS.check([written], "x") == LABELS.check(f"{written}|pos", "x") == ("pos",)
+    assert FieldKind.LABEL.check(written, "x") == "pos"
+    for labels in ([written], f"{written}|pos"):
+        assert FieldKind.LABELS.check(labels, "x") == ("pos",)
 
 
 def test_a_label_has_one_unicode_form_and_single_blanks() -> None:
@@ -46,18 +47,18 @@ def test_a_label_has_one_unicode_form_and_single_blanks() -> None:
     ("value", "label"), [(True, "true"), (False, "false"), (1, "1"), (1.0, "1"), (1.5, "1.5")]
 )
 def test_a_label_may_be_a_number_or_a_boolean(value: Any, label: str) -> None:
-    assert LABEL.check(value, "x") == label
+    assert FieldKind.LABEL.check(value, "x") == label
 
 
 @pytest.mark.parametrize("label", ["[]", "['toxic']", '["a", "b"]', "('a', 'b')", "{'a'}", "[1 0]"])
 def test_a_written_list_is_no_single_label(label: str) -> None:
     with pytest.raises(DataError, match=r"^x\.csv:2: .* is a list that was written as a text"):
-        LABEL.check(label, "x.csv:2")
+        FieldKind.LABEL.check(label, "x.csv:2")
 
 
 @pytest.mark.parametrize("label", ["(other)", "it's", "'quoted'", "a, b", "C[0]", "<e1>", "{x}"])
 def test_a_label_may_have_brackets_and_quotes(label: str) -> None:
-    assert LABEL.check(label, "x") == label
+    assert FieldKind.LABEL.check(label, "x") == label
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_label_may_have_brackets_and_quotes(label: str) -> None:
     ],
 )
 def test_labels_are_read_as_what_they_plainly_are(written: Any, labels: tuple[str, ...]) -> None:
-    assert LABELS.check(written, "x") == labels
+    assert FieldKind.LABELS.check(written, "x") == labels
 
 
 @pytest.mark.parametrize(
@@ -100,31 +101,39 @@ def test_labels_are_read_as_what_they_plainly_are(written: Any, labels: tuple[st
 )
 def test_a_vector_of_zeros_and_ones_does_not_name_labels(vector: Any) -> None:
     with pytest.raises(DataError, match=r"^x:2: .* is a vector of zeros and ones"):
-        LABELS.check(vector, "x:2")
+        FieldKind.LABELS.check(vector, "x:2")
 
 
 @pytest.mark.parametrize("written", ["['a' 'b']", "[a, b]", "['a', b]", "[['a']]"])
 def test_a_written_list_that_cannot_be_read_is_refused(written: str) -> None:
     with pytest.raises(DataError, match=r"^x:2.* a list that was written as a text"):
-        LABELS.check(written, "x:2")
+        FieldKind.LABELS.check(written, "x:2")
 
 
 def test_a_column_of_a_label_holds_zeros_and_ones() -> None:
     with pytest.raises(DataError, match=r"^x:2: 'toxic': expected 0 or 1 in the column of a label"):
-        LABELS.check({"toxic": "2"}, "x:2")
+        FieldKind.LABELS.check({"toxic": "2"}, "x:2")
 
 
 def test_tokens_and_tags_may_be_written_lists() -> None:
-    assert TOKENS.check("['my', \"card's\", 'here']", "x") == ("my", "card's", "here")
-    assert TAGS.check("['O', 'B-PER']", "x") == ("O", "B-PER")
-    assert TAGS.check("`` '' , . -LRB- ( O", "x") == ("``", "''", ",", ".", "-LRB-", "(", "O")
-    assert TOKENS.check("[ 1 ] see", "x") == ("[", "1", "]", "see")
+    assert FieldKind.TOKENS.check("['my', \"card's\", 'here']", "x") == ("my", "card's", "here")
+    assert FieldKind.TAGS.check("['O', 'B-PER']", "x") == ("O", "B-PER")
+    assert FieldKind.TAGS.check("`` '' , . -LRB- ( O", "x") == (
+        "``",
+        "''",
+        ",",
+        ".",
+        "-LRB-",
+        "(",
+        "O",
+    )
+    assert FieldKind.TOKENS.check("[ 1 ] see", "x") == ("[", "1", "]", "see")
 
 
 @pytest.mark.parametrize("tags", ["['O' 'B-PER']", ["'O',", "'B-PER'"], "O 'O',", ["['O'"]])
 def test_pieces_of_a_written_list_are_no_tags(tags: Any) -> None:
     with pytest.raises(DataError, match="a list that was written as a text"):
-        TAGS.check(tags, "x:2")
+        FieldKind.TAGS.check(tags, "x:2")
 
 
 def test_a_column_a_label_trains_as_a_list_of_labels_does() -> None:

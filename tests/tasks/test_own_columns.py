@@ -84,6 +84,7 @@ def found(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappin
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stance-kit\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[adapterkit.tasks]\nstance = adapterkit_example.task:Stance\n"
+        "[adapterkit.metrics]\nagreement = adapterkit_example.metric:Agreement\n"
     )
     lines = [json.dumps(row) for row in rows(32)]
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")

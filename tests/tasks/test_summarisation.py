@@ -17,7 +17,7 @@ from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.rouge import rouge_l, rouge_words
 from adapterkit.tasks.base import tasks
-from adapterkit.tasks.fields import SUMMARY
+from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.summarisation import greedy, join, split
 from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
@@ -214,8 +214,8 @@ def test_documents_without_other_sentences_are_a_warning(tiny: Backbone, tmp_pat
     [([0, 2], (0, 2)), ("0|2", (0, 2)), (" 3 ", (3,)), ("3 cards", "3 cards"), ("我", "我")],
 )
 def test_a_summary_is_numbers_or_a_text(value: Any, expected: Any) -> None:
-    assert SUMMARY.check(value, "row 1") == expected
-    assert SUMMARY.check(expected, "row 1") == expected
+    assert FieldKind.SUMMARY.check(value, "row 1") == expected
+    assert FieldKind.SUMMARY.check(expected, "row 1") == expected
 
 
 def test_the_target_of_a_row_is_in_its_windows(tiny: Backbone, tmp_path: Path) -> None:

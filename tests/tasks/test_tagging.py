@@ -9,7 +9,7 @@ import torch
 
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import DataError
-from adapterkit.tasks.fields import TOKENS
+from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.tagging import Tagging
 from adapterkit.tasks.types import Outputs
 
@@ -60,11 +60,11 @@ def test_a_word_without_a_token_joins_no_two_entities(tiny: Backbone, tags: list
 
 
 def test_white_space_is_a_token_and_nothing_else_is_none() -> None:
-    assert TOKENS.check(["北", " ", "京"], "row") == ("北", " ", "京")
+    assert FieldKind.TOKENS.check(["北", " ", "京"], "row") == ("北", " ", "京")
     with pytest.raises(DataError, match=r"^row\[1\] is empty"):
-        TOKENS.check(["北", ""], "row")
+        FieldKind.TOKENS.check(["北", ""], "row")
     with pytest.raises(DataError, match=r"^row is empty"):
-        TOKENS.check([" ", "\u3000"], "row")
+        FieldKind.TOKENS.check([" ", "\u3000"], "row")
 
 
 def test_entities_of_bioes_come_out_whole(tiny: Backbone) -> None:

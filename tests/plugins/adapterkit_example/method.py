@@ -6,7 +6,7 @@ no site of adapterkit.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -14,9 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from adapterkit import Geometry, Method
-from adapterkit.backbone.edits import Delta
-from adapterkit.methods.base import FileKeys, Group, GroupEdits, Tensors
+from adapterkit import Geometry, Group, GroupEdits, Method
 
 SITES = ("query", "key", "value")
 
@@ -45,26 +43,23 @@ class IA3(Method):
     def sites(self) -> tuple[str, ...]:
         return self.targets
 
-    @property
-    def group_key(self) -> Hashable:
-        return tuple(sorted(self.targets))
-
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         # The last dimension is that of PEFT's files.
         return {site: (geometry.layers, geometry.width_out(site), 1) for site in self.targets}
 
-    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> dict[str, Tensor]:
         return {site: torch.ones(shape) for site, shape in self.shapes(geometry).items()}
 
     @classmethod
-    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
-        lengths = torch.tensor(group.segments.lengths, device=group.segments.device)
-        deltas: dict[tuple[int, str], Delta] = {}
+    def edits(cls, members: Sequence[tuple[Self, dict[str, Tensor]]], group: Group) -> GroupEdits:
+        deltas = {}
         for site in members[0][0].targets:
             vectors = torch.stack([tensors[site].squeeze(-1) for _, tensors in members], dim=1)
             for layer in range(group.geometry.layers):
-                deltas[layer, site] = partial(_scale, vectors[layer], lengths)
+                deltas[layer, site] = partial(_scale, group, vectors[layer])
         return GroupEdits(deltas)
+
+    # What follows is PEFT's file format. Without it the settings would be saved as they are.
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {
@@ -84,7 +79,7 @@ class IA3(Method):
         paths = {site: f"{geometry.peft_path(0, site)}.ia3_l" for site in SITES}
         return cls(tuple(s for s, path in paths.items() if any(n.endswith(path) for n in names)))
 
-    def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
+    def file_keys(self, geometry: Geometry, root: str) -> dict[str, tuple[str, int | None]]:
         return {
             f"base_model.model.{root}{geometry.peft_path(layer, site)}.ia3_l": (site, layer)
             for layer in range(geometry.layers)
@@ -92,15 +87,13 @@ class IA3(Method):
         }
 
 
-def _scale(vectors: Tensor, lengths: Tensor, y: Tensor, x: Tensor) -> Tensor:
+def _scale(group: Group, vectors: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Scales the tokens of each adapter.
 
     Args:
+        group: The adapters' tokens.
         vectors: One for each adapter, `[G, out]`.
-        lengths: Tokens of each adapter, `[G]`.
-        y: The linear's output for all these tokens, `[t, out]`; changed in place if gradients are
-            off.
+        y: The linear's output for all these tokens, `[t, out]`.
         x: The linear's input, not needed.
     """
-    factors = vectors.repeat_interleave(lengths, dim=0, output_size=len(y)).to(y.dtype)
-    return y * factors if torch.is_grad_enabled() else y.mul_(factors)
+    return y * group.per_token(vectors).to(y.dtype)

@@ -6,19 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adapterkit import Column, FieldKind
-from adapterkit.backbone.tokenizer import TextEncoder
-from adapterkit.errors import DataError
-from adapterkit.tasks.fields import TEXT, Fields
-from adapterkit.tasks.single_label import SingleLabelTask
-from adapterkit.tasks.types import Answer, AnswerSummary, Example
+from adapterkit import AnswerSummary, Column, DataError, FieldKind, Part, SingleLabelTask
 
 LONGEST = 40
 
 
 def check_topic(value: Any, where: str) -> str:
     """A topic: a text of at most `LONGEST` characters, without its hash sign."""
-    topic = str(TEXT.check(value, where)).removeprefix("#")
+    topic = str(FieldKind.TEXT.check(value, where)).removeprefix("#")
     if len(topic) > LONGEST:
         raise DataError(f"{where}: expected at most {LONGEST} characters, got {len(topic)}")
     return topic
@@ -33,16 +28,21 @@ class Stance(SingleLabelTask):
 
     type: ClassVar[str] = "stance"
     columns: ClassVar[Mapping[str, Column]] = {
-        "text": Column(TEXT, "the text"),
+        "text": Column(FieldKind.TEXT, "the text"),
         "topic": Column(TOPIC, "the topic, such as #vaccines", name="hashtag"),
-        "author": Column(TEXT, "who wrote the text", required=False),
+        "author": Column(FieldKind.TEXT, "who wrote the text", required=False),
         "label": SingleLabelTask.columns["label"],
     }
+    augmentable: ClassVar[tuple[str, ...]] = ("text",)
+    main_metric: ClassVar[str] = "cohen_kappa"
+    sample_rows: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"text": "the bank is good", "topic": "#tea", "author": "me", "label": "for"},
+        {"text": "rain and rain", "topic": "#tea", "author": "you", "label": "against"},
+    )
 
-    def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
-        topics = [" ".join([row["topic"], row.get("author", "")]).strip() for row in rows]
-        encodings = reader.encode(topics, [row["text"] for row in rows])
-        return [self.example(*pair, limit) for pair in zip(rows, encodings, strict=True)]
+    def parts(self, row: Mapping[str, Any]) -> list[tuple[Part, ...]]:
+        topic = " ".join([row["topic"], row.get("author", "")]).strip()
+        return [(Part("topic", topic), Part("text", row["text"]))]
 
-    def summary(self, answer: Answer) -> AnswerSummary:
+    def summary(self, answer: dict[str, Any]) -> AnswerSummary:
         return AnswerSummary(f"is {answer['label']}", answer["score"])
