@@ -46,10 +46,9 @@ class Inputs:
         if not isinstance(recipe, Mapping):
             return cls(required, optional)
         named = column_names(recipe.get("data", {}), task.columns)
-        return cls(
-            required | {role: optional[role] for role in optional if role in named},
-            {role: column for role, column in optional.items() if column.learned},
-        )
+        learned = {role: column for role, column in optional.items() if column.learned}
+        trained = {role: optional[role] for role in optional if role in named}
+        return cls(required | {r: c for r, c in trained.items() if r not in learned}, learned)
 
     def check(self, fields: Fields, task: Task | type[Task], where: str, name: str) -> None:
         """Checks that a request holds what the adapter was trained on.
