@@ -39,11 +39,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _modules_outside_of_garbage_collection() -> None:
+def _imports_outside_of_garbage_collection() -> None:
     """Excludes what is imported by now from garbage collection.
 
-    Every training collects garbage once, which takes a third of a second with the million objects
-    of all these modules and a hundredth without them.
+    Every training collects garbage at its end. With the million objects of all imported modules
+    that takes as long as a small training.
     """
     gc.collect()
     gc.freeze()
