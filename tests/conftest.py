@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # One thread for each worker of pytest-xdist and for the processes that tests start. It is read when
@@ -26,6 +28,7 @@ import adapterkit.ops.kernels.outer_products  # noqa: F401
 from adapterkit.backbone.model import Backbone
 from helpers.adapters import MakeAdapter, random_adapter
 from helpers.checkpoints import save_random_bert
+from helpers.command_server import command_server
 from helpers.paths import SHARED
 from helpers.vocabulary import WORDS
 
@@ -33,6 +36,17 @@ from helpers.vocabulary import WORDS
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two workers, or none if only files are named: those are done before workers have started."""
     return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imports_outside_of_garbage_collection() -> None:
+    """Excludes what is imported by now from garbage collection.
+
+    Every training collects garbage at its end. With the million objects of all imported modules
+    that takes as long as a small training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +83,13 @@ def anywhere(request: pytest.FixtureRequest, tiny_folder: Path) -> Backbone:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no GPU here")
     return Backbone.load(str(tiny_folder), device=request.param)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the programs `adapterkit` and `python`, which start without importing torch."""
+    with command_server(tmp_path_factory.mktemp("commands")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,6 @@ from typer.main import get_command
 from adapterkit import AdapterkitError, Recipe
 from adapterkit.cli.app import app
 from adapterkit.yaml12 import read_yaml
-from helpers.command_server import command_server
 from helpers.markdown import Block, blocks_of
 from helpers.paths import ROOT
 
@@ -156,17 +155,11 @@ def check_part_of_recipe(content: dict[str, Any], folder: Path) -> None:
     Recipe.of(whole, folder)
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with command_server(tmp_path_factory.mktemp("commands")) as folder:
-        yield folder
-
-
 @pytest.fixture
 def reader(programs: Path, tmp_path: Path) -> Iterator[Reader]:
-    found = Reader(tmp_path, programs)
-    yield found
-    found.close()
+    reader = Reader(tmp_path, programs)
+    yield reader
+    reader.close()
 
 
 @by_page

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,25 +37,40 @@ def install(site: Path, distribution: str, entry: str, code: str) -> None:
     (info / "entry_points.txt").write_text(f"[adapterkit.methods]\n{entry}\n")
 
 
-def run(site: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process that sees a folder of installed distributions."""
-    code = f"import sys; sys.path.insert(0, {str(site)!r}); {code}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def error_line(site: Path) -> str:
-    """The one line that a command prints that asks for the methods, and cannot have them."""
-    code = "sys.argv = ['adapterkit', 'train', '--keys']; from adapterkit.__main__ import main"
-    done = run(site, f"{code}; main()")
+@pytest.fixture
+def run(programs: Path, tmp_path: Path) -> Run:
+    """Runs a program in a process that has the distributions of the temporary folder installed."""
+
+    def run_program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [programs / name, *arguments],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run_program
+
+
+def error_line(run: Run) -> str:
+    """The one line of a command that lists the methods and cannot load them."""
+    done = run("adapterkit", "train", "--keys")
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     return line
 
 
-def test_a_plugin_comes_after_the_kinds_of_the_package(tmp_path: Path) -> None:
+def test_a_plugin_comes_after_the_kinds_of_the_package(tmp_path: Path, run: Run) -> None:
     install(tmp_path, "probe-kit", "z_probe = probe_module:Probe", METHOD.format("z_probe"))
-    done = run(tmp_path, "from adapterkit.methods.base import methods; print(*methods())")
+    (tmp_path / "show.py").write_text(
+        "from adapterkit.methods.base import methods\nprint(*methods())\n"
+    )
+    done = run("python", "show.py")
     assert done.stderr == ""
     assert done.stdout.split() == [*methods(), "z_probe"]
 
@@ -75,28 +91,30 @@ def test_a_plugin_comes_after_the_kinds_of_the_package(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_plugin_is_one_line(tmp_path: Path, entry: str, code: str, reason: str) -> None:
+def test_a_broken_plugin_is_one_line(
+    tmp_path: Path, run: Run, entry: str, code: str, reason: str
+) -> None:
     install(tmp_path, "broken-kit", entry, code)
-    line = error_line(tmp_path)
+    line = error_line(run)
     assert reason in line
     assert "'broken'" in line
     assert "'broken-kit'" in line
     assert "adapterkit.methods" in line
 
 
-def test_two_kinds_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_kinds_of_one_name_are_refused(tmp_path: Path, run: Run) -> None:
     install(tmp_path, "second-lora", "lora = second_lora:Probe", METHOD.format("lora"))
-    line = error_line(tmp_path)
+    line = error_line(run)
     assert "'lora'" in line
     assert "adapterkit.methods.lora.LoRA" in line
     assert "'second-lora'" in line
 
 
-def test_two_plugins_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_plugins_of_one_name_are_refused(tmp_path: Path, run: Run) -> None:
     for name in ("first-kit", "second-kit"):
         module = name.replace("-", "_")
         install(tmp_path, name, f"probe = {module}:Probe", METHOD.format("probe"))
-    line = error_line(tmp_path)
+    line = error_line(run)
     assert "'probe'" in line
     assert "'first-kit'" in line
     assert "'second-kit'" in line

@@ -25,6 +25,7 @@ class ChangingAdapter:
     Args:
         population: Computes the expected answers.
         adapter: The adapter; version 1 is in the store.
+        pause: Seconds between two rounds of changes.
 
     Attributes:
         enabled: Set while changes are made.
@@ -32,10 +33,10 @@ class ChangingAdapter:
         statuses: Number of replies to the changes by HTTP status.
     """
 
-    def __init__(self, population: Population, adapter: Adapter) -> None:
+    def __init__(self, population: Population, adapter: Adapter, pause: float = 1.0) -> None:
         negated = replace(adapter, head={key: -tensor for key, tensor in adapter.head.items()})
         contents = {1: adapter, 2: negated}
-        self._name, self._text = adapter.name, population.texts[0]
+        self._name, self._text, self._pause = adapter.name, population.texts[0], pause
         self._expected = {
             key: population.expected_answers([content])[adapter.name][0]
             for key, content in contents.items()
@@ -64,7 +65,7 @@ class ChangingAdapter:
         self._record(load, reply, content)
 
     async def keep_changing(self, connection: Connection) -> None:
-        """Makes a round of changes every second while `enabled` is set, until `finish`."""
+        """Makes rounds of changes with pauses while `enabled` is set, until `finish`."""
         for version in count(2):
             await self.enabled.wait()
             if self._finished:
@@ -78,7 +79,7 @@ class ChangingAdapter:
             self._record(self.load, await self._ask(connection, "again/again"), content)
             replies.append(await connection.send("DELETE", path))
             self.statuses.update(str(reply.status) for reply in replies)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._pause)
 
     async def _ask(self, connection: Connection, name: str) -> TimedReply:
         body = {"requests": [{"adapter_id": name, "inputs": self._text}]}

@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -143,12 +145,16 @@ class Population:
             received: The answers for each pair of adapter number and text index.
         """
         wrong = 0
-        for (number, index), answers in received.items():
+        for number, pairs in groupby(sorted(received), key=itemgetter(0)):
+            indices = [index for _, index in pairs]
             adapter = load_adapter(store.path(f"t{number}/task"), self.backbone)
             adapter = replace(adapter, name=f"t{number}/task")
-            (offline,) = Predictor(self.backbone, [adapter])([(adapter.name, self.texts[index])])
-            expected = without_adapter(offline)
-            wrong += sum(not same_answer(without_adapter(a), expected) for a in answers)
+            expected = self.expected_answers([adapter])[adapter.name]
+            wrong += sum(
+                not same_answer(without_adapter(answer), expected[index])
+                for index in indices
+                for answer in received[number, index]
+            )
         return wrong
 
 

@@ -40,6 +40,9 @@ REQUEST_ROWS = (1, 4, 16)
 OVERLOAD_ROWS = 64
 """Rows of a request that overloads the server."""
 
+WARM_UP = 3.0
+"""Most seconds of a load before one that is measured."""
+
 SCENARIOS = ("exact", "evict", "rate", "swap", "flood", "overload", "drain")
 
 
@@ -67,6 +70,7 @@ class Scenarios:
         self._texts = population.texts
         self._n_adapters, self._n_registered, self._n_resident = adapters, registered, resident
         self._seconds = seconds
+        self._warm_up = min(WARM_UP, seconds)
 
     async def exact(self) -> dict[str, Any]:
         """Every answer of many adapters, methods and tasks equals the offline one."""
@@ -153,16 +157,16 @@ class Scenarios:
         """An adapter is published, aliased, rolled back and unloaded while clients ask it."""
         store, adapters = self._population.mixed_store(20)
         expected = self._population.expected_answers(adapters)
-        changing = ChangingAdapter(self._population, adapters[0])
+        turn = self._seconds / 2 / ROUNDS
+        changing = ChangingAdapter(self._population, adapters[0], pause=min(1.0, turn))
         send_others = self._checked(
             {name: answers for name, answers in expected.items() if name != adapters[0].name}, 1
         )
         meanwhile, alone = Load(), Load()
         with server_process(store.root) as (url, _):
-            await closed_loop(url, 10, 3.0, send_others)
+            await closed_loop(url, 10, self._warm_up, send_others)
             connection = Connection(url)
             admin = asyncio.create_task(changing.keep_changing(connection))
-            turn = self._seconds / 2 / ROUNDS
             for _ in range(ROUNDS):
                 # The changing adapter is asked while nothing changes, too: the load is equal.
                 for on, load, own in ((False, alone, Load()), (True, meanwhile, changing.load)):
@@ -195,7 +199,7 @@ class Scenarios:
         )
         alone, beside, flood = Load(), Load(), Load()
         with server_process(store.root) as (url, _):
-            await closed_loop(url, 4, 3.0, self._checked(expected, 1))
+            await closed_loop(url, 4, self._warm_up, self._checked(expected, 1))
             # In turns: a drift of the machine's speed changes both alike.
             turn = self._seconds / ROUNDS
             for seed in range(ROUNDS):
@@ -234,7 +238,7 @@ class Scenarios:
 
         load = Load()
         with server_process(store.root, "--queue-tokens", "4000") as (url, process):
-            await closed_loop(url, 8, 3.0, one_row)
+            await closed_loop(url, 8, self._warm_up, one_row)
             normal = await closed_loop(url, 8, 5.0, one_row)
             capacity = await closed_loop(url, 32, 5.0, self._checked(expected, 8))
             before = memory_of(process)
@@ -263,7 +267,7 @@ class Scenarios:
         names = [name for name in expected if "best" not in expected[name][0]]
         body = {"requests": [{"adapter_id": n, "inputs": self._texts[0]} for n in names * 4]}
         with server_process(store.root) as (url, process):
-            await closed_loop(url, 4, 2.0, self._checked(expected, 1))
+            await closed_loop(url, 4, self._warm_up, self._checked(expected, 1))
             connections = [Connection(url) for _ in range(16)]
             under_way = [asyncio.create_task(c.post("/predict", body)) for c in connections]
             await asyncio.sleep(0.3)

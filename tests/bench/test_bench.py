@@ -40,11 +40,11 @@ def nothing() -> None:
 
 
 def test_systems_run_in_turns() -> None:
-    seen: list[str] = []
-    systems = {name: (lambda name=name: seen.append(name)) for name in "abcd"}
+    runs: list[str] = []
+    systems = {name: (lambda name=name: runs.append(name)) for name in "abcd"}
     times = take_turns(systems, 5)
     assert {name: len(measured) for name, measured in times.items()} == dict.fromkeys("abcd", 5)
-    turns = ["".join(seen[first : first + 4]) for first in range(0, len(seen), 4)]
+    turns = ["".join(runs[first : first + 4]) for first in range(0, len(runs), 4)]
     assert len(turns) == 6  # one to warm up
     assert all(sorted(turn) == list("abcd") for turn in turns)
     assert len(set(turns)) > 1
@@ -178,10 +178,10 @@ def test_labelled_rows_have_the_short_lengths_and_77_labels(minilm: Backbone) ->
 
 
 def test_the_machine_is_described() -> None:
-    found = machine()
+    description = machine()
     keys = {"processor", "instructions", "cores", "threads", "python", "torch", "transformers"}
-    assert keys | {"peft"} <= set(found)
-    assert torch.backends.cpu.get_cpu_capability() in found["instructions"]
+    assert keys | {"peft"} <= set(description)
+    assert torch.backends.cpu.get_cpu_capability() in description["instructions"]
     assert peak_bytes() >= (resident_bytes() or 0) > 0
 
 

@@ -75,8 +75,8 @@ def test_bench_swap_measures_times_and_memory(tiny_folder: Path) -> None:
     options = ("--resident", "1,12", "--rounds", "1", "--json")
     result = run_command("bench", "swap", "--backbone", tiny_folder, *options).json
     assert result.keys() == {"bench", "settings", "machine", "rows", "memory"}
-    found = {(row["system"], row["operation"], row["resident"]) for row in result["rows"]}
-    assert found == {
+    measured = {(row["system"], row["operation"], row["resident"]) for row in result["rows"]}
+    assert measured == {
         (system, operation, n)
         for system in ("adapterkit", "PEFT")
         for operation in OPERATIONS
@@ -168,9 +168,9 @@ def test_bench_many_reaches_the_same_scores_every_way(tiny_folder: Path) -> None
 
 
 def test_tenants_differ_and_can_be_learnt(tiny: Backbone) -> None:
-    one, other = (tenant_rows(tiny.tokenizer, tenant) for tenant in (0, 1))
-    assert one == tenant_rows(tiny.tokenizer, 0) != other
-    for rows in (one, other):
+    first, second = (tenant_rows(tiny.tokenizer, tenant) for tenant in (0, 1))
+    assert first == tenant_rows(tiny.tokenizer, 0) != second
+    for rows in (first, second):
         assert 100 <= sum(row["split"] != "test" for row in rows) <= 300
         assert sum(row["split"] == "test" for row in rows) == 100
         labels = {

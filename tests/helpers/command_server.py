@@ -2,7 +2,8 @@
 
 A server process imports the package once and forks for every command. The programs `adapterkit` and
 `python` of a folder for the PATH connect to it: the command runs in the fork, with the caller's
-arguments, folder, environment and standard streams.
+arguments, folder, environment and standard streams. Plug-ins are found in the caller's PYTHONPATH,
+because no import of the server looks for them.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def run_command(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     code: object = 0
     try:
         if name == "python":

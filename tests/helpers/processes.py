@@ -1,4 +1,4 @@
-"""Training in one or several processes."""
+"""Training in several processes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,46 @@ from adapterkit.adapter.store import Store
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import load_backbone
 
+PROGRAM = """
+import runpy, sys
 
-def launch_training(recipe: Path, store: Path, processes: int) -> Adapter:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-        command += ["--num_processes", str(processes), "-m"]
-    command += ["adapterkit", "train", str(recipe), "--output", str(store)]
+_, store, *recipes = sys.argv
+for recipe in recipes:
+    sys.argv = ["adapterkit", "train", recipe, "--output", store]
+    try:
+        runpy.run_module("adapterkit", run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+"""`adapterkit train` for one recipe after the other: processes are started once for all of them."""
+
+
+def train_in_processes(recipes: list[Path], folder: Path, processes: int = 2) -> list[Adapter]:
+    """Trains recipes in several processes that Accelerate's launcher starts.
+
+    Args:
+        recipes: Recipe files, which are trained one after the other.
+        folder: Where the program and a store of the adapters are written.
+        processes: Number of processes.
+
+    Returns:
+        The adapters of the recipes, as they were saved.
+    """
+    program, store = folder / "program.py", folder / "store"
+    program.write_text(PROGRAM, encoding="utf-8")
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--multi_gpu", "--num_machines", "1", "--num_processes", str(processes)]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += [str(program), str(store), *map(str, recipes)]
     variables = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
-    folder = Store(store).path("t/topic")
-    assert folder.name == "1"
-    recorded = json.loads((folder / "adapterkit.json").read_text())
-    assert recorded["training"]["processes"] == processes
-    backbone = load_backbone([Recipe.load(recipe)])
-    return load_adapter(folder, backbone)
+    adapters = []
+    for recipe in map(Recipe.load, recipes):
+        version = Store(store).path(recipe.name)
+        assert version.name == "1"
+        card = json.loads((version / "adapterkit.json").read_text(encoding="utf-8"))
+        assert card["training"]["processes"] == processes
+        adapters.append(load_adapter(version, load_backbone([recipe])))
+    return adapters

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,27 +37,26 @@ COMMANDS = {
     "one text": ("predict", "acme/stance", "a text without a topic"),
     "long topic": ("predict", "acme/stance", json.dumps({"text": "a", "topic": "x" * 41})),
 }
-PROCESS = """
+PROGRAM = """
 import json, sys
 from pathlib import Path
 
-sys.path[:0] = json.loads(sys.argv[1])
 import httpx2
 from helpers.command_line import run_command
 from helpers.server import serving
 
-found = {name: run_command(*words) for name, words in json.loads(sys.argv[2]).items()}
-row, folder = json.loads(sys.argv[3]), "/v2/models/acme/stance/infer"
-with serving(Path("adapters"), sys.argv[4]) as url:
+results = {name: run_command(*words) for name, words in json.loads(sys.argv[1]).items()}
+row, path = json.loads(sys.argv[2]), "/v2/models/acme/stance/infer"
+with serving(Path("adapters"), sys.argv[3]) as url:
     body = {"requests": [{"adapter_id": "acme/stance", "inputs": row}], "one_line": True}
-    found["answer"] = httpx2.post(url + "/predict", json=body).json()[0]
-    found["model"] = httpx2.get(url + "/v1/models/acme/stance").json()
+    results["answer"] = httpx2.post(url + "/predict", json=body).json()[0]
+    results["model"] = httpx2.get(url + "/v1/models/acme/stance").json()
     kind = {"shape": [1], "datatype": "BYTES"}
     tensors = [{**kind, "name": name, "data": [text]} for name, text in row.items()]
-    found["infer"] = httpx2.post(url + folder, json={"inputs": tensors}).json()
+    results["infer"] = httpx2.post(url + path, json={"inputs": tensors}).json()
     tensors[1]["name"] = "topc"
-    found["unknown tensor"] = httpx2.post(url + folder, json={"inputs": tensors}).json()
-print(json.dumps(found))
+    results["unknown tensor"] = httpx2.post(url + path, json={"inputs": tensors}).json()
+print(json.dumps(results))
 """
 
 
@@ -76,7 +75,9 @@ def rows(n: int) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def found(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+def results(
+    programs: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Any]:
     """The results of `COMMANDS` and of some requests, in a process with the plug-in installed."""
     folder = tmp_path_factory.mktemp("stance")
     info = folder / "site" / "stance_kit-1.0.dist-info"
@@ -90,55 +91,62 @@ def found(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mappin
     (folder / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "requests.jsonl").write_text(json.dumps(REQUEST), encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE.format(model=tiny_folder), encoding="utf-8")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
     paths = [str(path) for path in (info.parent, ROOT / "tests" / "plugins", ROOT / "tests", ROOT)]
-    arguments = [json.dumps(paths), json.dumps(COMMANDS), json.dumps(REQUEST), str(tiny_folder)]
-    line = [sys.executable, "-c", PROCESS, *arguments]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    arguments = [json.dumps(COMMANDS), json.dumps(REQUEST), str(tiny_folder)]
+    done = subprocess.run(
+        [programs / "python", "program.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    results = json.loads(done.stdout.splitlines()[-1])
-    return {k: CommandResult(*v) if k in COMMANDS else v for k, v in results.items()}
+    values = json.loads(done.stdout.splitlines()[-1])
+    return {k: CommandResult(*v) if k in COMMANDS else v for k, v in values.items()}
 
 
-def test_its_columns_are_keys_of_a_recipe(found: Mapping[str, Any]) -> None:
-    keys = " ".join(found["keys"].out.split())
+def test_its_columns_are_keys_of_a_recipe(results: Mapping[str, Any]) -> None:
+    keys = " ".join(results["keys"].out.split())
     assert "topic (hashtag): Column of the topic, such as #vaccines (stance)." in keys
     assert "author (none): Column of who wrote the text (stance)." in keys
-    assert "data.topik: there is no such key; did you mean 'topic'?" in found["unknown key"].err
+    assert "data.topik: there is no such key; did you mean 'topic'?" in results["unknown key"].err
 
 
-def test_its_rows_are_read_and_checked(found: Mapping[str, Any]) -> None:
-    assert found["train"].code == 0, found["train"].err
-    assert found["check"].code == 0, found["check"].err
-    assert "against" in found["check"].out
+def test_its_rows_are_read_and_checked(results: Mapping[str, Any]) -> None:
+    assert results["train"].code == 0, results["train"].err
+    assert results["check"].code == 0, results["check"].err
+    assert "against" in results["check"].out
     words = "there is no column 'hashtags' for topic; did you mean 'hashtag'?"
-    assert words in found["unknown column"].out + found["unknown column"].err
+    assert words in results["unknown column"].out + results["unknown column"].err
 
 
-def test_it_is_evaluated_with_the_columns_of_its_recipe(found: Mapping[str, Any]) -> None:
-    assert found["evaluate"].json["rows"] == 8
-    assert found["evaluate"].json["metrics"]["accuracy"] > 0.7
+def test_it_is_evaluated_with_the_columns_of_its_recipe(results: Mapping[str, Any]) -> None:
+    assert results["evaluate"].json["rows"] == 8
+    assert results["evaluate"].json["metrics"]["accuracy"] > 0.7
 
 
 @pytest.mark.parametrize("source", ["file", "word"])
-def test_it_answers(found: Mapping[str, Any], source: str) -> None:
-    assert found[source].code == 0, found[source].err
-    (line,) = found[source].out.splitlines()[1:]
+def test_it_answers(results: Mapping[str, Any], source: str) -> None:
+    assert results[source].code == 0, results[source].err
+    (line,) = results[source].out.splitlines()[1:]
     assert " is for " in line or " is against " in line
     assert line.endswith("the bank")
 
 
-def test_requests_are_checked(found: Mapping[str, Any]) -> None:
-    assert found["one text"].code == found["long topic"].code == 2
-    assert "text 1: expected text and topic, and perhaps author, got" in found["one text"].err
-    assert "text 1: topic: expected at most 40 characters, got 41" in found["long topic"].err
+def test_requests_are_checked(results: Mapping[str, Any]) -> None:
+    assert results["one text"].code == results["long topic"].code == 2
+    assert "text 1: expected text and topic, and perhaps author, got" in results["one text"].err
+    assert "text 1: topic: expected at most 40 characters, got 41" in results["long topic"].err
 
 
-def test_it_is_served(found: Mapping[str, Any]) -> None:
-    answer, model = found["answer"], found["model"]
+def test_it_is_served(results: Mapping[str, Any]) -> None:
+    answer, model = results["answer"], results["model"]
     assert answer["one_line"] == {"text": f"is {answer['label']}", "score": answer["score"]}
     assert model["reads"] == {"text": "text", "topic": "topic"}
     assert (model["may_read"], model["document"]) == ({"author": "text"}, "text")
-    outputs = {output["name"]: output["data"][0] for output in found["infer"]["outputs"]}
+    outputs = {output["name"]: output["data"][0] for output in results["infer"]["outputs"]}
     assert outputs.keys() == {"answer", "label", "score"}
     assert outputs["label"] == answer["label"]
-    assert "there is no such role; did you mean 'topic'?" in found["unknown tensor"]["error"]
+    assert "there is no such role; did you mean 'topic'?" in results["unknown tensor"]["error"]

@@ -37,7 +37,6 @@ from helpers.joint_training import (
     train_together,
     write_rows,
 )
-from helpers.processes import launch_training
 from helpers.task_rows import every_divisible_task, every_task, task_recipe
 from helpers.vocabulary import WORDS
 
@@ -466,28 +465,6 @@ def test_rows_for_evaluation_are_not_augmented(
         tuple(encoding.ids) for encoding in tiny.reader.encode(sorted(texts))
     }
     assert len(augmented_texts) == 2 * len(rows["train"])  # once in each epoch
-
-
-def test_two_processes_draw_the_same_as_one(tiny_folder: Path, tmp_path: Path) -> None:
-    """With adversarial training too: results do not depend on how a batch is divided."""
-    write_table(tmp_path)
-    (tmp_path / "recipe.yaml").write_text(
-        f"""
-        name: t/topic
-        backbone: {{model: {tiny_folder}, device: cpu}}
-        data: {{path: {write_rows(1, 40)}}}
-        task: {{type: classification, dropout: 0.2}}
-        method: {{type: lora, dropout: 0.1}}
-        augmentation: {{token_dropout: 0.2, synonyms: synonyms.csv, replace: 0.5}}
-        training: {{epochs: 2, batch_size: 7, learning_rate: 1e-2, accumulation: 2, adversarial: 1}}
-        """
-    )
-    one, two = (
-        launch_training(tmp_path / "recipe.yaml", tmp_path / f"store{n}", n) for n in (1, 2)
-    )
-    assert_same_weights(one, two, tolerance=1e-3)
-    for (_, mine), (_, theirs) in zip(one.training["losses"], two.training["losses"], strict=True):
-        assert mine == pytest.approx(theirs, abs=1e-4)
 
 
 # Augmentation by a function of the user.

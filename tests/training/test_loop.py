@@ -1,4 +1,4 @@
-"""The loop: what accumulation, seeds, processes and interruptions may not change."""
+"""The loop: what accumulation, seeds and interruptions may not change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from adapterkit.training.optimizer import schedule_factor
 from adapterkit.training.recipe import Recipe, Training
 from adapterkit.training.train import train
 from helpers.joint_training import assert_same_weights
-from helpers.processes import launch_training
 from helpers.sequences import tokenise
 
 TOPICS = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
@@ -232,49 +231,6 @@ def test_chinese_rows_go_through_recipe_training_and_prediction(
     tokens = tokenise(backbone, ["体彩大乐透"], None, 32)[0]
     assert len(tokens) == 7
     assert 100 not in tokens.input_ids  # [UNK]
-
-
-def test_two_processes_train_what_one_trains(
-    tiny_folder: Path, rows_file: Path, tmp_path: Path
-) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        f"""
-        name: t/topic
-        backbone: {{model: {tiny_folder}, device: cpu}}
-        data: {{path: {rows_file}}}
-        task: {{type: classification, dropout: 0.2}}
-        method: {{type: lora, dropout: 0.1}}
-        training: {{epochs: 2, batch_size: 7, learning_rate: 1e-2, accumulation: 2}}
-        """
-    )
-    one, two = (launch_training(recipe, tmp_path / f"store{n}", n) for n in (1, 2))
-    assert_same_weights(one, two, tolerance=1e-4)
-    for (_, alone), (_, together) in zip(
-        one.training["losses"], two.training["losses"], strict=True
-    ):
-        assert alone == pytest.approx(together, abs=1e-4)
-    assert one.metrics["validation"] == pytest.approx(two.metrics["validation"], abs=1e-5)
-
-
-@pytest.mark.slow
-def test_banking77_on_two_processes_is_banking77_on_one(shared_data: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        f"""
-        name: t/topic
-        backbone: {{device: cpu}}
-        data: {{path: {shared_data / "banking77" / "data.csv"}, validation: 0}}
-        method: {{type: lora}}
-        training: {{epochs: 1}}
-        """
-    )
-    one, two = (launch_training(recipe, tmp_path / f"store{n}", n) for n in (1, 2))
-    for (_, alone), (_, together) in zip(
-        one.training["losses"], two.training["losses"], strict=True
-    ):
-        assert alone == pytest.approx(together, abs=1e-4)
-    assert one.metrics["test"]["accuracy"] == two.metrics["test"]["accuracy"]
 
 
 @pytest.mark.slow

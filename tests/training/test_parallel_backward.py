@@ -10,8 +10,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 from adapterkit.inference.lanes import SERIAL, WorkerLanes
 from adapterkit.tasks.types import Example
-from adapterkit.training import loop
-from adapterkit.training import parallel_backward as abreast
+from adapterkit.training import loop, parallel_backward
 from adapterkit.training.batches import MicroBatch
 from adapterkit.training.parallel_backward import split_over_lanes
 from helpers.joint_training import (
@@ -27,13 +26,13 @@ from helpers.joint_training import (
 
 
 @pytest.fixture(scope="module")
-def two() -> WorkerLanes:
+def two_lanes() -> WorkerLanes:
     return WorkerLanes(2, 1)
 
 
 @pytest.fixture
-def in_lanes(monkeypatch: pytest.MonkeyPatch, two: WorkerLanes) -> list[int]:
-    """From here on steps are cut in two, however small; the parts of each."""
+def in_lanes(monkeypatch: pytest.MonkeyPatch, two_lanes: WorkerLanes) -> list[int]:
+    """Divides every step over two lanes, however small; returns the number of parts of each."""
     counts: list[int] = []
 
     def counted(*args: Any) -> Any:
@@ -41,8 +40,8 @@ def in_lanes(monkeypatch: pytest.MonkeyPatch, two: WorkerLanes) -> list[int]:
         counts.append(len(parts))
         return parts
 
-    monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
-    monkeypatch.setattr(loop, "lanes_of", lambda device: two)
+    monkeypatch.setattr(parallel_backward, "LEAST_TOKENS", 8)
+    monkeypatch.setattr(loop, "lanes_of", lambda device: two_lanes)
     monkeypatch.setattr(loop, "split_over_lanes", counted)
     return counts
 
@@ -54,17 +53,19 @@ def micro_batch(*sizes: int) -> MicroBatch:
 
 
 def test_parts_hold_every_row_once_and_as_many_tokens(
-    monkeypatch: pytest.MonkeyPatch, two: WorkerLanes
+    monkeypatch: pytest.MonkeyPatch, two_lanes: WorkerLanes
 ) -> None:
-    monkeypatch.setattr(abreast, "LEAST_TOKENS", 8)
-    (short, long) = split_over_lanes({3: micro_batch(9, 2, 3, 8, 4)}, set(), two)
+    monkeypatch.setattr(parallel_backward, "LEAST_TOKENS", 8)
+    (short, long) = split_over_lanes({3: micro_batch(9, 2, 3, 8, 4)}, set(), two_lanes)
     assert (short[3].sequence_indices, long[3].sequence_indices) == ([1, 2, 4], [3, 0])
     assert short[3].targets == short[3].sequence_indices
     assert [part.n_tokens for part in (short[3], long[3])] == [9, 17]
     assert [part.batch_lengths for part in (short[3], long[3])] == [[9, 2, 3, 8, 4]] * 2
-    first, second = split_over_lanes({0: micro_batch(5, 5), 1: micro_batch(5, 5, 4)}, {1}, two)
+    first, second = split_over_lanes(
+        {0: micro_batch(5, 5), 1: micro_batch(5, 5, 4)}, {1}, two_lanes
+    )
     assert (list(first), list(second)) == ([0], [1])
-    assert len(split_over_lanes({0: micro_batch(5, 5), 1: micro_batch(5)}, {0, 1}, two)) == 1
+    assert len(split_over_lanes({0: micro_batch(5, 5), 1: micro_batch(5)}, {0, 1}, two_lanes)) == 1
     assert len(split_over_lanes({0: micro_batch(30, 30)}, set(), SERIAL)) == 1
 
 

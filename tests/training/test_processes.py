@@ -1,0 +1,85 @@
+"""Several processes train what one process trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.model import Backbone
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
+from helpers.joint_training import assert_same_weights, write_rows
+from helpers.processes import train_in_processes
+
+RECIPE = """
+name: t/{name}
+backbone: {{model: {model}, device: cpu}}
+data: {{path: {rows}}}
+task: {{type: classification, dropout: 0.2}}
+method: {{type: lora, dropout: 0.1}}
+"""
+TRAINING = "epochs: 2, batch_size: 7, learning_rate: 1e-2, accumulation: 2"
+VARIED = f"""
+augmentation: {{token_dropout: 0.2, synonyms: synonyms.csv, replace: 0.5}}
+training: {{{TRAINING}, adversarial: 1}}
+"""
+SYNONYMS = "word,synonym\nmoney,fee\nbank,card\nrain,sun\n"
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny: Backbone, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Adapter, Adapter]]:
+    """Each adapter trained in this process, and in two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "synonyms.csv").write_text(SYNONYMS, encoding="utf-8")
+    rows = write_rows(1, 60, str(folder / "rows.csv"))
+    files = []
+    for name, sections in (("plain", f"training: {{{TRAINING}}}"), ("varied", VARIED)):
+        files.append(folder / f"{name}.yaml")
+        text = RECIPE.format(name=name, model=tiny_folder, rows=rows) + sections
+        files[-1].write_text(text, encoding="utf-8")
+    two = train_in_processes(files, folder)
+    one = [train(Recipe.load(file), tiny, progress=False) for file in files]
+    assert [adapter.training["processes"] for adapter in one] == [1, 1]
+    return dict(zip(("plain", "varied"), zip(one, two, strict=True), strict=True))
+
+
+def assert_same_losses(one: Adapter, two: Adapter) -> None:
+    losses = zip(one.training["losses"], two.training["losses"], strict=True)
+    for (_, alone), (_, together) in losses:
+        assert alone == pytest.approx(together, abs=1e-4)
+
+
+def test_two_processes_train_what_one_trains(trained: dict[str, tuple[Adapter, Adapter]]) -> None:
+    one, two = trained["plain"]
+    assert_same_weights(one, two, tolerance=1e-4)
+    assert_same_losses(one, two)
+    assert one.metrics["validation"] == pytest.approx(two.metrics["validation"], abs=1e-5)
+
+
+def test_two_processes_draw_the_same_as_one(trained: dict[str, tuple[Adapter, Adapter]]) -> None:
+    """With adversarial training too: results do not depend on how a batch is divided."""
+    one, two = trained["varied"]
+    assert_same_weights(one, two, tolerance=1e-3)
+    assert_same_losses(one, two)
+
+
+@pytest.mark.slow
+def test_banking77_on_two_processes_is_banking77_on_one(shared_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"""
+        name: t/topic
+        backbone: {{device: cpu}}
+        data: {{path: {shared_data / "banking77" / "data.csv"}, validation: 0}}
+        method: {{type: lora}}
+        training: {{epochs: 1}}
+        """
+    )
+    one = train(Recipe.load(recipe), progress=False)
+    (two,) = train_in_processes([recipe], tmp_path)
+    assert_same_losses(one, two)
+    assert one.metrics["test"]["accuracy"] == two.metrics["test"]["accuracy"]
