@@ -16,8 +16,8 @@ from ..tasks.fields import Fields
 class Inputs:
     """The columns of a request, by role.
 
-    An optional column of the task, such as the second text of a pair, is required if the training
-    rows had it, and is not read if they did not.
+    A column that is `as_in_training`, such as the second text of a pair, is required if the
+    training rows had it, and is not read if they did not.
 
     Attributes:
         required: Columns that a request must hold.
@@ -46,9 +46,11 @@ class Inputs:
         if not isinstance(recipe, Mapping):
             return cls(required, optional)
         named = column_names(recipe.get("data", {}), task.columns)
-        learned = {role: column for role, column in optional.items() if column.learned}
-        trained = {role: optional[role] for role in optional if role in named}
-        return cls(required | {r: c for r, c in trained.items() if r not in learned}, learned)
+        bound = {role: column for role, column in optional.items() if column.as_in_training}
+        return cls(
+            required | {role: column for role, column in bound.items() if role in named},
+            {role: column for role, column in optional.items() if role not in bound},
+        )
 
     def check(self, fields: Fields, task: Task | type[Task], where: str, name: str) -> None:
         """Checks that a request holds what the adapter was trained on.

@@ -29,6 +29,8 @@ class Column:
         learned: Whether it is only needed to learn from a row, as a label is.
         also_input: Whether a learned column may be given with a request as well, such as the
             second text of two that are compared.
+        as_in_training: Whether a request must have an optional column if the training rows had it,
+            and must not have it if they did not.
         name: Name of the column in a file, if the recipe does not name it; the role if omitted.
     """
 
@@ -37,6 +39,7 @@ class Column:
     required: bool = True
     learned: bool = False
     also_input: bool = False
+    as_in_training: bool = False
     name: str | None = None
 
     def default_name(self, role: str) -> str | None:

@@ -41,7 +41,10 @@ class PooledText(Task):
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(FieldKind.TEXT, "the text"),
         "text_pair": Column(
-            FieldKind.TEXT, "a second text, for tasks on text pairs", required=False
+            FieldKind.TEXT,
+            "a second text, for tasks on text pairs",
+            required=False,
+            as_in_training=True,
         ),
     }
     augmentable: ClassVar[tuple[str, ...]] = ("text", "text_pair")

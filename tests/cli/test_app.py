@@ -292,12 +292,12 @@ def test_without_an_adapter_the_plain_backbone_answers(tiny_folder: Path) -> Non
 
 
 def test_the_columns_of_a_file_may_have_other_names(trained: TrainedStore) -> None:
-    Path("x.csv").write_text("frage,zwei,wer\nsun,rain,globex\n")
+    Path("x.csv").write_text("frage,zwei,wer\nsun,rain,base\n")
     columns = ("--text", "frage", "--text-pair", "zwei", "--adapter-column", "wer")
     (row,) = run_command(
         "predict", "--input", "x.csv", *columns, "--store", trained.store, "--json"
     ).json
-    assert (row["text"], row["adapter"]) == (["sun", "rain"], "globex")
+    assert (row["text"], row["adapter"]) == (["sun", "rain"], "base")
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".json"])
@@ -613,7 +613,7 @@ PREDICT_FAULTS = {
 @pytest.mark.parametrize("fault", PREDICT_FAULTS)
 def test_a_prediction_error_is_one_line(store: Path, fault: str) -> None:
     Path("x.csv").write_text("text,adapter\nsun,globex\n")
-    Path("hole.csv").write_text('text\nsun\n""\n')
+    Path("hole.csv").write_text("text,more\nsun,1\n,2\n")
     Path("typo.csv").write_text("text,adapter\nsun,globex\nrain,globx\n")
     Path("climb.csv").write_text("text,adapter\nsun,acme/../globex\n")
     Path("roles.jsonl").write_text('{"text": "a"}\n\n{"question": "who?", "context": "b"}\n')
