@@ -138,7 +138,7 @@ class QuestionAnswering(Task):
                 for span, owner in zip(encoding.offsets, encoding.sequence_ids, strict=True)
             ]
             spans = tuple(
-                tuple(inside[index] for index in window.kept or range(len(window)))
+                tuple(inside[index] for index in window.indices)
                 for window in windows
             )
             found.append(Example(tuple(windows), Context(row["context"], spans)))

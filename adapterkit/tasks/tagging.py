@@ -137,8 +137,7 @@ class Tagging(Task):
             sequences = truncate(encoding, limit, "windows", self.stride)
             first: dict[int, tuple[int, int]] = {}
             for number, inputs in enumerate(sequences):
-                kept = inputs.kept or range(len(inputs))
-                for token, index in enumerate(kept):
+                for token, index in enumerate(inputs.indices):
                     word = encoding.word_ids[index]
                     before = encoding.word_ids[index - 1] if index else None
                     if word is not None and word != before:
