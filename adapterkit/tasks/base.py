@@ -34,6 +34,7 @@ from .types import (
     Row,
     Score,
     Text,
+    n_characters,
 )
 
 
@@ -126,6 +127,11 @@ class Task(ABC):
             DataError: A value is missing, empty or of another kind.
         """
         return request_fields(self.columns, request, where)
+
+    def n_characters(self, request: Text) -> int:
+        """Number of characters that `examples` tokenises for a request, which is not checked yet.
+        A text that is tokenised several times counts as often."""
+        return n_characters(request)
 
     def stratum(self, row: Row) -> Hashable:
         """The group whose share drawn splits and folds preserve: the label, if a row has one."""
