@@ -29,7 +29,7 @@ from ..errors import (
     UnknownAdapterError,
 )
 from ..inference.forward import text_limit
-from ..inference.pipeline import n_characters, n_tokens
+from ..inference.pipeline import members_of, n_characters, n_tokens
 from ..names import BASE
 from ..tasks.base import Task, tasks
 from ..tasks.columns import input_columns, required_columns
@@ -266,7 +266,7 @@ class Service:
             raise UnknownAdapterError(f"there is no adapter '{name}'")
 
     def _estimate(self, adapters: Sequence[Adapter | None], texts: Sequence[Text]) -> int:
-        """About how many tokens some texts have.
+        """About how many tokens are computed for some texts.
 
         Raises:
             TooLargeError: They have too many characters.
@@ -283,7 +283,8 @@ class Service:
                 f"the texts have {sum(sizes)} characters to read, at most "
                 f"{self.limits.request_characters} are accepted; send fewer rows in a request"
             )
-        return sum(map(estimate_tokens, sizes))
+        members = [len(members_of(adapter)) for adapter in adapters]
+        return sum(n * estimate_tokens(size) for n, size in zip(members, sizes, strict=True))
 
     def _refuse_truncated(
         self, adapters: Sequence[Adapter | None], examples: Sequence[Example]
