@@ -6,7 +6,7 @@ A new task is one file in `tasks/`, or in a plug-in, with one frozen dataclass t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -258,7 +258,7 @@ class Task(ABC):
             answer: An answer as `answers` returns it.
         """
 
-    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+    def scores(self, outputs: Outputs, example: Example) -> Iterable[Score]:
         """The logits, before softmax or sigmoid, that stand for one row's answer; explanations
         attribute them to tokens.
 

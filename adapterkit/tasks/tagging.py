@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from typing import Any, ClassVar, Self
@@ -223,21 +223,20 @@ class Tagging(Task):
         found = [f"{one['word']} ({one['entity_group']})" for one in answer["entities"]]
         return AnswerSummary(", ".join(found) or NOTHING)
 
-    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """For each entity, and each tag outside entities, the mean logit of its words' tags."""
+    def scores(self, outputs: Outputs, example: Example) -> Iterator[Score]:
+        """For each entity, and each tag outside entities, the mean logit of its words' tags. They
+        come one by one, because each has a weight for every token of the row."""
         (row,), words = outputs.rows(), example.notes
         tags, labels = self._tags(row, words.first_tokens)[0], known_labels(self.labels)
         others = [(t, n, n + 1) for n, t in enumerate(tags) if _stands_alone(t)]
         before = [0, *accumulate(outputs.counts[0])]
-        found = []
         for kind, first, last in sorted([*entities_of(tags), *others], key=lambda one: one[1]):
             weights = torch.zeros_like(outputs.logits)
             pairs = zip(words.first_tokens[first:last], tags[first:last], strict=True)
             for (sequence, token), tag in pairs:
                 weights[before[sequence] + token, labels.index(tag)] = 1.0
             span = slice(words.spans[first][0], words.spans[last - 1][1])
-            found.append(Score(f"{words.text[span]} ({kind})", weights / (last - first)))
-        return found
+            yield Score(f"{words.text[span]} ({kind})", weights / (last - first))
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
         text, spans = _located(row)
