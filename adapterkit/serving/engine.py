@@ -24,6 +24,10 @@ MAX_INLINE_CHARACTERS = 1000
 
 TOKENIZER_THREADS = 2
 
+UNTOKENIZED = 4
+"""How many times the tokens of the other queue may wait to be tokenised. That is much faster than
+computing, and a text that is cut has more tokens than are computed."""
+
 TOKENIZER_BATCH_TOKENS = 2000
 """Estimated tokens that a thread tokenises before it takes the texts of the next tenant."""
 
@@ -48,8 +52,8 @@ class Engine:
         backbone: The backbone.
         max_batch_tokens: Most tokens of a batch. A larger value gives more throughput, a smaller
             one shorter waiting times.
-        max_queue_tokens: Most tokens that may wait; of texts that wait to be tokenised, estimated
-            tokens.
+        max_queue_tokens: Most tokens that may wait to be computed. Texts of four times as many
+            estimated tokens may wait to be tokenised.
         lanes: Compute the batches; closed by `drain`.
         observer: Is notified of every batch and request, for metrics.
     """
@@ -74,7 +78,7 @@ class Engine:
             self._tokenizers.submit,
             TOKENIZER_THREADS,
             TOKENIZER_BATCH_TOKENS,
-            max_queue_tokens,
+            UNTOKENIZED * max_queue_tokens,
         )
         self._computing = FairPool[SequencePart, None](
             partial(compute_parts, backbone),
