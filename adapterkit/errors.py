@@ -26,6 +26,10 @@ class DataError(AdapterkitError):
     """A file of data, or one of its rows, is not valid."""
 
 
+class TooLargeError(DataError):
+    """A text is longer than a server accepts."""
+
+
 class AdapterError(AdapterkitError):
     """An adapter folder is damaged, incomplete or made for another backbone."""
 

@@ -46,6 +46,11 @@ class TokenSequence:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def indices(self) -> Sequence[int]:
+        """Index of each token in the text before it was truncated."""
+        return range(len(self)) if self.kept is None else self.kept
+
 
 @dataclass(frozen=True)
 class Packed:

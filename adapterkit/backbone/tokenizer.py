@@ -10,9 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..errors import BackboneError
+from .encoded_text import EncodedText
 from .packing import TokenSequence
 
 LongText = Literal["head", "tail", "head+tail", "windows"]
+
+SHORT_TEXT = 1000
+"""Characters of a text that the library's `encode` tokenises in less time than `encode_batch`.
+`encode` keeps the interpreter lock, so a long text would stop all other threads."""
 
 
 class TextEncoder:
@@ -40,27 +45,26 @@ class TextEncoder:
         seconds: Sequence[str | None] | None = None,
         *,
         words: bool = False,
-    ) -> list[Any]:
+    ) -> list[EncodedText]:
         """Encodes texts in full.
 
         Args:
             firsts: Texts, or lists of words.
             seconds: The second text of each pair; None for a single text.
             words: Whether the texts are lists of words.
-
-        Returns:
-            For each text the `Encoding` of the library tokenizers: ids, type ids, and the character
-            offsets, word and text of every token.
         """
-        if len(firsts) == 1:  # encode_batch would start threads, which costs more than one text
-            second = seconds[0] if seconds is not None else None
-            return [self._backend.encode(firsts[0], second, is_pretokenized=words)]
+        if len(firsts) == 1:
+            first, second = firsts[0], seconds[0] if seconds is not None else None
+            n_characters = sum(map(len, first)) + len(second or "")
+            if n_characters <= SHORT_TEXT:
+                encoding = self._backend.encode(first, second, is_pretokenized=words)
+                return [EncodedText(encoding)]
         pairs = seconds if seconds is not None else [None] * len(firsts)
         batch = [one if two is None else (one, two) for one, two in zip(firsts, pairs, strict=True)]
-        encodings: list[Any] = self._backend.encode_batch(
+        encodings = self._backend.encode_batch(
             batch, is_pretokenized=words, add_special_tokens=True
         )
-        return encodings
+        return [EncodedText(encoding) for encoding in encodings]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The tokens of some ids, as the vocabulary spells them."""
@@ -83,7 +87,7 @@ class TextEncoder:
 
 
 def truncate(
-    encoding: Any, limit: int, how: LongText = "head", stride: int = 0
+    encoding: EncodedText, limit: int, how: LongText = "head", stride: int = 0
 ) -> list[TokenSequence]:
     """An encoding as one sequence within a limit, or as overlapping windows.
 
@@ -96,7 +100,7 @@ def truncate(
         stride: Tokens that neighbouring windows share. It is capped at half of a window, since a
             long text would otherwise become hundreds of windows.
     """
-    if len(encoding.ids) <= limit:
+    if len(encoding) <= limit:
         return [TokenSequence(encoding.ids, encoding.type_ids)]
     texts: list[list[int]] = [[], []]
     special: list[int] = []
@@ -112,7 +116,7 @@ def truncate(
     return [_select(encoding, special + kept, truncated=True)]
 
 
-def _select(encoding: Any, indices: Sequence[int], truncated: bool) -> TokenSequence:
+def _select(encoding: EncodedText, indices: Sequence[int], truncated: bool) -> TokenSequence:
     """Some tokens of an encoding, in the order of the text."""
     indices = sorted(indices)
     return TokenSequence(

@@ -60,6 +60,10 @@ def serve(
         int,
         typer.Option("--queue-tokens", help="Most tokens in the queue; beyond it, status 429."),
     ] = 100_000,
+    row_characters: Annotated[
+        int,
+        typer.Option("--row-characters", help="Most characters of a row; beyond it, status 413."),
+    ] = 200_000,
     timeout: Annotated[
         float, typer.Option("--timeout", help="Seconds after which a request fails.")
     ] = 30.0,
@@ -87,7 +91,12 @@ def serve(
     from ..serving.server import Settings, run_server
     from ..serving.service import ServingLimits
 
-    counts = {"--batch-tokens": batch_tokens, "--queue-tokens": queue_tokens, "--lanes": lanes}
+    counts = {
+        "--batch-tokens": batch_tokens,
+        "--queue-tokens": queue_tokens,
+        "--row-characters": row_characters,
+        "--lanes": lanes,
+    }
     _check_ranges(counts, timeout)
     run_server(
         Settings(
@@ -104,7 +113,7 @@ def serve(
             keys=keys,
             any_backbone=any_backbone,
             log_texts=log_texts,
-            limits=ServingLimits(timeout=timeout),
+            limits=ServingLimits(row_characters=row_characters, timeout=timeout),
         ),
         host,
         port,

@@ -147,6 +147,11 @@ def members_of(adapter: Adapter | None) -> Sequence[Adapter | None]:
     return (None,) if adapter is None else adapter.members
 
 
+def n_characters(adapter: Adapter | None, text: Text) -> int:
+    """Number of characters that are tokenised for a request, which is not checked yet."""
+    return (plain_task() if adapter is None else adapter.task).n_characters(text)
+
+
 def n_tokens(adapter: Adapter | None, example: Example) -> int:
     """Number of tokens that are computed for a row."""
     return len(members_of(adapter)) * sum(map(len, example.inputs))
@@ -176,7 +181,18 @@ def answer_rows(
         bar: A progress bar that is moved by one step for each row.
         lanes: Where batches are computed at the same time.
     """
-    logits = compute_outputs(backbone, rows, max_tokens, bar, lanes)
+    return rows_to_answers(rows, compute_outputs(backbone, rows, max_tokens, bar, lanes))
+
+
+def rows_to_answers(
+    rows: Sequence[tuple[Adapter | None, Example]], logits: Sequence[tuple[Tensor, ...]]
+) -> list[Answer]:
+    """The answers of any adapters to examples whose outputs are computed.
+
+    Args:
+        rows: Adapter (None for the plain backbone) and example of each row.
+        logits: For each row the logits of its sequences, as `compute_outputs` returns them.
+    """
     by_adapter: dict[int, list[int]] = {}
     for index, (adapter, _) in enumerate(rows):
         by_adapter.setdefault(id(adapter), []).append(index)

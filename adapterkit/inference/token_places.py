@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..backbone.encoded_text import EncodedText
 from ..backbone.packing import TokenSequence
 from ..backbone.tokenizer import TextEncoder
 from ..tasks.base import Task
@@ -49,8 +50,8 @@ def locate_tokens(
     for number, inputs in enumerate(example.inputs):
         # Windows share one encoding, choices have one each.
         which = number if len(parts) > 1 else 0
-        kept = inputs.kept or range(len(inputs))
-        sources.append(TokenSource(inputs, parts[which], tuple(places[which][n] for n in kept)))
+        own = tuple(places[which][index] for index in inputs.indices)
+        sources.append(TokenSource(inputs, parts[which], own))
     return example, sources
 
 
@@ -59,20 +60,23 @@ class _RecordingEncoder(TextEncoder):
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
-        self.encodings: list[Any] = []
+        self.encodings: list[EncodedText] = []
 
-    def encode(self, *texts: Any, **options: Any) -> list[Any]:
+    def encode(self, *texts: Any, **options: Any) -> list[EncodedText]:
         found = super().encode(*texts, **options)
         self.encodings += found
         return found
 
 
-def _places(encoding: Any, parts: tuple[Part, ...]) -> list[Place | None]:
+def _places(encoding: EncodedText, parts: tuple[Part, ...]) -> list[Place | None]:
     """The place of each token of an encoding; None for special tokens and marks."""
     found: list[Place | None] = []
     tokens = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
     for (start, end), owner, word in tokens:
-        span = parts[owner].at(word, start, end) if owner is not None and start < end else None
+        if owner is None or word is None or start == end:
+            found.append(None)
+            continue
+        span = parts[owner].at(word, start, end)
         found.append(_stripped(parts[owner], *span) if span else None)
     return found
 

@@ -61,6 +61,12 @@ class TokenBucket:
             raise OverloadedError(f"the quota of {self.rate:g} {what} per second is used up", wait)
         self._level -= amount
 
+    def correct(self, difference: float) -> None:
+        """Takes the difference between an amount and its estimate, which was taken before; a
+        negative one is put back."""
+        if self.rate is not None:
+            self._level = min(self._capacity, self._level - difference)
+
 
 @dataclass(frozen=True)
 class Caller:

@@ -20,12 +20,14 @@ from ..errors import (
     AdapterError,
     AdapterkitError,
     OverloadedError,
+    TooLargeError,
     UnavailableError,
     UnknownAdapterError,
 )
 from . import admin, open_inference, routes
 from .auth import DeniedError
 from .binary_tensors import BinaryTensors
+from .disconnects import DisconnectWatch
 from .errors import ERROR_TYPES, error_response
 from .fast_path import FastPath
 from .json_logs import log
@@ -81,6 +83,7 @@ def make_app(service: Service) -> FastAPI:
         return page()
 
     app.add_middleware(FastPath, routes=routes.text_router.routes)
+    app.add_middleware(DisconnectWatch)
     # FastAPI handles the errors of its own routes only, not those of FastPath.
     app.add_middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS)
     app.add_middleware(BinaryTensors)
@@ -119,6 +122,8 @@ async def _adapterkit_error(_: Request, error: Exception) -> Response:
         return error_response(429, str(error), {"retry-after": str(wait)})
     if isinstance(error, UnavailableError):
         return error_response(503, str(error), {"retry-after": "1"})
+    if isinstance(error, TooLargeError):
+        return error_response(413, str(error))
     if isinstance(error, UnknownAdapterError):
         return error_response(404, str(error))
     if isinstance(error, AdapterError):  # an error in the store, not of the caller

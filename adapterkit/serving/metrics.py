@@ -47,9 +47,9 @@ class Metrics(EngineObserver):
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self._rows = Histogram(
+        self._sequences = Histogram(
             "adapterkit_batch_rows",
-            "Rows of a batch",
+            "Rows of a batch; a long row counts once for each of its sequences",
             buckets=[2**n for n in range(11)],
             registry=self.registry,
         )
@@ -79,11 +79,11 @@ class Metrics(EngineObserver):
         if self.traces is not None:
             self.traces.stage(name, seconds)
 
-    def batch(self, rows: int, tokens: int, seconds: float) -> None:
-        self._rows.observe(rows)
+    def batch(self, sequences: int, tokens: int, seconds: float) -> None:
+        self._sequences.observe(sequences)
         self._tokens.observe(tokens)
         self._seconds.observe(seconds)
-        self.activity.batch(rows, tokens)
+        self.activity.batch(tokens)
 
     def request(self, status: int) -> None:
         """An HTTP request was answered."""
@@ -111,7 +111,15 @@ class _StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         queue, cache = self._engine.queue, self._cache
-        yield GaugeMetricFamily("adapterkit_queue_rows", "Rows that wait", queue.rows)
+        untokenized = self._engine.untokenized
+        yield GaugeMetricFamily(
+            "adapterkit_untokenized_rows", "Rows that wait to be tokenised", untokenized.parts
+        )
+        yield GaugeMetricFamily(
+            "adapterkit_queue_rows",
+            "Rows that wait to be computed; a long row counts once for each of its sequences",
+            queue.parts,
+        )
         yield GaugeMetricFamily("adapterkit_queue_tokens", "Tokens that wait", queue.tokens)
         yield GaugeMetricFamily("adapterkit_queue_tenants", "Tenants that wait", queue.tenants)
         yield CounterMetricFamily("adapterkit_loads", "Adapters read from disk", cache.loads)
@@ -144,15 +152,15 @@ class Activity:
         self._started = time.monotonic()
         self._recent: deque[tuple[float, float]] = deque(maxlen=4096)
 
-    def request(self, seconds: float) -> None:
+    def request(self, rows: int, seconds: float) -> None:
         """A request was answered, `seconds` after it arrived."""
         self.requests += 1
+        self.rows += rows
         self._recent.append((time.monotonic(), seconds))
 
-    def batch(self, rows: int, tokens: int) -> None:
-        """A batch was answered."""
+    def batch(self, tokens: int) -> None:
+        """A batch was computed."""
         self.batches += 1
-        self.rows += rows
         self.tokens += tokens
 
     def snapshot(self) -> dict[str, float | None]:

@@ -1,8 +1,9 @@
-"""The waiting rows of many tenants: a fair queue with a limit on its tokens.
+"""The waiting requests of many tenants: a fair queue with a limit on its tokens.
 
-Start-time fair queueing (Goyal et al. 1996): the rows of a single tenant are served in the order of
-their arrival, and a tenant that floods the queue delays its own rows, not those of others. When the
-queue is full, the tenant with the most tokens in it loses its latest request.
+A request is divided into parts, such as rows to tokenise or sequences to compute. Start-time fair
+queueing (Goyal et al. 1996): the parts of a single tenant are served in the order of their arrival,
+and a tenant that floods the queue delays its own parts, not those of others. When the queue is
+full, the tenant with the most tokens in it loses its latest request.
 """
 
 from __future__ import annotations
@@ -10,60 +11,78 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
+from typing import Any, Generic, TypeVar
 
-from ..adapter.adapter import Adapter
 from ..errors import UnavailableError
-from ..inference.pipeline import n_tokens
-from ..tasks.types import Answer, Example
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 ACTIVE_SECONDS = 3.0
 """A tenant counts as active for this long after its last request."""
 
 
 @dataclass(eq=False)
-class QueuedRequest:
-    """One request, whose rows are all answered or all refused.
+class QueuedRequest(Generic[P, R]):
+    """Work for one tenant, in parts that are all done or all refused.
 
     Attributes:
-        tenant: The tenant whose share of the engine it uses.
-        rows: Adapter and example of each row.
+        tenant: The tenant whose share of the machine it uses.
+        parts: What is to be done, at least one part.
+        sizes: Tokens of each part.
         deadline: Monotonic time after which its caller no longer waits.
-        done: Future of its answers.
-        arrived, started: Monotonic time when it was queued, and when its first row was taken.
-        n_waiting: Number of rows that wait.
-        n_unanswered: Number of rows without an answer.
+        done: Future of the results.
+        arrived, started: Monotonic time when it was queued, and when its first part was taken.
+        n_waiting: Number of parts that wait.
+        n_unfinished: Number of parts without a result.
         tokens: Number of tokens that wait.
-        answers: Answers so far, in the order of the rows.
+        results: Results so far, in the order of the parts.
     """
 
     tenant: str
-    rows: list[tuple[Adapter | None, Example]]
+    parts: Sequence[P]
+    sizes: Sequence[int]
     deadline: float
-    done: asyncio.Future[list[Answer]]
+    done: asyncio.Future[list[R]]
     arrived: float = field(default_factory=time.monotonic)
     started: float | None = None
-    n_waiting: int = 0
-    n_unanswered: int = 0
-    tokens: int = 0
-    answers: list[Answer] = field(default_factory=list)
+    n_waiting: int = field(init=False)
+    n_unfinished: int = field(init=False)
+    tokens: int = field(init=False)
+    results: list[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.n_waiting = self.n_unfinished = len(self.sizes)
+        self.tokens = sum(self.sizes)
+        self.results = [None] * len(self.sizes)
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error, unless it has ended already."""
         if not self.done.done():
             self.done.set_exception(error)
 
+    def finish_part(self, index: int, result: R | Exception) -> None:
+        """Stores the result of a part, or fails with the error that prevented it."""
+        if isinstance(result, Exception):
+            self.fail(result)
+            return
+        self.results[index] = result
+        self.n_unfinished -= 1
+        if self.n_unfinished == 0 and not self.done.done():
+            self.done.set_result(self.results)
+
 
 @dataclass(frozen=True)
-class QueuedRow:
-    """One row in the queue.
+class QueuedPart:
+    """One part of a request in the queue.
 
     Attributes:
         start: Start tag: the virtual time at which the fair share of its tenant reaches it.
         number: Order of arrival, which decides between equal start tags.
-        index: Index of the row in its request.
+        index: Index of the part in its request.
         tokens: Number of its tokens.
         request: Its request.
     """
@@ -72,21 +91,21 @@ class QueuedRow:
     number: int
     index: int
     tokens: int
-    request: QueuedRequest
+    request: QueuedRequest[Any, Any]
 
 
 @dataclass
 class _Share:
-    """The rows of a tenant in the queue, and the finish tag of its last row."""
+    """The parts of a tenant in the queue, and the finish tag of its last part."""
 
     finish: float = 0.0
     tokens: int = 0
-    rows: deque[QueuedRow] = field(default_factory=deque)
-    requests: dict[QueuedRequest, None] = field(default_factory=dict)
+    parts: deque[QueuedPart] = field(default_factory=deque)
+    requests: dict[QueuedRequest[Any, Any], None] = field(default_factory=dict)
 
 
 class Queue:
-    """Waiting rows of many tenants, taken in a fair order.
+    """Waiting parts of the requests of many tenants, taken in a fair order.
 
     Args:
         max_tokens: Most tokens that may wait.
@@ -95,7 +114,7 @@ class Queue:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.tokens = 0
-        self.rows = 0
+        self.parts = 0
         self._shares: dict[str, _Share] = {}
         self._virtual_time = 0.0
         self._number = 0
@@ -114,33 +133,29 @@ class Queue:
         """Whether any further request of this tenant would be refused."""
         return self.tokens >= self.max_tokens and self._largest() == tenant
 
-    def add(self, request: QueuedRequest) -> list[QueuedRequest]:
+    def add(self, request: QueuedRequest[Any, Any]) -> list[QueuedRequest[Any, Any]]:
         """Adds a request.
 
         Returns:
             The requests that were removed because the queue is full. The new request is among them
             if its own tenant has the most tokens in the queue.
         """
-        sizes = [n_tokens(adapter, example) for adapter, example in request.rows]
-        request.tokens = sum(sizes)
-        request.n_waiting = request.n_unanswered = len(sizes)
-        request.answers = [{}] * len(sizes)
         share = self._shares.setdefault(request.tenant, _Share())
         share.requests[request] = None
-        self._count(share, request.tokens, len(sizes))
+        self._count(share, request.tokens, request.n_waiting)
         start = max(self._virtual_time, share.finish)
-        for index, tokens in enumerate(sizes):
+        for index, tokens in enumerate(request.sizes):
             self._number += 1
-            share.rows.append(QueuedRow(start, self._number, index, tokens, request))
+            share.parts.append(QueuedPart(start, self._number, index, tokens, request))
             start += tokens
         share.finish = start
         return self._shrink(request)
 
-    def _shrink(self, added: QueuedRequest) -> list[QueuedRequest]:
+    def _shrink(self, added: QueuedRequest[Any, Any]) -> list[QueuedRequest[Any, Any]]:
         """Removes requests until the queue is within its limit; returns them."""
         removed = []
-        # A request larger than the limit is accepted if no other row waits.
-        while self.tokens > self.max_tokens and self.rows > len(added.rows):
+        # A request larger than the limit is accepted if no other request waits.
+        while self.tokens > self.max_tokens and self.parts > added.n_waiting:
             largest = max(self._shares.values(), key=lambda share: share.tokens)
             latest = next(reversed(largest.requests))
             largest.finish -= latest.tokens
@@ -150,8 +165,8 @@ class Queue:
                 break
         return removed
 
-    def remove(self, request: QueuedRequest) -> None:
-        """Removes a request, if it is in the queue; `take` skips its rows."""
+    def remove(self, request: QueuedRequest[Any, Any]) -> None:
+        """Removes a request, if it is in the queue; `take` skips its parts."""
         share = self._shares.get(request.tenant)
         if share is None or request not in share.requests:
             return
@@ -159,14 +174,14 @@ class Queue:
         self._count(share, -request.tokens, -request.n_waiting)
         request.n_waiting = 0
 
-    def take(self, max_tokens: int, excluded: str | None = None) -> list[QueuedRow]:
-        """Takes the rows of the next batch: at least one, if there is any.
+    def take(self, max_tokens: int, excluded: str | None = None) -> list[QueuedPart]:
+        """Takes the parts of the next batch: at least one, if there is any.
 
         Args:
-            max_tokens: Most tokens of the batch; a single row may exceed it.
-            excluded: A tenant whose rows are not taken.
+            max_tokens: Most tokens of the batch; a single part may exceed it.
+            excluded: A tenant whose parts are not taken.
         """
-        taken: list[QueuedRow] = []
+        taken: list[QueuedPart] = []
         n_taken_tokens = 0
         heads = [
             (first.start, first.number, tenant)
@@ -176,10 +191,10 @@ class Queue:
         heapify(heads)
         while heads:
             share = self._shares[heads[0][2]]
-            first = share.rows[0]
+            first = share.parts[0]
             if taken and n_taken_tokens + first.tokens > max_tokens:
                 break
-            taken.append(share.rows.popleft())
+            taken.append(share.parts.popleft())
             n_taken_tokens += first.tokens
             self._virtual_time = first.start
             self._count_taken(share, first)
@@ -188,42 +203,42 @@ class Queue:
                 heappop(heads)
             else:
                 heapreplace(heads, (following.start, following.number, heads[0][2]))
-        if not self.rows:  # an empty queue starts anew, and stores no tenant
+        if not self.parts:  # an empty queue starts anew, and stores no tenant
             self._shares.clear()
             self._virtual_time = 0.0
         return taken
 
-    def _first(self, share: _Share) -> QueuedRow | None:
-        """The next row of a tenant whose caller still waits."""
+    def _first(self, share: _Share) -> QueuedPart | None:
+        """The next part of a tenant whose caller still waits."""
         now = time.monotonic()
-        while share.rows:
-            request = share.rows[0].request
+        while share.parts:
+            request = share.parts[0].request
             if request in share.requests and not request.done.done() and now <= request.deadline:
-                return share.rows[0]
+                return share.parts[0]
             request.fail(timeout_error())
             self.remove(request)
-            share.rows.popleft()
+            share.parts.popleft()
         return None
 
-    def _count_taken(self, share: _Share, row: QueuedRow) -> None:
-        request = row.request
+    def _count_taken(self, share: _Share, part: QueuedPart) -> None:
+        request = part.request
         request.n_waiting -= 1
-        request.tokens -= row.tokens
-        self._count(share, -row.tokens, -1)
+        request.tokens -= part.tokens
+        self._count(share, -part.tokens, -1)
         if request.n_waiting == 0:
             del share.requests[request]
 
-    def _count(self, share: _Share, tokens: int, rows: int) -> None:
+    def _count(self, share: _Share, tokens: int, parts: int) -> None:
         share.tokens += tokens
         self.tokens += tokens
-        self.rows += rows
+        self.parts += parts
 
     def _largest(self) -> str | None:
         return max(self._shares, key=lambda name: self._shares[name].tokens, default=None)
 
 
 class Usage:
-    """Recent use of the engine by each tenant: tokens, which decay with a half-life of a second.
+    """Recent use of a pool by each tenant: tokens, which decay with a half-life of a second.
 
     A tenant is active until it has made no request for `ACTIVE_SECONDS`.
 
@@ -243,13 +258,13 @@ class Usage:
         return frozenset(self._tokens)
 
     def add(self, tenant: str, tokens: int) -> None:
-        """Adds tokens of a tenant that are about to be computed."""
+        """Adds tokens of a tenant that are about to be processed."""
         self._decay()
         self._tokens[tenant] = self._tokens.get(tenant, 0.0) + tokens
         self._last_request[tenant] = self._updated
 
     def dominant(self) -> str | None:
-        """The tenant that uses more than two thirds of the engine while others are active."""
+        """The tenant that uses more than two thirds of the pool while others are active."""
         self._decay()
         total = sum(self._tokens.values())
         for tenant, tokens in self._tokens.items():

@@ -112,7 +112,7 @@ async def activity(service: ServiceDep, caller: CallerDep) -> Response:
     tokens; adapters in memory and their bytes.
     """
     queue, memory = service.engine.queue, service.cache.memory
-    waiting = {"queue_rows": queue.rows, "queue_tokens": queue.tokens}
+    waiting = {"queue_rows": queue.parts, "queue_tokens": queue.tokens}
     cached = {"adapters": len(memory), "bytes": memory.bytes}
     return JSONResponse({**service.metrics.activity.snapshot(), **waiting, **cached})
 
@@ -131,6 +131,7 @@ async def info(service: ServiceDep) -> Response:
             "max_batch_tokens": service.engine.max_batch_tokens,
             "max_client_batch_size": limits.rows,
             "max_body_bytes": limits.body_bytes,
+            "max_row_characters": limits.row_characters,
             "version": __version__,
         }
     )

@@ -21,9 +21,15 @@ from ..adapter.card import CardSummary
 from ..adapter.store import Store
 from ..adapter.store_index import Version
 from ..backbone.model import Backbone
-from ..errors import AdapterError, AdapterkitError, DataError, UnknownAdapterError
+from ..errors import (
+    AdapterError,
+    AdapterkitError,
+    DataError,
+    TooLargeError,
+    UnknownAdapterError,
+)
 from ..inference.forward import text_limit
-from ..inference.pipeline import n_tokens
+from ..inference.pipeline import members_of, n_characters, n_tokens
 from ..names import BASE
 from ..tasks.base import Task, tasks
 from ..tasks.columns import input_columns, required_columns
@@ -33,6 +39,7 @@ from .api_keys import EVERYONE, Caller, Keys
 from .engine import Engine
 from .json_logs import log
 from .metrics import Metrics
+from .tokenizing import estimate_tokens
 
 T = TypeVar("T")
 
@@ -43,12 +50,17 @@ class ServingLimits:
 
     Attributes:
         rows: Most rows of a request.
+        row_characters: Most characters of a row. A text that is tokenised several times, once
+            beside each of several choices, counts as often.
+        request_characters: Most characters of all rows of a request.
         body_bytes: Most bytes of its body.
         upload_bytes: Most bytes of a published adapter.
         timeout: Seconds after which a request fails.
     """
 
     rows: int = 256
+    row_characters: int = 200_000
+    request_characters: int = 2_000_000
     body_bytes: int = 2_000_000
     upload_bytes: int = 256_000_000
     timeout: float = 30.0
@@ -126,6 +138,7 @@ class Service:
             UnknownAdapterError: An adapter does not exist, or the caller may not use it. Both have
                 the same message, so that a caller cannot find the names of others.
             DataError: A row is not valid, or there are too many rows.
+            TooLargeError: A row, or the request, has too many characters.
             OverloadedError: A quota is used up, or the queue is full.
             UnavailableError: The server is closing, or the timeout has passed.
         """
@@ -140,11 +153,13 @@ class Service:
         loaded = [by_reference[reference or BASE] for reference, _ in rows]
         adapters = [None if one is None else one.adapter for one in loaded]
         texts = [text for _, text in rows]
+        estimate = self._estimate(adapters, texts)
+        caller.tokens.take(estimate, "tokens")
 
         def charge(examples: list[Example]) -> None:
+            caller.tokens.correct(sum(map(n_tokens, adapters, examples)) - estimate)
             if not truncate:
                 self._refuse_truncated(adapters, examples)
-            caller.tokens.take(sum(map(n_tokens, adapters, examples)), "tokens")
 
         tenant = caller.tenant or (rows[0][0] or BASE).partition("/")[0]
         answers = await self.engine.ask(
@@ -152,7 +167,7 @@ class Service:
         )
         for name, n in Counter(one.version.name if one else BASE for one in loaded).items():
             self.metrics.rows(name, n)
-        self.metrics.activity.request(time.monotonic() - began)
+        self.metrics.activity.request(len(rows), time.monotonic() - began)
         return [RowAnswer(*pair) for pair in zip(loaded, answers, strict=True)]
 
     async def find(self, caller: Caller, reference: str) -> Version:
@@ -249,6 +264,27 @@ class Service:
         name = reference.partition("@")[0]
         if not caller.may_use(name):
             raise UnknownAdapterError(f"there is no adapter '{name}'")
+
+    def _estimate(self, adapters: Sequence[Adapter | None], texts: Sequence[Text]) -> int:
+        """About how many tokens are computed for some texts.
+
+        Raises:
+            TooLargeError: They have too many characters.
+        """
+        sizes = list(map(n_characters, adapters, texts))
+        for number, size in enumerate(sizes, 1):
+            if size > self.limits.row_characters:
+                raise TooLargeError(
+                    f"text {number} has {size} characters to read, at most "
+                    f"{self.limits.row_characters} are accepted; shorten it, or send fewer choices"
+                )
+        if sum(sizes) > self.limits.request_characters:
+            raise TooLargeError(
+                f"the texts have {sum(sizes)} characters to read, at most "
+                f"{self.limits.request_characters} are accepted; send fewer rows in a request"
+            )
+        members = [len(members_of(adapter)) for adapter in adapters]
+        return sum(n * estimate_tokens(size) for n, size in zip(members, sizes, strict=True))
 
     def _refuse_truncated(
         self, adapters: Sequence[Adapter | None], examples: Sequence[Example]

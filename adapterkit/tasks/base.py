@@ -6,7 +6,7 @@ A new task is one file in `tasks/`, or in a plug-in, with one frozen dataclass t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self
 
@@ -35,6 +35,7 @@ from .types import (
     Row,
     Score,
     Text,
+    n_characters,
 )
 
 
@@ -127,6 +128,11 @@ class Task(ABC):
             DataError: A value is missing, empty or of another kind.
         """
         return request_fields(self.columns, request, where)
+
+    def n_characters(self, request: Text) -> int:
+        """Number of characters that `examples` tokenises for a request, which is not checked yet.
+        A text that is tokenised several times counts as often."""
+        return n_characters(request)
 
     def stratum(self, row: Row) -> Hashable:
         """The group whose share drawn splits and folds preserve: the label, if a row has one."""
@@ -259,7 +265,7 @@ class Task(ABC):
             answer: An answer as `answers` returns it.
         """
 
-    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
+    def scores(self, outputs: Outputs, example: Example) -> Iterable[Score]:
         """The logits, before softmax or sigmoid, that stand for one row's answer; explanations
         attribute them to tokens.
 

@@ -24,6 +24,10 @@ from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Scor
 TOP = 5
 """Number of best tokens that an answer lists for a mask."""
 
+MAX_FILLS = 500
+"""Most tokens that an answer lists for all masks of a text, since each comes with the whole text:
+beyond 100 masks fewer are listed for each, and more than 500 masks are refused."""
+
 MASKED, REPLACED = 0.8, 0.1
 """Shares of the chosen tokens that are masked and that are replaced; the rest is kept."""
 
@@ -118,15 +122,13 @@ class MaskedLanguageModelling(Task):
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         """As in `Task`; a mask in the text becomes a position to predict, with target -1."""
-        found = []
+        found, mask = [], reader.mask
         for encoding in reader.encode([row["text"] for row in rows]):
             sequences, words = [], []
             for inputs in truncate(encoding, limit, "windows"):
-                masked = [
-                    (index, -1) for index, i in enumerate(inputs.input_ids) if i == reader.mask
-                ]
+                masked = [(index, -1) for index, i in enumerate(inputs.input_ids) if i == mask]
                 sequences.append(replace(inputs, masked=tuple(masked)))
-                word_ids = [encoding.word_ids[n] for n in inputs.kept or range(len(inputs))]
+                word_ids = [encoding.word_ids[n] for n in inputs.indices]
                 for index, _ in masked:
                     word_ids[index] = None
                 words.append(tuple(word_ids))
@@ -248,18 +250,25 @@ def _fills(row: Sequence[Tensor], example: Example) -> list[list[dict[str, Any]]
     """The best tokens for each mask of a row.
 
     Raises:
-        DataError: The row has no mask.
+        DataError: The row has no mask, or too many.
     """
     reader: TextEncoder = example.notes.reader
     n_masks = sum(len(part) for part in row)
     if n_masks == 0:
         text = reader.decode(example.inputs[0].input_ids, skip_special_tokens=True)
         raise DataError(f"there is no {reader.mask_token} to fill in '{text:.60}'")
+    if n_masks > MAX_FILLS:
+        raise DataError(
+            f"there are {n_masks} {reader.mask_token} in one text, at most {MAX_FILLS} are filled "
+            "in; split the text"
+        )
+    top = min(TOP, MAX_FILLS // n_masks)
     found = []
     for inputs, part in zip(example.inputs, row, strict=True):
         for (index, _), best in zip(inputs.masked, part, strict=True):
             fills = []
-            for score, token in zip(best[1 : 1 + TOP].exp().tolist(), best[1 + TOP :], strict=True):
+            scores, tokens = best[1 : 1 + top].exp().tolist(), best[1 + TOP : 1 + TOP + top]
+            for score, token in zip(scores, tokens, strict=True):
                 ids = [*inputs.input_ids[:index], int(token), *inputs.input_ids[index + 1 :]]
                 fills.append(
                     {

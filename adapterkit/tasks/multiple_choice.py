@@ -14,9 +14,20 @@ from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
 from .columns import Column
-from .fields import FieldKind, Fields
+from .fields import SEPARATOR, FieldKind, Fields
 from .pooled import PooledTask, ranked
-from .types import Answer, AnswerSummary, Example, Outputs, Part, Reword, Row, Score
+from .types import (
+    Answer,
+    AnswerSummary,
+    Example,
+    Outputs,
+    Part,
+    Reword,
+    Row,
+    Score,
+    Text,
+    n_characters,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,19 @@ class MultipleChoice(PooledTask):
         return [
             Example(tuple(next(sequences) for _ in row["choices"]), row["choices"]) for row in rows
         ]
+
+    def n_characters(self, request: Text) -> int:
+        """As in `Task`; the text is tokenised once for each choice."""
+        if isinstance(request, Mapping):
+            text, choices = request.get("text"), request.get("choices")
+        elif isinstance(request, (list, tuple)) and len(request) == 2:
+            text, choices = request
+        else:
+            return n_characters(request)
+        n_choices = len(choices) if isinstance(choices, (list, tuple)) else 1
+        if isinstance(choices, str):
+            n_choices += choices.count(SEPARATOR)
+        return n_choices * n_characters(text) + n_characters(choices)
 
     def reworded(self, fields: Fields, reword: Reword) -> Fields:
         """Rewords text and choices; the choices are kept if two of them would become equal."""

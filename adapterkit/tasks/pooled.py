@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backbone.encoded_text import EncodedText
 from ..backbone.packing import Pooling
 from ..backbone.tokenizer import LongText, TextEncoder, truncate
 from ..metrics.base import check_metrics
@@ -79,7 +80,7 @@ class PooledText(Task):
             for row, encoding in zip(rows, encodings, strict=True)
         ]
 
-    def example(self, row: Fields, encoding: Any, limit: int) -> Example:
+    def example(self, row: Fields, encoding: EncodedText, limit: int) -> Example:
         """Returns a row as an example.
 
         Args:

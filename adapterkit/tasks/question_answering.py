@@ -137,10 +137,7 @@ class QuestionAnswering(Task):
                 span if owner == 1 else None
                 for span, owner in zip(encoding.offsets, encoding.sequence_ids, strict=True)
             ]
-            spans = tuple(
-                tuple(inside[index] for index in window.kept or range(len(window)))
-                for window in windows
-            )
+            spans = tuple(tuple(inside[index] for index in window.indices) for window in windows)
             found.append(Example(tuple(windows), Context(row["context"], spans)))
         return found
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..backbone.encoded_text import EncodedText
 from ..backbone.tokenizer import TextEncoder
 from ..errors import DataError
 from .columns import Column
@@ -43,7 +44,7 @@ class Relation(SingleLabelTask):
         read = reader.encode([marked(row) for row in rows])
         return [self.example(*pair, limit) for pair in zip(rows, read, strict=True)]
 
-    def example(self, row: Fields, encoding: Any, limit: int) -> Example:
+    def example(self, row: Fields, encoding: EncodedText, limit: int) -> Example:
         """As in `PooledText`; the notes are, for each sequence, the indices of the marks."""
         origins = _origins(row)
         marks = {
@@ -52,10 +53,7 @@ class Relation(SingleLabelTask):
             if start < end and origins[start:end] == [None] * (end - start)
         }
         inputs = super().example(row, encoding, limit).inputs
-        every = range(len(encoding.ids))
-        notes = [
-            [n for n, index in enumerate(one.kept or every) if index in marks] for one in inputs
-        ]
+        notes = [[n for n, index in enumerate(one.indices) if index in marks] for one in inputs]
         return Example(inputs, notes)
 
     def protected_tokens(self, example: Example, target: Any) -> list[list[int]]:

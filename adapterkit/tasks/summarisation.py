@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbone.packing import Pooling, TokenSequence
+from ..backbone.encoded_text import EncodedText
+from ..backbone.packing import Pooling
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
@@ -35,11 +36,20 @@ from .types import (
     Text,
 )
 
-END = re.compile(r"[.!?…]+[\"'”’)\]»]*(?=\s|$)|[。！？]+[”’」』）》]*|\n")  # noqa: RUF001
-"""A possible end of a sentence: a sign and closing quotes or brackets, or the end of a line."""
+END = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”’)\]»]*+(?=\s|$)|[。！？]+[”’」』）》]*|\n"  # noqa: RUF001
+)
+"""A possible end of a sentence: a sign and closing quotes or brackets, or the end of a line. A run
+of signs is tried once, from its first sign, so that a long run takes linear time."""
 
 ABBREVIATION = re.compile(r"(^|[^\w.])([A-HJ-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Sra)\.$")
 """A title or an initial, whose full stop does not end a sentence."""
+
+ABBREVIATION_LENGTH = 6
+"""Most characters of an abbreviation, its full stop and the character before it."""
+
+FOLLOWING = re.compile(r"[^\S\n]*(\S?)")
+"""The first character after a sign that is not blank, in the same line."""
 
 CHINESE_END = re.compile(r"[。！？]+[”’」』）》]*$")  # noqa: RUF001
 OUTSIDE = -1
@@ -151,7 +161,7 @@ class Summarisation(Task):
         for (text, spans), encoding in zip(documents, encodings, strict=True):
             windows = truncate(encoding, limit, "windows", self.stride)
             owner = _owners(encoding, spans)
-            owners = tuple(tuple(owner[n] for n in _indices(window)) for window in windows)
+            owners = tuple(tuple(owner[n] for n in window.indices) for window in windows)
             found.append(Example(tuple(windows), Document(text, spans, owners)))
         return found
 
@@ -254,7 +264,7 @@ def _scores(row: Sequence[Tensor], document: Document) -> tuple[Tensor, Tensor]:
     return torch.where(read, sums / counts.clamp(min=1), -1e4), read
 
 
-def _owners(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
+def _owners(encoding: EncodedText, spans: Sequence[tuple[int, int]]) -> list[int]:
     """The sentence in which each token ends."""
     owners, number = [], 0
     for (start, end), owner in zip(encoding.offsets, encoding.sequence_ids, strict=True):
@@ -263,10 +273,6 @@ def _owners(encoding: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
         inside = owner is not None and start < end and end > spans[number][0]
         owners.append(number if inside else OUTSIDE)
     return owners
-
-
-def _indices(window: TokenSequence) -> Sequence[int]:
-    return window.kept or range(len(window))
 
 
 def _located(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -288,11 +294,13 @@ def split(text: str) -> list[tuple[int, int]]:
     `！` or `？` anywhere, and at the end of a line. It does not end after a title, after an initial
     or before it has a letter (the number of a list item).
     """  # noqa: RUF002
-    spans, start = [], 0
+    spans, start, read, has_letter = [], 0, 0, False
     for match in END.finditer(text):
-        if not _continues(text, start, match):
-            spans.append((start, match.end()))
-            start = match.end()
+        has_letter = has_letter or any(map(str.isalpha, text[read : match.end()]))
+        read = match.end()
+        if match.group() == "\n" or (has_letter and not _continues(text, start, match)):
+            spans.append((start, read))
+            start, has_letter = read, False
     spans.append((start, len(text)))
     return [
         (start + len(part) - len(part.lstrip()), start + len(part.rstrip()))
@@ -301,15 +309,15 @@ def split(text: str) -> list[tuple[int, int]]:
     ]
 
 
-def _continues(text: str, start: int, end: re.Match[str]) -> bool:
-    if end.group() == "\n":
+def _continues(text: str, start: int, sign: re.Match[str]) -> bool:
+    """Whether a sentence that begins at `start` continues after a sign."""
+    if CHINESE_END.match(sign.group()):
         return False
-    if not any(character.isalpha() for character in text[start : end.end()]):
+    following = FOLLOWING.match(text, sign.end())
+    if following is not None and following[1].islower():
         return True
-    if CHINESE_END.match(end.group()):
-        return False
-    following = text[end.end() :].split("\n", 1)[0].lstrip()[:1]
-    return following.islower() or bool(ABBREVIATION.search(text[start : end.end()]))
+    last = text[max(start, sign.end() - ABBREVIATION_LENGTH) : sign.end()]
+    return bool(ABBREVIATION.search(last))
 
 
 def join(sentences: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
 from typing import Any, ClassVar, Self
@@ -137,8 +137,7 @@ class Tagging(Task):
             sequences = truncate(encoding, limit, "windows", self.stride)
             first: dict[int, tuple[int, int]] = {}
             for number, inputs in enumerate(sequences):
-                kept = inputs.kept or range(len(inputs))
-                for token, index in enumerate(kept):
+                for token, index in enumerate(inputs.indices):
                     word = encoding.word_ids[index]
                     before = encoding.word_ids[index - 1] if index else None
                     if word is not None and word != before:
@@ -219,13 +218,13 @@ class Tagging(Task):
         found = [f"{one['word']} ({one['entity_group']})" for one in answer["entities"]]
         return AnswerSummary(", ".join(found) or NOTHING)
 
-    def scores(self, outputs: Outputs, example: Example) -> list[Score]:
-        """For each entity, and each tag outside entities, the mean logit of its words' tags."""
+    def scores(self, outputs: Outputs, example: Example) -> Iterator[Score]:
+        """For each entity, and each tag outside entities, the mean logit of its words' tags. They
+        come one by one, because each has a weight for every token of the row."""
         (row,), words = outputs.rows(), example.notes
         tags, labels = self._tags(row, words.first_tokens)[0], known_labels(self.labels)
         others = [(t, n, n + 1) for n, t in enumerate(tags) if _stands_alone(t)]
         before = [0, *accumulate(outputs.counts[0])]
-        found = []
         for kind, first, last in sorted([*entities_of(tags), *others], key=lambda one: one[1]):
             weights = torch.zeros_like(outputs.logits)
             pairs = zip(words.first_tokens[first:last], tags[first:last], strict=True)
@@ -233,8 +232,7 @@ class Tagging(Task):
             for (sequence, token), tag in read:
                 weights[before[sequence] + token, labels.index(tag)] = 1.0
             span = slice(words.spans[first][0], words.spans[last - 1][1])
-            found.append(Score(f"{words.text[span]} ({kind})", weights / len(read)))
-        return found
+            yield Score(f"{words.text[span]} ({kind})", weights / len(read))
 
     def parts(self, row: Fields) -> list[tuple[Part, ...]]:
         text, spans = _located(row)

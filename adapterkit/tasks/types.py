@@ -41,6 +41,24 @@ Text = str | Sequence[Any] | Mapping[str, Any]
 """A request: a text, several texts in the order of the task's columns, or values by role."""
 
 
+def n_characters(request: Any) -> int:
+    """Number of characters of a request, which may have any form. Each item of a list counts one
+    more, so that the number also limits the items."""
+    total, waiting = 0, [request]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            total += len(value)
+            waiting += value
+        else:
+            total += len(str(value))
+    return total
+
+
 Reword = Callable[[str, str], str]
 """From a text and a key that the choice depends on, to the text with some words replaced."""
 

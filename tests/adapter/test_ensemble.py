@@ -38,7 +38,9 @@ from adapterkit.methods.base import methods
 from adapterkit.serving import service as service_module
 from adapterkit.serving.adapter_cache import OVERHEAD, LruTier
 from adapterkit.serving.api_keys import Caller
+from adapterkit.serving.pending_row import PendingRow
 from adapterkit.serving.queue import Queue
+from adapterkit.serving.tokenizing import estimate_tokens
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Example, Outputs
 from adapterkit.training.comparison import compare
@@ -491,8 +493,10 @@ def test_the_queue_counts_tokens_of_every_member(tiny: Backbone, make_adapter: M
     adapter = ensemble(tiny, make_adapter)
     (example,) = pipeline.encode_requests(tiny, [adapter], TEXTS[:1])
     length = len(example.inputs[0])
-    one, three = queued_request("t", 1), queued_request("t", 1)
-    one.rows, three.rows = [(None, example)], [(adapter, example)]
+    one, three = (
+        queued_request("t", *(part.n_tokens for part in PendingRow(owner, example).parts()))
+        for owner in (None, adapter)
+    )
     queue = Queue(10_000)
     for request in (one, three):
         queue.add(request)
@@ -507,12 +511,16 @@ def test_the_quota_of_a_tenant_counts_every_member(
     store.publish(ensemble(tiny, make_adapter), tiny.geometry)
     store.publish(make_adapter(tiny, name="acme/one"), tiny.geometry)
     taken: list[tuple[float, str]] = []
+    estimate = estimate_tokens(len(TEXTS[0]))
 
     class QuotaSpy:
         def take(self, amount: float, what: str) -> None:
             taken.append((amount, what))
-            if what == "tokens" and amount > 12:
+            if what == "tokens" and amount > 2 * estimate:
                 raise OverloadedError("the quota is used up", 1.0)
+
+        def correct(self, difference: float) -> None:
+            taken.append((difference, "tokens more than estimated"))
 
     caller = Caller(key="", adapters=("*",))
     for name in ("rows", "tokens"):
@@ -522,7 +530,13 @@ def test_the_quota_of_a_tenant_counts_every_member(
         client.predict("acme/one", TEXTS[0])
         with pytest.raises(OverloadedError, match="quota"):
             client.predict("acme/crowd", TEXTS[0])
-    assert taken == [(1, "rows"), (6, "tokens"), (1, "rows"), (18, "tokens")]
+    assert taken == [
+        (1, "rows"),
+        (estimate, "tokens"),
+        (6 - estimate, "tokens more than estimated"),
+        (1, "rows"),
+        (3 * estimate, "tokens"),
+    ]
 
 
 # Folders.

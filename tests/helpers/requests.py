@@ -5,12 +5,10 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from adapterkit.backbone.packing import TokenSequence
 from adapterkit.serving.queue import QueuedRequest
-from adapterkit.tasks.types import Example
 
 
-def queued_request(tenant: str, *sizes: int, deadline: float = 1e12) -> QueuedRequest:
-    rows = [(None, Example((TokenSequence([1] * n, [0] * n),))) for n in sizes]
+def queued_request(tenant: str, *sizes: int, deadline: float = 1e12) -> QueuedRequest[Any, Any]:
+    """A request with a part of each size."""
     done: Any = Future()  # an asyncio future would need a loop
-    return QueuedRequest(tenant, list(rows), deadline, done)
+    return QueuedRequest(tenant, sizes, sizes, deadline, done)

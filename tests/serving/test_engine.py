@@ -15,9 +15,9 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import DataError, OverloadedError, UnavailableError
 from adapterkit.inference.lanes import WorkerLanes
-from adapterkit.inference.pipeline import answer_rows
+from adapterkit.inference.pipeline import compute_outputs
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import engine as module
+from adapterkit.serving import pending_row as module
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.queue import ACTIVE_SECONDS, Queue, Usage
 from adapterkit.tasks.types import Answer, Example
@@ -45,7 +45,7 @@ def test_one_tenant_is_served_in_order_of_arrival() -> None:
         (1, 0),
         (2, 0),
     ]
-    assert (queue.rows, queue.tokens, queue.tenants) == (0, 0, 0)
+    assert (queue.parts, queue.tokens, queue.tenants) == (0, 0, 0)
 
 
 def test_a_flood_does_not_delay_a_quiet_tenant() -> None:
@@ -106,7 +106,7 @@ def test_late_and_removed_requests_are_skipped() -> None:
     queue.remove(removed)
     assert [row.request for row in queue.take(100)] == [good]
     assert isinstance(late.done.exception(), UnavailableError)
-    assert (queue.rows, queue.tokens) == (0, 0)
+    assert (queue.parts, queue.tokens) == (0, 0)
 
 
 def test_an_empty_queue_stores_no_tenants() -> None:
@@ -185,14 +185,14 @@ def test_an_invalid_text_fails_only_its_own_request(
 def test_a_row_that_fails_does_not_fail_the_others_of_its_batch(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = answer_rows
+    plain = compute_outputs
 
     def fragile(backbone: Backbone, rows: Sequence[tuple[Adapter | None, Example]]) -> Any:
         if any(adapter is adapters[1] for adapter, _ in rows):
             raise RuntimeError("this adapter breaks")
         return plain(backbone, rows)
 
-    monkeypatch.setattr(module, "answer_rows", fragile)
+    monkeypatch.setattr(module, "compute_outputs", fragile)
 
     async def use(engine: Engine) -> list[Any]:
         requests = [engine.ask(a.name, [(a, "the card")] * 3, 30.0) for a in adapters]
@@ -221,13 +221,13 @@ def test_an_overload_error_has_a_time_to_wait(tiny: Backbone, adapters: list[Ada
 def test_a_request_fails_after_its_timeout(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = answer_rows
+    plain = compute_outputs
 
     def slow(backbone: Backbone, rows: Any) -> Any:
         time.sleep(0.3)
         return plain(backbone, rows)
 
-    monkeypatch.setattr(module, "answer_rows", slow)
+    monkeypatch.setattr(module, "compute_outputs", slow)
 
     async def use(engine: Engine) -> list[Any]:
         requests = (
@@ -247,12 +247,12 @@ def test_a_cancelled_request_is_removed_from_the_queue(
     async def use(engine: Engine) -> tuple[int, int]:
         rows = [(adapters[0], "the card is lost")] * 50
         requests = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(20)]
-        while engine.queue.rows < 500:
+        while engine.queue.parts < 500:
             await asyncio.sleep(0.001)
         for task in requests:
             task.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
-        return engine.queue.rows, engine.queue.tokens
+        return engine.queue.parts, engine.queue.tokens
 
     assert with_engine(tiny, use) == (0, 0)
 
@@ -265,7 +265,7 @@ def test_a_closing_engine_answers_waiting_requests_and_refuses_new_ones(
         engine.start()
         rows = [(adapters[0], "the card is lost")] * 30
         requests = [asyncio.create_task(engine.ask("a", rows, 30.0)) for _ in range(5)]
-        while engine.queue.rows < 30:
+        while engine.queue.parts < 30:
             await asyncio.sleep(0.001)
         closing = asyncio.create_task(engine.drain())
         await asyncio.sleep(0)
@@ -285,7 +285,7 @@ def test_the_dominant_tenant_leaves_a_lane_to_other_active_tenants(
     tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request of a quiet tenant is answered while the batch of the other is still blocked."""
-    release, plain = threading.Event(), answer_rows
+    release, plain = threading.Event(), compute_outputs
 
     def slow(backbone: Backbone, rows: Any) -> Any:
         if any(adapter is adapters[0] for adapter, _ in rows):
@@ -296,9 +296,9 @@ def test_the_dominant_tenant_leaves_a_lane_to_other_active_tenants(
         quiet = [(adapters[1], "a card")]
         flood = [(adapters[0], "the card is lost")] * 100
         await asyncio.gather(engine.ask("quiet", quiet, 30.0), engine.ask("loud", flood, 30.0))
-        monkeypatch.setattr(module, "answer_rows", slow)
+        monkeypatch.setattr(module, "compute_outputs", slow)
         flooding = [asyncio.create_task(engine.ask("loud", flood, 30.0)) for _ in range(5)]
-        while engine.queue.rows < 400:
+        while engine.queue.parts < 400:
             await asyncio.sleep(0.001)
         await asyncio.wait_for(engine.ask("quiet", quiet, 30.0), 10)
         waited = not any(task.done() for task in flooding)
