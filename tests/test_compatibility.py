@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ def adapter(predictor: Predictor) -> Adapter:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_parsed_as_before(name: str) -> None:
     found = Recipe.load(FOLDER / "recipes" / f"{name}.yaml")
+    if found.training.epochs is None:  # was always 3; now it follows from the number of rows
+        found = replace(found, training=replace(found.training, epochs=3))
     assert Recipe.of(RECIPES[name]) == found
     written = json.loads(json.dumps(found.plain()))
     # Version 0.1.0 wrote the columns of all tasks, also of those that the recipe is not about.

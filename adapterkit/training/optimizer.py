@@ -9,6 +9,10 @@ from typing import Any
 from .recipe import Training
 from .trainable import TrainableAdapter
 
+ENOUGH_STEPS = 200
+EPOCHS = (3, 24)
+"""Least and most epochs of a recipe that names none."""
+
 
 def parameter_groups(trainable: TrainableAdapter, settings: Training) -> list[dict[str, Any]]:
     """The parameter groups of AdamW.
@@ -28,6 +32,18 @@ def parameter_groups(trainable: TrainableAdapter, settings: Training) -> list[di
 
 def _has_decay(name: str) -> bool:
     return not name.endswith("bias") and "norm" not in name.lower()
+
+
+def default_epochs(steps_per_epoch: int) -> int:
+    """Epochs of a recipe that names none: as many as take `ENOUGH_STEPS`, within `EPOCHS`.
+
+    A fixed number would take a handful of steps on a small set and learn nothing from it.
+
+    Args:
+        steps_per_epoch: Optimiser steps in one pass over the training rows.
+    """
+    least, most = EPOCHS
+    return min(most, max(least, math.ceil(ENOUGH_STEPS / steps_per_epoch)))
 
 
 def schedule_factor(settings: Training, n_steps: int) -> Callable[[int], float]:

@@ -74,7 +74,8 @@ class Training:
     """How the adapter is trained.
 
     Attributes:
-        epochs: Passes over the training rows.
+        epochs: Passes over the training rows; if omitted, as many as take 200 optimiser steps, but
+            at least 3 and at most 24.
         batch_size: Rows in one optimiser step, over all processes.
         learning_rate: Peak learning rate of the adapter; if omitted, the method's default.
         head_learning_rate: Peak learning rate of the head; if omitted, the method's default.
@@ -100,7 +101,7 @@ class Training:
             their raw scores are averaged.
     """
 
-    epochs: int = 3
+    epochs: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
     head_learning_rate: float | None = None

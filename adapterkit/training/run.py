@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import AdapterkitError
 from ..inference.labelled import Split
 from .batches import Batches, MicroBatch
-from .optimizer import parameter_groups, schedule_factor
+from .optimizer import default_epochs, parameter_groups, schedule_factor
 from .recipe import Training
 from .trainable import TrainableAdapter
 
@@ -45,6 +45,7 @@ class Run:
         augmented: As `Batches` takes it.
 
     Attributes:
+        epochs: Passes over the training rows.
         n_steps: Optimiser steps of the whole training.
         optimizer: AdamW; the loop wraps it by Accelerate.
         schedule: The schedule of its learning rates.
@@ -69,7 +70,8 @@ class Run:
         self.label = label or trainable.initial.name
         self.validation = splits.get("validation")
         self.batches = Batches(splits["train"], settings, trainable.initial.task, augmented)
-        self.n_steps = self.batches.steps_per_epoch * settings.epochs
+        self.epochs = settings.epochs or default_epochs(self.batches.steps_per_epoch)
+        self.n_steps = self.batches.steps_per_epoch * self.epochs
         self.optimizer: Any = torch.optim.AdamW(parameter_groups(trainable, settings))
         # Not wrapped by Accelerate, which would take one step of it for every process.
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -222,7 +222,7 @@ def _state_cache(plans: Sequence[Plan]) -> StateCache | None:
         and not plan.recipe.training.adversarial
         and not plan.recipe.task.masks_tokens
     ]
-    sizes = [training.cache_mb for training in repeating if training.epochs > 1]
+    sizes = [training.cache_mb for training in repeating if training.epochs != 1]
     return StateCache(max(sizes) * 1_000_000) if any(sizes) else None
 
 

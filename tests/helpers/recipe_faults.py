@@ -353,7 +353,7 @@ RECIPE_CHANGES = {
     "training.epochs.x=3": "--set training.epochs.x=3: expected key=value or section.key=value",
     "trainin.epochs=3": "trainin: there is no such key; did you mean 'training'?",
     "training.epoch=3": "training.epoch: there is no such key; did you mean 'epochs'?",
-    "training.epochs=": "training.epochs: expected a whole number, got None",
+    "training.batch_size=": "training.batch_size: expected a whole number, got None",
     "training.epochs=many": "training.epochs: expected a whole number, got 'many'",
     "training.epochs=[3": "--set training.epochs=[3: line 1, column 3: not YAML",
     "training.epochs={a: 1, a: 2}": "the key 'a' is given twice",

@@ -18,7 +18,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.predictor import Predictor
-from adapterkit.training.optimizer import schedule_factor
+from adapterkit.training.optimizer import default_epochs, schedule_factor
 from adapterkit.training.recipe import Recipe, Training
 from adapterkit.training.train import train
 from helpers.joint_training import assert_same_weights
@@ -94,6 +94,21 @@ def test_the_best_epoch_is_kept_and_the_history_tells_why(tiny: Backbone, rows_f
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6]
     last = run(plan(rows_file, epochs=6, learning_rate=0.05, keep_best=False), tiny)
     assert last.training["epoch"] == 6
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "epochs"), [(1, 24), (9, 23), (10, 20), (66, 4), (67, 3), (10_000, 3)]
+)
+def test_a_recipe_without_epochs_takes_enough_steps(steps_per_epoch: int, epochs: int) -> None:
+    assert default_epochs(steps_per_epoch) == epochs
+
+
+def test_the_default_epochs_follow_from_the_rows(tiny: Backbone, rows_file: Path) -> None:
+    content = plan(rows_file, batch_size=8).plain()
+    content["training"]["epochs"] = None
+    adapter = run(Recipe.of(content), tiny)
+    (n_rows,) = {adapter.training["rows"]["train"]}
+    assert len(adapter.training["history"]) == default_epochs(-(-n_rows // 8))
 
 
 def test_patience_ends_a_run_that_gets_no_better(tiny: Backbone, rows_file: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_byte_order_mark_and_windows_lines_are_no_fault() -> None:
 
 @pytest.mark.parametrize("rate", ["2e-3", "2E-3", "0.002", "+.002", "2.0e-3"])
 def test_a_number_may_be_written_as_people_do(rate: str) -> None:
-    recipe = load(GOOD_RECIPE.replace("epochs: 3", f"learning_rate: {rate}"))
+    recipe = load(GOOD_RECIPE.replace("epochs: 3", f"epochs: 3, learning_rate: {rate}"))
     assert recipe.training.learning_rate == 0.002
     assert load(GOOD_RECIPE, f"training.learning_rate={rate}") == recipe
 

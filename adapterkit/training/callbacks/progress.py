@@ -30,7 +30,7 @@ class Progress(Callback):
     def on_step(self, event: Event) -> None:
         last = event.runs[-1]
         loss = sum(run.losses[-1] for run in event.runs) / len(event.runs)
-        self._bar.set_description(f"epoch {last.epoch}/{last.settings.epochs}", refresh=False)
+        self._bar.set_description(f"epoch {last.epoch}/{last.epochs}", refresh=False)
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self._bar.update(len(event.runs))
 
