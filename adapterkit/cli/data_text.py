@@ -21,6 +21,7 @@ def report_text(report: Mapping[str, Any]) -> str:
         _synonyms,
         _duplicates,
         _unseen_labels,
+        _warnings,
         _first_rows,
     ]
     blocks = ["\n".join(part(report)) for part in parts]
@@ -108,6 +109,10 @@ def _unseen_labels(report: Mapping[str, Any]) -> Iterator[str]:
             )
     if report["refused"] is not None:
         yield f"Training would stop: {report['refused']}"
+
+
+def _warnings(report: Mapping[str, Any]) -> Iterator[str]:
+    yield from report["warnings"]
 
 
 def _first_rows(report: Mapping[str, Any]) -> Iterator[str]:

@@ -36,8 +36,8 @@ def check(
     Returns:
         `splits` (for each the number of rows, tokens and answers), `histogram` of tokens,
         `synonyms` (words in the table, training rows that have one of them), `duplicates` inside
-        and across splits, `only_outside_training` (labels), `refused` (why
-        training would stop, if it would), `first_rows`.
+        and across splits, `only_outside_training` (labels), `warnings` about the training rows,
+        `refused` (why training would stop, if it would), `first_rows`.
 
     Raises:
         AdapterkitError: The rows have a fault; the first one.
@@ -54,6 +54,7 @@ def check(
         "synonyms": _synonym_counts(checked),
         "duplicates": duplicates(checked.rows, checked.task),
         "only_outside_training": _labels_outside_training(checked),
+        "warnings": checked.task.warnings(checked.rows["train"], checked.targets["train"]),
         "refused": _refusal(recipe.task, backbone, checked),
         "first_rows": _first_rows(checked, backbone, shown),
     }

@@ -14,6 +14,8 @@ from ..adapter.store import Store, find_folder
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
+from ..methods.base import Method
+from ..schema import dump
 from ..tasks.base import Task
 from ..tasks.types import Row
 from .recipe import Recipe
@@ -106,8 +108,7 @@ def _saved(
     saved, geometry = load_adapter(recipe.folder / reference, backbone), backbone.geometry
     if saved.method.shapes(geometry) != recipe.method.shapes(geometry):
         raise RecipeError(
-            f"training.start_from: {reference} is {saved.method}, the recipe asks for "
-            f"{recipe.method}"
+            f"training.start_from: {reference} {_difference(saved.method, recipe.method)}"
         )
     if not task.same_answers(saved.task):
         raise RecipeError(f"training.start_from: {reference} was trained for other answers")
@@ -124,6 +125,18 @@ def _saved(
             "adapter"
         )
     return saved.members if saved.extra_members else [saved] * wanted
+
+
+def _difference(saved: Method, wanted: Method) -> str:
+    """What a saved method and that of a recipe differ in."""
+    if saved.type != wanted.type:
+        return f"was trained by {saved.type}, the recipe asks for {wanted.type}"
+    old, new = dump(saved), dump(wanted)
+    keys = [key for key in new if old.get(key) != new[key]]
+    return (
+        f"has {', '.join(f'{key}: {old.get(key)}' for key in keys)}, the recipe "
+        f"{', '.join(f'{key}: {new[key]}' for key in keys)}; make them equal (section method)"
+    )
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:

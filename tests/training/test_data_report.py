@@ -199,6 +199,12 @@ def test_labels_that_training_does_not_know_are_told(tiny: Backbone) -> None:
     assert "té" in report["only_outside_training"]["test"]
 
 
+def test_labels_that_look_alike_are_told(tiny: Backbone) -> None:
+    report = check(plan(ROWS.replace("account,银行", "account,LLUVIA")), tiny)
+    assert any("'LLUVIA' and 'lluvia' differ only in case" in one for one in report["warnings"])
+    assert "'LLUVIA' and 'lluvia' differ only in case" in report_text(report)
+
+
 def test_sound_rows_are_not_refused(tiny: Backbone) -> None:
     report = check(plan(ROWS.replace("té,", "银行,")), tiny)
     assert (report["refused"], report["only_outside_training"]) == (None, {})

@@ -26,4 +26,6 @@ class Evaluation(Callback):
         pairs = [(adapter, split) for _, adapter, split in having]
         found = split_outputs(event.accelerator, event.backbone, pairs)
         for (run, adapter, split), outputs in zip(having, found, strict=True):
-            run.history[-1]["validation"] = score(adapter.task, split, outputs)
+            # As after training: a threshold that will be tuned may favour another epoch.
+            task = adapter.task.tune(outputs, split.examples, split.targets)
+            run.history[-1]["validation"] = score(task, split, outputs)
