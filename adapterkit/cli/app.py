@@ -56,6 +56,10 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         message = str(error)
     except UsageError as error:
         message = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = "there is too little memory: raise the limit of this process, or use less of it"
     except OSError as error:
         if error.filename is None:
             raise
@@ -65,6 +69,13 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         raise typer.Exit(130) from None
     typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise typer.Exit(2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is one of those with which Python, the loader of compiled libraries, or
+    torch report a lack of memory."""
+    texts = ("failed to map segment", "DefaultCPUAllocator", "can't start new thread")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 app = typer.Typer(

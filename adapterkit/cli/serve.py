@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -67,6 +71,27 @@ def serve(
     timeout: Annotated[
         float, typer.Option("--timeout", help="Seconds after which a request fails.")
     ] = 30.0,
+    max_connections: Annotated[
+        int | None,
+        typer.Option(
+            "--max-connections",
+            help="Most open connections; if omitted, as many as `ulimit -n` allows, up to 4096.",
+        ),
+    ] = None,
+    max_connections_per_address: Annotated[
+        int | None,
+        typer.Option(
+            "--max-connections-per-address",
+            help="Most open connections of one client address; if omitted, half of all.",
+        ),
+    ] = None,
+    read_timeout: Annotated[
+        float,
+        typer.Option(
+            "--read-timeout",
+            help="Most seconds for the head of a request, and between two parts of its body.",
+        ),
+    ] = 10.0,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for copies of the adapters of a URL.")
     ] = None,
@@ -88,44 +113,69 @@ def serve(
     The page is at /, and the description of every route at /docs. An adapter that is published to
     the store, by train or by an admin over HTTP, is served at once.
     """
-    from ..serving.server import Settings, run_server
-    from ..serving.service import ServingLimits
+    with _ended_by_sigterm():
+        from ..serving.server import Settings, run_server
+        from ..serving.service import ServingLimits
 
-    counts = {
-        "--batch-tokens": batch_tokens,
-        "--queue-tokens": queue_tokens,
-        "--row-characters": row_characters,
-        "--lanes": lanes,
-    }
-    _check_ranges(counts, timeout)
-    run_server(
-        Settings(
-            store=store,
-            cache=cache,
-            backbone=backbone,
-            load_options=LoadOptions(dtype, quantization, device),
-            memory=bytes_of(memory, "--memory"),
-            device_memory=bytes_of(device_memory, "--device-memory"),
-            pinned=tuple(pin or ()),
-            batch_tokens=batch_tokens,
-            queue_tokens=queue_tokens,
-            lanes=lanes,
-            keys=keys,
-            any_backbone=any_backbone,
-            log_texts=log_texts,
-            limits=ServingLimits(row_characters=row_characters, timeout=timeout),
-        ),
-        host,
-        port,
-    )
+        if not 0 <= port <= 65535:
+            raise AdapterkitError(f"--port {port}: expected 0 to 65535")
+        counts = {
+            "--batch-tokens": batch_tokens,
+            "--queue-tokens": queue_tokens,
+            "--row-characters": row_characters,
+            "--lanes": lanes,
+            "--max-connections": max_connections,
+            "--max-connections-per-address": max_connections_per_address,
+        }
+        _check_ranges(counts, {"--timeout": timeout, "--read-timeout": read_timeout})
+        run_server(
+            Settings(
+                store=store,
+                cache=cache,
+                backbone=backbone,
+                load_options=LoadOptions(dtype, quantization, device),
+                memory=bytes_of(memory, "--memory"),
+                device_memory=bytes_of(device_memory, "--device-memory"),
+                pinned=tuple(pin or ()),
+                batch_tokens=batch_tokens,
+                queue_tokens=queue_tokens,
+                lanes=lanes,
+                keys=keys,
+                any_backbone=any_backbone,
+                log_texts=log_texts,
+                limits=ServingLimits(
+                    row_characters=row_characters, timeout=timeout, read_timeout=read_timeout
+                ),
+                max_connections=max_connections,
+                max_connections_per_address=max_connections_per_address,
+            ),
+            host,
+            port,
+        )
 
 
-def _check_ranges(counts: Mapping[str, int | None], timeout: float) -> None:
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Ends the process with one line on SIGTERM, until the server has its own handler."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        typer.echo("Ended by SIGTERM while loading; no request was accepted.", err=True)
+        os._exit(128 + number)  # nothing is being written, and threads would delay an orderly exit
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_ranges(counts: Mapping[str, int | None], seconds: Mapping[str, float]) -> None:
     for option, count in counts.items():
         if count is not None and count < 1:
             raise AdapterkitError(f"{option} {count}: expected at least 1")
-    if not timeout > 0:
-        raise AdapterkitError(f"--timeout {timeout}: expected more than 0 seconds")
+    for option, value in seconds.items():
+        if not value > 0:
+            raise AdapterkitError(f"{option} {value}: expected more than 0 seconds")
 
 
 def bytes_of(text: str, option: str) -> int:

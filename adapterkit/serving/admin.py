@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import re
-import tarfile
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from ..adapter.card import CARD
-from ..adapter.checksums import SUMS
-from ..adapter.peft_format import CONFIG
-from ..adapter.weights import MEMBERS, WEIGHTS
-from ..errors import DataError
 from ..names import check_name
 from .auth import admin
 from .routes import ServiceDep
-from .schemas import Alias, Name, VersionBody
+from .schemas import MAX_VERSION, Alias, Name, VersionBody
+from .strict_json import StrictJsonRoute
+from .uploads import REQUIRED_FILES, received_folder
 
-router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(admin)])
-
-REQUIRED_FILES = (CONFIG, WEIGHTS, CARD)
-ALLOWED_FILES = re.compile(
-    "|".join(map(re.escape, (*REQUIRED_FILES, SUMS)))
-    + rf"|{MEMBERS}/[1-9][0-9]?\.safetensors"
-    + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
+router = APIRouter(
+    prefix="/admin",
+    tags=["admin"],
+    dependencies=[Depends(admin)],
+    route_class=StrictJsonRoute,
 )
 
 FOLDER_BODY = {
@@ -72,19 +64,8 @@ async def publish(name: Name, request: Request, service: ServiceDep) -> Response
     The body is an adapter folder, either as `application/x-tar` (`tar -C FOLDER -c .`) or as
     `multipart/form-data` with one part for each file.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-    if media_type == "multipart/form-data":
-        files = await _uploaded_files(request)
-    elif media_type in ("application/x-tar", "application/tar"):
-        files = await service.in_thread(unpack, await request.body(), service.limits.upload_bytes)
-    else:
-        raise DataError(
-            f"content-type {media_type!r:.80}: expected application/x-tar or multipart/form-data"
-        )
-    missing = [file for file in REQUIRED_FILES if file not in files]
-    if missing:
-        raise DataError(f"{missing[0]} is missing: send a whole adapter folder")
-    version = await service.publish(name, files)
+    async with received_folder(request) as read_files, request.app.state.one_upload:
+        version = await service.publish(name, await service.in_thread(read_files))
     return JSONResponse(
         {"name": name, "version": version.number, "digest": version.digest}, status_code=201
     )
@@ -94,7 +75,9 @@ async def publish(name: Name, request: Request, service: ServiceDep) -> Response
 async def delete(
     name: Name,
     service: ServiceDep,
-    version: Annotated[int | None, Query(ge=1, description="All versions if omitted")] = None,
+    version: Annotated[
+        int | None, Query(ge=1, le=MAX_VERSION, description="All versions if omitted")
+    ] = None,
 ) -> Response:
     """Delete one version of an adapter, or all its versions."""
     await service.in_thread(service.store.delete, name, version)
@@ -136,50 +119,3 @@ async def verify(name: Name, service: ServiceDep) -> Response:
     return JSONResponse(
         {"name": name, "faults": await service.in_thread(service.store.verify, name)}
     )
-
-
-def unpack(content: bytes, limit: int) -> dict[str, bytes]:
-    """The files of an adapter folder in a tar archive, read in memory.
-
-    Args:
-        content: The archive, not compressed.
-        limit: Most bytes of all files together.
-
-    Raises:
-        DataError: It is not a tar archive, or it has files that an adapter folder does not have.
-    """
-    files: dict[str, bytes] = {}
-    free_bytes = limit
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                name = member.name.removeprefix("./")
-                # A sparse file takes a few bytes in the archive and may expand to terabytes.
-                if not member.isreg() or member.issparse() or member.size > free_bytes:
-                    raise DataError(
-                        f"the archive's {name!r:.80} is not a regular file, or is too large"
-                    )
-                free_bytes -= member.size
-                stream = archive.extractfile(member)
-                files[_check_file_name(name, files)] = stream.read() if stream else b""
-    except (tarfile.TarError, EOFError, ValueError, OSError) as error:
-        raise DataError(f"the body is not a tar archive ({error})") from None
-    return files
-
-
-async def _uploaded_files(request: Request) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    async with request.form(max_files=64, max_fields=0) as form:
-        for part in form.values():
-            if isinstance(part, str):
-                raise DataError("expected files, each with its name")
-            files[_check_file_name(part.filename or "", files)] = await part.read()
-    return files
-
-
-def _check_file_name(name: str, files: dict[str, bytes]) -> str:
-    if not ALLOWED_FILES.fullmatch(name) or ".." in name or name in files:
-        raise DataError(f"{name!r:.80} does not belong in an adapter folder, or is given twice")
-    return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,14 +26,15 @@ from ..errors import (
     UnknownAdapterError,
 )
 from . import admin, open_inference, routes
-from .auth import DeniedError
+from .auth import Authentication, DeniedError
 from .binary_tensors import BinaryTensors
+from .body_limits import BodyLimits
 from .disconnects import DisconnectWatch
 from .errors import ERROR_TYPES, error_response
 from .fast_path import FastPath
 from .json_logs import log
-from .middleware import RequestLimits
 from .page import page
+from .request_log import RequestLog
 from .schemas import ErrorBody
 from .service import Service
 
@@ -71,10 +73,11 @@ def make_app(service: Service) -> FastAPI:
         strict_content_type=False,  # clients of the Open Inference Protocol send no content type
         responses={
             status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
-            for status in (400, 401, 403, 404, 413, 422, 429, 500, 503)
+            for status in (400, 401, 403, 404, 408, 413, 422, 429, 500, 503)
         },
     )
     app.state.service = service
+    app.state.one_upload = asyncio.Lock()  # an upload is in memory while it is published
     for router in (routes.text_router, routes.router, open_inference.router, admin.router):
         app.include_router(router)
 
@@ -82,17 +85,20 @@ def make_app(service: Service) -> FastAPI:
     async def index() -> Response:
         return page()
 
+    # Each middleware is outside of those before it.
     app.add_middleware(FastPath, routes=routes.text_router.routes)
     app.add_middleware(DisconnectWatch)
-    # FastAPI handles the errors of its own routes only, not those of FastPath.
-    app.add_middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS)
     app.add_middleware(BinaryTensors)
-    app.add_middleware(RequestLimits, limits=service.limits, metrics=service.metrics)
+    app.add_middleware(Authentication, service=service)
+    # FastAPI handles the errors of its own routes only, not those of the middleware.
+    app.add_middleware(ExceptionMiddleware, handlers=EXCEPTION_HANDLERS)
     if service.keys is None:
         # Only this machine may use a server without keys. The check of the Host header prevents DNS
         # rebinding, with which a page of another site could reach it.
         hosts = ["localhost", "127.0.0.1", "[::1]", "testserver"]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(BodyLimits, limits=service.limits)
+    app.add_middleware(RequestLog, metrics=service.metrics)
     return app
 
 
@@ -132,6 +138,13 @@ async def _adapterkit_error(_: Request, error: Exception) -> Response:
     return error_response(422, str(error))
 
 
+async def _file_error(_: Request, error: Any) -> Response:
+    """A store that cannot be written or read, such as a read-only one or a full disk."""
+    reason = error.strerror or type(error).__name__
+    log.error(f"{error.filename or 'a file'}: {reason}")
+    return error_response(500, f"the server cannot write or read a file of the store ({reason})")
+
+
 async def _unexpected_error(_: Request, error: Exception) -> Response:
     return error_response(500, "the server failed; the log says why")
 
@@ -141,6 +154,7 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     HTTPException: _http_error,
     DeniedError: _denied_error,
     AdapterkitError: _adapterkit_error,
+    OSError: _file_error,
 }
 """Handler by class of error."""
 

@@ -9,6 +9,8 @@ protocol always allows.
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import error_response
 
 HEADER_LENGTH = "inference-header-content-length"
+PATH = re.compile("/v2/models/.*/infer")
 
 
 class BinaryTensors:
@@ -29,7 +32,8 @@ class BinaryTensors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = Headers(scope=scope).get(HEADER_LENGTH) if scope["type"] == "http" else None
+        is_infer = scope["type"] == "http" and PATH.fullmatch(scope["path"]) is not None
+        length = Headers(scope=scope).get(HEADER_LENGTH) if is_infer else None
         if length is None:
             await self._app(scope, receive, send)
             return
@@ -64,27 +68,32 @@ def to_json(body: bytes, length: int) -> bytes:
     Raises:
         ValueError: The tensors do not match the header.
     """
-    header, rest = json.loads(body[:length]), body[length:]
+    header, end = json.loads(body[:length]), length
     for tensor in header["inputs"]:
         size = tensor.get("parameters", {}).pop("binary_data_size", None)
         if size is not None:
-            tensor["data"] = _texts(rest[:size], size)
-            rest = rest[size:]
-    if rest:
-        raise ValueError("there are bytes that the header does not describe")
+            start, end = end, end + _size(size)
+            tensor["data"] = _texts(body, start, end)
+    if end != len(body):
+        raise ValueError("the tensors are not as long as the header says")
     return json.dumps(header).encode()
 
 
-def _texts(content: bytes, size: int) -> list[str]:
-    if len(content) != size:
-        raise ValueError("a tensor is shorter than the header says")
-    texts, end = [], 0
-    while end < size:
-        start = end + 4
-        end = start + int.from_bytes(content[end:start], "little")
-        if end > size:
-            raise ValueError("a text is shorter than its length")
-        texts.append(content[start:end].decode())
+def _size(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError("the size of a tensor is not a number of bytes")
+    return value
+
+
+def _texts(body: bytes, start: int, end: int) -> list[str]:
+    """The texts of the tensor between two positions; its bytes are copied once."""
+    texts = []
+    while start < end:
+        first = start + 4
+        start = first + int.from_bytes(body[start:first], "little")
+        if start > min(end, len(body)):
+            raise ValueError("a text is longer than its tensor")
+        texts.append(body[first:start].decode())
     return texts
 
 

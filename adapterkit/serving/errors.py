@@ -12,15 +12,25 @@ ERROR_TYPES = {
     405: "method",
     408: "timeout",
     413: "too_large",
+    414: "too_large",
     422: "validation",
     429: "overloaded",
+    431: "too_large",
     500: "backend",
     503: "unavailable",
 }
 """`error_type` by HTTP status."""
 
 
+MAX_MESSAGE = 500
+"""Most characters of a message, which may quote what the caller has sent."""
+
+
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """The response of every route to an error."""
+    """The response of every route to an error: one line of bounded length."""
+    line = " ".join(message[: 2 * MAX_MESSAGE].split())
+    if len(line) > MAX_MESSAGE:
+        line = line[:MAX_MESSAGE] + "..."
+    line = line.encode("utf-8", "replace").decode()
     error_type = ERROR_TYPES.get(status, "error")
-    return JSONResponse({"error": message, "error_type": error_type}, status, headers)
+    return JSONResponse({"error": line, "error_type": error_type}, status, headers)

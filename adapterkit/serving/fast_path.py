@@ -56,7 +56,8 @@ def _handler(endpoint: Callable[..., Awaitable[Response]]) -> Handler:
         try:
             body: Any = body_type.model_validate_json(await read_body(request.receive))
         except ValidationError as error:
-            raise RequestValidationError(error.errors()) from None
+            details = error.errors(include_url=False, include_input=False)
+            raise RequestValidationError(details) from None
         return await endpoint(body=body, service=service, caller=caller)
 
     return handle

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from .adapter_cache import AdapterCache
+from .connections import Connections, Phase
 from .engine import Engine, EngineObserver
 from .tracing import Traces
 
@@ -73,6 +74,10 @@ class Metrics(EngineObserver):
     def observe(self, engine: Engine, cache: AdapterCache) -> None:
         """Adds the state of the engine and of the cache at the time of a scrape."""
         self.registry.register(_StateCollector(engine, cache))
+
+    def observe_connections(self, connections: Connections) -> None:
+        """Adds the open connections at the time of a scrape, and those that the server closed."""
+        self.registry.register(_ConnectionCollector(connections))
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage_histogram(name).observe(seconds)
@@ -135,6 +140,26 @@ class _StateCollector(Collector):
             sizes.add_metric([name], tier.bytes)
             evictions.add_metric([name], tier.evictions)
         yield from (adapters, sizes, evictions)
+
+
+class _ConnectionCollector(Collector):
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterator[Metric]:
+        limits = self._connections.limits
+        yield GaugeMetricFamily("adapterkit_max_connections", "Most connections", limits.total)
+        phases = GaugeMetricFamily("adapterkit_connections", "Open connections", labels=["phase"])
+        for phase in Phase:
+            phases.add_metric([phase.value], self._connections.count(phase))
+        closed = CounterMetricFamily(
+            "adapterkit_closed_connections",
+            "Connections closed for a new one, refused, or too slow",
+            labels=["reason"],
+        )
+        for reason, n in self._connections.closed.items():
+            closed.add_metric([reason], n)
+        yield from (phases, closed)
 
 
 LATENCY_WINDOW = 10.0

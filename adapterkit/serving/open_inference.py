@@ -10,6 +10,7 @@ values by role. Several tensors are named after roles, such as `text` and `text_
 from __future__ import annotations
 
 import json
+import math
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -26,8 +27,14 @@ from .auth import CallerDep
 from .routes import ServiceDep
 from .schemas import Name, VersionOrAlias
 from .service import RowAnswer
+from .strict_json import StrictJsonRoute
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=StrictJsonRoute)
+
+MAX_TENSORS = 16
+MAX_DIMENSIONS = 8
+MAX_LENGTH = 1_000_000_000
+"""Largest length of a dimension."""
 
 TensorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
@@ -36,8 +43,8 @@ class TensorIn(BaseModel):
     """An input: a tensor of texts."""
 
     name: TensorName
-    shape: list[Annotated[int, Field(ge=0)]]
-    datatype: str = "BYTES"
+    shape: list[Annotated[int, Field(ge=0, le=MAX_LENGTH)]] = Field(max_length=MAX_DIMENSIONS)
+    datatype: Annotated[str, StringConstraints(max_length=20)] = "BYTES"
     data: list[Any]
     parameters: dict[str, Any] = {}
 
@@ -52,9 +59,9 @@ class TensorOut(BaseModel):
 class InferBody(BaseModel):
     """An inference request."""
 
-    id: str | None = None
-    inputs: list[TensorIn] = Field(min_length=1)
-    outputs: list[TensorOut] | None = None
+    id: Annotated[str, StringConstraints(max_length=200)] | None = None
+    inputs: list[TensorIn] = Field(min_length=1, max_length=MAX_TENSORS)
+    outputs: list[TensorOut] | None = Field(None, max_length=MAX_TENSORS)
     parameters: dict[str, Any] = {}
 
 
@@ -152,7 +159,10 @@ async def _infer(
             raise DataError(
                 f"there is no output {unknown[0]!r:.80}; the outputs are {', '.join(known)}"
             )
-        outputs = [known[wanted.name] for wanted in body.outputs]
+        names = [wanted.name for wanted in body.outputs]
+        if len(set(names)) < len(names):
+            raise DataError("outputs: an output is requested twice")
+        outputs = [known[name] for name in names]
     loaded = answers[0].loaded
     content: dict[str, Any] = {
         "model_name": loaded.version.name if loaded else BASE,
@@ -168,10 +178,9 @@ def _rows(inputs: list[TensorIn]) -> list[Text]:
     for tensor in inputs:
         if tensor.datatype != "BYTES" or not all(isinstance(text, str) for text in tensor.data):
             raise DataError(f"input {tensor.name!r:.80}: expected texts with datatype BYTES")
-        size = 1
-        for length in tensor.shape:
-            size *= length
-        if size != len(tensor.data):
+        if tensor.name in columns:
+            raise DataError(f"input {tensor.name!r:.80} is given twice")
+        if math.prod(tensor.shape) != len(tensor.data):
             n_texts = len(tensor.data)
             raise DataError(
                 f"input {tensor.name!r:.80}: shape {tensor.shape} does not match {n_texts} texts"

@@ -1,11 +1,21 @@
-"""The bodies of requests and responses, in the formats of TEI and in our own."""
+"""The bodies of requests and responses, in the formats of TEI and in our own.
+
+Lists of rows are checked up to their first error (`fail_fast`): a body may have a million rows, and
+each error takes more memory than its row.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from ..adapter.store_index import ALIAS, VERSION
 from ..names import NAME
@@ -27,6 +37,14 @@ VersionOrAlias = Annotated[
         json_schema_extra={"pattern": f"^({VERSION_PATTERN})$"},
     ),
 ]
+
+MAX_VERSION = 999_999_999
+"""Largest number that `VERSION` permits."""
+
+MAX_KEYS = 32
+"""Most keys of a body; each unknown one is an error with a message."""
+
+VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
 RowInputs = (
@@ -53,8 +71,12 @@ class Body(BaseModel):
     @classmethod
     def _parameters(cls, content: Any) -> Any:
         """Accepts keys of the body under `parameters`, as the clients of Hugging Face send them."""
-        if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
+        if not isinstance(content, dict):
             return content
+        _check_number_of_keys(content)
+        if not isinstance(content.get("parameters"), dict):
+            return content
+        _check_number_of_keys(content["parameters"])
         parameters = {
             key: value for key, value in content["parameters"].items() if value is not None
         }
@@ -72,7 +94,9 @@ class PredictBody(Body):
     """Either `inputs` for one adapter, as in TEI, or `requests` for several adapters."""
 
     inputs: (
-        RowInputs | Annotated[list[list[NonEmptyText] | dict[str, Any]], Field(min_length=1)] | None
+        RowInputs
+        | Annotated[list[list[NonEmptyText] | dict[str, Any]], Field(min_length=1, fail_fast=True)]
+        | None
     ) = Field(
         None,
         description=(
@@ -82,7 +106,7 @@ class PredictBody(Body):
     )
     adapter_id: Reference | None = None
     model: Reference | None = Field(None, description="The same as `adapter_id`")
-    requests: list[AdapterRow] | None = Field(None, min_length=1)
+    requests: Annotated[list[AdapterRow], Field(min_length=1, fail_fast=True)] | None = None
     truncate: bool = Field(
         True,
         description="Truncate long texts, as in the adapter's training, or refuse them (422)",
@@ -132,7 +156,7 @@ class PredictBody(Body):
 class EmbedBody(Body):
     """Texts to embed, as in TEI. A list is always a batch."""
 
-    inputs: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1)]
+    inputs: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, fail_fast=True)]
     adapter_id: Reference | None = None
     normalize: bool = True
     truncate: bool = True
@@ -142,7 +166,7 @@ class Sentences(Body):
     """One sentence, and the sentences that it is compared with."""
 
     source_sentence: NonEmptyText
-    sentences: list[NonEmptyText] = Field(min_length=1)
+    sentences: list[NonEmptyText] = Field(min_length=1, fail_fast=True)
 
 
 class SimilarityBody(Body):
@@ -156,7 +180,7 @@ class SimilarityBody(Body):
 class VersionBody(Body):
     """A version of an adapter."""
 
-    version: int = Field(ge=1)
+    version: VersionNumber
 
 
 class ErrorBody(BaseModel):
@@ -164,6 +188,11 @@ class ErrorBody(BaseModel):
 
     error: str
     error_type: str
+
+
+def _check_number_of_keys(content: dict[str, Any]) -> None:
+    if len(content) > MAX_KEYS:
+        raise ValueError(f"expected at most {MAX_KEYS} keys, got {len(content)}")
 
 
 def to_row(inputs: Any) -> Text:

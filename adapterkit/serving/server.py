@@ -10,8 +10,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -24,7 +25,9 @@ from ..inference.predictor import Predictor
 from .adapter_cache import AdapterCache
 from .api_keys import VARIABLE, Keys, parse_keys
 from .app import make_app
+from .connections import ConnectionLimits, Connections
 from .engine import Engine
+from .http_protocol import BoundedHttp
 from .json_logs import log, log_as_json
 from .metrics import Metrics
 from .service import Service, ServingLimits
@@ -33,7 +36,9 @@ from .tracing import Traces
 DRAIN_SECONDS = 60.0
 """Most seconds in which running requests are answered after SIGTERM."""
 
-MAX_CONNECTIONS = 4096
+BACKLOG = 128
+"""Most connections that the kernel accepts before the server does. They have descriptors before the
+server can count them, so they must fit into `RESERVED_DESCRIPTORS`."""
 
 GC_THRESHOLD = 700
 """Number of new objects after which the garbage collector runs on the youngest of them."""
@@ -57,6 +62,8 @@ class Settings:
         any_backbone: Whether adapters that were trained on other weights are accepted.
         log_texts: Whether the texts of requests are logged.
         limits: Limits of one request.
+        max_connections, max_connections_per_address: Most open connections; if None, as in
+            `ConnectionLimits.of_process`.
     """
 
     store: str
@@ -73,6 +80,8 @@ class Settings:
     any_backbone: bool = False
     log_texts: bool = False
     limits: ServingLimits = field(default_factory=ServingLimits)
+    max_connections: int | None = None
+    max_connections_per_address: int | None = None
 
 
 def make_service(settings: Settings) -> Service:
@@ -146,44 +155,78 @@ def run_server(settings: Settings, host: str, port: int) -> None:
         AdapterkitError: The settings are not valid, or the port is in use.
     """
     check_host(host, load_keys(settings.keys))
-    sock = _listen(host, port)
-    service = make_service(settings)
-    log_as_json()
-    config = uvicorn.Config(
-        make_app(service),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(DRAIN_SECONDS),
-        limit_concurrency=MAX_CONNECTIONS,
-        server_header=False,
+    limits = ConnectionLimits.of_process(
+        settings.max_connections, settings.max_connections_per_address
     )
-    address, bound_port = sock.getsockname()[:2]
+    with _bound(host, port) as sock:
+        service = make_service(settings)
+        with _address_errors(host, port):  # another server may have bound it and listened meanwhile
+            sock.listen(BACKLOG)
+        log_as_json()
+        _run(service, limits, sock, settings.store)
+
+
+def _run(service: Service, limits: ConnectionLimits, sock: socket.socket, store: str) -> None:
+    address, port = sock.getsockname()[:2]
     facts = {
-        "url": f"http://{address if ':' not in address else f'[{address}]'}:{bound_port}",
-        "store": settings.store,
+        "url": f"http://{address if ':' not in address else f'[{address}]'}:{port}",
+        "store": store,
         "backbone": service.backbone.name,
         "keys": service.keys is not None,
+        "max_connections": limits.total,
     }
     # All objects that exist now stay. Frozen, the garbage collector no longer traverses them, which
     # would stop all threads; it collects only the objects of requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    _Server(config, facts).run([sock])
+    _Server(uvicorn_config(service, limits), facts).run([sock])
     log.info("ended")
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, made before the backbone is loaded, so that a port in use fails early."""
+def uvicorn_config(service: Service, limits: ConnectionLimits) -> uvicorn.Config:
+    """Uvicorn's settings for the application of a service.
+
+    Args:
+        service: The service; its metrics then count the connections.
+        limits: Most connections.
+    """
+    connections = Connections(limits)
+    service.metrics.observe_connections(connections)
+    protocol = partial(BoundedHttp, registry=connections, head_seconds=service.limits.read_timeout)
+    return uvicorn.Config(
+        make_app(service),
+        http=cast(Any, protocol),  # uvicorn only calls it
+        ws="none",
+        log_config=None,
+        access_log=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(DRAIN_SECONDS),
+        server_header=False,
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A bound socket, made before the backbone is loaded, so that a port in use fails early. It
+    listens only when the server is ready, so that probes are not kept waiting."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind((host, port))
-    except OSError as error:
+        with _address_errors(host, port):
+            sock.bind((host, port))
+    except AdapterkitError:
         sock.close()
-        raise AdapterkitError(f"--host {host} --port {port}: {error.strerror}") from None
+        raise
     return sock
+
+
+@contextmanager
+def _address_errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AdapterkitError(f"--host {host} --port {port}: {error.strerror}") from None
 
 
 class _Server(uvicorn.Server):

@@ -56,6 +56,7 @@ class ServingLimits:
         body_bytes: Most bytes of its body.
         upload_bytes: Most bytes of a published adapter.
         timeout: Seconds after which a request fails.
+        read_timeout: Most seconds for the head of a request, and between two parts of its body.
     """
 
     rows: int = 256
@@ -64,6 +65,7 @@ class ServingLimits:
     body_bytes: int = 2_000_000
     upload_bytes: int = 256_000_000
     timeout: float = 30.0
+    read_timeout: float = 10.0
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,17 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from adapterkit.backbone.load_options import LoadOptions
-from adapterkit.serving.app import make_app
-from adapterkit.serving.server import Settings, make_service
+from adapterkit.serving.connections import ConnectionLimits
+from adapterkit.serving.server import Settings, make_service, uvicorn_config
 
 
 @contextmanager
 def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]:
     """Runs a server of a store; yields its URL."""
     on_cpu = LoadOptions(device="cpu")
-    service = make_service(
-        Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
-    )
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_config=None, access_log=False))
+    chosen = Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
+    limits = ConnectionLimits.of_process(chosen.max_connections, chosen.max_connections_per_address)
+    server = uvicorn.Server(uvicorn_config(make_service(chosen), limits))
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))
     thread.start()

@@ -31,18 +31,19 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import middleware
+from adapterkit.serving import body_limits
 from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.admin import unpack
-from adapterkit.serving.api_keys import Keys, hash_key, parse_keys
+from adapterkit.serving.api_keys import EVERYONE, Keys, hash_key, parse_keys
 from adapterkit.serving.app import make_app
 from adapterkit.serving.binary_tensors import HEADER_LENGTH
+from adapterkit.serving.body_limits import BodyLimits
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.json_logs import JsonFormatter, log
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.server import check_host
 from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.serving.tracing import VARIABLE, Traces
+from adapterkit.serving.uploads import unpack
 from adapterkit.tasks.base import tasks
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
@@ -559,19 +560,19 @@ def test_an_invalid_folder_is_refused_and_the_store_is_unchanged(
 
 def test_hostile_archives_are_refused(store: Store) -> None:
     folder = store.path("acme/intent")
-    assert unpack(folder_as_tar(folder), 10**9).keys() >= {WEIGHTS, SUMS}
+    assert unpack(io.BytesIO(folder_as_tar(folder)), 10**9).keys() >= {WEIGHTS, SUMS}
     for content in (b"", b"not a tar", folder_as_tar(folder)[:700]):
         with pytest.raises(AdapterkitError, match="not a tar"):
-            unpack(content, 10**9)
+            unpack(io.BytesIO(content), 10**9)
     with pytest.raises(AdapterkitError, match="too large"):
-        unpack(folder_as_tar(folder), 1000)
+        unpack(io.BytesIO(folder_as_tar(folder)), 1000)
     link = io.BytesIO()
     with tarfile.open(fileobj=link, mode="w") as archive:
         member = tarfile.TarInfo("README.md")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(member)
     with pytest.raises(AdapterkitError, match="not a regular file"):
-        unpack(link.getvalue(), 10**9)
+        unpack(io.BytesIO(link.getvalue()), 10**9)
 
 
 def test_unknown_names_are_not_stored(client: TestClient, store: Store) -> None:
@@ -791,8 +792,7 @@ def _logged_facts(caplog: pytest.LogCaptureFixture, path: str) -> dict[str, Any]
 def test_slow_bodies_are_refused(
     monkeypatch: pytest.MonkeyPatch, chunk_timeout: float, body_timeout: float
 ) -> None:
-    monkeypatch.setattr(middleware, "CHUNK_TIMEOUT", chunk_timeout)
-    monkeypatch.setattr(middleware, "BODY_TIMEOUT", body_timeout)
+    monkeypatch.setattr(body_limits, "BODY_SECONDS", body_timeout)
     came: list[int] = []
 
     async def drip() -> Any:
@@ -807,8 +807,10 @@ def test_slow_bodies_are_refused(
     async def send(message: Any) -> None:
         raise AssertionError("nothing is answered here")
 
-    scope = {"type": "http", "path": "/predict", "method": "POST", "headers": []}
+    scope: dict[str, Any] = {"type": "http", "path": "/predict", "method": "POST"}
+    scope |= {"headers": [(b"transfer-encoding", b"chunked")], "state": {"caller": EVERYONE}}
+    limits = ServingLimits(read_timeout=chunk_timeout)
     with pytest.raises(HTTPException) as error:
-        asyncio.run(middleware.RequestLimits(app, ServingLimits(), Metrics())(scope, drip, send))
+        asyncio.run(BodyLimits(app, limits)(scope, drip, send))
     assert error.value.status_code == 408
     assert 2 <= len(came) <= 10

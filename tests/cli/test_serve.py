@@ -1,0 +1,113 @@
+"""`adapterkit serve` when it cannot start: one line, and an exit code that says why."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapterkit.serving import server
+from helpers.command_line import assert_refused
+
+LOADING = """
+import time
+from adapterkit.__main__ import main
+from adapterkit.serving import server
+
+def load(settings):
+    print("loading", flush=True)
+    time.sleep(60)
+
+server.make_service = load
+main()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").mkdir()
+    return tmp_path / "store"
+
+
+def test_a_port_in_use_is_refused_before_anything_is_loaded(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(server, "make_service")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert_refused("serve", store, "--port", str(port), words=f"{port}: Address already in use")
+
+
+def test_a_port_that_another_server_takes_during_loading_is_refused(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[socket.socket] = []
+
+    def load(_: object) -> None:
+        other = socket.socket()
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        others.append(other)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(server, "make_service", load)
+    assert_refused("serve", store, "--port", str(port), words="Address already in use")
+    others[0].close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--port", 65536, "65536"),
+        ("--port", -1, "-1"),
+        ("--max-connections", 0, "at least 1"),
+        ("--max-connections", 10**9, "ulimit -n"),
+        ("--max-connections-per-address", 0, "at least 1"),
+        ("--read-timeout", 0, "more than 0 seconds"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(
+    store: Path, option: str, value: int, words: str
+) -> None:
+    assert_refused("serve", store, option, str(value), words=words)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    store: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(server, "make_service", load)
+    assert_refused("serve", store, "--port", "0", words="too little memory")
+
+
+def test_a_signal_during_loading_ends_the_process_with_one_line(store: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING, "serve", str(store), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == "Ended by SIGTERM while loading; no request was accepted.\n"
