@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..tasks.fields import FieldKind
 from .adapter import Adapter
 from .plots import confusions, learning_curve
 
 REPORT = "report"
 """Folder of figures and tables in an adapter folder; only people read it."""
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+"""Names of backbones on the hub that have an owner; the embedded one and folders have none."""
 
 MOST_LABELS = 20
 """Most labels that a model card names."""
@@ -34,6 +41,7 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
     """
     facts = (f"| {name} | {value} |" for name, value in _facts(adapter))
     sections = [
+        _front_matter(adapter),
         f"# {adapter.name}",
         f"A {adapter.method.type} adapter for {adapter.task.type}, made with adapterkit. It turns "
         f"the frozen backbone `{adapter.backbone}` into a model for one task without changing it.",
@@ -41,10 +49,35 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         *_scores(adapter),
         *map(_report_link, reports),
         "## Use",
-        f'```bash\nadapterkit predict {adapter.name} "a text"\n```',
+        *_usage(adapter),
         "How it was trained is in `adapterkit.json`: recipe, seed, data fingerprint, history.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(adapter: Adapter) -> str:
+    """The metadata that the Hugging Face hub reads from the head of a README."""
+    lines = ["library_name: adapterkit", f"tags: [adapterkit, {adapter.method.type}]"]
+    if adapter.task.pipeline_tag is not None:
+        lines.append(f"pipeline_tag: {adapter.task.pipeline_tag}")
+    if HUB_NAME.fullmatch(adapter.backbone):
+        lines.append(f"base_model: {adapter.backbone}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _usage(adapter: Adapter) -> Iterator[str]:
+    """A command and a program that ask the adapter, each with a request that it can answer."""
+    columns = adapter.inputs.required
+    request: Any = adapter.task.example_request(columns)
+    if [column.kind for column in columns.values()] == [FieldKind.TEXT]:
+        (request,) = request.values()
+    word = request if isinstance(request, str) else json.dumps(request, ensure_ascii=False)
+    yield f"```bash\nadapterkit predict {adapter.name} {shlex.quote(word)}\n```"
+    yield (
+        "```python\nfrom adapterkit import Predictor\n\n"
+        f'predictor = Predictor.open(["{adapter.name}"])\n'
+        f'print(predictor.predict("{adapter.name}", [{request!r}]))\n```'
+    )
 
 
 def _facts(adapter: Adapter) -> Iterator[tuple[str, str]]:

@@ -48,6 +48,9 @@ class Task(ABC):
     is_default: ClassVar[bool] = False
     """Whether this is the task of a recipe that names none, and of texts for the plain backbone."""
 
+    pipeline_tag: ClassVar[str | None] = None
+    """Name of the task on the Hugging Face hub; None if it has none."""
+
     peft_task_type: ClassVar[str | None] = None
     """`task_type` in `adapter_config.json`."""
 
@@ -133,6 +136,14 @@ class Task(ABC):
         """Number of characters that `examples` tokenises for a request, which is not checked yet.
         A text that is tokenised several times counts as often."""
         return n_characters(request)
+
+    def example_request(self, columns: Mapping[str, Column]) -> Fields:
+        """A request that the task can answer, for the README of an adapter.
+
+        Args:
+            columns: The columns that it must hold.
+        """
+        return {role: column.kind.example for role, column in columns.items()}
 
     def stratum(self, row: Row) -> Hashable:
         """The group whose share drawn splits and folds preserve: the label, if a row has one."""

@@ -86,6 +86,7 @@ class Embedding(PooledText):
     """
 
     type: ClassVar[str] = "embedding"
+    pipeline_tag: ClassVar[str | None] = "sentence-similarity"
     peft_task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(FieldKind.TEXT, "the text"),

@@ -39,6 +39,7 @@ class FieldKind:
             below, and a box for JSON for all others.
         check: Returns the value as tasks read it. Takes a value of a file or a request, and where
             it stands, for messages. Raises `DataError` if the value is not of the kind.
+        example: A value of the kind, for the example of a request in an adapter's README.
         several_columns: Whether a recipe may name several columns for the role; `check` then takes
             their values by name.
     """
@@ -79,6 +80,7 @@ class FieldKind:
     name: str
     check: Callable[[Any, str], Any]
     several_columns: bool = False
+    example: Any = "a text"
 
 
 def _text(value: Any, where: str) -> str:
@@ -281,13 +283,13 @@ def _summary(value: Any, where: str) -> str | tuple[int, ...]:
 
 
 FieldKind.TEXT = FieldKind("text", _text)
-FieldKind.TOKENS = FieldKind("tokens", _tokens)
+FieldKind.TOKENS = FieldKind("tokens", _tokens, example=["some", "words"])
 FieldKind.LABEL = FieldKind("label", _label)
 FieldKind.LABELS = FieldKind("labels", _labels, several_columns=True)
 FieldKind.TAGS = FieldKind("tags", _tags)
-FieldKind.CHOICES = FieldKind("choices", _choices)
+FieldKind.CHOICES = FieldKind("choices", _choices, example=["one choice", "another choice"])
 FieldKind.NUMBER = FieldKind("number", _number)
 FieldKind.SPAN = FieldKind("span", _span, several_columns=True)
 FieldKind.ANSWERS = FieldKind("answers", _answers)
-FieldKind.SENTENCES = FieldKind("sentences", _sentences)
+FieldKind.SENTENCES = FieldKind("sentences", _sentences, example="A first sentence. A second one.")
 FieldKind.SUMMARY = FieldKind("summary", _summary)

@@ -63,6 +63,7 @@ class MaskedLanguageModelling(Task):
     """
 
     type: ClassVar[str] = "masked_language_modelling"
+    pipeline_tag: ClassVar[str | None] = "fill-mask"
     columns: ClassVar[Mapping[str, Column]] = {"text": Column(FieldKind.TEXT, "the text")}
     augmentable: ClassVar[tuple[str, ...]] = ("text",)
     masks_tokens: ClassVar[bool] = True
@@ -80,6 +81,9 @@ class MaskedLanguageModelling(Task):
         check_metrics((self.metric_kind,), self.extra_metrics)
         if not 0.0 < self.share < 1.0:
             raise ValueError(f"share: expected more than 0 and less than 1, got {self.share}")
+
+    def example_request(self, columns: Mapping[str, Column]) -> Fields:
+        return {"text": "a text with a [MASK] in it"}
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         return self

@@ -41,6 +41,7 @@ class MultiLabel(PooledTask):
     """
 
     type: ClassVar[str] = "multi_label"
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,

@@ -35,6 +35,7 @@ class MultipleChoice(PooledTask):
     """A logit for each choice beside the text; softmax over the choices of a row."""
 
     type: ClassVar[str] = "multiple_choice"
+    pipeline_tag: ClassVar[str | None] = "multiple-choice"
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(FieldKind.TEXT, "the text"),
         "choices": Column(FieldKind.CHOICES, "the choices: a list, or texts with | between them"),

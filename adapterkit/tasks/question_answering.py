@@ -82,6 +82,7 @@ class QuestionAnswering(Task):
     """
 
     type: ClassVar[str] = "question_answering"
+    pipeline_tag: ClassVar[str | None] = "question-answering"
     peft_task_type: ClassVar[str | None] = "QUESTION_ANS"
     columns: ClassVar[Mapping[str, Column]] = {
         "question": Column(FieldKind.TEXT, "the question"),

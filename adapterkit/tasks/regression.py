@@ -28,6 +28,7 @@ class Regression(PooledTask):
     """
 
     type: ClassVar[str] = "regression"
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,

@@ -40,6 +40,10 @@ class Relation(SingleLabelTask):
         _check_spans(fields, where)
         return fields
 
+    def example_request(self, columns: Mapping[str, Column]) -> Fields:
+        head, tail = {"start": 0, "end": 5}, {"start": 11, "end": 15}
+        return {"text": "Alice pays Acme", "head": head, "tail": tail}
+
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         read = reader.encode([marked(row) for row in rows])
         return [self.example(*pair, limit) for pair in zip(rows, read, strict=True)]

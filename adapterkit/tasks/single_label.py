@@ -34,6 +34,7 @@ class SingleLabelTask(PooledTask):
         weights: Weight of each label in the loss; class_weights sets it.
     """
 
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,

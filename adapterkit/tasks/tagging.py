@@ -75,6 +75,7 @@ class Tagging(Task):
     """
 
     type: ClassVar[str] = "tagging"
+    pipeline_tag: ClassVar[str | None] = "token-classification"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
     columns: ClassVar[Mapping[str, Column]] = {
         "tokens": Column(FieldKind.TOKENS, "the words: a list, or words with blanks between them"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,18 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.model_card import model_card, report_files
 from adapterkit.adapter.plots import MATRIX, confusions
+from adapterkit.adapter.store import Store
 from adapterkit.atomic import write_folder
 from adapterkit.backbone.model import Backbone
+from adapterkit.data.requests import parse_text
 from adapterkit.errors import AdapterError
+from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.base import Predictions
 from adapterkit.metrics.per_class import confusion
 from adapterkit.tasks.base import tasks
+from adapterkit.yaml12 import read_yaml
 from helpers.adapters import MakeAdapter
+from helpers.paths import ROOT
 
 
 def random_predictions(n: int = 200, c: int = 3, seed: int = 0) -> Predictions:
@@ -77,6 +84,50 @@ def test_a_folder_without_report_loads_and_a_save_restores_it(
     (folder / "report").rmdir()
     again = save_adapter(load_adapter(folder, tiny), tmp_path / "b", tiny.geometry)
     assert {file.name: file.read_bytes() for file in (again / "report").iterdir()} == before
+
+
+FIXTURES = ROOT / "tests" / "fixtures" / "version_0_1_0"
+REFERENCES = list(json.loads((FIXTURES / "expected.json").read_text(encoding="utf-8"))["adapters"])
+"""Adapters of every task and method."""
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone.load(str(FIXTURES / "backbone"))
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_usage_in_a_model_card_runs(
+    backbone: Backbone, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command's request is answered, and so is the program's, as they stand in the card."""
+    store = Store(FIXTURES / "store")
+    adapter = load_adapter(store.path(reference), backbone, on_top_of=store.root)
+    card = model_card(adapter)
+    (words,) = [shlex.split(line) for line in card.splitlines() if "adapterkit predict " in line]
+    assert words[:3] == ["adapterkit", "predict", adapter.name]
+    predictor = Predictor(backbone, [adapter])
+    (answer,) = predictor.predict(adapter.name, [parse_text(words[3])])
+    by_names = {(adapter.name,): predictor}
+    monkeypatch.setattr(Predictor, "open", lambda names: by_names[tuple(names)])
+    printed: list[Any] = []
+    program = card.partition("```python\n")[2].partition("```")[0]
+    exec(program, {"print": printed.extend})  # it is what the card tells to run
+    assert printed == [answer]
+
+
+def test_a_model_card_begins_with_what_the_hub_reads(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(tiny)
+    expected = {
+        "library_name": "adapterkit",
+        "tags": ["adapterkit", adapter.method.type],
+        "pipeline_tag": "text-classification",
+    }
+    assert read_yaml(model_card(adapter).split("---\n")[1]) == expected
+    hub = replace(adapter, backbone="google-bert/bert-base-uncased")
+    assert "base_model: google-bert/bert-base-uncased\n---" in model_card(hub)
 
 
 def test_a_record_without_report_has_a_card(tiny: Backbone, make_adapter: MakeAdapter) -> None:
