@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from threading import Barrier
 from typing import ParamSpec, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -46,6 +47,7 @@ class WorkerLanes:
         self.n = n
         self.threads = threads
         self._pool = self._start() if n > 1 else None
+        _all_lanes.add(self)
 
     def _start(self) -> ThreadPoolExecutor:
         """Starts the threads, and shortens the time for which one keeps the interpreter lock."""
@@ -79,6 +81,11 @@ class WorkerLanes:
             return map(work, parts)
         return self._pool.map(work, parts)
 
+    def forget_threads(self) -> None:
+        """Becomes a single lane of one thread, in a forked process: it has none of the threads."""
+        self.n = self.threads = 1
+        self._pool = None
+
     def close(self) -> None:
         """Lets the threads end when their work is done."""
         if self._pool is not None:
@@ -111,8 +118,26 @@ class WorkerLanes:
         return min(max_tokens, max(even, LEAST_TOKENS))
 
 
+_all_lanes: WeakSet[WorkerLanes] = WeakSet()
+
 SERIAL = WorkerLanes(1, 1)
 """One batch after the other."""
+
+
+def _after_fork() -> None:
+    """Lets a forked process compute, in one thread.
+
+    It has a copy of the memory but none of the threads, neither of lanes nor of OpenMP: work that
+    waits for one of them would never end.
+    """
+    torch.set_num_threads(1)
+    for lanes in _all_lanes:
+        lanes.forget_threads()
+    _lanes.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def lanes_of(device: torch.device) -> WorkerLanes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 
 import pytest
@@ -93,3 +95,34 @@ def test_the_lanes_of_a_server_share_the_cores(monkeypatch: pytest.MonkeyPatch) 
         lanes = server_lanes(device, requested)
         assert (lanes.n, lanes.threads) == (n, threads)
         lanes.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_computes(
+    tiny: Backbone, make_adapter: MakeAdapter, two: WorkerLanes
+) -> None:
+    """Threads of lanes and of OpenMP do not exist in a forked process; nothing waits for them."""
+    adapter = make_adapter(tiny)
+    owners, texts = [adapter] * 8, ["the bank", "my card"] * 4
+    rows = list(zip(owners, encode_requests(tiny, owners, texts), strict=True))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = answer_rows(tiny, rows, 64, lanes=two)
+        context = multiprocessing.get_context("fork")
+        answers = context.SimpleQueue()
+        child = context.Process(target=lambda: answers.put(answer_rows(tiny, rows, 64, lanes=two)))
+        child.start()
+        child.join(60)
+        is_alive = child.is_alive()
+        child.kill()
+        assert not is_alive
+        assert child.exitcode == 0
+        found = answers.get()
+    finally:
+        torch.set_num_threads(before)
+    for answer, other in zip(found, expected, strict=True):
+        assert answer["label"] == other["label"]
+        assert answer["score"] == pytest.approx(other["score"], abs=1e-5)
+    assert two.n == 2

@@ -1,7 +1,7 @@
 """How loops are compiled, and the tensors that they accept.
 
-numba compiles each loop once for a machine, which takes seconds, and caches the result beside the
-source or in the user's cache folder. Loops run without the interpreter's lock.
+numba compiles each loop once for a machine, which takes seconds, and caches the result in the
+folder of `kernel_cache.py`. Loops run without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .kernel_cache import kernel_cache
 
 Addresses = NDArray[np.int64]
 Counts = NDArray[np.int64]
@@ -29,10 +31,13 @@ def compiled(signature: str) -> Callable[[Callable[..., None]], Callable[..., No
     """Decorator that compiles a loop when its module is imported, or loads it from the cache."""
 
     def decorate(loop: Callable[..., None]) -> Callable[..., None]:
-        try:
-            function: Callable[..., None] = numba.njit(signature, cache=True, **OPTIONS)(loop)
-        except RuntimeError:  # no cache folder can be written
-            function = numba.njit(signature, **OPTIONS)(loop)
+        with kernel_cache() as is_cached:
+            try:
+                function: Callable[..., None] = numba.njit(signature, cache=is_cached, **OPTIONS)(
+                    loop
+                )
+            except RuntimeError:  # numba has no cache for a source in a zip file, for example
+                function = numba.njit(signature, **OPTIONS)(loop)
         return function
 
     return decorate
