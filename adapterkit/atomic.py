@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from .errors import AdapterError, DataError
@@ -64,8 +64,12 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
         _sync(path)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Writes a file that appears complete or not at all and replaces an earlier one.
+
+    Args:
+        path: The file.
+        content: Its content, or the parts of it, which are written as they come.
 
     Raises:
         OSError: It cannot be written.
@@ -102,8 +106,9 @@ def check_output(path: Path, suffixes: Collection[str], option: str = "") -> Non
         raise DataError(f"{where}: there is no folder {path.parent}")
 
 
-def write_output(path: Path, content: bytes) -> None:
-    """Writes a file that a user asked for, complete or not at all.
+def write_output(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Writes a file that a user asked for, complete or not at all; its content is as in
+    `write_file`.
 
     Raises:
         DataError: It cannot be written.
@@ -134,9 +139,9 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def _write_synced(path: Path, content: bytes | Iterable[bytes]) -> None:
     with path.open("wb") as file:
-        file.write(content)
+        file.writelines([content] if isinstance(content, bytes) else content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -26,6 +26,10 @@ class DataError(AdapterkitError):
     """A file of data, or one of its rows, is not valid."""
 
 
+class RowError(DataError):
+    """One row of a file is not valid; the others can be read."""
+
+
 class TooLargeError(DataError):
     """A text is longer than a server accepts."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import check_output, write_output
@@ -16,47 +18,93 @@ if TYPE_CHECKING:
     from ..tasks.types import Text
 
 
+def request_columns(text: Text) -> Mapping[str, Any]:
+    """What was asked, by name of a column: the values by role, or `text`."""
+    return text if isinstance(text, Mapping) else {"text": text}
+
+
 def answer_row(text: Text, answer: Mapping[str, Any]) -> dict[str, Any]:
     """An answer with the text that it belongs to."""
-    return {**(text if isinstance(text, Mapping) else {"text": text}), **answer}
+    return {**request_columns(text), **answer}
 
 
-def write_answers(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+AnswerRows = Iterable[Mapping[str, Any]]
+"""Answers that are written, row by row."""
+
+
+def write_answers(path: Path, rows: AnswerRows) -> None:
     """Writes answers as `.csv` (nested values as JSON), `.jsonl` or `.json`, whole or not at all.
+
+    The rows are written as they come, so they need not fit into memory.
 
     Raises:
         DataError: The file has another ending, or cannot be written.
     """
     check_output(path, FORMATS)
-    write_output(path, FORMATS[path.suffix](rows).encode())
+    write_output(path, (part.encode() for part in FORMATS[path.suffix](rows)))
 
 
-def _json(rows: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(list(rows), ensure_ascii=False, indent=2) + "\n"
-
-
-def _jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
+def json_parts(rows: AnswerRows) -> Iterator[str]:
+    """Yields the parts of a JSON array, as `json_text` writes it, and a line end."""
+    before = "[\n"
     for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    return out.getvalue()
+        yield before + indent(_to_json(row, 2), "  ")
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def _jsonl(rows: AnswerRows) -> Iterator[str]:
+    for row in rows:
+        yield _to_json(row) + "\n"
+
+
+def _csv(rows: AnswerRows) -> Iterator[str]:
+    """Yields a CSV file with the columns of all rows.
+
+    The header is only known after the last row, so the rows wait in a temporary file.
+    """
+    columns: dict[str, None] = {}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
+        for row in rows:
+            columns |= dict.fromkeys(row)
+            waiting.write(_to_json({key: _cell(value) for key, value in row.items()}) + "\n")
+        waiting.seek(0)
+        yield _csv_line(columns)
+        for line in waiting:
+            cells = json.loads(line)
+            yield _csv_line([cells.get(column, "") for column in columns])
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return _escaped(out.getvalue())
 
 
 def _cell(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (Mapping, list, tuple)):
+        return _to_json(value)
+    return "" if value is None else value if isinstance(value, (int, float)) else str(value)
+
+
+def _to_json(value: Any, spaces: int | None = None) -> str:
+    """JSON of a value; what JSON has no type for, such as a date of a Parquet file, is a text."""
+    return _escaped(json.dumps(value, ensure_ascii=False, indent=spaces, default=str))
+
+
+def _escaped(text: str) -> str:
+    """A text whose lone surrogates, which a column of the input may hold, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 TEXT_WIDTH = 72
 """Terminal columns of a text in the table."""
 
-FORMATS = {".csv": _csv, ".jsonl": _jsonl, ".json": _json}
+FORMATS: dict[str, Callable[[AnswerRows], Iterator[str]]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".json": json_parts,
+}
 
 
 def answers_table(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..backbone.load_options import LoadOptions
+from ..names import BASE
 from .options import (
     AnyBackboneOption,
     BackboneOption,
@@ -18,6 +20,8 @@ from .options import (
     StoreOption,
     TextPairOption,
 )
+
+log = logging.getLogger("adapterkit")
 
 # As in the other commands, modules that need torch are imported inside them.
 
@@ -34,7 +38,14 @@ def predict(
         typer.Option("--adapter", help="Adapter name or folder; repeatable."),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--input", help="CSV, TSV, JSONL or Parquet file of texts.")
+        Path | None,
+        typer.Option(
+            "--input", help="CSV, TSV, JSONL, JSON, text or Parquet file of texts; - reads stdin."
+        ),
+    ] = None,
+    ending: Annotated[
+        str | None,
+        typer.Option("--format", help="Format of stdin: csv, tsv, jsonl, json, txt or parquet."),
     ] = None,
     target: Annotated[
         Path | None, typer.Option("--output", help="File for the answers: .csv, .jsonl or .json.")
@@ -45,6 +56,10 @@ def predict(
     column: Annotated[
         str, typer.Option("--adapter-column", help="Column with the adapter of each row.")
     ] = "adapter",
+    prefix: Annotated[
+        str,
+        typer.Option("--prefix", help="Before the names of the columns that are added."),
+    ] = "",
     backbone: BackboneOption = None,
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
@@ -64,34 +79,48 @@ def predict(
     \b
     adapterkit predict acme/intent "I lost my card"
     adapterkit predict acme/intent --input texts.csv --output answers.csv
+    cat texts.jsonl | adapterkit predict acme/intent --input - --format jsonl --json
     adapterkit predict --adapter acme/intent --adapter initech/ticket --input mixed.csv
 
     If the file has an adapter column, each row is answered by the adapter in that column, which may
     be 'base', the plain backbone. Otherwise every adapter answers every text. Explanations
     (integrated gradients) need the extra adapterkit[explain].
+
+    The output keeps the columns of the file and adds adapter, prediction, score and the other
+    values of the answer; a name that the file has already becomes predicted_NAME. A row that is
+    not valid has an error in place of an answer, and the command then exits with code 1.
     """
-    from .request_rows import assign_adapters, read_request_rows
+    from .request_rows import RowSurvey, assign_adapters, known_names, open_requests
 
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
-    rows = read_request_rows(words, source, {"text": text, "text_pair": text_pair}, column)
-    references = references or sorted({row.adapter for row in rows if row.adapter is not None})
-    # A fault in the rows need not wait for torch.
-    from ..adapter.store import Store, backbone_name
-    from ..backbone.model import Backbone
-    from ..inference.attribution import explain_all
-    from ..inference.predictor import Predictor
-    from .prediction_output import PredictionOutput
+    roles = {"text": text, "text_pair": text_pair}
+    with open_requests(words, source, roles, column, ending) as requests:
+        survey = RowSurvey.of(requests.rows(log.warning))
+        references = references or list(survey.adapters)
+        # A fault in the rows need not wait for torch.
+        from ..adapter.store import Store, backbone_name
+        from ..backbone.model import Backbone
+        from ..inference.predictor import Predictor
+        from .prediction_output import PredictionOutput
+        from .prediction_rows import OutputColumns, Predictions
 
-    output, opened = PredictionOutput(target, page, explained, as_json), Store(store)
-    trained_on = backbone_name(references, opened)  # an unknown adapter need not wait for one
-    options = LoadOptions(dtype, quantization, device)
-    predictor = Predictor(Backbone.load_with(backbone or trained_on, options))
-    by_reference = predictor.load_references(references, opened, any_backbone=any_backbone)
-    rows = assign_adapters(rows, predictor.names, by_reference, source)
-    requests, places = [(row.adapter, row.text) for row in rows], [row.where for row in rows]
-    needed = output.needs_explanations
-    explanations = explain_all(predictor, requests, places) if needed else []
-    answers = predictor(requests, names=places, progress=len(rows) > 100)
-    output.write(predictor, rows, answers, explanations)
+        output, opened = PredictionOutput(target, page, explained, as_json), Store(store)
+        trained_on = backbone_name(references, opened)  # an unknown adapter need not wait for one
+        options = LoadOptions(dtype, quantization, device)
+        predictor = Predictor(Backbone.load_with(backbone or trained_on, options))
+        by_reference = predictor.load_references(references, opened, any_backbone=any_backbone)
+        names = known_names(survey, predictor.names, by_reference, requests)
+        everyone = list(by_reference.values()) or [BASE]
+        rows = assign_adapters(requests.rows(), names, everyone)
+        with output.progress_bar(survey.n_rows) as bar:
+            predictions = Predictions(predictor, rows, output.needs_explanations, bar)
+            output.write(predictions, OutputColumns.beside(survey.columns, column, prefix))
+    if predictions.first_fault is not None:
+        typer.echo(
+            f"Error: {predictions.n_faults} of {predictions.n_rows} rows have no answer; the "
+            f"first: {predictions.first_fault}",
+            err=True,
+        )
+        raise typer.Exit(1)

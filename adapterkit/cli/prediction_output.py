@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
+from tqdm import tqdm
 
 from ..atomic import check_output
 from ..data.requests import RequestRow
 from ..inference.attribution import Explanation
 from ..inference.attribution_html import SUFFIXES, write_page
-from ..inference.pipeline import summarize
-from ..inference.predictor import Predictor
-from ..tasks.types import Answer
-from .answers import FORMATS, answer_row, answers_table, write_answers
-from .options import json_text
+from .answers import FORMATS, answers_table, json_parts, write_answers
+from .prediction_rows import OutputColumns, Prediction, Predictions
+
+FEW_ROWS = 100
+"""Number of rows that are answered without a progress bar."""
 
 
 @dataclass(frozen=True)
@@ -49,39 +51,49 @@ class PredictionOutput:
         """Whether the answers must be explained."""
         return self.explain or self.page is not None
 
-    def write(
-        self,
-        predictor: Predictor,
-        requests: Sequence[RequestRow],
-        answers: Sequence[Answer],
-        explanations: Sequence[Explanation],
-    ) -> None:
-        """Writes and prints answers.
+    def progress_bar(self, n_rows: int) -> Any:
+        """A progress bar on a terminal, if there is more than a moment's work."""
+        is_short = n_rows <= (1 if self.needs_explanations else FEW_ROWS)
+        return tqdm(total=n_rows, unit="row", disable=True if is_short else None)
+
+    def write(self, predictions: Predictions, columns: OutputColumns) -> None:
+        """Writes and prints predictions.
+
+        They stream to a file alone, or to standard output as JSON alone. For a table, for
+        explanations and for both outputs, all of them are in memory.
 
         Args:
-            predictor: The predictor that gave them.
-            requests: The row of each answer.
-            answers: The answers.
-            explanations: The explanation of each answer; empty if none is needed.
+            predictions: The predictions.
+            columns: Names of the columns that are written.
         """
-        rows = [answer_row(one.text, answer) for one, answer in zip(requests, answers, strict=True)]
-        for row, explanation in zip(rows, explanations, strict=False):
-            row["explanation"] = explanation.plain()
+        if self.needs_explanations or (self.file is not None) == self.as_json:
+            found = list(predictions)
+            rows: Iterable[dict[str, Any]] = [columns.row(one) for one in found]
+        else:
+            found, rows = [], map(columns.row, predictions)
         if self.file is not None:
             write_answers(self.file, rows)
-            typer.echo(f"{len(rows)} answers in {self.file}", err=True)
+            typer.echo(f"{predictions.n_answers} answers in {self.file}", err=True)
+        explanations = [one.explanation for one in found if one.explanation is not None]
         if self.page is not None:
             write_page(self.page, explanations)
-            typer.echo(f"{len(rows)} explanations in {self.page}", err=True)
+            typer.echo(f"{len(explanations)} explanations in {self.page}", err=True)
         if self.as_json:
-            typer.echo(json_text(rows))
+            for part in json_parts(rows):
+                typer.echo(part, nl=False)
         elif self.file is None:
-            pairs = zip(requests, answers, strict=True)
-            summaries = [summarize(predictor.find(one.adapter), answer) for one, answer in pairs]
-            names = [answer["adapter"] for answer in answers]
-            typer.echo(answers_table(names, [one.text for one in requests], summaries))
+            typer.echo(_table(found))
             if self.explain:
                 _print(explanations)
+
+
+def _table(predictions: Sequence[Prediction]) -> str:
+    names, texts, summaries = [], [], []
+    for one in predictions:
+        names.append((one.row.adapter or "") if isinstance(one.row, RequestRow) else "")
+        texts.append(one.row.text if isinstance(one.row, RequestRow) else "")
+        summaries.append(one.summary or (f"(error) {one.error}", None))
+    return answers_table(names, texts, summaries)
 
 
 def _print(explanations: Sequence[Explanation]) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, RowError
 from .file_format import FileFormat
 from .hf_datasets import parquet_class_namer
 from .json_rows import read_json, read_jsonl
-from .tables import NumberedRows, read_csv, read_tsv, repeated
+from .tables import EMPTY, NumberedRows, read_csv, read_tsv, repeated
+
+log = logging.getLogger("adapterkit")
 
 Records = Iterator[tuple[str, dict[str, Any]]]
 """For each row where it stands (`file:row`), and its values by column."""
 
 Tell = Callable[[DataError], None]
-"""Called with every error. If it returns, reading continues."""
+"""Called with every error, a `RowError` for a broken row. If it returns, reading continues."""
+
+Warn = Callable[[str], None]
+"""Called with every warning."""
 
 UTF8 = FileFormat()
 
@@ -26,7 +32,14 @@ def stop(error: DataError) -> None:
     raise error
 
 
-def read_records(path: Path, tell: Tell = stop, file_format: FileFormat = UTF8) -> Records:
+def read_records(
+    path: Path,
+    tell: Tell = stop,
+    file_format: FileFormat = UTF8,
+    *,
+    name: str | None = None,
+    warn: Warn = log.warning,
+) -> Records:
     """Yields every valid row of a file.
 
     The number of a row is that of its first line; in JSON and Parquet its number from 1. In plain
@@ -36,27 +49,40 @@ def read_records(path: Path, tell: Tell = stop, file_format: FileFormat = UTF8) 
         path: A file in one of `FORMATS`, by its ending.
         tell: Called if the file is missing, empty or unreadable, and for each row that is broken.
         file_format: How it is written.
+        name: How messages call the file; its path if omitted.
+        warn: Called if rows are empty, which are skipped.
     """
+    name = name or str(path)
     if not path.is_file():
-        return tell(DataError(f"{path}: there is no such file"))
+        return tell(DataError(f"{name}: there is no such file"))
     if path.suffix not in FORMATS:
         *some, last = FORMATS
-        return tell(DataError(f"{path}: expected a file ending in {', '.join(some)} or {last}"))
+        return tell(DataError(f"{name}: expected a file ending in {', '.join(some)} or {last}"))
+    skipped: list[int | None] = []
     empty = True
     try:
         for row, found in FORMATS[path.suffix](path, file_format):
+            if found == EMPTY:
+                skipped.append(row)
+                continue
             empty = False
-            where = f"{path}:{row}" if row is not None else str(path)
             if isinstance(found, str):
-                tell(DataError(f"{where}: {found}"))
+                tell(
+                    DataError(f"{name}: {found}")
+                    if row is None
+                    else RowError(f"{name}:{row}: {found}")
+                )
             else:
-                yield where, found
+                yield f"{name}:{row}", found
     except UnicodeError as error:  # of UTF-16, a missing byte order mark is its base class alone
-        return tell(DataError(_wrong_encoding(path, file_format.encoding, error)))
+        return tell(DataError(f"{name}{_wrong_encoding(path, file_format.encoding, error)}"))
     except OSError as error:
-        return tell(DataError(f"{path}: cannot be read ({error.strerror or error})"))
+        return tell(DataError(f"{name}: cannot be read ({error.strerror or error})"))
+    if skipped:
+        rows = "1 empty row" if len(skipped) == 1 else f"{len(skipped)} empty rows"
+        warn(f"{name}: skipped {rows}, the first in line {skipped[0]}")
     if empty:
-        tell(DataError(f"{path}: there are no rows"))
+        tell(DataError(f"{name}: there are no rows"))
     return None
 
 
@@ -111,9 +137,10 @@ FORMATS: dict[str, Callable[[Path, FileFormat], NumberedRows]] = {
 
 
 def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> str:
-    """A message about a file that is not in an encoding; for UTF-8 about the line and the byte."""
+    """The message about a file that is not in an encoding, after its name; for UTF-8 it names the
+    line and the byte."""
     if FileFormat(encoding=encoding).codec != "utf-8-sig":
-        return f"{path}: not {encoding} text ({error.args[-1]}); set data.encoding"
+        return f": not {encoding} text ({error.args[-1]}); set data.encoding"
     hint = "save the file as UTF-8, or set data.encoding (utf-16, cp1252, gb18030, ...)"
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -121,5 +148,5 @@ def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> str:
                 line.decode()
             except UnicodeDecodeError as wrong:
                 byte = line[wrong.start]
-                return f"{path}:{number}: the byte {byte:#04x} is not UTF-8 text; {hint}"
-    return f"{path}: not UTF-8 text; {hint}"
+                return f":{number}: the byte {byte:#04x} is not UTF-8 text; {hint}"
+    return f": not UTF-8 text; {hint}"

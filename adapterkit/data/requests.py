@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import DataError, RowError
 from ..names import BASE
 from ..tasks.columns import SourceColumn
 from ..tasks.fields import FieldKind
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
+    from .readers import Warn
 
+log = logging.getLogger("adapterkit")
 
 MOST_DEPTH = 32
 """Nesting of JSON that is read as values by role: those need 3, and messages can print it."""
@@ -29,38 +33,95 @@ class RequestRow:
         adapter: Name of the adapter it is for; None if the file does not say.
         text: A text, several texts, or values by role.
         where: File and row, or the text's number on the command line, for messages.
+        columns: All columns of its row in the file.
     """
 
     adapter: str | None
     text: Text
     where: str = field(default="", compare=False)
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[RequestRow]:
-    """The requests of a file.
+@dataclass(frozen=True)
+class FaultyRow:
+    """A row of a file that is no valid request.
+
+    Attributes:
+        error: What is wrong with it.
+        columns: Its columns; empty if they cannot be read.
+    """
+
+    error: DataError
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """A file of requests.
 
     A row that has a column that is called as a role that some task requires, other than those in
     `columns`, is a request with values by role; any other row gives its texts alone.
 
-    Args:
+    Attributes:
         path: CSV, TSV, JSONL, JSON, text or Parquet.
         columns: Columns of texts by role, in the order in which a task takes them.
         adapter: Column with the name of each row's adapter; it may be missing.
+        name: How messages call the file; its path if omitted.
+    """
+
+    path: Path
+    columns: Mapping[str, str]
+    adapter: str = "adapter"
+    name: str | None = None
+
+    def rows(self, warn: Warn = log.warning) -> Iterator[RequestRow | FaultyRow]:
+        """Yields the rows one by one, with those that are not valid in their place.
+
+        Args:
+            warn: Called with each warning.
+
+        Raises:
+            DataError: The whole file is not valid.
+        """
+        # The client reads the command line with this module and must not wait for torch.
+        from .readers import read_records
+
+        faults: list[FaultyRow] = []
+
+        def keep(error: DataError) -> None:
+            if not isinstance(error, RowError):
+                raise error
+            faults.append(FaultyRow(error))
+
+        for where, record in read_records(self.path, keep, name=self.name, warn=warn):
+            yield from faults
+            faults.clear()
+            yield self._row(record, where)
+        yield from faults
+
+    def _row(self, record: Mapping[str, Any], where: str) -> RequestRow | FaultyRow:
+        try:
+            name = _adapter_of(record, self.adapter, where)
+            return RequestRow(name, _text_of(record, self.columns, where), where, record)
+        except DataError as error:
+            return FaultyRow(error, record)
+
+
+def read_requests(path: Path, columns: Mapping[str, str], adapter: str) -> list[RequestRow]:
+    """All requests of a file; the arguments are as in `RequestFile`.
 
     Raises:
         DataError: The file, a column or a row is not valid.
     """
-    # The client reads the command line with this module and must not wait for torch.
-    from .readers import read_records
-
-    roles = [role for role in _required_roles() if role not in columns]
     requests = []
-    for where, record in read_records(path):
-        name = _adapter_of(record, adapter, where)
-        requests.append(RequestRow(name, _text_of(record, columns, roles, where), where))
+    for row in RequestFile(path, columns, adapter).rows():
+        if isinstance(row, FaultyRow):
+            raise row.error
+        requests.append(row)
     return requests
 
 
+@cache
 def _required_roles() -> list[str]:
     """The roles that a request must have for some task."""
     from ..tasks.base import column_roles
@@ -82,13 +143,13 @@ def _adapter_of(record: Mapping[str, Any], column: str, where: str) -> str | Non
     return name or BASE
 
 
-def _text_of(
-    record: Mapping[str, Any], columns: Mapping[str, str], roles: Sequence[str], where: str
-) -> Text:
+def _text_of(record: Mapping[str, Any], columns: Mapping[str, str], where: str) -> Text:
     """What a row asks: values by role if a column of it is called as a role, else its texts."""
     from .dataset import read_fields
 
-    values = {role: record[role] for role in roles if role in record}
+    values = {
+        role: record[role] for role in _required_roles() if role in record and role not in columns
+    }
     if values:
         named = {role: record[column] for role, column in columns.items() if column in record}
         return {**named, **values}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from .file_format import FileFormat
 
-log = logging.getLogger("adapterkit")
-
 LONGEST_FIELD = 1 << 24  # characters
 
 NumberedRows = Iterator[tuple[int | None, dict[str, Any] | str]]
 """Number of a row and its values, or what is wrong with it; None for the whole file."""
+
+EMPTY = "all fields are empty"
+"""What is wrong with a row that a spreadsheet left empty."""
 
 
 def read_csv(path: Path, file_format: FileFormat) -> NumberedRows:
@@ -23,7 +23,7 @@ def read_csv(path: Path, file_format: FileFormat) -> NumberedRows:
     with path.open(encoding=file_format.codec, newline="") as file:
         separator = file_format.separator or _separator_of(file.readline())
         file.seek(0)
-        yield from _rows(path, file, separator, file_format, _any_field)
+        yield from _rows(file, separator, file_format, _any_field)
 
 
 def read_tsv(path: Path, file_format: FileFormat) -> NumberedRows:
@@ -31,7 +31,7 @@ def read_tsv(path: Path, file_format: FileFormat) -> NumberedRows:
     separator = file_format.separator or "\t"
     check = _any_field if file_format.quoting else _check_one_line
     with path.open(encoding=file_format.codec, newline="") as file:
-        yield from _rows(path, file, separator, file_format, check)
+        yield from _rows(file, separator, file_format, check)
 
 
 def repeated(names: Sequence[str]) -> list[str]:
@@ -66,7 +66,7 @@ def _separator_of(header: str) -> str:
 
 
 def _rows(
-    path: Path, file: TextIO, separator: str, file_format: FileFormat, check: CheckFields
+    file: TextIO, separator: str, file_format: FileFormat, check: CheckFields
 ) -> NumberedRows:
     records = _records(file, separator, file_format, check)
     line, header = next(records, (1, []))
@@ -76,17 +76,13 @@ def _rows(
     if twice := repeated([name for name in header if name.strip()]):
         yield line, f"the column '{twice[0]}' is there twice"
         return
-    empty: list[int] = []
     for line, fields in records:
         if isinstance(fields, str):
             yield line, fields
         elif not any(map(str.strip, fields)):
-            empty.append(line)
+            yield line, EMPTY
         else:
             yield line, _values(header, fields)
-    if empty:
-        rows = "1 empty row" if len(empty) == 1 else f"{len(empty)} empty rows"
-        log.warning(f"{path}: skipped {rows}, the first in line {empty[0]}")
 
 
 def _values(header: Sequence[str], fields: Sequence[str]) -> dict[str, Any] | str:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import torch
-from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
@@ -25,7 +24,6 @@ from .integrated_gradients import (
     import_captum,
 )
 from .pipeline import compute_outputs
-from .predictor import Predictor
 from .token_places import Place, locate_tokens
 
 JOINED = re.compile(rf"[^\W{KANA}{HAN}]{{2}}")
@@ -144,23 +142,6 @@ def explain(
         attributions.append(Attribution.of(score.name, path, path.attribute(steps, tolerance)))
     (baseline,) = backbone.reader.tokens([baseline_token(backbone)])
     return Explanation(adapter.name, answer, baseline, tuple(attributions))
-
-
-def explain_all(
-    predictor: Predictor, requests: Sequence[tuple[str | None, Text]], names: Sequence[str]
-) -> list[Explanation]:
-    """Explains the answers of a predictor, with a progress bar for several requests.
-
-    Args:
-        predictor: The predictor.
-        requests: Adapter name and text of each request, as in `Predictor`.
-        names: How messages call each text.
-    """
-    bar = tqdm(requests, unit="explanation", disable=None if len(requests) > 1 else True)
-    return [
-        explain(predictor.backbone, predictor.find(adapter), text, name=name)
-        for (adapter, text), name in zip(bar, names, strict=True)
-    ]
 
 
 def word_attributions(

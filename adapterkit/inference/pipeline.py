@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
+from ..errors import AdapterkitError
 from ..metrics.base import Predictions
 from ..names import BASE
 from ..tasks.base import Task, default_task
@@ -60,6 +61,30 @@ def encode_requests(
         for index, example in zip(indices, found, strict=True):
             examples[index] = example
     return examples
+
+
+def encode_each(
+    backbone: Backbone,
+    owners: Sequence[Adapter | None],
+    texts: Sequence[Text],
+    names: Sequence[str],
+) -> list[Example | AdapterkitError]:
+    """Tokenises requests as `encode_requests` does: for each its example, or what is wrong with
+    it."""
+    try:  # all at once is faster
+        return [*encode_requests(backbone, owners, texts, names)]
+    except AdapterkitError:
+        rows = zip(owners, texts, names, strict=True)
+        return [_encode_one(backbone, *row) for row in rows]
+
+
+def _encode_one(
+    backbone: Backbone, owner: Adapter | None, text: Text, name: str
+) -> Example | AdapterkitError:
+    try:
+        return encode_requests(backbone, [owner], [text], [name])[0]
+    except AdapterkitError as error:
+        return error
 
 
 def compute_outputs(

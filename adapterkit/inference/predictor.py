@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -15,10 +15,10 @@ from ..adapter.store import Store, backbone_name, find_folder
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name
-from ..tasks.types import Answer, Text
+from ..tasks.types import Answer, Example, Text
 from .forward import MAX_TOKENS
 from .lanes import lanes_of
-from .pipeline import answer_rows, encode_requests
+from .pipeline import answer_rows, encode_each, encode_requests
 
 
 class Predictor:
@@ -200,14 +200,45 @@ class Predictor:
             UnknownAdapterError: A name is not known. Nothing is computed then.
             AdapterkitError: A text is empty or not a text.
         """
-        # Every name is looked up once, so that one call uses one adapter of a name.
-        found = {name: self.find(name) for name, _ in requests}
-        owners = [found[name] for name, _ in requests]
+        owners = self._owners(requests)
         examples = encode_requests(self.backbone, owners, [text for _, text in requests], names)
         with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
             rows = list(zip(owners, examples, strict=True))
             lanes = lanes_of(self.backbone.device)
             return answer_rows(self.backbone, rows, self.max_tokens, bar, lanes)
+
+    def answer_each(
+        self, requests: Sequence[tuple[str | None, Text]], names: Sequence[str], bar: Any = None
+    ) -> list[Answer | AdapterkitError]:
+        """Answers requests, as a call does, but a request that is not valid stops no other.
+
+        Args:
+            requests: Adapter name and text of each request.
+            names: How messages call each text.
+            bar: A progress bar that is moved by one step for each answer.
+
+        Returns:
+            In the order of the requests: the answer, or what is wrong with the request.
+
+        Raises:
+            UnknownAdapterError: A name is not known. Nothing is computed then.
+        """
+        owners = self._owners(requests)
+        texts = [text for _, text in requests]
+        found: list[Any] = encode_each(self.backbone, owners, texts, names)
+        valid = [index for index, one in enumerate(found) if isinstance(one, Example)]
+        rows = [(owners[index], found[index]) for index in valid]
+        lanes = lanes_of(self.backbone.device)
+        answers = answer_rows(self.backbone, rows, self.max_tokens, bar, lanes) if rows else []
+        for index, answer in zip(valid, answers, strict=True):
+            found[index] = answer
+        return found
+
+    def _owners(self, requests: Sequence[tuple[str | None, Text]]) -> list[Adapter | None]:
+        """The adapter of each request. Every name is looked up once, so that one call uses one
+        adapter of a name."""
+        found = {name: self.find(name) for name, _ in requests}
+        return [found[name] for name, _ in requests]
 
     def predict(self, name: str | None, texts: Sequence[Text]) -> list[Answer]:
         """Answers texts by one adapter; see `__call__`.
