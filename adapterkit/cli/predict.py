@@ -104,7 +104,7 @@ def predict(
         from ..backbone.model import Backbone
         from ..inference.predictor import Predictor
         from .prediction_output import PredictionOutput
-        from .prediction_rows import OutputColumns, Predictions
+        from .prediction_rows import OutputColumns, PredictionStream
 
         output, opened = PredictionOutput(target, page, explained, as_json), Store(store)
         trained_on = backbone_name(references, opened)  # an unknown adapter need not wait for one
@@ -115,7 +115,9 @@ def predict(
         everyone = list(by_reference.values()) or [BASE]
         rows = assign_adapters(requests.rows(), names, everyone)
         with output.progress_bar(survey.n_rows) as bar:
-            predictions = Predictions(predictor, rows, output.needs_explanations, bar)
+            predictions = PredictionStream(
+                predictor, rows, output.needs_explanations, requests.file is None, bar
+            )
             output.write(predictions, OutputColumns.beside(survey.columns, column, prefix))
     if predictions.first_fault is not None:
         typer.echo(

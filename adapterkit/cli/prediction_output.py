@@ -15,7 +15,7 @@ from ..data.requests import RequestRow
 from ..inference.attribution import Explanation
 from ..inference.attribution_html import SUFFIXES, write_page
 from .answers import FORMATS, answers_table, json_parts, write_answers
-from .prediction_rows import OutputColumns, Prediction, Predictions
+from .prediction_rows import OutputColumns, Prediction, PredictionStream
 
 FEW_ROWS = 100
 """Number of rows that are answered without a progress bar."""
@@ -56,7 +56,7 @@ class PredictionOutput:
         is_short = n_rows <= (1 if self.needs_explanations else FEW_ROWS)
         return tqdm(total=n_rows, unit="row", disable=True if is_short else None)
 
-    def write(self, predictions: Predictions, columns: OutputColumns) -> None:
+    def write(self, predictions: PredictionStream, columns: OutputColumns) -> None:
         """Writes and prints predictions.
 
         They stream to a file alone, or to standard output as JSON alone. For a table, for

@@ -45,13 +45,14 @@ class Prediction:
 
 
 @dataclass
-class Predictions:
+class PredictionStream:
     """The predictions of rows, one after the other, a chunk of rows at a time.
 
     Attributes:
         predictor: Answers the rows.
         rows: The rows, each with its adapter.
         explained: Whether answers are explained.
+        strict: Whether a row that is not valid is an error of the command.
         bar: A progress bar that is moved by one step for each row.
         n_rows, n_faults: Number of rows so far, and of those that are not valid.
         first_fault: What is wrong with the first of them.
@@ -60,6 +61,7 @@ class Predictions:
     predictor: Predictor
     rows: Iterable[RowOrFault]
     explained: bool
+    strict: bool
     bar: Any
     n_rows: int = field(default=0, init=False)
     n_faults: int = field(default=0, init=False)
@@ -69,7 +71,8 @@ class Predictions:
         """Yields the predictions.
 
         Raises:
-            AdapterkitError: None of the first rows is valid.
+            AdapterkitError: A row is not valid, if the stream is strict; or none of the first rows
+                is valid.
         """
         for chunk in _chunks(self.rows, CHUNK):
             for prediction in self._answer(chunk):
@@ -98,7 +101,7 @@ class Predictions:
             for row in chunk
         ]
         errors = [one.error for one in predictions if one.error is not None]
-        if self.n_rows == 0 and len(errors) == len(predictions):
+        if errors and (self.strict or (self.n_rows == 0 and len(errors) == len(predictions))):
             raise errors[0]
         return predictions
 
@@ -170,8 +173,7 @@ class OutputColumns:
             name = CLASH + key
         if name in self.taken:
             raise DataError(
-                f"the input has a column '{name}' already; give --prefix for the columns of the "
-                "answers"
+                f"the input has a column '{name}' already; give another --prefix for those of answers"
             )
         return name
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..data.requests import FaultyRow, RequestFile, RequestRow, parse_text
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
@@ -128,7 +128,7 @@ def open_requests(
         yield RequestSource((), RequestFile(file, roles, adapter_column))
     else:
         with NamedTemporaryFile(suffix=f".{_check_format(ending)}") as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            shutil.copyfileobj(standard_input(), copy)
             copy.flush()
             path = Path(copy.name)
             yield RequestSource((), RequestFile(path, roles, adapter_column, "standard input"))
@@ -175,6 +175,11 @@ def known_names(
             f"({', '.join(by_reference)})"
         )
     return known
+
+
+def standard_input() -> BinaryIO:
+    """The bytes of standard input."""
+    return sys.stdin.buffer
 
 
 def _check_format(ending: str | None) -> str:

@@ -553,10 +553,27 @@ PREDICT_FAULTS = {
         ["globex", "--input", "x.csv", "--text-pair", "second"],
         "x.csv:2: there is no column 'second' for text_pair; valid are: adapter, text",
     ),
-    "empty row": (["globex", "--input", "hole.csv"], "hole.csv:3: column 'text' is empty"),
-    "row of another task": (
+    "no row with a text": (["globex", "--input", "holes.csv"], "holes.csv:2: column 'text' is"),
+    "no row of this task": (
         ["globex", "--input", "roles.jsonl"],
-        "roles.jsonl:3: there is no text",
+        "roles.jsonl:1: there is no text",
+    ),
+    "stdin without its format": (["globex", "--input", "-"], "--input - needs --format: one of cs"),
+    "an unknown format": (
+        ["globex", "--input", "-", "--format", "jsnl"],
+        "--format jsnl: did you mean 'json",
+    ),
+    "a format of a file": (
+        ["globex", "--input", "x.csv", "--format", "csv"],
+        "--format is for standard input (--input -)",
+    ),
+    "a prefix of a column": (
+        ["globex", "--input", "again.csv", "--prefix", "my_"],
+        "the input has a column 'my_label' already; give another --prefix",
+    ),
+    "a column of ours and of an earlier run": (
+        ["globex", "--input", "again.csv"],
+        "the input has a column 'predicted_score' already; give another --prefix",
     ),
     "empty part of a row": (["globex", "--input", "parts.jsonl"], "parts.jsonl:1: text is empty"),
     "empty text for two": (
@@ -613,10 +630,11 @@ PREDICT_FAULTS = {
 @pytest.mark.parametrize("fault", PREDICT_FAULTS)
 def test_a_prediction_error_is_one_line(store: Path, fault: str) -> None:
     Path("x.csv").write_text("text,adapter\nsun,globex\n")
-    Path("hole.csv").write_text("text,more\nsun,1\n,2\n")
+    Path("holes.csv").write_text("text,more\n,1\n,2\n")
+    Path("again.csv").write_text("text,my_label,score,predicted_score\nsun,1,2,3\n")
     Path("typo.csv").write_text("text,adapter\nsun,globex\nrain,globx\n")
     Path("climb.csv").write_text("text,adapter\nsun,acme/../globex\n")
-    Path("roles.jsonl").write_text('{"text": "a"}\n\n{"question": "who?", "context": "b"}\n')
+    Path("roles.jsonl").write_text('{"question": "who?", "context": "b"}\n')
     Path("parts.jsonl").write_text('{"text": "", "choices": ["a", "b"]}\n')
     arguments, words = PREDICT_FAULTS[fault]
     assert_refused("predict", *arguments, "--store", store, words=words)
