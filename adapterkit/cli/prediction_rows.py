@@ -173,7 +173,7 @@ class OutputColumns:
             name = CLASH + key
         if name in self.taken:
             raise DataError(
-                f"the input has a column '{name}' already; give another --prefix for those of answers"
+                f"the input has a column '{name}' already; give another --prefix for the answers"
             )
         return name
 
