@@ -12,7 +12,7 @@ from typing import Any
 
 from ..tasks.fields import FieldKind
 from .adapter import Adapter
-from .plots import confusions, learning_curve
+from .plots import confusions, learning_curve, scatter
 
 REPORT = "report"
 """Folder of figures and tables in an adapter folder; only people read it."""
@@ -156,10 +156,12 @@ def report_files(adapter: Adapter) -> dict[str, bytes]:
     if training.get("history"):
         curve = learning_curve(adapter.name, adapter.task.main_metric, training)
         files["learning_curve.png"] = curve
+    title = f"{adapter.name}, {report.get('split')} rows"
     if report.get("confusion"):
-        title = f"{adapter.name}, {report['split']} rows"
-        labels = getattr(adapter.task, "labels", ())
+        labels = report.get("labels") or getattr(adapter.task, "labels", ())
         files["confusion_matrix.png"] = confusions(title, labels, report["confusion"])
+    if report.get("numbers"):
+        files["scatter.png"] = scatter(title, report["numbers"])
     if report.get("per_class"):
         files["per_class.csv"] = _per_class(report["per_class"])
     return files

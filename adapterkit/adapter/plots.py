@@ -22,56 +22,75 @@ NUMBERED = 20
 
 
 def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes:
-    """Training loss and main validation metric over the steps, of every member of an ensemble, with
-    the first in front.
+    """Losses, and above them the main validation metric, over the steps; of every member of an
+    ensemble, with the first in front.
 
     Args:
         name: Name of the adapter.
         metric: Name of the main metric.
         training: The training record.
     """
-    others = training.get("members", [])
-    figure = _figure(6.4, 3.6)
-    left = figure.subplots()
-    left.set_xlabel("step", color=INK)
-    left.set_ylabel("training loss", color=BLUE)
-    left.grid(color=GRID, linewidth=0.6)
-    left.spines[["top"]].set_visible(False)
-    right = None
-    for record in (*others, training):
-        style = {"alpha": 1.0 if record is training else 0.35, "linewidth": 1.2}
-        left.plot(*_columns(record.get("losses", [])), color=BLUE, **style)
-        evaluated = [entry for entry in record["history"] if metric in entry.get("validation", {})]
-        if not evaluated:
-            continue
-        if right is None:
-            right = left.twinx()
-            right.set_ylabel(f"validation {metric}", color=ACCENT)
-            right.spines[["top"]].set_visible(False)
-        points = [(entry["step"], entry["validation"][metric]) for entry in evaluated]
-        right.plot(*_columns(points), color=ACCENT, marker="o", markersize=4, **style)
-        kept = points[[entry["epoch"] for entry in evaluated].index(record["epoch"])]
-        ring = {"markersize": 10, "fillstyle": "none", "color": ACCENT, "alpha": style["alpha"]}
-        right.plot(*kept, "o", **ring)
-        if record is training:
-            _name_kept(right, kept)
-    left.set_ylim(bottom=0)
-    title = f"{name}, {1 + len(others)} members" if others else name
-    left.set_title(title, loc="left", color=INK)
+    records = [*training.get("members", []), training]
+    scored = any(_scores(record, metric) for record in records)
+    figure = _figure(6.4, 4.4 if scored else 2.8)
+    panels = figure.subplots(2 if scored else 1, sharex=True, squeeze=False)[:, 0]
+    for record in records:
+        style = {"alpha": 1.0 if record is training else 0.3, "linewidth": 1.2}
+        names = ["training", "validation"] if record is training else ["_", "_"]
+        below = panels[-1]
+        below.plot(*_columns(record.get("losses", [])), color=BLUE, label=names[0], **style)
+        losses = _columns(_scores(record, "loss"))
+        if losses[0]:
+            below.plot(*losses, ".-", color=ACCENT, markersize=5, label=names[1], **style)
+        if scored:
+            points = _scores(record, metric)
+            panels[0].plot(*_columns(points), "o-", color=ACCENT, markersize=4, **style)
+            kept = [y for x, y in points if x == _kept_step(record)]
+            ring = {"markersize": 10, "fillstyle": "none", "color": ACCENT, **style}
+            panels[0].plot([_kept_step(record)] * len(kept), kept, "o", **ring)
+    title = f"{name}, {len(records)} members" if len(records) > 1 else name
+    if scored:
+        panels[0].set_ylabel(f"validation {metric}", color=INK)
+        panels[0].set_ylim(*_score_range([y for r in records for _, y in _scores(r, metric)]))
+        score = dict(_scores(training, metric))[_kept_step(training)]
+        title += f" (kept: epoch {training['epoch']}, {score:.3f})"
+    panels[0].set_title(title, **TITLE)
+    panels[-1].set_xlabel("step", color=INK)
+    panels[-1].set_ylabel("loss", color=INK)
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].legend(frameon=False, labelcolor=INK, fontsize=9, loc="upper right")
+    for panel in panels:
+        panel.grid(color=GRID, linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
     return png(figure)
 
 
-def _name_kept(axes: Any, point: tuple[float, float]) -> None:
-    """Writes the score of the epoch that was kept below its point."""
-    axes.annotate(
-        f"kept: {point[1]:.3f}",
-        point,
-        textcoords="offset points",
-        xytext=(0, -18),
-        ha="center",
-        color=ACCENT,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
-    )
+def _scores(record: Mapping[str, Any], metric: str) -> list[tuple[float, float]]:
+    """Step and validation score of the epochs that have one."""
+    return [
+        (entry["step"], entry["validation"][metric])
+        for entry in record["history"]
+        if metric in entry.get("validation", {})
+    ]
+
+
+def _kept_step(record: Mapping[str, Any]) -> float:
+    """The step after which the kept epoch ended."""
+    steps = {entry["epoch"]: entry["step"] for entry in record["history"]}
+    return float(steps[record["epoch"]])
+
+
+def _score_range(scores: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis of scores that show small differences as small: at least half of the range
+    from 0 to 1, or from -1 to 1, for scores in it."""
+    low, high = min(scores), max(scores)
+    least, most = (0.0 if low >= 0 else -1.0), 1.0
+    if low < least or high > most:  # a score of another unit
+        room = 0.1 * ((high - low) or abs(high) or 1.0)
+        return low - room, high + room
+    half = (least + most) / 2
+    margin = 0.03 * (most - least)
+    return (half if low >= half else least) - margin, most + margin
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
@@ -117,12 +136,25 @@ def _matrix(
     for true, row in enumerate(rows) if n <= NUMBERED else ():
         for predicted, count in enumerate(row):
             if count:
-                color = "white" if shares[true][predicted] > 0.4 else INK
-                cell = {"ha": "center", "va": "center", "color": color, "fontsize": fontsize}
-                axes.text(predicted, true, count, **cell)
+                shade = image.cmap(image.norm(shares[true][predicted]))
+                cell = {"color": _contrast(shade), "fontsize": fontsize}
+                axes.text(predicted, true, count, ha="center", va="center", **cell)
+    for true, row in enumerate(rows):
+        if not any(row):
+            axes.text(
+                (n - 1) / 2, true, "no rows", ha="center", va="center", color=INK, fontsize=fontsize
+            )
     axes.set_title(title, **TITLE)
     _add_scale(figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02))
     return png(figure)
+
+
+def _contrast(shade: Sequence[float]) -> str:
+    """The colour of digits that are read on a shade: WCAG's relative luminance decides."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # White has a ratio of 1.05 to the shade; INK has luminance 0.033.
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.083 else INK
 
 
 def _label_cells(axes: Any, names: Sequence[str], fontsize: int, style: dict[str, Any]) -> None:
@@ -184,6 +216,28 @@ def _pairs(
     axes.set_xlabel("rows, true label → predicted label", color=INK, fontsize=9)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(GRID)
+    return png(figure)
+
+
+def scatter(title: str, pairs: Sequence[tuple[float, float]]) -> bytes:
+    """Predicted numbers against the right ones, with the line on which they are equal.
+
+    Args:
+        title: Title of the plot.
+        pairs: Right and predicted number of each row.
+    """
+    figure = _figure(4.6, 4.4)
+    axes = figure.subplots()
+    ends = [number for pair in pairs for number in pair]
+    line = [min(ends), max(ends)]
+    axes.plot(line, line, color=ACCENT, linewidth=0.9, linestyle=(0, (4, 4)))
+    axes.plot(*_columns(pairs), "o", color=BLUE, markersize=3.5, alpha=0.45, markeredgewidth=0)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xlabel("right number", color=INK)
+    axes.set_ylabel("predicted number", color=INK)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, **TITLE)
     return png(figure)
 
 

@@ -342,7 +342,8 @@ class Task(ABC):
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
         """Tables about a split: `per_class` and `confusion` (see `metrics/per_class.py`), if the
-        task has classes."""
+        task has classes, with their `labels`, if those are not the task's; right and predicted
+        `numbers`, if its answers are numbers."""
         return {}
 
     def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:

@@ -17,6 +17,9 @@ from .fields import FieldKind
 from .pooled import PooledTask, mean_score
 from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
+MOST_NUMBERS = 500
+"""Most rows whose numbers are kept for a plot."""
+
 
 @dataclass(frozen=True)
 class Regression(PooledTask):
@@ -80,6 +83,11 @@ class Regression(PooledTask):
     ) -> Predictions:
         """Each row's number, in the units of the rows."""
         return Predictions(np.array(self._values(outputs)), np.array(targets, dtype=float))
+
+    def report(self, predictions: Predictions) -> dict[str, Any]:
+        pairs = zip(predictions.references, predictions.predicted, strict=True)
+        step = -(-len(predictions.predicted) // MOST_NUMBERS)
+        return {"numbers": [[round(float(n), 4) for n in pair] for pair in pairs][::step]}
 
     def _values(self, outputs: Outputs) -> list[float]:
         values: list[float] = outputs.means()[:, 0].float().tolist()

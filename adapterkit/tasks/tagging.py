@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
@@ -257,13 +258,25 @@ class Tagging(Task):
         return Predictions(predicted, references)
 
     def report(self, predictions: Predictions) -> dict[str, Any]:
-        if self.metric_kind == "entities":
-            return {"per_class": per_entity(predictions)}
-        tags = known_labels(self.labels)
+        """As in `Task`; the matrix counts words by tag, or by the kind of their entity."""
         predicted, references = (
             list(chain(*rows)) for rows in (predictions.predicted, predictions.references)
         )
-        return {"per_class": per_class(tags, tags, predicted, references)}
+        tags = known_labels(self.labels)
+        if self.metric_kind == "entities":
+            table = per_entity(predictions)
+            tags = tuple(
+                sorted({_kind(tag) for tag in tags}, key=lambda kind: (kind == OUTSIDE, kind))
+            )
+            predicted, references = [*map(_kind, predicted)], [*map(_kind, references)]
+        else:
+            table = per_class(tags, tags, predicted, references)
+        numbers = {tag: number for number, tag in enumerate(tags)}
+        counts = Counter(
+            (numbers[b], numbers[a]) for a, b in zip(predicted, references, strict=True)
+        )
+        matrix = [[*pair, count] for pair, count in sorted(counts.items())]
+        return {"per_class": table, "labels": list(tags), "confusion": matrix}
 
     def _tags(
         self, row: Sequence[Tensor], first_tokens: Sequence[tuple[int, int] | None]
@@ -297,6 +310,12 @@ def _common_entity(left: str, right: str) -> str | None:
 def _is_no_longer(word: str, other: str) -> bool:
     """Whether a replacement is one word with no more signs and Chinese characters than another."""
     return len(word.split()) == 1 and len(WORD.findall(word)) <= max(1, len(WORD.findall(other)))
+
+
+def _kind(tag: str) -> str:
+    """The kind of the entity that a word with a tag is in; a tag outside entities as it is."""
+    part = split_tag(tag)
+    return tag if part is None else part[1]
 
 
 def _stands_alone(tag: str) -> bool:

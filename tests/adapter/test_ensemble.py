@@ -795,7 +795,7 @@ def test_the_card_and_the_command_line_show_every_member(
     drawn: list[Any] = []
     monkeypatch.setattr(figures, "png", drawn.append)
     figures.learning_curve("x", "accuracy", adapter.training)
-    losses, scores = drawn[0].axes
-    assert [line.get_alpha() for line in losses.get_lines()] == [0.35, 0.35, 1.0]
+    scores, losses = drawn[0].axes
+    assert [line.get_alpha() for line in losses.get_lines()] == [0.3] * 4 + [1.0] * 2
     assert len(scores.get_lines()) == 2 * 3
-    assert losses.get_title(loc="left") == "x, 3 members"
+    assert scores.get_title(loc="left").startswith("x, 3 members (kept: epoch ")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from adapterkit.adapter import plots as figures
@@ -172,14 +173,19 @@ def test_per_class_tables_of_the_other_tasks() -> None:
         ("地", 0.0, 1),
     ]
     no_entities = tagging(labels=("B-A", "O")).report(Predictions([["O"]], [["O"]]))
-    assert no_entities == {"per_class": []}
+    assert no_entities == {"per_class": [], "labels": ["A", "O"], "confusion": [[1, 1, 1]]}
     tags = tagging(labels=("N", "V", "X")).report(Predictions([["N", "N"]], [["N", "V"]]))
     assert [(row["precision"], row["recall"], row["support"]) for row in tags["per_class"]] == [
         (0.5, 1.0, 1),
         (0.0, 0.0, 1),
         (0.0, 0.0, 0),
     ]
-    assert kinds["regression"]().report(Predictions(np.ones(3), np.ones(3))) == {}
+    numbers = kinds["regression"]().report(Predictions(np.arange(1200.0), np.ones(1200)))["numbers"]
+    assert numbers[:2] == [[1.0, 0.0], [1.0, 3.0]]
+    assert len(numbers) == 400
+    assert tagging(labels=("B-A", "I-A", "E-A", "O", "X")).report(
+        Predictions([["B-A", "I-A", "O"]], [["B-A", "X", "O"]])
+    )["confusion"] == [[0, 0, 1], [1, 0, 1], [2, 2, 1]]
 
 
 @pytest.mark.parametrize(
@@ -203,14 +209,81 @@ def test_labels_of_any_script_are_drawn_without_a_warning(labels: list[str]) -> 
             assert len(content) < 100_000
 
 
-def test_labels_missing_from_every_font_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Any] = []
+def test_a_label_without_rows_is_marked(drawn: list[Any]) -> None:
+    confusions("acme/x", ["a", "b", "c"], [[0, 1, 3], [2, 2, 5]])
+    texts = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert texts == ["3", "5", "no rows"]
 
-    def keep(figure: Any) -> bytes:
-        drawn.append(figure)
-        return b""
 
-    monkeypatch.setattr(figures, "png", keep)
+def test_digits_have_enough_contrast_on_every_shade(drawn: list[Any]) -> None:
+    """At least 4.5, which WCAG asks of small text."""
+    counts = [[0, n, 1 + n] for n in range(8)] + [[n, n, 9] for n in range(1, 8)]
+    confusions("acme/x", [str(n) for n in range(8)], counts)
+    axes = drawn[0].axes[0]
+    (image,) = axes.images
+
+    def luminance(color: Any) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+        return float(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+
+    for text in axes.texts:
+        predicted, true = map(int, text.get_position())
+        shade = luminance(image.cmap(image.norm(image.get_array()[true][predicted])))
+        low, high = sorted([shade, luminance(to_rgb(text.get_color()))])
+        assert (high + 0.05) / (low + 0.05) > 4.0, text
+
+
+@pytest.mark.parametrize(
+    ("scores", "limits"),
+    [
+        ([0.91, 0.92], (0.47, 1.03)),
+        ([0.2, 0.9], (-0.03, 1.03)),
+        ([-0.2, 0.9], (-1.06, 1.06)),
+        ([0.3, 0.3], (-0.03, 1.03)),
+        ([2.0, 7.0], (1.5, 7.5)),
+        ([-7.0, -7.0], (-7.7, -6.3)),
+    ],
+)
+def test_an_axis_of_scores_does_not_exaggerate(scores: list[float], limits: Any) -> None:
+    assert figures._score_range(scores) == pytest.approx(limits)
+
+
+def test_a_learning_curve_shows_both_losses_and_names_the_kept_epoch(drawn: list[Any]) -> None:
+    history = [
+        {"epoch": n, "step": 3 * n, "validation": {"loss": 1 / n, "accuracy": 0.9 - n / 100}}
+        for n in (1, 2, 3)
+    ]
+    record = {"history": history, "losses": [(1, 1.0), (9, 0.2)], "epoch": 1}
+    figures.learning_curve("acme/x", "accuracy", record)
+    above, below = drawn[0].axes
+    assert above.get_title(loc="left") == "acme/x (kept: epoch 1, 0.890)"
+    assert [text.get_text() for text in below.get_legend().get_texts()] == [
+        "training",
+        "validation",
+    ]
+    assert list(below.get_lines()[1].get_ydata()) == [1.0, 0.5, pytest.approx(1 / 3)]
+
+
+def test_numbers_are_drawn_against_the_right_ones(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    report = {"split": "test", "numbers": [[1.0, 1.5], [3.0, 2.5]]}
+    adapter = replace(make_adapter(tiny), training={"report": report})
+    with Image.open(io.BytesIO(report_files(adapter)["scatter.png"])) as image:
+        assert image.format == "PNG"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn, in place of their files."""
+    found: list[Any] = []
+    monkeypatch.setattr(figures, "png", found.append)
+    return found
+
+
+def test_labels_missing_from_every_font_are_numbered(
+    drawn: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(figures, "font_families", lambda characters: None)
     confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
     monkeypatch.setattr(figures, "font_families", lambda characters: ["DejaVu Sans"])
