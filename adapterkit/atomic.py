@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, even after a crash; and their hashes."""
+"""Files and folders that appear and disappear completely, even after a crash; and their hashes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from .errors import AdapterError, DataError
+
+DRAFT = ".saving-"
+"""How the names of files and folders begin while they are written."""
+
+DELETED = ".deleted-"
+"""How the names of folders begin while they are deleted."""
 
 
 def write_folder(
@@ -33,7 +42,7 @@ def write_folder(
         raise AdapterError(f"{folder}: something is there already; nothing was written")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder.parent))
+        draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
         try:
             draft.chmod(0o755)
             _fill(draft, files)
@@ -64,6 +73,33 @@ def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
         _sync(path)
 
 
+def remove_folder(folder: Path) -> None:
+    """Removes a folder: other processes see all of it or nothing, also if this one is killed.
+
+    Raises:
+        OSError: It is not there, or cannot be removed.
+    """
+    doomed = folder.with_name(f"{DELETED}{folder.name}-{uuid4().hex}")
+    folder.rename(doomed)
+    _sync(folder.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes left in a folder that were killed while they wrote or deleted.
+
+    Nobody may be writing there at the same time.
+    """
+    with suppress(OSError):  # it does not exist, or is not ours
+        for path in folder.iterdir():
+            if not path.name.startswith((DRAFT, DELETED)):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def write_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Writes a file that appears complete or not at all and replaces an earlier one.
 
@@ -74,7 +110,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f"{DRAFT}{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         _write_synced(draft, content)
         draft.replace(path)

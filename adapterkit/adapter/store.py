@@ -7,13 +7,12 @@ all, and then the alias `latest` is moved in the index (`store_index.py`).
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from os.path import isdir, isfile, join
 from pathlib import Path
 
-from ..atomic import file_digest, write_folder
+from ..atomic import file_digest, remove_folder, write_folder
 from ..backbone.checkpoint import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
@@ -87,14 +86,19 @@ class Store:
         Raises:
             AdapterError: It cannot be written. The store is unchanged then.
         """
-        home = self.adapter_dir(name)
-        with self._index.write_lock():
-            number = max(self._index.versions(name), default=0) + 1
-            folder = write_folder(home / str(number), with_checksums(files), check)
-            if self.remote is not None:
-                self.remote.push(folder, f"{name}/{number}")
-            self._index.write_aliases(name, {**self._index.aliases(name), LATEST: number})
-        return self.find(f"{name}@{number}")
+        self.check_target(name)
+        with self._index.writing(name):
+            self.check_target(name)  # another process may have published since
+            aliases, number = self._index.aliases(name), self._index.next_number(name)
+            folder = write_folder(self.root / name / str(number), with_checksums(files), check)
+            try:
+                if self.remote is not None:
+                    self.remote.push(folder, f"{name}/{number}")
+                self._index.write_aliases(name, {**aliases, LATEST: number})
+            except AdapterError:
+                remove_folder(folder)
+                raise
+            return Version(name, number, folder, folder_digest(folder))
 
     def alias(self, name: str, alias: str, version: int | None) -> None:
         """Points an alias at a version, or removes it.
@@ -113,7 +117,7 @@ class Store:
                 f"'{alias}' is not an alias one can {'set' if version else 'remove'}: expected a "
                 "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
             )
-        with self._index.write_lock():
+        with self._index.writing(name):
             index = self._index.of(name)
             aliases = dict(index.aliases)
             if version is None:
@@ -131,7 +135,7 @@ class Store:
         Raises:
             UnknownAdapterError: There is no such adapter, or no earlier version.
         """
-        with self._index.write_lock():
+        with self._index.writing(name):
             index = self._index.of(name)
             latest = index.aliases.get(LATEST, 0)
             before = max((v for v in index.versions if v < latest), default=None)
@@ -143,6 +147,8 @@ class Store:
     def delete(self, name: str, version: int | None = None) -> None:
         """Deletes a version, or a name with all its versions.
 
+        Deleting a name again finishes a deletion that was interrupted.
+
         Args:
             name: The adapter's name.
             version: Its number; None deletes them all.
@@ -152,16 +158,18 @@ class Store:
             AdapterkitError: An alias still points to the version, or it is the parent of another
                 adapter in this store (a remote store is not searched).
         """
-        with self._index.write_lock():
-            index, home = self._index.of(name), self.root / name
-            if version is not None and version not in index.versions:
+        with self._index.writing(name):
+            aliases, versions = self._index.aliases(name), self._index.versions(name)
+            if not versions:
+                raise UnknownAdapterError(f"there is no adapter '{name}'")
+            if version is not None and version not in versions:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
-            pointing = [alias for alias, number in index.aliases.items() if number == version]
+            pointing = [alias for alias, number in aliases.items() if number == version]
             if pointing:
                 raise AdapterkitError(
                     f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
                 )
-            numbers = sorted(index.versions) if version is None else [version]
+            numbers = sorted(versions) if version is None else [version]
             child = find_child(self._index, name, numbers) if self.remote is None else None
             if child is not None:
                 which = name if version is None else f"{name}@{version}"
@@ -170,15 +178,21 @@ class Store:
             if version is None:
                 self._index.write_aliases(name, None)
             for number in numbers:
-                if self.remote is not None:
-                    self.remote.remove(f"{name}/{number}")
-                shutil.rmtree(home / str(number), ignore_errors=True)
+                self._remove_version(name, number)
             if version is None:
+                home = self.root / name
                 for folder in (home, home.parent) if "/" in name else (home,):
                     with suppress(OSError):  # another adapter of the tenant is there
                         folder.rmdir()
             else:
-                self._index.write_aliases(name, index.aliases)
+                self._index.write_aliases(name, aliases)
+
+    def _remove_version(self, name: str, number: int) -> None:
+        if self.remote is not None:
+            self.remote.remove(f"{name}/{number}")
+        folder = self.root / name / str(number)
+        if folder.is_dir():
+            remove_folder(folder)
 
     def verify(self, reference: str) -> list[str]:
         """Differences between a version's files and the checksums of its publication.
@@ -188,12 +202,13 @@ class Store:
         """
         return checksum_errors(self.find(reference).folder)
 
-    def adapter_dir(self, name: str) -> Path:
-        """The folder for the versions of a name.
+    def check_target(self, name: str) -> None:
+        """Checks that an adapter can be published under a name, before it is trained.
 
         Raises:
             AdapterkitError: The name is not valid.
-            AdapterError: There is something that is not part of a store.
+            AdapterError: There is something that is not part of a store or not a folder, or it
+                cannot be written to.
         """
         home = self.root / check_name(name)
         for folder in (home, *home.parents)[: name.count("/") + 2]:
@@ -202,7 +217,7 @@ class Store:
         nearest = next(folder for folder in (home, *home.parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise AdapterError(f"{nearest}: not a folder that can be written to; choose another")
-        return home
+        self._index.aliases(name)  # raises if they are garbled
 
     def find(self, reference: str) -> Version:
         """The version that `name`, `name@version` or `name@alias` means; `name` is `@latest`.

@@ -11,13 +11,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os.path import isfile
 from pathlib import Path
 
 from filelock import FileLock
 
-from ..atomic import write_file
+from ..atomic import sweep, write_file
 from ..errors import AdapterError, UnknownAdapterError
 from ..names import NAME, check_name
 from .card import CARD
@@ -120,12 +121,29 @@ class StoreIndex:
 
     def versions(self, name: str) -> set[int]:
         """Numbers of the versions of a name, read now; none for an unknown name."""
+        home, numbers = self.root / name, self._numbers(name)
+        return {n for n in numbers if self.remote is not None or (home / f"{n}" / CARD).is_file()}
+
+    def next_number(self, name: str) -> int:
+        """The number of the next version of a name.
+
+        It is above those of all versions, also of incomplete ones. Adapters may have such numbers
+        for names (`acme/7` beside version 6 of `acme`); they are passed over.
+        """
+        home, numbers = self.root / name, self._numbers(name)
+        named = {n for n in numbers if (home / f"{n}" / ALIASES).is_file()}
+        number = max(numbers - named, default=0) + 1
+        while number in named:
+            number += 1
+        return number
+
+    def _numbers(self, name: str) -> set[int]:
+        """The files and folders of a name that are called like versions."""
         if self.remote is not None:
             entries = self.remote.entries(name)
         else:
             home = self.root / name
             entries = [e.name for e in home.iterdir()] if home.is_dir() else []
-            entries = [entry for entry in entries if (home / entry / CARD).is_file()]
         return {int(entry) for entry in entries if VERSION.fullmatch(entry)}
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -161,10 +179,28 @@ class StoreIndex:
         if self.remote is not None:
             self.remote.put(f"{name}/{ALIASES}", None if aliases is None else file)
 
-    def write_lock(self) -> FileLock:
-        """Allows one writer at a time among the threads and processes of this machine."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.root / ".lock")
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Allows one writer at a time among the threads and processes of this machine.
+
+        What writers left that were killed is removed first.
+
+        Args:
+            name: The name that is changed.
+
+        Raises:
+            AdapterkitError: The name is not valid.
+            AdapterError: The store cannot be written to.
+        """
+        home = self.root / check_name(name)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / ".lock"):
+                if self.remote is None:  # a cache is also written without the lock, by readers
+                    sweep(home)
+                yield
+        except OSError as error:
+            raise AdapterError(f"{self.root}: cannot be written to ({error.strerror})") from None
 
 
 def _folders(folder: Path) -> list[str]:

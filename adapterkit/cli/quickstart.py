@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from ..adapter.publication import publish_or_keep
 from ..adapter.store import Store
 from ..atomic import folder_bytes
 from ..backbone.model import Backbone
@@ -72,9 +73,9 @@ def run_quickstart(output: Path) -> tuple[dict[str, Any], str]:
 def _train_and_publish(file: Path, backbone: Backbone, store: Store) -> dict[str, Any]:
     """Trains and publishes the adapter of a recipe; returns what the quickstart shows of it."""
     recipe = Recipe.load(file)
-    store.adapter_dir(recipe.name)  # raises what publishing would raise, before training
+    store.check_target(recipe.name)  # raises what publishing would raise, before training
     adapter = train(recipe, backbone)
-    folder = store.publish(adapter, backbone.geometry)
+    folder = publish_or_keep(adapter, store, backbone.geometry)
     return {
         "name": adapter.name,
         "method": adapter.method.type,

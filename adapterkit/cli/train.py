@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..atomic import folder_bytes
-from ..errors import AdapterkitError
+from ..errors import AdapterError, AdapterkitError
 from .options import JsonOption, json_text
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def train(
         raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
     from accelerate import PartialState
 
+    from ..adapter.publication import publish_or_keep
     from ..adapter.store import Store
     from ..training.compatibility import check_together
     from ..training.plan import load_rows
@@ -73,7 +74,7 @@ def train(
 
     plans, store = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
     for plan in plans:
-        store.adapter_dir(plan.name)  # raises before training what publishing would raise after it
+        store.check_target(plan.name)  # raises before training what publishing would raise after it
     check_together(plans)
     rows = {plan.name: load_rows(plan) for plan in plans}  # their faults need not wait for torch
     backbone = load_backbone(plans)
@@ -83,9 +84,16 @@ def train(
     except StoppedError as error:
         stopped, adapters = error, error.finished
     if PartialState().is_main_process:
-        folders = [store.publish(adapter, backbone.geometry) for adapter in adapters]
-        summaries = [_summary(*pair) for pair in zip(adapters, folders, strict=True)]
+        summaries, errors = [], []
+        for adapter in adapters:
+            try:
+                folder = publish_or_keep(adapter, store, backbone.geometry)
+                summaries.append(_summary(adapter, folder))
+            except AdapterError as error:
+                errors.append(str(error))
         _print_summaries(summaries, as_json, as_list=len(plans) > 1)
+        if errors:
+            raise AdapterError("; ".join(errors))
     if stopped is not None:
         raise stopped
 

@@ -183,7 +183,7 @@ def test_only_complete_adapters_are_versions(
     (folder / "007" / CARD).write_text("{}")
     with pytest.raises(UnknownAdapterError, match="'acme/intent' has no version '7'"):
         store.path("acme/intent@7")
-    assert store.publish(make_adapter(tiny), tiny.geometry).name == "3"
+    assert store.publish(make_adapter(tiny), tiny.geometry).name == "9", "8 is taken"
 
 
 @pytest.mark.parametrize(
@@ -280,15 +280,17 @@ def test_an_adapter_cannot_be_published_inside_another(
     assert contents(Path()) == before
 
 
-def test_a_name_whose_version_folder_is_a_tenant_is_an_error(
+def test_names_that_look_like_versions_are_passed_over(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
     store = Store(ROOT)
-    store.publish(make_adapter(tiny, name="acme/1"), tiny.geometry)
-    before = contents(Path())
-    with pytest.raises(AdapterError, match="shelf/acme/1: something is there already; nothing was"):
-        store.publish(make_adapter(tiny, name="acme"), tiny.geometry)
-    assert contents(Path()) == before
+    for name in ("acme/1", "acme/3", "acme/999999999"):
+        store.publish(make_adapter(tiny, name=name), tiny.geometry)
+    numbers = [store.publish(make_adapter(tiny, name="acme"), tiny.geometry).name for _ in "ab"]
+    assert numbers == ["2", "4"]
+    assert store.versions("acme") == ([2, 4], {"latest": 4})
+    store.delete("acme")
+    assert store.names() == ["acme/1", "acme/3", "acme/999999999"]
 
 
 @pytest.mark.parametrize("taken", ["shelf", "shelf/acme", "shelf/acme/intent"])
