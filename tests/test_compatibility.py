@@ -125,7 +125,11 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
     others = column_roles().keys() - found.task.columns.keys() - found.data.columns.keys()
     before = {key: value for key, value in RECIPES[name]["data"].items() if key not in others}
     since = {"separator": None, "quoting": None, "encoding": "utf-8"}
-    assert written == {**RECIPES[name], "data": {**before, **since}}
+    assert written == {
+        **RECIPES[name],
+        "data": {**before, **since},
+        "training": {**RECIPES[name]["training"], "timeout": 120},
+    }
 
 
 def test_the_store_holds_what_was_published(store: Store) -> None:

@@ -19,8 +19,9 @@ from ..errors import RecipeError
 from ..methods.base import Method, methods
 from .loop import LoopOptions
 from .plan import Plan
+from .processes import make_accelerator
 from .recipe import Recipe, Training
-from .train import load_backbone, make_accelerator, run_plans
+from .train import load_backbone, run_plans
 from .trainable import TrainableAdapter, TrainableAdapters
 
 LEARNING_RATE = 1e-4
@@ -94,7 +95,7 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
     # Prepared for a frozen model, the linears would not see their weights change.
     backbone = load_backbone([recipe], prepared=False)
     recipe = replace(recipe, method=_method_without_tensors(backbone.geometry))
-    accelerator = make_accelerator(backbone, recipe)
+    accelerator = make_accelerator(recipe, backbone.device)
     if accelerator.num_processes > 1:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
     plan = Plan.of(recipe, backbone)

@@ -99,6 +99,7 @@ class Training:
         ensemble: Members trained side by side from the seeds seed, seed + 1, ... on the same
             splits, kept as one adapter; every text is asked of all of them, in one batch, and
             their raw scores are averaged.
+        timeout: Seconds that one of several processes waits for another before all end.
     """
 
     epochs: int | None = None
@@ -119,14 +120,20 @@ class Training:
     cache_mb: int = 1024
     on_top_of: str | None = None
     ensemble: int = 1
+    timeout: int = 120
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "epochs", "batch_size", "accumulation", "patience")
+        check_least(self, 1, "epochs", "batch_size", "accumulation", "patience", "timeout")
         check_least(self, 0, "weight_decay", "clip", "adversarial", "cache_mb")
         for name in ("learning_rate", "head_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0.0 < rate < 10.0:
                 raise ValueError(f"{name}: expected more than 0 and less than 10, got {rate}")
+        if self.accumulation > self.batch_size:
+            raise ValueError(
+                f"accumulation: a batch of {self.batch_size} rows cannot be computed in "
+                f"{self.accumulation} pieces; give at most training.batch_size"
+            )
         if not 1 <= self.ensemble <= MOST_MEMBERS:
             raise ValueError(f"ensemble: expected from 1 to {MOST_MEMBERS}, got {self.ensemble}")
         if not 0 <= self.seed <= 2**32 - self.ensemble:

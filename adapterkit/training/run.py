@@ -101,20 +101,22 @@ class Run:
         return self.fault is not None or self._stopped or len(self.losses) == self.n_steps
 
     def stop(self) -> None:
-        """Ends the run before its last step, without a fault."""
+        """Ends the run before its last step, without a fault if its parameters are finite."""
         self._stopped = True
+        self._check_parameters()
 
     def mark_epoch_end(self) -> bool:
         """Marks the end of an epoch; the loop calls this after every step.
 
         Returns:
-            Whether the last step has ended an epoch that was not marked before.
+            Whether the last step has ended an epoch that was not marked before, without a fault.
         """
         complete = len(self.losses) // self.batches.steps_per_epoch
         if self.fault is not None or complete == self._epochs_ended:
             return False
         self._epochs_ended = complete
-        return True
+        self._check_parameters()
+        return self.fault is None
 
     def next_micro_batches(self, process: int = 0, n_processes: int = 1) -> list[MicroBatch]:
         """The micro-batches of the next step; see `Batches.micro_batches`."""
@@ -128,6 +130,14 @@ class Run:
             self.fault = (
                 f"the training loss became {loss} at step {len(self.losses)}; "
                 "lower training.learning_rate or use another precision"
+            )
+
+    def _check_parameters(self) -> None:
+        """A loss shows what the steps before it did, so the last step needs a check of its own."""
+        if not all(bool(p.isfinite().all()) for p in self.trainable.parameters()):
+            self.fault = (
+                f"a parameter became infinite or NaN by step {len(self.losses)}; "
+                "lower training.learning_rate or set training.clip above 0"
             )
 
     def summary(self) -> dict[str, Any]:

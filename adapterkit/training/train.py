@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
 
 from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.store import Store
@@ -23,6 +22,7 @@ from .compatibility import check_processes, check_together
 from .evaluation import split_outputs, tune_and_score
 from .loop import STEP_TOKENS, Loop, LoopOptions
 from .plan import HELD_OUT, Plan, Rows, load_rows
+from .processes import join_processes, lost_process_named, make_accelerator, on_cpu
 from .recipe import Recipe
 from .run import Run
 from .trainable import TrainableAdapter, TrainableAdapters
@@ -116,6 +116,7 @@ def train_many(
     Raises:
         RecipeError: The recipes cannot be trained together.
         StoppedError: The loss of a run was not finite; it holds the adapters of the others.
+        ProcessError: The processes did not find each other, or one of them was lost.
         AdapterkitError: A recipe, its data or the backbone do not allow the training; nothing was
             trained.
     """
@@ -127,7 +128,7 @@ def train_many(
     by_recipe = [known.get(recipe.name) or load_rows(recipe) for recipe in recipes]
     if backbone is None:
         backbone = load_backbone(recipes)
-    accelerator = make_accelerator(backbone, recipes[0])
+    accelerator = make_accelerator(recipes[0], backbone.device)
     check_processes(recipes, accelerator.num_processes)
     plans = [
         Plan.of(recipe, backbone, store, augment.get(recipe.name), rows)
@@ -165,9 +166,10 @@ def run_plans(
     members = iter(trainables.members)
     by_plan = [(plan, plan.runs(members)) for plan in plans]
     runs = [run for _, runs in by_plan for run in runs]
-    Loop(accelerator, trainables, runs, options).run()
-    finished = [(plan, runs) for plan, runs in by_plan if all(run.fault is None for run in runs)]
-    adapters = _evaluated(accelerator, trainables.backbone, finished, len(plans))
+    with lost_process_named(plans[0].recipe, accelerator):
+        Loop(accelerator, trainables, runs, options).run()
+        finished = [(plan, own) for plan, own in by_plan if all(run.fault is None for run in own)]
+        adapters = _evaluated(accelerator, trainables.backbone, finished, len(plans))
     seconds = round(time.perf_counter() - started, 1)
     adapters = [replace(a, training={**a.training, "seconds": seconds}) for a in adapters]
     accelerator.free_memory()
@@ -175,15 +177,6 @@ def run_plans(
     if faults:
         raise StoppedError(faults, adapters)
     return adapters
-
-
-def make_accelerator(backbone: Backbone, recipe: Recipe) -> Accelerator:
-    """Accelerate, for the backbone's device and the recipe's precision."""
-    # Accelerate keeps the precision of a process's first training for good; ours may differ in it.
-    AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=backbone.device.type == "cpu", mixed_precision=recipe.training.mixed_precision
-    )
 
 
 def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbone:
@@ -195,14 +188,15 @@ def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbo
 
     Raises:
         RecipeError: The recipes cannot be trained together; nothing was loaded.
+        ProcessError: The processes did not find each other.
         BackboneError: It cannot be loaded.
     """
     check_together(recipes)
     first = recipes[0]
-    # Joining the processes makes each one's own GPU its current one.
-    processes = PartialState(cpu=first.backbone.device == "cpu").num_processes
+    section = on_cpu(first.backbone)
+    processes = join_processes(first, cpu=section.device == "cpu").num_processes
     check_processes(recipes, processes)
-    return first.backbone.load(first.folder, prepared)
+    return section.load(first.folder, prepared)
 
 
 def _check_augment_names(augment: Iterable[str], recipes: Sequence[Recipe]) -> None:

@@ -325,6 +325,10 @@ RECIPE_FAULTS = {
         GOOD_RECIPE.replace("epochs: 3", "mixed_precision: fp8"),
         "training.mixed_precision: expected one of no, bf16, fp16, got 'fp8'",
     ),
+    "more pieces than rows in a batch": (
+        GOOD_RECIPE.replace("epochs: 3", "batch_size: 4, accumulation: 5"),
+        "training.accumulation: a batch of 4 rows cannot be computed in 5 pieces; give at most",
+    ),
     **{
         f"{key} {value}": (
             GOOD_RECIPE.replace("epochs: 3", f"{key}: {value}"),
@@ -335,6 +339,7 @@ RECIPE_FAULTS = {
             ("batch_size", "0", "1 or more"),
             ("accumulation", "-1", "1 or more"),
             ("patience", "0", "1 or more"),
+            ("timeout", "0", "1 or more"),
             ("learning_rate", "0.0", "more than 0 and less than 10"),
             ("head_learning_rate", "10.0", "more than 0 and less than 10"),
             ("weight_decay", "-0.1", "0 or more"),

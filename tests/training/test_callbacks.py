@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from adapterkit import Callback, train, train_many
+from adapterkit import AdapterkitError, Callback, train, train_many
 from adapterkit.backbone.model import Backbone
 from adapterkit.training.callbacks.base import Event, callbacks, in_order
 from adapterkit.training.run import Run
-from helpers.joint_training import assert_same_weights, recipe_for, train_alone, write_rows
+from helpers.joint_training import (
+    assert_same_weights,
+    recipe_for,
+    train_alone,
+    write_rows,
+)
 from helpers.paths import ROOT
 
 
@@ -193,3 +199,26 @@ def test_a_run_that_ends_while_its_metric_rises_is_reported(
     found = [message for message in caplog.messages if "still rose" in message]
     expected = "t: validation accuracy still rose in the last epoch (0.5000 to 0.6000); more epochs"
     assert found == ([f"{expected} may help (training.epochs)"] if warned else [])
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_weights_that_are_not_finite_are_a_fault(
+    tiny: Backbone, validated: bool, epochs: int
+) -> None:
+    """Also after the last step, whose loss was finite, and in a run that a callback stops."""
+
+    class Overflow(Callback):
+        def on_step(self, event: Event) -> None:
+            (run,) = event.runs
+            if len(run.losses) == run.batches.steps_per_epoch:
+                next(iter(run.trainable.head.values())).data[0] = float("inf")
+                if epochs > 1:
+                    run.stop()
+
+    rows = Path(write_rows(1, 30))
+    if not validated:
+        rows.write_text(rows.read_text(encoding="utf-8").replace(",validation", ",train"))
+    recipe = recipe_for("t", str(rows), epochs=epochs)
+    with pytest.raises(AdapterkitError, match=r"^t: a parameter became infinite or NaN by step \d"):
+        train(recipe, tiny, callbacks=[Overflow()], progress=False)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.folder import load_adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
+from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import assert_same_weights, write_rows
+from helpers.paths import ROOT
 from helpers.processes import train_in_processes
 
 RECIPE = """
 name: t/{name}
-backbone: {{model: {model}, device: cpu}}
+backbone: {{model: {model}}}
 data: {{path: {rows}}}
 task: {{type: classification, dropout: 0.2}}
 method: {{type: lora, dropout: 0.1}}
@@ -67,13 +74,66 @@ def test_two_processes_draw_the_same_as_one(trained: dict[str, tuple[Adapter, Ad
     assert_same_losses(one, two)
 
 
+def test_the_documented_command_publishes_one_adapter(tiny: Backbone, tiny_folder: Path) -> None:
+    """Whatever `device` says: the recipe leaves it at `auto`."""
+    documented = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^accelerate launch --multi_gpu .* train\b", documented, re.MULTILINE)
+    recipe = write_recipe(tiny_folder)
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace(", device: cpu", ""))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {recipe}"],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [folder.name for folder in Path("adapters/acme/topic").glob("[0-9]*")] == ["1"]
+    assert done.stdout.count("adapters/acme/topic/1") == 1
+    two = load_adapter(Path("adapters/acme/topic/1"), tiny)
+    one = train(Recipe.load(recipe), tiny, progress=False)
+    assert (one.training["processes"], two.training["processes"]) == (1, 2)
+    assert_same_losses(one, two)
+    assert_same_weights(one, two, tolerance=1e-4)
+    assert one.metrics["test"] == pytest.approx(two.metrics["test"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, "2 processes were launched, and this one would train alone on cpu"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "4 processes were launched"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"},
+            "accelerate launch was asked for several processes and has started one",
+        ),
+    ],
+)
+def test_a_process_that_trains_alone_beside_others_is_refused(
+    tiny: Backbone,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    words: str,
+) -> None:
+    recipe = write_recipe(tiny_folder)
+    train(Recipe.load(recipe, ["training.epochs=1"]), tiny, progress=False)  # joins no process
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = run_command("train", recipe)
+    assert result.code == 2
+    assert words in result.err
+    assert not Path("adapters").exists()
+
+
 @pytest.mark.slow
 def test_banking77_on_two_processes_is_banking77_on_one(shared_data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"""
         name: t/topic
-        backbone: {{device: cpu}}
         data: {{path: {shared_data / "banking77" / "data.csv"}, validation: 0}}
         method: {{type: lora}}
         training: {{epochs: 1}}

@@ -238,7 +238,8 @@ def test_the_command_refuses_recipes_before_it_loads_a_backbone(
 def test_several_processes_refuse_several_recipes_before_they_load_a_backbone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train, "PartialState", lambda cpu: SimpleNamespace(num_processes=2))
+    two = SimpleNamespace(num_processes=2)
+    monkeypatch.setattr(train, "join_processes", lambda recipe, cpu: two)
     both = [
         with_changes(recipe_for(name, write_rows(1, 20)), backbone={"model": "/no/such/folder"})
         for name in "ab"

@@ -1,0 +1,144 @@
+"""The processes of one training: how they join, and what happens if one of them is lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from torch import distributed
+from torch._C._distributed_c10d import TCPStore  # torch.distributed exports it, but not its type
+
+from ..errors import AdapterkitError
+from .recipe import BackboneSection, Recipe
+
+SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables in which torchrun and the launchers of MPI give the number of processes."""
+
+LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "MASTER_PORT")
+"""Variables that `accelerate launch` sets together if it is asked for several processes."""
+
+GRACE = 5.0
+"""Seconds in which every process that is left must notice that another one was lost."""
+
+NOTICED = "adapterkit/noticed/{}"
+"""Key in the store of the process group under which a process says so."""
+
+
+class ProcessError(AdapterkitError):
+    """The processes of a training did not find each other, or one of them was lost."""
+
+
+def on_cpu(section: BackboneSection) -> BackboneSection:
+    """The section with `device: cpu` if that is what its device amounts to here.
+
+    Accelerate starts processes on CPUs only if it is told so before anything is loaded.
+    """
+    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on")
+    auto = section.device == "auto" and (wanted or not torch.cuda.is_available())
+    return replace(section, device="cpu") if auto else section
+
+
+def join_processes(recipe: Recipe, *, cpu: bool) -> PartialState:
+    """Joins this process to those that were launched with it; done once in a process.
+
+    Args:
+        recipe: The recipe; `training.timeout` bounds every wait for another process.
+        cpu: Whether the backbone is on the CPU. If not, each process makes its own GPU the current
+            one.
+
+    Raises:
+        ProcessError: Not all processes came, or this one would train alone beside others that do
+            the same.
+    """
+    timeout = timedelta(seconds=recipe.training.timeout)
+    try:
+        state = PartialState(cpu=cpu, timeout=timeout)
+    except (distributed.DistError, ValueError) as error:
+        raise ProcessError(
+            "the processes did not find each other (training.timeout is "
+            f"{recipe.training.timeout} seconds): {_first_line(error)}"
+        ) from None
+    launched = max(int(os.environ.get(name) or 1) for name in SIZES)
+    if launched > state.num_processes:
+        raise ProcessError(
+            f"{launched} processes were launched, and this one would train alone on "
+            f"{state.device}; start them by accelerate launch --multi_gpu, or start one process"
+        )
+    if launched == 1 and state.num_processes == 1 and all(name in os.environ for name in LAUNCHED):
+        raise ProcessError(
+            "accelerate launch was asked for several processes and has started one, as it does "
+            "with fewer than two GPUs; add --multi_gpu (for CPU processes too), or set "
+            "--num_processes 1"
+        )
+    return state
+
+
+def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
+    """Accelerate, for the device of a loaded backbone and the recipe's precision.
+
+    Raises:
+        ProcessError: As for `join_processes`.
+    """
+    cpu = device.type == "cpu"
+    join_processes(recipe, cpu=cpu)
+    # Accelerate keeps the precision of a process's first training for good; ours may differ in it.
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=cpu, mixed_precision=recipe.training.mixed_precision)
+
+
+@contextmanager
+def lost_process_named(recipe: Recipe, accelerator: Accelerator) -> Iterator[None]:
+    """Turns the error of a lost connection into one that names the process that was lost.
+
+    Raises:
+        ProcessError: In place of the error, from processes on CPUs. With NCCL, torch itself ends
+            a process that waits longer than the timeout.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not _is_lost_connection(error):
+            raise
+        lost = " and ".join(map(str, _lost_processes(accelerator))) or "unknown"
+        raise ProcessError(
+            f"process {lost} of {accelerator.num_processes} (counted from 0) has ended, or did not "
+            f"answer for {recipe.training.timeout} seconds (training.timeout); process "
+            f"{accelerator.process_index} ends too"
+        ) from None
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether the error is one of Gloo, which has no class of its own for them."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _lost_processes(accelerator: Accelerator) -> list[int]:
+    """Those processes that do not notice, as this one does, that another was lost.
+
+    The connections of the process group are closed by now. The store through which it was set up
+    still answers, unless the process that has it was lost.
+    """
+    deadline = time.monotonic() + GRACE
+    try:
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, timeout=timedelta(seconds=GRACE))
+        store.set(NOTICED.format(accelerator.process_index), "")
+        while True:
+            ranks = range(accelerator.num_processes)
+            silent = [rank for rank in ranks if not store.check([NOTICED.format(rank)])]
+            if len(silent) < 2 or time.monotonic() > deadline:
+                return silent
+            time.sleep(0.05)
+    except distributed.DistError:
+        return [0]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
