@@ -11,6 +11,7 @@ import typer
 from ..atomic import folder_bytes
 from ..errors import AdapterError, AdapterkitError
 from .options import JsonOption, json_text
+from .rows_recipe import recipes_of
 
 if TYPE_CHECKING:
     from ..adapter.adapter import Adapter
@@ -20,13 +21,23 @@ if TYPE_CHECKING:
 
 def train(
     recipes: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RECIPE]...", help="The YAML recipes.")
+        list[Path] | None,
+        typer.Argument(metavar="[RECIPE]...", help="YAML recipes, or one file of rows."),
     ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="Change one key of all: --set training.epochs=5."
         ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="For a file of rows: column of the text.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="For a file of rows: column of the label.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="For a file of rows: name of the adapter.")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", help="Store that the adapters are published in.")
@@ -51,6 +62,9 @@ def train(
       data: {path: intents.csv, text: text, label: label}
       method: {type: lora, r: 8}
 
+    Without a recipe: adapterkit train intents.csv --text message --label topic writes intents.yaml
+    beside the rows and trains it. It can be changed and trained again.
+
     Several recipes of one backbone train side by side in shared steps, and each adapter is the same
     as if it were trained alone: adapterkit train recipes/*.yaml
 
@@ -64,6 +78,8 @@ def train(
         return
     if not recipes:
         raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
+    columns = {role: column for role, column in (("text", text), ("label", label)) if column}
+    recipes = recipes_of(recipes, columns, name)
     from accelerate import PartialState
 
     from ..adapter.publication import publish_or_keep
