@@ -9,6 +9,8 @@ from .errors import AdapterkitError
 BASE = "base"
 """The name of the plain backbone in requests; no adapter may have it."""
 
+ALIASES = "aliases.json"
+"""The file in the folder of a name that makes it an adapter of a store."""
 
 NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
 

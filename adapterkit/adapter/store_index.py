@@ -20,12 +20,11 @@ from filelock import FileLock
 
 from ..atomic import sweep, write_file
 from ..errors import AdapterError, UnknownAdapterError
-from ..names import NAME, check_name
+from ..names import ALIASES, NAME, check_name
 from .card import CARD
 from .json_file import read_json
 from .remote_store import Remote
 
-ALIASES = "aliases.json"
 LATEST = "latest"
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")

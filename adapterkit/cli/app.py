@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from .._version import __version__
 from ..errors import AdapterkitError
@@ -20,6 +19,7 @@ from .compare import compare
 from .cross_validate import cross_validate
 from .data import app as data
 from .evaluate import evaluate
+from .group import CommandGroup
 from .keys import keys
 from .options import JsonOption, json_text
 from .predict import predict
@@ -33,7 +33,7 @@ UsageError: Any = typer.BadParameter.__base__
 """Click's error for a wrong option or argument; newer versions of Typer contain Click."""
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """Reports a user's error as one line and exits with code 2."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -11,11 +11,13 @@ import typer
 from ..atomic import check_output
 from ..backbone.load_options import LoadOptions, Quantization
 from ..errors import AdapterkitError
+from .group import CommandGroup
 from .options import DeviceOption, DtypeOption, JsonOption, QuantizationOption, json_text
 
 # As in the other commands, modules that need torch are imported inside them.
 
 app = typer.Typer(
+    cls=CommandGroup,
     name="bench",
     help="Measure adapterkit against its floor and its peers: ratios of medians, in turns.",
     rich_markup_mode=None,

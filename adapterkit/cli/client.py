@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import AdapterkitError
+from .group import CommandGroup
 from .options import JsonOption, json_text
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # As in the other commands, modules that take long to import are imported inside them.
 
 app = typer.Typer(
+    cls=CommandGroup,
     name="client",
     help="Ask and manage a server that `adapterkit serve` runs, here or on another machine.",
     rich_markup_mode=None,

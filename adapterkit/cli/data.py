@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
+from .group import CommandGroup
 from .options import JsonOption, json_text
 
 # As in the other commands, modules that need torch are imported inside them.
 
-app = typer.Typer(name="data", help="Check a recipe's rows before training.", rich_markup_mode=None)
+app = typer.Typer(
+    cls=CommandGroup,
+    name="data",
+    help="Check a recipe's rows before training.",
+    rich_markup_mode=None,
+)
 
 
 @app.callback(invoke_without_command=True)

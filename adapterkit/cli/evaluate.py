@@ -17,6 +17,7 @@ from .options import (
     QuantizationOption,
     StoreOption,
     TextPairOption,
+    complete_adapters,
     json_text,
 )
 
@@ -25,7 +26,12 @@ from .options import (
 
 def evaluate(
     adapter: Annotated[
-        str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
+        str,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="Name in the store, or folder.",
+            autocompletion=complete_adapters,
+        ),
     ],
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Labelled CSV, TSV, JSONL or Parquet file.")

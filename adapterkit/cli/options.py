@@ -9,6 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from ..backbone.load_options import Device, Dtype, Quantization
+from ..names import ALIASES
+
+
+def complete_adapters(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of adapters for the completion of a shell, which must not wait for torch."""
+    store = Path(context.params.get("store") or "adapters")
+    paths = (path for depth in ("*", "*/*") for path in store.glob(f"{depth}/{ALIASES}"))
+    names = (path.parent.relative_to(store).as_posix() for path in paths)
+    return sorted(name for name in names if name.startswith(incomplete))
+
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")

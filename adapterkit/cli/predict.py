@@ -19,6 +19,7 @@ from .options import (
     QuantizationOption,
     StoreOption,
     TextPairOption,
+    complete_adapters,
 )
 
 log = logging.getLogger("adapterkit")
@@ -30,7 +31,9 @@ def predict(
     adapter_and_texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ADAPTER] [TEXT]...", help="Adapter (unless --adapter is given) and texts."
+            metavar="[ADAPTER] [TEXT]...",
+            help="Adapter (unless --adapter is given) and texts.",
+            autocompletion=complete_adapters,
         ),
     ] = None,
     adapters: Annotated[

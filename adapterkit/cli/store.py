@@ -10,7 +10,7 @@ import typer
 
 from ..atomic import folder_bytes
 from ..errors import AdapterError, UnknownAdapterError
-from .options import JsonOption, StoreOption, json_text
+from .options import JsonOption, StoreOption, complete_adapters, json_text
 
 # As in the other commands, modules that need torch are imported inside them.
 
@@ -59,7 +59,12 @@ def list_adapters(
 
 def inspect(
     adapter: Annotated[
-        str, typer.Argument(metavar="ADAPTER", help="Name in the store, or folder.")
+        str,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="Name in the store, or folder.",
+            autocompletion=complete_adapters,
+        ),
     ],
     store: StoreOption = Path("adapters"),
     as_json: JsonOption = False,

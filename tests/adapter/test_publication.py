@@ -11,9 +11,9 @@ import torch
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.publication import publish_or_keep
 from adapterkit.adapter.store import Store
-from adapterkit.adapter.store_index import ALIASES
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
+from adapterkit.names import ALIASES
 from helpers.adapters import MakeAdapter
 from helpers.command_line import run_command, write_recipe
 

@@ -23,11 +23,11 @@ from adapterkit.adapter.checksums import SUMS
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store, find_folder
-from adapterkit.adapter.store_index import ALIASES
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
+from adapterkit.names import ALIASES
 from helpers.adapters import MakeAdapter
 
 ROOT = Path("shelf")

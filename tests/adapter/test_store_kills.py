@@ -16,9 +16,9 @@ import pytest
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.folder import adapter_files
 from adapterkit.adapter.store import Store
-from adapterkit.adapter.store_index import ALIASES
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import UnknownAdapterError
+from adapterkit.names import ALIASES
 from helpers.adapters import MakeAdapter
 
 ROOT = Path("shelf")

@@ -20,9 +20,9 @@ from adapterkit import __version__
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
-from adapterkit.adapter.store_index import ALIASES
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
+from adapterkit.names import ALIASES
 from helpers.command_line import (
     ROWS,
     CommandResult,
