@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..metrics.base import Predictions
 from .columns import Column
 from .fields import SEPARATOR, FieldKind, Fields
+from .labels import spelling
 from .pooled import PooledTask, ranked
 from .types import (
     Answer,
@@ -143,4 +144,7 @@ def _right_choice(fields: Fields) -> int | None:
     label, choices = fields["label"], fields["choices"]
     if label in choices:
         return int(choices.index(label))
+    names = [spelling(choice) for choice in choices]
+    if spelling(label) in names:
+        return names.index(spelling(label))
     return int(label) if label.isdecimal() and int(label) < len(choices) else None

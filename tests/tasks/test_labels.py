@@ -9,7 +9,7 @@ import pytest
 
 from adapterkit.data.dataset import Data
 from adapterkit.errors import DataError
-from adapterkit.tasks.base import Task
+from adapterkit.tasks.base import Task, tasks
 from adapterkit.tasks.classification import Classification
 from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.labels import (
@@ -193,3 +193,11 @@ def test_labels_that_look_alike_are_reported() -> None:
     ]
     rows = [Row({"text": "a", "label": label}, "x") for label in ("Pos", "Pos", "pos", "pos")]
     assert len(Classification().fit(rows, "mean").warnings(rows, [])) == 1
+
+
+def test_a_choice_is_named_in_any_spelling() -> None:
+    kind: Any = tasks()["multiple_choice"]
+    choices = ("go home", "Sen\u0303or", "1")
+    for label, index in ((" go\u00a0home ", 0), ("Señor", 1), ("1", 2), ("0", 0)):
+        row = Row({"text": "a", "choices": choices, "label": label}, "x")
+        assert kind().target(row, NONE) == index
