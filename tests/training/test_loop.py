@@ -273,3 +273,19 @@ def test_banking77_reaches_its_mark(
     folder = Store(tmp_path).publish(adapter, minilm.geometry)
     size = sum(file.stat().st_size for file in folder.rglob("*"))
     assert method != "lora" or size < 500_000
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(6, True), (7, False)])
+def test_few_steps_are_worth_a_warning(
+    tiny: Backbone, epochs: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": "a b", "label": label} for label in "xy" * 6]
+    data = {"validation": 0.0}
+    training = {"epochs": epochs, "batch_size": 4}
+    train(Recipe.of({"name": "t", "data": data, "training": training}), tiny, rows=rows)
+    found = [message for message in caplog.messages if "optimiser steps" in message]
+    expected = (
+        "18 optimiser steps in all will hardly teach anything; raise training.epochs or lower "
+        "training.batch_size (4)"
+    )
+    assert found == ([expected] if warned else [])
