@@ -11,8 +11,9 @@ from .._version import __version__
 from ..atomic import folder_bytes
 from ..errors import AdapterError
 from ..schema import dump
-from ..tasks.base import tasks
+from ..tasks.base import Task, tasks
 from .adapter import MOST_MEMBERS, Adapter
+from .inputs import Inputs
 from .json_file import read_json
 from .stacking import DIGEST, ParentRef
 
@@ -93,6 +94,13 @@ def backbone_of(folder: Path) -> str | None:
     return str(read_card(folder)["backbone"]["name"]) if (folder / CARD).is_file() else None
 
 
+def _inputs(folder: Path, task: type[Task] | None, training: Mapping[str, Any]) -> Inputs | None:
+    try:
+        return None if task is None else Inputs.of(task, training)
+    except ValueError as error:
+        raise AdapterError(f"{folder}: {CARD}: training: {error}") from None
+
+
 def _parent(folder: Path, content: Mapping[str, Any]) -> ParentRef | None:
     try:
         return ParentRef.read(content.get("on_top_of"))
@@ -114,6 +122,7 @@ class CardSummary:
         labels: Label names; None for a task without labels.
         metrics: Split to metric to value.
         n_bytes: Size of the folder.
+        inputs: What a request must and may hold; None if the task is not known here.
     """
 
     task: str
@@ -125,6 +134,7 @@ class CardSummary:
     labels: list[str] | None
     metrics: dict[str, dict[str, Any]]
     n_bytes: int
+    inputs: Inputs | None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -147,6 +157,7 @@ class CardSummary:
             labels=content["task"].get("labels"),
             metrics=content["metrics"],
             n_bytes=folder_bytes(folder),
+            inputs=_inputs(folder, known, content["training"]),
         )
 
     @property

@@ -82,6 +82,10 @@ class Task(ABC):
     """Keys of an answer with a text, a number or a vector. The Open Inference Protocol returns each
     as an output tensor; an answer need not have all of them."""
 
+    score_function: ClassVar[str | None] = None
+    """The function that makes the scores of labels from logits, `softmax` or `sigmoid`; None if the
+    answers have no such scores."""
+
     document_role: ClassVar[str] = "text"
     """Role of the text that the character positions of an answer refer to."""
 
