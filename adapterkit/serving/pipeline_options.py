@@ -19,7 +19,7 @@ class FixedOption(NamedTuple):
 
 
 _ZERO_SHOT = FixedOption(
-    (), "there is no zero-shot classification: an adapter answers with the labels of its training"
+    (), "zero-shot is not supported: an adapter answers with the labels of its training"
 )
 _TRAINING = FixedOption((), "the adapter reads long texts as in its training")
 
