@@ -25,7 +25,7 @@ from ..errors import AdapterError, AdapterkitError
 from ..methods.base import Tensors, methods
 from ..names import check_name
 from ..schema import build_kind, convert
-from ..tasks.base import tasks
+from ..tasks.base import LEAST_TOKENS, tasks
 from .adapter import Adapter, MemberWeights
 from .card import CARD, card, read_card, read_parent
 from .checksums import with_checksums
@@ -118,13 +118,29 @@ def load_adapter(
             raise AdapterError(f"{folder}: stands on itself, through {parent}")
         folders.append(parent)
     adapter = _load_single(folders.pop(), backbone, any_backbone)
+    _check_room(adapter, backbone, folder)
     while folders:
         child = folders.pop()
         try:
             adapter = replace(_load_single(child, backbone, any_backbone), on_top_of=adapter)
         except ValueError as error:
             raise AdapterError(f"{child}: {error}") from None
+        _check_room(adapter, backbone, folder)
     return adapter
+
+
+def _check_room(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
+    """Checks that the virtual tokens of an adapter and its parents leave room for a text.
+
+    Raises:
+        AdapterError: They do not.
+    """
+    virtual, positions = adapter.num_virtual_tokens, backbone.geometry.positions
+    if positions - virtual < LEAST_TOKENS:
+        raise AdapterError(
+            f"{folder}: {virtual} virtual tokens leave no room for a text; '{backbone.name}' has "
+            f"{positions} positions"
+        )
 
 
 def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | None:
@@ -156,7 +172,7 @@ def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapte
         root = backbone_path(weights, geometry)
         shapes = file_shapes(adapter, geometry, root)
         keys = adapter.method.file_keys(geometry, root)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AdapterError(f"{folder}: {CARD} or {CONFIG} lacks or garbles {error}") from None
     except (ValueError, AdapterkitError) as error:
         raise AdapterError(f"{folder}: {error}") from None

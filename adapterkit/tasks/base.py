@@ -38,6 +38,9 @@ from .types import (
     n_characters,
 )
 
+LEAST_TOKENS = 3
+"""Least tokens of a sequence: a word between two special tokens."""
+
 
 class Task(ABC):
     """A task with one adapter's settings; subclasses are frozen dataclasses."""
