@@ -12,7 +12,9 @@ BASE = "base"
 ALIASES = "aliases.json"
 """The file in the folder of a name that makes it an adapter of a store."""
 
-NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?")
+PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME = re.compile(rf"(?!.*\.\.){PART}(/{PART})?")
+TENANT = re.compile(rf"(?!.*\.\.){PART}")
 
 
 def check_name(name: str) -> str:
@@ -35,3 +37,16 @@ def check_name(name: str) -> str:
             "letters, digits, '.', '_' or '-', beginning with a letter or digit and without '..'"
         )
     return name
+
+
+def check_tenant(tenant: str) -> None:
+    """Checks that a name is a valid tenant: the part of an adapter name before the slash.
+
+    Raises:
+        AdapterkitError: It is not valid.
+    """
+    if not TENANT.fullmatch(tenant):
+        raise AdapterkitError(
+            f"'{tenant}' is not a tenant: expected 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit and without '..'"
+        )

@@ -19,6 +19,9 @@ from pydantic import (
 
 from .errors import did_you_mean
 
+LARGEST_FACTOR = 10_000.0
+"""Products of two such factors and a hidden state are far from the end of float32."""
+
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -237,6 +240,18 @@ def check_least(settings: object, least: int, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and not value >= least:
             raise ValueError(f"{name}: expected {least} or more, got {value}")
+
+
+def check_factor(settings: object, *names: str) -> None:
+    """Checks that a factor on what an adapter adds cannot make an answer overflow.
+
+    Raises:
+        ValueError: Its absolute value is more than `LARGEST_FACTOR`, or it is NaN.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if not abs(value) <= LARGEST_FACTOR:
+            raise ValueError(f"{name}: expected at most {LARGEST_FACTOR:,.0f}, got {value}")
 
 
 def check_share(settings: object, *names: str) -> None:

@@ -187,6 +187,8 @@ OTHER_MEANING = {
     ("tasks.multiple_choice", "head"),  # likewise
     ("tasks.relation", "head"),  # the first argument of a relation
     ("methods.prefix", "embedding"),  # a tensor
+    ("serving.vector_routes", "embedding"),  # a key of OpenAI's format
+    ("serving.pipeline_options", "multi_label"),  # an option of zero-shot pipelines
 }
 """Module and string that is equal to the name of a kind, and what it means there."""
 

@@ -9,23 +9,16 @@ from typing import Any, Self
 
 from .._version import __version__
 from ..atomic import folder_bytes
-from ..errors import AdapterError
+from ..errors import AdapterError, AdapterkitError
 from ..schema import dump
 from ..tasks.base import tasks
-from .adapter import MOST_MEMBERS, Adapter
+from .adapter import Adapter
+from .card_check import check_card
+from .inputs import Inputs
 from .json_file import read_json
-from .stacking import DIGEST, ParentRef
+from .stacking import ParentRef
 
 CARD = "adapterkit.json"
-
-CARD_PARTS = {
-    "method": ("type",),
-    "task": ("type",),
-    "backbone": ("name", "fingerprint", "lower_case"),
-    "metrics": (),
-    "training": (),
-}
-"""Parts of a card and the keys that each must have; the last two parts may be omitted."""
 
 
 def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,9 +27,12 @@ def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
     Args:
         adapter: The adapter.
         members: Digests of the weights files of its further members.
+
+    Raises:
+        AdapterError: The adapter has a value that a card cannot hold, such as a metric of NaN.
     """
     parent = adapter.on_top_of
-    return {
+    content = {
         "adapterkit": __version__,
         "name": adapter.name,
         "backbone": {
@@ -51,28 +47,27 @@ def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
         "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
         "training": dict(adapter.training),
     }
+    _check(content, adapter.name)
+    return content
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """`adapterkit.json` of an adapter folder, with every part it must have.
+    """`adapterkit.json` of an adapter folder, checked (`check_card`).
 
     Raises:
         AdapterError: It is not there, or a part is missing or garbled.
     """
-    folder = Path(folder)
-    content = read_json(folder, CARD)
-    for part, keys in CARD_PARTS.items():
-        section = content.get(part) if keys else content.setdefault(part, {})
-        if not isinstance(section, dict) or any(key not in section for key in keys):
-            raise AdapterError(f"{folder}: {CARD} lacks or garbles '{part}'")
-    members = content.get("members", [])
-    are_digests = isinstance(members, list) and all(DIGEST.fullmatch(str(m)) for m in members)
-    if not are_digests or len(members) >= MOST_MEMBERS:
-        raise AdapterError(
-            f"{folder}: {CARD}: members: expected up to {MOST_MEMBERS - 1} digests (sha256:...), "
-            f"got {members!r:.80}"
-        )
-    return content
+    content = read_json(Path(folder), CARD)
+    _check(content, str(folder))
+    return {"metrics": {}, "training": {}, **content}
+
+
+def _check(content: Mapping[str, Any], where: str) -> None:
+    try:
+        check_card(content)
+    except (ValueError, AdapterkitError) as error:
+        text = " ".join(str(error).split())
+        raise AdapterError(f"{where}: {CARD}: {text:.400}") from None
 
 
 def read_parent(folder: Path) -> ParentRef | None:
@@ -81,7 +76,7 @@ def read_parent(folder: Path) -> ParentRef | None:
     Raises:
         AdapterError: The card is garbled.
     """
-    return _parent(folder, read_card(folder)) if (folder / CARD).is_file() else None
+    return ParentRef.read(read_card(folder).get("on_top_of")) if (folder / CARD).is_file() else None
 
 
 def backbone_of(folder: Path) -> str | None:
@@ -91,13 +86,6 @@ def backbone_of(folder: Path) -> str | None:
         AdapterError: The card is garbled.
     """
     return str(read_card(folder)["backbone"]["name"]) if (folder / CARD).is_file() else None
-
-
-def _parent(folder: Path, content: Mapping[str, Any]) -> ParentRef | None:
-    try:
-        return ParentRef.read(content.get("on_top_of"))
-    except ValueError as error:
-        raise AdapterError(f"{folder}: {CARD}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -114,6 +102,7 @@ class CardSummary:
         labels: Label names; None for a task without labels.
         metrics: Split to metric to value.
         n_bytes: Size of the folder.
+        inputs: What a request must and may hold; None if the task is not known here.
     """
 
     task: str
@@ -125,6 +114,7 @@ class CardSummary:
     labels: list[str] | None
     metrics: dict[str, dict[str, Any]]
     n_bytes: int
+    inputs: Inputs | None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -136,7 +126,7 @@ class CardSummary:
         content = read_card(folder)
         task = str(content["task"]["type"])
         known = tasks().get(task)
-        parent = _parent(folder, content)
+        parent = ParentRef.read(content.get("on_top_of"))
         return cls(
             task=task,
             main_metric=known.main_metric if known is not None else None,
@@ -147,6 +137,7 @@ class CardSummary:
             labels=content["task"].get("labels"),
             metrics=content["metrics"],
             n_bytes=folder_bytes(folder),
+            inputs=None if known is None else Inputs.of(known, content["training"]),
         )
 
     @property

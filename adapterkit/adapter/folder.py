@@ -8,21 +8,24 @@ them. The folder of an ensemble is that of its first member, with the weights of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save as to_safetensors
 
 from ..atomic import content_digest, file_digest, write_folder
+from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
 from ..methods.base import Tensors, methods
 from ..names import check_name
 from ..schema import build_kind, convert
-from ..tasks.base import tasks
+from ..tasks.base import LEAST_TOKENS, tasks
 from .adapter import Adapter, MemberWeights
 from .card import CARD, card, read_card, read_parent
 from .checksums import with_checksums
@@ -46,6 +49,8 @@ from .weights import (
     tensor_errors,
     unexpected_members,
 )
+
+log = logging.getLogger("adapterkit")
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Path:
@@ -113,13 +118,29 @@ def load_adapter(
             raise AdapterError(f"{folder}: stands on itself, through {parent}")
         folders.append(parent)
     adapter = _load_single(folders.pop(), backbone, any_backbone)
+    _check_room(adapter, backbone, folder)
     while folders:
         child = folders.pop()
         try:
             adapter = replace(_load_single(child, backbone, any_backbone), on_top_of=adapter)
         except ValueError as error:
             raise AdapterError(f"{child}: {error}") from None
+        _check_room(adapter, backbone, folder)
     return adapter
+
+
+def _check_room(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
+    """Checks that the virtual tokens of an adapter and its parents leave room for a text.
+
+    Raises:
+        AdapterError: They do not.
+    """
+    virtual, positions = adapter.num_virtual_tokens, backbone.geometry.positions
+    if positions - virtual < LEAST_TOKENS:
+        raise AdapterError(
+            f"{folder}: {virtual} virtual tokens leave no room for a text; '{backbone.name}' has "
+            f"{positions} positions"
+        )
 
 
 def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | None:
@@ -151,7 +172,7 @@ def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapte
         root = backbone_path(weights, geometry)
         shapes = file_shapes(adapter, geometry, root)
         keys = adapter.method.file_keys(geometry, root)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AdapterError(f"{folder}: {CARD} or {CONFIG} lacks or garbles {error}") from None
     except (ValueError, AdapterkitError) as error:
         raise AdapterError(f"{folder}: {error}") from None
@@ -233,7 +254,9 @@ def _fields_from_card(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
-    """Refuses an adapter that was trained on other weights.
+    """Refuses an adapter that was trained on another backbone.
+
+    Version 0.1.0 recorded a fingerprint of the weights alone, which is still accepted.
 
     Args:
         adapter: The adapter.
@@ -248,13 +271,27 @@ def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
         raise AdapterError(
             f"{name} does not say which weights it was trained on ({CARD} is missing); {override}"
         )
-    if adapter.fingerprint != backbone.fingerprint:
+    if adapter.fingerprint not in (backbone.fingerprint, backbone.weights_fingerprint):
         raise AdapterError(
             f"{name} was trained on '{adapter.backbone}' ({adapter.fingerprint[:19]}), "
-            f"not on '{backbone.name}' ({backbone.fingerprint[:19]}); {override}"
+            f"not on '{backbone.name}' ({backbone.fingerprint[:19]}), whose weights, settings or "
+            f"tokenizer are others; {override}"
         )
-    if adapter.lower_case != backbone.lower_case:
+    is_old = adapter.fingerprint != backbone.fingerprint
+    lower_case = backbone.declares_lower_case if is_old else backbone.lower_case
+    if adapter.lower_case != lower_case:
         raise AdapterError(
             f"{name} was trained with lower-casing {'on' if adapter.lower_case else 'off'}, "
-            f"'{backbone.name}' has it {'on' if backbone.lower_case else 'off'}; {override}"
+            f"'{backbone.name}' has it {'on' if lower_case else 'off'}; {override}"
         )
+    if is_old and backbone.name != EMBEDDED:  # its other files are known by their hashes as well
+        report_old_fingerprint(backbone.name)
+
+
+@cache
+def report_old_fingerprint(backbone: str) -> None:
+    """Tells once what cannot be checked of adapters that version 0.1.0 trained."""
+    log.info(
+        f"'{backbone}': some adapters record a fingerprint of its weights alone, as version 0.1.0 "
+        "did; that its tokenizer and settings are the same cannot be checked"
+    )

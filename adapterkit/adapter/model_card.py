@@ -84,7 +84,7 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, str]]:
     """The rows of the first table: what the adapter is and how it was trained."""
     yield "task", adapter.task.type
     yield "method", _settings(adapter.method)
-    yield "backbone", f"`{adapter.backbone}`, weights `{adapter.fingerprint}`"
+    yield "backbone", f"`{adapter.backbone}`, fingerprint `{adapter.fingerprint}`"
     for parent in adapter.stack[:-1]:
         yield "stands on", f"`{parent.name}`, weights `{parent.digest}`"
     yield "parameters", f"{adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB)"

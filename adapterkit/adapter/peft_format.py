@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..backbone.checkpoint import EMBEDDED, EMBEDDED_HUB_NAME
+from ..backbone.embedded import EMBEDDED, EMBEDDED_HUB_NAME
 from ..backbone.geometry import Geometry
 from ..methods.base import FileKeys, Method, Tensors, methods
 from ..names import check_name

@@ -13,7 +13,7 @@ from os.path import isdir, isfile, join
 from pathlib import Path
 
 from ..atomic import file_digest, remove_folder, write_folder
-from ..backbone.checkpoint import EMBEDDED
+from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from ..atomic import file_digest
 from ..errors import AdapterError
 from ..methods.base import Tensors
+from ..schema import LARGEST_FACTOR
 
 WEIGHTS = "adapter_model.safetensors"
 """An adapter's weights; of an ensemble those of its first member."""
@@ -94,8 +96,12 @@ def tensor_errors(tensors: Tensors, shapes: Shapes) -> list[str]:
             )
         if tensor.dtype not in FLOATS:
             errors.append(f"tensor '{key}' holds {tensor.dtype}, expected floating point")
-        elif not bool(torch.isfinite(tensor).all()):
+            continue
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0  # NaN if any number is
+        if not math.isfinite(largest):
             errors.append(f"tensor '{key}' holds NaN or infinite numbers")
+        elif largest > LARGEST_FACTOR:
+            errors.append(f"tensor '{key}' holds numbers beyond {LARGEST_FACTOR:,.0f}")
     return errors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +16,14 @@ class EncodedText:
 
     Args:
         encoding: The `Encoding` of the library.
+        has_types: Whether the model is told of token types; they are all 0 otherwise.
+        leads: Number of characters, for each word of a list, that were put before it.
     """
 
-    def __init__(self, encoding: Any) -> None:
+    def __init__(self, encoding: Any, *, has_types: bool = True, leads: Sequence[int] = ()) -> None:
         self._encoding = encoding
+        self._has_types = has_types
+        self._leads = leads
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -31,12 +36,19 @@ class EncodedText:
     @cached_property
     def type_ids(self) -> list[int]:
         """Token type (segment) of each token."""
-        return list(self._encoding.type_ids)
+        return list(self._encoding.type_ids) if self._has_types else [0] * len(self)
 
     @cached_property
     def offsets(self) -> list[tuple[int, int]]:
         """First and past-the-last character of each token; in a list of words, in its word."""
-        return list(self._encoding.offsets)
+        offsets: list[tuple[int, int]] = list(self._encoding.offsets)
+        if not any(self._leads):
+            return offsets
+        found = []
+        for word, (start, end) in zip(self.word_ids, offsets, strict=True):
+            lead = 0 if word is None else self._leads[word]
+            found.append((max(0, start - lead), max(0, end - lead)))
+        return found
 
     @cached_property
     def word_ids(self) -> list[int | None]:

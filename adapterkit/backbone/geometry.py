@@ -72,6 +72,9 @@ class Geometry:
         heads: Number of attention heads.
         positions: The most tokens a text may have, special tokens included.
         first_position: Position id of a text's first token if no prefix stands before it.
+
+    Raises:
+        ValueError: A measure is not a positive integer.
     """
 
     prefix: str
@@ -83,6 +86,12 @@ class Geometry:
     heads: int
     positions: int
     first_position: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "intermediate", "heads", "positions"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {value!r:.80}")
 
     def width_in(self, site: str) -> int:
         """Width of what an edit at the site reads."""

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AdapterkitError
+from .regular_file import check_regular_file
+
+MAX_BYTES = 16 * 2**20
+"""The largest JSON file that is read."""
 
 
 def read_json_object(
@@ -27,6 +31,7 @@ def read_json_object(
         raise error_type(f"{folder}: there is no such folder")
     path = folder / name
     try:
+        check_regular_file(path, MAX_BYTES, error_type)
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error_type(f"{folder}: not {kind}, {name} is missing") from None

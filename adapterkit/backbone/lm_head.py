@@ -21,6 +21,19 @@ CHUNK = 256
 """Tokens that are scored at a time, so that no more than `[CHUNK, V]` scores are in memory."""
 
 
+def head_shape(name: str, tokens: int, hidden: int) -> tuple[int, ...]:
+    """Shape of a tensor of the head: `[h, h]`, `[V]` or `[h]`.
+
+    Args:
+        name: One of the names above, with `.weight` or `.bias` at the end.
+        tokens: Size of the vocabulary, V.
+        hidden: Width of the hidden state, h.
+    """
+    if name == f"{DENSE}.weight":
+        return (hidden, hidden)
+    return (tokens,) if name == BIAS else (hidden,)
+
+
 @dataclass(frozen=True)
 class LMHead:
     """A decoder tied to the word embeddings, and the transform before it.

@@ -14,10 +14,11 @@ from ..ops.frozen_linear import fuse_gelu, prepack, use_int8
 from .checkpoint import Checkpoint, locate
 from .cuda_graphs import GraphCache
 from .edits import Edits
-from .families.base import Family, family_of
+from .families.base import Family
+from .fingerprint import fingerprint
 from .geometry import LINEAR_SITES, Geometry
 from .hooks import EditHooks
-from .lm_head import LMHead
+from .lm_head import LMHead, head_shape
 from .load_options import Device, Dtype, LoadOptions, Quantization
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
@@ -33,12 +34,15 @@ class Backbone:
     Attributes:
         name: The name it was loaded by.
         model: The transformers model, in evaluation mode and without gradients.
-        fingerprint: sha256 of the source weights, the same in whatever dtype they are loaded.
+        fingerprint: sha256 of everything that answers depend on: the source weights, whatever dtype
+            they are loaded in, the settings of the model, and the tokenizer.
+        weights_fingerprint: sha256 of the source weights alone, which version 0.1.0 recorded.
         geometry: Its measures.
         tokenizer: The transformers tokenizer.
         reader: The same, for any number of threads.
         pooling: The pooling that suits it.
         lower_case: Whether its tokenizer lower-cases.
+        declares_lower_case: Whether `tokenizer_config.json` says so, which version 0.1.0 recorded.
         quantization: How its linears are quantised.
         lm_head: Its word embeddings as a decoder; None if they are narrower than its states.
         graphs: Its CUDA graphs; None where it uses none.
@@ -53,16 +57,20 @@ class Backbone:
         quantization: Quantization = "none",
     ) -> None:
         config: Any = model.config
-        family = family_of(config.model_type)
+        family = checkpoint.family
         _check_fingerprint(family, model)
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.reader = TextEncoder(tokenizer)
-        self.fingerprint = checkpoint.fingerprint
+        self.weights_fingerprint = checkpoint.weights_fingerprint
+        self.fingerprint = fingerprint(
+            checkpoint.weights_fingerprint, family.settings(config), self.reader
+        )
         self.geometry: Geometry = family.geometry(config)
         self.pooling: Pooling = checkpoint.pooling
-        self.lower_case = checkpoint.lower_case
+        self.lower_case = self.reader.lower_case
+        self.declares_lower_case = checkpoint.declares_lower_case
         self.quantization = quantization
         self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
         self._family = family
@@ -127,7 +135,7 @@ class Backbone:
         """
         device = _torch_device(options)
         checkpoint = Checkpoint.read(locate(model, revision))
-        network, tokenizer = load_pretrained(checkpoint.folder, options, device)
+        network, tokenizer = load_pretrained(checkpoint, options, device)
         backbone = cls(model, network, tokenizer, checkpoint, options.quantization)
         if prepared and device == "cpu":
             keep_freed_memory()
@@ -265,6 +273,13 @@ def _lm_head(
     weight = model.get_input_embeddings().weight
     if weight.shape[-1] != geometry.hidden:
         return None
+    for name, tensor in checkpoint.lm_head.items():
+        expected = head_shape(name, len(weight), geometry.hidden)
+        if tuple(tensor.shape) != expected:
+            raise BackboneError(
+                f"{checkpoint.folder}: the head for masked language modelling has {name} of shape "
+                f"{list(tensor.shape)}, by config.json {list(expected)}"
+            )
     tensors = {name: tensor.to(weight.device) for name, tensor in checkpoint.lm_head.items()}
     if not family.uses_gelu(model.config):  # the head computes GELU alone
         tensors = {}

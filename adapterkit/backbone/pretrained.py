@@ -2,53 +2,120 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import BackboneError
 from ..quiet import drop_cast_messages, quiet_transformers
-from .families.base import family_of
+from .checkpoint import Checkpoint
 from .load_options import LoadOptions
+from .pretrained_tokenizer import load_tokenizer
+from .tensor_faults import matching_tensors, tensor_faults
+from .weight_files import read_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_pretrained(folder: Path, options: LoadOptions, device: str) -> tuple[nn.Module, Any]:
+def load_pretrained(
+    checkpoint: Checkpoint, options: LoadOptions, device: str
+) -> tuple[nn.Module, Any]:
     """Loads model and tokenizer.
 
     Args:
-        folder: A checkpoint in safetensors.
+        checkpoint: A checkpoint in safetensors.
         options: Dtype and quantization of the weights.
         device: Where the model goes, such as `cpu` or `cuda:0`.
 
     Raises:
-        BackboneError: transformers cannot load it.
+        BackboneError: transformers cannot load it, its files contradict each other, or its weights
+            are not finite.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    folder, family = checkpoint.folder, checkpoint.family
+    with quiet_transformers(), _refused_as_backbone(folder):
+        from transformers import AutoConfig
 
+        # No code of a checkpoint is run, and no hub is asked.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config._attn_implementation = "eager"  # replaced by `EditHooks`; a name could be a download
+        config.chunk_size_feed_forward = 0  # for memory in training; no chunk divides packed rows
+        model: Any = _load_model(checkpoint, config, options, device)
+        n_embeddings = model.get_input_embeddings().weight.shape[0]
+        tokenizer = load_tokenizer(folder, n_embeddings, family.token_types(config))
+    return model, tokenizer
+
+
+@contextmanager
+def _refused_as_backbone(folder: Path) -> Iterator[None]:
+    """Turns whatever transformers and tokenizers raise about a folder into one line.
+
+    They check few values of the files that they read, so any kind of exception can come from deep
+    inside, also a panic of tokenizers' Rust code, which is no `Exception`.
+
+    Raises:
+        BackboneError: In place of any exception.
+    """
+    try:
+        yield
+    except BaseException as error:
+        is_panic = type(error).__module__ == "pyo3_runtime"
+        if isinstance(error, BackboneError) or not (isinstance(error, Exception) or is_panic):
+            raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise BackboneError(
+            f"{folder}: cannot be loaded as a backbone: {reason:.300} ({type(error).__name__})"
+        ) from error
+
+
+def _load_model(
+    checkpoint: Checkpoint, config: Any, options: LoadOptions, device: str
+) -> nn.Module:
+    """The model of a configuration with the checkpoint's weights, each of which must fit."""
+    from transformers import AutoModel
+
+    folder, family, weights = checkpoint.folder, checkpoint.family, checkpoint.weights
+    layers, eps = family.geometry(config).layers, family.norm_eps(config)
+    if not 0 <= eps < math.inf:
+        raise BackboneError(f"{folder}: config.json has {eps} as the epsilon of its norms")
+    if layers > len(weights.backbone):  # no need to build a million of them to see what is missing
+        raise BackboneError(
+            f"{folder}: config.json has {layers} layers, but there are only "
+            f"{len(weights.backbone)} tensors"
+        )
+    with torch.device("meta"):
+        skeleton: Any = AutoModel.from_config(config)
+    faults = tensor_faults(weights, skeleton.state_dict(), family)
+    if faults:
+        raise BackboneError(
+            f"{folder}: the weights are not those of the {config.model_type} in config.json; "
+            f"{'; '.join(faults)}"
+        )
     arguments: dict[str, Any] = {"dtype": DTYPES[options.hidden_dtype]}
-    with quiet_transformers():
-        try:
-            config = AutoConfig.from_pretrained(folder)
-            pooler = family_of(config.model_type).pooler_path
-            if options.uses_bitsandbytes:
-                arguments |= _bitsandbytes_arguments(options, device, pooler)
-            model = AutoModel.from_pretrained(
-                folder, config=config, use_safetensors=True, **arguments
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            text = str(error).strip()
-            reason = text.splitlines()[0] if text else type(error).__name__
-            message = f"{folder}: cannot be loaded as a backbone: {reason}"
-            raise BackboneError(message) from error
-    # Some tokenizer files pad and truncate by themselves; a packed batch needs neither.
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.backend_tokenizer.no_truncation()
-    return (model if options.uses_bitsandbytes else model.to(device)), tokenizer
+    if options.uses_bitsandbytes:
+        arguments |= _bitsandbytes_arguments(options, device, family.pooler_path)
+    # The tensors that were checked are handed over. transformers would look for files of its own.
+    tensors = read_tensors(matching_tensors(weights, skeleton.state_dict()))
+    model: nn.Module = type(skeleton).from_pretrained(
+        None, config=config, state_dict=tensors, **arguments
+    )
+    for name, parameter in model.named_parameters():
+        if not _is_finite(parameter):
+            dtype = options.hidden_dtype
+            raise BackboneError(f"{folder}: the weight '{name}' is not finite in {dtype}")
+    return model if options.uses_bitsandbytes else model.to(device)
+
+
+def _is_finite(parameter: Tensor) -> bool:
+    """Whether every weight is a number; those that bitsandbytes keeps as integers always are."""
+    if not parameter.is_floating_point():
+        return True
+    # The sum, which is faster, is finite only if every weight is. It may also be too large.
+    return bool(parameter.sum(dtype=torch.float32).isfinite() or parameter.isfinite().all())
 
 
 def _bitsandbytes_arguments(

@@ -38,6 +38,19 @@ class TextEncoder:
         self.mask_token: str | None = tokenizer.mask_token
         self.n_tokens = len(tokenizer)
         self.special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        self._has_types = "token_type_ids" in tokenizer.model_input_names
+        self._words_need_space = _words_need_space(self._backend)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, added ones included."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether texts are converted to lower case."""
+        normalizer = self._backend.normalizer
+        return normalizer is not None and "A" not in normalizer.normalize_str("A")
 
     def encode(
         self,
@@ -51,20 +64,30 @@ class TextEncoder:
         Args:
             firsts: Texts, or lists of words.
             seconds: The second text of each pair; None for a single text.
-            words: Whether the texts are lists of words.
+            words: Whether the texts are lists of words. Each is read as after a space in a text.
         """
+        leads: Sequence[Sequence[int]] = [()] * len(firsts)
+        if words and self._words_need_space:
+            leads = [[0 if word.startswith(" ") else 1 for word in text] for text in firsts]
+            firsts = [
+                [" " * lead + word for lead, word in zip(*pair, strict=True)]
+                for pair in zip(leads, firsts, strict=True)
+            ]
         if len(firsts) == 1:
             first, second = firsts[0], seconds[0] if seconds is not None else None
             n_characters = sum(map(len, first)) + len(second or "")
             if n_characters <= SHORT_TEXT:
                 encoding = self._backend.encode(first, second, is_pretokenized=words)
-                return [EncodedText(encoding)]
+                return [EncodedText(encoding, has_types=self._has_types, leads=leads[0])]
         pairs = seconds if seconds is not None else [None] * len(firsts)
         batch = [one if two is None else (one, two) for one, two in zip(firsts, pairs, strict=True)]
         encodings = self._backend.encode_batch(
             batch, is_pretokenized=words, add_special_tokens=True
         )
-        return [EncodedText(encoding) for encoding in encodings]
+        return [
+            EncodedText(encoding, has_types=self._has_types, leads=lead)
+            for encoding, lead in zip(encodings, leads, strict=True)
+        ]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The tokens of some ids, as the vocabulary spells them."""
@@ -84,6 +107,16 @@ class TextEncoder:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of some token ids."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+
+def _words_need_space(backend: Any) -> bool:
+    """Whether a tokenizer reads a word of a list otherwise than after a space in a text.
+
+    Byte-level ones without `add_prefix_space` do, though they have learned most words with a space.
+    """
+    text = backend.encode("a a", add_special_tokens=False).ids
+    words = backend.encode(["a", "a"], is_pretokenized=True, add_special_tokens=False).ids
+    return bool(text[len(text) // 2 :] != words[len(words) // 2 :])
 
 
 def truncate(

@@ -15,7 +15,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     if card.get("members"):
         rows.append(f"{'members':12} {1 + len(card['members'])}")
     for key in ("backbone", "on_top_of", "method", "task", "metrics"):
-        if key in card:
+        if card.get(key) is not None:
             rows.append(key)
             rows += [f"  {name:20} {_value_text(value)}" for name, value in card[key].items()]
     training = card.get("training", {})

@@ -27,8 +27,10 @@ def keys(
     \b
     adapterkit keys acme >> keys.yaml
     """
+    from ..names import check_tenant
     from ..serving.api_keys import hash_key, new_key, parse_keys
 
+    check_tenant(tenant)
     key = new_key()
     lines = [f"{json.dumps(tenant)}:", f"  key: {hash_key(key)}"]
     lines.append(f"  adapters: {json.dumps(adapters or [f'{tenant}/*'])}")

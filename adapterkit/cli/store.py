@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..atomic import folder_bytes
-from ..errors import AdapterError, UnknownAdapterError
+from ..errors import AdapterError, AdapterkitError, UnknownAdapterError
 from .options import JsonOption, StoreOption, complete_adapters, json_text
 
 # As in the other commands, modules that need torch are imported inside them.
@@ -21,7 +20,7 @@ def list_adapters(
     ] = Path("adapters"),
     as_json: JsonOption = False,
 ) -> None:
-    """List a store's adapters with method, task, size and score."""
+    """List a store's adapters with method, task, size and score; a broken one with its error."""
     from ..adapter.store import Store
 
     if not store.is_dir():
@@ -29,8 +28,12 @@ def list_adapters(
     opened = Store(store)
     rows = []
     for name in opened.names():
-        with suppress(UnknownAdapterError):  # a name whose versions were deleted by hand
+        try:
             rows.append({"name": name, **_summary(opened.find(name).folder)})
+        except UnknownAdapterError:
+            continue  # its versions were deleted by hand
+        except (AdapterkitError, OSError) as error:  # one broken folder must not hide the others
+            rows.append({"name": name, "error": str(error)})
     if as_json:
         typer.echo(json_text(rows))
         return
@@ -40,7 +43,9 @@ def list_adapters(
         table(
             ["name", "version", "task", "method", "backbone", "kB", "score"],
             [
-                [
+                [row["name"], f"error: {row['error']}", *[""] * 5]
+                if "error" in row
+                else [
                     row["name"],
                     row["version"],
                     row["task"],

@@ -15,7 +15,7 @@ from ..backbone.edits import Delta
 from ..backbone.geometry import Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
-from ..schema import check_least
+from ..schema import check_factor, check_least
 from .base import Group, GroupEdits, Method, Tensors, check_layers, chosen_layers
 
 PLACEMENTS = {
@@ -79,6 +79,7 @@ class Bottleneck(Method):
                 f"activation: expected one of {', '.join(ACTIVATIONS)}, got '{self.activation}'"
             )
         check_least(self, 1, "size")
+        check_factor(self, "scaling")
         if self.reduction_factor <= 0:
             raise ValueError(f"reduction_factor: expected more than 0, got {self.reduction_factor}")
         check_layers(self.layers)

@@ -16,7 +16,7 @@ from ..backbone.edits import Delta
 from ..backbone.geometry import LINEAR_SITES, Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
-from ..schema import check_least, check_share
+from ..schema import check_factor, check_least, check_share
 from .base import (
     FileKeys,
     Group,
@@ -84,6 +84,7 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         check_least(self, 1, "r")
         check_share(self, "dropout")
+        check_factor(self, "alpha")
         unknown = [site for site in self.targets if site not in LINEAR_SITES]
         if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
             valid = ", ".join(LINEAR_SITES)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -25,18 +25,21 @@ from ..errors import (
     UnavailableError,
     UnknownAdapterError,
 )
-from . import admin, open_inference, routes
+from . import admin, open_inference, routes, vector_routes
 from .auth import Authentication, DeniedError
 from .binary_tensors import BinaryTensors
 from .body_limits import BodyLimits
 from .disconnects import DisconnectWatch
 from .errors import ERROR_TYPES, error_response
 from .fast_path import FastPath
+from .head_requests import HeadRequests
 from .json_logs import log
 from .page import page
+from .query_keys import check_query
 from .request_log import RequestLog
 from .schemas import ErrorBody
 from .service import Service
+from .validation_errors import validation_message
 
 
 class App(FastAPI):
@@ -78,15 +81,16 @@ def make_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.one_upload = asyncio.Lock()  # an upload is in memory while it is published
-    for router in (routes.text_router, routes.router, open_inference.router, admin.router):
-        app.include_router(router)
+    direct = (routes.text_router, vector_routes.vector_router)
+    for router in (*direct, routes.router, open_inference.router, admin.router):
+        app.include_router(router, dependencies=[Depends(check_query)])
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return page()
 
     # Each middleware is outside of those before it.
-    app.add_middleware(FastPath, routes=routes.text_router.routes)
+    app.add_middleware(FastPath, routes=[route for router in direct for route in router.routes])
     app.add_middleware(DisconnectWatch)
     app.add_middleware(BinaryTensors)
     app.add_middleware(Authentication, service=service)
@@ -97,6 +101,7 @@ def make_app(service: Service) -> FastAPI:
         # rebinding, with which a page of another site could reach it.
         hosts = ["localhost", "127.0.0.1", "[::1]", "testserver"]
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimits, limits=service.limits)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app
@@ -107,7 +112,7 @@ async def _validation_error(_: Request, error: Any) -> Response:
     for detail in details:
         if detail["type"] == "json_invalid":
             return error_response(400, f"the body is not JSON: {detail['ctx']['error']}")
-    return error_response(422, "; ".join(map(_sentence, details[:5])))
+    return error_response(422, validation_message(details))
 
 
 async def _http_error(request: Request, error: Any) -> Response:
@@ -168,9 +173,5 @@ def _allowed_methods(request: Request) -> set[str]:
         if compile_path(path.replace("{name}", "{name:adapter}"))[0].match(request.url.path)
     ]
     best = max(matches, key=len, default=None)
-    return {method.upper() for method in paths[best]} if best else set()
-
-
-def _sentence(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if part != "body")
-    return f"{key}: {detail['msg']}" if key else str(detail["msg"])
+    methods = {method.upper() for method in paths[best]} if best else set()
+    return methods | {"HEAD"} if "GET" in methods else methods

@@ -13,15 +13,18 @@ from pydantic import ValidationError
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .adapter_choice import named_adapter
 from .auth import auth, service_of
 from .binary_tensors import read_body
+from .query_keys import check_query_of
 from .schemas import Body
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class FastPath:
-    """Middleware that directly calls POST routes with the parameters `body`, `service`, `caller`.
+    """Middleware that directly calls POST routes with the parameters `body`, `service`, `caller`
+    and `named`.
 
     FastAPI's routing and dependency injection take longer than all other work of the event loop for
     a short text, and the lanes wait for the interpreter lock during that time. The routes are also
@@ -35,7 +38,7 @@ class FastPath:
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
         self._app = app
         self._handlers = {
-            route.path: _handler(route.endpoint) for route in routes if isinstance(route, APIRoute)
+            route.path: _handler(route) for route in routes if isinstance(route, APIRoute)
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,16 +51,21 @@ class FastPath:
         await response(scope, receive, send)
 
 
-def _handler(endpoint: Callable[..., Awaitable[Response]]) -> Handler:
+def _handler(route: APIRoute) -> Handler:
+    endpoint = route.endpoint
     body_type: type[Body] = get_type_hints(endpoint)["body"]
 
     async def handle(request: Request) -> Response:
         service, caller = await service_of(request), await auth(request)
+        if request.scope["query_string"]:
+            check_query_of(request, route)
+        named = await named_adapter(request)
         try:
             body: Any = body_type.model_validate_json(await read_body(request.receive))
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
             raise RequestValidationError(details) from None
-        return await endpoint(body=body, service=service, caller=caller)
+        response: Response = await endpoint(body=body, service=service, caller=caller, named=named)
+        return response
 
     return handle

@@ -1,8 +1,7 @@
-"""Routes for predictions, vectors and similarities, the list of models, and the server's state."""
+"""Routes for predictions, the list of models, and the server's state."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -14,10 +13,12 @@ from ..adapter.card import read_card
 from ..errors import DataError, UnavailableError
 from ..inference.pipeline import plain_task, summarize
 from ..names import BASE
-from ..tasks.types import Answer
+from ..tasks.types import Answer, Text
+from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
+from .api_keys import Caller
 from .auth import CallerDep, admin, service_of
-from .schemas import EmbedBody, Name, PredictBody, SimilarityBody
-from .service import RowAnswer, Service, describe_inputs
+from .schemas import Name, PredictBody
+from .service import RowAnswer, Service, describe_inputs, plain_inputs
 
 router = APIRouter()
 text_router = APIRouter()
@@ -26,45 +27,66 @@ text_router = APIRouter()
 ServiceDep = Annotated[Service, Depends(service_of)]
 
 
-@text_router.post("/predict", tags=["answers"])
-async def predict(body: PredictBody, service: ServiceDep, caller: CallerDep) -> Response:
+@text_router.post(
+    "/adapters/{name:adapter}/predict", tags=["answers"], openapi_extra=ADAPTER_PARAMETERS
+)
+@text_router.post("/predict", tags=["answers"], openapi_extra=ADAPTER_PARAMETERS)
+async def predict(
+    body: PredictBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
+) -> Response:
     """Predict with one adapter, in the format of TEI, or with many adapters in one request.
 
     With `inputs`, the answer has the format of a Hugging Face pipeline for the adapter's task
     (labels with scores, entities, a span, a number); a batch is answered with a list. With
     `requests`, each answer has its `adapter_id`, its `version` and all values of the task.
     """
-    answers = await service.answer(caller, body.rows(), body.truncate)
     if body.requests is not None:
-        rows = [{**_adapter_name(answer), **_values(answer)} for answer in answers]
-        if body.one_line:
-            rows = [
-                {**row, "one_line": _one_line(answer)}
-                for row, answer in zip(rows, answers, strict=True)
-            ]
-        return _json(rows, answers)
-    outputs = [_pipeline_output(answer) for answer in answers]
-    return _json(outputs if body.is_batch else outputs[0], answers)
-
-
-@text_router.post("/embed", tags=["answers"])
-async def embed(body: EmbedBody, service: ServiceDep, caller: CallerDep) -> Response:
-    """Embed each text with the plain backbone or with an embedding adapter."""
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    rows = [(body.adapter_id, text) for text in texts]
+        return await _answer_requests(body, service, caller, named)
+    adapter, texts, is_batch = chosen_adapter(body, named), [body.inputs], False
+    if body.is_flat:
+        is_batch = await _is_batch_of_texts(body.inputs, service, caller, adapter)
+    if is_batch or (isinstance(body.inputs, list) and not body.is_flat):
+        texts, is_batch = body.inputs, True
+    rows = [(adapter, _row(text)) for text in texts]
     answers = await service.answer(caller, rows, body.truncate)
-    vectors = [_vector(answer) for answer in answers]
-    return _json([_unit(v) for v in vectors] if body.normalize else vectors, answers)
+    outputs = [_pipeline_output(answer, body) for answer in answers]
+    is_nested = body.parameters is not None and all("scores" in one.values for one in answers)
+    return json_response(outputs if is_batch or is_nested else outputs[0], answers)
 
 
-@text_router.post("/similarity", tags=["answers"])
-async def similarity(body: SimilarityBody, service: ServiceDep, caller: CallerDep) -> Response:
-    """Compute the cosine similarity of one sentence to each of the others."""
-    texts = [body.inputs.source_sentence, *body.inputs.sentences]
-    rows = [(body.adapter_id, text) for text in texts]
+async def _answer_requests(
+    body: PredictBody, service: Service, caller: Caller, named: str | None
+) -> Response:
+    if named is not None:
+        raise DataError("with requests, each request names its own adapter_id")
+    rows = [(request.adapter_id, _row(request.inputs)) for request in body.requests or ()]
     answers = await service.answer(caller, rows, body.truncate)
-    first, *others = (_unit(_vector(answer)) for answer in answers)
-    return _json([sum(a * b for a, b in zip(first, v, strict=True)) for v in others], answers)
+    outputs = [{**_adapter_name(answer), **_values(answer)} for answer in answers]
+    if body.one_line:
+        for output, answer in zip(outputs, answers, strict=True):
+            output["one_line"] = _one_line(answer)
+    return json_response(outputs, answers)
+
+
+async def _is_batch_of_texts(
+    texts: Sequence[str], service: Service, caller: Caller, adapter: str | None
+) -> bool:
+    """Whether a flat list is a text for each row, and not the texts of one row.
+
+    Raises:
+        DataError: The adapter reads several texts a row, and other numbers than these.
+    """
+    inputs = await service.inputs(caller, adapter)
+    if len(inputs.required) == 1 and not inputs.optional:
+        return True
+    if not len(inputs.required) <= len(texts) <= len(inputs.required) + len(inputs.optional):
+        roles = " and ".join(inputs.required)
+        more = "".join(f", and perhaps {role}" for role in inputs.optional)
+        raise DataError(
+            f"inputs: got {len(texts)} texts, expected {roles}{more}; "
+            'a batch is a list of lists: [["a"], ["b"]]'
+        )
+    return False
 
 
 @router.get("/v1/models", tags=["models"])
@@ -79,14 +101,7 @@ async def models(
 ) -> Response:
     """List the plain backbone and the adapters that the caller may use, in the format of OpenAI."""
     models = await service.models(caller, after, limit, search)
-    base = {
-        "id": BASE,
-        "object": "model",
-        "owned_by": "adapterkit",
-        "parent": None,
-        **describe_inputs(plain_task()),
-    }
-    first = [base] if not after and search.casefold() in BASE else []
+    first = [_base_model()] if not after and search.casefold() in BASE else []
     rows = [_model(model, service.backbone.name) for model in models]
     more = len(models) == limit
     return JSONResponse({"object": "list", "data": [*first, *rows], "has_more": more})
@@ -94,7 +109,10 @@ async def models(
 
 @router.get("/v1/models/{name:adapter}", tags=["models"])
 async def model(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
-    """Describe one adapter: task and its settings, labels, scores, versions and aliases."""
+    """Describe one adapter: task and its settings, labels, scores, versions and aliases; or
+    `base`, the plain backbone."""
+    if name == BASE:
+        return JSONResponse(_base_model())
     version = await service.find(caller, name)
     description = await service.in_thread(service.describe, version)
     card = await service.in_thread(read_card, version.folder)
@@ -163,13 +181,13 @@ async def metrics(service: ServiceDep) -> Response:
     return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-def _unit(vector: Sequence[float]) -> list[float]:
-    """The vector scaled to length 1."""
-    length = math.sqrt(sum(x * x for x in vector)) or 1.0
-    return [x / length for x in vector]
+def _row(inputs: Any) -> Text:
+    """One row in the form that tasks read: a list of one text becomes that text."""
+    text: Text = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
+    return text
 
 
-def _json(content: Any, answers: Sequence[RowAnswer]) -> Response:
+def json_response(content: Any, answers: Sequence[RowAnswer]) -> Response:
     """A response with the number of truncated texts in a header, because the formats of TEI have no
     field for it."""
     n_truncated = sum("truncated" in answer.values for answer in answers)
@@ -192,17 +210,41 @@ def _values(answer: RowAnswer) -> Answer:
     return {key: value for key, value in answer.values.items() if key != "adapter"}
 
 
-def _pipeline_output(answer: RowAnswer) -> Any:
+def _pipeline_output(answer: RowAnswer, options: PredictBody) -> Any:
+    """An answer in the format of Hugging Face pipelines.
+
+    Raises:
+        DataError: The adapter has no answers of the kind that an option is for.
+    """
     values = {key: value for key, value in _values(answer).items() if key != "truncated"}
-    return values if answer.loaded is None else answer.loaded.adapter.task.to_hf_pipeline(values)
+    task = None if answer.loaded is None else answer.loaded.adapter.task
+    output: Any = values if task is None else task.to_hf_pipeline(values)
+    function = None if task is None else task.score_function
+    if options.function_to_apply not in (None, function):
+        raise DataError(
+            f"function_to_apply: {options.function_to_apply!r}, but the scores of this adapter are "
+            + (f"those of {function}" if function else "no probabilities of labels")
+        )
+    if options.top_k is not None and "scores" in values:
+        output = output[: options.top_k]
+    elif options.top_k not in (None, 1):
+        raise DataError(f"top_k: {options.top_k}, but this adapter gives one answer for a text")
+    if options.ignore_labels is not None:
+        if "entities" not in values:
+            raise DataError("ignore_labels: this adapter does not answer with entities")
+        output = [one for one in output if one["entity_group"] not in options.ignore_labels]
+    return output
 
 
-def _vector(answer: RowAnswer) -> list[float]:
-    if "vector" not in answer.values:
-        name = answer.loaded.version.name if answer.loaded else BASE
-        raise DataError(f"'{name}' gives no vectors; use an embedding adapter or the backbone")
-    vector: list[float] = answer.values["vector"]
-    return vector
+def _base_model() -> dict[str, Any]:
+    """The plain backbone in the list of models."""
+    return {
+        "id": BASE,
+        "object": "model",
+        "owned_by": "adapterkit",
+        "parent": None,
+        **describe_inputs(plain_task(), plain_inputs()),
+    }
 
 
 def _model(description: dict[str, Any], parent: str) -> dict[str, Any]:

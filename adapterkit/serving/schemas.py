@@ -6,7 +6,7 @@ each error takes more memory than its row.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import Path
 from pydantic import (
@@ -18,8 +18,10 @@ from pydantic import (
 )
 
 from ..adapter.store_index import ALIAS, VERSION
+from ..errors import did_you_mean
 from ..names import NAME
-from ..tasks.types import Text
+from .pipeline_options import without_fixed_options
+from .row_inputs import Inputs, Row, TextOrTexts, Texts
 
 # The patterns of names are only part of the description. The store checks every name and has the
 # better error messages.
@@ -47,10 +49,6 @@ MAX_KEYS = 32
 VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
-RowInputs = (
-    NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, max_length=2)] | dict[str, Any]
-)
-"""A text, a list of one or two texts, or values by role (question and context, tokens, ...)."""
 
 Reference = Annotated[
     str,
@@ -69,43 +67,63 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _parameters(cls, content: Any) -> Any:
-        """Accepts keys of the body under `parameters`, as the clients of Hugging Face send them."""
+    def _keys(cls, content: Any) -> Any:
+        """Checks the keys, also those under `parameters`, as the clients of Hugging Face send
+        them."""
         if not isinstance(content, dict):
             return content
+        parameters = content.get("parameters")
+        if isinstance(parameters, dict):
+            _check_number_of_keys(parameters)
+            given = {key: value for key, value in parameters.items() if value is not None}
+            content = given | content
         _check_number_of_keys(content)
-        if not isinstance(content.get("parameters"), dict):
-            return content
-        _check_number_of_keys(content["parameters"])
-        parameters = {
-            key: value for key, value in content["parameters"].items() if value is not None
-        }
-        return parameters | {key: value for key, value in content.items() if key != "parameters"}
+        content = without_fixed_options(content)
+        if "parameters" not in cls.model_fields and isinstance(parameters, dict):
+            del content["parameters"]
+        for key in content:
+            if key not in cls.model_fields:
+                hint = did_you_mean(key, cls.model_fields)
+                raise ValueError(f"there is no key {key!r:.80}; {hint}")
+        return content
+
+
+class AdapterBody(Body):
+    """A body that may name an adapter."""
+
+    adapter_id: Reference | None = None
+    model: Reference | None = Field(None, description="The same as `adapter_id`")
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if self.adapter_id and self.model:
+            raise ValueError("give adapter_id or model, not both: they mean the same")
+        return self
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that it names."""
+        return self.adapter_id or self.model
 
 
 class AdapterRow(Body):
     """One row, and the adapter that answers it."""
 
     adapter_id: Reference | None = None
-    inputs: RowInputs
+    inputs: Row
 
 
-class PredictBody(Body):
+class PredictBody(AdapterBody):
     """Either `inputs` for one adapter, as in TEI, or `requests` for several adapters."""
 
-    inputs: (
-        RowInputs
-        | Annotated[list[list[NonEmptyText] | dict[str, Any]], Field(min_length=1, fail_fast=True)]
-        | None
-    ) = Field(
+    inputs: Inputs = Field(
         None,
         description=(
-            "A text; a list of one or two texts (a pair); values by role; or a batch, which is a "
-            'list of such lists or values: `[["a"], ["b", "c"]]`'
+            "A text; values by role; or a batch, which is a list of lists of one or two texts, or "
+            'of values: `[["a"], ["b"]]`. A flat list `["a", "b"]` is a batch of texts for an '
+            "adapter that reads single texts, and one row for all others, such as a pair"
         ),
     )
-    adapter_id: Reference | None = None
-    model: Reference | None = Field(None, description="The same as `adapter_id`")
     requests: Annotated[list[AdapterRow], Field(min_length=1, fail_fast=True)] | None = None
     truncate: bool = Field(
         True,
@@ -118,62 +136,90 @@ class PredictBody(Body):
             "null if the answer has no score"
         ),
     )
-    raw_scores: bool = Field(
-        False,
-        description="A field of TEI; only false is supported, because scores are probabilities",
-        json_schema_extra={"const": False},
+    top_k: int | None = Field(None, ge=1, description="Most labels of an answer")
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
+        None, description="How scores are computed; only the function of the adapter's task"
+    )
+    ignore_labels: list[str] | None = Field(None, description="Entities that are left out")
+    parameters: dict[str, Any] | None = Field(
+        None,
+        description=(
+            "Keys of the body other than `inputs`, as the clients of Hugging Face send them; the "
+            "labels of a single text are then a list in a list, as these clients read them"
+        ),
     )
 
     @model_validator(mode="after")
     def _one_way(self) -> PredictBody:
         if (self.inputs is None) == (self.requests is None):
             raise ValueError("give either inputs or requests")
-        if self.requests is not None and (self.adapter_id or self.model):
+        if self.requests is not None and self.adapter:
             raise ValueError("with requests, each request names its own adapter_id")
         if self.one_line and self.requests is None:
             raise ValueError("one_line needs requests")
-        if self.adapter_id and self.model:
-            raise ValueError("give adapter_id or model, not both: they mean the same")
-        if self.raw_scores:
-            raise ValueError("raw_scores is not supported: scores are probabilities")
+        options = (self.top_k, self.function_to_apply, self.ignore_labels)
+        if self.requests is not None and any(option is not None for option in options):
+            raise ValueError("top_k, function_to_apply and ignore_labels need inputs")
         return self
 
     @property
-    def is_batch(self) -> bool:
-        """Whether the answer is a list with one entry per row."""
-        return isinstance(self.inputs, list) and not isinstance(self.inputs[0], str)
-
-    def rows(self) -> list[tuple[str | None, Text]]:
-        """Adapter and text of each row."""
-        if self.requests is not None:
-            return [(request.adapter_id, to_row(request.inputs)) for request in self.requests]
-        adapter = self.adapter_id or self.model
-        if self.is_batch:
-            return [(adapter, to_row(inputs)) for inputs in self.inputs or []]
-        return [(adapter, to_row(self.inputs))]
+    def is_flat(self) -> bool:
+        """Whether it is a flat list of texts, whose meaning depends on the adapter."""
+        return isinstance(self.inputs, list) and isinstance(self.inputs[0], str)
 
 
-class EmbedBody(Body):
+class EmbedBody(AdapterBody):
     """Texts to embed, as in TEI. A list is always a batch."""
 
-    inputs: NonEmptyText | Annotated[list[NonEmptyText], Field(min_length=1, fail_fast=True)]
-    adapter_id: Reference | None = None
+    inputs: TextOrTexts
     normalize: bool = True
     truncate: bool = True
+    dimensions: int | None = Field(None, ge=1, description="The length of the vectors")
+    encoding_format: Literal["float"] = "float"
+
+
+class EmbeddingsBody(AdapterBody):
+    """Texts to embed, as in OpenAI's API."""
+
+    input: TextOrTexts
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="base64: little-endian float32"
+    )
+    dimensions: int | None = Field(None, ge=1, description="The length of the vectors")
+    user: str | None = Field(None, description="Not read")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_token_ids(cls, content: Any) -> Any:
+        texts = content.get("input") if isinstance(content, dict) else None
+        if isinstance(texts, list) and texts and isinstance(texts[0], (int, list)):
+            raise ValueError(
+                "input: expected texts; numbers of tokens belong to the vocabulary of another "
+                "model (in LangChain, set check_embedding_ctx_length=False)"
+            )
+        return content
 
 
 class Sentences(Body):
     """One sentence, and the sentences that it is compared with."""
 
     source_sentence: NonEmptyText
-    sentences: list[NonEmptyText] = Field(min_length=1, fail_fast=True)
+    sentences: Texts
 
 
-class SimilarityBody(Body):
+class SimilarityBody(AdapterBody):
     """Sentences to compare, as in TEI."""
 
     inputs: Sentences
-    adapter_id: Reference | None = None
+    truncate: bool = True
+
+
+class RerankBody(AdapterBody):
+    """Texts to sort by their similarity to a query, as in TEI."""
+
+    query: NonEmptyText
+    texts: Texts
+    return_text: bool = False
     truncate: bool = True
 
 
@@ -193,9 +239,3 @@ class ErrorBody(BaseModel):
 def _check_number_of_keys(content: dict[str, Any]) -> None:
     if len(content) > MAX_KEYS:
         raise ValueError(f"expected at most {MAX_KEYS} keys, got {len(content)}")
-
-
-def to_row(inputs: Any) -> Text:
-    """One row in the form that tasks read: a list of one text becomes that text."""
-    text: Text = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
-    return text

@@ -22,6 +22,7 @@ from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
+from ..names import check_name
 from .adapter_cache import AdapterCache
 from .api_keys import VARIABLE, Keys, parse_keys
 from .app import make_app
@@ -93,6 +94,8 @@ def make_service(settings: Settings) -> Service:
     store = Store(settings.store, settings.cache)
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
+    for name in settings.pinned:
+        _check_pin(store, name)
     keys = load_keys(settings.keys)
     backbone = Backbone.load_with(settings.backbone, settings.load_options)
     lanes = server_lanes(backbone.device, settings.lanes)
@@ -117,6 +120,18 @@ def make_service(settings: Settings) -> Service:
     )
     metrics.observe(engine, cache)
     return Service(cache, engine, keys, metrics, settings.limits, settings.log_texts)
+
+
+def _check_pin(store: Store, name: str) -> None:
+    """Checks that a pinned adapter exists; its version is chosen with each request.
+
+    Raises:
+        AdapterkitError: It does not, or a version of it is named.
+    """
+    try:
+        store.path(check_name(name))
+    except AdapterkitError as error:
+        raise AdapterkitError(f"--pin {name}: {error}") from None
 
 
 def load_keys(path: Path | None) -> Keys | None:

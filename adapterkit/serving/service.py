@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ..adapter.adapter import Adapter
 from ..adapter.card import CardSummary
+from ..adapter.inputs import Inputs
 from ..adapter.store import Store
 from ..adapter.store_index import Version
 from ..backbone.model import Backbone
@@ -29,10 +30,9 @@ from ..errors import (
     UnknownAdapterError,
 )
 from ..inference.forward import text_limit
-from ..inference.pipeline import members_of, n_characters, n_tokens
+from ..inference.pipeline import members_of, n_characters, n_tokens, plain_task
 from ..names import BASE
 from ..tasks.base import Task, tasks
-from ..tasks.columns import input_columns, required_columns
 from ..tasks.types import Answer, Example, Text
 from .adapter_cache import AdapterCache, LoadedAdapter
 from .api_keys import EVERYONE, Caller, Keys
@@ -70,10 +70,17 @@ class ServingLimits:
 
 @dataclass(frozen=True)
 class RowAnswer:
-    """The answer to one row, and the adapter that gave it; None for the plain backbone."""
+    """The answer to one row.
+
+    Attributes:
+        loaded: The adapter that gave it; None for the plain backbone.
+        values: The answer.
+        n_tokens: Number of tokens that were computed for it.
+    """
 
     loaded: LoadedAdapter | None
     values: Answer
+    n_tokens: int
 
 
 class Service:
@@ -157,9 +164,11 @@ class Service:
         texts = [text for _, text in rows]
         estimate = self._estimate(adapters, texts)
         caller.tokens.take(estimate, "tokens")
+        tokens: list[int] = []
 
         def charge(examples: list[Example]) -> None:
-            caller.tokens.correct(sum(map(n_tokens, adapters, examples)) - estimate)
+            tokens.extend(map(n_tokens, adapters, examples))
+            caller.tokens.correct(sum(tokens) - estimate)
             if not truncate:
                 self._refuse_truncated(adapters, examples)
 
@@ -170,7 +179,17 @@ class Service:
         for name, n in Counter(one.version.name if one else BASE for one in loaded).items():
             self.metrics.rows(name, n)
         self.metrics.activity.request(len(rows), time.monotonic() - began)
-        return [RowAnswer(*pair) for pair in zip(loaded, answers, strict=True)]
+        return [RowAnswer(*parts) for parts in zip(loaded, answers, tokens, strict=True)]
+
+    async def inputs(self, caller: Caller, reference: str | None) -> Inputs:
+        """What a request to an adapter (None or `base` for the plain backbone) must and may hold.
+
+        Raises:
+            UnknownAdapterError: It does not exist, or the caller may not use it.
+        """
+        reference = reference or BASE
+        loaded = (await self._load(caller, {reference}))[reference]
+        return plain_inputs() if loaded is None else loaded.adapter.inputs
 
     async def find(self, caller: Caller, reference: str) -> Version:
         """The version that a reference means.
@@ -219,7 +238,7 @@ class Service:
             "digest": version.digest,
             "task": card.task,
             "main_metric": card.main_metric,
-            **describe_inputs(task),
+            **describe_inputs(task, card.inputs),
             "method": card.method,
             "members": card.n_members,
             "labels": card.labels,
@@ -300,19 +319,24 @@ class Service:
                 )
 
 
-def describe_inputs(task: Task | type[Task] | None) -> dict[str, Any]:
-    """The required (`reads`) and optional (`may_read`) inputs of a task, as kind by role, and the
-    role of the text that positions in its answers refer to (`document`)."""
-    if task is None:
+def plain_inputs() -> Inputs:
+    """What a request to the plain backbone must and may hold."""
+    return Inputs.of(plain_task(), {})
+
+
+def describe_inputs(task: Task | type[Task] | None, inputs: Inputs | None) -> dict[str, Any]:
+    """The required (`reads`) and optional (`may_read`) inputs of an adapter, as kind by role, and
+    the role of the text that positions in its answers refer to (`document`).
+
+    Args:
+        task: Its task; None if it is not known here.
+        inputs: Its inputs.
+    """
+    if task is None or inputs is None:
         return {"reads": None, "may_read": None, "document": None}
-    required = required_columns(task.columns)
     return {
-        "reads": {role: column.kind.name for role, column in required.items()},
-        "may_read": {
-            role: column.kind.name
-            for role, column in input_columns(task.columns).items()
-            if role not in required
-        },
+        "reads": {role: column.kind.name for role, column in inputs.required.items()},
+        "may_read": {role: column.kind.name for role, column in inputs.optional.items()},
         "document": task.document_role,
     }
 

@@ -38,6 +38,9 @@ from .types import (
     n_characters,
 )
 
+LEAST_TOKENS = 3
+"""Least tokens of a sequence: a word between two special tokens."""
+
 
 class Task(ABC):
     """A task with one adapter's settings; subclasses are frozen dataclasses."""
@@ -81,6 +84,10 @@ class Task(ABC):
     tensor_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of an answer with a text, a number or a vector. The Open Inference Protocol returns each
     as an output tensor; an answer need not have all of them."""
+
+    score_function: ClassVar[str | None] = None
+    """The function that makes the scores of labels from logits, `softmax` or `sigmoid`; None if the
+    answers have no such scores."""
 
     document_role: ClassVar[str] = "text"
     """Role of the text that the character positions of an answer refer to."""

@@ -21,7 +21,7 @@ from ..schema import check_least
 from .base import Task
 from .columns import Column
 from .fields import FieldKind, Fields
-from .pooled import PooledText
+from .pooled import PooledText, fitted_pooling
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, vector_summary
 
 ROLES = ("text", "text_pair", "negative")
@@ -137,6 +137,7 @@ class Embedding(PooledText):
         return isinstance(other, Embedding) and mine == (other.pooling, other.dimensions)
 
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
+        fitted_pooling(self)  # raises ValueError for a card in which it is open
         return {} if self.dimensions is None else {"projection.weight": (self.dimensions, hidden)}
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:

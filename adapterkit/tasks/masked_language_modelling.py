@@ -16,7 +16,8 @@ from ..backbone.packing import Packed, Pooling, TokenSequence
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
-from .base import Task
+from ..schema import check_least
+from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
@@ -79,6 +80,7 @@ class MaskedLanguageModelling(Task):
 
     def __post_init__(self) -> None:
         check_metrics((self.metric_kind,), self.extra_metrics)
+        check_least(self, LEAST_TOKENS, "max_length")
         if not 0.0 < self.share < 1.0:
             raise ValueError(f"share: expected more than 0 and less than 1, got {self.share}")
 

@@ -53,6 +53,7 @@ class MultiLabel(PooledTask):
         ),
     }
     metric_kind: ClassVar[str] = "labels"
+    score_function: ClassVar[str | None] = "sigmoid"
     main_metric: ClassVar[str] = "f1_micro"
 
     labels: tuple[str, ...] | None = None

@@ -45,6 +45,7 @@ class MultipleChoice(PooledTask):
     augmentable: ClassVar[tuple[str, ...]] = ("text", "choices")
     metric_kind: ClassVar[str] = "choices"
     main_metric: ClassVar[str] = "accuracy"
+    score_function: ClassVar[str | None] = "softmax"
     tensor_keys: ClassVar[tuple[str, ...]] = ("label", "score")
 
     @property

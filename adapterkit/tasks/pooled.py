@@ -18,7 +18,7 @@ from ..metrics.base import check_metrics
 from ..ops.grouped_linear import grouped_linear
 from ..ops.low_rank_gpu import in_one_launch
 from ..schema import check_least, check_share
-from .base import Task
+from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
 from .types import Example, HeadInput, Part, Row, Score
@@ -61,6 +61,7 @@ class PooledText(Task):
         check_share(self, "dropout")
         check_least(self, 0, "stride")
         check_metrics((self.metric_kind,), self.extra_metrics)
+        check_least(self, LEAST_TOKENS, "max_length")
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         return replace(self, pooling=self.pooling or pooling)
@@ -113,6 +114,7 @@ class PooledTask(PooledText):
         )
 
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
+        fitted_pooling(self)  # raises ValueError for a card in which it is open
         return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
 
     def logits(self, inputs: HeadInput) -> Tensor:

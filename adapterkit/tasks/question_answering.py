@@ -15,7 +15,7 @@ from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics, metric_kinds
 from ..schema import check_least, check_share
-from .base import Task
+from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
 from .thresholds import best_threshold
@@ -113,6 +113,7 @@ class QuestionAnswering(Task):
         check_least(self, 0, "stride")
         check_least(self, 1, "max_answer", "n_best")
         check_metrics((self.metric_kind,), self.extra_metrics)
+        check_least(self, LEAST_TOKENS, "max_length")
 
     @property
     def tunable_key(self) -> str | None:

@@ -42,6 +42,7 @@ class SingleLabelTask(PooledTask):
     }
     metric_kind: ClassVar[str] = "classes"
     main_metric: ClassVar[str] = "accuracy"
+    score_function: ClassVar[str | None] = "softmax"
     tensor_keys: ClassVar[tuple[str, ...]] = ("label", "score")
 
     labels: tuple[str, ...] | None = None

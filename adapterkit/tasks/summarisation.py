@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.rouge import rouge_n, rouge_words
 from ..schema import check_least, check_share
-from .base import Task
+from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
 from .token_head import token_logits
@@ -129,6 +129,7 @@ class Summarisation(Task):
         check_least(self, 0, "stride")
         check_least(self, 1, "sentences")
         check_metrics((self.metric_kind,), self.extra_metrics)
+        check_least(self, LEAST_TOKENS, "max_length")
 
     def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
         return self

@@ -21,7 +21,7 @@ from ..metrics.base import Predictions, check_metrics
 from ..metrics.entity_tags import OUTSIDE, entities_of, has_entities, split_tag
 from ..metrics.per_class import per_class, per_entity
 from ..schema import check_least, check_share, is_text
-from .base import Task
+from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
 from .labels import check_labels, distinct_labels, known_labels, label_index
@@ -97,6 +97,7 @@ class Tagging(Task):
         check_labels(self.labels)
         open_yet = ("entities", "tags") if self.labels is None else (self.metric_kind,)
         check_metrics(open_yet, self.extra_metrics)
+        check_least(self, LEAST_TOKENS, "max_length")
         check_share(self, "dropout")
         check_least(self, 0, "stride")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..adapter.adapter import MOST_MEMBERS
-from ..backbone.checkpoint import EMBEDDED
+from ..backbone.embedded import EMBEDDED
 from ..backbone.load_options import Device, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..data.dataset import Data

@@ -241,6 +241,7 @@ def test_a_member_that_diverges_stops_its_ensemble_and_no_other(
     one, two, three = split_members(good)
     two = replace(two, head={name: t.sign() * 3e38 for name, t in two.head.items()})
     save_adapter(join_members(one, two, three), "broken", tiny.geometry)
+    monkeypatch.setattr("adapterkit.adapter.weights.LARGEST_FACTOR", float("inf"))
     bad = with_changes(recipe, name="bad", training={"start_from": str(Path("broken").resolve())})
     steps, original = Counter[str](), Run.record_loss
 

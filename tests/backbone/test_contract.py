@@ -109,12 +109,12 @@ def test_a_backbone_computes_what_its_transformers_model_computes(
 def test_every_weight_counts_in_the_fingerprint(model_type: str, tmp_path: Path) -> None:
     fresh_model(model_type).save_pretrained(tmp_path)
     weights, family = load_file(tmp_path / WEIGHTS), family_of(model_type)
-    prints = {"": Checkpoint.read(tmp_path).fingerprint}
+    prints = {"": Checkpoint.read(tmp_path).weights_fingerprint}
     pooled = [name for name in weights if family.is_pooler_weight(name)]
     for name in weights.keys() - {*pooled}:
         changed = {**weights, name: weights[name] + 1}
         save_file(changed, tmp_path / WEIGHTS, metadata={"format": "pt"})
-        prints[name] = Checkpoint.read(tmp_path).fingerprint
+        prints[name] = Checkpoint.read(tmp_path).weights_fingerprint
     assert len(set(prints.values())) == len(weights) - len(pooled) + 1
 
 
@@ -127,4 +127,4 @@ def test_a_task_model_has_the_fingerprint_of_its_backbone(model_type: str, tmp_p
     inside = {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
     inside["classifier.weight"] = torch.ones(2, 32)
     save_file(inside, tmp_path / WEIGHTS, metadata={"format": "pt"})
-    assert Checkpoint.read(tmp_path).fingerprint == plain.fingerprint
+    assert Checkpoint.read(tmp_path).weights_fingerprint == plain.weights_fingerprint

@@ -12,6 +12,7 @@ import torch
 
 from adapterkit.adapter.batching import assemble_edits
 from adapterkit.backbone.checkpoint import Checkpoint, locate
+from adapterkit.backbone.embedded import EMBEDDED_FILES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence, pack
 from adapterkit.errors import BackboneError
@@ -131,12 +132,12 @@ def test_fingerprint_is_of_the_source_weights(
         assert next(other.model.parameters()).dtype == getattr(torch, dtype)
     task = BertForSequenceClassification.from_pretrained(tiny_folder)
     task.save_pretrained(tmp_path / "task")
-    assert Checkpoint.read(tmp_path / "task").fingerprint == tiny.fingerprint
+    assert Checkpoint.read(tmp_path / "task").weights_fingerprint == tiny.weights_fingerprint
     changed = AutoModel.from_pretrained(tiny_folder)
     with torch.no_grad():
         changed.encoder.layer[1].output.dense.bias[3] += 1e-3
     changed.save_pretrained(tmp_path / "changed")
-    assert Checkpoint.read(tmp_path / "changed").fingerprint != tiny.fingerprint
+    assert Checkpoint.read(tmp_path / "changed").weights_fingerprint != tiny.weights_fingerprint
 
 
 def test_sharded_weights_have_the_same_fingerprint(
@@ -146,7 +147,7 @@ def test_sharded_weights_have_the_same_fingerprint(
 
     AutoModel.from_pretrained(tiny_folder).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert Checkpoint.read(tmp_path).fingerprint == tiny.fingerprint
+    assert Checkpoint.read(tmp_path).weights_fingerprint == tiny.weights_fingerprint
 
 
 def test_pooling_is_read_from_the_checkpoint(tiny_folder: Path, tmp_path: Path) -> None:
@@ -185,9 +186,9 @@ def damage(folder: Path, fault: str) -> None:
         ("no config", "config.json is missing"),
         ("garbled config", "not readable as JSON"),
         ("deep config", "not readable as JSON"),
-        ("other type", "type 'gpt2' are not supported"),
+        ("other type", "type 'gpt2' are not supported; supported types are: bert, camembert, "),
         ("pickle only", "pickled weights are never loaded"),
-        ("truncated", "is cut short"),
+        ("truncated", "not a sound safetensors file"),
         ("not safetensors", "not a sound safetensors file"),
         ("deep header", "not a sound safetensors file"),
     ],
@@ -216,7 +217,8 @@ def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> 
         Backbone.load(**options)
 
 
-def test_damaged_embedded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapterkit.backbone.checkpoint.EMBEDDED_SHA256", "0" * 64)
-    with pytest.raises(BackboneError, match="embedded weights are damaged"):
+@pytest.mark.parametrize("file", EMBEDDED_FILES)
+def test_a_damaged_embedded_backbone_is_refused(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.setitem(EMBEDDED_FILES, file, "0" * 64)
+    with pytest.raises(BackboneError, match=rf"damaged \(sha256 differs: {file}\); reinstall"):
         Backbone.load("minilm")

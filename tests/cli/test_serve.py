@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from adapterkit.backbone.model import Backbone
 from adapterkit.serving import server
 from helpers.command_line import assert_refused
 
 LOADING = """
 import time
 from adapterkit.__main__ import main
+from adapterkit.backbone.model import Backbone
 from adapterkit.serving import server
 
 def load(settings):
@@ -111,3 +113,26 @@ def test_a_signal_during_loading_ends_the_process_with_one_line(store: Path) -> 
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
     assert errors == "Ended by SIGTERM while loading; no request was accepted.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--port", "99999"), "--port 99999: expected 0 to 65535"),
+        (("--port", "-1"), "--port -1: expected 0 to 65535"),
+        (("--pin", "no/such"), "--pin no/such: there is no adapter 'no/such' in the store store; "),
+        (("--pin", "a b"), "--pin a b: 'a b' is not an adapter name"),
+        (("--pin", "acme/intent@1"), "--pin acme/intent@1: 'acme/intent@1' is not an adapter name"),
+        (("--keys", "none.yaml"), "none.yaml: cannot be read"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_loaded(
+    store: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str], words: str
+) -> None:
+    monkeypatch.delattr(Backbone, "load_with")
+    assert_refused("serve", "store", "--port", "0", *options, words=words)
+
+
+@pytest.mark.parametrize("tenant", ["a b", "", "a/b", "..", "ak*", "x" * 65, "银行"])
+def test_a_key_needs_a_tenant(tenant: str) -> None:
+    assert_refused("keys", tenant, words=f"'{tenant}' is not a tenant: expected 1 to 64 letters")

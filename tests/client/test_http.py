@@ -287,7 +287,7 @@ def test_errors_are_one_sentence(client: Client, tmp_path: Path) -> None:
     faults: list[tuple[type[AdapterkitError], str, Callable[[], Any]]] = [
         (UnknownAdapterError, "no adapter 'acme/none'", lambda: client.predict("acme/none", "a")),
         (UnknownAdapterError, "no version '9'", lambda: client.predict("acme/intent@9", "a")),
-        (DataError, "at least 1 character", lambda: client.predict("acme/intent", "")),
+        (DataError, "the text is empty", lambda: client.predict("acme/intent", "")),
         (DataError, "row 2 cannot be sent", lambda: client.ask([(None, "a"), (None, b"a")])),
         (DataError, "text 2 cannot be sent", lambda: client.embed(["a", "\ud800"])),
         (AdapterkitError, "'../info' is not an adapter", lambda: client.model("../info")),

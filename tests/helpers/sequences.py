@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 
 from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.batching import assemble_edits
 from adapterkit.backbone.model import Backbone
-from adapterkit.backbone.packing import TokenSequence
+from adapterkit.backbone.packing import TokenSequence, pack
 from adapterkit.backbone.tokenizer import truncate
 from adapterkit.inference.forward import forward
 from adapterkit.inference.pipeline import compute_outputs
@@ -48,3 +49,13 @@ def outputs_by_row(
         for row, line in zip(piece.rows, piece.values, strict=True):
             found[row] = line
     return found
+
+
+def states_of(
+    backbone: Backbone, texts: list[str], pairs: list[str | None] | None = None
+) -> torch.Tensor:
+    """Hidden states of a batch of texts without adapters, `[T, h]`."""
+    inputs = tokenise(backbone, texts, pairs, backbone.geometry.positions)
+    packed = pack(inputs, [-1] * len(inputs), [backbone.geometry.first_position] * len(inputs))
+    with torch.inference_mode():
+        return backbone(packed, assemble_edits([], packed, backbone.geometry)).tokens

@@ -333,7 +333,7 @@ def test_errors_of_unknown_paths_and_methods_are_json(client: TestClient) -> Non
     assert client.get("/nowhere").json()["error_type"] == "not_found"
     assert client.get("/predict").status_code == 405
     assert client.get("/predict").headers["allow"] == "POST"
-    assert client.options("/admin/adapters/a/b").headers["allow"] == "DELETE, GET, PUT"
+    assert client.options("/admin/adapters/a/b").headers["allow"] == "DELETE, GET, HEAD, PUT"
     assert set(client.get("/predict").json()) == {"error", "error_type"}
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...errors import BackboneError, did_you_mean
+from ...errors import BackboneError
 from ...registry import discover
 from ..geometry import Geometry
 
@@ -73,6 +73,56 @@ class Family(ABC):
     @abstractmethod
     def norm_eps(self, config: Any) -> float:
         """The epsilon of the layer norms."""
+
+    def token_types(self, config: Any) -> int:
+        """Number of token types (segments) that a text can have; by default `type_vocab_size`.
+
+        Args:
+            config: The model's transformers configuration.
+        """
+        return int(getattr(config, "type_vocab_size", 2))
+
+    def settings(self, config: Any) -> Mapping[str, Any]:
+        """What changes the answers of a model beside its weights, for the fingerprint.
+
+        By default the number of heads, the first position, and activation and epsilon as far as
+        the other methods say. A family with other settings, such as those of rotary positions,
+        adds them.
+
+        Args:
+            config: The model's transformers configuration.
+
+        Returns:
+            Values that JSON has, by names that never change.
+        """
+        geometry = self.geometry(config)
+        return {
+            "family": self.type,
+            "heads": geometry.heads,
+            "first_position": geometry.first_position,
+            "norm_eps": self.norm_eps(config),
+            "gelu": self.uses_gelu(config),
+        }
+
+    def setting_faults(self, settings: Mapping[str, Any]) -> list[str]:
+        """What a checkpoint asks for that is not computed here, each with its setting.
+
+        Args:
+            settings: The content of its `config.json`.
+        """
+        faults = []
+        code = settings.get("auto_map")
+        if isinstance(code, Mapping) and code.keys() & {"AutoModel", "AutoConfig"}:
+            faults.append(
+                f"auto_map: {code.get('AutoModel', code.get('AutoConfig'))!r:.80} is an "
+                f"architecture of its own, not a {settings.get('model_type')} of transformers, and "
+                "code of a checkpoint is never run"
+            )
+        if settings.get("is_decoder") or settings.get("add_cross_attention"):
+            faults.append("is_decoder: only encoders are supported, whose tokens see all others")
+        if settings.get("quantization_config"):
+            faults.append("quantization_config: take the weights before they were quantised")
+        return faults
 
     @abstractmethod
     def embed(
@@ -158,14 +208,16 @@ def families() -> dict[str, Family]:
     return found
 
 
-def family_of(model_type: str) -> Family:
+def family_of(model_type: Any) -> Family:
     """The family of a transformers `model_type`.
 
     Raises:
         BackboneError: No family claims the model type.
     """
     known = families()
-    if model_type not in known:
-        hint = did_you_mean(model_type, known)
-        raise BackboneError(f"backbones of type '{model_type}' are not supported: {hint}")
+    if not isinstance(model_type, str) or model_type not in known:
+        raise BackboneError(
+            f"backbones of type {model_type!r:.80} are not supported; supported types are: "
+            f"{', '.join(sorted(known))}"
+        )
     return known[model_type]

@@ -63,6 +63,16 @@ class Bert(Family):
     def norm_eps(self, config: Any) -> float:
         return float(config.layer_norm_eps)
 
+    def settings(self, config: Any) -> Mapping[str, Any]:
+        return {**super().settings(config), "activation": config.hidden_act}
+
+    def setting_faults(self, settings: Mapping[str, Any]) -> list[str]:
+        kind = settings.get("position_embedding_type") or "absolute"
+        faults = super().setting_faults(settings)
+        if kind != "absolute":
+            faults.append(f"position_embedding_type: {kind!r:.80} is not supported, only absolute")
+        return faults
+
     def embed(
         self,
         model: Any,

@@ -1,0 +1,127 @@
+"""Routes for vectors and similarities, in the formats of TEI and OpenAI."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Sequence
+from struct import pack
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from ..errors import DataError
+from ..names import BASE
+from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
+from .auth import CallerDep
+from .routes import ServiceDep, json_response
+from .schemas import EmbedBody, EmbeddingsBody, RerankBody, SimilarityBody
+from .service import RowAnswer
+
+Vector = Sequence[float]
+
+vector_router = APIRouter(tags=["answers"])
+"""Routes that `FastPath` calls directly, as those of `text_router`."""
+
+
+@vector_router.post("/adapters/{name:adapter}/embed", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post("/embed", openapi_extra=ADAPTER_PARAMETERS)
+async def embed(
+    body: EmbedBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
+) -> Response:
+    """Embed each text with the plain backbone or with an embedding adapter."""
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    adapter = chosen_adapter(body, named)
+    answers = await service.answer(caller, [(adapter, text) for text in texts], body.truncate)
+    vectors = [_vector(answer) for answer in answers]
+    _check_dimensions(vectors[0], body.dimensions)
+    return json_response([_unit(v) for v in vectors] if body.normalize else vectors, answers)
+
+
+@vector_router.post("/adapters/{name:adapter}/v1/embeddings", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post("/v1/embeddings", openapi_extra=ADAPTER_PARAMETERS)
+async def openai_embeddings(
+    body: EmbeddingsBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
+) -> Response:
+    """Embed each text, in the format of OpenAI: vectors of length 1.
+
+    `model` names the adapter, or is `base` for the plain backbone.
+    """
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    adapter = chosen_adapter(body, named)
+    answers = await service.answer(caller, [(adapter, text) for text in texts])
+    vectors = [_unit(_vector(answer)) for answer in answers]
+    _check_dimensions(vectors[0], body.dimensions)
+    n_tokens = sum(answer.n_tokens for answer in answers)
+    content = {
+        "object": "list",
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _base64(vector) if body.encoding_format == "base64" else vector,
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "model": adapter or BASE,
+        "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+    }
+    return json_response(content, answers)
+
+
+@vector_router.post("/adapters/{name:adapter}/similarity", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post("/similarity", openapi_extra=ADAPTER_PARAMETERS)
+async def similarity(
+    body: SimilarityBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
+) -> Response:
+    """Compute the cosine similarity of one sentence to each of the others."""
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    adapter = chosen_adapter(body, named)
+    answers = await service.answer(caller, [(adapter, text) for text in texts], body.truncate)
+    return json_response(_cosines(answers), answers)
+
+
+@vector_router.post("/adapters/{name:adapter}/rerank", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post("/rerank", openapi_extra=ADAPTER_PARAMETERS)
+async def rerank(
+    body: RerankBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
+) -> Response:
+    """Sort texts by the cosine similarity of their vectors to that of a query, in the format of
+    TEI."""
+    adapter = chosen_adapter(body, named)
+    rows = [(adapter, text) for text in (body.query, *body.texts)]
+    answers = await service.answer(caller, rows, body.truncate)
+    ranks = [{"index": index, "score": score} for index, score in enumerate(_cosines(answers))]
+    if body.return_text:
+        ranks = [{**rank, "text": text} for rank, text in zip(ranks, body.texts, strict=True)]
+    return json_response(sorted(ranks, key=lambda rank: -rank["score"]), answers)
+
+
+def _cosines(answers: Sequence[RowAnswer]) -> list[float]:
+    """Cosine of the first vector to each of the others."""
+    first, *others = (_unit(_vector(answer)) for answer in answers)
+    return [sum(a * b for a, b in zip(first, vector, strict=True)) for vector in others]
+
+
+def _vector(answer: RowAnswer) -> list[float]:
+    if "vector" not in answer.values:
+        name = answer.loaded.version.name if answer.loaded else BASE
+        raise DataError(f"'{name}' gives no vectors; use an embedding adapter or the backbone")
+    vector: list[float] = answer.values["vector"]
+    return vector
+
+
+def _unit(vector: Vector) -> list[float]:
+    """The vector scaled to length 1."""
+    length = math.sqrt(sum(x * x for x in vector)) or 1.0
+    return [x / length for x in vector]
+
+
+def _base64(vector: Vector) -> str:
+    """The vector as little-endian float32 in base64."""
+    return b64encode(pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def _check_dimensions(vector: Vector, dimensions: int | None) -> None:
+    if dimensions not in (None, len(vector)):
+        raise DataError(f"dimensions: {dimensions}, but the vectors here have {len(vector)}")

@@ -1,0 +1,138 @@
+"""Random faults in folders of backbones: each is refused, or answered as transformers answers."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adapterkit.backbone.model import Backbone
+from adapterkit.errors import BackboneError
+from helpers.backbone_faults import FAULTS
+from helpers.byte_level import save_byte_level_roberta
+from helpers.sequences import states_of
+
+TEXTS = ["where is my card", "a", "The CARD is lost", "my card"]
+PAIRS = [None, None, None, "is lost"]
+SECONDS = 60
+"""After which a folder counts as one that never loads; compiling a loop takes some of them."""
+
+
+class Hang(BaseException):
+    """A folder that is not refused and does not load; no `Exception`, so nothing can catch it."""
+
+
+@contextmanager
+def limited_time() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise Hang
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+@pytest.fixture(scope="session")
+def sound(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Sound backbones: bare, a task model, in shards, and a RoBERTa with byte-level tokens."""
+    from transformers import AutoModel, BertForMaskedLM
+
+    root = tmp_path_factory.mktemp("sound")
+    folders = [root / name for name in ("bare", "head", "shards")]
+    for folder in folders:
+        shutil.copytree(tiny_folder, folder)
+    BertForMaskedLM.from_pretrained(tiny_folder).save_pretrained(folders[1])
+    (folders[2] / "model.safetensors").unlink()
+    AutoModel.from_pretrained(tiny_folder).save_pretrained(folders[2], max_shard_size="20KB")
+    return [*folders, save_byte_level_roberta(root / "roberta")]
+
+
+def states_by_transformers(folder: Path) -> torch.Tensor:
+    """Hidden states of the texts one after the other, `[T, h]`.
+
+    Raises:
+        AssertionError: A weight would be random, or has no effect.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(folder)
+    config._attn_implementation, config.chunk_size_feed_forward = "eager", 0
+    model = AutoModel.from_config(config).eval()
+    wrappers = rf"(?:module|model|0\.auto_model|{model.base_model_prefix})\."
+    weights = {
+        re.sub(f"^(?:{wrappers})*", "", name): tensor
+        for path in weight_files(folder)
+        for name, tensor in load_file(path).items()
+    }
+    left = model.load_state_dict(weights, strict=False)
+    assert all(name.startswith("pooler.") for name in left.missing_keys)
+    assert not any(name.startswith(("embeddings.", "encoder.")) for name in left.unexpected_keys)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    found = []
+    for text, pair in zip(TEXTS, PAIRS, strict=True):
+        row = tokenizer(text, pair, return_tensors="pt")
+        if config.type_vocab_size == 1:
+            row.pop("token_type_ids", None)
+        with torch.inference_mode():
+            found.append(model(**row).last_hidden_state[0])
+    return torch.cat(found)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return sorted({folder / name for name in index["weight_map"].values()})
+
+
+def load_and_ask(folder: Path) -> tuple[str, torch.Tensor | None]:
+    """Hidden states of the texts one after the other, or the message of the refusal."""
+    with limited_time(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            backbone = Backbone.load(str(folder), device="cpu", prepared=False)
+        except BackboneError as error:
+            return str(error), None
+        rows = zip(TEXTS, PAIRS, strict=True)
+        return "", torch.cat([states_of(backbone, [text], [pair]) for text, pair in rows])
+
+
+@pytest.mark.parametrize("n", [100, pytest.param(1500, marks=pytest.mark.slow)])
+def test_a_mutated_backbone_is_refused_or_answers_as_transformers(
+    sound: list[Path], tmp_path: Path, n: int
+) -> None:
+    outcomes = {"refused": 0, "loaded": 0}
+    for seed in range(n):
+        rng = random.Random(seed)
+        folder = tmp_path / f"{seed}"
+        shutil.copytree(rng.choice(sound), folder)
+        fault = FAULTS[rng.choice(list(FAULTS))](folder, rng)
+        message, found = load_and_ask(folder)
+        if found is None:
+            assert "\n" not in message, (seed, fault)
+            assert len(message) < 1500, (seed, fault)
+            outcomes["refused"] += 1
+        else:
+            expected = states_by_transformers(folder)
+            torch.testing.assert_close(
+                found, expected, rtol=1e-4, atol=1e-4, msg=f"seed {seed}: {fault}"
+            )
+            outcomes["loaded"] += 1
+        shutil.rmtree(folder)
+    assert min(outcomes.values()) > n // 10, outcomes

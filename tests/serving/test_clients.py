@@ -1,0 +1,221 @@
+"""The clients that people have, as they are, against a running server."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient, constants
+from huggingface_hub.errors import HfHubHTTPError
+from openai import NotFoundError, OpenAI, UnprocessableEntityError
+
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.inference.predictor import Predictor
+from helpers.adapters import MakeAdapter
+from helpers.server import serving
+from helpers.task_adapters import random_task_adapter
+
+KINDS = ("multi_label", "tagging", "question_answering", "embedding")
+TEXT = "the card of my account is lost"
+
+
+@pytest.fixture(scope="module")
+def adapters(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Adapter]:
+    """`acme/intent` classifies; the others are named after their task."""
+    folder = tmp_path_factory.mktemp("rows")
+    intent = make_adapter(tiny, name="acme/intent", labels=("bill", "card", "loan"))
+    others = [
+        replace(random_task_adapter(tiny, kind, folder), name=f"acme/{kind}") for kind in KINDS
+    ]
+    return {adapter.name: adapter for adapter in (intent, *others)}
+
+
+@pytest.fixture(scope="module")
+def url(
+    tiny: Backbone,
+    tiny_folder: Path,
+    adapters: dict[str, Adapter],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    store = Store(tmp_path_factory.mktemp("shelf"))
+    for adapter in adapters.values():
+        store.publish(adapter, tiny.geometry)
+    with serving(store.root, tiny_folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny: Backbone, adapters: dict[str, Adapter]) -> Predictor:
+    return Predictor(tiny, adapters.values())
+
+
+@pytest.fixture
+def hub(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a client of huggingface_hub for a path of the server. The tests set its offline mode,
+    in which it sends nothing at all."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    return lambda path: InferenceClient(model=f"{url}{path}", token="unused")
+
+
+@pytest.fixture
+def openai(url: str) -> OpenAI:
+    return OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0)
+
+
+# huggingface_hub
+
+
+@pytest.mark.parametrize(
+    "path", ["/adapters/acme/intent/predict", "/predict?adapter_id=acme/intent"]
+)
+def test_text_classification(hub: Any, predictor: Predictor, path: str) -> None:
+    (expected,) = predictor.predict("acme/intent", [TEXT])
+    labels = hub(path).text_classification(TEXT)
+    assert [one.label for one in labels] == list(expected["scores"])
+    assert [one.score for one in labels] == pytest.approx([*expected["scores"].values()], abs=1e-5)
+    best = hub(path).text_classification(TEXT, top_k=1, function_to_apply="softmax")
+    assert [one.label for one in best] == [expected["label"]]
+
+
+def test_text_classification_with_another_function_is_refused(hub: Any) -> None:
+    for name, function in (("intent", "sigmoid"), ("multi_label", "softmax"), ("intent", "none")):
+        with pytest.raises(HfHubHTTPError, match="422") as caught:
+            hub(f"/adapters/acme/{name}/predict").text_classification(
+                TEXT, function_to_apply=function
+            )
+        assert "function_to_apply" in caught.value.response.json()["error"]
+    both = hub("/adapters/acme/multi_label/predict")
+    assert both.text_classification(TEXT, function_to_apply="sigmoid")
+
+
+def test_feature_extraction(hub: Any, predictor: Predictor) -> None:
+    (expected,) = predictor.predict("acme/embedding", [TEXT])
+    client = hub("/adapters/acme/embedding/embed")
+    accepted: list[Any] = [
+        {},
+        {"normalize": True, "truncate": True, "truncation_direction": "right"},
+    ]
+    for options in accepted:
+        vectors = client.feature_extraction(TEXT, **options)
+        assert vectors[0] == pytest.approx(np.array(expected["vector"]), abs=1e-5)
+    raw = hub("/embed").feature_extraction(TEXT, normalize=False)
+    assert np.linalg.norm(raw) != pytest.approx(1.0)
+    refused: list[Any] = [{"prompt_name": "query"}, {"truncation_direction": "left"}]
+    for options in refused:
+        with pytest.raises(HfHubHTTPError, match="422"):
+            client.feature_extraction(TEXT, **options)
+
+
+def test_token_classification(hub: Any, predictor: Predictor) -> None:
+    (expected,) = predictor.predict("acme/tagging", [TEXT])
+    client = hub("/adapters/acme/tagging/predict")
+    found = client.token_classification(TEXT, aggregation_strategy="simple")
+    assert [one.entity_group for one in found] == [
+        one["entity_group"] for one in expected["entities"]
+    ]
+    groups = [one.entity_group for one in found]
+    assert groups
+    rest = client.token_classification(TEXT, ignore_labels=groups[:1])
+    assert [one.entity_group for one in rest] == [name for name in groups if name != groups[0]]
+    with pytest.raises(HfHubHTTPError, match="422"):
+        client.token_classification(TEXT, aggregation_strategy="none")
+
+
+def test_question_answering(hub: Any, predictor: Predictor) -> None:
+    row = {"question": "what is lost", "context": TEXT}
+    (expected,) = predictor.predict("acme/question_answering", [row])
+    client = hub("/adapters/acme/question_answering/predict")
+    found = client.question_answering(**row, top_k=1)
+    assert (found.answer, found.start, found.end) == tuple(
+        expected[key] for key in ("answer", "start", "end")
+    )
+    with pytest.raises(HfHubHTTPError, match="422"):
+        client.question_answering(**row, top_k=3)
+
+
+def test_sentence_similarity(hub: Any) -> None:
+    for path in ("/similarity", "/adapters/acme/embedding/similarity"):
+        same, other = hub(path).sentence_similarity(TEXT, other_sentences=[TEXT, "rain"])
+        assert same == pytest.approx(1.0)
+        assert other < 1.0
+
+
+def test_zero_shot_classification_is_refused_with_the_reason(hub: Any) -> None:
+    with pytest.raises(HfHubHTTPError, match="422") as caught:
+        hub("/predict?adapter_id=acme/intent").zero_shot_classification(TEXT, ["a", "b"])
+    assert "zero-shot" in caught.value.response.json()["error"]
+
+
+# openai
+
+
+def test_openai_embeddings(openai: OpenAI, predictor: Predictor) -> None:
+    texts = [TEXT, "rain"]
+    for model in ("acme/embedding", "acme/embedding@1"):
+        expected = [row["vector"] for row in predictor.predict("acme/embedding", texts)]
+        # The client asks for base64 if nothing is said.
+        encodings: list[Any] = [{}, {"encoding_format": "float"}]
+        for encoding in encodings:
+            reply = openai.embeddings.create(model=model, input=texts, **encoding)
+            assert [one.index for one in reply.data] == [0, 1]
+            for one, vector in zip(reply.data, expected, strict=True):
+                assert one.embedding == pytest.approx(vector, abs=1e-5)
+            assert (reply.object, reply.model) == ("list", model)
+            assert reply.usage.total_tokens == reply.usage.prompt_tokens > len(TEXT.split())
+
+
+def test_openai_models(openai: OpenAI) -> None:
+    assert [model.id for model in openai.models.list()][:2] == ["base", "acme/embedding"]
+    assert openai.models.retrieve("base").owned_by == "adapterkit"
+    (one,) = openai.embeddings.create(model="base", input="rain").data
+    assert np.linalg.norm(one.embedding) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": "acme/nobody", "input": "a"}, "there is no adapter 'acme/nobody'"),
+        ({"model": "base", "input": ["a", ""]}, "input[1]: the text is empty"),
+        ({"model": "base", "input": [[1, 2, 3]]}, "numbers of tokens belong to the vocabulary of"),
+        ({"model": "base", "input": "a", "dimensions": 7}, "the vectors here have 32"),
+        ({"model": "acme/intent", "input": "a"}, "'acme/intent' gives no vectors"),
+    ],
+)
+def test_openai_errors(openai: OpenAI, settings: Any, words: str) -> None:
+    with pytest.raises((NotFoundError, UnprocessableEntityError)) as caught:
+        openai.embeddings.create(**settings)
+    assert words in str(caught.value.body)
+
+
+def test_base64_is_little_endian_float32(url: str) -> None:
+    body = {"model": "base", "input": "rain", "encoding_format": "base64"}
+    reply = httpx2.post(f"{url}/v1/embeddings", json=body).json()
+    (plain,) = httpx2.post(f"{url}/embed", json={"inputs": "rain"}).json()
+    raw = base64.b64decode(reply["data"][0]["embedding"])
+    assert np.frombuffer(raw, "<f4") == pytest.approx(np.array(plain), abs=1e-6)
+
+
+# TEI
+
+
+def test_rerank(url: str) -> None:
+    texts = ["rain", TEXT, "the sun"]
+    body = {"query": TEXT, "texts": texts, "return_text": True, "raw_scores": False}
+    ranks = httpx2.post(f"{url}/rerank", json=body).json()
+    assert ranks[0]["index"] == 1
+    assert [rank["text"] for rank in ranks] == [texts[rank["index"]] for rank in ranks]
+    scores = [rank["score"] for rank in ranks]
+    assert scores == sorted(scores, reverse=True)
+    sentences = {"source_sentence": TEXT, "sentences": texts}
+    cosines = httpx2.post(f"{url}/similarity", json={"inputs": sentences}).json()
+    assert scores == pytest.approx(sorted(cosines, reverse=True))
