@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,8 +29,9 @@ from . import admin, open_inference, routes, vector_routes
 from .auth import Authentication, DeniedError
 from .binary_tensors import BinaryTensors
 from .body_limits import BodyLimits
+from .description_page import description_page
 from .disconnects import DisconnectWatch
-from .errors import ERROR_TYPES, error_response
+from .errors import ERROR_TYPES, error_response, openai_error
 from .fast_path import FastPath
 from .head_requests import HeadRequests
 from .json_logs import log
@@ -71,8 +72,13 @@ def make_app(service: Service) -> FastAPI:
         version=__version__,
         description="The adapters of many tenants on one backbone, mixed in one batch.",
         lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from another site
+        redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own
-        exception_handlers={**EXCEPTION_HANDLERS, Exception: _unexpected_error},
+        exception_handlers={
+            **EXCEPTION_HANDLERS,
+            Exception: _in_format_of_path(_unexpected_error),
+        },
         strict_content_type=False,  # clients of the Open Inference Protocol send no content type
         responses={
             status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
@@ -88,6 +94,10 @@ def make_app(service: Service) -> FastAPI:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return page()
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return description_page(app.openapi())
 
     # Each middleware is outside of those before it.
     app.add_middleware(FastPath, routes=[route for router in direct for route in router.routes])
@@ -154,12 +164,26 @@ async def _unexpected_error(_: Request, error: Exception) -> Response:
     return error_response(500, "the server failed; the log says why")
 
 
-EXCEPTION_HANDLERS: dict[Any, Any] = {
-    RequestValidationError: _validation_error,
-    HTTPException: _http_error,
-    DeniedError: _denied_error,
-    AdapterkitError: _adapterkit_error,
-    OSError: _file_error,
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+
+def _in_format_of_path(handler: Handler) -> Handler:
+    """A handler that answers in OpenAI's format where the answers have it."""
+
+    async def handle(request: Request, error: Any) -> Response:
+        response = await handler(request, error)
+        is_openai = request.url.path.endswith(vector_routes.OPENAI_PATH)
+        return openai_error(response) if is_openai else response
+
+    return handle
+
+
+EXCEPTION_HANDLERS: dict[Any, Handler] = {
+    RequestValidationError: _in_format_of_path(_validation_error),
+    HTTPException: _in_format_of_path(_http_error),
+    DeniedError: _in_format_of_path(_denied_error),
+    AdapterkitError: _in_format_of_path(_adapterkit_error),
+    OSError: _in_format_of_path(_file_error),
 }
 """Handler by class of error."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from fastapi.responses import JSONResponse, Response
 
 ERROR_TYPES = {
@@ -34,3 +36,11 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
     line = line.encode("utf-8", "replace").decode()
     error_type = ERROR_TYPES.get(status, "error")
     return JSONResponse({"error": line, "error_type": error_type}, status, headers)
+
+
+def openai_error(response: Response) -> Response:
+    """An error in the format of OpenAI, whose client shows `error.message`."""
+    content = json.loads(bytes(response.body))
+    error = {"message": content["error"], "type": content["error_type"]}
+    headers = {k: v for k, v in response.headers.items() if not k.startswith("content-")}
+    return JSONResponse({**content, "error": error}, response.status_code, headers)

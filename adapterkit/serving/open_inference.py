@@ -21,7 +21,7 @@ from .._version import __version__
 from ..data.requests import parse_text
 from ..errors import DataError, UnavailableError, did_you_mean
 from ..names import BASE
-from ..tasks.base import column_roles
+from ..tasks.base import column_roles, tasks
 from ..tasks.types import Text
 from .auth import CallerDep
 from .routes import ServiceDep
@@ -30,6 +30,17 @@ from .service import RowAnswer
 from .strict_json import StrictJsonRoute
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=StrictJsonRoute)
+
+BASE_KEYS: tuple[str, ...] = ("vector",)
+"""Keys of an answer of the plain backbone that are output tensors, as `Task.tensor_keys`."""
+
+TENSORS: dict[str, dict[str, Any]] = {
+    "answer": {"datatype": "BYTES", "shape": [-1]},
+    "label": {"datatype": "BYTES", "shape": [-1]},
+    "score": {"datatype": "FP32", "shape": [-1]},
+    "vector": {"datatype": "FP32", "shape": [-1, -1]},
+}
+"""Data type and shape of the output tensors; a plug-in's task may have others."""
 
 MAX_TENSORS = 16
 MAX_DIMENSIONS = 8
@@ -113,7 +124,8 @@ async def version_is_ready(
 @router.get("/models/{name:adapter}/ready")
 async def is_ready(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Report whether an adapter can be used."""
-    await service.find(caller, name)
+    if name != BASE:
+        await service.find(caller, name)
     return JSONResponse({"name": name, "ready": True})
 
 
@@ -132,16 +144,24 @@ async def describe(name: Name, service: ServiceDep, caller: CallerDep) -> Respon
 
 
 async def _describe(reference: str, service: ServiceDep, caller: CallerDep) -> Response:
-    version = await service.find(caller, reference)
-    versions, _ = await service.in_thread(service.store.versions, version.name)
-    text = {"name": "text", "datatype": "BYTES", "shape": [-1]}
+    if reference == BASE:
+        name, versions, roles, keys = BASE, [1], ["text"], BASE_KEYS
+    else:
+        version = await service.find(caller, reference)
+        description = await service.in_thread(service.describe, version)
+        versions, _ = await service.in_thread(service.store.versions, version.name)
+        task = tasks().get(description["task"])
+        name, roles = version.name, list(description["reads"] or ["text"])
+        keys = () if task is None else task.tensor_keys
     return JSONResponse(
         {
-            "name": version.name,
+            "name": name,
             "versions": [str(number) for number in versions],
             "platform": "adapterkit",
-            "inputs": [text],
-            "outputs": [{"name": "answer", "datatype": "BYTES", "shape": [-1]}],
+            "inputs": [{"name": role, "datatype": "BYTES", "shape": [-1]} for role in roles],
+            "outputs": [
+                {"name": key, **TENSORS[key]} for key in ("answer", *keys) if key in TENSORS
+            ],
         }
     )
 
@@ -206,7 +226,7 @@ def _outputs(answers: list[RowAnswer]) -> list[dict[str, Any]]:
         _tensor("answer", [json.dumps(answer.values, ensure_ascii=False) for answer in answers])
     ]
     loaded = answers[0].loaded
-    for key in ("vector",) if loaded is None else loaded.adapter.task.tensor_keys:
+    for key in BASE_KEYS if loaded is None else loaded.adapter.task.tensor_keys:
         if all(key in answer.values for answer in answers):
             outputs.append(_tensor(key, [answer.values[key] for answer in answers]))
     return outputs

@@ -236,6 +236,20 @@ class ErrorBody(BaseModel):
     error_type: str
 
 
+class OpenAIError(BaseModel):
+    """What is wrong, and `error_type` again."""
+
+    message: str
+    type: str
+
+
+class OpenAIErrorBody(BaseModel):
+    """The body of every error of the routes in OpenAI's format."""
+
+    error: OpenAIError
+    error_type: str
+
+
 def _check_number_of_keys(content: dict[str, Any]) -> None:
     if len(content) > MAX_KEYS:
         raise ValueError(f"expected at most {MAX_KEYS} keys, got {len(content)}")

@@ -6,6 +6,7 @@ import math
 from base64 import b64encode
 from collections.abc import Sequence
 from struct import pack
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -14,11 +15,21 @@ from ..errors import DataError
 from ..names import BASE
 from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
 from .auth import CallerDep
+from .errors import ERROR_TYPES
 from .routes import ServiceDep, json_response
-from .schemas import EmbedBody, EmbeddingsBody, RerankBody, SimilarityBody
+from .schemas import EmbedBody, EmbeddingsBody, OpenAIErrorBody, RerankBody, SimilarityBody
 from .service import RowAnswer
 
 Vector = Sequence[float]
+
+OPENAI_PATH = "/v1/embeddings"
+"""The end of the paths in OpenAI's format."""
+
+OPENAI_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": OpenAIErrorBody, "description": ERROR_TYPES[status]}
+    for status in (400, 401, 403, 404, 408, 413, 422, 429, 500, 503)
+}
+"""`responses` of the routes in OpenAI's format."""
 
 vector_router = APIRouter(tags=["answers"])
 """Routes that `FastPath` calls directly, as those of `text_router`."""
@@ -38,8 +49,12 @@ async def embed(
     return json_response([_unit(v) for v in vectors] if body.normalize else vectors, answers)
 
 
-@vector_router.post("/adapters/{name:adapter}/v1/embeddings", openapi_extra=ADAPTER_PARAMETERS)
-@vector_router.post("/v1/embeddings", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post(
+    "/adapters/{name:adapter}/v1/embeddings",
+    openapi_extra=ADAPTER_PARAMETERS,
+    responses=OPENAI_ERRORS,
+)
+@vector_router.post(OPENAI_PATH, openapi_extra=ADAPTER_PARAMETERS, responses=OPENAI_ERRORS)
 async def openai_embeddings(
     body: EmbeddingsBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:

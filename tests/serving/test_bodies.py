@@ -76,8 +76,9 @@ def labels(predictor: Predictor, name: str, texts: list[Any]) -> list[list[dict[
 def refused(reply: Any, status: int = 422) -> str:
     """The message of an error, which has no type names."""
     assert reply.status_code == status, reply.text
-    assert not TYPE_NAMES.search(reply.json()["error"])
-    message: str = reply.json()["error"]
+    error = reply.json()["error"]
+    message: str = error if isinstance(error, str) else error["message"]
+    assert not TYPE_NAMES.search(message)
     return message
 
 
@@ -288,3 +289,54 @@ def test_head_is_get_without_the_body(client: TestClient, path: str) -> None:
     assert head.headers["content-type"] == whole.headers["content-type"]
     assert client.head("/nothing").status_code == 404
     assert client.head("/predict").status_code == 405
+
+
+# Descriptions.
+
+
+def test_the_page_of_the_description_needs_no_other_site(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in page.text
+    assert not re.search(r"(src|href)=.?https?:", page.text)
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in page.text
+    assert "adapter_id" in page.text
+    assert "$ref" not in page.text
+    assert client.head("/docs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "outputs"),
+    [
+        ("base", ["text"], ["answer", "vector"]),
+        ("acme/single", ["text"], ["answer", "label", "score"]),
+        ("acme/pairs", ["text", "text_pair"], ["answer", "label", "score"]),
+    ],
+)
+def test_open_inference_describes_inputs_and_outputs(
+    client: TestClient, name: str, roles: list[str], outputs: list[str]
+) -> None:
+    about = client.get(f"/v2/models/{name}").json()
+    assert [tensor["name"] for tensor in about["inputs"]] == roles
+    assert client.get(f"/v2/models/{name}/ready").json()["ready"]
+    tensors = [
+        {"name": role, "shape": [2], "datatype": "BYTES", "data": ["a card", "tea"]}
+        for role in roles
+    ]
+    found = client.post(f"/v2/models/{name}/infer", json={"inputs": tensors}).json()["outputs"]
+    assert [tensor["name"] for tensor in about["outputs"]] == outputs
+    assert {one["name"]: one["datatype"] for one in found} == {
+        one["name"]: one["datatype"] for one in about["outputs"]
+    }
+    assert [len(one["shape"]) for one in found] == [len(one["shape"]) for one in about["outputs"]]
+
+
+def test_errors_in_the_format_of_openai(client: TestClient) -> None:
+    for path in ("/v1/embeddings", "/adapters/acme/single/v1/embeddings"):
+        for body in ({"input": ""}, {"input": "a", "model": "acme/no"}):
+            reply = client.post(path, json=body)
+            assert reply.status_code in (404, 422)
+            assert set(reply.json()["error"]) == {"message", "type"}
+            assert reply.json()["error"]["type"] == reply.json()["error_type"]

@@ -194,7 +194,7 @@ def test_openai_models(openai: OpenAI) -> None:
 def test_openai_errors(openai: OpenAI, settings: Any, words: str) -> None:
     with pytest.raises((NotFoundError, UnprocessableEntityError)) as caught:
         openai.embeddings.create(**settings)
-    assert words in str(caught.value.body)
+    assert words in str(caught.value)
 
 
 def test_base64_is_little_endian_float32(url: str) -> None:
