@@ -72,5 +72,5 @@ class Inputs:
             if role in fields and role not in self.required and role not in self.optional:
                 raise DataError(
                     f"{where}: '{name}' was trained on {trained} alone and does not read {role}; "
-                    "give each text as a row of its own"
+                    'give each text as a row of its own: [["a"], ["b"]]'
                 )
