@@ -53,7 +53,7 @@ def test_an_adapter_answers_what_it_was_trained_on(tiny: Backbone, pairs: bool) 
         "text 1: there is no text_pair; 't/x' was trained on text and text_pair"
         if pairs
         else "text 1: 't/x' was trained on text alone and does not read text_pair; give each text "
-        "as a row of its own"
+        'as a row of its own: [["a"], ["b"]]'
     )
     with pytest.raises(DataError) as refused:
         predictor.predict("t/x", [wrong])
