@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-from ..data.requests import FaultyRow, RequestFile, RequestRow, parse_text
+from ..data.requests import FaultyRow, RequestFile, RequestRow, Warn, parse_text
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE
-
-if TYPE_CHECKING:
-    from ..data.readers import Warn
 
 STANDARD_INPUT = Path("-")
 """The `--input` that stands for standard input."""

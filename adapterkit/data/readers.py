@@ -21,9 +21,6 @@ Records = Iterator[tuple[str, dict[str, Any]]]
 Tell = Callable[[DataError], None]
 """Called with every error, a `RowError` for a broken row. If it returns, reading continues."""
 
-Warn = Callable[[str], None]
-"""Called with every warning."""
-
 UTF8 = FileFormat()
 
 
@@ -38,7 +35,7 @@ def read_records(
     file_format: FileFormat = UTF8,
     *,
     name: str | None = None,
-    warn: Warn = log.warning,
+    tell_empty: Tell | None = None,
 ) -> Records:
     """Yields every valid row of a file.
 
@@ -50,7 +47,8 @@ def read_records(
         tell: Called if the file is missing, empty or unreadable, and for each row that is broken.
         file_format: How it is written.
         name: How messages call the file; its path if omitted.
-        warn: Called if rows are empty, which are skipped.
+        tell_empty: Called for each row of a table whose fields are all empty. If omitted, one
+            warning is logged that such rows were skipped.
     """
     name = name or str(path)
     if not path.is_file():
@@ -58,12 +56,13 @@ def read_records(
     if path.suffix not in FORMATS:
         *some, last = FORMATS
         return tell(DataError(f"{name}: expected a file ending in {', '.join(some)} or {last}"))
-    skipped: list[int | None] = []
+    skipped: list[DataError] = []
+    tell_empty = tell_empty or skipped.append
     empty = True
     try:
         for row, found in FORMATS[path.suffix](path, file_format):
             if found == EMPTY:
-                skipped.append(row)
+                tell_empty(RowError(f"{name}:{row}: {EMPTY}"))
                 continue
             empty = False
             if isinstance(found, str):
@@ -80,7 +79,8 @@ def read_records(
         return tell(DataError(f"{name}: cannot be read ({error.strerror or error})"))
     if skipped:
         rows = "1 empty row" if len(skipped) == 1 else f"{len(skipped)} empty rows"
-        warn(f"{name}: skipped {rows}, the first in line {skipped[0]}")
+        line = str(skipped[0]).removeprefix(f"{name}:").partition(":")[0]
+        log.warning(f"{name}: skipped {rows}, the first in line {line}")
     if empty:
         tell(DataError(f"{name}: there are no rows"))
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,9 +17,11 @@ from ..tasks.fields import FieldKind
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
-    from .readers import Warn
 
 log = logging.getLogger("adapterkit")
+
+Warn = Callable[[str], None]
+"""Called with every warning."""
 
 MOST_DEPTH = 32
 """Nesting of JSON that is read as values by role: those need 3, and messages can print it."""
@@ -75,7 +77,8 @@ class RequestFile:
     name: str | None = None
 
     def rows(self, warn: Warn = log.warning) -> Iterator[RequestRow | FaultyRow]:
-        """Yields the rows one by one, with those that are not valid in their place.
+        """Yields the rows one by one, with those that are not valid in their place. Empty rows at
+        the end of a table, as spreadsheets leave them, are skipped.
 
         Args:
             warn: Called with each warning.
@@ -87,17 +90,25 @@ class RequestFile:
         from .readers import read_records
 
         faults: list[FaultyRow] = []
+        empty: list[FaultyRow] = []  # empty rows after the last row that is not empty
 
         def keep(error: DataError) -> None:
             if not isinstance(error, RowError):
                 raise error
-            faults.append(FaultyRow(error))
+            faults.extend((*empty, FaultyRow(error)))
+            empty.clear()
 
-        for where, record in read_records(self.path, keep, name=self.name, warn=warn):
-            yield from faults
+        def keep_empty(error: DataError) -> None:
+            empty.append(FaultyRow(error))
+
+        for where, record in read_records(self.path, keep, name=self.name, tell_empty=keep_empty):
+            yield from (*faults, *empty)
             faults.clear()
+            empty.clear()
             yield self._row(record, where)
         yield from faults
+        if empty:
+            warn(f"{self.name or self.path}: skipped {len(empty)} empty rows at its end")
 
     def _row(self, record: Mapping[str, Any], where: str) -> RequestRow | FaultyRow:
         try:

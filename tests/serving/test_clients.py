@@ -108,6 +108,8 @@ def test_feature_extraction(hub: Any, predictor: Predictor) -> None:
     for options in accepted:
         vectors = client.feature_extraction(TEXT, **options)
         assert vectors[0] == pytest.approx(np.array(expected["vector"]), abs=1e-5)
+    many = client.feature_extraction([TEXT, "rain"])
+    assert many.shape == (2, len(expected["vector"]))
     raw = hub("/embed").feature_extraction(TEXT, normalize=False)
     assert np.linalg.norm(raw) != pytest.approx(1.0)
     refused: list[Any] = [{"prompt_name": "query"}, {"truncation_direction": "left"}]
