@@ -66,6 +66,20 @@ class ServerError(AdapterkitError):
     """A server failed, or is not a server of adapterkit."""
 
 
+class TrainingInterruptedError(KeyboardInterrupt):
+    """A signal has ended a training, whose checkpoint was written.
+
+    It is no `AdapterkitError`, so that a program ends with it as with any Ctrl-C.
+
+    Attributes:
+        exit_code: The shell's code for the signal: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Ends a message about an unknown word with the nearest valid one, else with all of them."""
     valid = sorted(options)

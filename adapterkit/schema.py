@@ -209,6 +209,9 @@ def _default_text(value: Any) -> str:
         return "automatic"
     if isinstance(value, Mapping) and not value:
         return "none"
+    if is_dataclass(value):
+        parts = (f"{one.name}: {_default_text(getattr(value, one.name))}" for one in fields(value))
+        return f"{{{', '.join(parts)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -128,7 +128,11 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
     assert written == {
         **RECIPES[name],
         "data": {**before, **since},
-        "training": {**RECIPES[name]["training"], "timeout": 120},
+        "training": {
+            **RECIPES[name]["training"],
+            "checkpoint": {"minutes": 10.0, "steps": None},
+            "timeout": 120,
+        },
     }
 
 

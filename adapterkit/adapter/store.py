@@ -7,6 +7,7 @@ all, and then the alias `latest` is moved in the index (`store_index.py`).
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from os.path import isdir, isfile, join
@@ -27,6 +28,9 @@ from .remote_store import Remote, is_url
 from .stacking import ParentRef
 from .store_index import ALIAS, LATEST, VERSION, StoreIndex, Version
 from .weights import WEIGHTS
+
+CHECKPOINTS = ".checkpoints"
+"""Folder of a store for trainings that have not published their adapter yet."""
 
 
 class Store:
@@ -54,6 +58,8 @@ class Store:
     def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
         """Saves an adapter as the next version of its name and makes it `latest`.
 
+        The checkpoints of its training are removed.
+
         Args:
             adapter: The adapter.
             geometry: Its backbone's.
@@ -67,7 +73,13 @@ class Store:
         """
         if adapter.on_top_of is not None:
             self.parent_folder(ParentRef.of(adapter.on_top_of))
-        return self.publish_files(adapter.name, adapter_files(adapter, geometry)).folder
+        published = self.publish_files(adapter.name, adapter_files(adapter, geometry)).folder
+        checkpoints = self.checkpoint_dir(adapter.name)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        for folder in list(checkpoints.parents)[: adapter.name.count("/") + 1]:
+            with suppress(OSError):  # it is not there, or has checkpoints of other names
+                folder.rmdir()
+        return published
 
     def publish_files(
         self,
@@ -218,6 +230,10 @@ class Store:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise AdapterError(f"{nearest}: not a folder that can be written to; choose another")
         self._index.aliases(name)  # raises if they are garbled
+
+    def checkpoint_dir(self, name: str) -> Path:
+        """The folder for the checkpoints of a training; no adapter has such a name."""
+        return self.root / CHECKPOINTS / check_name(name)
 
     def find(self, reference: str) -> Version:
         """The version that `name`, `name@version` or `name@alias` means; `name` is `@latest`.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .._version import __version__
-from ..errors import AdapterkitError
+from ..errors import AdapterkitError, TrainingInterruptedError
 from .bench import app as bench
 from .client import app as client
 from .compare import compare
@@ -64,6 +64,9 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         if error.filename is None:
             raise
         message = f"{error.filename}: {error.strerror}"
+    except TrainingInterruptedError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         typer.echo("Interrupted; no incomplete file was left.", err=True)
         raise typer.Exit(130) from None

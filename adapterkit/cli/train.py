@@ -48,6 +48,10 @@ def train(
             "--max-tokens", min=1, help="Most tokens of several recipes in one step; limits memory."
         ),
     ] = 4096,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the last checkpoint of each recipe, if any."),
+    ] = False,
     keys: Annotated[
         bool,
         typer.Option("--keys", help="List every key of a recipe with its default and meaning."),
@@ -69,6 +73,9 @@ def train(
     as if it were trained alone: adapterkit train recipes/*.yaml
 
     Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
+
+    A training that was ended, by a signal or by a fault, goes on with --resume from its last
+    checkpoint in the store; training.checkpoint says how often one is written.
     """
     from ..training.recipe import Recipe
     from ..training.recipe_keys import describe_keys
@@ -96,7 +103,9 @@ def train(
     backbone = load_backbone(plans)
     stopped = None
     try:
-        adapters = train_many(plans, backbone, rows=rows, store=store, max_tokens=max_tokens)
+        adapters = train_many(
+            plans, backbone, rows=rows, store=store, resume=resume, max_tokens=max_tokens
+        )
     except StoppedError as error:
         stopped, adapters = error, error.finished
     if PartialState().is_main_process:

@@ -70,6 +70,23 @@ class BackboneSection:
 
 
 @dataclass(frozen=True)
+class CheckpointSection:
+    """When a training saves its state, to go on after an interruption.
+
+    Attributes:
+        minutes: Minutes between two checkpoints; 0 writes one only when a signal ends the training.
+        steps: Optimiser steps between two checkpoints, beside the minutes.
+    """
+
+    minutes: float = 10.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, "minutes")
+        check_least(self, 1, "steps")
+
+
+@dataclass(frozen=True)
 class Training:
     """How the adapter is trained.
 
@@ -99,6 +116,8 @@ class Training:
         ensemble: Members trained side by side from the seeds seed, seed + 1, ... on the same
             splits, kept as one adapter; every text is asked of all of them, in one batch, and
             their raw scores are averaged.
+        checkpoint: When the state is saved in the store, for --resume: every so many minutes (0:
+            only when a signal ends the training) or steps, as {minutes: 10} or {steps: 500}.
         timeout: Seconds that one of several processes waits for another before all end.
     """
 
@@ -120,6 +139,7 @@ class Training:
     cache_mb: int = 1024
     on_top_of: str | None = None
     ensemble: int = 1
+    checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     timeout: int = 120
 
     def __post_init__(self) -> None:

@@ -18,12 +18,15 @@ from ..inference.shared_layers import StateCache
 from ..tasks.types import Outputs
 from .augmentation import Augment
 from .callbacks.base import Callback
+from .checkpoint import Checkpoints
+from .checkpointing import Checkpointing
 from .compatibility import check_processes, check_together
 from .evaluation import split_outputs, tune_and_score
 from .loop import STEP_TOKENS, Loop, LoopOptions
 from .plan import HELD_OUT, Plan, Rows, load_rows
 from .processes import join_processes, lost_process_named, make_accelerator, on_cpu
 from .recipe import Recipe
+from .resume import Resume
 from .run import Run
 from .trainable import TrainableAdapter, TrainableAdapters
 
@@ -50,6 +53,7 @@ def train(
     store: Store | None = None,
     augment: Augment | None = None,
     callbacks: Sequence[Callback] = (),
+    resume: bool = False,
     progress: bool = True,
 ) -> Adapter:
     """Trains the adapter of a recipe, on as many processes as Accelerate was launched with.
@@ -60,18 +64,22 @@ def train(
         rows: Rows in memory, for a recipe whose data names no source: a list of mappings, a data
             frame, a data set, or a mapping of splits to these.
         store: The store in which the recipe's `on_top_of` is looked up by name, and where the
-            adapter will be published; if omitted, `adapters`.
+            adapter will be published; if omitted, `adapters`. Checkpoints are written only into a
+            store that is given.
         augment: Your own augmentation: a function from the values of a training row by role, and a
             random generator, to new values for the same roles; called in every epoch
             (`augmentation.Augment`).
         callbacks: Instances of callbacks beside the registered ones.
+        resume: Go on from the newest checkpoint in the store, if there is one.
         progress: Show a progress bar, and a line for every epoch.
 
     Returns:
         The adapter, with its history and metrics; the same on every process.
 
     Raises:
-        AdapterkitError: Recipe, data or backbone do not allow the training.
+        AdapterkitError: Recipe, data or backbone do not allow the training, or a checkpoint cannot
+            be written, or is of another training.
+        TrainingInterruptedError: SIGINT or SIGTERM ended the training, with a checkpoint.
     """
     return train_many(
         [recipe],
@@ -80,6 +88,7 @@ def train(
         store=store,
         augment={recipe.name: augment} if augment is not None else {},
         callbacks=callbacks,
+        resume=resume,
         progress=progress,
     )[0]
 
@@ -92,6 +101,7 @@ def train_many(
     store: Store | None = None,
     augment: Mapping[str, Augment] | None = None,
     callbacks: Sequence[Callback] = (),
+    resume: bool = False,
     progress: bool = True,
     max_tokens: int = STEP_TOKENS,
 ) -> list[Adapter]:
@@ -107,6 +117,7 @@ def train_many(
         store: As in `train`.
         augment: Name of a recipe to its augmentation, as in `train`.
         callbacks: As in `train`; one instance follows all runs.
+        resume: As in `train`; each recipe has checkpoints of its own.
         progress: Show a progress bar, and a line for every epoch.
         max_tokens: Most tokens of several recipes' batches in one forward; it bounds memory.
 
@@ -139,7 +150,8 @@ def train_many(
             plan.log_summary(backbone)
     members = [TrainableAdapter(member) for plan in plans for member in plan.members]
     trainables = TrainableAdapters(backbone, members, _state_cache(plans))
-    options = LoopOptions(callbacks, progress, max_tokens)
+    saving = _checkpoint_callbacks(plans, store, resume)
+    options = LoopOptions([*callbacks, *saving], progress, max_tokens)
     return run_plans(plans, trainables, accelerator, options, started)
 
 
@@ -197,6 +209,27 @@ def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbo
     processes = join_processes(first, cpu=section.device == "cpu").num_processes
     check_processes(recipes, processes)
     return section.load(first.folder, prepared)
+
+
+def _checkpoint_callbacks(
+    plans: Sequence[Plan], store: Store | None, resume: bool
+) -> list[Callback]:
+    """What writes the checkpoints of some plans, and what loads them if the training goes on.
+
+    Raises:
+        RecipeError: It goes on, and there is no store.
+    """
+    if store is None:
+        if resume:
+            raise RecipeError("resume: checkpoints are in a store; give one (store=)")
+        return []
+    checkpoints = {
+        plan.recipe.name: Checkpoints(store.checkpoint_dir(plan.recipe.name), plan)
+        for plan in plans
+    }
+    sections = {plan.recipe.name: plan.recipe.training.checkpoint for plan in plans}
+    saving: list[Callback] = [Checkpointing(checkpoints, sections)]
+    return [*saving, Resume(checkpoints)] if resume else saving
 
 
 def _check_augment_names(augment: Iterable[str], recipes: Sequence[Recipe]) -> None:

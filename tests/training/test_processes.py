@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
@@ -126,6 +130,66 @@ def test_a_process_that_trains_alone_beside_others_is_refused(
     assert result.code == 2
     assert words in result.err
     assert not Path("adapters").exists()
+
+
+def launched(recipe: Path, *options: str) -> subprocess.Popen[str]:
+    """`adapterkit train` in two processes."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--main_process_port", "0", "-m", "adapterkit", "train"]
+    with Path("errors.txt").open("w", encoding="utf-8") as errors:
+        return subprocess.Popen(
+            [*command, str(recipe), *options],
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            text=True,
+        )
+
+
+def process_of(launcher: subprocess.Popen[str], rank: int) -> int:
+    """The id of a process that the launcher has started."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            variables = (path / "environ").read_bytes().split(b"\0")
+            if int(parent) == launcher.pid and f"RANK={rank}".encode() in variables:
+                return int(path.name)
+    raise AssertionError(f"the launcher has no process {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "local_rank: 1"),
+        (signal.SIGSTOP, "Error: process 1 of 2 (counted from 0) has ended, or did not answer for"),
+        (signal.SIGTERM, "Interrupted by SIGTERM after"),
+    ],
+    ids=["killed", "stopped", "ended"],
+)
+def test_a_lost_process_ends_the_others_and_one_process_goes_on(
+    tiny: Backbone, tiny_folder: Path, number: signal.Signals, words: str
+) -> None:
+    sections = "{epochs: 90, batch_size: 4, timeout: 5, checkpoint: {steps: 1, minutes: 0}}"
+    recipe = write_recipe(tiny_folder, training=sections)
+    launcher = launched(recipe)
+    checkpoints = Store("adapters").checkpoint_dir("acme/topic")
+    while not any(int(path.name) >= 20 for path in checkpoints.glob("[0-9]*")):
+        assert launcher.poll() is None, Path("errors.txt").read_text(encoding="utf-8")
+        time.sleep(0.01)
+    os.kill(process_of(launcher, 1), number)
+    assert launcher.wait(timeout=120) != 0
+    assert words in Path("errors.txt").read_text(encoding="utf-8")
+    assert not list(Path("adapters/acme").glob("topic/[0-9]*"))
+    result = run_command("train", recipe, "--resume")
+    assert result.code == 0, result.err
+    resumed = load_adapter(Path("adapters/acme/topic/1"), tiny)
+    whole = train(Recipe.load(recipe), tiny, progress=False)
+    for (_, alone), (_, together) in zip(
+        whole.training["losses"], resumed.training["losses"], strict=True
+    ):
+        assert alone == pytest.approx(together, abs=2e-6)  # the record has six digits
+    assert_same_weights(whole, resumed, tolerance=1e-4)
 
 
 @pytest.mark.slow

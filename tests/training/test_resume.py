@@ -12,15 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapterkit import AdapterkitError, Backbone, Callback, Recipe, train, train_many
-from adapterkit.adapter.adapter import Adapter
 from adapterkit.training.callbacks.base import Event
 from adapterkit.training.plan import Plan
 from adapterkit.training.run import Run
 from adapterkit.training.trainable import TrainableAdapter
-from helpers.joint_training import assert_same_weights, recipe_for, with_changes, write_rows
-
-LORA = {"type": "lora", "dropout": 0.2}
-DROPOUT = {"type": "classification", "pooling": "mean", "dropout": 0.3}
+from helpers.joint_training import recipe_for, with_changes, write_rows
+from helpers.resumable import assert_same, recipes
 
 
 class InterruptionError(Exception):
@@ -85,44 +82,6 @@ def through_files(states: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = with_tensors(json.loads((folder / "states.json").read_text()))
     return found
-
-
-def record(adapter: Adapter) -> dict[str, Any]:
-    return {key: value for key, value in adapter.training.items() if key != "seconds"}
-
-
-def assert_same(found: Adapter, expected: Adapter) -> None:
-    """Bit for bit, with every loss and score."""
-    for one, other in zip(found.members, expected.members, strict=True):
-        assert_same_weights(one, other)
-    assert record(found) == record(expected)
-    assert found.metrics == expected.metrics
-
-
-def recipes(kind: str, folder: Path) -> list[Recipe]:
-    (folder / "synonyms.csv").write_text("word,synonym\nmoney,fee\nrain,sun\nbank,card\n")
-    one = recipe_for("one", write_rows(1, 50), LORA, DROPOUT, epochs=3, seed=3)
-    augmented = with_changes(
-        recipe_for("varied", write_rows(2, 40), LORA, DROPOUT, epochs=3, accumulation=3),
-        augmentation={
-            "token_dropout": 0.2,
-            "synonyms": str(folder / "synonyms.csv"),
-            "replace": 0.5,
-        },
-    )
-    ensemble = recipe_for("crowd", write_rows(3, 30), {"type": "prefix"}, epochs=3, ensemble=3)
-    adversarial = recipe_for("moved", write_rows(4, 30), LORA, epochs=3, adversarial=0.5)
-    patient = recipe_for(
-        "patient", write_rows(5, 30), {"type": "bottleneck"}, epochs=9, patience=1, batch_size=5
-    )
-    return {
-        "one": [one],
-        "augmented": [augmented],
-        "ensemble": [ensemble],
-        "adversarial": [adversarial],
-        "patience": [patient],
-        "side by side": [one, augmented, ensemble, adversarial, patient],
-    }[kind]
 
 
 @pytest.mark.parametrize(
