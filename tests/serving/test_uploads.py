@@ -1,0 +1,146 @@
+"""Uploaded archives: what `tar` writes is read, everything else is refused at once."""
+
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+from collections import Counter
+
+import pytest
+
+from adapterkit.errors import DataError
+from adapterkit.serving.uploads import unpack
+
+FILES = {
+    "./adapter_config.json": b"{}" * 50,
+    "./adapter_model.safetensors": b"x" * 3000,
+    "./README.md": b"",
+    "./report/curve.png": b"z" * 700,
+}
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def archive(tar_format: int = tarfile.PAX_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
+        folder = tarfile.TarInfo("./report")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.mtime = 1.5  # type: ignore[assignment]  # gives it an extended header
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def header(kind: bytes, content: bytes = b"", size: bytes = b"") -> bytes:
+    """One header and its content.
+
+    Args:
+        kind: The type of the entry.
+        content: Its content.
+        size: 12 bytes in place of the size of the content.
+    """
+    member = tarfile.TarInfo("README.md")
+    member.type, member.size = kind, len(content)
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    if size:
+        block[124:136] = size
+    return with_checksum(bytes(block)) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def with_checksum(block: bytes) -> bytes:
+    blank = block[:148] + b" " * 8 + block[156:]
+    return blank[:148] + b"%06o\0 " % sum(blank) + blank[156:]
+
+
+@pytest.mark.parametrize("tar_format", FORMATS)
+def test_an_archive_of_every_format_is_read(tar_format: str) -> None:
+    files = unpack(io.BytesIO(archive(FORMATS[tar_format])), 10_000)
+    assert files == {name.removeprefix("./"): content for name, content in FILES.items()}
+
+
+EXTENDED = {
+    "only digits": b"1" * 60_000,
+    "a huge length": b"99999999999999999999 a=b\n",
+    "a length of 0": b"0 a=b\n",
+    "a length that is too small": b"3 a=b\n",
+    "no key": b"6 =b\n\n",
+    "no line end": b"6 a=bc",
+    "a name": b"18 path=README.md\n",
+    "a size": b"10 size=5\n",
+    "a negative size": b"14 size=-5000\n",
+    "a sparse file": b"22 GNU.sparse.major=1\n",
+    "too many bytes": b"8 a=bcd\n" * 10_000,
+}
+
+
+@pytest.mark.parametrize("what", EXTENDED)
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_an_extended_header_that_changes_a_file_is_refused(what: str, kind: bytes) -> None:
+    content = header(kind, EXTENDED[what]) + header(tarfile.REGTYPE, b"text") + END
+    with pytest.raises(DataError, match=r"extended|too large"):
+        unpack(io.BytesIO(content), 10**8)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, b"L", b"K"])
+def test_a_long_chain_of_extended_headers_is_refused(kind: bytes) -> None:
+    chain = header(kind, b"10 abcd=e\n") * 5000
+    with pytest.raises(DataError, match=r"more than \d+ entries|not a regular file"):
+        unpack(io.BytesIO(chain + header(tarfile.REGTYPE) + END), 10**8)
+
+
+@pytest.mark.parametrize(
+    "size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000001\0", b"x" * 12]
+)
+@pytest.mark.parametrize("kind", list("0157LKxgSAMV"))
+def test_a_size_that_is_not_one_is_refused(kind: str, size: bytes) -> None:
+    with pytest.raises(DataError, match=r"not a regular file|not a tar archive"):
+        unpack(io.BytesIO(header(kind.encode(), size=size) + b"a" * 2048 + END), 10**8)
+
+
+def test_an_archive_that_is_cut_off_is_refused() -> None:
+    content = archive()
+    end = len(content.rstrip(b"\0"))
+    for length in range(0, end, 100):
+        with pytest.raises(DataError):
+            unpack(io.BytesIO(content[:length]), 10**8)
+
+
+@pytest.mark.parametrize("n_archives", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_changed_archives_are_read_or_refused(n_archives: int) -> None:
+    rng = random.Random(0)
+    outcomes: Counter[str] = Counter()
+    whole = {name: archive(number) for name, number in FORMATS.items()}
+    for _ in range(n_archives):
+        content = bytearray(rng.choice(list(whole.values())))
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            change(content, rng)
+        try:
+            unpack(io.BytesIO(content), 10**8)
+        except DataError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["read"] += 1
+    assert outcomes["refused"] > n_archives // 4
+    assert outcomes["read"] > n_archives // 10
+
+
+def change(content: bytearray, rng: random.Random) -> None:
+    """Changes a byte, a field of a header, the type of an entry, or repeats a part."""
+    start = rng.randrange(len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    block = slice(start, start + tarfile.BLOCKSIZE)
+    kind = rng.randrange(4)
+    if kind == 0:
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    elif kind == 1:
+        content[start + rng.choice((0, 99, 124, 130, 157, 257, 345))] = rng.choice(b"\0\x80\xff-79")
+        content[block] = with_checksum(bytes(content[block]))
+    elif kind == 2:
+        content[start + 156] = rng.choice(b"0123456789xgLKSADMNV\0")
+        content[block] = with_checksum(bytes(content[block]))
+    else:
+        content[start:start] = content[start : start + tarfile.BLOCKSIZE * rng.randrange(1, 4)]
