@@ -36,6 +36,17 @@ def serve(
         Path | None,
         typer.Option("--keys", help="Key file; required if other machines can reach the server."),
     ] = None,
+    ssl_certfile: Annotated[
+        Path | None,
+        typer.Option("--ssl-certfile", help="TLS certificate chain (PEM); plain HTTP if omitted."),
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--ssl-keyfile",
+            help="Private key of the certificate (PEM); if omitted, it is in --ssl-certfile.",
+        ),
+    ] = None,
     memory: Annotated[
         str, typer.Option("--memory", help="Memory for adapters, such as 500MB or 2GB.")
     ] = "2GB",
@@ -141,6 +152,8 @@ def serve(
                 queue_tokens=queue_tokens,
                 lanes=lanes,
                 keys=keys,
+                ssl_certfile=ssl_certfile,
+                ssl_keyfile=ssl_keyfile,
                 any_backbone=any_backbone,
                 log_texts=log_texts,
                 limits=ServingLimits(

@@ -1,14 +1,23 @@
-"""Admin routes: publish, alias, roll back, unload, verify and delete adapters at run time."""
+"""Admin routes: publish, alias, roll back, unload, verify and delete adapters at run time.
+
+Each needs a role and the permission for the adapter, and each is one record of the audit log.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from ..adapter.store import Store
+from ..errors import AdapterkitError
 from ..names import check_name
-from .auth import admin
+from .api_keys import Caller, Role
+from .audit_log import audited
+from .auth import CallerDep, check_permission
 from .routes import ServiceDep
 from .schemas import MAX_VERSION, Alias, Name, VersionBody
 from .strict_json import StrictJsonRoute
@@ -17,7 +26,6 @@ from .uploads import REQUIRED_FILES, received_folder
 router = APIRouter(
     prefix="/admin",
     tags=["admin"],
-    dependencies=[Depends(admin)],
     route_class=StrictJsonRoute,
 )
 
@@ -40,8 +48,43 @@ FOLDER_BODY = {
 """The body of `publish` in the OpenAPI description."""
 
 
+class Action:
+    """What an admin or a publisher does in one request.
+
+    Args:
+        request: The request.
+        caller: Its caller.
+    """
+
+    def __init__(self, request: Request, caller: CallerDep) -> None:
+        self.caller: Caller = caller
+        self._request = request
+
+    @contextmanager
+    def on(self, name: str, verb: str, role: Role = "publisher") -> Iterator[dict[str, Any]]:
+        """Checks the permission, and logs the action when it ends.
+
+        Args:
+            name: The adapter.
+            verb: What is done.
+            role: The role that is needed.
+
+        Returns:
+            The log record, for the version and the digest.
+
+        Raises:
+            DeniedError: The caller may not do this with the adapter.
+        """
+        with audited(self._request, self.caller, verb, name) as record:
+            check_permission(self.caller, role, name)
+            yield record
+
+
+ActionDep = Annotated[Action, Depends()]
+
+
 @router.get("/adapters/{name:adapter}")
-async def describe(name: Name, service: ServiceDep) -> Response:
+async def describe(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Return the versions, aliases and digests of an adapter, and whether it is in memory."""
 
     def read_versions() -> dict[str, Any]:
@@ -53,19 +96,24 @@ async def describe(name: Name, service: ServiceDep) -> Response:
             "aliases": aliases,
         }
 
+    with action.on(name, "describe"):
+        description = await service.in_thread(read_versions)
     in_tiers = {label: name in tier.names() for label, tier in service.cache.tiers.items()}
-    return JSONResponse({**await service.in_thread(read_versions), "resident": in_tiers})
+    return JSONResponse({**description, "resident": in_tiers})
 
 
 @router.put("/adapters/{name:adapter}", status_code=201, openapi_extra={"requestBody": FOLDER_BODY})
-async def publish(name: Name, request: Request, service: ServiceDep) -> Response:
+async def publish(name: Name, request: Request, service: ServiceDep, action: ActionDep) -> Response:
     """Publish the next version of an adapter; from then on, `latest` means this version.
 
     The body is an adapter folder, either as `application/x-tar` (`tar -C FOLDER -c .`) or as
     `multipart/form-data` with one part for each file.
     """
-    async with received_folder(request) as read_files, request.app.state.one_upload:
-        version = await service.publish(name, await service.in_thread(read_files))
+    with action.on(name, "publish") as record:
+        async with received_folder(request) as read_files, request.app.state.one_upload:
+            files = await service.in_thread(read_files)
+            version = await service.publish(action.caller, name, files)
+        record |= {"version": version.number, "digest": version.digest}
     return JSONResponse(
         {"name": name, "version": version.number, "digest": version.digest}, status_code=201
     )
@@ -75,47 +123,77 @@ async def publish(name: Name, request: Request, service: ServiceDep) -> Response
 async def delete(
     name: Name,
     service: ServiceDep,
+    action: ActionDep,
     version: Annotated[
         int | None, Query(ge=1, le=MAX_VERSION, description="All versions if omitted")
     ] = None,
 ) -> Response:
     """Delete one version of an adapter, or all its versions."""
-    await service.in_thread(service.store.delete, name, version)
+    with action.on(name, "delete", "admin") as record:
+        digests = await service.in_thread(_digests, service.store, name)
+        if version is None:
+            record["digests"] = digests
+        else:
+            record |= {"version": version, "digest": digests.get(version)}
+        await service.in_thread(service.store.delete, name, version)
     if version is None:
         service.cache.unload(name)
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
 @router.put("/aliases/{alias}/{name:adapter}")
-async def set_alias(alias: Alias, name: Name, body: VersionBody, service: ServiceDep) -> Response:
+async def set_alias(
+    alias: Alias, name: Name, body: VersionBody, service: ServiceDep, action: ActionDep
+) -> Response:
     """Point an alias, such as `stable` or `latest`, at a version."""
-    await service.in_thread(service.store.alias, name, alias, body.version)
+    with action.on(name, "set alias") as record:
+        record |= {"alias": alias, "version": body.version}
+        await service.in_thread(service.store.alias, name, alias, body.version)
+        digests = await service.in_thread(_digests, service.store, name)
+        record["digest"] = digests.get(body.version)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.delete("/aliases/{alias}/{name:adapter}")
-async def remove_alias(alias: Alias, name: Name, service: ServiceDep) -> Response:
+async def remove_alias(
+    alias: Alias, name: Name, service: ServiceDep, action: ActionDep
+) -> Response:
     """Remove an alias."""
-    await service.in_thread(service.store.alias, name, alias, None)
+    with action.on(name, "remove alias") as record:
+        record["alias"] = alias
+        await service.in_thread(service.store.alias, name, alias, None)
     return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
 
 
 @router.post("/rollback/{name:adapter}")
-async def roll_back(name: Name, service: ServiceDep) -> Response:
+async def roll_back(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Point `latest` at the version before."""
-    version = await service.in_thread(service.store.roll_back, name)
+    with action.on(name, "roll back") as record:
+        version = await service.in_thread(service.store.roll_back, name)
+        record |= {"version": version.number, "digest": version.digest}
     return JSONResponse({"name": name, "version": version.number, "digest": version.digest})
 
 
 @router.post("/unload/{name:adapter}")
-async def unload(name: Name, service: ServiceDep) -> Response:
+async def unload(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Remove an adapter from memory; the next request loads it again."""
-    return JSONResponse({"name": name, "unloaded": service.cache.unload(check_name(name))})
+    with action.on(name, "unload", "admin"):
+        unloaded = service.cache.unload(check_name(name))
+    return JSONResponse({"name": name, "unloaded": unloaded})
 
 
 @router.get("/verify/{name:adapter}")
-async def verify(name: Name, service: ServiceDep) -> Response:
+async def verify(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """List the differences between the files of an adapter and their checksums."""
-    return JSONResponse(
-        {"name": name, "faults": await service.in_thread(service.store.verify, name)}
-    )
+    with action.on(name, "verify"):
+        faults = await service.in_thread(service.store.verify, name)
+    return JSONResponse({"name": name, "faults": faults})
+
+
+def _digests(store: Store, name: str) -> dict[int, str]:
+    """Digest by number of the versions that can be read."""
+    digests = {}
+    with suppress(AdapterkitError, OSError):
+        for number in store.versions(name)[0]:
+            digests[number] = store.find(f"{name}@{number}").digest
+    return digests

@@ -13,7 +13,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .api_keys import Caller
+from .api_keys import Caller, Role
 from .service import Service
 
 
@@ -36,6 +36,10 @@ class DeniedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class WrongKeyError(DeniedError):
+    """The API key is not known; its answer is delayed (`WrongKeys`)."""
 
 
 async def service_of(request: Request) -> Service:
@@ -69,19 +73,25 @@ class Authentication:
         caller = self._find(headers)
         state["caller"] = caller
         if isinstance(caller, Caller):
-            state["facts"] = {"tenant": caller.tenant}
+            state["facts"] = {"tenant": caller.tenant.name, "key": caller.key_id}
         if has_body(headers):
-            known = _known(caller)
+            known = await _known(scope)
             if is_admin_path(scope["path"]):
-                _check_admin(known)
+                check_role(known, "publisher")
         await self._app(scope, receive, send)
 
     def _find(self, headers: Headers) -> Caller | DeniedError:
         if self._service.keys is None and _is_cross_site(headers):
             return DeniedError(403, "a page of another site may not use a server without keys")
         scheme, key = get_authorization_scheme_param(headers.get("authorization"))
-        caller = self._service.caller(key if scheme.lower() == "bearer" else None)
-        return caller or DeniedError(401, "send a known API key: Authorization: Bearer ak-...")
+        key = key if scheme.lower() == "bearer" else ""
+        caller = self._service.caller(key)
+        if caller is None:
+            error = WrongKeyError if key else DeniedError
+            return error(401, "send a known API key: Authorization: Bearer ak-...")
+        if caller.is_expired:
+            return DeniedError(401, f"the API key was accepted until {caller.expires}")
+        return caller
 
 
 class ApiKeyAuth(SecurityBase):
@@ -101,8 +111,9 @@ class ApiKeyAuth(SecurityBase):
         Raises:
             DeniedError: The server has keys and the request has none of them, or the server has no
                 keys and a page of another site sent the request.
+            OverloadedError: Too many requests with wrong keys wait for their answers.
         """
-        return _known(request.state.caller)
+        return await _known(request.scope)
 
 
 def has_body(headers: Headers) -> bool:
@@ -121,15 +132,42 @@ def caller_of(scope: Scope) -> Caller | None:
     return caller if isinstance(caller, Caller) else None
 
 
-def _known(caller: Caller | DeniedError) -> Caller:
+def client_host(scope: Scope) -> str:
+    """The address of the client; behind a trusted proxy, the one that the proxy gives."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def check_role(caller: Caller, role: Role) -> None:
+    """Checks that a caller may do what a role may do.
+
+    Raises:
+        DeniedError: It may not.
+    """
+    if not caller.has_role(role):
+        article = "an" if role == "admin" else "a"
+        raise DeniedError(403, f"this needs {article} {role}'s API key")
+
+
+def check_permission(caller: Caller, role: Role, name: str) -> None:
+    """Checks that a caller has a role and may use an adapter, whether it exists or not.
+
+    Raises:
+        DeniedError: It has not, or may not.
+    """
+    check_role(caller, role)
+    if not caller.may_use(name.partition("@")[0]):
+        patterns = ", ".join(caller.tenant.adapters) or "no adapter"
+        raise DeniedError(403, f"this API key is for {patterns}, not for '{name}'")
+
+
+async def _known(scope: Scope) -> Caller:
+    caller: Caller | DeniedError = scope["state"]["caller"]
+    if isinstance(caller, WrongKeyError):
+        service: Service = scope["app"].state.service
+        await service.wrong_keys.delay(client_host(scope))
     if isinstance(caller, DeniedError):
         raise caller
-    return caller
-
-
-def _check_admin(caller: Caller) -> Caller:
-    if not caller.admin:
-        raise DeniedError(403, "this needs an admin's API key")
     return caller
 
 
@@ -157,4 +195,5 @@ async def admin(caller: CallerDep) -> Caller:
     Raises:
         DeniedError: It is not an admin.
     """
-    return _check_admin(caller)
+    check_role(caller, "admin")
+    return caller

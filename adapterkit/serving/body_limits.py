@@ -132,4 +132,5 @@ class _Body:
         if not is_admin_path(path):
             return self._limits.body_bytes
         is_upload = self._scope["method"] == "PUT" and path.startswith("/admin/adapters/")
-        return self._limits.upload_bytes if caller.admin and is_upload else ADMIN_BYTES
+        may_upload = is_upload and caller.has_role("publisher")
+        return self._limits.upload_bytes if may_upload else ADMIN_BYTES

@@ -122,7 +122,7 @@ class Connections:
         Returns:
             Whether there is room for it.
         """
-        address = _network(host)
+        address = network_of(host)
         group = self._groups.get(address) or _Group(self.limits.per_address)
         for full in (group, self._all):
             if full.n_members < full.limit:
@@ -205,7 +205,7 @@ class _Group:
         return None
 
 
-def _network(host: str) -> str:
+def network_of(host: str) -> str:
     """The address that is limited: one client has a whole IPv6 network of 64 bits."""
     if ":" not in host:
         return host

@@ -28,14 +28,18 @@ MAX_MESSAGE = 500
 """Most characters of a message, which may quote what the caller has sent."""
 
 
-def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """The response of every route to an error: one line of bounded length."""
+def one_line(message: str) -> str:
+    """A message as one line of bounded length, which can be encoded."""
     line = " ".join(message[: 2 * MAX_MESSAGE].split())
     if len(line) > MAX_MESSAGE:
         line = line[:MAX_MESSAGE] + "..."
-    line = line.encode("utf-8", "replace").decode()
+    return line.encode("utf-8", "replace").decode()
+
+
+def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """The response of every route to an error: one line of bounded length."""
     error_type = ERROR_TYPES.get(status, "error")
-    return JSONResponse({"error": line, "error_type": error_type}, status, headers)
+    return JSONResponse({"error": one_line(message), "error_type": error_type}, status, headers)
 
 
 def openai_error(response: Response) -> Response:

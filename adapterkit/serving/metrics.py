@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from statistics import median
 
@@ -12,10 +12,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ..names import BASE
 from .adapter_cache import AdapterCache
 from .connections import Connections, Phase
 from .engine import Engine, EngineObserver
 from .tracing import Traces
+from .wrong_keys import WrongKeys
 
 MAX_ADAPTERS = 500
 """Most adapters that are counted by name. The others are counted as `_other`, so that the text of
@@ -75,6 +77,10 @@ class Metrics(EngineObserver):
         """Adds the state of the engine and of the cache at the time of a scrape."""
         self.registry.register(_StateCollector(engine, cache))
 
+    def observe_wrong_keys(self, wrong_keys: WrongKeys) -> None:
+        """Adds the number of wrong API keys at the time of a scrape."""
+        self.registry.register(_WrongKeyCollector(wrong_keys))
+
     def observe_connections(self, connections: Connections) -> None:
         """Adds the open connections at the time of a scrape, and those that the server closed."""
         self.registry.register(_ConnectionCollector(connections))
@@ -104,9 +110,30 @@ class Metrics(EngineObserver):
                 self._adapter_counters[name] = counter
         counter.inc(rows)
 
-    def text(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
+    def text(self, may_see: Callable[[str], bool]) -> bytes:
+        """All metrics in the text format of Prometheus.
+
+        Args:
+            may_see: Whether the rows of an adapter are among them.
+        """
+        visible = CollectorRegistry()
+        visible.register(_VisibleCollector(self.registry, may_see))
+        return generate_latest(visible)
+
+
+class _VisibleCollector(Collector):
+    """All metrics of a registry, without the rows of adapters that the caller may not see."""
+
+    def __init__(self, registry: CollectorRegistry, may_see: Callable[[str], bool]) -> None:
+        self._registry = registry
+        self._may_see = may_see
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                one for one in metric.samples if self._may_see(one.labels.get("adapter", BASE))
+            ]
+            yield metric
 
 
 class _StateCollector(Collector):
@@ -160,6 +187,15 @@ class _ConnectionCollector(Collector):
         for reason, n in self._connections.closed.items():
             closed.add_metric([reason], n)
         yield from (phases, closed)
+
+
+class _WrongKeyCollector(Collector):
+    def __init__(self, wrong_keys: WrongKeys) -> None:
+        self._wrong_keys = wrong_keys
+
+    def collect(self) -> Iterator[Metric]:
+        total = self._wrong_keys.total
+        yield CounterMetricFamily("adapterkit_wrong_keys", "Requests with a wrong API key", total)
 
 
 LATENCY_WINDOW = 10.0

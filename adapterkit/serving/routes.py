@@ -172,13 +172,17 @@ async def ready(service: ServiceDep) -> Response:
 @router.get(
     "/metrics",
     tags=["server"],
-    dependencies=[Depends(admin)],
     response_class=PlainTextResponse,
     responses={status: {"content": {"application/json": {}}} for status in (401, 403)},
 )
-async def metrics(service: ServiceDep) -> Response:
-    """Report queue, batches, latencies, rows by adapter, loads and evictions to Prometheus."""
-    return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+async def metrics(service: ServiceDep, caller: Annotated[Caller, Depends(admin)]) -> Response:
+    """Report queue, batches, latencies, rows by adapter, loads and evictions to Prometheus.
+
+    Rows are reported of the adapters that the key may use.
+    """
+    return PlainTextResponse(
+        service.metrics.text(caller.may_use), media_type="text/plain; version=0.0.4"
+    )
 
 
 def _row(inputs: Any) -> Text:

@@ -7,12 +7,13 @@ import ipaddress
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 
@@ -24,14 +25,16 @@ from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
 from ..names import check_name
 from .adapter_cache import AdapterCache
-from .api_keys import VARIABLE, Keys, parse_keys
+from .api_keys import Keys
 from .app import make_app
 from .connections import ConnectionLimits, Connections
 from .engine import Engine
 from .http_protocol import BoundedHttp
 from .json_logs import log, log_as_json
+from .key_file import VARIABLE, KeyFile, parse_keys
 from .metrics import Metrics
 from .service import Service, ServingLimits
+from .tls import TlsHandshake, load_tls
 from .tracing import Traces
 
 DRAIN_SECONDS = 60.0
@@ -60,6 +63,7 @@ class Settings:
         queue_tokens: Most tokens that may wait.
         lanes: Number of batches computed at the same time on a CPU; if None, one per core, up to 4.
         keys: Key file, if any.
+        ssl_certfile, ssl_keyfile: TLS certificate and private key in PEM format, if any.
         any_backbone: Whether adapters that were trained on other weights are accepted.
         log_texts: Whether the texts of requests are logged.
         limits: Limits of one request.
@@ -78,6 +82,8 @@ class Settings:
     queue_tokens: int = 100_000
     lanes: int | None = None
     keys: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
     any_backbone: bool = False
     log_texts: bool = False
     limits: ServingLimits = field(default_factory=ServingLimits)
@@ -141,7 +147,7 @@ def load_keys(path: Path | None) -> Keys | None:
         AdapterkitError: They are not valid.
     """
     if path is not None:
-        return Keys.load(path)
+        return KeyFile(path)
     text = os.environ.get(VARIABLE)
     return None if text is None else Keys(parse_keys(text, VARIABLE))
 
@@ -152,15 +158,19 @@ def check_host(host: str, keys: Keys | None) -> None:
     Raises:
         AdapterkitError: The host is not a loopback address, and there are no keys.
     """
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = host == "localhost"
-    if keys is None and not is_loopback:
+    if keys is None and not is_loopback(host):
         raise AdapterkitError(
             f"--host {host} is open to other machines, and there are no keys: give --keys FILE "
             "(adapterkit keys makes one), or listen on 127.0.0.1"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def run_server(settings: Settings, host: str, port: int) -> None:
@@ -170,6 +180,7 @@ def run_server(settings: Settings, host: str, port: int) -> None:
         AdapterkitError: The settings are not valid, or the port is in use.
     """
     check_host(host, load_keys(settings.keys))
+    tls = load_tls(settings.ssl_certfile, settings.ssl_keyfile)
     limits = ConnectionLimits.of_process(
         settings.max_connections, settings.max_connections_per_address
     )
@@ -178,40 +189,55 @@ def run_server(settings: Settings, host: str, port: int) -> None:
         with _address_errors(host, port):  # another server may have bound it and listened meanwhile
             sock.listen(BACKLOG)
         log_as_json()
-        _run(service, limits, sock, settings.store)
+        if tls is None and not is_loopback(host):
+            log.warning(
+                f"--host {host} is open to other machines without TLS: keys and texts can be read "
+                "on the way; give --ssl-certfile, or put a proxy with TLS in front"
+            )
+        scheme = "http" if tls is None else "https"
+        facts = {
+            "url": f"{scheme}://{_address(sock)}",
+            "store": settings.store,
+            "backbone": service.backbone.name,
+            "keys": service.keys is not None,
+            "max_connections": limits.total,
+        }
+        _run(uvicorn_config(service, limits, tls), sock, facts)
 
 
-def _run(service: Service, limits: ConnectionLimits, sock: socket.socket, store: str) -> None:
-    address, port = sock.getsockname()[:2]
-    facts = {
-        "url": f"http://{address if ':' not in address else f'[{address}]'}:{port}",
-        "store": store,
-        "backbone": service.backbone.name,
-        "keys": service.keys is not None,
-        "max_connections": limits.total,
-    }
+def _run(config: uvicorn.Config, sock: socket.socket, facts: dict[str, Any]) -> None:
     # All objects that exist now stay. Frozen, the garbage collector no longer traverses them, which
     # would stop all threads; it collects only the objects of requests.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    _Server(uvicorn_config(service, limits), facts).run([sock])
+    _Server(config, facts).run([sock])
     log.info("ended")
 
 
-def uvicorn_config(service: Service, limits: ConnectionLimits) -> uvicorn.Config:
+def uvicorn_config(
+    service: Service, limits: ConnectionLimits, tls: ssl.SSLContext | None = None
+) -> uvicorn.Config:
     """Uvicorn's settings for the application of a service.
 
     Args:
         service: The service; its metrics then count the connections.
         limits: Most connections.
+        tls: TLS settings; None for plain HTTP.
     """
     connections = Connections(limits)
     service.metrics.observe_connections(connections)
-    protocol = partial(BoundedHttp, registry=connections, head_seconds=service.limits.read_timeout)
+    seconds = service.limits.read_timeout
+    protocol: Any = partial(BoundedHttp, registry=connections, head_seconds=seconds)
+    if tls is not None:
+        protocol = partial(
+            TlsHandshake, context=tls, registry=connections, seconds=seconds, make_http=protocol
+        )
     return uvicorn.Config(
         make_app(service),
-        http=cast(Any, protocol),  # uvicorn only calls it
+        http=protocol,  # uvicorn only calls it
+        # uvloop ignores pause_reading in connection_made, so bytes of a handshake would be lost.
+        loop="auto" if tls is None else "asyncio",
         ws="none",
         log_config=None,
         access_log=False,
@@ -219,6 +245,11 @@ def uvicorn_config(service: Service, limits: ConnectionLimits) -> uvicorn.Config
         timeout_graceful_shutdown=int(DRAIN_SECONDS),
         server_header=False,
     )
+
+
+def _address(sock: socket.socket) -> str:
+    address, port = sock.getsockname()[:2]
+    return f"{address if ':' not in address else f'[{address}]'}:{port}"
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..adapter.adapter import Adapter
-from ..adapter.card import CardSummary
+from ..adapter.card import CardSummary, read_parent
 from ..adapter.inputs import Inputs
 from ..adapter.store import Store
 from ..adapter.store_index import Version
@@ -40,6 +40,7 @@ from .engine import Engine
 from .json_logs import log
 from .metrics import Metrics
 from .tokenizing import estimate_tokens
+from .wrong_keys import WrongKeys
 
 T = TypeVar("T")
 
@@ -110,6 +111,8 @@ class Service:
         self.metrics = metrics
         self.limits = limits
         self.log_texts = log_texts
+        self.wrong_keys = WrongKeys()
+        metrics.observe_wrong_keys(self.wrong_keys)
 
     def start(self) -> None:
         """Starts the engine; must be called on the running event loop."""
@@ -127,11 +130,9 @@ class Service:
         """The backbone of the engine."""
         return self.engine.backbone
 
-    def caller(self, key: str | None) -> Caller | None:
+    def caller(self, key: str) -> Caller | None:
         """The owner of a key; None if the server has keys and this is not one of them."""
-        if self.keys is None:
-            return EVERYONE
-        return None if key is None else self.keys.find(key)
+        return EVERYONE if self.keys is None else self.keys.find(key)
 
     async def answer(
         self, caller: Caller, rows: Sequence[tuple[str | None, Text]], truncate: bool = True
@@ -154,25 +155,25 @@ class Service:
         began = time.monotonic()
         if not 1 <= len(rows) <= self.limits.rows:
             raise DataError(f"expected 1 to {self.limits.rows} rows per request, got {len(rows)}")
-        caller.rows.take(len(rows), "rows")
+        caller.tenant.rows.take(len(rows), "rows")
         if self.log_texts:
-            facts = {"tenant": caller.tenant, "asked": [[name, text] for name, text in rows]}
+            facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}
             log.info("asked", extra={"facts": facts})
         by_reference = await self._load(caller, {reference or BASE for reference, _ in rows})
         loaded = [by_reference[reference or BASE] for reference, _ in rows]
         adapters = [None if one is None else one.adapter for one in loaded]
         texts = [text for _, text in rows]
         estimate = self._estimate(adapters, texts)
-        caller.tokens.take(estimate, "tokens")
+        caller.tenant.tokens.take(estimate, "tokens")
         tokens: list[int] = []
 
         def charge(examples: list[Example]) -> None:
             tokens.extend(map(n_tokens, adapters, examples))
-            caller.tokens.correct(sum(tokens) - estimate)
+            caller.tenant.tokens.correct(sum(tokens) - estimate)
             if not truncate:
                 self._refuse_truncated(adapters, examples)
 
-        tenant = caller.tenant or (rows[0][0] or BASE).partition("/")[0]
+        tenant = caller.tenant.name or (rows[0][0] or BASE).partition("/")[0]
         answers = await self.engine.ask(
             tenant, list(zip(adapters, texts, strict=True)), self.limits.timeout, charge
         )
@@ -246,10 +247,11 @@ class Service:
             "bytes": card.n_bytes,
         }
 
-    async def publish(self, name: str, files: Mapping[str, bytes]) -> Version:
+    async def publish(self, caller: Caller, name: str, files: Mapping[str, bytes]) -> Version:
         """Publishes an adapter folder, if it can be loaded for the backbone.
 
         Args:
+            caller: The caller, who must be allowed to use the adapter's parent as well.
             name: The name.
             files: Content by path.
 
@@ -259,6 +261,9 @@ class Service:
 
         def check(folder: Path) -> None:
             try:
+                parent = read_parent(folder)
+                if parent is not None:
+                    self._check_permission(caller, parent.name)
                 self.cache.load(folder)
             except AdapterError as error:
                 raise AdapterError(str(error).replace(f"{folder}", name)) from None

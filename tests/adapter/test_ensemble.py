@@ -37,7 +37,7 @@ from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
 from adapterkit.serving import service as service_module
 from adapterkit.serving.adapter_cache import OVERHEAD, LruTier
-from adapterkit.serving.api_keys import Caller
+from adapterkit.serving.api_keys import Caller, Tenant
 from adapterkit.serving.pending_row import PendingRow
 from adapterkit.serving.queue import Queue
 from adapterkit.serving.tokenizing import estimate_tokens
@@ -523,9 +523,9 @@ def test_the_quota_of_a_tenant_counts_every_member(
         def correct(self, difference: float) -> None:
             taken.append((difference, "tokens more than estimated"))
 
-    caller = Caller(key="", adapters=("*",))
+    caller = Caller(Tenant(adapters=("*",)))
     for name in ("rows", "tokens"):
-        object.__setattr__(caller, name, QuotaSpy())
+        object.__setattr__(caller.tenant, name, QuotaSpy())
     monkeypatch.setattr(service_module, "EVERYONE", caller)
     with serving(Path("shelf"), tiny_folder) as url, Client(url, attempts=1) as client:
         client.predict("acme/one", TEXTS[0])

@@ -16,6 +16,7 @@ import uvicorn
 from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.serving.connections import ConnectionLimits
 from adapterkit.serving.server import Settings, make_service, uvicorn_config
+from adapterkit.serving.tls import load_tls
 
 
 @contextmanager
@@ -24,7 +25,8 @@ def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]
     on_cpu = LoadOptions(device="cpu")
     chosen = Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
     limits = ConnectionLimits.of_process(chosen.max_connections, chosen.max_connections_per_address)
-    server = uvicorn.Server(uvicorn_config(make_service(chosen), limits))
+    tls = load_tls(chosen.ssl_certfile, chosen.ssl_keyfile)
+    server = uvicorn.Server(uvicorn_config(make_service(chosen), limits, tls))
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))
     thread.start()
@@ -32,7 +34,7 @@ def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]
         while not server.started:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{sock.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(30)

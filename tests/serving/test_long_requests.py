@@ -25,10 +25,11 @@ from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.pipeline import answer_rows, compute_outputs, encode_requests
 from adapterkit.serving import pending_row, tokenizing
 from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Keys, hash_key, parse_keys
+from adapterkit.serving.api_keys import Keys, hash_key
 from adapterkit.serving.app import make_app
 from adapterkit.serving.disconnects import DisconnectWatch
 from adapterkit.serving.engine import MAX_INLINE_CHARACTERS, Engine
+from adapterkit.serving.key_file import parse_keys
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.serving.tokenizing import estimate_tokens

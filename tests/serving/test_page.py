@@ -24,9 +24,10 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Keys, hash_key, parse_keys
+from adapterkit.serving.api_keys import Keys, hash_key
 from adapterkit.serving.app import make_app
 from adapterkit.serving.engine import Engine
+from adapterkit.serving.key_file import parse_keys
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.page import FILE
 from adapterkit.serving.service import Service, ServingLimits

@@ -33,12 +33,13 @@ from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
 from adapterkit.serving import body_limits
 from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import EVERYONE, Keys, hash_key, parse_keys
+from adapterkit.serving.api_keys import EVERYONE, Keys, hash_key
 from adapterkit.serving.app import make_app
 from adapterkit.serving.binary_tensors import HEADER_LENGTH
 from adapterkit.serving.body_limits import BodyLimits
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.json_logs import JsonFormatter, log
+from adapterkit.serving.key_file import KeyFile, parse_keys
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.server import check_host
 from adapterkit.serving.service import Service, ServingLimits
@@ -437,7 +438,7 @@ def test_keys_can_be_removed_while_the_server_runs(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text(json.dumps(CALLERS))
     now = 0.0
-    keys = Keys.load(file, clock=lambda: now)
+    keys = KeyFile(file, clock=lambda: now)
     assert keys.find("ak-acme") is not None
     file.write_text(json.dumps({"globex": CALLERS["globex"]}))
     now += 2.0

@@ -31,7 +31,7 @@ def archive(tar_format: int = tarfile.PAX_FORMAT) -> bytes:
         for name, content in FILES.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
-            member.mtime = 1.5  # type: ignore[assignment]  # gives it an extended header
+            member.mtime = 1.5  # gives it an extended header
             tar.addfile(member, io.BytesIO(content))
     return file.getvalue()
 
