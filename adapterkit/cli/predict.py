@@ -117,15 +117,12 @@ def predict(
         names = known_names(survey, predictor.names, by_reference, requests)
         everyone = list(by_reference.values()) or [BASE]
         rows = assign_adapters(requests.rows(), names, everyone)
-        with output.progress_bar(survey.n_rows) as bar:
+        with output.progress_bar(survey.n_answers(len(everyone))) as bar:
             predictions = PredictionStream(
                 predictor, rows, output.needs_explanations, requests.file is None, bar
             )
             output.write(predictions, OutputColumns.beside(survey.columns, column, prefix))
     if predictions.first_fault is not None:
-        typer.echo(
-            f"Error: {predictions.n_faults} of {predictions.n_rows} rows have no answer; the "
-            f"first: {predictions.first_fault}",
-            err=True,
-        )
+        counts = f"{predictions.n_faults} of {predictions.n_rows} rows have no answer"
+        typer.echo(f"Error: {counts}; the first: {predictions.first_fault}", err=True)
         raise typer.Exit(1)

@@ -79,6 +79,7 @@ class PredictionStream:
                 self.n_rows += 1
                 if prediction.error is not None:
                     self.n_faults += 1
+                    self.bar.update()
                     self.first_fault = self.first_fault or prediction.error
                 yield prediction
 

@@ -57,11 +57,13 @@ class RowSurvey:
 
     Attributes:
         n_rows: Number of rows, with those that are not valid.
+        n_open: Number of valid rows that name no adapter.
         adapters: Names of the adapters that rows name.
         columns: Columns of all rows, in the order in which they appear.
     """
 
     n_rows: int
+    n_open: int
     adapters: Sequence[str]
     columns: Sequence[str]
 
@@ -72,7 +74,7 @@ class RowSurvey:
         Raises:
             AdapterkitError: There are no rows, or none of them is valid.
         """
-        n_rows, first_fault, has_valid = 0, None, False
+        n_rows, n_open, first_fault, has_valid = 0, 0, None, False
         adapters: set[str] = set()
         columns: dict[str, None] = {}
         for row in rows:
@@ -82,12 +84,17 @@ class RowSurvey:
                 first_fault = first_fault or row.error
             else:
                 has_valid = True
+                n_open += row.adapter is None
                 adapters |= {row.adapter} if row.adapter is not None else set()
         if first_fault is not None and not has_valid:
             raise first_fault
         if not n_rows:
             raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
-        return cls(n_rows, sorted(adapters), list(columns))
+        return cls(n_rows, n_open, sorted(adapters), list(columns))
+
+    def n_answers(self, n_adapters: int) -> int:
+        """Number of rows of the output, if so many adapters answer a row that names none."""
+        return self.n_rows + self.n_open * (n_adapters - 1)
 
 
 @contextmanager

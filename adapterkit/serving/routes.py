@@ -42,12 +42,10 @@ async def predict(
     """
     if body.requests is not None:
         return await _answer_requests(body, service, caller, named)
-    adapter, texts, is_batch = chosen_adapter(body, named), [body.inputs], False
+    adapter, is_batch = chosen_adapter(body, named), body.is_batch
     if body.is_flat:
         is_batch = await _is_batch_of_texts(body.inputs, service, caller, adapter)
-    if is_batch or (isinstance(body.inputs, list) and not body.is_flat):
-        texts, is_batch = body.inputs, True
-    rows = [(adapter, _row(text)) for text in texts]
+    rows = [(adapter, _row(text)) for text in (body.inputs if is_batch else [body.inputs])]
     answers = await service.answer(caller, rows, body.truncate)
     outputs = [_pipeline_output(answer, body) for answer in answers]
     is_nested = body.parameters is not None and all("scores" in one.values for one in answers)

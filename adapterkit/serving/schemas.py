@@ -163,6 +163,11 @@ class PredictBody(AdapterBody):
         return self
 
     @property
+    def is_batch(self) -> bool:
+        """Whether it is a batch whatever the adapter reads."""
+        return isinstance(self.inputs, list) and not self.is_flat
+
+    @property
     def is_flat(self) -> bool:
         """Whether it is a flat list of texts, whose meaning depends on the adapter."""
         return isinstance(self.inputs, list) and isinstance(self.inputs[0], str)

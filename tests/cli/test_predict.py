@@ -18,6 +18,8 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.cli import prediction_rows
 from adapterkit.cli.answers import write_answers
+from adapterkit.cli.request_rows import RowSurvey
+from adapterkit.data.requests import RequestFile
 from helpers.adapters import MakeAdapter
 from helpers.command_line import CommandResult, run_command
 
@@ -250,6 +252,8 @@ def test_chunks_change_nothing(arguments: tuple[str, ...], monkeypatch: pytest.M
     monkeypatch.setattr(prediction_rows, "CHUNK", 3)
     parts = json.loads(run_command(*given).out)
     assert len(whole) == 5 * 2 + 2
+    survey = RowSurvey.of(RequestFile(Path("in.jsonl"), {"text": "text"}).rows())
+    assert survey.n_answers(2) == len(whole), "the length of the progress bar"
     for one, other in zip(whole, parts, strict=True):
         assert one.keys() == other.keys()
         assert one.get("label") == other.get("label")
