@@ -61,6 +61,13 @@ class Checkpoint:
         Raises:
             BackboneError: The folder is not a supported checkpoint in safetensors.
         """
+        try:
+            return cls._read(folder)
+        except OSError as error:
+            raise BackboneError(f"{folder}: cannot be read ({error.strerror})") from None
+
+    @classmethod
+    def _read(cls, folder: Path) -> Checkpoint:
         settings = _json(folder, "config.json")
         _check_files(folder)
         try:

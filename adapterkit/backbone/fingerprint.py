@@ -38,13 +38,12 @@ def fingerprint(weights: str, settings: Mapping[str, Any], reader: TextEncoder) 
         settings: What else changes the model's answers, by name; values that JSON has.
         reader: Its tokenizer.
     """
-    vocabulary = hashlib.sha256()
-    for token, number in sorted(reader.vocabulary.items(), key=lambda item: item[1]):
-        vocabulary.update(f"{number} {token}\n".encode())
+    tokens = sorted(reader.vocabulary.items(), key=lambda item: item[1])
+    vocabulary = "".join(f"{number} {token}\n" for token, number in tokens)
     content = {
         "weights": weights,
         "settings": dict(settings),
-        "vocabulary": vocabulary.hexdigest(),
+        "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
         "probes": [(one.ids, one.type_ids) for one in reader.encode(*probe_pairs())],
     }
     return content_digest(json.dumps(content, sort_keys=True).encode())

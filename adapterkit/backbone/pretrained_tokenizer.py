@@ -40,12 +40,13 @@ def load_tokenizer(folder: Path, n_embeddings: int, n_types: int) -> Any:
         names = tokenizer.model_input_names
         tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
     reader = TextEncoder(tokenizer)
-    if reader.vocabulary.keys() <= set(tokenizer.all_special_tokens):
+    vocabulary = reader.vocabulary
+    if vocabulary.keys() <= set(tokenizer.all_special_tokens):
         raise BackboneError(
             f"{folder}: the tokenizer knows no words; its files, such as tokenizer.json or "
             "vocab.txt, are missing or empty"
         )
-    beyond = sorted(token for token, number in reader.vocabulary.items() if number >= n_embeddings)
+    beyond = sorted(token for token, number in vocabulary.items() if number >= n_embeddings)
     if beyond:
         shown = ", ".join(f"{token!r:.40}" for token in beyond[:3])
         raise BackboneError(

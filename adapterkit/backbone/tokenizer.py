@@ -44,7 +44,8 @@ class TextEncoder:
     @property
     def vocabulary(self) -> dict[str, int]:
         """Every token with its id, added ones included."""
-        return dict(self._backend.get_vocab(with_added_tokens=True))
+        tokens: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return tokens
 
     @property
     def lower_case(self) -> bool:

@@ -262,6 +262,27 @@ def test_known_prefixes_are_stripped(folder: Path, tiny: Backbone, prefix: str) 
     assert found.weights_fingerprint == tiny.weights_fingerprint
 
 
+def test_a_language_model_head_of_another_shape_is_refused(folder: Path) -> None:
+    from transformers import BertForMaskedLM
+
+    BertForMaskedLM.from_pretrained(folder).save_pretrained(folder)
+    name = "cls.predictions.transform.dense.weight"
+    converted(name, lambda old: old[:5])(folder)
+    with pytest.raises(BackboneError, match=r"dense\.weight of shape \[5, 32\], by .* \[32, 32\]"):
+        Backbone.load(str(folder), device="cpu")
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(BackboneError, match=r"cannot be read \(Permission denied\)"):
+        Backbone.load(str(folder), device="cpu")
+
+
 def test_heads_beside_the_backbone_are_ignored(folder: Path, tiny: Backbone) -> None:
     added(**{"2.linear.weight": torch.ones(2, 2), "classifier.weight": torch.ones(2, 32)})(folder)
     assert same_backbone(folder, tiny).fingerprint == tiny.fingerprint
