@@ -210,7 +210,8 @@ def _default_text(value: Any) -> str:
     if isinstance(value, Mapping) and not value:
         return "none"
     if is_dataclass(value):
-        parts = (f"{one.name}: {_default_text(getattr(value, one.name))}" for one in fields(value))
+        given = {one.name: getattr(value, one.name) for one in fields(value)}
+        parts = [f"{name}: {_default_text(v)}" for name, v in given.items() if v is not None]
         return f"{{{', '.join(parts)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(str, value))}]"

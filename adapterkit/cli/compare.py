@@ -49,6 +49,8 @@ def compare(
     plan = Recipe.load(recipe, changes or [])
     if plot is not None:
         check_output(plot, (".png",), "--plot")
+    from accelerate import PartialState
+
     from ..training.comparison import check_names, method_names
     from ..training.comparison import compare as compare_methods
     from ..training.comparison_table import comparison_table
@@ -58,6 +60,8 @@ def compare(
         names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)
     result = compare_methods(plan, names, seeds)
+    if not PartialState().is_main_process:
+        return
     if plot is not None:
         from ..adapter.plots import plot_comparison
 

@@ -51,19 +51,20 @@ class Checkpoints:
         """The folder of the newest checkpoint; None if there is none."""
         return next(self._newest_first(), None)
 
-    def write(self, content: Mapping[str, Any]) -> Path:
+    def write(self, content: Mapping[str, Any]) -> Path | None:
         """Writes the next checkpoint and removes all but the last two.
 
         Args:
             content: Nested dicts (of string keys) and lists of plain data and tensors.
 
         Returns:
-            Its folder.
+            Its folder; None if another process writes checkpoints of the same name.
 
         Raises:
-            AdapterkitError: It cannot be written, and those before it are as they were; or another
-                process writes checkpoints of the same name.
+            AdapterkitError: It cannot be written, and those before it are as they were.
         """
+        if not self._acquire():
+            return None
         tensors: dict[str, Tensor] = {}
         plain = _without_tensors(content, tensors)
         weights = to_safetensors(tensors)
@@ -73,7 +74,6 @@ class Checkpoints:
             "tensors": content_digest(weights),
             "content": plain,
         }
-        self._acquire()
         number = int(newest.name) + 1 if (newest := self.newest()) else 1
         files = {STATE: json.dumps(state, ensure_ascii=False).encode(), TENSORS: weights}
         try:
@@ -112,20 +112,18 @@ class Checkpoints:
             raise AdapterkitError("; ".join(faults))
         return None
 
-    def _acquire(self) -> None:
-        """Keeps other processes from writing here until this one ends."""
+    def _acquire(self) -> bool:
+        """Keeps other processes from writing here until this one ends; False if one does so."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise AdapterkitError(
-                f"{self.folder}: another process that trains '{self.name}' writes its checkpoints "
-                "there; wait for it, or use another store"
-            ) from None
+            return False
         except OSError as error:
             raise AdapterkitError(
                 f"checkpoint {self.folder}: cannot be written ({error.strerror})"
             ) from None
+        return True
 
     def _newest_first(self) -> Iterator[Path]:
         numbered = (path for path in self.folder.glob("[0-9]*") if path.name.isdecimal())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -16,6 +17,8 @@ from ..errors import TrainingInterruptedError
 from .callbacks.base import Callback, Event
 from .checkpoint import Checkpoints
 from .recipe import CheckpointSection
+
+log = logging.getLogger("adapterkit")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,11 +43,17 @@ class Checkpointing(Callback):
         self._checkpoints = checkpoints
         self._sections = sections
         self._written_at: dict[str, float] = {}
+        self._without: set[str] = set()
         self._handlers: dict[signal.Signals, Any] = {}
         self._received: signal.Signals | None = None
 
     def on_start(self, event: Event) -> None:
         self._written_at = dict.fromkeys(self._checkpoints, time.monotonic())
+        begun = {run.name for run in event.all_runs if run.losses}
+        for name, checkpoints in self._checkpoints.items():
+            newest = checkpoints.newest()
+            if newest is not None and name not in begun and event.accelerator.is_main_process:
+                log.info(f"{name}: --resume would go on from an earlier training, {newest}")
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -88,11 +97,12 @@ class Checkpointing(Callback):
         if event.accelerator.is_main_process:
             written = (self._write(name, event) for name in self._checkpoints)
             folders = [str(folder) for folder in written if folder is not None]
-        where = f", checkpoint {', '.join(folders)}" if folders else ""
+        how = f", checkpoint {', '.join(folders)}; " if folders else "; "
+        how += "the same command with --resume goes on (resume=True in Python)"
+        if event.accelerator.is_main_process and not folders:
+            how = ", without a checkpoint"
         raise TrainingInterruptedError(
-            f"Interrupted by {received.name} after {done} of {steps} steps{where}; the same "
-            "command with --resume goes on (resume=True in Python)",
-            received,
+            f"Interrupted by {received.name} after {done} of {steps} steps{how}", received
         )
 
     def _received_by_any(self, event: Event) -> signal.Signals | None:
@@ -114,7 +124,8 @@ class Checkpointing(Callback):
         return bool(section.minutes) and passed >= 60.0 * section.minutes
 
     def _write(self, name: str, event: Event) -> Path | None:
-        """Writes the checkpoint of a recipe, unless one of its runs has failed."""
+        """Writes the checkpoint of a recipe, unless one of its runs has failed or another process
+        writes checkpoints of that name."""
         runs = [run for run in event.all_runs if run.name == name]
         if any(run.fault is not None for run in runs):
             return None
@@ -125,4 +136,10 @@ class Checkpointing(Callback):
         }
         folder = self._checkpoints[name].write(content)
         self._written_at[name] = time.monotonic()
+        if folder is None and name not in self._without:
+            self._without.add(name)
+            log.warning(
+                f"{name}: another process writes checkpoints of this name into the store, so this "
+                "one writes none"
+            )
         return folder

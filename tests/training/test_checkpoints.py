@@ -222,14 +222,36 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         train(recipe, tiny, store=store, resume=True, progress=False)
 
 
-def test_two_processes_do_not_share_checkpoints(tiny: Backbone, store: Store) -> None:
+def test_two_processes_do_not_share_checkpoints(
+    tiny: Backbone, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second one trains to its end without."""
     recipe = recipe_for("t", write_rows(1, 30), epochs=2, **EVERY_STEP)
     fail(recipe, tiny, store, 1)
-    with (
-        FileLock(store.checkpoint_dir("t") / "lock"),
-        pytest.raises(AdapterkitError, match="another process that trains 't'"),
-    ):
-        train(recipe, tiny, store=store, progress=False)
+    before = checkpoints_in(store)
+    with FileLock(store.checkpoint_dir("t") / "lock"):
+        adapter = train(recipe, tiny, store=store, progress=False)
+        stop = Signalling(signal.SIGTERM, 2)
+        with pytest.raises(TrainingInterruptedError, match=r"steps, without a checkpoint$"):
+            train(recipe, tiny, store=store, callbacks=[stop], progress=False)
+    assert_same(adapter, train(recipe, tiny, progress=False))
+    warnings = [message for message in caplog.messages if "another process writes" in message]
+    assert len(warnings) == 2  # one a training
+    assert checkpoints_in(store) == before
+
+
+def test_a_training_that_begins_anew_says_what_it_leaves(
+    tiny: Backbone, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "adapterkit")
+    recipe = recipe_for("t", write_rows(1, 30), epochs=1, **EVERY_STEP)
+    fail(recipe, tiny, store, 1)
+    assert "--resume would" not in caplog.text
+    fail(recipe, tiny, store, 1)
+    assert "t: --resume would go on from an earlier training, " in caplog.text
+    caplog.clear()
+    train(recipe, tiny, store=store, resume=True, progress=False)
+    assert "--resume would" not in caplog.text
 
 
 def test_a_training_without_checkpoint_begins(
