@@ -82,7 +82,7 @@ def make_app(service: Service) -> FastAPI:
         strict_content_type=False,  # clients of the Open Inference Protocol send no content type
         responses={
             status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
-            for status in (400, 401, 403, 404, 408, 413, 422, 429, 500, 503)
+            for status in (400, 401, 403, 404, 408, 413, 414, 422, 429, 431, 500, 503)
         },
     )
     app.state.service = service
