@@ -76,7 +76,12 @@ def read_parent(folder: Path) -> ParentRef | None:
     Raises:
         AdapterError: The card is garbled.
     """
-    return ParentRef.read(read_card(folder).get("on_top_of")) if (folder / CARD).is_file() else None
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return ParentRef.read(read_json(folder, CARD).get("on_top_of"))
+    except ValueError as error:
+        raise AdapterError(f"{folder}: {CARD}: {error}") from None
 
 
 def backbone_of(folder: Path) -> str | None:

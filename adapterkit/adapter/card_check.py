@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..methods.base import methods
@@ -42,7 +42,7 @@ def check_card(content: Mapping[str, Any]) -> None:
         AdapterkitError: A name is not valid.
         ValueError: A part is missing, or a value is not what it must be.
     """
-    _check_values(content, "", DEPTH)
+    _check_values(content, DEPTH)
     for part, keys in PARTS.items():
         section = content.get(part, None if keys else {})
         if not isinstance(section, Mapping) or any(key not in section for key in keys):
@@ -100,24 +100,28 @@ def _check_training(content: Mapping[str, Any]) -> None:
         raise ValueError(f"training.members: expected seeds and epochs, got {members!r:.80}")
 
 
-def _check_values(value: Any, where: str, depth: int) -> None:
-    """Checks that all numbers are finite, all texts can be written and nothing is too deep."""
+def _check_values(value: Any, depth: int) -> None:
+    """Checks that all numbers are finite, all texts can be written and nothing is too deep.
+
+    Raises:
+        ValueError: One is not; the message begins with its path, or with a colon at the top.
+    """
     if depth == 0:
-        raise ValueError(f"{where:.80}: is nested too deeply")
+        raise ValueError(": is nested too deeply")
     if isinstance(value, str):
         if not is_text(value):
-            raise ValueError(f"{where}: {value!r:.80} is not a text that can be written")
+            raise ValueError(f": {value!r:.80} is not a text that can be written")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{where}: expected a finite number, got {value}")
+            raise ValueError(f": expected a finite number, got {value}")
     elif isinstance(value, int):
         if abs(value) > 2**63:
-            raise ValueError(f"{where}: the number is too large")
+            raise ValueError(": the number is too large")
     elif isinstance(value, (Mapping, list, tuple)):
-        for key, inner in _items(value):
-            _check_values(key, where, depth)
-            _check_values(inner, f"{where}.{key}" if where else str(key), depth - 1)
-
-
-def _items(value: Any) -> Iterator[tuple[Any, Any]]:
-    yield from value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            try:
+                _check_values(key, 1)
+                _check_values(inner, depth - 1)
+            except ValueError as error:  # the path is built only if it is needed
+                text = str(error)
+                raise ValueError(f"{key!s:.40}{'' if text[0] == ':' else '.'}{text}") from None

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+from ..atomic import content_digest, file_digest
+from ..backbone.regular_file import check_regular_file
 from ..errors import AdapterError
 
 SUMS = "SHA256SUMS"
+
+LARGEST_FILE = 4 * 2**30
+"""The largest file of an adapter folder, in bytes."""
+
+LARGEST_SUMS = 2**20
+"""The largest `SHA256SUMS`, in bytes."""
 
 
 def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -29,28 +37,70 @@ def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over all files of an adapter folder."""
-    if (folder / SUMS).is_file():
-        return f"sha256:{sha256((folder / SUMS).read_bytes()).hexdigest()}"
+    """sha256 over all files of an adapter folder.
+
+    Raises:
+        AdapterError: A file is not a regular one, or is too large.
+    """
+    if (folder / SUMS).exists():
+        return content_digest(_read(folder / SUMS))
     inside = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in inside}
-    return f"sha256:{sha256(with_checksums(files)[SUMS]).hexdigest()}"
+    return content_digest(with_checksums(files)[SUMS])
 
 
 def checksum_errors(folder: Path) -> list[str]:
     """Differences between a folder's files and its checksums; empty if there are none."""
-    if not (folder / SUMS).is_file():
+    if not (folder / SUMS).exists():
         return [f"{SUMS} is missing: the folder was saved without checksums"]
-    errors = []
-    for name, expected in _sums((folder / SUMS).read_bytes()).items():
-        try:
-            actual = sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            errors.append(f"{name} cannot be read ({error.strerror})")
-            continue
-        if actual != expected:
-            errors.append(f"{name} was changed: sha256 {actual[:12]}, published as {expected[:12]}")
-    return errors
+    try:
+        sums = _sums(_read(folder / SUMS))
+    except (AdapterError, OSError) as error:
+        return [str(error)]
+    faults = (_file_error(folder, name, expected, None) for name, expected in sums.items())
+    return [fault for fault in faults if fault is not None]
+
+
+def changed_files(folder: Path, digests: Mapping[str, str | None]) -> list[str]:
+    """Differences between files that are loaded and the checksums of their folder.
+
+    Args:
+        folder: The adapter folder; one without checksums, such as PEFT writes, has no differences.
+        digests: Name of a file to its digest (`file_digest`); None computes it.
+
+    Raises:
+        AdapterError: The checksums cannot be read.
+    """
+    if not (folder / SUMS).exists():
+        return []
+    sums = _sums(_read(folder / SUMS))
+    errors = [f"{name} is not in {SUMS}" for name in digests if name not in sums]
+    for name in digests.keys() & sums.keys():
+        fault = _file_error(folder, name, sums[name], digests[name])
+        errors += [] if fault is None else [fault]
+    hint = f"; publish it again, or remove {SUMS} to accept it"
+    return [error + hint for error in errors]
+
+
+def _file_error(folder: Path, name: str, expected: str, digest: str | None) -> str | None:
+    """What is wrong with a file; None if it is as the checksums say."""
+    try:
+        if digest is None:
+            check_regular_file(folder / name, LARGEST_FILE, AdapterError)
+            digest = file_digest(folder / name)
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    except AdapterError as error:
+        return str(error)
+    actual = digest.removeprefix("sha256:")
+    if actual == expected:
+        return None
+    return f"{name} was changed: sha256 {actual[:12]}, published as {expected[:12]}"
+
+
+def _read(path: Path) -> bytes:
+    check_regular_file(path, LARGEST_SUMS, AdapterError)
+    return path.read_bytes()
 
 
 def _sums(content: bytes) -> dict[str, str]:

@@ -28,7 +28,7 @@ from ..schema import build_kind, convert
 from ..tasks.base import LEAST_TOKENS, tasks
 from .adapter import Adapter, MemberWeights
 from .card import CARD, card, read_card, read_parent
-from .checksums import with_checksums
+from .checksums import changed_files, with_checksums
 from .json_file import read_json, to_json
 from .model_card import REPORT, model_card, report_files
 from .peft_format import (
@@ -180,6 +180,9 @@ def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapte
     errors += [f"{WEIGHTS}: {error}" for error in tensor_errors(weights, shapes)]
     others, member_errors = _read_members(folder, digests, shapes)
     errors += member_errors
+    digest = file_digest(folder / WEIGHTS)
+    read = {CONFIG: None, WEIGHTS: digest, **({CARD: None} if (folder / CARD).is_file() else {})}
+    errors += changed_files(folder, read)  # those of further members are in the card
     if config.get("peft_type") != adapter.method.peft_type:
         errors.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if errors:
@@ -187,7 +190,6 @@ def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapte
     first, *extra = (
         from_file_tensors(member, adapter, geometry, keys) for member in (weights, *others)
     )
-    digest = file_digest(folder / WEIGHTS)
     if digests:
         digest = content_digest("\n".join((digest, *digests)).encode())
     return replace(

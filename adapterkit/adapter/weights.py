@@ -130,6 +130,8 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
     Raises:
         AdapterError: It is missing or not a safetensors file.
     """
+    if not path.is_file():  # opening a pipe would wait for a writer
+        raise AdapterError(f"{path}: missing, or not a regular file")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118

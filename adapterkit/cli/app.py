@@ -24,7 +24,7 @@ from .keys import keys
 from .options import JsonOption, json_text
 from .predict import predict
 from .serve import serve
-from .store import inspect, list_adapters
+from .store import inspect, list_adapters, verify
 from .train import train
 
 # Modules that need torch are imported inside the commands: --help must not wait for it.
@@ -135,6 +135,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command("list")(list_adapters)
 app.command()(inspect)
+app.command()(verify)
 app.command()(serve)
 app.command()(keys)
 app.add_typer(data)

@@ -1,7 +1,9 @@
-"""`adapterkit list` and `inspect`: the adapters of a store, and the card of one of them."""
+"""`adapterkit list`, `inspect` and `verify`: the adapters of a store, and one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,6 +103,63 @@ def inspect(
     from .card_text import card_text
 
     typer.echo(card_text(content))
+
+
+def verify(
+    target: Annotated[
+        str, typer.Argument(metavar="STORE|ADAPTER", help="A store, or a name or folder.")
+    ] = "adapters",
+    store: StoreOption = Path("adapters"),
+    as_json: JsonOption = False,
+) -> None:
+    """Check every version in a store, or one adapter, against its checksums.
+
+    The exit code is 1 if a file is missing, changed or not sound.
+    """
+    from ..adapter.peft_format import CONFIG
+    from ..adapter.remote_store import is_url
+    from ..adapter.store import Store, find_folder
+
+    rows: list[dict[str, Any]] = []
+    path = Path(target)
+    if is_url(target) or (path.is_dir() and not (path / CONFIG).is_file()):
+        opened = Store(target)
+        for name in opened.names():
+            try:
+                references = [f"{name}@{number}" for number in opened.versions(name)[0]]
+            except (AdapterkitError, OSError) as error:
+                rows.append({"adapter": name, "faults": [str(error)]})
+                continue
+            rows += [
+                {"adapter": reference, "faults": _faults(partial(opened.path, reference))}
+                for reference in references
+            ]
+    else:
+        find_folder(target, Store(store))  # a name that does not exist is a user's error
+        faults = _faults(partial(find_folder, target, Store(store)))
+        rows.append({"adapter": target, "faults": faults})
+    if as_json:
+        typer.echo(json_text(rows))
+    else:
+        lines = [f"{row['adapter']}: {'; '.join(row['faults']) or 'ok'}" for row in rows]
+        typer.echo("\n".join(lines) or f"{target}: no adapters")
+    if any(row["faults"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _faults(find: Callable[[], Path]) -> list[str]:
+    """What is wrong with the files of an adapter, and with its card."""
+    from ..adapter.card import CARD, read_card
+    from ..adapter.checksums import checksum_errors
+
+    try:
+        folder = find()
+        faults = checksum_errors(folder)
+        if (folder / CARD).exists():
+            read_card(folder)
+    except (AdapterkitError, OSError) as error:
+        return [str(error)]
+    return faults
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapterkit.adapter.card import CARD
+from adapterkit.adapter.checksums import SUMS, checksum_errors
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
@@ -176,7 +178,43 @@ def test_any_backbone_accepts_other_weights_of_the_same_shape(
 ) -> None:
     folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
     FAULTS["other weights"][0](folder)
+    with pytest.raises(AdapterError, match=f"{CARD} was changed: .*remove {SUMS} to accept it"):
+        load_adapter(folder, tiny, any_backbone=True)
+    (folder / SUMS).unlink()
     assert load_adapter(folder, tiny, any_backbone=True).backbone == "other"
+
+
+def test_a_flipped_bit_is_refused(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Any bit of the files that are loaded, and of their checksums."""
+    folder = save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
+    rng = random.Random(0)
+    for name in (WEIGHTS, CARD, CONFIG, SUMS):
+        content = (folder / name).read_bytes()
+        for _ in range(15):
+            changed, place = bytearray(content), rng.randrange(len(content))
+            if name == SUMS:  # the lines of the files that people read are checked by `verify`
+                first = content.index(b"README.md") + len("README.md") + 1
+                place = first + place % (len(content) - first)
+            changed[place] ^= 1 << rng.randrange(8)
+            (folder / name).write_bytes(changed)
+            with pytest.raises(AdapterError):
+                load_adapter(folder, tiny)
+        (folder / name).write_bytes(content)
+    load_adapter(folder, tiny)
+
+
+def test_a_pipe_in_a_folder_is_refused_and_never_opened(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    for name in (WEIGHTS, CARD, CONFIG, SUMS):
+        folder = save_adapter(make_adapter(tiny), tmp_path / name, tiny.geometry)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(AdapterError):
+            load_adapter(folder, tiny)
+        assert checksum_errors(folder) != []
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix", "bottleneck"])

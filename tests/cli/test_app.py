@@ -705,17 +705,26 @@ def test_an_evaluation_error_is_one_line(store: Path, fault: str) -> None:
 
 
 CARD_FAULTS: dict[str, tuple[Any, str]] = {
-    "empty": ("{}", "store/globex/1: adapterkit.json lacks or garbles 'method'"),
+    "empty": ("{}", "store/globex/1: adapterkit.json: lacks or garbles 'method'"),
     "truncated": ('{"name": "glo', "store/globex/1/adapterkit.json: not readable as JSON"),
     "array": ("[]", "store/globex/1/adapterkit.json: expected a JSON object"),
     "too deep": ("[" * 100_000, "store/globex/1/adapterkit.json: not readable as JSON"),
-    "backbone": ({"backbone": "minilm"}, "adapterkit.json lacks or garbles 'backbone'"),
-    "backbone's name": ({"backbone": {}}, "adapterkit.json lacks or garbles 'backbone'"),
-    "method": ({"method": "lora"}, "adapterkit.json lacks or garbles 'method'"),
-    "task": ({"task": {"labels": ["a"]}}, "adapterkit.json lacks or garbles 'task'"),
-    "metrics": ({"metrics": "good"}, "adapterkit.json lacks or garbles 'metrics'"),
-    "training": ({"training": ["long"]}, "adapterkit.json lacks or garbles 'training'"),
+    "backbone": ({"backbone": "minilm"}, "adapterkit.json: lacks or garbles 'backbone'"),
+    "backbone's name": ({"backbone": {}}, "adapterkit.json: lacks or garbles 'backbone'"),
+    "method": ({"method": "lora"}, "adapterkit.json: lacks or garbles 'method'"),
+    "task": ({"task": {"labels": ["a"]}}, "adapterkit.json: lacks or garbles 'task'"),
+    "metrics": ({"metrics": "good"}, "adapterkit.json: lacks or garbles 'metrics'"),
+    "training": ({"training": ["long"]}, "adapterkit.json: lacks or garbles 'training'"),
 }
+
+
+def assert_listed_with_error(store: Path, words: str) -> None:
+    """The list has the broken adapter as one line, and the others as ever."""
+    rows = {row["name"]: row for row in run_command("list", store, "--json").json}
+    assert words in rows.pop("globex")["error"]
+    assert rows
+    assert not any("error" in row for row in rows.values())
+    assert run_command("list", store).out.count("globex  ") == 1
 
 
 @pytest.mark.parametrize("fault", CARD_FAULTS)
@@ -727,13 +736,13 @@ def test_a_damaged_card_is_one_line(store: Path, fault: str) -> None:
     name = ("globex", "--store", store)
     for command in ("inspect", *name), ("predict", *name, "a"), ("evaluate", *name, "rows.csv"):
         assert_refused(*command, words=words)
-    assert_refused("list", store, words=words)
+    assert_listed_with_error(store, words)
 
 
 def test_a_damaged_alias_is_one_line(store: Path) -> None:
     (store / "globex" / ALIASES).write_text('{"latest": "one"}')
     words = 'store/globex/aliases.json: expected version numbers, such as {"latest": 1}'
-    assert_refused("list", store, words=words)
+    assert_listed_with_error(store, words)
     assert_refused("predict", "globex", "a", "--store", store, words=words)
 
 
