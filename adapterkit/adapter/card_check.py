@@ -49,9 +49,10 @@ def check_card(content: Mapping[str, Any]) -> None:
             raise ValueError(f"lacks or garbles '{part}'")
     if "name" in content:
         check_name(convert(str, content["name"], "name"))
-    backbone = content["backbone"]
-    for key, kind in (("name", str), ("fingerprint", str), ("lower_case", bool)):
-        convert(kind, backbone[key], f"backbone.{key}")
+    # An adapter that was read from a folder of PEFT does not say on which weights it was trained.
+    kinds_of_keys: dict[str, Any] = {"name": str, "fingerprint": str | None, "lower_case": bool}
+    for key, kind in kinds_of_keys.items():
+        convert(kind, content["backbone"][key], f"backbone.{key}")
     for part, kinds in (("method", methods()), ("task", tasks())):
         kind = convert(str, content[part]["type"], f"{part}.type")
         if len(kind) > LONGEST_KIND:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -122,10 +123,19 @@ def test_a_short_training_writes_no_checkpoint(tiny: Backbone, store: Store) -> 
     assert not store.root.exists()
 
 
+@pytest.fixture
+def heard_signals() -> Iterator[None]:
+    """A shell starts its background jobs, such as these tests may be, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 @pytest.mark.parametrize("last", [False, True])
+@pytest.mark.usefixtures("heard_signals")
 def test_a_signal_ends_the_training_with_a_checkpoint(
     tiny: Backbone, store: Store, number: signal.Signals, code: int, last: bool
 ) -> None:
