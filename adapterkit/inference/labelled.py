@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def read_rows(
         raise DataError(f"split {split}: expected {', '.join(SPLITS)}")
     declared, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
     sources = source_columns(declared, {**column_names(section, declared), **(columns or {})})
-    written = {key: section[key] for key in ("separator", "quoting", "encoding") if key in section}
+    written = {key.name: section[key.name] for key in fields(FileFormat) if key.name in section}
     records = read_records(Path(path), file_format=FileFormat(**written))
     found = parse_rows(records, sources, section.get("split", "split"))
     rows = [row for part, row in found if part in (split, None)]

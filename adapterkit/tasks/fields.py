@@ -6,6 +6,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -132,9 +133,12 @@ def _written_list(text: str, where: str) -> list[str] | None:
         DataError: It begins and ends like one but is not: NumPy writes no commas, for example.
     """
     text = text.strip()
-    if WRITTEN_LIST.fullmatch(text):
-        return [*ast.literal_eval(f"[{text[1:-1]}]")]
-    if text[:1] in "[(" and text[1:2] in "'\"" and text[-1:] in ")]" and len(text) > 2:
+    is_list = WRITTEN_LIST.fullmatch(text) is not None
+    if is_list:
+        with suppress(SyntaxError, ValueError):  # a line end or a wrong escape inside quotes
+            return [*ast.literal_eval(f"[{text[1:-1]}]")]
+    is_like_one = text[:1] in "[(" and text[1:2] in "'\"" and text[-1:] in ")]" and len(text) > 2
+    if is_list or is_like_one:
         raise DataError(
             f"{where}: {text!r:.60} looks like a list that was written as a text, and its items "
             "cannot be read; write it as JSON, or put | or blanks between the items"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +19,7 @@ from ..cjk import HAN
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics
 from ..metrics.entity_tags import OUTSIDE, entities_of, has_entities, split_tag
-from ..metrics.per_class import per_class, per_entity
+from ..metrics.per_class import confusion, per_class, per_entity
 from ..schema import check_least, check_share, is_text
 from .base import LEAST_TOKENS, Task
 from .columns import Column
@@ -273,10 +273,8 @@ class Tagging(Task):
         else:
             table = per_class(tags, tags, predicted, references)
         numbers = {tag: number for number, tag in enumerate(tags)}
-        counts = Counter(
-            (numbers[b], numbers[a]) for a, b in zip(predicted, references, strict=True)
-        )
-        matrix = [[*pair, count] for pair, count in sorted(counts.items())]
+        indices = (np.array([numbers[tag] for tag in one]) for one in (predicted, references))
+        matrix = confusion(Predictions(*indices))
         return {"per_class": table, "labels": list(tags), "confusion": matrix}
 
     def _tags(

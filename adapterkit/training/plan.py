@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,15 +18,11 @@ from ..inference.labelled import Split, prepare_rows
 from ..tasks.types import Row
 from .augmentation import Augment, Augmented
 from .initial_adapter import fresh_adapter
-from .optimizer import default_epochs
 from .recipe import Recipe
 from .run import Run
 from .trainable import TrainableAdapter
 
 log = logging.getLogger("adapterkit")
-
-FEW_STEPS = 20
-"""Fewer optimiser steps than this are worth a warning."""
 
 HELD_OUT = ("validation", "test")
 
@@ -134,14 +129,6 @@ class Plan:
         if cut:
             log.warning(
                 f"{cut} texts are longer than {text_limit(backbone, adapter)} tokens and were cut"
-            )
-        settings = self.recipe.training
-        per_epoch = math.ceil(len(splits["train"]) / settings.batch_size)
-        steps = per_epoch * (settings.epochs or default_epochs(per_epoch))
-        if steps < FEW_STEPS:
-            log.warning(
-                f"{steps} optimiser steps in all will hardly teach anything; raise training.epochs "
-                f"or lower training.batch_size ({settings.batch_size})"
             )
         for warning in adapter.task.warnings(self.rows["train"], splits["train"].targets):
             log.warning(warning)

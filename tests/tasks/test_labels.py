@@ -104,7 +104,9 @@ def test_a_vector_of_zeros_and_ones_does_not_name_labels(vector: Any) -> None:
         FieldKind.LABELS.check(vector, "x:2")
 
 
-@pytest.mark.parametrize("written", ["['a' 'b']", "[a, b]", "['a', b]", "[['a']]"])
+@pytest.mark.parametrize(
+    "written", ["['a' 'b']", "[a, b]", "['a', b]", "[['a']]", "['a\nb']", r"['\x1']", "['\0']"]
+)
 def test_a_written_list_that_cannot_be_read_is_refused(written: str) -> None:
     with pytest.raises(DataError, match=r"^x:2.* a list that was written as a text"):
         FieldKind.LABELS.check(written, "x:2")

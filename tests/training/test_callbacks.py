@@ -127,7 +127,7 @@ def test_callbacks_are_called_by_their_order() -> None:
     types = [getattr(callback, "type", "early") for callback in in_order([usual, early])]
     assert types == [
         *("early", "history", "evaluation", "keep_best", "patience", "recorder", "progress"),
-        "still_rising",
+        "too_short",
     ]
     assert set(callbacks()) == set(types) - {"early", "recorder"}
 

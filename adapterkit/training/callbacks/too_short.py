@@ -1,4 +1,4 @@
-"""A warning about a training that ended too early."""
+"""Warnings about a training that ends too early."""
 
 from __future__ import annotations
 
@@ -10,12 +10,26 @@ from .base import Callback, Event
 
 log = logging.getLogger("adapterkit")
 
+FEW_STEPS = 20
+"""Fewer optimiser steps than this are worth a warning."""
 
-class StillRising(Callback):
-    """Warns of a run whose last epoch was its best by the main validation metric."""
 
-    type: ClassVar[str] = "still_rising"
+class TooShort(Callback):
+    """Warns of a run of very few steps, and of one whose last epoch was its best by the main
+    validation metric."""
+
+    type: ClassVar[str] = "too_short"
     order: ClassVar[int] = 95
+
+    def on_start(self, event: Event) -> None:
+        if not event.accelerator.is_main_process:
+            return
+        for run in {run.name: run for run in event.all_runs}.values():  # members differ in seeds
+            if run.n_steps < FEW_STEPS:
+                log.warning(
+                    f"{run.n_steps} optimiser steps in all will hardly teach anything; raise "
+                    f"training.epochs or lower training.batch_size ({run.settings.batch_size})"
+                )
 
     def on_end(self, event: Event) -> None:
         if not event.accelerator.is_main_process:
