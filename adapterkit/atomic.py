@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -100,19 +101,25 @@ def sweep(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_file(path: Path, content: bytes | Iterable[bytes], *, is_secret: bool = False) -> None:
     """Writes a file that appears complete or not at all and replaces an earlier one.
 
     Args:
         path: The file.
         content: Its content, or the parts of it, which are written as they come.
+        is_secret: Whether a new file is for its owner alone; an earlier one keeps its mode and its
+            owner then.
 
     Raises:
         OSError: It cannot be written.
     """
     draft = path.with_name(f"{DRAFT}{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
+        if is_secret:
+            draft.touch(0o600)
         _write_synced(draft, content)
+        if is_secret and path.exists():
+            _copy_access(path, draft)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -180,6 +187,14 @@ def _write_synced(path: Path, content: bytes | Iterable[bytes]) -> None:
         file.writelines([content] if isinstance(content, bytes) else content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _copy_access(source: Path, target: Path) -> None:
+    """Gives a file the mode and the owner of another."""
+    status = source.stat()
+    target.chmod(status.st_mode & 0o7777)
+    if sys.platform != "win32":
+        os.chown(target, status.st_uid, status.st_gid)
 
 
 def _sync(folder: Path) -> None:

@@ -5,7 +5,7 @@ Each needs a role and the permission for the adapter, and each is one record of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from .audit_log import audited
 from .auth import CallerDep, check_permission
 from .routes import ServiceDep
 from .schemas import MAX_VERSION, Alias, Name, VersionBody
+from .service import Service
 from .strict_json import StrictJsonRoute
 from .uploads import REQUIRED_FILES, received_folder
 
@@ -130,11 +131,11 @@ async def delete(
 ) -> Response:
     """Delete one version of an adapter, or all its versions."""
     with action.on(name, "delete", "admin") as record:
-        digests = await service.in_thread(_digests, service.store, name)
         if version is None:
-            record["digests"] = digests
+            record["digests"] = await service.in_thread(_digests, service.store, name)
         else:
-            record |= {"version": version, "digest": digests.get(version)}
+            digest = await service.in_thread(_digest, service.store, name, version)
+            record |= {"version": version, "digest": digest}
         await service.in_thread(service.store.delete, name, version)
     if version is None:
         service.cache.unload(name)
@@ -149,9 +150,8 @@ async def set_alias(
     with action.on(name, "set alias") as record:
         record |= {"alias": alias, "version": body.version}
         await service.in_thread(service.store.alias, name, alias, body.version)
-        digests = await service.in_thread(_digests, service.store, name)
-        record["digest"] = digests.get(body.version)
-    return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
+        record["digest"] = await service.in_thread(_digest, service.store, name, body.version)
+    return await _aliases(service, name)
 
 
 @router.delete("/aliases/{alias}/{name:adapter}")
@@ -162,7 +162,7 @@ async def remove_alias(
     with action.on(name, "remove alias") as record:
         record["alias"] = alias
         await service.in_thread(service.store.alias, name, alias, None)
-    return JSONResponse({"name": name, "aliases": service.store.versions(name)[1]})
+    return await _aliases(service, name)
 
 
 @router.post("/rollback/{name:adapter}")
@@ -190,10 +190,23 @@ async def verify(name: Name, service: ServiceDep, action: ActionDep) -> Response
     return JSONResponse({"name": name, "faults": faults})
 
 
+async def _aliases(service: Service, name: str) -> Response:
+    """The aliases of a name, after a change of them."""
+    _, aliases = await service.in_thread(service.store.versions, name)
+    return JSONResponse({"name": name, "aliases": aliases})
+
+
 def _digests(store: Store, name: str) -> dict[int, str]:
     """Digest by number of the versions that can be read."""
-    digests = {}
+    numbers: Sequence[int] = ()
     with suppress(AdapterkitError, OSError):
-        for number in store.versions(name)[0]:
-            digests[number] = store.find(f"{name}@{number}").digest
-    return digests
+        numbers = store.versions(name)[0]
+    digests = ((number, _digest(store, name, number)) for number in numbers)
+    return {number: digest for number, digest in digests if digest is not None}
+
+
+def _digest(store: Store, name: str, number: int) -> str | None:
+    """Digest of a version; None if it cannot be read."""
+    with suppress(AdapterkitError, OSError):
+        return store.find(f"{name}@{number}").digest
+    return None

@@ -8,6 +8,8 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .auth import is_admin_path
+
 PATIENCE = 0.05
 """Seconds after which a caller is watched. Most requests are answered sooner, and a task for each
 would cost more than what it saves."""
@@ -28,7 +30,7 @@ class DisconnectWatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
-        if task is None or scope["type"] != "http" or scope["path"].startswith("/admin/"):
+        if task is None or scope["type"] != "http" or is_admin_path(scope["path"]):
             await self._app(scope, receive, send)
             return
         caller = _Caller(task, receive, send)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from asyncio.events import TimerHandle
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .connections import Connections, Phase
-from .errors import ERROR_TYPES
+from .errors import error_response
 
 MAX_TARGET = 8_192
 """Most bytes of the path and query of a request."""
@@ -169,7 +168,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answers with an error, unless another answer is being sent, and closes the connection."""
         if self._phase is Phase.IDLE:
-            content = json.dumps({"error": message, "error_type": ERROR_TYPES[status]}).encode()
+            content = bytes(error_response(status, message).body)
             head = b"content-type: application/json\r\nconnection: close\r\n"
             length = b"content-length: %d\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + length + content)

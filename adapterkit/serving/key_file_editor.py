@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -13,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from ..atomic import write_file
 from ..errors import AdapterkitError
 from .key_file import KeySection, parse_keys, read_key_file
 
@@ -118,16 +117,7 @@ def add_to_file(path: Path, new: NewKey) -> None:
     path = path.resolve()  # a link stays a link
     text = read_key_file(path) if path.exists() else ""
     changed = with_new_key(text, new, str(path))
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.touch(0o600)
-        draft.write_text(changed, encoding="utf-8")
-        if path.exists():
-            status = path.stat()
-            draft.chmod(status.st_mode & 0o7777)
-            if sys.platform != "win32":
-                os.chown(draft, status.st_uid, status.st_gid)
-        draft.replace(path)
+        write_file(path, changed.encode(), is_secret=True)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise AdapterkitError(f"{path}: cannot be written ({error.strerror})") from None

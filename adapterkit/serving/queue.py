@@ -131,7 +131,8 @@ class Queue:
 
     def is_full_for(self, tenant: str) -> bool:
         """Whether any further request of this tenant would be refused."""
-        return self.tokens >= self.max_tokens and self._largest() == tenant
+        full = bool(self._shares) and self.tokens >= self.max_tokens
+        return full and self._largest() == tenant
 
     def add(self, request: QueuedRequest[Any, Any]) -> list[QueuedRequest[Any, Any]]:
         """Adds a request.
@@ -156,7 +157,7 @@ class Queue:
         removed = []
         # A request larger than the limit is accepted if no other request waits.
         while self.tokens > self.max_tokens and self.parts > added.n_waiting:
-            largest = max(self._shares.values(), key=lambda share: share.tokens)
+            largest = self._shares[self._largest()]
             latest = next(reversed(largest.requests))
             largest.finish -= latest.tokens
             self.remove(latest)
@@ -233,8 +234,9 @@ class Queue:
         self.tokens += tokens
         self.parts += parts
 
-    def _largest(self) -> str | None:
-        return max(self._shares, key=lambda name: self._shares[name].tokens, default=None)
+    def _largest(self) -> str:
+        """The tenant with the most tokens; there must be one."""
+        return max(self._shares, key=lambda name: self._shares[name].tokens)
 
 
 class Usage:

@@ -91,18 +91,21 @@ class Settings:
     max_connections_per_address: int | None = None
 
 
-def make_service(settings: Settings) -> Service:
+def make_service(settings: Settings, keys: Keys | None) -> Service:
     """Loads the backbone and makes a service, which is not started yet.
 
+    Args:
+        settings: The settings.
+        keys: The keys that they name, as `load_keys` returns them.
+
     Raises:
-        AdapterkitError: The store, the keys or the backbone are not valid.
+        AdapterkitError: The store or the backbone is not valid.
     """
     store = Store(settings.store, settings.cache)
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
     for name in settings.pinned:
         _check_pin(store, name)
-    keys = load_keys(settings.keys)
     backbone = Backbone.load_with(settings.backbone, settings.load_options)
     lanes = server_lanes(backbone.device, settings.lanes)
     # The first batch compiles the kernels; no request should wait for that.
@@ -179,13 +182,14 @@ def run_server(settings: Settings, host: str, port: int) -> None:
     Raises:
         AdapterkitError: The settings are not valid, or the port is in use.
     """
-    check_host(host, load_keys(settings.keys))
+    keys = load_keys(settings.keys)
+    check_host(host, keys)
     tls = load_tls(settings.ssl_certfile, settings.ssl_keyfile)
     limits = ConnectionLimits.of_process(
         settings.max_connections, settings.max_connections_per_address
     )
     with _bound(host, port) as sock:
-        service = make_service(settings)
+        service = make_service(settings, keys)
         with _address_errors(host, port):  # another server may have bound it and listened meanwhile
             sock.listen(BACKLOG)
         log_as_json()

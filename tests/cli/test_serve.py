@@ -20,7 +20,7 @@ from adapterkit.__main__ import main
 from adapterkit.backbone.model import Backbone
 from adapterkit.serving import server
 
-def load(settings):
+def load(settings, keys):
     print("loading", flush=True)
     time.sleep(60)
 
@@ -50,7 +50,7 @@ def test_a_port_that_another_server_takes_during_loading_is_refused(
 ) -> None:
     others: list[socket.socket] = []
 
-    def load(_: object) -> None:
+    def load(settings: object, keys: object) -> None:
         other = socket.socket()
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))
@@ -93,7 +93,7 @@ def test_a_setting_out_of_range_is_refused(
 def test_too_little_memory_is_one_line(
     store: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def load(_: object) -> None:
+    def load(settings: object, keys: object) -> None:
         raise error
 
     monkeypatch.setattr(server, "make_service", load)

@@ -15,7 +15,7 @@ import uvicorn
 
 from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.serving.connections import ConnectionLimits
-from adapterkit.serving.server import Settings, make_service, uvicorn_config
+from adapterkit.serving.server import Settings, load_keys, make_service, uvicorn_config
 from adapterkit.serving.tls import load_tls
 
 
@@ -26,7 +26,8 @@ def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]
     chosen = Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
     limits = ConnectionLimits.of_process(chosen.max_connections, chosen.max_connections_per_address)
     tls = load_tls(chosen.ssl_certfile, chosen.ssl_keyfile)
-    server = uvicorn.Server(uvicorn_config(make_service(chosen), limits, tls))
+    service = make_service(chosen, load_keys(chosen.keys))
+    server = uvicorn.Server(uvicorn_config(service, limits, tls))
     sock = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([sock],))
     thread.start()

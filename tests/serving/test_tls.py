@@ -178,7 +178,7 @@ def test_a_server_without_tls_that_others_can_reach_warns(
 ) -> None:
     urls: list[str] = []
     service = SimpleNamespace(backbone=SimpleNamespace(name="tiny"), keys=None)
-    monkeypatch.setattr(server, "make_service", lambda _: service)
+    monkeypatch.setattr(server, "make_service", lambda settings, keys: service)
     monkeypatch.setattr(server, "uvicorn_config", lambda *_: None)
     monkeypatch.setattr(server, "log_as_json", lambda: None)
     monkeypatch.setattr(server, "_run", lambda _, __, facts: urls.append(facts["url"]))
