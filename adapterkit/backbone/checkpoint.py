@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..atomic import content_digest
 from ..errors import BackboneError
 from .embedded import EMBEDDED, embedded_folder
 from .families.base import Family, family_of
@@ -146,7 +146,7 @@ def _weights_fingerprint(weights: StoredWeights, family: Family) -> str:
         for name, tensor in sorted(weights.backbone.items())
         if family.is_backbone_weight(name)
     )
-    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+    return content_digest(content.encode())
 
 
 def _lm_head(settings: dict[str, Any], weights: StoredWeights, family: Family) -> dict[str, Tensor]:

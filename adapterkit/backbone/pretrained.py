@@ -89,7 +89,8 @@ def _load_model(
         )
     with torch.device("meta"):
         skeleton: Any = AutoModel.from_config(config)
-    faults = tensor_faults(weights, skeleton.state_dict(), family)
+    expected = skeleton.state_dict()
+    faults = tensor_faults(weights, expected, family)
     if faults:
         raise BackboneError(
             f"{folder}: the weights are not those of the {config.model_type} in config.json; "
@@ -99,7 +100,7 @@ def _load_model(
     if options.uses_bitsandbytes:
         arguments |= _bitsandbytes_arguments(options, device, family.pooler_path)
     # The tensors that were checked are handed over. transformers would look for files of its own.
-    tensors = read_tensors(matching_tensors(weights, skeleton.state_dict()))
+    tensors = read_tensors(matching_tensors(weights, expected))
     model: nn.Module = type(skeleton).from_pretrained(
         None, config=config, state_dict=tensors, **arguments
     )

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..text_table import table
 from .options import JsonOption, json_text
 
 # As in the other commands, modules that need torch are imported inside it.
@@ -39,6 +38,8 @@ def cross_validate(
     if as_json:
         typer.echo(json_text(result))
         return
+    from ..text_table import table
+
     names = list(result["mean"])
     lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]
     lines += [[key, *result[key].values()] for key in ("mean", "std")]

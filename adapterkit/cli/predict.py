@@ -102,7 +102,7 @@ def predict(
     with open_requests(words, source, roles, column, ending) as requests:
         survey = RowSurvey.of(requests.rows(log.warning))
         references = references or list(survey.adapters)
-        # A fault in the rows need not wait for torch.
+        # A fault of the file need not wait for the backbone.
         from ..adapter.store import Store, backbone_name
         from ..backbone.model import Backbone
         from ..inference.predictor import Predictor

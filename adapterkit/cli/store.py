@@ -135,9 +135,8 @@ def verify(
                 for reference in references
             ]
     else:
-        find_folder(target, Store(store))  # a name that does not exist is a user's error
-        faults = _faults(partial(find_folder, target, Store(store)))
-        rows.append({"adapter": target, "faults": faults})
+        folder = find_folder(target, Store(store))  # a name that does not exist is a user's error
+        rows.append({"adapter": target, "faults": _faults(lambda: folder)})
     if as_json:
         typer.echo(json_text(rows))
     else:

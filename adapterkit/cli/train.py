@@ -11,7 +11,6 @@ import typer
 from ..atomic import folder_bytes
 from ..errors import AdapterError, AdapterkitError
 from .options import JsonOption, json_text
-from .rows_recipe import recipes_of
 
 if TYPE_CHECKING:
     from ..adapter.adapter import Adapter
@@ -86,6 +85,8 @@ def train(
     if not recipes:
         raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
     columns = {role: column for role, column in (("text", text), ("label", label)) if column}
+    from .rows_recipe import recipes_of
+
     recipes = recipes_of(recipes, columns, name)
     from accelerate import PartialState
 
@@ -99,7 +100,7 @@ def train(
     for plan in plans:
         store.check_target(plan.name)  # raises before training what publishing would raise after it
     check_together(plans)
-    rows = {plan.name: load_rows(plan) for plan in plans}  # their faults need not wait for torch
+    rows = {plan.name: load_rows(plan) for plan in plans}  # faults need no backbone
     backbone = load_backbone(plans)
     stopped = None
     try:

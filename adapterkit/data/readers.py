@@ -74,7 +74,7 @@ def read_records(
             else:
                 yield f"{name}:{row}", found
     except UnicodeError as error:  # of UTF-16, a missing byte order mark is its base class alone
-        return tell(DataError(f"{name}{_wrong_encoding(path, file_format.encoding, error)}"))
+        return tell(DataError(f"{name}{_wrong_encoding(path, file_format, error)}"))
     except OSError as error:
         return tell(DataError(f"{name}: cannot be read ({error.strerror or error})"))
     if skipped:
@@ -136,11 +136,11 @@ FORMATS: dict[str, Callable[[Path, FileFormat], NumberedRows]] = {
 }
 
 
-def _wrong_encoding(path: Path, encoding: str, error: UnicodeError) -> str:
+def _wrong_encoding(path: Path, file_format: FileFormat, error: UnicodeError) -> str:
     """The message about a file that is not in an encoding, after its name; for UTF-8 it names the
     line and the byte."""
-    if FileFormat(encoding=encoding).codec != "utf-8-sig":
-        return f": not {encoding} text ({error.args[-1]}); set data.encoding"
+    if file_format.codec != "utf-8-sig":
+        return f": not {file_format.encoding} text ({error.args[-1]}); set data.encoding"
     hint = "save the file as UTF-8, or set data.encoding (utf-16, cp1252, gb18030, ...)"
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

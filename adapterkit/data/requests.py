@@ -89,6 +89,7 @@ class RequestFile:
         # The client reads the command line with this module and must not wait for torch.
         from .readers import read_records
 
+        sources = {role: SourceColumn(name, FieldKind.TEXT) for role, name in self.columns.items()}
         faults: list[FaultyRow] = []
         empty: list[FaultyRow] = []  # empty rows after the last row that is not empty
 
@@ -105,15 +106,17 @@ class RequestFile:
             yield from (*faults, *empty)
             faults.clear()
             empty.clear()
-            yield self._row(record, where)
+            yield self._row(record, where, sources)
         yield from faults
         if empty:
             warn(f"{self.name or self.path}: skipped {len(empty)} empty rows at its end")
 
-    def _row(self, record: Mapping[str, Any], where: str) -> RequestRow | FaultyRow:
+    def _row(
+        self, record: Mapping[str, Any], where: str, sources: Mapping[str, SourceColumn]
+    ) -> RequestRow | FaultyRow:
         try:
             name = _adapter_of(record, self.adapter, where)
-            return RequestRow(name, _text_of(record, self.columns, where), where, record)
+            return RequestRow(name, _text_of(record, self.columns, sources, where), where, record)
         except DataError as error:
             return FaultyRow(error, record)
 
@@ -154,8 +157,20 @@ def _adapter_of(record: Mapping[str, Any], column: str, where: str) -> str | Non
     return name or BASE
 
 
-def _text_of(record: Mapping[str, Any], columns: Mapping[str, str], where: str) -> Text:
-    """What a row asks: values by role if a column of it is called as a role, else its texts."""
+def _text_of(
+    record: Mapping[str, Any],
+    columns: Mapping[str, str],
+    sources: Mapping[str, SourceColumn],
+    where: str,
+) -> Text:
+    """What a row asks: values by role if a column of it is called as a role, else its texts.
+
+    Args:
+        record: Values by column.
+        columns: Columns of texts by role.
+        sources: The same, with the kind of their values.
+        where: File and row.
+    """
     from .dataset import read_fields
 
     values = {
@@ -164,7 +179,6 @@ def _text_of(record: Mapping[str, Any], columns: Mapping[str, str], where: str) 
     if values:
         named = {role: record[column] for role, column in columns.items() if column in record}
         return {**named, **values}
-    sources = {role: SourceColumn(name, FieldKind.TEXT) for role, name in columns.items()}
     texts = tuple(read_fields(record, sources, where).values())
     return texts if len(texts) > 1 else texts[0]
 

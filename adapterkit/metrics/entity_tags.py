@@ -30,10 +30,8 @@ def has_entities(tags: Iterable[str]) -> bool:
     """Whether a set of tags is of such a scheme: one begins with `B-` or `I-`, or all but `O` are
     parts of entities."""
     parts = [split_tag(tag) for tag in tags if tag != OUTSIDE]
-    is_part = [part is not None for part in parts]
-    return any(part is not None and part[0] in "BI" for part in parts) or (
-        any(is_part) and all(is_part)
-    )
+    begins = any(part is not None and part[0] in "BI" for part in parts)
+    return begins or (bool(parts) and None not in parts)
 
 
 def to_iobes(rows: Iterable[Iterable[str]]) -> list[list[str]]:

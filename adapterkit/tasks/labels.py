@@ -51,7 +51,9 @@ def distinct_labels(labels: Iterable[str]) -> tuple[str, ...]:
 def find_label(label: str, labels: tuple[str, ...]) -> int | None:
     """Index of a row's label among those of a task; None if the task does not have it."""
     indices = _indices(labels)
-    forms = (label, spelling(label), _as_integer(label))
+    if label in indices:  # as a rule: rows are read in one spelling
+        return indices[label]
+    forms = (spelling(label), _as_integer(label))
     return next((indices[form] for form in forms if form in indices), None)
 
 

@@ -16,7 +16,7 @@ from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import Method
 from ..schema import dump
-from ..tasks.base import Task
+from ..tasks.base import LEAST_TOKENS, Task
 from ..tasks.types import Row
 from .recipe import Recipe
 
@@ -58,22 +58,23 @@ def _check_fit(recipe: Recipe, backbone: Backbone, below: Adapter | None) -> Non
     """Checks that the method fits the backbone, and that both leave room for a text.
 
     Raises:
-        RecipeError: The method does not, or the room is less than 3 tokens or `task.max_length`.
+        RecipeError: The method does not, or the room is less than `LEAST_TOKENS` or than
+            `task.max_length`.
     """
     virtual, longest = recipe.method.num_virtual_tokens, recipe.task.max_length
     positions = backbone.geometry.positions
     taken = below.num_virtual_tokens if below is not None else 0
     room = positions - taken - virtual
-    if longest is not None and not 3 <= longest <= room:
+    if longest is not None and not LEAST_TOKENS <= longest <= room:
         raise RecipeError(
-            f"task.max_length: {longest} is not from 3 to {room}, the most that backbone "
-            f"'{backbone.name}' takes with this method"
+            f"task.max_length: {longest} is not from {LEAST_TOKENS} to {room}, the most that "
+            f"backbone '{backbone.name}' takes with this method"
         )
     try:
         recipe.method.shapes(backbone.geometry)
     except ValueError as error:
         raise RecipeError(f"method.{error}") from None
-    if room < 3:
+    if room < LEAST_TOKENS:
         raise RecipeError(
             f"method.num_virtual_tokens: {virtual} leave no room for a text beside the {taken} "
             f"of training.on_top_of; there are {positions}"

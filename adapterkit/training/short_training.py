@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import ClassVar
+from collections.abc import Iterable
 
-from ..run import Run
-from .base import Callback, Event
+from .run import Run
 
 log = logging.getLogger("adapterkit")
 
@@ -14,33 +13,26 @@ FEW_STEPS = 20
 """Fewer optimiser steps than this are worth a warning."""
 
 
-class TooShort(Callback):
-    """Warns of a run of very few steps, and of one whose last epoch was its best by the main
-    validation metric."""
+def warn_of_few_steps(runs: Iterable[Run]) -> None:
+    """Warns, before the first step, of runs that will take very few."""
+    for run in runs:
+        if run.n_steps < FEW_STEPS:
+            log.warning(
+                f"{run.n_steps} optimiser steps in all will hardly teach anything; raise "
+                f"training.epochs or lower training.batch_size ({run.settings.batch_size})"
+            )
 
-    type: ClassVar[str] = "too_short"
-    order: ClassVar[int] = 95
 
-    def on_start(self, event: Event) -> None:
-        if not event.accelerator.is_main_process:
-            return
-        for run in {run.name: run for run in event.all_runs}.values():  # members differ in seeds
-            if run.n_steps < FEW_STEPS:
-                log.warning(
-                    f"{run.n_steps} optimiser steps in all will hardly teach anything; raise "
-                    f"training.epochs or lower training.batch_size ({run.settings.batch_size})"
-                )
-
-    def on_end(self, event: Event) -> None:
-        if not event.accelerator.is_main_process:
-            return
-        for run in event.all_runs:
-            if run.ended and run.fault is None and (rise := _last_rise(run)) is not None:
-                metric, before, after = rise
-                log.warning(
-                    f"{run.label}: validation {metric} still rose in the last epoch ({before:.4f} "
-                    f"to {after:.4f}); more epochs may help (training.epochs)"
-                )
+def warn_of_rising_scores(runs: Iterable[Run]) -> None:
+    """Warns, after the last step, of runs whose last epoch was the best by the main validation
+    metric."""
+    for run in runs:
+        if run.ended and run.fault is None and (rise := _last_rise(run)) is not None:
+            metric, before, after = rise
+            log.warning(
+                f"{run.label}: validation {metric} still rose in the last epoch ({before:.4f} "
+                f"to {after:.4f}); more epochs may help (training.epochs)"
+            )
 
 
 def _last_rise(run: Run) -> tuple[str, float, float] | None:

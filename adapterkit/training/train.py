@@ -28,6 +28,7 @@ from .processes import join_processes, lost_process_named, make_accelerator, on_
 from .recipe import Recipe
 from .resume import Resume
 from .run import Run
+from .short_training import warn_of_few_steps, warn_of_rising_scores
 from .trainable import TrainableAdapter, TrainableAdapters
 
 log = logging.getLogger("adapterkit")
@@ -178,10 +179,14 @@ def run_plans(
     members = iter(trainables.members)
     by_plan = [(plan, plan.runs(members)) for plan in plans]
     runs = [run for _, runs in by_plan for run in runs]
+    if accelerator.is_main_process:
+        warn_of_few_steps(own[0] for _, own in by_plan)  # members take as many
     with lost_process_named(plans[0].recipe, accelerator):
         Loop(accelerator, trainables, runs, options).run()
         finished = [(plan, own) for plan, own in by_plan if all(run.fault is None for run in own)]
         adapters = _evaluated(accelerator, trainables.backbone, finished, len(plans))
+    if accelerator.is_main_process:
+        warn_of_rising_scores(runs)
     seconds = round(time.perf_counter() - started, 1)
     adapters = [replace(a, training={**a.training, "seconds": seconds}) for a in adapters]
     accelerator.free_memory()

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits, batching_key
@@ -26,7 +25,6 @@ from adapterkit.atomic import file_digest
 from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import pack
-from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, RecipeError
 from adapterkit.inference.forward import forward, text_limit
 from adapterkit.inference.pipeline import evaluate
@@ -37,6 +35,7 @@ from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from helpers import reference
 from helpers.adapters import MakeAdapter
+from helpers.command_line import run_command
 from helpers.peft_reference import TEXTS, bert_for, peft_logits
 from helpers.sequences import outputs_by_row, random_rows, tokenise
 from helpers.vocabulary import WORDS
@@ -498,17 +497,13 @@ def test_a_parent_that_cannot_be_used_is_refused_before_training(
 
 
 def test_the_command_line_finds_the_parent(tiny_folder: Path, stacked_store: Store) -> None:
-    runner = CliRunner()
-
     def run(*arguments: str) -> Any:
-        result = runner.invoke(app, [*arguments, "--json"])
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
+        return run_command(*arguments, "--json").json
 
     Path("rows.csv").write_text("text,label\nthe card,no\nmy rain,yes\n")
     (listed,) = [row for row in run("list", "shelf") if row["name"] == "acme/task"]
     assert listed["on_top_of"] == "acme/domain"
-    assert "bottleneck on acme/domain" in runner.invoke(app, ["list", "shelf"]).stdout
+    assert "bottleneck on acme/domain" in run_command("list", "shelf").out
     shutil.copytree(stacked_store.path("acme/task"), "loose")
     for reference_or_folder in ("acme/task", "loose"):
         card = run("inspect", reference_or_folder, "--store", "shelf")
@@ -522,9 +517,9 @@ def test_the_command_line_finds_the_parent(tiny_folder: Path, stacked_store: Sto
     recipe = recipe_on(Path.cwd(), "globex/other")
     plain = {**recipe.plain(), "backbone": {"model": str(tiny_folder), "device": "cpu"}}
     Path("recipe.yaml").write_text(json.dumps(plain))
-    result = runner.invoke(app, ["train", "recipe.yaml", "--output", "shelf"])
-    assert result.exit_code == 2
-    assert "it was trained on top of 'acme/domain'" in result.stderr
+    result = run_command("train", "recipe.yaml", "--output", "shelf")
+    assert result.code == 2
+    assert "it was trained on top of 'acme/domain'" in result.err
 
 
 def test_peft_loads_the_top_adapter_alone(

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from adapterkit.adapter import remote_store as remote
 from adapterkit.adapter.adapter import Adapter
@@ -25,10 +24,10 @@ from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store, find_folder
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.app import app
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
 from adapterkit.names import ALIASES
 from helpers.adapters import MakeAdapter
+from helpers.command_line import run_command
 
 ROOT = Path("shelf")
 
@@ -344,8 +343,8 @@ def test_folders_that_only_look_like_adapters_are_not_listed(store: Store) -> No
     assert store.names() == ["acme/gone", "acme/intent", "globex"]
     with pytest.raises(UnknownAdapterError):  # its versions were deleted by hand
         store.find("acme/gone")
-    listed = CliRunner().invoke(app, ["list", str(ROOT), "--json"])
-    assert [row["name"] for row in json.loads(listed.stdout)] == ["acme/intent", "globex"]
+    listed = run_command("list", ROOT, "--json").json
+    assert [row["name"] for row in listed] == ["acme/intent", "globex"]
 
 
 def test_an_adapter_may_have_the_name_of_the_alias_file(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from typer.testing import CliRunner
-
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.app import app
 from adapterkit.cli.quickstart import recipes_folder, run_quickstart
 from adapterkit.data.requests import read_requests
 from adapterkit.inference.predictor import Predictor
 from adapterkit.training.recipe import Recipe
+from helpers.command_line import run_command
 from helpers.paths import ROOT
 
 EXPECTED = [
@@ -55,8 +53,8 @@ def test_the_sample_adapters_predict_without_training(minilm: Backbone) -> None:
 
 
 def test_the_sample_adapters_equal_training_by_their_recipes() -> None:
-    listed = CliRunner().invoke(app, ["list", str(ROOT / "adapters"), "--json"])
-    samples = {entry["name"]: entry for entry in json.loads(listed.stdout)}
+    listed = run_command("list", ROOT / "adapters", "--json").json
+    samples = {entry["name"]: entry for entry in listed}
     recipes = [Recipe.load(file) for file in recipes_folder().glob("*.yaml")]
     assert {recipe.name for recipe in recipes} == set(samples)
     for recipe in recipes:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from typer.testing import CliRunner
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter
@@ -21,7 +20,6 @@ from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS, tensor_shapes
 from adapterkit.backbone import lm_head
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.app import app
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.labelled import Split
 from adapterkit.inference.pipeline import compute_outputs
@@ -34,6 +32,7 @@ from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from adapterkit.training.trainable import TrainableAdapter, TrainableAdapters
 from helpers.adapters import MakeAdapter
+from helpers.command_line import run_command
 from helpers.vocabulary import WORDS
 
 TEXTS = ["i lost my card", "the bank is not open wait please", "tea", "rain " * 30, "help " * 90]
@@ -330,9 +329,9 @@ def test_a_domain_adapter_lowers_perplexity(tiny: Backbone, tmp_path: Path) -> N
     predictor = Predictor(tiny, [again])
     (answer,) = predictor([("acme/domain", "the card [MASK] lost")])
     assert len(answer["fills"]) == TOP
-    result = CliRunner().invoke(app, ["evaluate", "acme/domain", "corpus.txt", "--store", "shelf"])
-    assert result.exit_code == 0, result.output
-    assert "perplexity" in result.stdout
+    result = run_command("evaluate", "acme/domain", "corpus.txt", "--store", "shelf")
+    assert result.code == 0, result.err
+    assert "perplexity" in result.out
 
 
 def test_the_checkpoints_head_is_used_and_not_saved(with_head: Path, tmp_path: Path) -> None:

@@ -127,7 +127,6 @@ def test_callbacks_are_called_by_their_order() -> None:
     types = [getattr(callback, "type", "early") for callback in in_order([usual, early])]
     assert types == [
         *("early", "history", "evaluation", "keep_best", "patience", "recorder", "progress"),
-        "too_short",
     ]
     assert set(callbacks()) == set(types) - {"early", "recorder"}
 
@@ -142,7 +141,7 @@ def test_progress_is_written_only_if_wanted(
 ) -> None:
     recipe = recipe_for("t", write_rows(1, 30), epochs=2)
     train(recipe, tiny, progress=False)
-    assert not re.search(r"^epoch", capsys.readouterr().err, re.MULTILINE)
+    assert "epoch" not in capsys.readouterr().err
     train(recipe, tiny, progress=True)
     written = capsys.readouterr().err
     assert re.search(r"^epoch 1: training loss \d\.\d{4}; validation loss \d", written, re.M)
