@@ -22,7 +22,7 @@ from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
-from ..methods.base import Tensors, methods
+from ..methods.base import Method, Tensors, methods
 from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import LEAST_TOKENS, tasks
@@ -37,8 +37,12 @@ from .peft_format import (
     fields_from_peft,
     file_shapes,
     from_file_tensors,
+    method_from_peft,
+    method_shapes,
     peft_config,
+    stacked_tensors,
     to_file_tensors,
+    without_heads,
 )
 from .weights import (
     WEIGHTS,
@@ -127,6 +131,34 @@ def load_adapter(
             raise AdapterError(f"{child}: {error}") from None
         _check_room(adapter, backbone, folder)
     return adapter
+
+
+def load_peft_tensors(folder: Path, geometry: Geometry) -> tuple[Method, Tensors, str]:
+    """What a folder of PEFT adds to its backbone, whatever its task is; heads are not read.
+
+    Args:
+        folder: The folder, without a card.
+        geometry: The backbone's; shapes are checked against it.
+
+    Returns:
+        The method, its tensors as `Adapter` has them, and the name of the backbone in the folder.
+
+    Raises:
+        AdapterError: The folder is not sound, or does not fit the backbone.
+    """
+    config, weights = read_json(folder, CONFIG), without_heads(read_weights(folder))
+    root = backbone_path(weights, geometry)
+    try:
+        method = method_from_peft(config, weights, geometry)
+        keys, shapes = method.file_keys(geometry, root), method_shapes(method, geometry, root)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise AdapterError(f"{folder}: {CONFIG} lacks or garbles {error}") from None
+    except (ValueError, AdapterkitError) as error:
+        raise AdapterError(f"{folder}: {error}") from None
+    errors = [f"{WEIGHTS}: {error}" for error in tensor_errors(weights, shapes)]
+    if errors:
+        raise AdapterError(f"{folder}: {'; '.join(errors)}")
+    return method, stacked_tensors(weights, keys), str(config.get("base_model_name_or_path"))
 
 
 def _check_room(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:

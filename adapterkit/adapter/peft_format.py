@@ -25,6 +25,12 @@ CONFIG = "adapter_config.json"
 BARE = (None, "FEATURE_EXTRACTION")
 """PEFT's task types whose model is the backbone itself and not a task model around it."""
 
+READ_HEADS = ("classifier.", "qa_outputs.")
+"""Beginnings of the names of those heads that a task can read."""
+
+HEADS = (*READ_HEADS, "score.", "cls.", "lm_head.")
+"""Beginnings of the names of the heads of transformers' task models."""
+
 
 def peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:
     """The content of `adapter_config.json`."""
@@ -53,30 +59,52 @@ def fields_from_peft(
     Raises:
         ValueError: Method or task are not known, or have settings that are not supported.
     """
-    by_peft: dict[str, type[Method]] = {kind.peft_type: kind for kind in methods().values()}
     by_task: dict[str | None, type[Task]] = {
         kind.peft_task_type: kind for kind in tasks().values() if kind.foreign
     }
-    peft_type, task_type = config.get("peft_type"), config.get("task_type")
-    if peft_type not in by_peft:
-        raise ValueError(f"{CONFIG}: peft_type {peft_type} is not known here")
+    method, task_type = method_from_peft(config, tensors, geometry), config.get("task_type")
     if task_type not in by_task:
         raise ValueError(f"{CONFIG}: task_type {task_type} is not known here")
-    method = by_peft[peft_type]
     start = method.head_prefix
     head = {
         key.removeprefix(start): tuple(tensor.shape)
         for key, tensor in tensors.items()
-        if key.removeprefix(start).startswith(("classifier.", "qa_outputs."))
+        if key.removeprefix(start).startswith(READ_HEADS)
     }
     return {
         "name": check_name(folder.resolve().name),
-        "method": method.from_config(config, tensors, geometry),
+        "method": method,
         "task": by_task[task_type].from_head(head),
         "backbone": str(config.get("base_model_name_or_path")),
         "fingerprint": None,
         "lower_case": False,
     }
+
+
+def method_from_peft(config: Mapping[str, Any], tensors: Tensors, geometry: Geometry) -> Method:
+    """The method of a folder without a card.
+
+    Args:
+        config: The content of its `adapter_config.json`.
+        tensors: The tensors of its weights file.
+        geometry: The backbone's.
+
+    Raises:
+        ValueError: It is not known, or has settings that are not supported.
+    """
+    by_peft: dict[str, type[Method]] = {kind.peft_type: kind for kind in methods().values()}
+    peft_type = config.get("peft_type")
+    if peft_type not in by_peft:
+        raise ValueError(f"{CONFIG}: peft_type {peft_type} is not known here")
+    return by_peft[peft_type].from_config(config, tensors, geometry)
+
+
+def without_heads(tensors: Tensors) -> Tensors:
+    """The tensors of a weights file that belong to no head."""
+    starts = tuple(
+        prefix + head for prefix in ("base_model.model.", "base_model.") for head in HEADS
+    )
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(starts)}
 
 
 def backbone_path(tensors: Tensors, geometry: Geometry) -> str:
@@ -93,12 +121,17 @@ def file_shapes(adapter: Adapter, geometry: Geometry, root: str) -> Shapes:
         geometry: The backbone's.
         root: The backbone's path (`backbone_path`).
     """
-    stacked = adapter.method.shapes(geometry)
-    shapes = {}
-    for key, (name, index) in adapter.method.file_keys(geometry, root).items():
-        shapes[key] = stacked[name] if index is None else stacked[name][1:]
+    shapes = method_shapes(adapter.method, geometry, root)
     for name, shape in adapter.task.head_shapes(geometry.hidden).items():
         shapes[adapter.method.head_prefix + name] = shape
+    return shapes
+
+
+def method_shapes(method: Method, geometry: Geometry, root: str) -> dict[str, tuple[int, ...]]:
+    """`file_shapes` without those of the head."""
+    stacked, shapes = method.shapes(geometry), {}
+    for key, (name, index) in method.file_keys(geometry, root).items():
+        shapes[key] = stacked[name] if index is None else stacked[name][1:]
     return shapes
 
 
@@ -124,6 +157,19 @@ def from_file_tensors(
         geometry: The backbone's.
         keys: `Method.file_keys` of the adapter.
     """
+    own = stacked_tensors(tensors, keys)
+    start = adapter.method.head_prefix
+    names = adapter.task.head_shapes(geometry.hidden)
+    return MemberWeights(own, {name: _copy(tensors[start + name]) for name in names})
+
+
+def stacked_tensors(tensors: Tensors, keys: FileKeys) -> Tensors:
+    """The tensors of a method, stacked over layers, float32.
+
+    Args:
+        tensors: The tensors of the file.
+        keys: `Method.file_keys` of the adapter.
+    """
     own: Tensors = {}
     layers: dict[str, dict[int, torch.Tensor]] = {}
     for key, (name, index) in keys.items():
@@ -133,9 +179,7 @@ def from_file_tensors(
             layers.setdefault(name, {})[index] = tensors[key].float()
     for name, parts in layers.items():
         own[name] = torch.stack([parts[index] for index in sorted(parts)])
-    start = adapter.method.head_prefix
-    names = adapter.task.head_shapes(geometry.hidden)
-    return MemberWeights(own, {name: _copy(tensors[start + name]) for name in names})
+    return own
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -122,6 +122,10 @@ class Method(ABC):
     """Whether every delta is a `LowRank` product and nothing else. On a GPU such methods are
     computed for all adapters of a batch at once, and the batch as one CUDA graph."""
 
+    free_settings: ClassVar[tuple[str, ...]] = ("dropout",)
+    """Settings that may differ from those of a saved adapter that a training starts from: they
+    matter in training alone, or change nothing but the shapes of tensors."""
+
     head_prefix: ClassVar[str] = ""
     """What the names of the head's tensors start with in the weights file."""
 

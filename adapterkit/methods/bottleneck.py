@@ -55,6 +55,7 @@ class Bottleneck(Method):
     learning_rate: ClassVar[float] = 2e-3
     low_rank_only: ClassVar[bool] = True
     table_order: ClassVar[int] = 30
+    free_settings: ClassVar[tuple[str, ...]] = ("size", "reduction_factor")
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"size": 4},
         {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0},

@@ -35,6 +35,7 @@ class Prefix(Method):
     learning_rate: ClassVar[float] = 1e-2
     low_rank_only: ClassVar[bool] = True
     head_prefix: ClassVar[str] = "base_model."
+    free_settings: ClassVar[tuple[str, ...]] = ("projection", "projection_size", "init_std")
     table_order: ClassVar[int] = 20
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"num_virtual_tokens": 5},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from ..adapter.adapter import Adapter, MemberWeights
-from ..adapter.folder import load_adapter
+from ..adapter.card import CARD
+from ..adapter.folder import load_adapter, load_peft_tensors
 from ..adapter.peft_format import CONFIG
 from ..adapter.stacking import ParentRef
 from ..adapter.store import Store, find_folder
@@ -19,6 +22,20 @@ from ..schema import dump
 from ..tasks.base import LEAST_TOKENS, Task
 from ..tasks.types import Row
 from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        members: For each member the weights that it continues; with an empty head if that is drawn
+            anew, None if the recipe names no adapter to start from.
+        note: Says what they are; None if there are none.
+    """
+
+    members: Sequence[MemberWeights | None]
+    note: str | None = None
 
 
 def fresh_adapter(
@@ -35,10 +52,10 @@ def fresh_adapter(
     task = recipe.task.fit(rows, backbone.pooling).bind_backbone(backbone.lm_head)
     below = _below(recipe, backbone, store)
     _check_fit(recipe, backbone, below)
-    saved = _saved(recipe, backbone, task, below)
+    start = _start(recipe, backbone, task, below, store)
     first, *others = (
         _drawn(recipe, geometry, task, recipe.training.seed + number, member)
-        for number, member in enumerate(saved)
+        for number, member in enumerate(start.members)
     )
     return Adapter(
         name=recipe.name,
@@ -49,6 +66,7 @@ def fresh_adapter(
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
+        training={"start": start.note} if start.note is not None else {},
         on_top_of=below,
         extra_members=tuple(others),
     )
@@ -82,37 +100,42 @@ def _check_fit(recipe: Recipe, backbone: Backbone, below: Adapter | None) -> Non
 
 
 def _drawn(
-    recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: Adapter | None
+    recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: MemberWeights | None
 ) -> MemberWeights:
-    """The first tensors and head of one member: drawn from its seed, or a saved adapter's."""
+    """The first tensors and head of one member: drawn from its seed, or those of a saved one, of
+    which an empty head is drawn too."""
     generator = torch.Generator().manual_seed(seed)
     tensors = recipe.method.init_tensors(geometry, generator)
     head = task.fresh_head(geometry.hidden, generator)
     if saved is None:
         return MemberWeights(tensors, head)
-    return MemberWeights(recipe.method.init_from(saved.tensors, geometry, generator), saved.head)
+    return MemberWeights(
+        recipe.method.init_from(saved.tensors, geometry, generator), saved.head or head
+    )
 
 
-def _saved(
-    recipe: Recipe, backbone: Backbone, task: Task, below: Adapter | None
-) -> Sequence[Adapter | None]:
-    """For each member the saved adapter that it continues; None if the recipe names none.
+def _start(
+    recipe: Recipe, backbone: Backbone, task: Task, below: Adapter | None, store: Store | None
+) -> Start:
+    """What the members of a recipe start from.
 
     All members continue a single adapter, or each its own member of an ensemble of the same size.
+    A head is continued if its answers mean the same; a PEFT folder does not say what they mean.
 
     Raises:
-        AdapterkitError: It does not fit the recipe.
+        AdapterkitError: `training.start_from` does not fit the recipe.
     """
     reference, wanted = recipe.training.start_from, recipe.training.ensemble
     if reference is None:
-        return [None] * wanted
-    saved, geometry = load_adapter(recipe.folder / reference, backbone), backbone.geometry
-    if saved.method.shapes(geometry) != recipe.method.shapes(geometry):
-        raise RecipeError(
-            f"training.start_from: {reference} {_difference(saved.method, recipe.method)}"
-        )
-    if not task.same_answers(saved.task):
-        raise RecipeError(f"training.start_from: {reference} was trained for other answers")
+        return Start([None] * wanted)
+    folder = _folder(recipe, reference, store)
+    if not (folder / CARD).is_file():
+        method, tensors, base = load_peft_tensors(folder, backbone.geometry)
+        _check_same_method(reference, method, recipe.method, backbone.geometry)
+        note = f"{reference}, a PEFT folder that names '{base}' as its backbone"
+        return Start([MemberWeights(tensors, {})] * wanted, f"{note}, with a new head")
+    saved = load_adapter(folder, backbone)
+    _check_same_method(reference, saved.method, recipe.method, backbone.geometry)
     if [floor.digest for floor in saved.stack[:-1]] != (
         [floor.digest for floor in below.stack] if below is not None else []
     ):
@@ -125,19 +148,52 @@ def _saved(
             f"training.ensemble is {wanted}; make it {saved.n_members}, or start from a single "
             "adapter"
         )
-    return saved.members if saved.extra_members else [saved] * wanted
-
-
-def _difference(saved: Method, wanted: Method) -> str:
-    """What a saved method and that of a recipe differ in."""
-    if saved.type != wanted.type:
-        return f"was trained by {saved.type}, the recipe asks for {wanted.type}"
-    old, new = dump(saved), dump(wanted)
-    keys = [key for key in new if old.get(key) != new[key]]
-    return (
-        f"has {', '.join(f'{key}: {old.get(key)}' for key in keys)}, the recipe "
-        f"{', '.join(f'{key}: {new[key]}' for key in keys)}; make them equal (section method)"
+    members = [MemberWeights(member.tensors, member.head) for member in saved.members]
+    members = members if saved.extra_members else members * wanted
+    if task.same_answers(saved.task):
+        return Start(members, f"{reference}, with its head")
+    answers = f"{saved.task.type} with other answers"
+    return Start(
+        [MemberWeights(member.tensors, {}) for member in members],
+        f"{reference}, which was trained for {answers}, with a new head",
     )
+
+
+def _check_same_method(reference: str, saved: Method, wanted: Method, geometry: Geometry) -> None:
+    """Checks that saved tensors compute the same by the method of a recipe.
+
+    Raises:
+        RecipeError: They do not.
+    """
+    if saved.type != wanted.type:
+        raise RecipeError(
+            f"training.start_from: {reference} was trained by {saved.type}, the recipe asks for "
+            f"{wanted.type}"
+        )
+    old, new = dump(saved), dump(wanted)
+    differing = [key for key in new if _comparable(old[key]) != _comparable(new[key])]
+    keys = [key for key in differing if key not in wanted.free_settings]
+    if not keys and saved.shapes(geometry) != wanted.shapes(geometry):
+        keys = differing
+    if keys:
+        raise RecipeError(
+            f"training.start_from: {reference} has "
+            f"{', '.join(f'{key}: {old.get(key)}' for key in keys)}, the recipe "
+            f"{', '.join(f'{key}: {new[key]}' for key in keys)}; make them equal (section method)"
+        )
+
+
+def _comparable(value: object) -> object:
+    """A setting, for which the order of a list (of linears or layers) does not matter."""
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _folder(recipe: Recipe, reference: str, store: Store | None) -> Path:
+    """The folder of a saved adapter: a path from the recipe's folder, or a name in the store."""
+    folder = recipe.folder / reference
+    if (folder / CONFIG).is_file():
+        return folder
+    return find_folder(reference, store or Store("adapters"))
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
@@ -145,10 +201,7 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
     reference = recipe.training.on_top_of
     if reference is None:
         return None
-    folder = recipe.folder / reference
-    if not (folder / CONFIG).is_file():
-        folder = find_folder(reference, store or Store("adapters"))
-    below = load_adapter(folder, backbone)
+    below = load_adapter(_folder(recipe, reference, store), backbone)
     if below.extra_members:
         raise RecipeError(
             f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "

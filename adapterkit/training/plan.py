@@ -112,6 +112,7 @@ class Plan:
             "seed": self.recipe.training.seed,
             "data": fingerprint(self.rows),
             "rows": {name: len(split) for name, split in self.splits.items()},
+            **self.adapter.training,
         }
 
     def log_summary(self, backbone: Backbone) -> None:
@@ -125,6 +126,8 @@ class Plan:
             f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {many}{counts} rows, "
             f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
         )
+        if "start" in adapter.training:
+            log.info(f"{adapter.name}: starts from {adapter.training['start']}")
         cut = sum(row.truncated for part in splits.values() for row in part.examples)
         if cut:
             log.warning(

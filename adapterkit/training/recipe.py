@@ -108,7 +108,9 @@ class Training:
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
         keep_best: Keep the epoch with the best main validation metric, and not the last one.
         patience: Stop after so many epochs without a better one; if omitted, never.
-        start_from: A saved adapter (folder) of the same method and labels to go on from.
+        start_from: A saved adapter (folder, or name in the store) or a PEFT folder to go on from,
+            of the same method and settings. If it was trained for another task or other labels,
+            the head is a new one.
         cache_mb: Most megabytes of what the layers below the adapter's first make of the training
             rows, kept from epoch to epoch; texts beyond that are computed anew. 0 keeps none.
         on_top_of: A saved adapter (folder, or name in the store), such as one trained on texts of

@@ -74,6 +74,12 @@ def test_a_short_recipe_has_the_defaults() -> None:
     assert recipe.data == Data(train="t.csv")
 
 
+def test_a_change_of_the_task_needs_no_type() -> None:
+    recipe = load("name: a\ndata: {train: t.csv}\n", "task.dropout=0.2")
+    assert recipe.task.type == "classification"
+    assert recipe.plain()["task"]["dropout"] == 0.2
+
+
 def test_a_byte_order_mark_and_windows_lines_are_no_fault() -> None:
     text = "\ufeff" + GOOD_RECIPE.replace("\n", "\r\n")
     assert load(text) == load(GOOD_RECIPE)
