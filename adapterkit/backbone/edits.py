@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..ops.attention import uses_flash_attention
+from ..ops.attention import packed_attention, uses_flash_attention
 from ..ops.attention_plan import AttentionPlan
 from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
@@ -48,6 +48,22 @@ class LayerEdits:
     plan: AttentionPlan
     index: int
     prefixes: Prefixes | None
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, heads: int, scaling: float
+    ) -> Tensor:
+        """Attention within each sequence and its prefix.
+
+        Args:
+            query, key, value: Of the batch's own tokens, `[R, h]` each.
+            heads: Number of heads.
+            scaling: Factor on the scores.
+
+        Returns:
+            `[R, h]`.
+        """
+        key, value = self.with_prefixes(key, value, heads)
+        return packed_attention(query, key, value, self.plan, heads, scaling)
 
     def with_prefixes(self, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Keys and values in the order of the plan, prefix tokens included.

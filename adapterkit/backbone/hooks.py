@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.attention import packed_attention
-from .edits import Edits, LayerEdits
+from .edits import LayerEdits
 from .families.base import Family
 from .geometry import Geometry
 
@@ -44,16 +43,21 @@ class EditHooks:
         linears: dict[str, list[str]] = {}
         for name, site in geometry.sites.items():
             linears.setdefault(site.path, []).append(name)
-        layers: Any = model.get_submodule(family.layers_path)
-        for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._enter(index), with_kwargs=True)
+        for layer in dict.fromkeys(family.layers(model)):
+            layer.register_forward_pre_hook(self._enter, with_kwargs=True)
             layer.register_forward_hook(self._leave, always_call=True)
             for path, names in linears.items():
                 hook = self._linear_hook(names, geometry)
                 layer.get_submodule(path).register_forward_hook(hook)
-            residual = layer.get_submodule(family.residual_path)
-            residual.register_forward_pre_hook(self._residual_hook)
-            layer.get_submodule(family.norm_path).register_forward_pre_hook(self._norm_hook)
+            norm = layer.get_submodule(family.norm_path)
+            if family.residual_path is not None:
+                residual = layer.get_submodule(family.residual_path)
+                residual.register_forward_pre_hook(self._residual_hook)
+            else:
+                block = layer.get_submodule(geometry.sites["ffn_up"].path)
+                block.register_forward_pre_hook(self._keep_residual)
+                norm.register_forward_pre_hook(self._sum_hook)
+            norm.register_forward_pre_hook(self._norm_hook)
 
     def edits_at(self, site: str) -> bool:
         """Whether the batch being computed does anything at a site of the layer being computed."""
@@ -64,15 +68,11 @@ class EditHooks:
     def _layer(self) -> LayerEdits | None:
         return getattr(self._current, "layer", None)
 
-    def _enter(self, index: int) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            edits: Edits | None = kwargs.get("edits")
-            self._current.layer = edits.layers[index] if edits is not None else None
-
-        return hook
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._current.layer = kwargs.get("edits")
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._current.layer = None
+        self._current.layer = self._current.residual = None
 
     def _linear_hook(self, names: list[str], geometry: Geometry) -> Any:
         """The hook of a linear that computes one site, or several side by side."""
@@ -115,6 +115,21 @@ class EditHooks:
         inner, residual = args
         return inner, layer.apply("ffn_residual", residual)
 
+    # If the layer itself sums the feed-forward block and its residual, the residual is known from
+    # the first linear of the block, and the norm after it is the first module that gets the sum.
+
+    def _keep_residual(self, module: nn.Module, args: tuple[Tensor]) -> None:
+        layer = self._layer
+        if layer is not None and layer.blocks.get("ffn_residual"):
+            self._current.residual = args[0]
+
+    def _sum_hook(self, module: nn.Module, args: tuple[Tensor]) -> Any:
+        layer, residual = self._layer, getattr(self._current, "residual", None)
+        if layer is None or residual is None:
+            return None
+        edited = layer.apply("ffn_residual", residual.clone())
+        return (args[0] + (edited - residual),)
+
     def _norm_hook(self, module: Any, args: tuple[Tensor]) -> Any:
         layer = self._layer
         if layer is None:
@@ -133,25 +148,23 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    edits: Edits,
+    edits: LayerEdits,
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface over a packed batch.
 
     Args:
-        module: The attention module; its `layer_idx` is read.
+        module: Not read.
         query, key, value: `[1, heads, T, d]`.
         attention_mask: Not read: the edits' plan says who attends to whom.
-        edits: Of the batch.
+        edits: Of the layer.
         scaling: Factor on the scores.
 
     Returns:
         `[1, T, heads, d]`, and no attention weights.
     """
     heads, width = query.shape[1], query.shape[1] * query.shape[3]
-    layer = edits.layers[module.layer_idx]
     q, k, v = (x.transpose(1, 2).reshape(-1, width) for x in (query, key, value))
-    k, v = layer.with_prefixes(k, v, heads)
-    out = packed_attention(q, k, v, layer.plan, heads, scaling)
+    out = edits.attend(q, k, v, heads, scaling)
     return out.view(1, -1, heads, width // heads), None

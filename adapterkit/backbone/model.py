@@ -74,7 +74,7 @@ class Backbone:
         self.quantization = quantization
         self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
         self._family = family
-        self._layers: Any = model.get_submodule(family.layers_path)
+        self._layers: Sequence[nn.Module] = family.layers(model)
         self._pool = self._first_pooled if checkpoint.has_pooler else None
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
@@ -158,9 +158,11 @@ class Backbone:
 
     @property
     def linears(self) -> list[nn.Module]:
-        """The frozen linears of every layer, in the order in which they are computed."""
+        """The frozen linears of every layer, in the order in which they are computed; one that
+        several layers share is there once."""
         paths = dict.fromkeys(self.geometry.sites[site].path for site in LINEAR_SITES)
-        return [layer.get_submodule(path) for layer in self._layers for path in paths]
+        layers = dict.fromkeys(self._layers)
+        return [layer.get_submodule(path) for layer in layers for path in paths]
 
     @property
     def n_parameters(self) -> int:
@@ -227,7 +229,7 @@ class Backbone:
         arguments = self._family.layer_arguments(self.model, position_ids)
         states = states[None]
         for index in range(first, end):
-            states = self._layers[index](states, edits=edits, **arguments[index])
+            states = self._layers[index](states, edits=edits.layers[index], **arguments[index])
         return states.squeeze(0)[:tokens]
 
     def compute_states(self, rows: Tensor, edits: Edits) -> Tensor:
@@ -244,7 +246,7 @@ class Backbone:
         site = self.geometry.sites["ffn_up"]
         if site.columns is not None or not self._family.uses_gelu(self.model.config):
             return
-        for layer in self._layers:
+        for layer in dict.fromkeys(self._layers):
             fuse_gelu(
                 layer.get_submodule(site.path),
                 layer.get_submodule(self._family.activation_path),

@@ -45,21 +45,22 @@ def fresh_model(model_type: str, vocabulary: int = 20) -> Any:
 def test_the_paths_of_a_family_exist_in_its_models(model_type: str) -> None:
     family, model = family_of(model_type), fresh_model(model_type)
     geometry = family.geometry(model.config)
-    layers = model.get_submodule(family.layers_path)
+    layers = family.layers(model)
     assert (geometry.layers_path, geometry.prefix) == (family.layers_path, family.prefix)
     assert model.base_model_prefix == family.prefix
     assert len(layers) == geometry.layers
     assert set(geometry.sites) == set(LINEAR_SITES)
     for layer in layers:
         for name, site in geometry.sites.items():
-            linear = layer.get_submodule(site.path)
+            linear: Any = layer.get_submodule(site.path)
             assert linear.in_features == geometry.width_in(name)
             first, end = site.columns or (0, linear.out_features)
             assert end - first == geometry.width_out(name)
         assert isinstance(layer.get_submodule(family.norm_path), nn.LayerNorm)
         assert layer.get_submodule(family.norm_path).eps == family.norm_eps(model.config)
         layer.get_submodule(family.activation_path)
-        layer.get_submodule(family.residual_path)
+        if family.residual_path is not None:
+            layer.get_submodule(family.residual_path)
 
 
 @every_model_type

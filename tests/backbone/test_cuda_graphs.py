@@ -17,7 +17,6 @@ from adapterkit.adapter import batching
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits, batching_key
 from adapterkit.backbone import edits as edits_module
-from adapterkit.backbone import hooks
 from adapterkit.backbone.cuda_graphs import CapturedGraph, copy_ids
 from adapterkit.backbone.edits import Edits
 from adapterkit.backbone.model import Backbone
@@ -69,7 +68,7 @@ def on_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "launch_table_for", room)
     monkeypatch.setattr(edits_module, "uses_flash_attention", lambda *_: True)
     monkeypatch.setattr(pooled, "in_one_launch", lambda device: torch.is_inference_mode_enabled())
-    monkeypatch.setattr(hooks, "packed_attention", ragged_attention)
+    monkeypatch.setattr(edits_module, "packed_attention", ragged_attention)
 
 
 def scores_of(backbone: Backbone, rows: Rows) -> list[torch.Tensor]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adapterkit.backbone.families.base import families
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import BackboneError
 from helpers.folder_faults import Fault, change_json, remove_file
@@ -191,8 +192,8 @@ REFUSED: dict[str, tuple[Fault, str]] = {
     "epsilon": (change_json(CONFIG, layer_norm_eps=-1.0), "has -1.0 as the epsilon of its norms"),
     "activation": (change_json(CONFIG, hidden_act="no_such"), "no_such"),
     "no family": (
-        change_json(CONFIG, model_type="modernbert"),
-        "type 'modernbert' are not supported; supported types are: bert, camembert, electra, ",
+        change_json(CONFIG, model_type="t5"),
+        f"type 't5' are not supported; supported types are: {', '.join(sorted(families()))}$",
     ),
     "no tokenizer files": (no_tokenizer, "the tokenizer knows no words; its files, such as"),
     "more tokens than embeddings": (

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import BackboneError
 from ...registry import discover
@@ -25,8 +25,8 @@ class Family(ABC):
     """One family of models whose layers have the sites of `geometry`.
 
     Layers are called one by one with the states of a packed batch, `[1, T, h]`, and `edits=...`,
-    and return states of that shape. They hand `edits` on, as a keyword, to transformers' attention
-    interface together with an attention module that has a `layer_idx`.
+    the `LayerEdits` of the layer, and return states of that shape. They hand `edits` on, as a
+    keyword, to transformers' attention interface.
     """
 
     type: ClassVar[str]
@@ -44,9 +44,10 @@ class Family(ABC):
     activation_path: ClassVar[str]
     """Path, inside a layer, of the activation module that follows the linear `ffn_up`."""
 
-    residual_path: ClassVar[str]
+    residual_path: ClassVar[str | None]
     """Path, inside a layer, of the module that is called with the inner states of the feed-forward
-    block and its residual, and sums them."""
+    block and its residual, and sums them; None if the layer itself sums the output of the block and
+    the input of its linear `ffn_up`, and calls the module at `norm_path` with the sum."""
 
     norm_path: ClassVar[str]
     """Path, inside a layer, of the layer norm that ends it."""
@@ -65,6 +66,18 @@ class Family(ABC):
         Args:
             config: Its transformers configuration.
         """
+
+    def layers(self, model: Any) -> Sequence[nn.Module]:
+        """The layers in the order in which they are computed: by default those at `layers_path`.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            As many modules as the geometry has layers. Layers with shared weights are one module
+            several times.
+        """
+        return list(model.get_submodule(self.layers_path))
 
     @abstractmethod
     def uses_gelu(self, config: Any) -> bool:
@@ -156,7 +169,7 @@ class Family(ABC):
         Returns:
             As many mappings as layers.
         """
-        return [{}] * len(model.get_submodule(self.layers_path))
+        return [{}] * len(self.layers(model))
 
     def pool(self, model: Any, first: Tensor) -> Tensor:
         """The pooler's output, `[n, h]`, for the first token's state of each sequence, `[n, h]`.

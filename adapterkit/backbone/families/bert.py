@@ -29,7 +29,7 @@ class Bert(Family):
     prefix: ClassVar[str] = "bert"
     layers_path: ClassVar[str] = "encoder.layer"
     activation_path: ClassVar[str] = "intermediate.intermediate_act_fn"
-    residual_path: ClassVar[str] = "output"
+    residual_path: ClassVar[str | None] = "output"
     norm_path: ClassVar[str] = "output.LayerNorm"
     pooler_path: ClassVar[str | None] = "pooler"
     lm_head: ClassVar[Mapping[str, str]] = {
@@ -93,7 +93,7 @@ class Bert(Family):
 
     def layer_arguments(self, model: Any, position_ids: Tensor) -> Sequence[Mapping[str, Any]]:
         # The layers want an attention mask; a packed batch needs none.
-        return [{"attention_mask": None}] * len(model.get_submodule(self.layers_path))
+        return [{"attention_mask": None}] * len(self.layers(model))
 
     def is_backbone_weight(self, name: str) -> bool:
         # Some checkpoints without a prefix hold heads beside the backbone's two parts.

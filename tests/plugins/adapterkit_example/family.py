@@ -130,7 +130,7 @@ class RenamedBertFamily(Family):
     prefix: ClassVar[str] = "renamed"
     layers_path: ClassVar[str] = "tower"
     activation_path: ClassVar[str] = "act"
-    residual_path: ClassVar[str] = "end"
+    residual_path: ClassVar[str | None] = "end"
     norm_path: ClassVar[str] = "end.norm"
 
     def sites(self, config: Any) -> dict[str, Site]:
