@@ -79,7 +79,7 @@ def _load_model(
     from transformers import AutoModel
 
     folder, family, weights = checkpoint.folder, checkpoint.family, checkpoint.weights
-    layers, eps = family.geometry(config).layers, family.norm_eps(config)
+    layers, eps = family.stored_layers(config), family.norm_eps(config)
     if not 0 <= eps < math.inf:
         raise BackboneError(f"{folder}: config.json has {eps} as the epsilon of its norms")
     if layers > len(weights.backbone):  # no need to build a million of them to see what is missing

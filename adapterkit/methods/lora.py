@@ -171,6 +171,9 @@ class LoRA(Method):
             if config.get(setting, supported) not in (supported, None):
                 raise ValueError(f"{setting} = {config[setting]!r} is not supported")
         layers, targets = _layers_and_targets(keys, geometry)
+        if not targets:
+            example = next((key for key in keys if ".lora_" in key), "nothing")
+            raise ValueError(f"no weight is at a linear of the backbone's layers; one is {example}")
         return cls(
             r=int(config["r"]),
             alpha=float(config["lora_alpha"]),

@@ -14,15 +14,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits
+from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.families.base import family_of
 from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence, pack
-from adapterkit.bench.peers import peft_model
+from adapterkit.errors import AdapterError, BackboneError
+from adapterkit.methods.lora import LoRA
 from helpers.adapters import MakeAdapter
+from helpers.folder_faults import change_json
 from helpers.sequences import outputs_by_row
 
 VOCABULARY = 90
@@ -30,6 +34,7 @@ LENGTHS = (17, 1, 40, 33, 6)
 """Tokens of the sequences of a batch; two of them are pairs."""
 
 MODELS: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
     "data2vec-text": {},
     "distilbert": {"hidden_dim": 48},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
@@ -131,17 +136,47 @@ def test_a_batch_of_texts_and_pairs_equals_transformers(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def peft_copy(model: Any, adapter: Adapter, backbone: Backbone) -> tuple[Any, dict[Parameter, Any]]:
+    """A transformers model with the weights of a LoRA adapter in PEFT.
+
+    Returns:
+        The model, and for each parameter of PEFT the name of the adapter's tensor and the layers
+        that it belongs to: several if they share their weights.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    family, method = family_of(model.config.model_type), adapter.method
+    layers, sites = family.layers(model), backbone.geometry.sites
+    path_of = {module: name for name, module in model.named_modules() if module in layers}
+    assert isinstance(method, LoRA)
+    targets = [f"{layer}.{site.path}" for layer in path_of.values() for site in sites.values()]
+    config = LoraConfig(r=method.r, lora_alpha=int(method.alpha), target_modules=targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT asks transformers in an old way
+        theirs: Any = get_peft_model(model, config)
+    owners: dict[Parameter, Any] = {}
+    for layer, module in enumerate(layers):
+        for site in method.targets:
+            path = f"{path_of[module]}.{sites[site].path}"
+            linear = theirs.base_model.model.get_submodule(path)
+            for name, part in (("a", linear.lora_A), ("b", linear.lora_B)):
+                parameter = part["default"].weight
+                owners.setdefault(parameter, (f"{site}.{name}", []))[1].append(layer)
+    for parameter, (name, shared) in owners.items():
+        parameter.data = adapter.tensors[name][shared[0]].clone()
+        adapter.tensors[name][shared] = parameter.data
+    return theirs, owners
+
+
 @every_size
 @every_model
 def test_lora_equals_peft_forward_and_backward(
     checkpoints: Any, make_adapter: MakeAdapter, model_type: str, size: str
 ) -> None:
     backbone = Backbone.load(str(checkpoints(model_type, size)), device="cpu")
-    inputs, geometry = random_inputs(backbone), backbone.geometry
+    inputs = random_inputs(backbone)
     adapter = make_adapter(backbone, "lora", r=3, alpha=3.0, targets=LINEAR_SITES)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = peft_model(random_model(model_type, size), [adapter], backbone)
+    theirs, owners = peft_copy(random_model(model_type, size), adapter, backbone)
     for tensor in adapter.tensors.values():
         tensor.requires_grad_()
     found, expected = packed_states(backbone, inputs, adapter), padded_states(theirs, inputs)
@@ -149,14 +184,15 @@ def test_lora_equals_peft_forward_and_backward(
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     for states in (found, expected):
         (states * weights).sum().backward()
-    parameters = dict(theirs.named_parameters())
-    for key, (name, layer) in adapter.method.file_keys(geometry, "").items():
-        gradient = adapter.tensors[name].grad
-        right = parameters[key.replace(".weight", ".t0.weight")].grad
+    assert sum(len(layers) for _, layers in owners.values()) == 12 * backbone.geometry.layers
+    for parameter, (name, layers) in owners.items():
+        gradient, right = adapter.tensors[name].grad, parameter.grad
         assert gradient is not None
+        assert right is not None
         scale = right.abs().max()
-        assert scale > 0, key
-        torch.testing.assert_close(gradient[layer] / scale, right / scale, rtol=1e-5, atol=1e-5)
+        assert scale > 0, name
+        ours = gradient[layers].sum(0)
+        torch.testing.assert_close(ours / scale, right / scale, rtol=1e-5, atol=1e-5)
 
 
 EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
@@ -192,6 +228,15 @@ def test_a_mixed_batch_equals_every_adapter_alone(
 # A family without a reference of its own for adapters computes what a BERT with its weights does.
 
 NAMES: dict[str, dict[str, str]] = {
+    "albert": {
+        "encoder.layer.0": "encoder.albert_layer_groups.0.albert_layers.0",
+        "attention.self": "attention",
+        "attention.output": "attention",
+        "intermediate.dense": "ffn",
+        "output.dense": "ffn_output",
+        "output.LayerNorm": "full_layer_layer_norm",
+        "pooler.dense": "pooler",
+    },
     "distilbert": {
         "encoder.layer": "transformer.layer",
         "attention.self.query": "attention.q_lin",
@@ -210,7 +255,8 @@ NAMES: dict[str, dict[str, str]] = {
 def twin_of_bert(model_type: str, bert: Any) -> Any:
     """A model of a family that computes what a BERT computes for single texts.
 
-    The embedding of the first token type is moved into the word embeddings, also of the BERT.
+    The embedding of the first token type is moved into the word embeddings, and all layers get the
+    weights of the first, also in the BERT.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -219,11 +265,17 @@ def twin_of_bert(model_type: str, bert: Any) -> Any:
     with torch.no_grad():
         words += types[0]
         types.zero_()
+    for layer in bert.encoder.layer[1:]:
+        layer.load_state_dict(bert.encoder.layer[0].state_dict())
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     shape = {key: getattr(config, key) for key in (*keys, "max_position_embeddings")}
-    shape |= {"hidden_dim": config.intermediate_size}
+    shape |= {"hidden_dim": config.intermediate_size, "hidden_act": "gelu"}
+    shape |= {"intermediate_size": config.intermediate_size, "embedding_size": config.hidden_size}
     twin = AutoModel.from_config(AutoConfig.for_model(model_type, **shape)).eval()
-    weights = {}
+    weights = {
+        "encoder.embedding_hidden_mapping_in.weight": torch.eye(config.hidden_size),
+        "encoder.embedding_hidden_mapping_in.bias": torch.zeros(config.hidden_size),
+    }
     for name, tensor in bert.state_dict().items():
         for old, new in NAMES[model_type].items():
             name = name.replace(old, new)
@@ -260,3 +312,60 @@ def test_every_method_equals_that_of_a_bert_with_the_same_weights(
             scale = expected.abs().max()
             assert scale > 0
             torch.testing.assert_close(found / scale, expected / scale, rtol=1e-5, atol=1e-5)
+
+
+# Layers that share their weights.
+
+
+def test_shared_layers_are_held_once_in_memory(checkpoints: Any) -> None:
+    folder = str(checkpoints("albert", "wide heads"))
+    backbone = Backbone.load(folder, quantization="int8", device="cpu")
+    plain = Backbone.load(folder, device="cpu")
+    assert backbone.geometry.layers == SIZES["wide heads"]["num_hidden_layers"]
+    for one in (backbone, plain):
+        assert (
+            len(one.linears) == len(set(one.linears)) == 6 * MODELS["albert"]["num_hidden_groups"]
+        )
+    inputs = random_inputs(plain)
+    with torch.inference_mode():
+        exact, near = (packed_states(one, inputs) for one in (plain, backbone))
+    assert 0 < (near - exact).norm() / exact.norm() < 0.05
+
+
+def test_an_adapter_of_shared_layers_differs_by_layer_and_is_none_of_peft(
+    checkpoints: Any, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    folder = checkpoints("albert", "narrow heads")
+    backbone = Backbone.load(str(folder), device="cpu")
+    adapter = make_adapter(backbone, targets=("query", "ffn_down"))
+    save_adapter(adapter, tmp_path / "ours", backbone.geometry)
+    loaded = load_adapter(tmp_path / "ours", backbone)
+    assert torch.equal(loaded.tensors["query.a"], adapter.tensors["query.a"])
+    assert not torch.equal(loaded.tensors["query.a"][0], loaded.tensors["query.a"][1])
+    with pytest.raises(ValueError, match="not found in the base model"):
+        PeftModel.from_pretrained(random_model("albert", "narrow heads"), tmp_path / "ours")
+    config = LoraConfig(target_modules=["query"], task_type="FEATURE_EXTRACTION")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT asks transformers in an old way
+        theirs = get_peft_model(random_model("albert", "narrow heads"), config)
+        theirs.save_pretrained(f"{tmp_path}/theirs")
+    with pytest.raises(AdapterError, match=r"no weight is at a linear .*albert_layer_groups"):
+        load_adapter(tmp_path / "theirs", backbone, any_backbone=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("inner_group_num", 2, "inner_group_num: 2 is not supported, only 1"),
+        ("num_hidden_layers", 10**8, "num_hidden_layers: 100000000 is more than 1000"),
+    ],
+)
+def test_what_shared_layers_do_not_compute_is_refused(
+    checkpoints: Any, tmp_path: Path, setting: str, value: int, message: str
+) -> None:
+    shutil.copytree(checkpoints("albert", "narrow heads"), tmp_path / "copy")
+    change_json("config.json", **{setting: value})(tmp_path / "copy")
+    with pytest.raises(BackboneError, match=message):
+        Backbone.load(str(tmp_path / "copy"), device="cpu")

@@ -67,6 +67,14 @@ class Family(ABC):
             config: Its transformers configuration.
         """
 
+    def stored_layers(self, config: Any) -> int:
+        """Number of layers with weights of their own: by default all.
+
+        Args:
+            config: The model's transformers configuration.
+        """
+        return self.geometry(config).layers
+
     def layers(self, model: Any) -> Sequence[nn.Module]:
         """The layers in the order in which they are computed: by default those at `layers_path`.
 

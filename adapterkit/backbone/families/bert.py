@@ -32,6 +32,7 @@ class Bert(Family):
     residual_path: ClassVar[str | None] = "output"
     norm_path: ClassVar[str] = "output.LayerNorm"
     pooler_path: ClassVar[str | None] = "pooler"
+    linear_sites: ClassVar[Mapping[str, Site]] = SITES
     lm_head: ClassVar[Mapping[str, str]] = {
         "cls.predictions.transform.dense": DENSE,
         "cls.predictions.transform.LayerNorm": NORM,
@@ -48,7 +49,7 @@ class Bert(Family):
         return Geometry(
             prefix=self.prefix,
             layers_path=self.layers_path,
-            sites=SITES,
+            sites=self.linear_sites,
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
