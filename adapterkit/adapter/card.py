@@ -106,6 +106,7 @@ class CardSummary:
         backbone: Name of its backbone.
         labels: Label names; None for a task without labels.
         metrics: Split to metric to value.
+        rows: Split to number of its rows, if the training has recorded them.
         n_bytes: Size of the folder.
         inputs: What a request must and may hold; None if the task is not known here.
     """
@@ -118,6 +119,7 @@ class CardSummary:
     backbone: str
     labels: list[str] | None
     metrics: dict[str, dict[str, Any]]
+    rows: dict[str, int]
     n_bytes: int
     inputs: Inputs | None
 
@@ -141,6 +143,7 @@ class CardSummary:
             backbone=str(content["backbone"]["name"]),
             labels=content["task"].get("labels"),
             metrics=content["metrics"],
+            rows=content["training"].get("rows", {}),
             n_bytes=folder_bytes(folder),
             inputs=None if known is None else Inputs.of(known, content["training"]),
         )

@@ -83,11 +83,15 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _check_training(content: Mapping[str, Any]) -> None:
-    """Checks what is read of the record: the columns of the recipe, seeds and epochs of members."""
+    """Checks what is read of the record: rows, columns of the recipe, seeds and epochs
+    of members."""
     training = content.get("training", {})
     for key in SECTIONS:
         if not isinstance(training.get(key, {}), Mapping):
             raise ValueError(f"training.{key}: expected keys and values, got {training[key]!r:.80}")
+    for split, n in training.get("rows", {}).items():
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise ValueError(f"training.rows.{split}: expected a number of rows, got {n!r:.80}")
     data = training.get("recipe", {}).get("data", {})
     if not isinstance(data, Mapping):
         raise ValueError(f"training.recipe.data: expected keys and values, got {data!r:.80}")

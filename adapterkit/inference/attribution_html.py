@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import write_output
 from .attribution import Attribution, Explanation, Word
+from .page_style import PAGE_STYLE
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -34,6 +35,7 @@ def write_page(path: Path, explanations: Sequence[Explanation]) -> None:
 def page(explanations: Sequence[Explanation]) -> str:
     """Renders explanations as a page; every value in it is escaped."""
     return _template().render(
+        style=PAGE_STYLE,
         baselines=", ".join(sorted({explanation.baseline for explanation in explanations})),
         explanations=[
             {

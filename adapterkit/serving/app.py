@@ -25,7 +25,7 @@ from ..errors import (
     UnavailableError,
     UnknownAdapterError,
 )
-from . import admin, open_inference, routes, vector_routes
+from . import admin, card_routes, open_inference, routes, vector_routes
 from .auth import Authentication, DeniedError
 from .binary_tensors import BinaryTensors
 from .body_limits import BodyLimits
@@ -37,6 +37,7 @@ from .head_requests import HeadRequests
 from .json_logs import log
 from .page import page
 from .query_keys import check_query
+from .relative_redirects import RelativeRedirects
 from .request_log import RequestLog
 from .schemas import ErrorBody
 from .service import Service
@@ -70,6 +71,7 @@ def make_app(service: Service) -> FastAPI:
     app = App(
         title="adapterkit",
         version=__version__,
+        servers=[{"url": "./"}],  # beside the description, also below the prefix of a proxy
         description="The adapters of many tenants on one backbone, mixed in one batch.",
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from another site
@@ -88,7 +90,8 @@ def make_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.one_upload = asyncio.Lock()  # an upload is in memory while it is published
     direct = (routes.text_router, vector_routes.vector_router)
-    for router in (*direct, routes.router, open_inference.router, admin.router):
+    others = (routes.router, card_routes.router, open_inference.router, admin.router)
+    for router in (*direct, *others):
         app.include_router(router, dependencies=[Depends(check_query)])
 
     @app.get("/", include_in_schema=False)
@@ -100,6 +103,7 @@ def make_app(service: Service) -> FastAPI:
         return description_page(app.openapi())
 
     # Each middleware is outside of those before it.
+    app.add_middleware(RelativeRedirects)
     app.add_middleware(FastPath, routes=[route for router in direct for route in router.routes])
     app.add_middleware(DisconnectWatch)
     app.add_middleware(BinaryTensors)

@@ -12,14 +12,18 @@ from typing import Any
 
 from fastapi.responses import HTMLResponse, Response
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-code, pre { font: 14px/1.5 ui-monospace, monospace; }
-pre { overflow-x: auto; padding: .5rem; border: 1px solid #8888; }
-section { border-top: 1px solid #8888; padding: .5rem 0; }
-h3 { margin: .5rem 0; overflow-wrap: anywhere; }
-td, th { text-align: left; vertical-align: top; padding: 0 1rem 0 0; }
+from ..inference.page_style import PAGE_STYLE
+
+STYLE = f"""
+{PAGE_STYLE}
+body {{ font: 16px/1.5 var(--sans); max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  background: var(--paper); color: var(--ink); }}
+a {{ color: var(--accent); }}
+code, pre {{ font: 14px/1.5 var(--mono); }}
+pre {{ overflow-x: auto; padding: .5rem; border: 1px solid var(--line); background: var(--card); }}
+section {{ border-top: 1px solid var(--line); padding: .5rem 0; }}
+h3 {{ margin: .5rem 0; overflow-wrap: break-word; }}
+td, th {{ text-align: left; vertical-align: top; padding: 0 1rem 0 0; }}
 """
 
 Json = Mapping[str, Any]

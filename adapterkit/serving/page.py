@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi.responses import HTMLResponse, Response
 
 from ..cjk import HAN
+from ..inference.page_style import PAGE_STYLE
 
 FILE = Path(__file__).parent / "page.html"
 
@@ -44,9 +45,11 @@ def page() -> Response:
 
 
 def _render() -> str:
-    """The file with the range of Chinese characters, by which its script finds words."""
+    """The file with colours and fonts, and with the range of Chinese characters, by which its
+    script finds words."""
     characters = HAN.encode("ascii", "backslashreplace").decode()  # \uXXXX in JavaScript
-    return FILE.read_text(encoding="utf-8").replace("{{ HAN }}", characters)
+    html = FILE.read_text(encoding="utf-8")
+    return html.replace("{{ STYLE }}", PAGE_STYLE).replace("{{ HAN }}", characters)
 
 
 def _hashes(html: str, tag: str) -> str:

@@ -231,7 +231,7 @@ class Service:
     def describe(self, version: Version) -> dict[str, Any]:
         """A short description of a version, from its card."""
         card = CardSummary.read(version.folder)
-        _, scores = card.last_scores
+        split, scores = card.last_scores
         task = tasks().get(card.task)
         return {
             "name": version.name,
@@ -244,6 +244,8 @@ class Service:
             "members": card.n_members,
             "labels": card.labels,
             "scores": {k: v for k, v in scores.items() if isinstance(v, float)},
+            "score_split": split or None,
+            "score_rows": card.rows.get(split),
             "bytes": card.n_bytes,
         }
 

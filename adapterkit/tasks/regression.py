@@ -28,6 +28,8 @@ class Regression(PooledTask):
     Attributes:
         center: Mean of the training rows; set by training.
         spread: Their standard deviation; set by training.
+        minimum: Their smallest number, one end of a scale; set by training.
+        maximum: Their largest number, the other end; set by training.
     """
 
     type: ClassVar[str] = "regression"
@@ -43,6 +45,8 @@ class Regression(PooledTask):
 
     center: float | None = None
     spread: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
 
     @property
     def n_outputs(self) -> int:
@@ -52,7 +56,14 @@ class Regression(PooledTask):
         numbers = torch.tensor([row.fields["label"] for row in rows])
         spread = float(numbers.std(correction=0)) or 1.0
         pooling = self.pooling or pooling
-        return replace(self, pooling=pooling, center=float(numbers.mean()), spread=spread)
+        return replace(
+            self,
+            pooling=pooling,
+            center=float(numbers.mean()),
+            spread=spread,
+            minimum=float(numbers.min()),
+            maximum=float(numbers.max()),
+        )
 
     def label_values(self, row: Row) -> Sequence[str | float]:
         return [float(row.fields["label"])]

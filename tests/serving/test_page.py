@@ -3,193 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import threading
-import time
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-import uvicorn
 
-from adapterkit.adapter.adapter import Adapter, MemberWeights
-from adapterkit.adapter.store import Store
-from adapterkit.backbone.model import Backbone
-from adapterkit.inference.lanes import WorkerLanes
-from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Keys, hash_key
-from adapterkit.serving.app import make_app
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.key_file import parse_keys
-from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.page import FILE
-from adapterkit.serving.service import Service, ServingLimits
-from adapterkit.tasks.base import Task, tasks
-from helpers.adapters import MakeAdapter
+from helpers.page import EVIL, KEY, MANY, OTHERS, ask, choose, get
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = """
---no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync
-""".split()
-
-EVIL = "<img src=x onerror=\"document.title='broken'\">"
-KEY = "ak-of-acme"
-MANY = 130
-"""Number of adapters of the tenant `many`: more than one page of the list."""
-
-
-def with_task(adapter: Adapter, kind: str, **settings: Any) -> Adapter:
-    """The adapter with another task and a random head for it."""
-    task: Task = tasks()[kind](**settings)
-    generator = torch.Generator().manual_seed(1)
-    shapes = task.head_shapes(32)
-    head = {name: torch.randn(s, generator=generator) for name, s in shapes.items()}
-    return replace(adapter, task=task, head=head)
-
-
-@pytest.fixture(scope="module")
-def shelf(
-    tiny: Backbone, make_adapter: MakeAdapter, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A store with an adapter for each way to show an answer."""
-    root = tmp_path_factory.mktemp("shelf")
-    store = Store(root)
-
-    def publish(adapter: Adapter) -> None:
-        store.publish(adapter, tiny.geometry)
-
-    publish(make_adapter(tiny, name="acme/intent", labels=("close", EVIL, "银行")))
-    publish(make_adapter(tiny, name="acme/intent", labels=("close", EVIL, "银行"), seed=2))
-    store.alias("acme/intent", "stable", 1)
-    names = with_task(make_adapter(tiny, name="acme/names"), "tagging", labels=("O", f"B-{EVIL}"))
-    names.head["classifier.weight"].zero_()
-    names.head["classifier.bias"].copy_(torch.tensor([0.0, 3.0]))  # every word is an entity
-    publish(names)
-    answers = make_adapter(tiny, name="acme/answers", method="bottleneck")
-    publish(with_task(answers, "question_answering", unanswerable=False))
-    summary = make_adapter(tiny, name="acme/summary")
-    publish(with_task(summary, "summarisation", sentences=2))
-    publish(with_task(make_adapter(tiny, name="acme/vectors"), "embedding", pooling="mean"))
-    others: dict[str, dict[str, Any]] = {
-        "multi_label": {"labels": ("price", "service"), "threshold": 1e-9},
-        "regression": {"center": 2.5, "spread": 1.0},
-        "multiple_choice": {},
-        "relation": {"labels": ("owns", "none")},
-    }
-    for kind, settings in others.items():
-        adapter = make_adapter(tiny, name=f"globex/{kind}", method="prefix", num_virtual_tokens=2)
-        made = with_task(adapter, kind, pooling="mean", **settings)
-        twin = (MemberWeights(made.tensors, made.head),) if kind == "regression" else ()
-        publish(replace(made, extra_members=twin))
-    publish(make_adapter(tiny, name="many/Task-000", r=1))
-    for n in range(1, MANY):
-        shutil.copytree(root / "many/Task-000", root / f"many/Task-{n:03}")
-    return root
-
-
-@contextmanager
-def served(root: Path, backbone: Backbone, keys: Keys | None = None) -> Iterator[str]:
-    """Runs a server of a store in a thread; yields its URL."""
-    metrics = Metrics()
-    cache = AdapterCache(Store(root), backbone, 10**8, 10**8)
-    engine = Engine(backbone, 1024, 100_000, WorkerLanes(1, 1), observer=metrics)
-    metrics.observe(engine, cache)
-    service = Service(cache, engine, keys, metrics, ServingLimits())
-    config = uvicorn.Config(make_app(service), log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        thread = threading.Thread(target=server.run, args=([sock],))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-@pytest.fixture(scope="module")
-def url(shelf: Path, tiny: Backbone) -> Iterator[str]:
-    with served(shelf, tiny) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def locked(shelf: Path, tiny: Backbone) -> Iterator[str]:
-    """A server with a single key, of the tenant `acme`, which may use only its own adapters."""
-    keys = Keys(
-        parse_keys(json.dumps({"acme": {"key": hash_key(KEY), "adapters": ["acme/*"]}}), "keys")
-    )
-    with served(shelf, tiny, keys) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """An empty tab. An error in it, or a request to another machine, fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda line: wrong.append(line.text) if "Policy" in line.text else None)
-    page.on(
-        "request",
-        lambda request: wrong.append(request.url) if "127.0.0.1" not in request.url else None,
-    )
-    yield page
-    assert wrong == []
-    assert page.title() == "adapterkit"
-    assert page.locator("img, iframe").count() == 0
-    context.close()
-
-
-def choose(page: Page, url: str, *references: str) -> None:
-    """Opens the page with some adapters selected."""
-    page.goto(f"{url}/#{','.join(references)}")
-    page.locator("#models tr").first.wait_for()
-
-
-def ask(page: Page, text: str) -> None:
-    """Types a text and sends it with the keyboard."""
-    page.fill("#field-main", text)
-    page.keyboard.press("Control+Enter")
-    page.locator(".answer, #fault:not([hidden])").first.wait_for()
-
-
-def get(url: str, method: str = "GET", body: Any = None, key: str | None = None) -> Any:
-    """The decoded answer of the server to a request without a browser."""
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"content-type": "application/json"} | (
-        {"authorization": f"Bearer {key}"} if key else {}
-    )
-    request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.loads(response.read())
+    from playwright.sync_api import Page
 
 
 def test_an_answer_is_shown_with_bars(page: Page, url: str) -> None:
@@ -395,8 +218,8 @@ def test_many_adapters_are_listed_by_page_and_found_by_name(page: Page, url: str
     rows.nth(99).wait_for(state="attached")
     assert page.locator("#count").inner_text() == "the first 100"
     page.locator("#rows").evaluate("node => node.scrollTo(0, node.scrollHeight)")
-    page.locator("#count", has_text=f"{MANY + 9} adapters").wait_for()
-    assert rows.count() == MANY + 10
+    page.locator("#count", has_text=f"{MANY + OTHERS} adapters").wait_for()
+    assert rows.count() == MANY + OTHERS + 1
     page.keyboard.press("/")
     page.keyboard.type("TASK-12")
     page.locator("#count", has_text="10 adapters").wait_for()
@@ -453,7 +276,7 @@ def test_other_scripts_do_not_run(page: Page, url: str) -> None:
 def test_throughput_is_shown_while_somebody_looks(page: Page, url: str) -> None:
     choose(page, url, "acme/intent")
     ask(page, "my card")
-    page.locator("#rows-spark polyline[points*=' ']").wait_for(state="attached")
+    page.locator("#rows-spark .curve[d*='V']").wait_for(state="attached")
     assert page.locator("#latency").inner_text().endswith("ms")
     page.evaluate(
         """() => {
