@@ -125,9 +125,12 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
     others = column_roles().keys() - found.task.columns.keys() - found.data.columns.keys()
     before = {key: value for key, value in RECIPES[name]["data"].items() if key not in others}
     since = {"separator": None, "quoting": None, "encoding": "utf-8"}
+    range_of_numbers = {"minimum": None, "maximum": None}
+    task_since = range_of_numbers if found.task.type == "regression" else {}
     assert written == {
         **RECIPES[name],
         "data": {**before, **since},
+        "task": {**RECIPES[name]["task"], **task_since},
         "training": {
             **RECIPES[name]["training"],
             "checkpoint": {"minutes": 10.0, "steps": None},
