@@ -87,3 +87,17 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     if nearest:
         return f"did you mean '{nearest[0]}'?"
     return f"valid are: {', '.join(valid)}" if valid else "nothing is valid here"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of those with which Python, the loader of compiled libraries, or
+    torch report a lack of memory."""
+    texts = (
+        "failed to map segment",
+        "DefaultCPUAllocator",
+        "can't start new thread",
+        "out of memory",
+        "bad_alloc",
+        "could not create a primitive",  # oneDNN, whose primitives hold a workspace
+    )
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from .._version import __version__
-from ..errors import AdapterkitError, TrainingInterruptedError
+from ..errors import AdapterkitError, TrainingInterruptedError, is_out_of_memory
 from .bench import app as bench
 from .client import app as client
 from .compare import compare
@@ -57,7 +57,7 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
     except UsageError as error:
         message = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
     except (MemoryError, ImportError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         message = "there is too little memory: raise the limit of this process, or use less of it"
     except OSError as error:
@@ -72,13 +72,6 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         raise typer.Exit(130) from None
     typer.echo(f"Error: {' '.join(message.split())}", err=True)
     raise typer.Exit(2)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is one of those with which Python, the loader of compiled libraries, or
-    torch report a lack of memory."""
-    texts = ("failed to map segment", "DefaultCPUAllocator", "can't start new thread")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
 
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ from torch import Tensor, tensor
 
 from ..adapter.adapter import Adapter
 from ..backbone.packing import TokenSequence
-from ..inference.forward import AdapterOutput
+from ..inference.forward import AdapterOutput, by_budget
 from ..inference.labelled import Split
 from ..ops.dropout import DropoutSeed
 from ..tasks.base import Task
@@ -32,6 +32,8 @@ class MicroBatch:
         sequence_indices: For each sequence of the rows its index among those of the batch.
         batch_lengths: Tokens of every sequence of the batch.
         seed: Seed of dropout and of hidden tokens; it differs from step to step.
+        output_gradient: Gradient of the loss of the batch towards the outputs for these rows; None
+            if their loss is computed from the outputs (see `cached_gradients`).
     """
 
     examples: list[Example]
@@ -40,6 +42,7 @@ class MicroBatch:
     sequence_indices: list[int]
     batch_lengths: list[int]
     seed: int
+    output_gradient: Tensor | None = None
 
     @property
     def sequences(self) -> Iterator[TokenSequence]:
@@ -91,13 +94,23 @@ class MicroBatch:
             ],
         )
 
+    def cut(self, max_tokens: int | None) -> list[MicroBatch]:
+        """Parts of at most so many tokens, or of one row; all rows in one part if omitted."""
+        if max_tokens is None:
+            return [self]
+        sizes = [sum(map(len, example.inputs)) for example in self.examples]
+        return [self.select(rows) for rows in by_budget(sizes, max_tokens)]
+
     def loss(self, adapter: Adapter, output: AdapterOutput) -> Tensor:
-        """The weighted sum of the rows' losses, a scalar.
+        """The weighted sum of the rows' losses, a scalar; with `output_gradient` a scalar of the
+        same gradient.
 
         Args:
             adapter: The adapter whose rows these are.
             output: Its output for the sequences of these rows.
         """
+        if self.output_gradient is not None:
+            return (output.values * self.output_gradient).sum()
         counts = iter(output.counts)
         by_row = tuple(tuple(next(counts) for _ in example.inputs) for example in self.examples)
         losses = adapter.task.loss(Outputs(output.values, by_row), self.targets)
@@ -148,9 +161,15 @@ class Batches:
         return self._augmented(rows, epoch, self._settings.seed)
 
     def micro_batches(
-        self, epoch: int, step: int, process: int = 0, n_processes: int = 1
+        self,
+        epoch: int,
+        step: int,
+        process: int = 0,
+        n_processes: int = 1,
+        max_tokens: int | None = None,
     ) -> list[MicroBatch]:
-        """What one process computes of a batch: `training.accumulation` micro-batches.
+        """What one process computes of a batch: `training.accumulation` micro-batches, or more if
+        these have too many tokens.
 
         A process that has no row for one of them gets a row of weight zero, because every process
         must take part in every forward.
@@ -160,29 +179,37 @@ class Batches:
             step: Counted from 0 in every epoch.
             process: Index of the process.
             n_processes: Number of processes that share the batch.
+            max_tokens: Most tokens of a micro-batch of several rows; if omitted, any number.
         """
-        batch, settings = self.at(epoch, step), self._settings
-        lengths = [[len(sequence) for sequence in example.inputs] for example in batch.examples]
-        firsts = (0, *accumulate(map(len, lengths)))
+        batch, pieces = self.at(epoch, step), self._settings.accumulation
+        whole = self._whole(batch, (epoch - 1) * self.steps_per_epoch + step)
         own = range(process, len(batch), n_processes)
         found = []
-        for first in range(settings.accumulation):
-            rows = list(own[first :: settings.accumulation])
-            weights = [1.0 / len(batch)] * len(rows)
-            if not rows:
-                rows, weights = [0], [0.0]
-            micro_batch = MicroBatch(
-                examples=[batch.examples[row] for row in rows],
-                targets=[batch.targets[row] for row in rows],
-                weights=weights,
-                sequence_indices=[
-                    index for row in rows for index in range(firsts[row], firsts[row + 1])
-                ],
-                batch_lengths=[length for row in lengths for length in row],
-                seed=settings.seed * 1_000_003 + (epoch - 1) * self.steps_per_epoch + step,
-            )
-            found.append(micro_batch.masked_for(self._task))
+        for first in range(pieces):
+            rows = own[first::pieces]
+            if rows:
+                found += whole.select(rows).cut(max_tokens)
+            else:
+                found.append(replace(whole.select([0]), weights=[0.0]))
         return found
+
+    def longest(self) -> MicroBatch:
+        """As many of the longest rows as a batch has, the longest first."""
+        sizes = [sum(map(len, example.inputs)) for example in self._split.examples]
+        order = sorted(range(len(sizes)), key=lambda row: -sizes[row])
+        return self._whole(self._split.select(order[: self._settings.batch_size]), 0)
+
+    def _whole(self, batch: Split, number: int) -> MicroBatch:
+        """All rows of a batch, which has a number of its own."""
+        lengths = [len(sequence) for example in batch.examples for sequence in example.inputs]
+        return MicroBatch(
+            examples=list(batch.examples),
+            targets=list(batch.targets),
+            weights=[1.0 / len(batch)] * len(batch),
+            sequence_indices=list(range(len(lengths))),
+            batch_lengths=lengths,
+            seed=self._settings.seed * 1_000_003 + number,
+        ).masked_for(self._task)
 
     def _rows_of(self, epoch: int) -> list[int]:
         """Indices of all training rows in the order of an epoch."""

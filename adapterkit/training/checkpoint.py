@@ -25,12 +25,13 @@ from .plan import Plan
 
 STATE, TENSORS = "state.json", "tensors.safetensors"
 TENSOR_KEY = "$tensor"
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints that are kept; the older one serves if the disk has damaged the newer one."""
 
-WITHOUT_EFFECT = ("checkpoint", "timeout", "cache_mb")
-"""Keys of `training` that do not change the adapter, and so may change from start to start."""
+WITHOUT_EFFECT = ("checkpoint", "timeout", "cache_mb", "max_tokens")
+"""Keys of `training` that do not change the adapter but for rounding, and so may change from start
+to start."""
 
 
 class Checkpoints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,17 +13,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..adapter.batching import batching_key
+from ..errors import is_out_of_memory
 from ..inference.forward import by_budget
 from ..inference.lanes import SERIAL, WorkerLanes, lanes_of
 from .adversarial import Attack
 from .batches import MicroBatch
+from .cached_gradients import with_output_gradients
 from .callbacks.base import Callback, Event, in_order
 from .parallel_backward import backward, split_over_lanes
 from .run import Run
+from .token_budget import STEP_TOKENS, TokenBudgets
 from .trainable import TrainableAdapters
-
-STEP_TOKENS = 4096
-"""Default of `LoopOptions.max_tokens`; larger forwards are hardly faster. A gigabyte on minilm."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Loop:
         self.callbacks = in_order(options.callbacks)
         self._trainables = trainables
         self._lanes = self._choose_lanes()
+        self._budgets = TokenBudgets(accelerator, trainables, runs)
         self.module, *wrapped = accelerator.prepare(trainables, *(run.optimizer for run in runs))
         for run, optimizer in zip(runs, wrapped, strict=True):
             run.optimizer = optimizer
@@ -76,6 +78,7 @@ class Loop:
         try:
             for callback in self.callbacks:
                 callback.on_start(self._event(range(len(self.runs))))
+            self._budgets.decide()
             # Adapters of one method stand together, so that they are computed in one block.
             active = sorted(
                 range(len(self.runs)),
@@ -90,14 +93,19 @@ class Loop:
                 callback.on_end(self._event(range(len(self.runs))))
 
     def _take_steps(self, active: Sequence[int]) -> None:
-        """The next step of some runs, in as many forwards as `max_tokens` asks for."""
+        """The next step of some runs, in as many forwards as fit into memory."""
         process, n_processes = self.accelerator.process_index, self.accelerator.num_processes
         batches = [self.runs[index].next_micro_batches(process, n_processes) for index in active]
         sizes = [max(micro_batch.n_tokens for micro_batch in batch) for batch in batches]
-        for part in by_budget(sizes, self.options.max_tokens):
-            self._step({active[index]: batches[index] for index in part})
+        for part in by_budget(sizes, self._budgets.least(active, self.options.max_tokens)):
+            indices = active[part.start : part.stop]
+            losses = self._gradients({active[index]: batches[index] for index in part})
+            if losses is None:
+                self._take_steps(self._not_ended(indices))
+                continue
+            self._step(indices, losses)
             for callback in self.callbacks:
-                callback.on_step(self._event(active[part.start : part.stop]))
+                callback.on_step(self._event(indices))
 
     def _not_ended(self, indices: Sequence[int]) -> list[int]:
         """The runs that have a further step; an ensemble is lost with the first of its members."""
@@ -128,13 +136,40 @@ class Loop:
         serial = full or self.accelerator.num_processes > 1
         return SERIAL if serial else lanes_of(self.backbone.device)
 
-    def _step(self, batches: Mapping[int, Sequence[MicroBatch]]) -> None:
-        """One optimiser step of each of some runs.
+    def _gradients(self, batches: Mapping[int, Sequence[MicroBatch]]) -> Tensor | None:
+        """Adds the gradients of a step to the parameters of some runs.
 
         Args:
             batches: Index of the run to the micro-batches of its step.
+
+        Returns:
+            The losses, `[n]`. None if there was too little memory: then there are no gradients, and
+            the runs have smaller budgets, or a fault if their micro-batches cannot be smaller.
         """
         self.module.train()
+        try:
+            return self._sum_of_turns(batches)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only here, without the error, are the tensors freed that its traceback refers to.
+        for index in batches:
+            self.runs[index].optimizer.zero_grad()
+        gc.collect()
+        if self.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._budgets.lower(batches)
+        return None
+
+    def _sum_of_turns(self, batches: Mapping[int, Sequence[MicroBatch]]) -> Tensor:
+        """`_gradients` if there is enough memory."""
+        whole: dict[int, Tensor] = {}
+        for index, batch in batches.items():
+            if len(batch) > 1 and self.runs[index].trainable.initial.task.whole_batch:
+                pieces, whole[index] = with_output_gradients(
+                    self._trainables, index, batch, self.accelerator.autocast
+                )
+                batches = {**batches, index: pieces}
         losses = torch.zeros(len(batches), device=self.backbone.device)
         n_turns = max(map(len, batches.values()))
         for turn in range(n_turns):
@@ -143,8 +178,14 @@ class Loop:
             }
             rows = [row for row, index in enumerate(batches) if index in micro_batches]
             losses[rows] += self._add_gradients(micro_batches, last=turn == n_turns - 1)
+        for row, index in enumerate(batches):
+            losses[row] = whole.get(index, losses[row])
+        return losses
+
+    def _step(self, indices: Sequence[int], losses: Tensor) -> None:
+        """One optimiser step of each of some runs, whose gradients and losses `[n]` are known."""
         summed = self.accelerator.reduce(losses, "sum").tolist()
-        for index, loss in zip(batches, summed, strict=True):
+        for index, loss in zip(indices, summed, strict=True):
             run = self.runs[index]
             if math.isfinite(loss):
                 with self._lanes.single_threaded():

@@ -104,6 +104,8 @@ class Training:
             embeddings moved to where the loss grows fastest (fast gradient method), each sequence
             by so large an L2 norm, such as 1.0; a step takes twice as long. 0 is off.
         accumulation: Pieces one batch is computed in, to save memory; the result is the same.
+        max_tokens: Most tokens computed at a time, to save memory: a batch with more is computed
+            in pieces, and the result is the same. auto: as many as fit into the free memory.
         mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
         keep_best: Keep the epoch with the best main validation metric, and not the last one.
@@ -133,6 +135,7 @@ class Training:
     clip: float = 1.0
     adversarial: float = 0.0
     accumulation: int = 1
+    max_tokens: int | Literal["auto"] | None = None
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
     keep_best: bool = True
@@ -146,6 +149,8 @@ class Training:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "epochs", "batch_size", "accumulation", "patience", "timeout")
+        if self.max_tokens != "auto":
+            check_least(self, 1, "max_tokens")
         check_least(self, 0, "weight_decay", "clip", "adversarial", "cache_mb")
         for name in ("learning_rate", "head_learning_rate"):
             rate = getattr(self, name)
@@ -207,10 +212,11 @@ class Recipe:
         if not self.task.whole_batch:
             return
         why = f"{self.task.type} compares the rows of a batch with each other"
-        if self.training.accumulation > 1:
+        cut = self.training.accumulation > 1 or self.training.max_tokens is not None
+        if cut and self.training.adversarial:
             raise ValueError(
-                f"training.accumulation: {why}, so a batch cannot be computed in "
-                f"{self.training.accumulation} pieces; leave it at 1"
+                f"training.adversarial: {why}, so a batch cannot be perturbed in pieces; leave out "
+                "training.accumulation and training.max_tokens"
             )
         if self.training.batch_size < 2:
             raise ValueError(f"training.batch_size: {why}; give at least 2, 32 or more learn best")

@@ -54,6 +54,8 @@ class Run:
         best: The epoch to keep so far; callbacks set it.
         callback_state: Plain data and tensors that a callback wants saved with the run, by the
             callback's `type`.
+        max_tokens: Most tokens of its rows in one forward; None for any number, and as long as
+            `auto` is not decided.
         fault: Why the run failed; None if it did not.
     """
 
@@ -81,6 +83,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.best: Best | None = None
         self.callback_state: dict[str, Any] = {}
+        self.max_tokens = settings.max_tokens if settings.max_tokens != "auto" else None
         self.fault: str | None = None
         self._stopped = False
         self._epochs_ended = 0
@@ -121,7 +124,7 @@ class Run:
     def next_micro_batches(self, process: int = 0, n_processes: int = 1) -> list[MicroBatch]:
         """The micro-batches of the next step; see `Batches.micro_batches`."""
         epoch, step = divmod(len(self.losses), self.batches.steps_per_epoch)
-        return self.batches.micro_batches(epoch + 1, step, process, n_processes)
+        return self.batches.micro_batches(epoch + 1, step, process, n_processes, self.max_tokens)
 
     def record_loss(self, loss: float) -> None:
         """Records the training loss of a step; one that is not finite ends the run with a fault."""
@@ -141,8 +144,9 @@ class Run:
             )
 
     def summary(self) -> dict[str, Any]:
-        """What the adapter's card keeps of the run: the epoch that was kept, the history, and the
-        losses, averaged to at most `CURVE_POINTS` points of (step, loss)."""
+        """What the adapter's card keeps of the run: the epoch that was kept, the history, the
+        losses, averaged to at most `CURVE_POINTS` points of (step, loss), and the budget of tokens
+        if there was one."""
         width = math.ceil(len(self.losses) / CURVE_POINTS)
         points = [
             (first + len(part), round(sum(part) / len(part), 6))
@@ -150,7 +154,8 @@ class Run:
             if (part := self.losses[first : first + width])
         ]
         epoch = self.best.epoch if self.best is not None else 0
-        return {"epoch": epoch, "history": self.history, "losses": points}
+        budget = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        return {"epoch": epoch, "history": self.history, "losses": points, **budget}
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that the rest of the run depends on beside recipe, rows and backbone.
@@ -174,6 +179,7 @@ class Run:
             "history": self.history,
             "stopped": self._stopped,
             "fault": self.fault,
+            "max_tokens": {"recipe": self.settings.max_tokens, "used": self.max_tokens},
             "tensors": self.trainable.snapshot(),
             "best": best,
             "optimizer": {**optimizer, "state": moments},
@@ -212,4 +218,6 @@ class Run:
         self.best = None if state["best"] is None else Best(**state["best"])
         self.callback_state = state["callbacks"]
         self.fault, self._stopped = state["fault"], state["stopped"]
+        if state["max_tokens"]["recipe"] == self.settings.max_tokens:
+            self.max_tokens = state["max_tokens"]["used"]
         self._epochs_ended = state["epochs_ended"]

@@ -22,13 +22,14 @@ from .checkpoint import Checkpoints
 from .checkpointing import Checkpointing
 from .compatibility import check_processes, check_together
 from .evaluation import split_outputs, tune_and_score
-from .loop import STEP_TOKENS, Loop, LoopOptions
+from .loop import Loop, LoopOptions
 from .plan import HELD_OUT, Plan, Rows, load_rows
 from .processes import join_processes, lost_process_named, make_accelerator, on_cpu
 from .recipe import Recipe
 from .resume import Resume
 from .run import Run
 from .short_training import warn_of_few_steps, warn_of_rising_scores
+from .token_budget import STEP_TOKENS
 from .trainable import TrainableAdapter, TrainableAdapters
 
 log = logging.getLogger("adapterkit")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
-from ..inference.forward import forward
+from ..inference.forward import AdapterOutput, forward
 from ..inference.shared_layers import StateCache
 from ..ops.dropout import Dropout
 from .batches import MicroBatch
@@ -123,6 +123,22 @@ class TrainableAdapters(nn.Module):
         self, micro_batches: Mapping[int, MicroBatch], adapters: Mapping[int, Adapter]
     ) -> Tensor:
         """As `forward`, but with adapters over tensors that the caller chooses."""
+        outputs = self.outputs(micro_batches, adapters)
+        losses = [
+            micro_batch.loss(adapters[index], outputs[index]).float()
+            for index, micro_batch in micro_batches.items()
+        ]
+        return torch.stack(losses)
+
+    def outputs(
+        self, micro_batches: Mapping[int, MicroBatch], adapters: Mapping[int, Adapter]
+    ) -> dict[int, AdapterOutput]:
+        """The outputs of adapters for their micro-batches, with dropout, by index.
+
+        Args:
+            micro_batches: Index of the adapter to its micro-batch.
+            adapters: The adapters, over tensors that the caller chooses.
+        """
         owners = [
             (index, sequence)
             for index, micro_batch in micro_batches.items()
@@ -143,15 +159,9 @@ class TrainableAdapters(nn.Module):
             for index, micro_batch in micro_batches.items()
             for sequence in micro_batch.sequences
         ]
-        outputs = {
-            id(output.adapter): output
-            for output in forward(self.backbone, rows, dropout, self.state_cache)
-        }
-        losses = [
-            micro_batch.loss(adapters[index], outputs[id(adapters[index])]).float()
-            for index, micro_batch in micro_batches.items()
-        ]
-        return torch.stack(losses)
+        found = forward(self.backbone, rows, dropout, self.state_cache)
+        by_adapter = {id(output.adapter): output for output in found}
+        return {index: by_adapter[id(adapters[index])] for index in micro_batches}
 
 
 def _as_parameters(tensors: Mapping[str, Tensor]) -> nn.ParameterDict:
