@@ -147,7 +147,7 @@ class TokenBudgets:
 
     def _least_of_processes(self, value: int) -> int:
         gathered: Tensor = self._accelerator.gather(torch.tensor([value], device=self._device))
-        return int(gathered.min().item())
+        return int(min(gathered.tolist()))
 
     def _log(self, message: str) -> None:
         if self._accelerator.is_main_process:
@@ -167,7 +167,8 @@ class TokenBudgets:
 
     def _peak(self, index: int, micro_batch: MicroBatch) -> int:
         """Bytes of the forward and backward of a micro-batch."""
-        with _nothing_changed(self._trainables, self._device), PeakAllocation() as allocation:
+        allocation = PeakAllocation()
+        with _nothing_changed(self._trainables, self._device), allocation:
             with self._accelerator.autocast():
                 loss = self._trainables({index: micro_batch}).sum()
             loss.backward()
