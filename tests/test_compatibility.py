@@ -133,6 +133,7 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
         "task": {**RECIPES[name]["task"], **task_since},
         "training": {
             **RECIPES[name]["training"],
+            "max_tokens": None,
             "checkpoint": {"minutes": 10.0, "steps": None},
             "timeout": 120,
         },
