@@ -17,7 +17,13 @@ from .bucketing import WIDTH
 
 
 def packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, heads: int, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan,
+    heads: int,
+    scaling: float,
+    window: int | None = None,
 ) -> Tensor:
     """Scaled dot-product attention within each sequence of a packed batch.
 
@@ -28,22 +34,30 @@ def packed_attention(
         plan: Which tokens attend to which.
         heads: Number of heads.
         scaling: Factor on the scores.
+        window: Greatest distance of a token that is attended to; None for no limit. Prefix tokens
+            are attended to at any distance, like the global tokens of Longformer (Beltagy et al.
+            2020).
 
     Returns:
         `[R, heads * d]`.
     """
+    if window is not None and max(plan.lengths) <= window + 1:
+        window = None
     on_cpu = query.device.type == "cpu"
-    if uses_flash_attention(query.device, query.dtype, query.shape[-1] // heads):
-        return _ragged_attention(query, key, value, plan.ragged, heads, scaling)
+    if uses_flash_attention(query.device, query.dtype, query.shape[-1] // heads) and (
+        window is None or not plan.has_prefixes
+    ):
+        return _ragged_attention(query, key, value, plan.ragged, heads, scaling, window)
     if on_cpu and query.shape[-1] // heads % WIDTH == 0:
         apply: Any = _Compiled.apply
-        output: Tensor = apply(query, key, value, plan, heads, scaling)
+        output: Tensor = apply(query, key, value, plan, heads, scaling, window)
         return output
+    padded = plan.padded(window)
     if on_cpu and query.dtype != torch.float32:
         # On a CPU, torch's half-precision attention is ten times slower than its float32 one.
         full = query.float(), key.float(), value.float()
-        return _padded_attention(*full, plan.padded, heads, scaling).to(query.dtype)
-    return _padded_attention(query, key, value, plan.padded, heads, scaling)
+        return _padded_attention(*full, padded, heads, scaling).to(query.dtype)
+    return _padded_attention(query, key, value, padded, heads, scaling)
 
 
 @cache
@@ -67,7 +81,13 @@ def uses_flash_attention(device: torch.device, dtype: torch.dtype, width: int) -
 
 
 def _ragged_attention(
-    query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, heads: int, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ragged: Ragged,
+    heads: int,
+    scaling: float,
+    window: int | None,
 ) -> Tensor:
     """`packed_attention` by flash attention."""
     from torch.nn.attention.varlen import varlen_attn
@@ -79,7 +99,10 @@ def _ragged_attention(
         key, value = ragged.gather_keys(key, value, 0)
     q, k, v = (x.reshape(-1, heads, width) for x in (query, key, value))
     starts = ragged.starts, ragged.key_starts
-    output: Any = varlen_attn(q, k, v, *starts, ragged.max_queries, ragged.max_keys)
+    distances = (-1, -1) if window is None else (window, window)
+    output: Any = varlen_attn(
+        q, k, v, *starts, ragged.max_queries, ragged.max_keys, window_size=distances
+    )
     states: Tensor = output.reshape(len(query), -1)
     return states
 
@@ -96,21 +119,34 @@ class _Compiled(torch.autograd.Function):
         plan: AttentionPlan,
         heads: int,
         scaling: float,
+        window: int | None,
     ) -> Tensor:
-        from .kernels.attention import attend
+        if window is None:
+            from .kernels.attention import attend
 
-        output = attend(query, key, value, plan.windows, heads, scaling)
+            output = attend(query, key, value, plan.spans, heads, scaling)
+        else:
+            from .kernels.local_attention import attend_locally
+
+            output = attend_locally(query, key, value, plan.spans, window, heads, scaling)
         ctx.save_for_backward(query, key, value, output)
-        ctx.arguments = plan.windows, heads, scaling
+        ctx.arguments = plan.spans, window, heads, scaling
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from .kernels.attention import attend_backward
-
         query, key, value, output = ctx.saved_tensors
-        inputs = output, query, key, value
-        return *attend_backward(gradients[0], *inputs, *ctx.arguments), None, None, None
+        spans, window, *arguments = ctx.arguments
+        inputs = gradients[0], output, query, key, value, spans
+        if window is None:
+            from .kernels.attention import attend_backward
+
+            to_inputs = attend_backward(*inputs, *arguments)
+        else:
+            from .kernels.local_attention import attend_locally_backward
+
+            to_inputs = attend_locally_backward(*inputs, window, *arguments)
+        return *to_inputs, None, None, None, None
 
 
 def _padded_attention(

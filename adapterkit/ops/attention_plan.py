@@ -18,7 +18,7 @@ from .launch_table import LaunchTable, Slot
 from .prefix_tokens import Prefixes
 
 if TYPE_CHECKING:
-    from .kernels.attention import Windows
+    from .kernels.key_columns import KeySpans
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class AttentionGroup:
         queries: Index of each query among the batch's tokens, `[n * Lq]`.
         keys: Index of each key: a token, or R + prefix token, `[n * Lk]`.
         rows: n.
-        mask: True for a real key, false for padding, `[n, 1, 1, Lk]`; None without padding.
+        mask: True for a key that is attended to, false for padding and for tokens beyond the
+            window, `[n, 1, 1, Lk]` or `[n, 1, Lq, Lk]`; None if there are neither.
     """
 
     queries: Tensor
@@ -90,20 +91,36 @@ class AttentionPlan:
         return ragged.view()
 
     @cached_property
-    def windows(self) -> Windows:
+    def spans(self) -> KeySpans:
         """The plan for the compiled kernel, which needs no padding."""
-        from .kernels.attention import Windows
+        from .kernels.key_columns import KeySpans
 
         first, count = np.array(self.prefixes).T
         starts = np.array((0, *accumulate(self.lengths)))
-        return Windows(starts, first + self.padded_tokens, np.ascontiguousarray(count))
+        return KeySpans(starts, first + self.padded_tokens, np.ascontiguousarray(count))
 
-    @cached_property
-    def padded(self) -> PaddedPlan:
+    @property
+    def has_prefixes(self) -> bool:
+        """Whether any sequence has a prefix."""
+        return any(count for _, count in self.prefixes)
+
+    def padded(self, window: int | None = None) -> PaddedPlan:
         """The plan for padded calls: sequences of similar length are gathered into few groups.
 
         The keys of a prefix are further indices, and any number of sequences may share them.
+
+        Args:
+            window: Greatest distance of a token that is attended to; None for no limit.
         """
+        if window not in self._padded_plans:
+            self._padded_plans[window] = self._padded_plan(window)
+        return self._padded_plans[window]
+
+    @cached_property
+    def _padded_plans(self) -> dict[int | None, PaddedPlan]:
+        return {}
+
+    def _padded_plan(self, window: int | None) -> PaddedPlan:
         n_tokens, padded = sum(self.lengths), self.padded_tokens
         lengths = torch.tensor(self.lengths)
         starts = torch.cumsum(lengths, 0) - lengths
@@ -112,7 +129,7 @@ class AttentionPlan:
         sizes = [(n + p, n) for n, (_, p) in zip(self.lengths, self.prefixes, strict=True)]
         for members in _group_by_size(sizes):
             n, start, prefix = lengths[members, None], starts[members, None], prefixes[members]
-            columns = torch.arange(int(n.max()))[None]
+            columns = rows = torch.arange(int(n.max()))[None]
             is_real = columns < n
             queries = torch.where(is_real, start + columns, start)
             output = end + torch.arange(queries.numel()).view_as(queries)
@@ -124,7 +141,13 @@ class AttentionPlan:
             own = start + columns - count
             keys = torch.where(columns < count, padded + first + columns, own)
             keys = torch.where(is_real, keys, start)
-            mask = None if bool(is_real.all()) else is_real[:, None, None].to(self.device)
+            mask = is_real[:, None, None]
+            if window is not None:
+                distance = (columns - count)[:, None] - rows[..., None]
+                is_near = (columns < count)[:, None] | (distance.abs() <= window)
+                # Padding attends to something, or its outputs would not be numbers.
+                mask = mask & (is_near | (rows[..., None] >= n[..., None]))[:, None]
+            mask = None if bool(mask.all()) else mask.to(self.device)
             indices = (queries.flatten().to(self.device), keys.flatten().to(self.device))
             groups.append(AttentionGroup(*indices, len(members), mask))
         index[n_tokens:] = index[n_tokens - 1]

@@ -32,21 +32,31 @@ def low_rank(
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], heads: int, prefix: list[Any]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: list[int],
+    heads: int,
+    prefix: list[Any],
+    window: int | None = None,
 ) -> Tensor:
-    """Sequence after sequence, head after head; `prefix[n]` is a sequence's (keys, values)."""
+    """Sequence after sequence, head after head; `prefix[n]` is a sequence's (keys, values).
+
+    With a window, tokens further away than that are not attended to; all of a prefix is.
+    """
     d, out, start = query.shape[1] // heads, [], 0
     for n, length in enumerate(lengths):
         own = slice(start, start + length)
         k = torch.cat([prefix[n][0], key[own]]) if prefix[n] else key[own]
         v = torch.cat([prefix[n][1], value[own]]) if prefix[n] else value[own]
+        mask = torch.zeros(length, len(k))
+        for i in range(length):
+            for j in range(length):
+                if window is not None and abs(i - j) > window:
+                    mask[i, len(k) - length + j] = -torch.inf
         columns = [slice(h * d, (h + 1) * d) for h in range(heads)]
-        out.append(
-            torch.cat(
-                [(query[own, c] @ k[:, c].T * d**-0.5).softmax(-1) @ v[:, c] for c in columns],
-                dim=1,
-            )
-        )
+        weights = [(query[own, c] @ k[:, c].T * d**-0.5 + mask).softmax(-1) for c in columns]
+        out.append(torch.cat([w @ v[:, c] for w, c in zip(weights, columns, strict=True)], dim=1))
         start += length
     return torch.cat(out)
 

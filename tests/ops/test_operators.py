@@ -151,11 +151,16 @@ def test_ranks_may_differ_within_a_group() -> None:
                 torch.testing.assert_close(y[own], expected)
 
 
-@pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
+EVERYWHERE = [(lengths, None) for lengths in [*TRAFFIC.values(), [3, 60, 4, 59, 5]]]
+NEARBY = [([3, 60, 4, 59, 5], 7), ([150, 7, 1, 64, 65], 20), ([9, 3], 0), ([9, 130], 129)]
+"""Lengths of sequences and the window of their attention."""
+
+
+@pytest.mark.parametrize(("lengths", "window"), EVERYWHERE + NEARBY)
 @pytest.mark.parametrize("with_prefix", [False, True])
 @pytest.mark.parametrize("width", [8, 64], ids=["padded", "compiled"])
 def test_packed_attention_equals_the_loop_forward_and_backward(
-    lengths: list[int], with_prefix: bool, width: int
+    lengths: list[int], window: int | None, with_prefix: bool, width: int
 ) -> None:
     torch.manual_seed(0)
     t, heads, scaling = sum(lengths), 2, (width // 2) ** -0.5
@@ -171,24 +176,28 @@ def test_packed_attention_equals_the_loop_forward_and_backward(
                 lengths, list(zip(starts, sizes, strict=True)) if with_prefix else None
             )
             keys, values = torch.cat([k, pk]), torch.cat([v, pv])
-            y = packed_attention(q, keys, values, plan, heads, scaling)
+            y = packed_attention(q, keys, values, plan, heads, scaling, window)
         else:
             prefix = [
                 (pk[a : a + n], pv[a : a + n]) if n else None
                 for a, n in zip(starts, sizes, strict=True)
             ]
-            y = reference.attention(q, k, v, lengths, heads, prefix)
+            y = reference.attention(q, k, v, lengths, heads, prefix, window)
         (y * target).sum().backward()
         results.append([y, q.grad, k.grad, v.grad] + ([pk.grad, pv.grad] if sum(sizes) else []))
     for fast_one, plain in zip(*results, strict=True):
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("lengths", [*TRAFFIC.values(), [3, 60, 4, 59, 5]])
+@pytest.mark.parametrize(("lengths", "window"), EVERYWHERE + NEARBY)
 @pytest.mark.parametrize("with_prefix", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_packed_attention_without_gradients_equals_the_loop(
-    lengths: list[int], with_prefix: bool, dtype: torch.dtype, tolerance: float
+    lengths: list[int],
+    window: int | None,
+    with_prefix: bool,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     torch.manual_seed(0)
     t, heads, width = sum(lengths), 3, 96
@@ -196,21 +205,23 @@ def test_packed_attention_without_gradients_equals_the_loop(
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     q, k, v = (torch.randn(t, width).to(dtype) for _ in range(3))
     pk, pv = (torch.randn(sum(sizes), width).to(dtype) for _ in range(2))
-    windows = list(zip(starts, sizes, strict=True))
+    spans = list(zip(starts, sizes, strict=True))
     filler = torch.randn(3, width).to(dtype)  # padding, which no token attends to
     with torch.inference_mode():
         y = packed_attention(
             torch.cat([q, filler]),
             torch.cat([k, filler, pk]),
             torch.cat([v, filler, pv]),
-            AttentionPlan.of(lengths, windows if with_prefix else None, padded_tokens=t + 3),
+            AttentionPlan.of(lengths, spans if with_prefix else None, padded_tokens=t + 3),
             heads,
             32**-0.5,
+            window,
         )
     assert y.dtype == dtype
     assert y.isfinite().all()
-    prefix = [(pk[a : a + n].float(), pv[a : a + n].float()) if n else None for a, n in windows]
-    expected = reference.attention(q.float(), k.float(), v.float(), lengths, heads, prefix)
+    prefix = [(pk[a : a + n].float(), pv[a : a + n].float()) if n else None for a, n in spans]
+    full = q.float(), k.float(), v.float()
+    expected = reference.attention(*full, lengths, heads, prefix, window)
     assert (y[:t].float() - expected).norm() / expected.norm() < tolerance
 
 

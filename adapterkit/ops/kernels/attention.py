@@ -8,7 +8,6 @@ reference is in `tests/helpers/reference.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,52 +16,30 @@ from torch import Tensor
 
 from ..bucketing import WIDTH
 from .compiling import Counts, Factors, as_float32_rows, compiled, helper
-from .rows import FourRows, advance, four_rows, weighted_sums
-from .simd import (
-    add,
-    exp,
-    floats,
-    fma,
-    load,
-    maximum,
-    mul,
-    reduce_max,
-    reduce_sum,
-    splat,
-    store,
-    transpose,
+from .key_columns import (
+    MASKED,
+    ONE,
+    ZERO,
+    KeySpans,
+    add_weighted,
+    columns_of,
+    transpose_rows,
+    write_mask,
+    write_rows,
 )
-
-ZERO, ONE = np.float32(0.0), np.float32(1.0)
-
-MASKED = np.float32(-1e30)
-"""A score whose exponential is 0."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The keys that each of N sequences attends to: its prefix and its own tokens.
-
-    Attributes:
-        starts: First token of each sequence, then T.
-        prefixes: Index of each sequence's first prefix key among all keys.
-        n_prefix: Number of prefix keys of each.
-    """
-
-    starts: Counts
-    prefixes: Counts
-    n_prefix: Counts
+from .rows import FourRows, advance, four_rows, weighted_sums
+from .simd import add, exp, fma, load, maximum, mul, reduce_max, reduce_sum, splat, store
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, windows: Windows, heads: int, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, spans: KeySpans, heads: int, scaling: float
 ) -> Tensor:
     """Scaled dot-product attention within each sequence, without padding.
 
     Args:
         query: `[R, heads * d]`.
         key, value: `[R + P, heads * d]`, prefix keys after the batch's own.
-        windows: The keys of each sequence.
+        spans: The keys of each sequence.
         heads: Number of heads.
         scaling: Factor on the scores.
 
@@ -73,11 +50,10 @@ def attend(
     dtype = query.dtype
     query, key, value = (as_float32_rows(x) for x in (query, key, value))
     output = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    spans = (windows.starts, windows.prefixes, windows.n_prefix)
     steps = [4 * x.stride(0) for x in (query, key, value)]
     addresses = [x.data_ptr() for x in (query, key, value, output)]
     width = query.shape[1]
-    _attend(*addresses, *steps, 4 * width, *spans, heads, width // heads, scaling)
+    _attend(*addresses, *steps, 4 * width, *spans.arrays, heads, width // heads, scaling)
     return output.to(dtype)
 
 
@@ -87,7 +63,7 @@ def attend_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    windows: Windows,
+    spans: KeySpans,
     heads: int,
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +76,7 @@ def attend_backward(
     Args:
         gradient: Towards the output of `attend`, `[R, heads * d]`.
         output: That output.
-        query, key, value, windows, heads, scaling: The arguments of `attend`.
+        query, key, value, spans, heads, scaling: The arguments of `attend`.
 
     Returns:
         The gradients towards query, key and value, in their dtypes.
@@ -111,55 +87,9 @@ def attend_backward(
     addresses = [x.data_ptr() for x in (*inputs, *results)]
     steps = [4 * x.stride(0) for x in inputs]
     width = query.shape[1]
-    spans = (windows.starts, windows.prefixes, windows.n_prefix)
-    _attend_backward(*addresses, *steps, 4 * width, *spans, heads, width // heads, scaling)
+    _attend_backward(*addresses, *steps, 4 * width, *spans.arrays, heads, width // heads, scaling)
     to_query, to_key, to_value = (x.to(kind) for x, kind in zip(results, dtypes, strict=True))
     return to_query, to_key, to_value
-
-
-# The loops compute four queries against sixteen keys at a time, by weighted sums of rows: of the
-# rows of values, weighted by attention, for the outputs; of the rows of transposed keys, weighted
-# by the numbers of a query, for the scores. In a row of transposed keys, a vector holds one number
-# of each of sixteen keys. The keys of the prefix and those of the text are padded to whole vectors
-# each, and a mask excludes the padding. If fewer than four queries are left, the last is repeated.
-
-
-@helper
-def _columns(n: int, p: int) -> tuple[int, int]:
-    """First column of n text keys after p prefix keys, and the number of columns."""
-    text = -(-p // WIDTH) * WIDTH
-    return text, text - (-n // WIDTH) * WIDTH
-
-
-@helper
-def _write_mask(mask: int, n: int, p: int) -> None:
-    """Writes the mask, which is added to the scores: one number for each column."""
-    text, columns = _columns(n, p)
-    for j in range(columns):
-        floats(mask)[j] = ZERO if j < p or text <= j < text + n else MASKED
-
-
-@helper
-def _transpose_keys(
-    x: int, step: int, d: int, first: int, n: int, prefix: int, p: int, target: int
-) -> None:
-    """Transposes d columns of p rows from `prefix` on, then of n rows from `first` on."""
-    text, columns = _columns(n, p)
-    for c in range(0, d, WIDTH):
-        row, size = target + 4 * c * columns, 4 * columns
-        for j in range(0, p, WIDTH):
-            transpose(x + (prefix + j) * step + 4 * c, step, p - j, row + 4 * j, size)
-        for j in range(0, n, WIDTH):
-            transpose(x + (first + j) * step + 4 * c, step, n - j, row + 4 * (text + j), size)
-
-
-@helper
-def _write(rows: FourRows, offset: int, values: Any) -> None:
-    """Writes a vector to each of four rows."""
-    store(rows[0] + offset, values[0])
-    store(rows[1] + offset, values[1])
-    store(rows[2] + offset, values[2])
-    store(rows[3] + offset, values[3])
 
 
 @helper
@@ -177,7 +107,7 @@ def _exponentials(
         scores = weighted_sums(queries, keys + j, step, d, (m, m, m, m))
         t0, t1 = maximum(t0, scores[0]), maximum(t1, scores[1])
         t2, t3 = maximum(t2, scores[2]), maximum(t3, scores[3])
-        _write(rows, j, scores)
+        write_rows(rows, j, scores)
     b0, b1 = splat(-scaling * reduce_max(t0)), splat(-scaling * reduce_max(t1))
     b2, b3 = splat(-scaling * reduce_max(t2)), splat(-scaling * reduce_max(t3))
     scale = splat(scaling)
@@ -188,21 +118,8 @@ def _exponentials(
         a2 = exp(fma(load(rows[2] + j), scale, b2))
         a3 = exp(fma(load(rows[3] + j), scale, b3))
         z0, z1, z2, z3 = add(z0, a0), add(z1, a1), add(z2, a2), add(z3, a3)
-        _write(rows, j, (a0, a1, a2, a3))
+        write_rows(rows, j, (a0, a1, a2, a3))
     return reduce_sum(z0), reduce_sum(z1), reduce_sum(z2), reduce_sum(z3)
-
-
-@helper
-def _add_weighted(
-    weights: FourRows, rows: FourRows, offset: int, target: int, step: int, n: int
-) -> None:
-    """Adds sixteen columns of four rows to each of n rows, weighted by four weights of each."""
-    w0, w1, w2, w3 = floats(weights[0]), floats(weights[1]), floats(weights[2]), floats(weights[3])
-    x0, x1 = load(rows[0] + offset), load(rows[1] + offset)
-    x2, x3 = load(rows[2] + offset), load(rows[3] + offset)
-    for j in range(n):
-        a = fma(splat(w1[j]), x1, fma(splat(w0[j]), x0, load(target + j * step)))
-        store(target + j * step, fma(splat(w3[j]), x3, fma(splat(w2[j]), x2, a)))
 
 
 @helper
@@ -210,7 +127,7 @@ def _scratch(starts: Counts, n_prefix: Counts, rows: int) -> Factors:
     """Memory for a number of rows, each as long as the columns of the longest sequence."""
     columns = 0
     for s in range(len(n_prefix)):
-        columns = max(columns, _columns(starts[s + 1] - starts[s], n_prefix[s])[1])
+        columns = max(columns, columns_of(starts[s + 1] - starts[s], n_prefix[s])[1])
     return np.empty(rows * columns, np.float32)
 
 
@@ -239,14 +156,14 @@ def _attend(
     zero = splat(ZERO)
     for s in range(len(n_prefix)):
         first, n, p = starts[s], starts[s + 1] - starts[s], n_prefix[s]
-        text, columns = _columns(n, p)
+        text, columns = columns_of(n, p)
         step = 4 * columns
         mask = keys + d * step
         weights = four_rows(mask + step, step, 0, 3)
         text_weights = advance(weights, 4 * text)
-        _write_mask(mask, n, p)
+        write_mask(mask, n, p)
         for offset in range(0, 4 * heads * d, 4 * d):
-            _transpose_keys(key + offset, key_step, d, first, n, prefixes[s], p, keys)
+            transpose_rows(key + offset, key_step, d, first, n, prefixes[s], p, keys)
             prefix_values = value + offset + prefixes[s] * value_step
             text_values = value + offset + first * value_step
             for i in range(first, first + n, 4):
@@ -264,7 +181,7 @@ def _attend(
                     a = weighted_sums(weights, prefix_values + c, value_step, p, a)
                     a = weighted_sums(text_weights, text_values + c, value_step, n, a)
                     sums = mul(a[0], z0), mul(a[1], z1), mul(a[2], z2), mul(a[3], z3)
-                    _write(outputs, c, sums)
+                    write_rows(outputs, c, sums)
     scratch[0] = ZERO  # numba frees an array after its last use, and addresses are no uses
 
 
@@ -299,7 +216,7 @@ def _attend_backward(
     zero, scale = splat(ZERO), splat(scaling)
     for s in range(len(n_prefix)):
         first, n, p, prefix = starts[s], starts[s + 1] - starts[s], n_prefix[s], prefixes[s]
-        text, columns = _columns(n, p)
+        text, columns = columns_of(n, p)
         step = 4 * columns
         values = keys + d * step
         mask = values + d * step
@@ -307,10 +224,10 @@ def _attend_backward(
         d_scores = advance(weights, 4 * step)  # gradients of the scores
         text_weights = advance(weights, 4 * text)
         text_d_scores = advance(d_scores, 4 * text)
-        _write_mask(mask, n, p)
+        write_mask(mask, n, p)
         for offset in range(0, 4 * heads * d, 4 * d):
-            _transpose_keys(key + offset, key_step, d, first, n, prefix, p, keys)
-            _transpose_keys(value + offset, value_step, d, first, n, prefix, p, values)
+            transpose_rows(key + offset, key_step, d, first, n, prefix, p, keys)
+            transpose_rows(value + offset, value_step, d, first, n, prefix, p, values)
             for i in range(first, first + n, 4):
                 last = first + n - 1
                 queries = four_rows(query + offset, query_step, i, last)
@@ -340,10 +257,10 @@ def _attend_backward(
                     for u in range(min(4, last - i + 1)):
                         store(to_query + (i + u) * to_step + c, a[u])
                     prefix_row, text_row = prefix * to_step + c, first * to_step + c
-                    _add_weighted(d_scores, queries, c - offset, to_key + prefix_row, to_step, p)
-                    _add_weighted(text_d_scores, queries, c - offset, to_key + text_row, to_step, n)
-                    _add_weighted(weights, gradients, c - offset, to_value + prefix_row, to_step, p)
-                    _add_weighted(
+                    add_weighted(d_scores, queries, c - offset, to_key + prefix_row, to_step, p)
+                    add_weighted(text_d_scores, queries, c - offset, to_key + text_row, to_step, n)
+                    add_weighted(weights, gradients, c - offset, to_value + prefix_row, to_step, p)
+                    add_weighted(
                         text_weights, gradients, c - offset, to_value + text_row, to_step, n
                     )
     scratch[0] = ZERO  # numba frees an array after its last use, and addresses are no uses
