@@ -67,7 +67,7 @@ class _EditsBuilder:
 
     def __init__(self, packed: Packed, geometry: Geometry, adapters: Sequence[Adapter]) -> None:
         self._packed, self._geometry = packed, geometry
-        self._table, self._filled = launch_table_for(packed, adapters)
+        self._table, self._filled = launch_table_for(packed, adapters, geometry)
         self._graph_key: list[Hashable] = [self._filled]
         self._blocks: list[dict[str, list[Block]]] = [{} for _ in range(geometry.layers)]
         self._untouched = [geometry.layers] * len(packed.owners)
@@ -128,12 +128,16 @@ class _EditsBuilder:
         )
 
 
-def launch_table_for(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable | None, int]:
+def launch_table_for(
+    packed: Packed, adapters: Sequence[Adapter], geometry: Geometry
+) -> tuple[LaunchTable | None, int]:
     """The launch table of a batch that is computed as a whole, else None, and the number of tokens
     that the batch is filled up to: on a GPU only so that graphs have few sizes."""
     tokens = packed.offsets[-1]
     if packed.device.type == "cpu":
         return None, bucket_for_onednn(tokens)
+    if geometry.window is not None and any(adapter.num_virtual_tokens for adapter in adapters):
+        return None, tokens  # padded attention computes prefixes in local layers, batch by batch
     methods = (part.method for adapter in adapters for part in adapter.stack)
     if in_one_launch(packed.device) and all(method.low_rank_only for method in methods):
         return LaunchTable(), bucket_size(tokens)

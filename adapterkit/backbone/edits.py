@@ -50,7 +50,13 @@ class LayerEdits:
     prefixes: Prefixes | None
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, heads: int, scaling: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        scaling: float,
+        window: int | None = None,
     ) -> Tensor:
         """Attention within each sequence and its prefix.
 
@@ -58,12 +64,14 @@ class LayerEdits:
             query, key, value: Of the batch's own tokens, `[R, h]` each.
             heads: Number of heads.
             scaling: Factor on the scores.
+            window: Greatest distance of a token that is attended to; None for no limit. All tokens
+                attend to all of their prefix.
 
         Returns:
             `[R, h]`.
         """
         key, value = self.with_prefixes(key, value, heads)
-        return packed_attention(query, key, value, self.plan, heads, scaling)
+        return packed_attention(query, key, value, self.plan, heads, scaling, window)
 
     def with_prefixes(self, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """Keys and values in the order of the plan, prefix tokens included.

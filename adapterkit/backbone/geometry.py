@@ -8,6 +8,10 @@ from dataclasses import dataclass
 LINEAR_SITES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
 """The six linears of a layer: an edit reads the linear's input and adds to its output."""
 
+FUSED_SITES = ("qkv",)
+"""Linears that some families have besides: query, key and value as one, which is how PEFT edits a
+linear that computes all three."""
+
 HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
 """Sites in the residual stream, all as wide as the hidden state.
 
@@ -15,10 +19,13 @@ HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
     The output of the attention block or feed-forward block before its residual sum: an edit reads
     it and adds to it.
 `ffn_norm`
-    The input of the layer's last norm: an edit reads the normed input and adds to the input.
+    The input of the norm that ends a layer: an edit reads the normed input and adds to the input.
+    A layer with its norms before the blocks (pre-norm) ends with a residual sum: an edit reads the
+    sum and adds to it.
 `ffn_residual`
-    The feed-forward block's own input on its way to the residual sum: an edit reads it and adds
-    to it, which places the edit in parallel to the feed-forward block.
+    The feed-forward block's own input on its way to the residual sum, in a pre-norm layer before
+    its norm: an edit reads it and adds to it, which places the edit in parallel to the feed-forward
+    block.
 """
 
 
@@ -32,11 +39,14 @@ class Site:
             None for all of them. A fused linear that computes query, key and value has three sites
             of one path.
         peft_target: How PEFT's `target_modules` names the linear; its path if omitted.
+        width: Width of its output, if it is another than usual, as that of `ffn_up` is in a gated
+            feed-forward block.
     """
 
     path: str
     columns: tuple[int, int] | None = None
     peft_target: str | None = None
+    width: int | None = None
 
     def peft_path(self, name: str) -> str:
         """Path of the site inside a layer in the names of a PEFT weights file.
@@ -72,6 +82,8 @@ class Geometry:
         heads: Number of attention heads.
         positions: The most tokens a text may have, special tokens included.
         first_position: Position id of a text's first token if no prefix stands before it.
+        window: Greatest distance of the tokens that local layers attend to; None if all layers
+            are global.
 
     Raises:
         ValueError: A measure is not a positive integer.
@@ -86,12 +98,15 @@ class Geometry:
     heads: int
     positions: int
     first_position: int = 0
+    window: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "intermediate", "heads", "positions"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}: expected a positive integer, got {value!r:.80}")
+        if self.window is not None and (type(self.window) is not int or self.window < 0):
+            raise ValueError(f"window: expected 0 or more tokens, got {self.window!r:.80}")
 
     def width_in(self, site: str) -> int:
         """Width of what an edit at the site reads."""
@@ -103,6 +118,8 @@ class Geometry:
         if linear is not None and linear.columns is not None:
             first, end = linear.columns
             return end - first
+        if linear is not None and linear.width is not None:
+            return linear.width
         return self.intermediate if site == "ffn_up" else self.hidden
 
     def peft_path(self, layer: int, site: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,11 +50,14 @@ class EditHooks:
             for path, names in linears.items():
                 hook = self._linear_hook(names, geometry)
                 layer.get_submodule(path).register_forward_hook(hook)
-            norm = layer.get_submodule(family.norm_path)
             if family.residual_path is not None:
                 residual = layer.get_submodule(family.residual_path)
                 residual.register_forward_pre_hook(self._residual_hook)
-            else:
+            if family.norm_path is None:
+                residual.register_forward_hook(self._output_hook)
+                continue
+            norm = layer.get_submodule(family.norm_path)
+            if family.residual_path is None:
                 block = layer.get_submodule(geometry.sites["ffn_up"].path)
                 block.register_forward_pre_hook(self._keep_residual)
                 norm.register_forward_pre_hook(self._sum_hook)
@@ -74,37 +78,22 @@ class EditHooks:
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._current.layer = self._current.residual = None
 
-    def _linear_hook(self, names: list[str], geometry: Geometry) -> Any:
-        """The hook of a linear that computes one site, or several side by side."""
-        columns = {
-            name: span for name in names if (span := geometry.sites[name].columns) is not None
-        }
-        if columns:
-            return self._fused_hook(columns)
-        (site,) = names
-        after = AFTER.get(site)
+    def _linear_hook(self, names: Sequence[str], geometry: Geometry) -> Any:
+        """The hook of a linear that computes one site, several side by side, or both."""
+        whole = [name for name in names if geometry.sites[name].columns is None]
+        parts = sorted(
+            (span, name) for name in names if (span := geometry.sites[name].columns) is not None
+        )
 
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             layer = self._layer
             if layer is None:
                 return output
-            output = layer.apply(site, output, args[0])
-            return output if after is None else layer.apply(after, output)
-
-        return hook
-
-    def _fused_hook(self, columns: Mapping[str, tuple[int, int]]) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            layer = self._layer
-            if layer is None:
-                return output
-            for site, (first, end) in columns.items():
-                if not layer.blocks.get(site):
-                    continue
-                part = layer.apply(site, output[..., first:end], args[0])
-                if torch.is_grad_enabled():  # otherwise the edit was made in place
-                    output = torch.cat((output[..., :first], part, output[..., end:]), dim=-1)
-            return output
+            for site in whole:
+                output = layer.apply(site, output, args[0])
+                if (after := AFTER.get(site)) is not None:
+                    output = layer.apply(after, output)
+            return _apply_side_by_side(layer, parts, output, args[0]) if parts else output
 
         return hook
 
@@ -114,6 +103,10 @@ class EditHooks:
             return None
         inner, residual = args
         return inner, layer.apply("ffn_residual", residual)
+
+    def _output_hook(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        layer = self._layer
+        return output if layer is None else layer.apply("ffn_norm", output)
 
     # If the layer itself sums the feed-forward block and its residual, the residual is known from
     # the first linear of the block, and the norm after it is the first module that gets the sum.
@@ -141,6 +134,30 @@ class EditHooks:
         return (layer.apply("ffn_norm", args[0], read=normed),)
 
 
+def _apply_side_by_side(
+    layer: LayerEdits, parts: Sequence[tuple[tuple[int, int], str]], y: Tensor, x: Tensor
+) -> Tensor:
+    """Adds the deltas of sites that are columns of one output.
+
+    Args:
+        layer: The edits of the layer.
+        parts: First and past-the-last column and name of each site, in the order of the columns.
+        y: The output, `[1, T, out]`.
+        x: The input, `[1, T, in]`.
+    """
+    if not any(layer.blocks.get(site) for _, site in parts):
+        return y
+    if not torch.is_grad_enabled():  # then edits are made in place
+        for (first, end), site in parts:
+            layer.apply(site, y[..., first:end], x)
+        return y
+    ends = [0, *(end for span, _ in parts for end in span), y.shape[-1]]
+    pieces = list(y.split([end - first for first, end in pairwise(ends)], dim=-1))
+    for index, (_, site) in enumerate(parts):
+        pieces[2 * index + 1] = layer.apply(site, pieces[2 * index + 1], x)
+    return torch.cat(pieces, dim=-1)
+
+
 def _attention(
     module: Any,
     query: Tensor,
@@ -150,6 +167,7 @@ def _attention(
     *,
     edits: LayerEdits,
     scaling: float,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface over a packed batch.
@@ -160,11 +178,13 @@ def _attention(
         attention_mask: Not read: the edits' plan says who attends to whom.
         edits: Of the layer.
         scaling: Factor on the scores.
+        sliding_window: Distance from which on tokens are not attended to; None for no limit.
 
     Returns:
         `[1, T, heads, d]`, and no attention weights.
     """
     heads, width = query.shape[1], query.shape[1] * query.shape[3]
     q, k, v = (x.transpose(1, 2).reshape(-1, width) for x in (query, key, value))
-    out = edits.attend(q, k, v, heads, scaling)
+    window = None if sliding_window is None else sliding_window - 1
+    out = edits.attend(q, k, v, heads, scaling, window)
     return out.view(1, -1, heads, width // heads), None

@@ -188,7 +188,8 @@ class Backbone:
             tokens = graphs(packed, edits)
         else:
             first, states = entering or (0, self._embed(packed))
-            tokens = self._through(states, packed.position_ids, edits, first, len(self._layers))
+            states = self._through(states, packed.position_ids, edits, first, len(self._layers))
+            tokens = self._family.finish(self.model, states)
         return EncoderOutput(tokens, packed, self._pool, self.lm_head)
 
     def entering(self, layer: int, packed: Packed, edits: Edits) -> Tensor:
@@ -236,20 +237,22 @@ class Backbone:
         """Hidden states `[R, h]` of ids, positions and token types `[3, R]`, filled up already."""
         input_ids, position_ids, token_type_ids = rows
         states = self._family.embed(self.model, input_ids, position_ids, token_type_ids, None)
-        return self._through(states, position_ids, edits, 0, len(self._layers))
+        states = self._through(states, position_ids, edits, 0, len(self._layers))
+        return self._family.finish(self.model, states)
 
     def _first_pooled(self, first: Tensor) -> Tensor:
         return self._family.pool(self.model, first)
 
     def fuse_activations(self) -> None:
         """Makes the GELU of every layer part of the product before it."""
-        site = self.geometry.sites["ffn_up"]
-        if site.columns is not None or not self._family.uses_gelu(self.model.config):
+        site, activation = self.geometry.sites["ffn_up"], self._family.activation_path
+        exact = self._family.uses_gelu(self.model.config)
+        if site.columns is not None or activation is None or not exact:
             return
         for layer in dict.fromkeys(self._layers):
             fuse_gelu(
                 layer.get_submodule(site.path),
-                layer.get_submodule(self._family.activation_path),
+                layer.get_submodule(activation),
                 lambda: self._hooks.edits_at("ffn_up"),
             )
 

@@ -47,6 +47,7 @@ def load_pretrained(
         model: Any = _load_model(checkpoint, config, options, device)
         n_embeddings = model.get_input_embeddings().weight.shape[0]
         tokenizer = load_tokenizer(folder, n_embeddings, family.token_types(config))
+        family.prepare(model)
     return model, tokenizer
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
-from ..backbone.geometry import LINEAR_SITES, Geometry
+from ..backbone.geometry import FUSED_SITES, LINEAR_SITES, Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
 from ..schema import check_factor, check_least, check_share
@@ -55,7 +55,8 @@ class LoRA(Method):
         alpha: `scale` is alpha / r.
         dropout: Probability, in training, that a number of the input becomes zero for the
             low-rank path.
-        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down.
+        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; and qkv
+            where one linear computes query, key and value, as PEFT edits it.
         rank_stabilised: `scale` is alpha / sqrt(r) instead (Kalajdzievski 2023).
         layers: Layers to edit, counted from 0; all if omitted.
     """
@@ -85,9 +86,10 @@ class LoRA(Method):
         check_least(self, 1, "r")
         check_share(self, "dropout")
         check_factor(self, "alpha")
-        unknown = [site for site in self.targets if site not in LINEAR_SITES]
+        known = (*LINEAR_SITES, *FUSED_SITES)
+        unknown = [site for site in self.targets if site not in known]
         if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            valid = ", ".join(LINEAR_SITES)
+            valid = ", ".join(known)
             raise ValueError(f"targets: expected distinct of {valid}; got {list(self.targets)}")
         check_layers(self.layers)
 
@@ -109,6 +111,12 @@ class LoRA(Method):
         if self.r > geometry.hidden:
             raise ValueError(f"r: {self.r} is more than the backbone's width, {geometry.hidden}")
         shapes: dict[str, tuple[int, ...]] = {}
+        missing = [site for site in self.targets if site not in geometry.sites]
+        if missing:
+            raise ValueError(
+                f"targets: the backbone has no linear '{missing[0]}', only "
+                f"{', '.join(geometry.sites)}"
+            )
         for site in self.targets:
             shapes[f"{site}.a"] = (n_layers, self.r, geometry.width_in(site))
             shapes[f"{site}.b"] = (n_layers, geometry.width_out(site), self.r)

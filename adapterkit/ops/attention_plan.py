@@ -141,13 +141,13 @@ class AttentionPlan:
             own = start + columns - count
             keys = torch.where(columns < count, padded + first + columns, own)
             keys = torch.where(is_real, keys, start)
-            mask = is_real[:, None, None]
+            seen = is_real[:, None, None]
             if window is not None:
                 distance = (columns - count)[:, None] - rows[..., None]
                 is_near = (columns < count)[:, None] | (distance.abs() <= window)
                 # Padding attends to something, or its outputs would not be numbers.
-                mask = mask & (is_near | (rows[..., None] >= n[..., None]))[:, None]
-            mask = None if bool(mask.all()) else mask.to(self.device)
+                seen = seen & (is_near | (rows[..., None] >= n[..., None]))[:, None]
+            mask = None if bool(seen.all()) else seen.to(self.device)
             indices = (queries.flatten().to(self.device), keys.flatten().to(self.device))
             groups.append(AttentionGroup(*indices, len(members), mask))
         index[n_tokens:] = index[n_tokens - 1]

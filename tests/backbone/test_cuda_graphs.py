@@ -42,6 +42,7 @@ def ragged_attention(
     plan: AttentionPlan,
     heads: int,
     scaling: float,
+    window: int | None,
 ) -> torch.Tensor:
     """The reference of flash attention; padding is NaN, so that a read of it is noticed."""
     ragged = plan.ragged
@@ -62,7 +63,7 @@ def ragged_attention(
 def on_gpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU computes batches by the kernels of a GPU, in Triton's interpreter."""
 
-    def room(packed: Packed, adapters: Sequence[Adapter]) -> tuple[LaunchTable, int]:
+    def room(packed: Packed, *_: Any) -> tuple[LaunchTable, int]:
         return LaunchTable(), bucket_size(packed.offsets[-1])
 
     monkeypatch.setattr(batching, "launch_table_for", room)
@@ -178,9 +179,14 @@ def test_methods_beyond_low_rank_are_computed_by_group(
     adapter = make_adapter(tiny, "lora")
     packed, _ = packed_of(tiny, [(adapter, tokenise(tiny, ["my card"], None, 30)[0])])
     packed = replace(packed, input_ids=packed.input_ids.to("meta"))  # any device but a CPU
-    assert batching.launch_table_for(packed, [adapter])[0] is not None
+    assert batching.launch_table_for(packed, [adapter], tiny.geometry)[0] is not None
     mixed = [adapter, replace(adapter, method=Other(), tensors={})]
-    assert batching.launch_table_for(packed, mixed) == (None, packed.offsets[-1])
+    alone = None, packed.offsets[-1]
+    assert batching.launch_table_for(packed, mixed, tiny.geometry) == alone
+    local = replace(tiny.geometry, window=8)
+    assert batching.launch_table_for(packed, [adapter], local)[0] is not None
+    prefix = [make_adapter(tiny, "prefix", num_virtual_tokens=3)]
+    assert batching.launch_table_for(packed, prefix, local) == alone
 
 
 def test_sizes_are_few_and_large_enough() -> None:

@@ -147,7 +147,12 @@ def test_every_setting_that_changes_states_is_in_the_fingerprint(model_type: str
     from transformers import AutoConfig, AutoModel
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"intermediate_size": 64, "max_position_embeddings": 64, "vocab_size": 30}
+    shape |= {
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "vocab_size": 30,
+        "pad_token_id": 0,
+    }
     config, family = AutoConfig.for_model(model_type, **shape), family_of(model_type)
     torch.manual_seed(0)
     model = AutoModel.from_config(config).eval()

@@ -151,8 +151,15 @@ def test_ranks_may_differ_within_a_group() -> None:
                 torch.testing.assert_close(y[own], expected)
 
 
-EVERYWHERE = [(lengths, None) for lengths in [*TRAFFIC.values(), [3, 60, 4, 59, 5]]]
-NEARBY = [([3, 60, 4, 59, 5], 7), ([150, 7, 1, 64, 65], 20), ([9, 3], 0), ([9, 130], 129)]
+EVERYWHERE: list[tuple[list[int], int | None]] = [
+    (lengths, None) for lengths in [*TRAFFIC.values(), [3, 60, 4, 59, 5]]
+]
+NEARBY: list[tuple[list[int], int | None]] = [
+    ([3, 60, 4, 59, 5], 7),
+    ([150, 7, 1, 64, 65], 20),
+    ([9, 3], 0),
+    ([9, 130], 129),
+]
 """Lengths of sequences and the window of their attention."""
 
 

@@ -26,7 +26,8 @@ class Family(ABC):
 
     Layers are called one by one with the states of a packed batch, `[1, T, h]`, and `edits=...`,
     the `LayerEdits` of the layer, and return states of that shape. They hand `edits` on, as a
-    keyword, to transformers' attention interface.
+    keyword, to transformers' attention interface, or call its `attend`. Layers that transformers
+    implements in another way are replaced by `prepare`.
     """
 
     type: ClassVar[str]
@@ -41,16 +42,18 @@ class Family(ABC):
     layers_path: ClassVar[str]
     """Path of the list of layers inside the backbone."""
 
-    activation_path: ClassVar[str]
-    """Path, inside a layer, of the activation module that follows the linear `ffn_up`."""
+    activation_path: ClassVar[str | None]
+    """Path, inside a layer, of the activation module that alone follows the linear `ffn_up`; None
+    if more follows it, as in a gated feed-forward block."""
 
     residual_path: ClassVar[str | None]
     """Path, inside a layer, of the module that is called with the inner states of the feed-forward
     block and its residual, and sums them; None if the layer itself sums the output of the block and
     the input of its linear `ffn_up`, and calls the module at `norm_path` with the sum."""
 
-    norm_path: ClassVar[str]
-    """Path, inside a layer, of the layer norm that ends it."""
+    norm_path: ClassVar[str | None]
+    """Path, inside a layer, of the layer norm that ends it; None for a layer that ends with a
+    residual sum (pre-norm)."""
 
     pooler_path: ClassVar[str | None] = None
     """Path of the pooler inside the backbone; None for a family without one."""
@@ -145,6 +148,16 @@ class Family(ABC):
             faults.append("quantization_config: take the weights before they were quantised")
         return faults
 
+    def prepare(self, model: Any) -> None:
+        """Replaces parts of a loaded model, with the same weights under the same names.
+
+        By default nothing: transformers' layers are called as they are.
+
+        Args:
+            model: The backbone.
+        """
+        return
+
     @abstractmethod
     def embed(
         self,
@@ -178,6 +191,13 @@ class Family(ABC):
             As many mappings as layers.
         """
         return [{}] * len(self.layers(model))
+
+    def finish(self, model: Any, states: Tensor) -> Tensor:
+        """Hidden states from those that leave the last layer, both `[T, h]`; by default the same.
+
+        A model of pre-norm layers ends with a norm.
+        """
+        return states
 
     def pool(self, model: Any, first: Tensor) -> Tensor:
         """The pooler's output, `[n, h]`, for the first token's state of each sequence, `[n, h]`.

@@ -58,7 +58,7 @@ def gelu_and_derivative(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @helper
-def _cumulative(x: Any, e: Any) -> Any:
+def cumulative(x: Any, e: Any) -> Any:
     """Phi(x), the cumulative normal distribution; e is `exp(-x^2 / 2)`."""
     z = mul(absolute(x), splat(ROOT))
     t = div(splat(ONE), fma(z, splat(P), splat(ONE)))
@@ -71,7 +71,7 @@ def _cumulative(x: Any, e: Any) -> Any:
 
 
 @helper
-def _bell(x: Any) -> Any:
+def bell(x: Any) -> Any:
     """`exp(-x^2 / 2)`."""
     return exp(mul(mul(x, x), splat(-HALF)))
 
@@ -81,8 +81,8 @@ def _gelu(x: int, y: int, derivative: int, n: int, is_bfloat16: bool) -> None:
     density, step = splat(DENSITY), 2 if is_bfloat16 else 4  # bytes per number
     for offset in range(0, step * n, step * WIDTH):
         a = read(x + offset, is_bfloat16)
-        e = _bell(a)
-        phi = _cumulative(a, e)
+        e = bell(a)
+        phi = cumulative(a, e)
         write(y + offset, mul(a, phi), is_bfloat16)
         if derivative:
             write(derivative + offset, fma(mul(a, e), density, phi), is_bfloat16)

@@ -1,0 +1,175 @@
+"""ModernBERT (Warner et al. 2024), as transformers implements it, and mmBERT (Marone et al. 2025).
+
+Pre-norm layers without token types: rotary positions, one linear for query, key and value, a gated
+feed-forward block, and attention that is local in most layers and global in the others.
+
+A prefix has keys and values in every layer, which are used as they are: no rotation is applied to
+its keys, as PEFT hands them to the cache of a decoder, where keys are rotated already. The
+positions of the text start at P, so that the score of a token at i and prefix token j is
+`(R(P + i) q_i) . k_j`. Local layers let every token attend to the whole prefix, and to the tokens
+of the text within the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...ops.gated_gelu import gated_gelu
+from ...ops.rotary import rotate
+from ..edits import LayerEdits
+from ..geometry import Geometry, Site
+from ..residual_sum import ResidualSum
+from .base import Family
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotary positions whose angles depend on the position alone. Those of the others depend on the
+longest text of a batch."""
+
+
+class Layer(nn.Module):
+    """A layer of transformers' model for packed batches, with the same weights.
+
+    transformers' own layer makes several copies of query and key, and adds the residual of the
+    feed-forward block where no hook can act.
+
+    Args:
+        layer: transformers' layer.
+        config: The model's configuration.
+    """
+
+    def __init__(self, layer: Any, config: Any) -> None:
+        super().__init__()
+        self.attn_norm, self.attn = layer.attn_norm, layer.attn
+        self.mlp_norm, self.mlp = layer.mlp_norm, layer.mlp
+        self.ffn_sum = ResidualSum()
+        self.heads = config.num_attention_heads
+        self.scaling = layer.attn.head_dim**-0.5
+        self.is_gelu = config.hidden_activation == "gelu"
+        self.window = config.sliding_window if is_local(config, layer.attn.layer_idx) else None
+
+    def forward(self, states: Tensor, *, edits: LayerEdits, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """States `[1, T, h]` through the layer; angles are the cosines and sines, `[T, d / 2]`."""
+        query, key, value = self.attn.Wqkv(self.attn_norm(states))[0].chunk(3, dim=-1)
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        mixed = edits.attend(query, key, value, self.heads, self.scaling, self.window)
+        states = states + self.attn.out_drop(self.attn.Wo(mixed[None]))
+        inner = self._activate(self.mlp.Wi(self.mlp_norm(states)))
+        summed: Tensor = self.ffn_sum(self.mlp.Wo(self.mlp.drop(inner)), states)
+        return summed
+
+    def _activate(self, x: Tensor) -> Tensor:
+        if self.is_gelu:
+            return gated_gelu(x)
+        inner, gate = x.chunk(2, dim=-1)
+        activated: Tensor = self.mlp.act(inner)
+        return activated * gate
+
+
+def is_local(config: Any, layer: int) -> bool:
+    """Whether a layer attends within the window alone."""
+    return bool(config.layer_types[layer] == "sliding_attention")
+
+
+class ModernBert(Family):
+    """ModernBERT and the models of its shape, such as mmBERT."""
+
+    type: ClassVar[str] = "modernbert"
+    model_types: ClassVar[tuple[str, ...]] = ("modernbert",)
+    prefix: ClassVar[str] = "model"
+    layers_path: ClassVar[str] = "layers"
+    activation_path: ClassVar[str | None] = None
+    residual_path: ClassVar[str] = "ffn_sum"
+    norm_path: ClassVar[str | None] = None
+
+    def geometry(self, config: Any) -> Geometry:
+        width, inner = config.hidden_size, config.intermediate_size
+        parts = {
+            name: Site("attn.Wqkv", (index * width, (index + 1) * width))
+            for index, name in enumerate(("query", "key", "value"))
+        }
+        is_any_local = any(is_local(config, layer) for layer in range(config.num_hidden_layers))
+        return Geometry(
+            prefix=self.prefix,
+            layers_path=self.layers_path,
+            sites={
+                **parts,
+                "qkv": Site("attn.Wqkv", width=3 * width),
+                "attention_output": Site("attn.Wo"),
+                "ffn_up": Site("mlp.Wi", width=2 * inner),
+                "ffn_down": Site("mlp.Wo"),
+            },
+            layers=config.num_hidden_layers,
+            hidden=width,
+            intermediate=inner,
+            heads=config.num_attention_heads,
+            positions=config.max_position_embeddings,
+            window=config.sliding_window if is_any_local else None,
+        )
+
+    def uses_gelu(self, config: Any) -> bool:
+        return bool(config.hidden_activation == "gelu")
+
+    def norm_eps(self, config: Any) -> float:
+        return float(config.norm_eps)
+
+    def token_types(self, config: Any) -> int:
+        return 1
+
+    def settings(self, config: Any) -> Mapping[str, Any]:
+        return {
+            **super().settings(config),
+            "activation": config.hidden_activation,
+            "layer_types": list(config.layer_types),
+            "window": config.sliding_window,
+            "rope": config.rope_parameters,
+        }
+
+    def prepare(self, model: Any) -> None:
+        """Replaces the layers by `Layer`.
+
+        Raises:
+            ValueError: Rotary positions depend on more than the position, or heads have no halves.
+        """
+        config = model.config
+        for kind in set(config.layer_types):
+            rope = model.rotary_emb.rope_type.get(kind)
+            if rope not in ROPE_TYPES:
+                valid = ", ".join(ROPE_TYPES)
+                raise ValueError(f"rope_type: expected one of {valid} for {kind}, got {rope!r:.80}")
+        width = model.layers[0].attn.head_dim
+        if width % 2:
+            raise ValueError(f"rotary positions need heads of an even width, not {width}")
+        for index, layer in enumerate(model.layers):
+            model.layers[index] = Layer(layer, config)
+
+    def embed(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        token_type_ids: Tensor,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        if inputs_embeds is None:
+            states: Tensor = model.embeddings(input_ids=input_ids)
+        else:
+            states = model.embeddings(inputs_embeds=inputs_embeds)
+        return states
+
+    def layer_arguments(self, model: Any, position_ids: Tensor) -> Sequence[Mapping[str, Any]]:
+        kinds = model.config.layer_types
+        dtype = torch.empty(0, device=position_ids.device)  # angles are float32 in all models
+        angles = {}
+        for kind in set(kinds):
+            # transformers repeats the angles for the second half of a head.
+            both = model.rotary_emb(dtype, position_ids[None], kind)
+            angles[kind] = tuple(part[0].chunk(2, dim=-1)[0] for part in both)
+        return [{"angles": angles[kind]} for kind in kinds]
+
+    def finish(self, model: Any, states: Tensor) -> Tensor:
+        finished: Tensor = model.final_norm(states)
+        return finished
