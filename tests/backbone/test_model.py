@@ -64,7 +64,7 @@ def test_minilm_equals_transformers(minilm: Backbone) -> None:
     assert_equals_transformers(minilm, locate("minilm"))
 
 
-@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "electra"])
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "electra", "modernbert"])
 def test_every_family_equals_transformers(kind: str, tiny_folder: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModel
 
