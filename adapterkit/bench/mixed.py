@@ -40,9 +40,11 @@ class MixedBench:
     """One batch of token ids through every system; ours computes the tenants' logits as well.
 
     Attributes:
-        backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
+        backbone: minilm, a folder or a hub name, or a shape with random weights: base
+            (BERT-base's), or `random:` and a model type.
         rows: short or long.
         count: Number of rows; as many as the kind has if omitted.
+        length: Tokens of every row; as the kind has them if omitted.
         load_options: Dtype, quantization and device of all systems; with a quantization, our plain
             backbone in float32 is measured too.
         tenants: Numbers of tenants.
@@ -57,6 +59,7 @@ class MixedBench:
     backbone: str = "minilm"
     rows: Kind = "short"
     count: int | None = None
+    length: int | None = None
     load_options: LoadOptions = field(default_factory=LoadOptions)
     tenants: tuple[int, ...] = (1, 16, 64)
     rounds: int = 7
@@ -69,6 +72,8 @@ class MixedBench:
                 "tenants, rounds and count must be at least 1, got "
                 f"{self.tenants}, {self.rounds} and {self.count}"
             )
+        if self.length is not None and self.length < 2:
+            raise AdapterkitError(f"length must be at least 2 tokens, got {self.length}")
 
     def run(self) -> dict[str, Any]:
         """Measures every system.
@@ -111,7 +116,7 @@ class MixedBench:
             backbone: The backbone.
             stack: Ends the guest processes on exit.
         """
-        inputs = bench_rows(self.rows, backbone, self.count)
+        inputs = bench_rows(self.rows, backbone, self.count, self.length)
         systems = list(own_systems(backbone, inputs, self.tenants))
         options = self.load_options
         if options.quantization != "none":

@@ -16,6 +16,7 @@ import torch
 
 from ..adapter.adapter import Adapter
 from ..backbone.checkpoint import locate
+from ..backbone.families.base import family_of
 from ..backbone.geometry import LINEAR_SITES
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
@@ -30,6 +31,9 @@ LENGTHS = {"short": (2.6, 0.45, 4, 60, 64), "long": (4.3, 0.7, 16, 384, 32)}
 """Log-normal mu and sigma, shortest, longest and number of rows."""
 
 LORA = "lora q+v"
+"""Where one linear computes query, key and value, the mix edits all of it, as PEFT does."""
+
+RANDOM = "random:"
 
 MIXES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     LORA: [("lora", {})],
@@ -50,26 +54,34 @@ def checkpoint(backbone: str) -> Iterator[Path]:
     """Yields the folder of a backbone, so that every system loads the same weights.
 
     Args:
-        backbone: `base` (BERT-base's shape with random weights), or what `Backbone.load` takes.
+        backbone: A shape with random weights, or what `Backbone.load` takes. A shape is `base`
+            (BERT-base's), or `random:` and a model type, for the shape that transformers gives it.
 
     Raises:
         BackboneError: There is no such backbone.
     """
-    if backbone != "base":
+    if backbone != "base" and not backbone.startswith(RANDOM):
         yield locate(backbone)
         return
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    model_type = "bert" if backbone == "base" else backbone.removeprefix(RANDOM)
+    family_of(model_type)  # refuses what is not supported
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         with quiet_warnings():
-            BertModel(BertConfig()).save_pretrained(folder)
+            AutoModel.from_config(AutoConfig.for_model(model_type)).save_pretrained(folder)
         AutoTokenizer.from_pretrained(locate("minilm")).save_pretrained(folder)
         yield Path(folder)
 
 
 def lengths(kind: Kind, n: int | None = None) -> list[int]:
-    """Number of tokens of each row, with special tokens; n is the kind's own if omitted."""
+    """Number of tokens of each row, special tokens included.
+
+    Args:
+        kind: short or long.
+        n: Number of rows; as many as the kind has if omitted.
+    """
     mu, sigma, shortest, longest, usual = LENGTHS[kind]
     rng = random.Random(0)
     return [
@@ -77,21 +89,24 @@ def lengths(kind: Kind, n: int | None = None) -> list[int]:
     ]
 
 
-def bench_rows(kind: Kind, backbone: Backbone, n: int | None = None) -> list[TokenSequence]:
+def bench_rows(
+    kind: Kind, backbone: Backbone, n: int | None = None, length: int | None = None
+) -> list[TokenSequence]:
     """Seeded rows of token ids with the kind's lengths, cut to what fits beside a prefix.
 
     Args:
         kind: short or long.
         backbone: The backbone that reads them.
         n: Number of rows; as many as the kind has if omitted.
+        length: Tokens of every row, in place of the kind's lengths.
     """
     tokenizer = backbone.tokenizer
     limit = backbone.geometry.positions - LONGEST_PREFIX
     # The first ids are padding, special and unused tokens.
     words, rng = range(len(tokenizer) // 30, len(tokenizer)), random.Random(1)
     rows = []
-    for length in lengths(kind, n):
-        size = min(length, limit)
+    for usual in lengths(kind, n):
+        size = min(length or usual, limit)
         middle = [rng.choice(words) for _ in range(size - 2)]
         ids = [tokenizer.cls_token_id, *middle, tokenizer.sep_token_id]
         rows.append(TokenSequence(ids, [0] * size))
@@ -112,8 +127,12 @@ def assign_owners(inputs: Sequence[TokenSequence], adapters: Sequence[Adapter]) 
 
 def bench_adapters(backbone: Backbone, mix: str, n: int) -> list[Adapter]:
     """Random adapters of a mix, each with its own head of 2 to 10 labels."""
+    is_fused = "qkv" in backbone.geometry.sites
+    plans = MIXES[mix]
+    if mix == LORA and is_fused:
+        plans = [("lora", {"targets": ("qkv",)})]
     return [
-        random_adapter(backbone, *MIXES[mix][index % len(MIXES[mix])], index, 2 + index % 9)
+        random_adapter(backbone, *plans[index % len(plans)], index, 2 + index % 9)
         for index in range(n)
     ]
 

@@ -27,7 +27,8 @@ BenchBackboneOption = Annotated[
     str,
     typer.Option(
         "--backbone",
-        help="minilm, base (BERT-base's shape, random weights), a folder or a hub name.",
+        help="minilm, a folder or a hub name; or random weights: base (BERT-base's shape), "
+        "random:TYPE (that of a model type).",
     ),
 ]
 RoundsOption = Annotated[int, typer.Option("--rounds", help="Number of rounds that count.")]
@@ -57,6 +58,9 @@ def mixed(
     count: Annotated[
         int | None, typer.Option("--count", help="Number of rows, if another.")
     ] = None,
+    length: Annotated[
+        int | None, typer.Option("--length", help="Tokens of every row, if another.")
+    ] = None,
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
@@ -77,6 +81,7 @@ def mixed(
         backbone,
         rows,
         count,
+        length,
         LoadOptions(dtype, quantization, device),
         _whole_numbers("tenants", tenants),
         rounds,

@@ -51,7 +51,9 @@ class Layer(nn.Module):
         self.is_gelu = config.hidden_activation == "gelu"
         self.window = config.sliding_window if is_local(config, layer.attn.layer_idx) else None
 
-    def forward(self, states: Tensor, *, edits: LayerEdits, angles: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, states: Tensor, *, edits: LayerEdits, angles: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """States `[1, T, h]` through the layer; angles are the cosines and sines, `[T, d / 2]`."""
         query, key, value = self.attn.Wqkv(self.attn_norm(states))[0].chunk(3, dim=-1)
         query, key = rotate(query, *angles), rotate(key, *angles)
