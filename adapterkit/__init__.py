@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .adapter.folder import save_adapter as save_adapter
     from .adapter.plots import plot_comparison as plot_comparison
     from .adapter.store import Store as Store
+    from .adapter.trust import Trust as Trust
     from .backbone.families.base import Family as Family
     from .backbone.geometry import Geometry as Geometry
     from .backbone.geometry import Site as Site
@@ -99,6 +100,7 @@ _MODULES = {
     "Task": "tasks.base",
     "TextEncoder": "backbone.tokenizer",
     "TokenSequence": "backbone.packing",
+    "Trust": "adapter.trust",
     "compare": "training.comparison",
     "comparison_table": "training.comparison_table",
     "cross_validate": "training.cross_validation",

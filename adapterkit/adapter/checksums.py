@@ -12,6 +12,9 @@ from ..errors import AdapterError
 
 SUMS = "SHA256SUMS"
 
+SIGNATURE = f"{SUMS}.sig"
+"""The signature over the checksums, the only file that they do not cover (`signature.py`)."""
+
 LARGEST_FILE = 4 * 2**30
 """The largest file of an adapter folder, in bytes."""
 
@@ -28,12 +31,13 @@ def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
     Raises:
         AdapterError: There are checksums already, and a file does not match them.
     """
-    own = {name: content for name, content in files.items() if name != SUMS}
+    own = {name: content for name, content in files.items() if name not in (SUMS, SIGNATURE)}
     sums = {name: sha256(content).hexdigest() for name, content in sorted(own.items())}
     for name, expected in _sums(files.get(SUMS, b"")).items():
         if sums.get(name) != expected:
             raise AdapterError(f"{name}: missing, or not what {SUMS} says; send the folder again")
-    return {**own, SUMS: "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    return {**files, SUMS: lines.encode()}
 
 
 def folder_digest(folder: Path) -> str:
@@ -61,20 +65,35 @@ def checksum_errors(folder: Path) -> list[str]:
     return [fault for fault in faults if fault is not None]
 
 
-def changed_files(folder: Path, digests: Mapping[str, str | None]) -> list[str]:
+def read_sums(folder: Path) -> bytes:
+    """The content of a folder's checksums; empty if it has none, as folders of PEFT.
+
+    Raises:
+        AdapterError: They cannot be read.
+    """
+    return _read(folder / SUMS) if (folder / SUMS).exists() else b""
+
+
+def changed_files(folder: Path, digests: Mapping[str, str | None], content: bytes) -> list[str]:
     """Differences between files that are loaded and the checksums of their folder.
 
     Args:
-        folder: The adapter folder; one without checksums, such as PEFT writes, has no differences.
-        digests: Name of a file to its digest (`file_digest`); None computes it.
+        folder: The adapter folder.
+        digests: Name of a file to its digest (`file_digest`); None computes it. A file that neither
+            the folder nor the checksums have is left out.
+        content: The content of the checksums (`read_sums`); without any there are no differences.
 
     Raises:
-        AdapterError: The checksums cannot be read.
+        AdapterError: The checksums are garbled.
     """
-    if not (folder / SUMS).exists():
+    if not content:
         return []
-    sums = _sums(_read(folder / SUMS))
-    errors = [f"{name} is not in {SUMS}" for name in digests if name not in sums]
+    sums = _sums(content)
+    errors = [
+        f"{name} is not in {SUMS}"
+        for name in digests
+        if name not in sums and (folder / name).exists()
+    ]
     for name in digests.keys() & sums.keys():
         fault = _file_error(folder, name, sums[name], digests[name])
         errors += [] if fault is None else [fault]

@@ -9,7 +9,7 @@ them. The folder of an ensemble is that of its first member, with the weights of
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from ..schema import build_kind, convert
 from ..tasks.base import LEAST_TOKENS, tasks
 from .adapter import Adapter, MemberWeights
 from .card import CARD, card, read_card, read_parent
-from .checksums import changed_files, with_checksums
+from .checksums import changed_files, read_sums, with_checksums
 from .json_file import read_json, to_json
 from .model_card import REPORT, model_card, report_files
 from .peft_format import (
@@ -55,6 +55,9 @@ from .weights import (
 )
 
 log = logging.getLogger("adapterkit")
+
+SignatureCheck = Callable[[Path, bytes], None]
+"""Refuses a folder, given with the content of its checksums, that is not signed as it must be."""
 
 
 def save_adapter(adapter: Adapter, folder: str | Path, geometry: Geometry) -> Path:
@@ -102,6 +105,7 @@ def load_adapter(
     *,
     any_backbone: bool = False,
     on_top_of: str | Path | None = None,
+    check_signature: SignatureCheck | None = None,
 ) -> Adapter:
     """Reads an adapter folder of adapterkit or PEFT, and those of its parents.
 
@@ -111,22 +115,26 @@ def load_adapter(
         any_backbone: Accept an adapter that was trained on other weights, or does not say on which.
         on_top_of: Where to look first for its parent: a folder or a store. Without it, and if the
             parent is not there, it is looked for beside the folder and in the store of the folder.
+        check_signature: Called for the folder and for those of its parents
+            (`Store.check_signature`).
 
     Raises:
         AdapterError: The folder is not sound; the message lists every error at once. Or a parent
-            is missing, or is not the one that the adapter was trained on.
+            is missing, or is not the one that the adapter was trained on. Or a signature is missing
+            or wrong.
     """
     folders = [Path(folder)]
     while (parent := parent_folder(folders[-1], on_top_of)) is not None:
         if parent.resolve() in [known.resolve() for known in folders]:
             raise AdapterError(f"{folder}: stands on itself, through {parent}")
         folders.append(parent)
-    adapter = _load_single(folders.pop(), backbone, any_backbone)
+    adapter = _load_single(folders.pop(), backbone, any_backbone, check_signature)
     _check_room(adapter, backbone, folder)
     while folders:
         child = folders.pop()
         try:
-            adapter = replace(_load_single(child, backbone, any_backbone), on_top_of=adapter)
+            single = _load_single(child, backbone, any_backbone, check_signature)
+            adapter = replace(single, on_top_of=adapter)
         except ValueError as error:
             raise AdapterError(f"{child}: {error}") from None
         _check_room(adapter, backbone, folder)
@@ -195,8 +203,13 @@ def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | N
         raise AdapterError(f"{folder}: {error}") from None
 
 
-def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapter:
+def _load_single(
+    folder: Path, backbone: Backbone, any_backbone: bool, check_signature: SignatureCheck | None
+) -> Adapter:
     """Reads an adapter folder without its parent."""
+    sums = read_sums(folder)
+    if check_signature is not None:
+        check_signature(folder, sums)
     config, weights = read_json(folder, CONFIG), read_weights(folder)
     geometry = backbone.geometry
     try:
@@ -213,8 +226,8 @@ def _load_single(folder: Path, backbone: Backbone, any_backbone: bool) -> Adapte
     others, member_errors = _read_members(folder, digests, shapes)
     errors += member_errors
     digest = file_digest(folder / WEIGHTS)
-    read = {CONFIG: None, WEIGHTS: digest, **({CARD: None} if (folder / CARD).is_file() else {})}
-    errors += changed_files(folder, read)  # those of further members are in the card
+    read = {CONFIG: None, WEIGHTS: digest, CARD: None}
+    errors += changed_files(folder, read, sums)  # those of further members are in the card
     if config.get("peft_type") != adapter.method.peft_type:
         errors.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if errors:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from os.path import isdir, isfile, join
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you
 from ..names import BASE, check_name
 from .adapter import Adapter
 from .card import backbone_of, read_parent
-from .checksums import checksum_errors, folder_digest, with_checksums
+from .checksums import checksum_errors, folder_digest, read_sums, with_checksums
 from .children import find_child
-from .folder import adapter_files
+from .folder import SignatureCheck, adapter_files
 from .peft_format import CONFIG
 from .remote_store import Remote, is_url
 from .stacking import ParentRef
 from .store_index import ALIAS, LATEST, VERSION, StoreIndex, Version
+from .trust import Trust, check_version
 from .weights import WEIGHTS
 
 CHECKPOINTS = ".checkpoints"
@@ -42,12 +44,20 @@ class Store:
         root: The folder, which is created with the first adapter, or any fsspec URL
             (`s3://bucket/adapters`).
         cache: Folder of the local copies of a URL; one in the user's cache if omitted.
+        trust: Keys that may sign; versions without their signature are neither published nor
+            loaded. If omitted, signatures are not read.
     """
 
-    def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
+    def __init__(
+        self, root: str | Path, cache: str | Path | None = None, trust: Trust | None = None
+    ) -> None:
         self.remote = Remote(str(root)) if is_url(str(root)) else None
         self.root = Path(root) if self.remote is None else self.remote.cache(cache)
         self.display_name = str(root)
+        self.trust = trust
+        self.check_signature: SignatureCheck | None = (
+            None if trust is None else partial(check_version, trust, self.root)
+        )
         self._index = StoreIndex(self.root, self.remote)
 
     @property
@@ -96,13 +106,15 @@ class Store:
                 published.
 
         Raises:
-            AdapterError: It cannot be written. The store is unchanged then.
+            AdapterError: It cannot be written, or no key that the store trusts has signed it. The
+                store is unchanged then.
         """
         self.check_target(name)
         with self._index.writing(name):
             self.check_target(name)  # another process may have published since
             aliases, number = self._index.aliases(name), self._index.next_number(name)
-            folder = write_folder(self.root / name / str(number), with_checksums(files), check)
+            checks = partial(self._check_draft, name, number, check)
+            folder = write_folder(self.root / name / str(number), with_checksums(files), checks)
             try:
                 if self.remote is not None:
                     self.remote.push(folder, f"{name}/{number}")
@@ -111,6 +123,15 @@ class Store:
                 remove_folder(folder)
                 raise
             return Version(name, number, folder, folder_digest(folder))
+
+    def _check_draft(
+        self, name: str, number: int, check: Callable[[Path], object] | None, draft: Path
+    ) -> None:
+        """Checks the folder of a new version before it gets its name."""
+        if self.trust is not None:
+            self.trust.check(draft, name, number, read_sums(draft))
+        if check is not None:
+            check(draft)
 
     def alias(self, name: str, alias: str, version: int | None) -> None:
         """Points an alias at a version, or removes it.
@@ -207,12 +228,23 @@ class Store:
             remove_folder(folder)
 
     def verify(self, reference: str) -> list[str]:
-        """Differences between a version's files and the checksums of its publication.
+        """What is wrong with the files of a version, and with its signature (`folder_faults`).
 
         Raises:
             UnknownAdapterError: There is no such adapter.
         """
-        return checksum_errors(self.find(reference).folder)
+        return self.folder_faults(self.find(reference).folder)
+
+    def folder_faults(self, folder: Path) -> list[str]:
+        """Differences between a version's files and the checksums of its publication, and what is
+        wrong with its signature if the store has a trust file."""
+        faults = checksum_errors(folder)
+        if self.check_signature is not None:
+            try:
+                self.check_signature(folder, read_sums(folder))
+            except AdapterError as error:
+                faults.append(str(error))
+        return faults
 
     def check_target(self, name: str) -> None:
         """Checks that an adapter can be published under a name, before it is trained.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,10 +12,15 @@ from typing import Any, Protocol
 import torch
 
 from ..adapter.adapter import Adapter
+from ..adapter.checksums import SUMS
 from ..adapter.folder import load_adapter
+from ..adapter.signature import sign_folder
+from ..adapter.signing_key import make_signing_key
 from ..adapter.store import Store
+from ..adapter.trust import Trust, TrustedKey
 from ..backbone.model import Backbone
 from ..inference.predictor import Predictor
+from .machine import has_cryptography
 from .workload import random_adapter
 
 OPERATIONS = {
@@ -26,6 +33,9 @@ OPERATIONS = {
 }
 """Name of each operation and the method that runs it, in the order in which they are run."""
 
+CHECKS = {"cold load, no checksums": "load_unchecked", "cold load, signed": "load_signed"}
+"""The same for what our own system does beside it, to show what the checks of a load cost."""
+
 TEXT = "I lost my card and would like a new one"
 N_FOLDERS = 8
 N_LABELS = 5
@@ -36,11 +46,13 @@ class PublishedAdapters:
     """Adapter folders to load from, all of one shape, as PEFT's heads require.
 
     Attributes:
+        store: The store with them.
         adapter: The first of them.
         folders: The folders.
         tensor_bytes: Bytes of one adapter's tensors.
     """
 
+    store: Store
     adapter: Adapter
     folders: list[Path]
     tensor_bytes: int
@@ -58,7 +70,7 @@ def publish_adapters(backbone: Backbone, root: Path) -> PublishedAdapters:
             metrics={"validation": {"loss": 1.0, "accuracy": 0.5}},
         )
         folders.append(store.publish(adapters[seed], backbone.geometry))
-    return PublishedAdapters(adapters[0], folders, adapters[0].n_bytes)
+    return PublishedAdapters(store, adapters[0], folders, adapters[0].n_bytes)
 
 
 def _record() -> dict[str, Any]:
@@ -77,10 +89,30 @@ def _record() -> dict[str, Any]:
     }
 
 
+def without_checksums(folder: Path, copy: Path) -> Path:
+    """A copy of an adapter folder without its checksums."""
+    shutil.copytree(folder, copy)
+    (copy / SUMS).unlink()
+    return copy
+
+
+def sign_adapters(published: PublishedAdapters, work: Path) -> Store:
+    """Signs adapters in place with a new key; returns their store, which trusts this key."""
+    public = make_signing_key(work / "key.pem")
+    for folder in published.folders:
+        name = folder.parent.relative_to(published.store.root).as_posix()
+        sign_folder(folder, name, int(folder.name), work / "key.pem")
+    return Store(published.store.root, trust=Trust("bench", {"it": TrustedKey(public, ("*",))}))
+
+
 class AdapterHost(Protocol):
     """A system with adapters in memory; each round loads and unloads one more, the spare one."""
 
     system: str
+
+    @property
+    def operations(self) -> Mapping[str, str]:
+        """Name and method of the operations that are measured, in their order."""
 
     @property
     def n_resident(self) -> int:
@@ -121,6 +153,15 @@ class OwnHost:
 
     def __init__(self, backbone: Backbone, published: PublishedAdapters, work: Path) -> None:
         self._backbone, self._published = backbone, published
+        self._unchecked = [
+            without_checksums(folder, work / "unchecked" / str(number))
+            for number, folder in enumerate(published.folders)
+        ]
+        is_signed = has_cryptography()
+        store = sign_adapters(published, work) if is_signed else published.store
+        self._check_signature = store.check_signature
+        checks = {n: o for n, o in CHECKS.items() if is_signed or o != "load_signed"}
+        self.operations = {**checks, **OPERATIONS}
         self._predictor = Predictor(backbone)
         self._store = Store(work / "saved")
         self._names: list[str] = []
@@ -141,6 +182,13 @@ class OwnHost:
 
     def load(self) -> None:
         self._spare = self._predictor.load(self._rng.choice(self._published.folders))
+
+    def load_unchecked(self) -> None:
+        self._predictor.unload(self._predictor.load(self._rng.choice(self._unchecked)))
+
+    def load_signed(self) -> None:
+        folder, check = self._rng.choice(self._published.folders), self._check_signature
+        self._predictor.unload(self._predictor.load(folder, check_signature=check))
 
     def first_answer(self) -> object:
         self._latest = self._spare
@@ -170,6 +218,7 @@ class PeftHost:
     """
 
     system = "PEFT"
+    operations = OPERATIONS
 
     def __init__(self, checkpoint: Path, published: PublishedAdapters, work: Path) -> None:
         from peft import PeftModel

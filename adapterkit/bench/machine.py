@@ -57,6 +57,14 @@ def has_peft() -> bool:
     return True
 
 
+def has_cryptography() -> bool:
+    """Whether signatures can be made; if not, a warning is logged."""
+    if installed("cryptography") is None:
+        log.warning("cryptography is not installed, so the cost of signatures is not measured")
+        return False
+    return True
+
+
 def resident_bytes(process: int | None = None) -> int | None:
     """Resident memory of a process, of this one if omitted; None if the system does not tell."""
     return _proc_status("VmRSS", process)

@@ -16,7 +16,14 @@ from tqdm import tqdm
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from ..quiet import quiet_warnings
-from .adapter_hosts import OPERATIONS, AdapterHost, OwnHost, PeftHost, publish_adapters
+from .adapter_hosts import (
+    CHECKS,
+    OPERATIONS,
+    AdapterHost,
+    OwnHost,
+    PeftHost,
+    publish_adapters,
+)
 from .machine import has_peft, machine, resident_bytes
 from .timing import ratio, spread, timed
 from .workload import checkpoint
@@ -34,7 +41,8 @@ class SwapBench:
 
     Every number of residents is measured twice, on the way up and on the way down, so that a
     drift of the machine's speed cancels out. Files come from the system's cache, as they do if
-    adapters are swapped often.
+    adapters are swapped often. Beside the usual load, which compares files with their checksums,
+    folders without checksums and folders with a signature are loaded.
 
     Attributes:
         backbone: minilm, base (BERT-base's shape, random weights), a folder or a hub name.
@@ -98,7 +106,7 @@ class SwapBench:
                 bar.set_description(f"{host.system}, {n} resident")
                 measurements.resize(host, n)
                 for turn in range(self.rounds + 1):
-                    for name, operation in OPERATIONS.items():
+                    for name, operation in host.operations.items():
                         milliseconds = timed(getattr(host, operation))
                         if turn:
                             measurements.record(host.system, name, n, milliseconds)
@@ -147,7 +155,7 @@ class Measurements:
 def result_rows(times: Mapping[tuple[str, str, int], Sequence[float]]) -> list[dict[str, Any]]:
     """Builds a result row for each system, operation and number of residents."""
     rows = []
-    order = list(OPERATIONS)
+    order = [*CHECKS, *OPERATIONS]
     for key in sorted(times, key=lambda key: (key[0], order.index(key[1]), key[2])):
         system, operation, resident = key
         fewest = min(n for other, name, n in times if (other, name) == (system, operation))

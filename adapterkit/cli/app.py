@@ -24,6 +24,7 @@ from .keys import keys
 from .options import JsonOption, json_text
 from .predict import predict
 from .serve import serve
+from .sign import sign, signing_key
 from .store import inspect, list_adapters, verify
 from .train import train
 
@@ -131,6 +132,8 @@ app.command()(inspect)
 app.command()(verify)
 app.command()(serve)
 app.command()(keys)
+app.command()(sign)
+app.command("signing-key")(signing_key)
 app.add_typer(data)
 app.add_typer(client)
 app.add_typer(bench)

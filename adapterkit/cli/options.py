@@ -46,6 +46,14 @@ AnyBackboneOption = Annotated[
     ),
 ]
 
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        help="Trust file: only adapters are accepted that one of its keys has signed.",
+    ),
+]
+
 
 def json_text(content: Any) -> str:
     """A document as `--json` prints it."""

@@ -14,7 +14,7 @@ import typer
 
 from ..backbone.load_options import LoadOptions
 from ..errors import AdapterkitError
-from .options import DeviceOption, DtypeOption, QuantizationOption
+from .options import DeviceOption, DtypeOption, QuantizationOption, TrustOption
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -110,6 +110,7 @@ def serve(
         bool,
         typer.Option("--any-backbone", help="Accept adapters trained on other weights."),
     ] = False,
+    trust: TrustOption = None,
     log_texts: Annotated[
         bool, typer.Option("--log-texts", help="Write the texts of requests to the log.")
     ] = False,
@@ -155,6 +156,7 @@ def serve(
                 ssl_certfile=ssl_certfile,
                 ssl_keyfile=ssl_keyfile,
                 any_backbone=any_backbone,
+                trust=trust,
                 log_texts=log_texts,
                 limits=ServingLimits(
                     row_characters=row_characters, timeout=timeout, read_timeout=read_timeout

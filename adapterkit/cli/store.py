@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..atomic import folder_bytes
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError
-from .options import JsonOption, StoreOption, complete_adapters, json_text
+from .options import JsonOption, StoreOption, TrustOption, complete_adapters, json_text
+
+if TYPE_CHECKING:
+    from ..adapter.store import Store
 
 # As in the other commands, modules that need torch are imported inside them.
 
@@ -110,20 +113,24 @@ def verify(
         str, typer.Argument(metavar="STORE|ADAPTER", help="A store, or a name or folder.")
     ] = "adapters",
     store: StoreOption = Path("adapters"),
+    trust: TrustOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every version in a store, or one adapter, against its checksums.
 
-    The exit code is 1 if a file is missing, changed or not sound.
+    With --trust, the signatures are checked as well. The exit code is 1 if a file is missing,
+    changed or not sound, or an adapter is not signed by a trusted key.
     """
     from ..adapter.peft_format import CONFIG
     from ..adapter.remote_store import is_url
     from ..adapter.store import Store, find_folder
+    from ..adapter.trust import Trust
 
     rows: list[dict[str, Any]] = []
     path = Path(target)
+    trusted = None if trust is None else Trust.read(trust)
     if is_url(target) or (path.is_dir() and not (path / CONFIG).is_file()):
-        opened = Store(target)
+        opened = Store(target, trust=trusted)
         for name in opened.names():
             try:
                 references = [f"{name}@{number}" for number in opened.versions(name)[0]]
@@ -131,12 +138,13 @@ def verify(
                 rows.append({"adapter": name, "faults": [str(error)]})
                 continue
             rows += [
-                {"adapter": reference, "faults": _faults(partial(opened.path, reference))}
+                {"adapter": reference, "faults": _faults(partial(opened.path, reference), opened)}
                 for reference in references
             ]
     else:
-        folder = find_folder(target, Store(store))  # a name that does not exist is a user's error
-        rows.append({"adapter": target, "faults": _faults(lambda: folder)})
+        opened = Store(store, trust=trusted)
+        folder = find_folder(target, opened)  # a name that does not exist is a user's error
+        rows.append({"adapter": target, "faults": _faults(lambda: folder, opened)})
     if as_json:
         typer.echo(json_text(rows))
     else:
@@ -146,14 +154,13 @@ def verify(
         raise typer.Exit(1)
 
 
-def _faults(find: Callable[[], Path]) -> list[str]:
-    """What is wrong with the files of an adapter, and with its card."""
+def _faults(find: Callable[[], Path], store: Store) -> list[str]:
+    """What is wrong with the files of an adapter, with its signature, and with its card."""
     from ..adapter.card import CARD, read_card
-    from ..adapter.checksums import checksum_errors
 
     try:
         folder = find()
-        faults = checksum_errors(folder)
+        faults = store.folder_faults(folder)
         if (folder / CARD).exists():
             read_card(folder)
     except (AdapterkitError, OSError) as error:

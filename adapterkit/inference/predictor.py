@@ -9,7 +9,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
-from ..adapter.folder import check_backbone, load_adapter
+from ..adapter.folder import SignatureCheck, check_backbone, load_adapter
 from ..adapter.stacking import ParentCache
 from ..adapter.store import Store, backbone_name, find_folder
 from ..backbone.model import Backbone
@@ -103,6 +103,7 @@ class Predictor:
         *,
         any_backbone: bool = False,
         on_top_of: str | Path | None = None,
+        check_signature: SignatureCheck | None = None,
     ) -> str:
         """Loads an adapter folder and adds the adapter.
 
@@ -110,6 +111,7 @@ class Predictor:
             folder: The folder.
             any_backbone: Accept one that was trained on other weights.
             on_top_of: Where to look first for its parent (`load_adapter`).
+            check_signature: Refuses folders without a signature (`load_adapter`).
 
         Returns:
             The adapter's name.
@@ -118,7 +120,11 @@ class Predictor:
             AdapterError: The folder is not sound. The predictor is unchanged then.
         """
         adapter = load_adapter(
-            folder, self.backbone, any_backbone=any_backbone, on_top_of=on_top_of
+            folder,
+            self.backbone,
+            any_backbone=any_backbone,
+            on_top_of=on_top_of,
+            check_signature=check_signature,
         )
         self.add(adapter, any_backbone=any_backbone)
         return adapter.name
@@ -144,8 +150,12 @@ class Predictor:
         for reference in references:
             name = BASE
             if reference != BASE:
-                folder = find_folder(reference, store)
-                name = self.load(folder, any_backbone=any_backbone, on_top_of=store.root)
+                name = self.load(
+                    find_folder(reference, store),
+                    any_backbone=any_backbone,
+                    on_top_of=store.root,
+                    check_signature=store.check_signature,
+                )
             if reference in names:
                 raise AdapterkitError(f"'{reference}' is given twice; give it once")
             for other, known in names.items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..adapter.adapter import Adapter
-from ..adapter.folder import load_adapter
+from ..adapter.folder import SignatureCheck, load_adapter
 from ..adapter.stacking import ParentCache
 from ..adapter.store import Store
 from ..adapter.store_index import Version
@@ -175,13 +175,22 @@ class AdapterCache:
         n_dropped = self.device.drop(name)
         return max(n_dropped, self.memory.drop(name))
 
-    def load(self, folder: Path) -> Adapter:
+    def load(self, folder: Path, check_signature: SignatureCheck | None = None) -> Adapter:
         """Reads an adapter folder for the backbone, without adding it to the cache.
+
+        Args:
+            folder: The folder.
+            check_signature: Refuses folders without a signature (`load_adapter`).
 
         Raises:
             AdapterError: The folder is not valid, or its adapter does not fit the backbone.
         """
-        return load_adapter(folder, self.backbone, any_backbone=self._any_backbone)
+        return load_adapter(
+            folder,
+            self.backbone,
+            any_backbone=self._any_backbone,
+            check_signature=check_signature,
+        )
 
     def close(self) -> None:
         """Ends the threads that load adapters."""
@@ -222,4 +231,5 @@ class AdapterCache:
         return moved
 
     def _read(self, version: Version) -> Adapter:
-        return replace(self.load(version.folder).without_record(), name=version.name)
+        adapter = self.load(version.folder, self.store.check_signature)
+        return replace(adapter.without_record(), name=version.name)

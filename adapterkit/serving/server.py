@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from ..adapter.store import Store
+from ..adapter.trust import Trust
 from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
@@ -65,6 +66,7 @@ class Settings:
         keys: Key file, if any.
         ssl_certfile, ssl_keyfile: TLS certificate and private key in PEM format, if any.
         any_backbone: Whether adapters that were trained on other weights are accepted.
+        trust: Trust file; without it, signatures are not read.
         log_texts: Whether the texts of requests are logged.
         limits: Limits of one request.
         max_connections, max_connections_per_address: Most open connections; if None, as in
@@ -85,6 +87,7 @@ class Settings:
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     any_backbone: bool = False
+    trust: Path | None = None
     log_texts: bool = False
     limits: ServingLimits = field(default_factory=ServingLimits)
     max_connections: int | None = None
@@ -101,7 +104,8 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
     Raises:
         AdapterkitError: The store or the backbone is not valid.
     """
-    store = Store(settings.store, settings.cache)
+    trust = None if settings.trust is None else Trust.read(settings.trust)
+    store = Store(settings.store, settings.cache, trust)
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
     for name in settings.pinned:
@@ -204,6 +208,7 @@ def run_server(settings: Settings, host: str, port: int) -> None:
             "store": settings.store,
             "backbone": service.backbone.name,
             "keys": service.keys is not None,
+            "signatures": service.store.trust is not None,
             "max_connections": limits.total,
         }
         _run(uvicorn_config(service, limits, tls), sock, facts)

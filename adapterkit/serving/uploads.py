@@ -14,14 +14,14 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from ..adapter.card import CARD
-from ..adapter.checksums import SUMS
+from ..adapter.checksums import SIGNATURE, SUMS
 from ..adapter.peft_format import CONFIG
 from ..adapter.weights import MEMBERS, WEIGHTS
 from ..errors import DataError
 
 REQUIRED_FILES = (CONFIG, WEIGHTS, CARD)
 ALLOWED_FILES = re.compile(
-    "|".join(map(re.escape, (*REQUIRED_FILES, SUMS)))
+    "|".join(map(re.escape, (*REQUIRED_FILES, SUMS, SIGNATURE)))
     + rf"|{MEMBERS}/[1-9][0-9]?\.safetensors"
     + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
 )

@@ -201,7 +201,8 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
     reference = recipe.training.on_top_of
     if reference is None:
         return None
-    below = load_adapter(_folder(recipe, reference, store), backbone)
+    check = None if store is None else store.check_signature
+    below = load_adapter(_folder(recipe, reference, store), backbone, check_signature=check)
     if below.extra_members:
         raise RecipeError(
             f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "

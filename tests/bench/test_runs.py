@@ -10,6 +10,7 @@ import torch
 
 from adapterkit.backbone.model import Backbone
 from adapterkit.bench.adapter_hosts import (
+    CHECKS,
     OPERATIONS,
     OwnHost,
     PeftHost,
@@ -78,8 +79,8 @@ def test_bench_swap_measures_times_and_memory(tiny_folder: Path) -> None:
     measured = {(row["system"], row["operation"], row["resident"]) for row in result["rows"]}
     assert measured == {
         (system, operation, n)
-        for system in ("adapterkit", "PEFT")
-        for operation in OPERATIONS
+        for system, operations in (("adapterkit", [*CHECKS, *OPERATIONS]), ("PEFT", OPERATIONS))
+        for operation in operations
         for n in (1, 12)
     }
     for row in result["rows"]:
@@ -110,7 +111,7 @@ def test_a_host_is_resized_and_runs_every_operation(
             Measurements(published.tensor_bytes).resize(host, n)
             assert host.n_resident == n
             with torch.inference_mode():
-                for operation in OPERATIONS.values():
+                for operation in host.operations.values():
                     getattr(host, operation)()
 
 
@@ -118,6 +119,7 @@ class Counter:
     """A host without adapters that records the sizes it is given."""
 
     system = "counter"
+    operations = OPERATIONS
 
     def __init__(self) -> None:
         self.n_resident = 0
