@@ -1,8 +1,8 @@
 """Writes the hashes of the versions in constraints.txt, for `pip install --require-hashes`.
 
-`pip install uv`, then `python .ci/hash_packages.py` after a change of a dependency. Of a version,
-every file counts that the package index has, for all Python versions and processors; of torch also
-the wheels in the folder that PIP_FIND_LINKS names, such as a build without CUDA.
+`pip install uv`, then `PIP_FIND_LINKS=FOLDER python .ci/hash_packages.py` after a change of a
+dependency. Of a version, every file counts that the package index has, for all Python versions and
+processors. FOLDER has the wheels of torch without CUDA (2.13.0+cpu), which the index does not have.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ FOLDER = Path(__file__).parent
 CONSTRAINTS = FOLDER / "constraints.txt"
 HEAD = "# Written by .ci/hash_packages.py: {}.\n"
 FILES = {
-    "hashes.txt": "what adapterkit and its extras explain, sign and traces need, and its build",
+    "hashes.txt": "what adapterkit, its extras explain, sign and traces, and its build need",
+    "hashes-cpu.txt": "torch without CUDA",
+    "hashes-cuda.txt": "torch of the package index, with CUDA on Linux",
     "hashes-dev.txt": "what tests and documentation need besides",
-    "hashes-cuda.txt": "what torch needs besides with CUDA on Linux",
 }
 RUNTIME_EXTRAS = ("explain", "sign", "traces")
-CUDA = re.compile(r"(nvidia|cuda)-")
+CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 ENTRY = re.compile(
     r"^([\w.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE
 )
@@ -52,34 +53,42 @@ def compiled(extras: tuple[str, ...]) -> dict[str, tuple[str, set[str]]]:
     }
 
 
-def local_hashes(name: str, version: str) -> set[str]:
-    """Hashes of the wheels of a version in PIP_FIND_LINKS, also of its local builds (`+cpu`)."""
-    places = os.environ.get("PIP_FIND_LINKS", "").split()
-    wheels = (path for place in places for path in Path(place).glob("*.whl"))
-    found = (path for path in wheels if re.match(rf"{name}-{re.escape(version)}[-+]", path.name))
-    return {f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in found}
+def local_builds(name: str, version: str) -> dict[str, set[str]]:
+    """Hashes by version of the wheels in PIP_FIND_LINKS that are local builds (`+cpu`)."""
+    found: dict[str, set[str]] = {}
+    for wheel in Path(os.environ.get("PIP_FIND_LINKS", "missing")).glob(f"{name}-{version}+*.whl"):
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        found.setdefault(wheel.name.split("-")[1], set()).add(f"sha256:{digest}")
+    if not found:
+        sys.exit(f"PIP_FIND_LINKS: no wheel {name}-{version}+cpu-....whl is there")
+    return found
+
+
+def entry(pin: str, hashes: set[str]) -> str:
+    """The lines of a package."""
+    return "".join([pin, *(f" \\\n    --hash={one}" for one in sorted(hashes)), "\n"])
 
 
 def main() -> None:
-    pinned = {
-        normalised(line.partition("==")[0]): line
-        for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-        if "==" in line
-    }
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    pins = {normalised(line.partition("==")[0]): line for line in lines if "==" in line}
     runtime, everything = compiled(RUNTIME_EXTRAS), compiled((*RUNTIME_EXTRAS, "docs", "test"))
-    lines: dict[str, list[str]] = {file: [HEAD.format(FILES[file])] for file in FILES}
+    texts = {file: HEAD.format(content) for file, content in FILES.items()}
     for name, (version, hashes) in sorted(everything.items()):
-        if name in pinned:
-            file, line = "hashes.txt" if name in runtime else "hashes-dev.txt", pinned[name]
-        elif CUDA.match(name):
-            file, line = "hashes-cuda.txt", f"{name}=={version}"
-        else:
+        if name not in pins and not CUDA.match(name):
             sys.exit(f"{name}=={version} is not in {CONSTRAINTS}")
-        if name == "torch":
-            hashes |= local_hashes(name, version)
-        lines[file] += [line, *(f" \\\n    --hash={one}" for one in sorted(hashes)), "\n"]
-    for file, parts in lines.items():
-        (FOLDER / file).write_text("".join(parts), encoding="utf-8")
+        text = entry(pins.get(name, f"{name}=={version}"), hashes)
+        if name == "torch" or CUDA.match(name):
+            texts["hashes-cuda.txt"] += text
+        elif name in runtime:
+            texts["hashes.txt"] += text
+        if name in pins and (CUDA.match(name) or name not in runtime):
+            texts["hashes-dev.txt"] += text
+    version, _ = everything["torch"]
+    for build, hashes in local_builds("torch", version).items():
+        texts["hashes-cpu.txt"] += entry(f"torch=={build}", hashes)
+    for file, text in texts.items():
+        (FOLDER / file).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

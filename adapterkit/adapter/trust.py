@@ -66,13 +66,14 @@ class Trust:
     keys: Mapping[str, TrustedKey]
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: str | Path) -> Self:
         """Reads a trust file.
 
         Raises:
             AdapterkitError: It cannot be read, or is not valid; or the library for signatures is
                 not installed.
         """
+        path = Path(path)
         try:
             check_regular_file(path, LARGEST_FILE, AdapterkitError)
             content = read_yaml(path.read_text(encoding="utf-8"))
