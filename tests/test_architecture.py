@@ -188,6 +188,7 @@ OTHER_MEANING = {
     ("tasks.relation", "head"),  # the first argument of a relation
     ("methods.prefix", "embedding"),  # a tensor
     ("serving.vector_routes", "embedding"),  # a key of OpenAI's format
+    ("serving.responses", "embedding"),  # likewise
     ("serving.pipeline_options", "multi_label"),  # an option of zero-shot pipelines
 }
 """Module and string that is equal to the name of a kind, and what it means there."""

@@ -18,6 +18,14 @@ from ..names import check_name
 from .api_keys import Caller, Role
 from .audit_log import audited
 from .auth import CallerDep, check_permission
+from .responses import (
+    AdapterVersions,
+    Aliases,
+    Deletion,
+    NamedVersion,
+    Unloading,
+    Verification,
+)
 from .routes import ServiceDep
 from .schemas import MAX_VERSION, Alias, Name, VersionBody
 from .service import Service
@@ -84,7 +92,7 @@ class Action:
 ActionDep = Annotated[Action, Depends()]
 
 
-@router.get("/adapters/{name:adapter}")
+@router.get("/adapters/{name:adapter}", response_model=AdapterVersions)
 async def describe(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Return the versions, aliases and digests of an adapter, and whether it is in memory."""
 
@@ -103,7 +111,12 @@ async def describe(name: Name, service: ServiceDep, action: ActionDep) -> Respon
     return JSONResponse({**description, "resident": in_tiers})
 
 
-@router.put("/adapters/{name:adapter}", status_code=201, openapi_extra={"requestBody": FOLDER_BODY})
+@router.put(
+    "/adapters/{name:adapter}",
+    status_code=201,
+    openapi_extra={"requestBody": FOLDER_BODY},
+    response_model=NamedVersion,
+)
 async def publish(name: Name, request: Request, service: ServiceDep, action: ActionDep) -> Response:
     """Publish the next version of an adapter; from then on, `latest` means this version.
 
@@ -120,7 +133,7 @@ async def publish(name: Name, request: Request, service: ServiceDep, action: Act
     )
 
 
-@router.delete("/adapters/{name:adapter}")
+@router.delete("/adapters/{name:adapter}", response_model=Deletion)
 async def delete(
     name: Name,
     service: ServiceDep,
@@ -142,7 +155,7 @@ async def delete(
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
-@router.put("/aliases/{alias}/{name:adapter}")
+@router.put("/aliases/{alias}/{name:adapter}", response_model=Aliases)
 async def set_alias(
     alias: Alias, name: Name, body: VersionBody, service: ServiceDep, action: ActionDep
 ) -> Response:
@@ -154,7 +167,7 @@ async def set_alias(
     return await _aliases(service, name)
 
 
-@router.delete("/aliases/{alias}/{name:adapter}")
+@router.delete("/aliases/{alias}/{name:adapter}", response_model=Aliases)
 async def remove_alias(
     alias: Alias, name: Name, service: ServiceDep, action: ActionDep
 ) -> Response:
@@ -165,7 +178,7 @@ async def remove_alias(
     return await _aliases(service, name)
 
 
-@router.post("/rollback/{name:adapter}")
+@router.post("/rollback/{name:adapter}", response_model=NamedVersion)
 async def roll_back(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Point `latest` at the version before."""
     with action.on(name, "roll back") as record:
@@ -174,7 +187,7 @@ async def roll_back(name: Name, service: ServiceDep, action: ActionDep) -> Respo
     return JSONResponse({"name": name, "version": version.number, "digest": version.digest})
 
 
-@router.post("/unload/{name:adapter}")
+@router.post("/unload/{name:adapter}", response_model=Unloading)
 async def unload(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Remove an adapter from memory; the next request loads it again."""
     with action.on(name, "unload", "admin"):
@@ -182,7 +195,7 @@ async def unload(name: Name, service: ServiceDep, action: ActionDep) -> Response
     return JSONResponse({"name": name, "unloaded": unloaded})
 
 
-@router.get("/verify/{name:adapter}")
+@router.get("/verify/{name:adapter}", response_model=Verification)
 async def verify(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """List the differences between the files of an adapter and their checksums."""
     with action.on(name, "verify"):

@@ -14,6 +14,7 @@ from ..adapter.model_card import REPORT
 from ..backbone.regular_file import check_regular_file
 from ..errors import AdapterError, UnknownAdapterError
 from .auth import CallerDep
+from .responses import CardResponse
 from .routes import ServiceDep
 from .schemas import Name
 
@@ -30,7 +31,7 @@ FileName = Annotated[str, PathParameter(json_schema_extra={"pattern": f"^{FILE.p
 router = APIRouter(prefix="/v1/cards", tags=["models"])
 
 
-@router.get("/{name:adapter}")
+@router.get("/{name:adapter}", response_model=CardResponse)
 async def model_card(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Return the model card of an adapter as Markdown, and the names of the files of its report."""
     version = await service.find(caller, name)

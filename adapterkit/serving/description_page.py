@@ -67,7 +67,10 @@ def _operations(openapi: Json) -> Iterator[str]:
             yield f"<section><h3><code>{method.upper()} {escape(path)}</code></h3>"
             yield f"<p>{escape(operation.get('description', ''))}</p>"
             yield _parameters(operation)
-            yield from _bodies(operation, openapi)
+            yield from _bodies("Body", operation.get("requestBody", {}), openapi)
+            for status, response in operation["responses"].items():
+                if status.startswith("2"):
+                    yield from _bodies("Answer", response, openapi)
             yield "</section>"
 
 
@@ -80,12 +83,12 @@ def _parameters(operation: Json) -> str:
     return f"<table>{''.join(rows)}</table>" if rows else ""
 
 
-def _bodies(operation: Json, openapi: Json) -> Iterator[str]:
-    content = operation.get("requestBody", {}).get("content", {})
-    for media_type, body in content.items():
+def _bodies(title: str, described: Json, openapi: Json) -> Iterator[str]:
+    """The schema of a body for each of its media types."""
+    for media_type, body in described.get("content", {}).items():
         schema = _resolved(body.get("schema", {}), openapi)
         text = json.dumps(schema, indent=2, ensure_ascii=False)
-        yield f"<details><summary>Body, {escape(media_type)}</summary><pre>{escape(text)}</pre>"
+        yield f"<details><summary>{title}, {escape(media_type)}</summary><pre>{escape(text)}</pre>"
         yield "</details>"
 
 

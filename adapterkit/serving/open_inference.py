@@ -24,6 +24,15 @@ from ..names import BASE
 from ..tasks.base import column_roles, tasks
 from ..tasks.types import Text
 from .auth import CallerDep
+from .responses import (
+    InferResponse,
+    Live,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    ServerMetadata,
+    VersionReady,
+)
 from .routes import ServiceDep
 from .schemas import Name, VersionOrAlias
 from .service import RowAnswer
@@ -76,7 +85,7 @@ class InferBody(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-@router.get("")
+@router.get("", response_model=ServerMetadata)
 async def server() -> Response:
     """Report the name, the version and the extensions of the server."""
     return JSONResponse(
@@ -84,13 +93,13 @@ async def server() -> Response:
     )
 
 
-@router.get("/health/live")
+@router.get("/health/live", response_model=Live)
 async def live() -> Response:
     """Report that the process is alive."""
     return JSONResponse({"live": True})
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", response_model=Ready)
 async def ready(service: ServiceDep) -> Response:
     """Report whether the server accepts requests."""
     if service.engine.closing:
@@ -98,7 +107,7 @@ async def ready(service: ServiceDep) -> Response:
     return JSONResponse({"ready": True})
 
 
-@router.post("/models/{name:adapter}/versions/{version}/infer")
+@router.post("/models/{name:adapter}/versions/{version}/infer", response_model=InferResponse)
 async def infer_version(
     name: Name, version: VersionOrAlias, body: InferBody, service: ServiceDep, caller: CallerDep
 ) -> Response:
@@ -106,13 +115,13 @@ async def infer_version(
     return await _infer(f"{name}@{version}", body, service, caller)
 
 
-@router.post("/models/{name:adapter}/infer")
+@router.post("/models/{name:adapter}/infer", response_model=InferResponse)
 async def infer(name: Name, body: InferBody, service: ServiceDep, caller: CallerDep) -> Response:
     """Predict with an adapter, or with `base`, the plain backbone."""
     return await _infer(name, body, service, caller)
 
 
-@router.get("/models/{name:adapter}/versions/{version}/ready")
+@router.get("/models/{name:adapter}/versions/{version}/ready", response_model=VersionReady)
 async def version_is_ready(
     name: Name, version: VersionOrAlias, service: ServiceDep, caller: CallerDep
 ) -> Response:
@@ -121,7 +130,7 @@ async def version_is_ready(
     return JSONResponse({"name": name, "version": str(found.number), "ready": True})
 
 
-@router.get("/models/{name:adapter}/ready")
+@router.get("/models/{name:adapter}/ready", response_model=ModelReady)
 async def is_ready(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Report whether an adapter can be used."""
     if name != BASE:
@@ -129,7 +138,7 @@ async def is_ready(name: Name, service: ServiceDep, caller: CallerDep) -> Respon
     return JSONResponse({"name": name, "ready": True})
 
 
-@router.get("/models/{name:adapter}/versions/{version}")
+@router.get("/models/{name:adapter}/versions/{version}", response_model=ModelMetadata)
 async def describe_version(
     name: Name, version: VersionOrAlias, service: ServiceDep, caller: CallerDep
 ) -> Response:
@@ -137,7 +146,7 @@ async def describe_version(
     return await _describe(f"{name}@{version}", service, caller)
 
 
-@router.get("/models/{name:adapter}")
+@router.get("/models/{name:adapter}", response_model=ModelMetadata)
 async def describe(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Describe the inputs and outputs of an adapter."""
     return await _describe(name, service, caller)

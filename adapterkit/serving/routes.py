@@ -17,6 +17,15 @@ from ..tasks.types import Answer, Text
 from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
 from .api_keys import Caller
 from .auth import CallerDep, admin, service_of
+from .responses import (
+    ActivityReport,
+    AdapterDetails,
+    BackboneDescription,
+    Info,
+    ModelList,
+    PredictResponse,
+    Status,
+)
 from .schemas import Name, PredictBody
 from .service import RowAnswer, Service, describe_inputs, plain_inputs
 
@@ -28,9 +37,17 @@ ServiceDep = Annotated[Service, Depends(service_of)]
 
 
 @text_router.post(
-    "/adapters/{name:adapter}/predict", tags=["answers"], openapi_extra=ADAPTER_PARAMETERS
+    "/adapters/{name:adapter}/predict",
+    tags=["answers"],
+    openapi_extra=ADAPTER_PARAMETERS,
+    response_model=PredictResponse,
 )
-@text_router.post("/predict", tags=["answers"], openapi_extra=ADAPTER_PARAMETERS)
+@text_router.post(
+    "/predict",
+    tags=["answers"],
+    openapi_extra=ADAPTER_PARAMETERS,
+    response_model=PredictResponse,
+)
 async def predict(
     body: PredictBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -87,7 +104,7 @@ async def _is_batch_of_texts(
     return False
 
 
-@router.get("/v1/models", tags=["models"])
+@router.get("/v1/models", tags=["models"], response_model=ModelList)
 async def models(
     service: ServiceDep,
     caller: CallerDep,
@@ -105,7 +122,11 @@ async def models(
     return JSONResponse({"object": "list", "data": [*first, *rows], "has_more": more})
 
 
-@router.get("/v1/models/{name:adapter}", tags=["models"])
+@router.get(
+    "/v1/models/{name:adapter}",
+    tags=["models"],
+    response_model=AdapterDetails | BackboneDescription,
+)
 async def model(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Describe one adapter: task and its settings, labels, scores, versions and aliases; or
     `base`, the plain backbone."""
@@ -119,7 +140,7 @@ async def model(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     return JSONResponse({**_model(description, service.backbone.name), **more})
 
 
-@router.get("/v1/activity", tags=["server"])
+@router.get("/v1/activity", tags=["server"], response_model=ActivityReport)
 async def activity(service: ServiceDep, caller: CallerDep) -> Response:
     """Report the work of the server since its start, its queue and its present latency.
 
@@ -133,7 +154,7 @@ async def activity(service: ServiceDep, caller: CallerDep) -> Response:
     return JSONResponse({**service.metrics.activity.snapshot(), **waiting, **cached})
 
 
-@router.get("/info", tags=["server"])
+@router.get("/info", tags=["server"], response_model=Info)
 async def info(service: ServiceDep) -> Response:
     """Report the backbone and the limits of the server."""
     geometry, limits = service.backbone.geometry, service.limits
@@ -153,13 +174,13 @@ async def info(service: ServiceDep) -> Response:
     )
 
 
-@router.get("/health", tags=["server"])
+@router.get("/health", tags=["server"], response_model=Status)
 async def health() -> Response:
     """Report that the process is alive."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/ready", tags=["server"])
+@router.get("/ready", tags=["server"], response_model=Status)
 async def ready(service: ServiceDep) -> Response:
     """Report whether the server accepts requests; 503 while it shuts down."""
     if service.engine.closing:
@@ -170,8 +191,8 @@ async def ready(service: ServiceDep) -> Response:
 @router.get(
     "/metrics",
     tags=["server"],
-    response_class=PlainTextResponse,
-    responses={status: {"content": {"application/json": {}}} for status in (401, 403)},
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(service: ServiceDep, caller: Annotated[Caller, Depends(admin)]) -> Response:
     """Report queue, batches, latencies, rows by adapter, loads and evictions to Prometheus.

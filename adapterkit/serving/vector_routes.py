@@ -16,11 +16,10 @@ from ..names import BASE
 from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
 from .auth import CallerDep
 from .errors import ERROR_TYPES
+from .responses import EmbeddingsResponse, Rank, Vector
 from .routes import ServiceDep, json_response
 from .schemas import EmbedBody, EmbeddingsBody, OpenAIErrorBody, RerankBody, SimilarityBody
 from .service import RowAnswer
-
-Vector = Sequence[float]
 
 OPENAI_PATH = "/v1/embeddings"
 """The end of the paths in OpenAI's format."""
@@ -35,8 +34,10 @@ vector_router = APIRouter(tags=["answers"])
 """Routes that `FastPath` calls directly, as those of `text_router`."""
 
 
-@vector_router.post("/adapters/{name:adapter}/embed", openapi_extra=ADAPTER_PARAMETERS)
-@vector_router.post("/embed", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post(
+    "/adapters/{name:adapter}/embed", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Vector]
+)
+@vector_router.post("/embed", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Vector])
 async def embed(
     body: EmbedBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -52,9 +53,15 @@ async def embed(
 @vector_router.post(
     "/adapters/{name:adapter}/v1/embeddings",
     openapi_extra=ADAPTER_PARAMETERS,
+    response_model=EmbeddingsResponse,
     responses=OPENAI_ERRORS,
 )
-@vector_router.post(OPENAI_PATH, openapi_extra=ADAPTER_PARAMETERS, responses=OPENAI_ERRORS)
+@vector_router.post(
+    OPENAI_PATH,
+    openapi_extra=ADAPTER_PARAMETERS,
+    response_model=EmbeddingsResponse,
+    responses=OPENAI_ERRORS,
+)
 async def openai_embeddings(
     body: EmbeddingsBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -84,8 +91,12 @@ async def openai_embeddings(
     return json_response(content, answers)
 
 
-@vector_router.post("/adapters/{name:adapter}/similarity", openapi_extra=ADAPTER_PARAMETERS)
-@vector_router.post("/similarity", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post(
+    "/adapters/{name:adapter}/similarity",
+    openapi_extra=ADAPTER_PARAMETERS,
+    response_model=list[float],
+)
+@vector_router.post("/similarity", openapi_extra=ADAPTER_PARAMETERS, response_model=list[float])
 async def similarity(
     body: SimilarityBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -96,8 +107,10 @@ async def similarity(
     return json_response(_cosines(answers), answers)
 
 
-@vector_router.post("/adapters/{name:adapter}/rerank", openapi_extra=ADAPTER_PARAMETERS)
-@vector_router.post("/rerank", openapi_extra=ADAPTER_PARAMETERS)
+@vector_router.post(
+    "/adapters/{name:adapter}/rerank", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Rank]
+)
+@vector_router.post("/rerank", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Rank])
 async def rerank(
     body: RerankBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:

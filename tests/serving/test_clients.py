@@ -207,6 +207,50 @@ def test_base64_is_little_endian_float32(url: str) -> None:
     assert np.frombuffer(raw, "<f4") == pytest.approx(np.array(plain), abs=1e-6)
 
 
+# LangChain and LlamaIndex: large, and no part of the extra `test`; if they are installed, their
+# clients of embeddings must work.
+
+
+def test_langchain_embeddings(url: str, predictor: Predictor) -> None:
+    langchain = pytest.importorskip("langchain_openai")
+    client = langchain.OpenAIEmbeddings(
+        model="acme/embedding",
+        base_url=f"{url}/v1",
+        api_key="unused",
+        check_embedding_ctx_length=False,  # otherwise it sends numbers of OpenAI's tokens
+    )
+    expected = [row["vector"] for row in predictor.predict("acme/embedding", [TEXT, "rain"])]
+    assert np.array(client.embed_documents([TEXT, "rain"])) == pytest.approx(
+        np.array(expected), abs=1e-5
+    )
+    assert client.embed_query("rain") == pytest.approx(expected[1], abs=1e-5)
+
+
+def test_llama_index_embeddings_by_openai(url: str, predictor: Predictor) -> None:
+    llama_index = pytest.importorskip("llama_index.embeddings.openai_like")
+    client = llama_index.OpenAILikeEmbedding(
+        model_name="acme/embedding", api_base=f"{url}/v1", api_key="unused"
+    )
+    expected = [row["vector"] for row in predictor.predict("acme/embedding", [TEXT, "rain"])]
+    assert np.array(client.get_text_embedding_batch([TEXT, "rain"])) == pytest.approx(
+        np.array(expected), abs=1e-5
+    )
+    assert client.get_query_embedding("rain") == pytest.approx(expected[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [None, "acme/embedding"])
+def test_llama_index_embeddings_by_tei(url: str, predictor: Predictor, adapter: str | None) -> None:
+    llama_index = pytest.importorskip("llama_index.embeddings.text_embeddings_inference")
+    path = "" if adapter is None else f"/adapters/{adapter}"
+    client = llama_index.TextEmbeddingsInference(model_name="unused", base_url=f"{url}{path}")
+    rows = [(adapter, TEXT), (adapter, "rain")]
+    vectors = np.array([row["vector"] for row in predictor(rows)])
+    expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert np.array(client.get_text_embedding_batch([TEXT, "rain"])) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
 # TEI
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -20,6 +24,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.serving.api_keys import hash_key
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
+from helpers.task_adapters import random_task_adapter
 
 NOT_CHECKED = [
     ignored_auth,  # repeats a request without its key, but with the headers that are given here
@@ -28,15 +33,26 @@ NOT_CHECKED = [
 
 
 @pytest.fixture(scope="module")
-def url(
-    tiny: Backbone,
-    make_adapter: MakeAdapter,
-    tiny_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[str]:
+def folder(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with a store, whose adapter has two versions and a plot."""
     folder = tmp_path_factory.mktemp("fuzz")
     store = Store(folder / "store")
-    store.publish(make_adapter(tiny, "lora", name="acme/intent", seed=1), tiny.geometry)
+    adapter = make_adapter(tiny, "lora", name="acme/intent", seed=1)
+    numbers = {"split": "test", "numbers": [[1.0, 1.2], [2.0, 1.9]]}
+    training = {"rows": {"test": 2}, "report": numbers}
+    adapter = replace(adapter, metrics={"test": {"accuracy": 0.5}}, training=training)
+    for _ in range(2):
+        store.publish(adapter, tiny.geometry)
+    names = replace(random_task_adapter(tiny, "tagging", folder), name="acme/names")
+    store.publish(names, tiny.geometry)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, tiny_folder: Path) -> Iterator[str]:
+    store = Store(folder / "store")
     keys = {"ops": {"key": hash_key("ak-ops"), "adapters": ["*"], "admin": True}}
     (folder / "keys.yaml").write_text(json.dumps(keys))
     with serving(store.root, tiny_folder, keys=folder / "keys.yaml") as url:
@@ -75,3 +91,89 @@ def test_every_answer_is_as_described(url: str, mode: GenerationMode, n_requests
         else:
             n_operations += 1
     assert n_operations >= 15
+
+
+INPUTS = {"inputs": "my card is lost"}
+ROWS = {"requests": [{"adapter_id": "acme/intent", **INPUTS}, INPUTS], "one_line": True}
+TENSORS = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["my card"]}]}
+SENTENCES = {"source_sentence": "my card", "sentences": ["the rain", "a card"]}
+QUERY = {"query": "my card", "texts": ["the rain", "a card"], "return_text": True}
+INTENT, BASE = {"name": "acme/intent"}, {"name": "base"}
+STABLE = {"alias": "stable", "name": "acme/intent"}
+
+VALID_REQUESTS: list[tuple[str, dict[str, str], Any]] = [
+    ("POST /predict", {}, ROWS),
+    ("POST /predict", {}, {"adapter_id": "acme/intent", "inputs": [["my card"], ["the rain"]]}),
+    ("POST /predict", {}, {"adapter_id": "acme/names", **INPUTS}),
+    ("POST /adapters/{name}/predict", INTENT, INPUTS),
+    ("POST /embed", {}, INPUTS),
+    ("POST /adapters/{name}/embed", BASE, INPUTS),
+    ("POST /v1/embeddings", {}, {"input": ["my card"], "model": "base"}),
+    ("POST /v1/embeddings", {}, {"input": "my card", "encoding_format": "base64"}),
+    ("POST /adapters/{name}/v1/embeddings", BASE, {"input": "my card"}),
+    ("POST /similarity", {}, {"inputs": SENTENCES}),
+    ("POST /adapters/{name}/similarity", BASE, {"inputs": SENTENCES}),
+    ("POST /rerank", {}, QUERY),
+    ("POST /adapters/{name}/rerank", BASE, {**QUERY, "return_text": False}),
+    ("GET /v1/models", {}, None),
+    ("GET /v1/models/{name}", INTENT, None),
+    ("GET /v1/models/{name}", BASE, None),
+    ("GET /v1/cards/{name}", INTENT, None),
+    ("GET /v1/cards/{name}/report/{file}", {**INTENT, "file": "scatter.png"}, None),
+    ("GET /v1/activity", {}, None),
+    ("GET /info", {}, None),
+    ("GET /health", {}, None),
+    ("GET /ready", {}, None),
+    ("GET /metrics", {}, None),
+    ("GET /v2", {}, None),
+    ("GET /v2/health/live", {}, None),
+    ("GET /v2/health/ready", {}, None),
+    ("POST /v2/models/{name}/infer", INTENT, {**TENSORS, "id": "one"}),
+    ("POST /v2/models/{name}/infer", BASE, TENSORS),
+    ("POST /v2/models/{name}/versions/{version}/infer", {**INTENT, "version": "1"}, TENSORS),
+    ("GET /v2/models/{name}/ready", INTENT, None),
+    ("GET /v2/models/{name}/versions/{version}/ready", {**INTENT, "version": "1"}, None),
+    ("GET /v2/models/{name}", INTENT, None),
+    ("GET /v2/models/{name}/versions/{version}", {**INTENT, "version": "latest"}, None),
+    ("GET /admin/adapters/{name}", INTENT, None),
+    ("PUT /admin/adapters/{name}", {"name": "acme/copy"}, "the folder"),
+    ("PUT /admin/aliases/{alias}/{name}", STABLE, {"version": 1}),
+    ("DELETE /admin/aliases/{alias}/{name}", STABLE, None),
+    ("GET /admin/verify/{name}", INTENT, None),
+    ("POST /admin/unload/{name}", INTENT, None),
+    ("POST /admin/rollback/{name}", INTENT, None),
+    ("DELETE /admin/adapters/{name}", {"name": "acme/copy"}, None),
+]
+"""Route, path parameters and body of requests that succeed, in this order."""
+
+
+def test_successful_answers_are_as_described(url: str, folder: Path) -> None:
+    """A real request to each route; a key that is not described fails as well as a missing one."""
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    results = [result for result in schema.get_all_operations() if isinstance(result, Ok)]
+    operations = {result.ok().label: result.ok() for result in results}
+    upload = io.BytesIO()
+    with tarfile.open(fileobj=upload, mode="w") as archive:
+        archive.add(folder / "store/acme/intent/1", ".")
+    for label, parameters, body in VALID_REQUESTS:
+        method, path = label.split(" ", 1)
+        content: dict[str, Any] = {} if body is None else {"json": body}
+        headers = {"authorization": "Bearer ak-ops"}
+        if body == "the folder":
+            content = {"data": upload.getvalue()}
+            headers["content-type"] = "application/x-tar"
+        response = requests.request(
+            method, url + path.format(**parameters), headers=headers, timeout=30, **content
+        )
+        assert response.ok, (label, response.text)
+        operations[label].validate_response(response)
+    assert {label for label, _, _ in VALID_REQUESTS} == set(operations)
+
+
+def test_every_answer_has_a_schema(url: str) -> None:
+    schema = requests.get(f"{url}/openapi.json", timeout=30).json()
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            for status, response in operation["responses"].items():
+                for media in response["content"].values():
+                    assert media["schema"], (method, path, status)

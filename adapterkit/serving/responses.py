@@ -1,0 +1,296 @@
+"""The bodies of successful responses, for the description of the routes.
+
+Routes build their answers as plain values, which are not checked again here: a test compares real
+answers with these descriptions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MISSING: Any = None
+"""Default of a key that may be missing."""
+
+Digest = str
+Vector = list[float]
+
+
+class ResponseBody(BaseModel):
+    """A response with these keys alone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# Answers to texts
+
+
+class OneLine(ResponseBody):
+    """A summary of an answer."""
+
+    text: str
+    score: float | None
+
+
+class AdapterAnswer(BaseModel):
+    """The answer of one adapter, with all values of its task."""
+
+    adapter_id: str
+    version: int = Field(MISSING, description="Missing for the plain backbone")
+    truncated: bool = Field(MISSING, description="Whether only a part of the text was used")
+    one_line: OneLine = Field(MISSING, description="If it was requested")
+
+
+Values = dict[str, Any]
+PipelineAnswer = Values | list[Values] | list[list[Values]]
+"""An answer as the pipeline of Hugging Face for its task gives it: labels with scores, entities,
+words for a mask (a list for each of several masks), a span, a number."""
+
+PredictResponse = list[AdapterAnswer] | PipelineAnswer | list[PipelineAnswer]
+
+
+class EmbeddingItem(ResponseBody):
+    """The vector of one text."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: Vector | str = Field(description="Numbers, or little-endian float32 in base64")
+
+
+class TokenUsage(ResponseBody):
+    """Number of tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(ResponseBody):
+    """Vectors in the format of OpenAI."""
+
+    object: Literal["list"]
+    data: list[EmbeddingItem]
+    model: str
+    usage: TokenUsage
+
+
+class Rank(ResponseBody):
+    """A text by its similarity to the query."""
+
+    index: int = Field(description="Place in `texts`")
+    score: float
+    text: str = Field(MISSING, description="If it was requested")
+
+
+# Models
+
+
+class BackboneDescription(ResponseBody):
+    """The plain backbone."""
+
+    id: str
+    object: Literal["model"]
+    owned_by: str
+    parent: str | None
+    reads: dict[str, str] | None = Field(description="Required inputs: kind by role")
+    may_read: dict[str, str] | None = Field(description="Optional inputs: kind by role")
+    document: str | None = Field(description="Role of the text that positions refer to")
+
+
+class AdapterDescription(BackboneDescription):
+    """The latest version of an adapter."""
+
+    version: int
+    digest: Digest | None
+    task: str
+    main_metric: str | None
+    method: str
+    members: int
+    labels: list[str] | None
+    scores: dict[str, float]
+    score_split: str | None = Field(description="The rows that the scores were computed on")
+    score_rows: int | None = Field(description="Their number")
+    bytes: int
+
+
+class AdapterDetails(AdapterDescription):
+    """One version of an adapter, with what a list leaves out."""
+
+    settings: dict[str, Any] = Field(description="The task and its settings")
+    versions: list[int]
+    aliases: dict[str, int]
+
+
+class ModelList(ResponseBody):
+    """A page of the list of models."""
+
+    object: Literal["list"]
+    data: list[AdapterDescription | BackboneDescription]
+    has_more: bool
+
+
+class CardResponse(ResponseBody):
+    """The model card of an adapter."""
+
+    name: str
+    version: int
+    card: str = Field(description="Markdown; empty if there is none")
+    files: list[str] = Field(description="Names of the plots and tables")
+
+
+# Server
+
+
+class ActivityReport(ResponseBody):
+    """Sums since the start of the server, and its present state."""
+
+    uptime: float
+    requests: int
+    rows: int
+    tokens: int
+    batches: int
+    p50: float | None = Field(description="Median seconds of the requests of the last ten seconds")
+    queue_rows: int
+    queue_tokens: int
+    adapters: int
+    bytes: int
+
+
+class Info(ResponseBody):
+    """The backbone and the limits of the server."""
+
+    model_id: str
+    model_sha: str
+    model_dtype: str
+    model_type: dict[str, dict[str, Any]]
+    max_input_length: int
+    max_batch_tokens: int
+    max_client_batch_size: int
+    max_body_bytes: int
+    max_row_characters: int
+    version: str
+
+
+class Status(ResponseBody):
+    """The state of the process."""
+
+    status: Literal["ok", "ready"]
+
+
+# Open Inference Protocol
+
+
+class ServerMetadata(ResponseBody):
+    """Name, version and extensions of the server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(ResponseBody):
+    """Whether the process is alive."""
+
+    live: bool
+
+
+class Ready(ResponseBody):
+    """Whether the server accepts requests."""
+
+    ready: bool
+
+
+class ModelReady(Ready):
+    """Whether an adapter can be used."""
+
+    name: str
+
+
+class VersionReady(ModelReady):
+    """Whether a version of an adapter can be used."""
+
+    version: str
+
+
+class TensorMetadata(ResponseBody):
+    """A tensor without its data."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(ResponseBody):
+    """The inputs and outputs of an adapter."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class OutputTensor(TensorMetadata):
+    """A tensor with a value for each row."""
+
+    data: list[str] | list[float]
+
+
+class InferResponse(ResponseBody):
+    """The outputs of an adapter."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str = Field(MISSING, description="That of the request")
+
+
+# Admin routes
+
+
+class VersionDigest(ResponseBody):
+    """A version and the digest of its weights."""
+
+    version: int
+    digest: Digest | None
+
+
+class NamedVersion(VersionDigest):
+    """A version of an adapter."""
+
+    name: str
+
+
+class Aliases(ResponseBody):
+    """The aliases of an adapter."""
+
+    name: str
+    aliases: dict[str, int]
+
+
+class AdapterVersions(Aliases):
+    """The versions of an adapter, and where it is loaded."""
+
+    versions: list[VersionDigest]
+    resident: dict[str, bool]
+
+
+class Deletion(ResponseBody):
+    """What was deleted."""
+
+    name: str
+    deleted: int | str
+
+
+class Unloading(ResponseBody):
+    """What was removed from memory."""
+
+    name: str
+    unloaded: int = Field(description="Number of versions")
+
+
+class Verification(ResponseBody):
+    """The differences between files and their checksums."""
+
+    name: str
+    faults: list[str]
