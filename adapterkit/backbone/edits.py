@@ -13,6 +13,7 @@ from ..ops.attention import packed_attention, uses_flash_attention
 from ..ops.attention_plan import AttentionPlan
 from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
+from ..ops.relative_bias import RelativeBias
 
 Delta = Callable[[Tensor, Tensor], Tensor]
 """What an edit does at a site: from y and x to the new y, `[t, out]`.
@@ -57,6 +58,7 @@ class LayerEdits:
         heads: int,
         scaling: float,
         window: int | None = None,
+        bias: RelativeBias | None = None,
     ) -> Tensor:
         """Attention within each sequence and its prefix.
 
@@ -66,19 +68,23 @@ class LayerEdits:
             scaling: Factor on the scores.
             window: Greatest distance of a token that is attended to; None for no limit. All tokens
                 attend to all of their prefix.
+            bias: What is added to scores by distance, if anything is.
 
         Returns:
             `[R, h]`.
         """
-        key, value = self.with_prefixes(key, value, heads)
-        return packed_attention(query, key, value, self.plan, heads, scaling, window)
+        key, value = self.with_prefixes(key, value, heads, bias)
+        return packed_attention(query, key, value, self.plan, heads, scaling, window, bias)
 
-    def with_prefixes(self, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    def with_prefixes(
+        self, key: Tensor, value: Tensor, heads: int, bias: RelativeBias | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values in the order of the plan, prefix tokens included.
 
         Args:
             key, value: Of the batch's own tokens, `[R, h]` each.
             heads: Number of attention heads.
+            bias: As of `attend`. Flash attention does not compute it.
 
         Returns:
             `[R + P, h]` each: the batch's tokens, then the P prefix tokens. For flash attention
@@ -88,7 +94,7 @@ class LayerEdits:
         if self.prefixes is None:
             return key, value
         flash = uses_flash_attention(key.device, key.dtype, key.shape[-1] // heads)
-        if flash and self.plan.ragged_table is not None:
+        if flash and bias is None and self.plan.ragged_table is not None:
             return self.plan.ragged.gather_keys(key, value, self.index)
         keys, values = self.prefixes.layer(self.index)
         return torch.cat([key, keys.to(key.dtype)]), torch.cat([value, values.to(value.dtype)])

@@ -78,10 +78,9 @@ class Backbone:
         self._pool = self._first_pooled if checkpoint.has_pooler else None
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
-        fits_graphs = quantization == "none" and uses_flash_attention(
-            self.device, self.dtype, width
-        )
-        self.graphs = GraphCache(self.compute_states) if fits_graphs else None
+        fits_graphs = family.uses_graphs and quantization == "none"
+        flash = uses_flash_attention(self.device, self.dtype, width)
+        self.graphs = GraphCache(self.compute_states) if fits_graphs and flash else None
 
     @classmethod
     def load(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .attention_plan import AttentionPlan, PaddedPlan, Ragged
 from .bucketing import WIDTH
+from .relative_bias import RelativeBias
 
 
 def packed_attention(
@@ -24,6 +25,7 @@ def packed_attention(
     heads: int,
     scaling: float,
     window: int | None = None,
+    bias: RelativeBias | None = None,
 ) -> Tensor:
     """Scaled dot-product attention within each sequence of a packed batch.
 
@@ -37,22 +39,29 @@ def packed_attention(
         window: Greatest distance of a token that is attended to; None for no limit. Prefix tokens
             are attended to at any distance, like the global tokens of Longformer (Beltagy et al.
             2020).
+        bias: What is added to scores by distance, if anything is; without a window.
 
     Returns:
         `[R, heads * d]`.
+
+    Raises:
+        ValueError: A sequence is longer than the bias is for, or there is a window as well.
     """
+    if bias is not None and window is not None:
+        raise ValueError("a relative bias is not computed within a window")
+    if bias is not None and max(plan.lengths) > bias.longest:
+        raise ValueError(f"{max(plan.lengths)} tokens, but relative positions of {bias.longest}")
     if window is not None and max(plan.lengths) <= window + 1:
         window = None
     on_cpu = query.device.type == "cpu"
-    if uses_flash_attention(query.device, query.dtype, query.shape[-1] // heads) and (
-        window is None or not plan.has_prefixes
-    ):
+    flash = uses_flash_attention(query.device, query.dtype, query.shape[-1] // heads)
+    if flash and bias is None and (window is None or not plan.has_prefixes):
         return _ragged_attention(query, key, value, plan.ragged, heads, scaling, window)
     if on_cpu and query.shape[-1] // heads % WIDTH == 0:
         apply: Any = _Compiled.apply
-        output: Tensor = apply(query, key, value, plan, heads, scaling, window)
+        output: Tensor = apply(query, key, value, plan, heads, scaling, window, bias)
         return output
-    padded = plan.padded(window)
+    padded = plan.padded(window, bias)
     if on_cpu and query.dtype != torch.float32:
         # On a CPU, torch's half-precision attention is ten times slower than its float32 one.
         full = query.float(), key.float(), value.float()
@@ -120,33 +129,34 @@ class _Compiled(torch.autograd.Function):
         heads: int,
         scaling: float,
         window: int | None,
+        bias: RelativeBias | None,
     ) -> Tensor:
         if window is None:
             from .kernels.attention import attend
 
-            output = attend(query, key, value, plan.spans, heads, scaling)
+            output = attend(query, key, value, plan.spans, heads, scaling, bias)
         else:
             from .kernels.local_attention import attend_locally
 
             output = attend_locally(query, key, value, plan.spans, window, heads, scaling)
         ctx.save_for_backward(query, key, value, output)
-        ctx.arguments = plan.spans, window, heads, scaling
+        ctx.arguments = plan.spans, window, heads, scaling, bias
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output = ctx.saved_tensors
-        spans, window, *arguments = ctx.arguments
+        spans, window, heads, scaling, bias = ctx.arguments
         inputs = gradients[0], output, query, key, value, spans
         if window is None:
             from .kernels.attention import attend_backward
 
-            to_inputs = attend_backward(*inputs, *arguments)
+            to_inputs = attend_backward(*inputs, heads, scaling, bias)
         else:
             from .kernels.local_attention import attend_locally_backward
 
-            to_inputs = attend_locally_backward(*inputs, window, *arguments)
-        return *to_inputs, None, None, None, None
+            to_inputs = attend_locally_backward(*inputs, window, heads, scaling)
+        return *to_inputs, None, None, None, None, None
 
 
 def _padded_attention(
@@ -165,7 +175,7 @@ def _padded_attention(
                 gather(query, group.queries, group.rows),
                 gather(key, group.keys, group.rows),
                 gather(value, group.keys, group.rows),
-                attn_mask=group.mask,
+                attn_mask=_in_dtype(group.mask, query.dtype),
                 scale=scaling,
             )
             .transpose(1, 2)
@@ -173,3 +183,8 @@ def _padded_attention(
             for group in padded.groups
         ]
     return torch.cat(outputs).index_select(0, padded.index)
+
+
+def _in_dtype(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask that is added to scores in the dtype of the queries, as torch wants it."""
+    return mask if mask is None or mask.dtype == torch.bool else mask.to(dtype)

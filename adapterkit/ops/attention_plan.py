@@ -16,6 +16,7 @@ from torch import Tensor
 from .bucketing import bucket_for_attention, bucket_power_of_two, bucket_size
 from .launch_table import LaunchTable, Slot
 from .prefix_tokens import Prefixes
+from .relative_bias import RelativeBias
 
 if TYPE_CHECKING:
     from .kernels.key_columns import KeySpans
@@ -30,7 +31,8 @@ class AttentionGroup:
         keys: Index of each key: a token, or R + prefix token, `[n * Lk]`.
         rows: n.
         mask: True for a key that is attended to, false for padding and for tokens beyond the
-            window, `[n, 1, 1, Lk]` or `[n, 1, Lq, Lk]`; None if there are neither.
+            window, `[n, 1, 1, Lk]` or `[n, 1, Lq, Lk]`; None if there are neither. Or what is added
+            to the scaled scores, float32 `[n, heads, Lq, Lk]`.
     """
 
     queries: Tensor
@@ -104,23 +106,25 @@ class AttentionPlan:
         """Whether any sequence has a prefix."""
         return any(count for _, count in self.prefixes)
 
-    def padded(self, window: int | None = None) -> PaddedPlan:
+    def padded(self, window: int | None = None, bias: RelativeBias | None = None) -> PaddedPlan:
         """The plan for padded calls: sequences of similar length are gathered into few groups.
 
         The keys of a prefix are further indices, and any number of sequences may share them.
 
         Args:
             window: Greatest distance of a token that is attended to; None for no limit.
+            bias: What is added to scores by distance, if anything is.
         """
-        if window not in self._padded_plans:
-            self._padded_plans[window] = self._padded_plan(window)
-        return self._padded_plans[window]
+        key = window, bias
+        if key not in self._padded_plans:
+            self._padded_plans[key] = self._padded_plan(window, bias)
+        return self._padded_plans[key]
 
     @cached_property
-    def _padded_plans(self) -> dict[int | None, PaddedPlan]:
+    def _padded_plans(self) -> dict[tuple[int | None, RelativeBias | None], PaddedPlan]:
         return {}
 
-    def _padded_plan(self, window: int | None) -> PaddedPlan:
+    def _padded_plan(self, window: int | None, bias: RelativeBias | None) -> PaddedPlan:
         n_tokens, padded = sum(self.lengths), self.padded_tokens
         lengths = torch.tensor(self.lengths)
         starts = torch.cumsum(lengths, 0) - lengths
@@ -142,12 +146,15 @@ class AttentionPlan:
             keys = torch.where(columns < count, padded + first + columns, own)
             keys = torch.where(is_real, keys, start)
             seen = is_real[:, None, None]
+            distance = (columns - count)[:, None] - rows[..., None]
+            is_prefix = (columns < count)[:, None]
             if window is not None:
-                distance = (columns - count)[:, None] - rows[..., None]
-                is_near = (columns < count)[:, None] | (distance.abs() <= window)
+                is_near = is_prefix | (distance.abs() <= window)
                 # Padding attends to something, or its outputs would not be numbers.
                 seen = seen & (is_near | (rows[..., None] >= n[..., None]))[:, None]
-            mask = None if bool(seen.all()) else seen.to(self.device)
+            if bias is not None:
+                seen = bias.mask(distance, is_prefix, seen)
+            mask = None if bias is None and bool(seen.all()) else seen.to(self.device)
             indices = (queries.flatten().to(self.device), keys.flatten().to(self.device))
             groups.append(AttentionGroup(*indices, len(members), mask))
         index[n_tokens:] = index[n_tokens - 1]

@@ -27,7 +27,7 @@ from adapterkit.errors import AdapterError, BackboneError
 from adapterkit.methods.lora import LoRA
 from helpers.adapters import MakeAdapter
 from helpers.folder_faults import change_json
-from helpers.sequences import outputs_by_row
+from helpers.sequences import outputs_by_row, tokenise
 
 VOCABULARY = 90
 LENGTHS = (17, 1, 40, 33, 6)
@@ -38,6 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "data2vec-text": {},
     "distilbert": {"hidden_dim": 48},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
+    "mpnet": {},
 }
 """The families of this test, and settings beside those of all."""
 
@@ -61,7 +62,9 @@ def random_model(model_type: str, size: str) -> Any:
     model = AutoModel.from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
+            if "relative" in name:
+                parameter.normal_()
+            elif parameter.ndim > 1:
                 parameter.normal_(std=0.1)
             else:  # fresh biases are zero and fresh norms the identity
                 parameter.normal_(mean=float("norm.weight" in name.lower()), std=0.1)
@@ -117,6 +120,7 @@ def packed_states(
     """Hidden states of a packed batch, in the order of the sequences, `[T, h]`."""
     owner, adapters = (-1, []) if adapter is None else (0, [adapter])
     first = backbone.geometry.first_position
+    first += 0 if adapter is None else adapter.num_virtual_tokens
     packed = pack(inputs, [owner] * len(inputs), [first] * len(inputs))
     states = backbone(packed, assemble_edits(adapters, packed, backbone.geometry)).tokens
     parts = dict(zip(packed.order, states.split(packed.lengths), strict=True))
@@ -228,6 +232,13 @@ def test_a_mixed_batch_equals_every_adapter_alone(
 # A family without a reference of its own for adapters computes what a BERT with its weights does.
 
 NAMES: dict[str, dict[str, str]] = {
+    "mpnet": {
+        "attention.self.query": "attention.attn.q",
+        "attention.self.key": "attention.attn.k",
+        "attention.self.value": "attention.attn.v",
+        "attention.output.dense": "attention.attn.o",
+        "attention.output": "attention",
+    },
     "albert": {
         "encoder.layer.0": "encoder.albert_layer_groups.0.albert_layers.0",
         "attention.self": "attention",
@@ -273,6 +284,7 @@ def twin_of_bert(model_type: str, bert: Any) -> Any:
     shape |= {"intermediate_size": config.intermediate_size, "embedding_size": config.hidden_size}
     twin = AutoModel.from_config(AutoConfig.for_model(model_type, **shape)).eval()
     weights = {
+        "encoder.relative_attention_bias.weight": torch.zeros(32, config.num_attention_heads),
         "encoder.embedding_hidden_mapping_in.weight": torch.eye(config.hidden_size),
         "encoder.embedding_hidden_mapping_in.bias": torch.zeros(config.hidden_size),
     }
@@ -280,6 +292,9 @@ def twin_of_bert(model_type: str, bert: Any) -> Any:
         for old, new in NAMES[model_type].items():
             name = name.replace(old, new)
         weights[name] = tensor
+    first = family_of(model_type).geometry(twin.config).first_position
+    positions = "embeddings.position_embeddings.weight"
+    weights[positions] = weights[positions].roll(first, dims=0)
     left = twin.load_state_dict(weights, strict=False)
     assert not left.missing_keys
     return twin
@@ -369,3 +384,86 @@ def test_what_shared_layers_do_not_compute_is_refused(
     change_json("config.json", **{setting: value})(tmp_path / "copy")
     with pytest.raises(BackboneError, match=message):
         Backbone.load(str(tmp_path / "copy"), device="cpu")
+
+
+# Relative positions.
+
+
+def save_mpnet_tokenizer(folder: Path) -> None:
+    """A WordPiece tokenizer with MPNet's special tokens, in place of the one that is there."""
+    import transformers
+
+    words = (folder / "vocab.txt").read_text().splitlines()
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    names = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    vocabulary = {word: number for number, word in enumerate([*names, *words[5:-1], "[UNK]"])}
+    transformers.MPNetTokenizer(vocab=vocabulary).save_pretrained(folder)
+
+
+def test_mpnet_and_its_tokenizer_equal_transformers(checkpoints: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(checkpoints("mpnet", "wide heads"), tmp_path / "copy")
+    save_mpnet_tokenizer(folder)
+    backbone = Backbone.load(str(folder), device="cpu")
+    assert backbone.geometry.first_position == 2
+    assert backbone.geometry.positions == 62
+    tokenizer, texts = AutoTokenizer.from_pretrained(folder), ["Where is MY card?", "a", "rain sun"]
+    pairs: list[str | None] = [None, "my card", None]
+    inputs = tokenise(backbone, texts, pairs, 60)
+    for text, pair, one in zip(texts, pairs, inputs, strict=True):
+        assert list(one.input_ids) == tokenizer(text, pair)["input_ids"]
+        assert set(one.token_type_ids) == {0}
+    with torch.inference_mode():
+        found = packed_states(backbone, inputs)
+        expected = padded_states(random_model("mpnet", "wide heads"), inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fewer_distances_than_transformers_computes_are_refused(
+    checkpoints: Any, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoints("mpnet", "wide heads"), tmp_path / "copy")
+    change_json("config.json", relative_attention_num_buckets=16)(folder)
+    with pytest.raises(BackboneError, match="relative_attention_num_buckets: 16 is not supported"):
+        Backbone.load(str(folder), device="cpu")
+
+
+def test_no_number_is_added_to_the_scores_of_a_prefix(
+    checkpoints: Any, make_adapter: MakeAdapter
+) -> None:
+    backbone = Backbone.load(str(checkpoints("mpnet", "wide heads")), device="cpu")
+    inputs, model = random_inputs(backbone), random_model("mpnet", "wide heads")
+    adapter = make_adapter(backbone, "prefix", num_virtual_tokens=5)
+    with torch.inference_mode():
+        found = packed_states(backbone, inputs, adapter).split([len(one) for one in inputs])
+        for states, one in zip(found, inputs, strict=True):
+            plain = states_by_loop(model, one, adapter.tensors["prefix"])
+            torch.testing.assert_close(states, plain, rtol=1e-5, atol=1e-5)
+
+
+def states_by_loop(model: Any, one: TokenSequence, prefix: Tensor) -> Tensor:
+    """Hidden states of one sequence behind a prefix by an MPNet, layer after layer, `[n, h]`."""
+    n, p = len(one), len(prefix)
+    positions = torch.arange(2 + p, 2 + p + n)[None]
+    states = model.embeddings(input_ids=torch.tensor([one.input_ids]), position_ids=positions)
+    bias = model.encoder.compute_position_bias(states)[0]
+    width = states.shape[-1]
+    heads = model.config.num_attention_heads
+    for layer, (keys, values) in zip(
+        model.encoder.layer, prefix.view(p, -1, 2, width).permute(1, 2, 0, 3), strict=True
+    ):
+        attention, own = layer.attention.attn, states[0]
+        q, k = attention.q(own), torch.cat([keys, attention.k(own)])
+        v, d = torch.cat([values, attention.v(own)]), width // heads
+        mixed = []
+        for h in range(heads):
+            part = slice(h * d, (h + 1) * d)
+            scores = q[:, part] @ k[:, part].T * d**-0.5
+            scores[:, p:] += bias[h]
+            mixed.append(scores.softmax(-1) @ v[:, part])
+        states = layer.attention.LayerNorm(attention.o(torch.cat(mixed, dim=1))[None] + states)
+        states = layer.output(layer.intermediate(states), states)
+    found: Tensor = states[0]
+    return found

@@ -29,6 +29,15 @@ SECONDS = 60
 """After which a folder counts as one that never loads; compiling a loop takes some of them."""
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2, "initializer_range": 0.2},
+    "distilbert": {"hidden_dim": 48, "initializer_range": 0.2},
+    "ernie": {"use_task_id": True, "initializer_range": 0.2},
+    "mpnet": {"initializer_range": 0.2},
+}
+"""Model types with layers of their own, and settings beside those of all."""
+
+
 class Hang(BaseException):
     """A folder that is not refused and does not load; no `Exception`, so nothing can catch it."""
 
@@ -48,8 +57,9 @@ def limited_time() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def sound(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Sound backbones: bare, a task model, in shards, and a RoBERTa with byte-level tokens."""
-    from transformers import AutoModel, BertForMaskedLM
+    """Sound backbones: bare, a task model, in shards, a RoBERTa with byte-level tokens, and one of
+    each family whose layers are others than BERT's."""
+    from transformers import AutoConfig, AutoModel, BertForMaskedLM
 
     root = tmp_path_factory.mktemp("sound")
     folders = [root / name for name in ("bare", "head", "shards")]
@@ -58,6 +68,14 @@ def sound(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
     BertForMaskedLM.from_pretrained(tiny_folder).save_pretrained(folders[1])
     (folders[2] / "model.safetensors").unlink()
     AutoModel.from_pretrained(tiny_folder).save_pretrained(folders[2], max_shard_size="20KB")
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    shape |= {"num_hidden_layers": 3, "vocab_size": 90, "max_position_embeddings": 64}
+    for model_type, settings in OTHERS.items():
+        folders.append(root / model_type)
+        shutil.copytree(tiny_folder, folders[-1], ignore=shutil.ignore_patterns("*.safetensors"))
+        torch.manual_seed(5)
+        config = AutoConfig.for_model(model_type, **shape, **settings)
+        AutoModel.from_config(config).save_pretrained(folders[-1])
     return [*folders, save_byte_level_roberta(root / "roberta")]
 
 
@@ -79,15 +97,16 @@ def states_by_transformers(folder: Path) -> torch.Tensor:
         for name, tensor in load_file(path).items()
     }
     left = model.load_state_dict(weights, strict=False)
+    parts = ("embeddings.", "encoder.", "transformer.")
     assert all(name.startswith("pooler.") for name in left.missing_keys)
-    assert not any(name.startswith(("embeddings.", "encoder.")) for name in left.unexpected_keys)
+    assert not any(name.startswith(parts) for name in left.unexpected_keys)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     found = []
     for text, pair in zip(TEXTS, PAIRS, strict=True):
         row = tokenizer(text, pair, return_tensors="pt")
-        if config.type_vocab_size == 1:
+        if getattr(config, "type_vocab_size", 1) == 1:
             row.pop("token_type_ids", None)
         with torch.inference_mode():
             found.append(model(**row).last_hidden_state[0])

@@ -39,23 +39,29 @@ def attention(
     heads: int,
     prefix: list[Any],
     window: int | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Sequence after sequence, head after head; `prefix[n]` is a sequence's (keys, values).
 
-    With a window, tokens further away than that are not attended to; all of a prefix is.
+    With a window, tokens further away than that are not attended to; all of a prefix is. A bias,
+    `[heads, 2 N - 1]`, is added to the scores of tokens by their distance, and not to a prefix's.
     """
     d, out, start = query.shape[1] // heads, [], 0
     for n, length in enumerate(lengths):
         own = slice(start, start + length)
         k = torch.cat([prefix[n][0], key[own]]) if prefix[n] else key[own]
         v = torch.cat([prefix[n][1], value[own]]) if prefix[n] else value[own]
-        mask = torch.zeros(length, len(k))
+        mask = torch.zeros(heads, length, len(k))
         for i in range(length):
             for j in range(length):
+                at = len(k) - length + j
+                if bias is not None:
+                    mask[:, i, at] = bias[:, (bias.shape[1] - 1) // 2 + j - i]
                 if window is not None and abs(i - j) > window:
-                    mask[i, len(k) - length + j] = -torch.inf
+                    mask[:, i, at] = -torch.inf
         columns = [slice(h * d, (h + 1) * d) for h in range(heads)]
-        weights = [(query[own, c] @ k[:, c].T * d**-0.5 + mask).softmax(-1) for c in columns]
+        scores = [query[own, c] @ k[:, c].T * d**-0.5 for c in columns]
+        weights = [(s + m).softmax(-1) for s, m in zip(scores, mask, strict=True)]
         out.append(torch.cat([w @ v[:, c] for w, c in zip(weights, columns, strict=True)], dim=1))
         start += length
     return torch.cat(out)

@@ -13,6 +13,7 @@ from adapterkit.ops.attention import packed_attention
 from adapterkit.ops.attention_plan import AttentionPlan
 from adapterkit.ops.dropout import Dropout, DropoutSeed
 from adapterkit.ops.low_rank import LowRank
+from adapterkit.ops.relative_bias import RelativeBias
 from adapterkit.ops.segments import Segments
 from adapterkit.ops.stacked_weights import StackedWeights
 from helpers import reference
@@ -230,6 +231,42 @@ def test_packed_attention_without_gradients_equals_the_loop(
     full = q.float(), k.float(), v.float()
     expected = reference.attention(*full, lengths, heads, prefix, window)
     assert (y[:t].float() - expected).norm() / expected.norm() < tolerance
+
+
+@pytest.mark.parametrize("lengths", [TRAFFIC["skewed"], TRAFFIC["tile edges"], [3, 60, 4, 59, 5]])
+@pytest.mark.parametrize("sizes", [[0, 0, 0, 0, 0, 0], [0, 4, 17, 0, 16, 1]], ids=["", "prefix"])
+@pytest.mark.parametrize("width", [8, 64], ids=["padded", "compiled"])
+def test_a_relative_bias_is_added_to_scores_forward_and_backward(
+    lengths: list[int], sizes: list[int], width: int
+) -> None:
+    torch.manual_seed(0)
+    sizes, heads, scaling = sizes[: len(lengths)], 2, (width // 2) ** -0.5
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    values = 2 * torch.randn(heads, 2 * max(lengths) - 1)
+    leaves = [torch.randn(sum(lengths), width) for _ in range(3)]
+    leaves += [torch.randn(sum(sizes), width) for _ in range(2)]
+    spans = list(zip(starts, sizes, strict=True))
+    target, results = torch.randn(sum(lengths), width), []
+    for fast in (True, False):
+        q, k, v, pk, pv = (leaf.clone().requires_grad_() for leaf in leaves)
+        if fast:
+            inputs = q, torch.cat([k, pk]), torch.cat([v, pv]), AttentionPlan.of(lengths, spans)
+            y = packed_attention(*inputs, heads, scaling, bias=RelativeBias(values))
+        else:
+            prefix = [(pk[a : a + n], pv[a : a + n]) if n else None for a, n in spans]
+            y = reference.attention(q, k, v, lengths, heads, prefix, bias=values)
+        (y * target).sum().backward()
+        results.append([y, q.grad, k.grad, v.grad] + ([pk.grad, pv.grad] if sum(sizes) else []))
+    for fast_one, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_relative_bias_for_shorter_sequences_or_in_a_window_is_refused() -> None:
+    q, bias, plan = torch.randn(7, 16), RelativeBias(torch.randn(1, 11)), AttentionPlan.of([7])
+    with pytest.raises(ValueError, match="7 tokens, but relative positions of 6"):
+        packed_attention(q, q, q, plan, 1, 0.25, bias=bias)
+    with pytest.raises(ValueError, match="not computed within a window"):
+        packed_attention(q, q, q, plan, 1, 0.25, 3, RelativeBias(torch.randn(1, 13)))
 
 
 def test_scores_far_apart_do_not_overflow() -> None:

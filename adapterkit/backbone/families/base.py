@@ -58,6 +58,10 @@ class Family(ABC):
     pooler_path: ClassVar[str | None] = None
     """Path of the pooler inside the backbone; None for a family without one."""
 
+    uses_graphs: ClassVar[bool] = True
+    """Whether a batch may become a CUDA graph. It may not if attention adds to the scores: then it
+    is computed in groups of rows, which are others in every batch."""
+
     lm_head: ClassVar[Mapping[str, str]] = {}
     """Modules of the head for masked language modelling in a checkpoint, to the names in
     `lm_head`; empty for a family without such a head."""

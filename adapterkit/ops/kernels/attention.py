@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..bucketing import WIDTH
+from ..relative_bias import NO_BIAS, RelativeBias
 from .compiling import Counts, Factors, as_float32_rows, compiled, helper
 from .key_columns import (
     MASKED,
@@ -32,7 +33,13 @@ from .simd import add, exp, fma, load, maximum, mul, reduce_max, reduce_sum, spl
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, spans: KeySpans, heads: int, scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spans: KeySpans,
+    heads: int,
+    scaling: float,
+    bias: RelativeBias | None = None,
 ) -> Tensor:
     """Scaled dot-product attention within each sequence, without padding.
 
@@ -42,6 +49,7 @@ def attend(
         spans: The keys of each sequence.
         heads: Number of heads.
         scaling: Factor on the scores.
+        bias: What is added to scores by distance, if anything is.
 
     Returns:
         `[R, heads * d]` in the dtype of the query, zero after the last sequence. d must be a
@@ -53,7 +61,9 @@ def attend(
     steps = [4 * x.stride(0) for x in (query, key, value)]
     addresses = [x.data_ptr() for x in (query, key, value, output)]
     width = query.shape[1]
-    _attend(*addresses, *steps, 4 * width, *spans.arrays, heads, width // heads, scaling)
+    table = NO_BIAS if bias is None else bias.table(scaling)
+    sizes = heads, width // heads
+    _attend(*addresses, *steps, 4 * width, *spans.arrays, *sizes, scaling, *table.span)
     return output.to(dtype)
 
 
@@ -66,6 +76,7 @@ def attend_backward(
     spans: KeySpans,
     heads: int,
     scaling: float,
+    bias: RelativeBias | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `attend`; attention weights are computed again, so that none are stored.
 
@@ -76,7 +87,7 @@ def attend_backward(
     Args:
         gradient: Towards the output of `attend`, `[R, heads * d]`.
         output: That output.
-        query, key, value, spans, heads, scaling: The arguments of `attend`.
+        query, key, value, spans, heads, scaling, bias: The arguments of `attend`.
 
     Returns:
         The gradients towards query, key and value, in their dtypes.
@@ -87,16 +98,40 @@ def attend_backward(
     addresses = [x.data_ptr() for x in (*inputs, *results)]
     steps = [4 * x.stride(0) for x in inputs]
     width = query.shape[1]
-    _attend_backward(*addresses, *steps, 4 * width, *spans.arrays, heads, width // heads, scaling)
+    table = NO_BIAS if bias is None else bias.table(scaling)
+    sizes = heads, width // heads
+    _attend_backward(*addresses, *steps, 4 * width, *spans.arrays, *sizes, scaling, *table.span)
     to_query, to_key, to_value = (x.to(kind) for x, kind in zip(results, dtypes, strict=True))
     return to_query, to_key, to_value
 
 
 @helper
+def _bias_rows(bias: int, i: int, n: int, text: int) -> FourRows:
+    """Rows with what is added to the scores of four queries from i on, as long as the scores are.
+
+    Only the columns of the text have a number. The row of a query is that of the query before it,
+    one number further to the left.
+    """
+    rows: FourRows = four_rows(bias - 4 * text, -4, i, n - 1)
+    return rows
+
+
+@helper
 def _exponentials(
-    rows: FourRows, queries: FourRows, keys: int, mask: int, step: int, d: int, scaling: float
+    rows: FourRows,
+    queries: FourRows,
+    keys: int,
+    mask: int,
+    step: int,
+    d: int,
+    scaling: float,
+    biases: FourRows,
+    biased: int,
 ) -> Any:
     """Writes `exp(scaling (score - largest score))` of four queries and every column.
+
+    Args:
+        biases: Rows that are added to the scores from the byte `biased` on.
 
     Returns:
         The sum of each of the four rows.
@@ -104,7 +139,15 @@ def _exponentials(
     t0 = t1 = t2 = t3 = splat(MASKED)
     for j in range(0, step, 4 * WIDTH):
         m = load(mask + j)
-        scores = weighted_sums(queries, keys + j, step, d, (m, m, m, m))
+        initial = (m, m, m, m)
+        if j >= biased:
+            initial = (
+                add(m, load(biases[0] + j)),
+                add(m, load(biases[1] + j)),
+                add(m, load(biases[2] + j)),
+                add(m, load(biases[3] + j)),
+            )
+        scores = weighted_sums(queries, keys + j, step, d, initial)
         t0, t1 = maximum(t0, scores[0]), maximum(t1, scores[1])
         t2, t3 = maximum(t2, scores[2]), maximum(t3, scores[3])
         write_rows(rows, j, scores)
@@ -133,7 +176,7 @@ def _scratch(starts: Counts, n_prefix: Counts, rows: int) -> Factors:
 
 @compiled(
     "void(int64, int64, int64, int64, int64, int64, int64, int64, int64[::1], int64[::1],"
-    " int64[::1], int64, int64, float32)"
+    " int64[::1], int64, int64, float32, int64, int64)"
 )
 def _attend(
     query: int,
@@ -150,6 +193,8 @@ def _attend(
     heads: int,
     d: int,
     scaling: float,
+    bias: int,
+    bias_step: int,
 ) -> None:
     scratch = _scratch(starts, n_prefix, d + 5)
     keys = scratch.ctypes.data
@@ -158,18 +203,21 @@ def _attend(
         first, n, p = starts[s], starts[s + 1] - starts[s], n_prefix[s]
         text, columns = columns_of(n, p)
         step = 4 * columns
+        biased = 4 * text if bias else step
         mask = keys + d * step
         weights = four_rows(mask + step, step, 0, 3)
         text_weights = advance(weights, 4 * text)
         write_mask(mask, n, p)
         for offset in range(0, 4 * heads * d, 4 * d):
+            head_bias = bias + offset // (4 * d) * bias_step
             transpose_rows(key + offset, key_step, d, first, n, prefixes[s], p, keys)
             prefix_values = value + offset + prefixes[s] * value_step
             text_values = value + offset + first * value_step
             for i in range(first, first + n, 4):
                 queries = four_rows(query + offset, query_step, i, first + n - 1)
                 outputs = four_rows(output + offset, output_step, i, first + n - 1)
-                z = _exponentials(weights, queries, keys, mask, step, d, scaling)
+                biases = _bias_rows(head_bias, i - first, n, text)
+                z = _exponentials(weights, queries, keys, mask, step, d, scaling, biases, biased)
                 z0, z1, z2, z3 = (
                     splat(ONE / z[0]),
                     splat(ONE / z[1]),
@@ -187,7 +235,8 @@ def _attend(
 
 @compiled(
     "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64,"
-    " int64, int64, int64[::1], int64[::1], int64[::1], int64, int64, float32)"
+    " int64, int64, int64[::1], int64[::1], int64[::1], int64, int64, float32,"
+    " int64, int64)"
 )
 def _attend_backward(
     query: int,
@@ -210,6 +259,8 @@ def _attend_backward(
     heads: int,
     d: int,
     scaling: float,
+    bias: int,
+    bias_step: int,
 ) -> None:
     scratch = _scratch(starts, n_prefix, 2 * d + 9)
     keys = scratch.ctypes.data
@@ -218,6 +269,7 @@ def _attend_backward(
         first, n, p, prefix = starts[s], starts[s + 1] - starts[s], n_prefix[s], prefixes[s]
         text, columns = columns_of(n, p)
         step = 4 * columns
+        biased = 4 * text if bias else step
         values = keys + d * step
         mask = values + d * step
         weights = four_rows(mask + step, step, 0, 3)
@@ -226,6 +278,7 @@ def _attend_backward(
         text_d_scores = advance(d_scores, 4 * text)
         write_mask(mask, n, p)
         for offset in range(0, 4 * heads * d, 4 * d):
+            head_bias = bias + offset // (4 * d) * bias_step
             transpose_rows(key + offset, key_step, d, first, n, prefix, p, keys)
             transpose_rows(value + offset, value_step, d, first, n, prefix, p, values)
             for i in range(first, first + n, 4):
@@ -233,7 +286,8 @@ def _attend_backward(
                 queries = four_rows(query + offset, query_step, i, last)
                 gradients = four_rows(gradient + offset, gradient_step, i, last)
                 output_rows = four_rows(output + offset, output_step, i, last)
-                z = _exponentials(weights, queries, keys, mask, step, d, scaling)
+                biases = _bias_rows(head_bias, i - first, n, text)
+                z = _exponentials(weights, queries, keys, mask, step, d, scaling, biases, biased)
                 for u in range(4):
                     # A repeated query has no weights.
                     factor = splat(ONE / z[u] if i + u <= last else ZERO)
