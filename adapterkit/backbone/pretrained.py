@@ -90,6 +90,10 @@ def _load_model(
         )
     with torch.device("meta"):
         skeleton: Any = AutoModel.from_config(config)
+    for name, module in skeleton.named_modules():
+        # torch refuses other numbers, but not NaN, and only when the model is called.
+        if isinstance(module, nn.Dropout) and not 0 <= module.p <= 1:
+            raise BackboneError(f"{folder}: config.json has {module.p} as the dropout of '{name}'")
     expected = skeleton.state_dict()
     faults = tensor_faults(weights, expected, family)
     if faults:

@@ -189,6 +189,10 @@ REFUSED: dict[str, tuple[Fault, str]] = {
         "quantization_config: take the weights before",
     ),
     "no heads": (change_json(CONFIG, num_attention_heads=0), "cannot be loaded as a backbone"),
+    "dropout": (
+        change_json(CONFIG, hidden_dropout_prob=float("nan")),
+        r"config\.json has nan as the dropout of 'embeddings\.dropout'",
+    ),
     "epsilon": (change_json(CONFIG, layer_norm_eps=-1.0), "has -1.0 as the epsilon of its norms"),
     "activation": (change_json(CONFIG, hidden_act="no_such"), "no_such"),
     "no family": (
