@@ -43,6 +43,7 @@ def ragged_attention(
     heads: int,
     scaling: float,
     window: int | None,
+    bias: None,
 ) -> torch.Tensor:
     """The reference of flash attention; padding is NaN, so that a read of it is noticed."""
     ragged = plan.ragged

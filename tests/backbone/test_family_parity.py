@@ -16,15 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from adapterkit.adapter import batching
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits
 from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.backbone import edits as edits_module
 from adapterkit.backbone.families.base import family_of
 from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence, pack
 from adapterkit.errors import AdapterError, BackboneError
 from adapterkit.methods.lora import LoRA
+from adapterkit.ops.bucketing import bucket_size
+from adapterkit.ops.launch_table import LaunchTable
 from helpers.adapters import MakeAdapter
 from helpers.folder_faults import change_json
 from helpers.sequences import outputs_by_row, tokenise
@@ -441,6 +445,22 @@ def test_no_number_is_added_to_the_scores_of_a_prefix(
         for states, one in zip(found, inputs, strict=True):
             plain = states_by_loop(model, one, adapter.tensors["prefix"])
             torch.testing.assert_close(states, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_relative_positions_need_neither_flash_attention_nor_graphs(
+    checkpoints: Any, make_adapter: MakeAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Backbone.load(str(checkpoints("mpnet", "narrow heads")), device="cpu")
+    inputs, adapter = random_inputs(backbone), make_adapter(backbone, "prefix")
+    with torch.inference_mode():
+        expected = packed_states(backbone, inputs, adapter)
+        # A batch as on a GPU, where flash attention computes other families.
+        monkeypatch.setattr(edits_module, "uses_flash_attention", lambda *_: True)
+        room = LaunchTable(), bucket_size(sum(LENGTHS))
+        monkeypatch.setattr(batching, "launch_table_for", lambda *_: room)
+        found = packed_states(backbone, inputs, adapter)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not family_of("mpnet").uses_graphs
 
 
 def states_by_loop(model: Any, one: TokenSequence, prefix: Tensor) -> Tensor:
