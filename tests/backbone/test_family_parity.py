@@ -43,6 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "distilbert": {"hidden_dim": 48},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "mpnet": {},
+    "splinter": {},
 }
 """The families of this test, and settings beside those of all."""
 
