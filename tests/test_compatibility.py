@@ -134,6 +134,7 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
         "training": {
             **RECIPES[name]["training"],
             "max_tokens": None,
+            "gradient_checkpointing": False,
             "checkpoint": {"minutes": 10.0, "steps": None},
             "timeout": 120,
         },

@@ -14,6 +14,7 @@ from ..ops.attention_plan import AttentionPlan
 from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
 from ..ops.relative_bias import RelativeBias
+from .recomputation import Recomputation
 
 Delta = Callable[[Tensor, Tensor], Tensor]
 """What an edit does at a site: from y and x to the new y, `[t, out]`.
@@ -194,9 +195,11 @@ class Edits:
         padded_tokens: Number of tokens that layers compute: the batch's, rounded up to one of few
             sizes.
         graph_inputs: Given on a GPU outside training, if the batch can be computed by a CUDA graph.
+        recomputation: Given in training, if the activations of layers are not to be kept.
     """
 
     layers: tuple[LayerEdits, ...]
     untouched: tuple[int, ...]
     padded_tokens: int
     graph_inputs: GraphInputs | None = None
+    recomputation: Recomputation | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import BackboneError
 from ..ops.attention import uses_flash_attention
+from ..ops.dropout import Dropout
 from ..ops.frozen_linear import fuse_gelu, prepack, use_int8
 from .checkpoint import Checkpoint, locate
 from .cuda_graphs import GraphCache
@@ -23,6 +25,7 @@ from .load_options import Device, Dtype, LoadOptions, Quantization
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
 from .pretrained import load_pretrained
+from .recomputation import Recomputation
 from .tokenizer import TextEncoder
 
 
@@ -207,6 +210,19 @@ class Backbone:
         embeddings: Tensor = model.get_input_embeddings()(torch.tensor(ids, device=self.device))
         return embeddings
 
+    def recomputation(self, dropout: Dropout | None) -> Recomputation:
+        """How layers are computed again in the backward pass of a batch.
+
+        Args:
+            dropout: Draws the masks of the batch's adapters.
+        """
+        generators = [] if dropout is None else dropout.generators
+        if self.model.training:  # trained as a whole, it draws dropout of its own
+            on_gpu = self.device.type == "cuda"
+            default = torch.cuda.default_generators[self.device.index or 0] if on_gpu else None
+            generators.append(default or torch.default_generator)
+        return Recomputation(generators)
+
     # The model's own forward pads sequences into rows. A packed batch has one row of many
     # sequences, so embeddings, layers and pooler are called here one by one.
 
@@ -229,7 +245,11 @@ class Backbone:
         arguments = self._family.layer_arguments(self.model, position_ids)
         states = states[None]
         for index in range(first, end):
-            states = self._layers[index](states, edits=edits.layers[index], **arguments[index])
+            layer = partial(self._layers[index], edits=edits.layers[index], **arguments[index])
+            if edits.recomputation is not None and torch.is_grad_enabled():
+                states = edits.recomputation.run(layer, states)
+            else:
+                states = layer(states)
         return states.squeeze(0)[:tokens]
 
     def compute_states(self, rows: Tensor, edits: Edits) -> Tensor:

@@ -46,6 +46,7 @@ def forward(
     rows: Sequence[tuple[Adapter | None, TokenSequence]],
     make_dropout: Callable[[tuple[int, ...]], Dropout] | None = None,
     state_cache: StateCache | None = None,
+    recompute: bool = False,
 ) -> list[AdapterOutput]:
     """Computes rows of any adapters, methods and tasks in one batch.
 
@@ -54,6 +55,8 @@ def forward(
         rows: Adapter (None for the plain backbone) and tokens of each row, at least one.
         make_dropout: In training: from the indices of the rows in packed order to their dropout.
         state_cache: In training: states of texts below the layers that adapters edit.
+        recompute: In training: compute the activations of layers again for the backward pass,
+            instead of keeping them.
 
     Returns:
         The output of each adapter that occurs.
@@ -63,8 +66,11 @@ def forward(
     packed, texts = _packed(backbone, adapters, rows)
     dropout = make_dropout(packed.order) if make_dropout is not None else None
 
+    recomputation = backbone.recomputation(dropout) if recompute else None
+
     def edits(part: Packed) -> Edits:
-        return assemble_edits(adapters, part, backbone.geometry, dropout)
+        assembled = assemble_edits(adapters, part, backbone.geometry, dropout)
+        return replace(assembled, recomputation=recomputation)
 
     encoded = encode_shared(backbone, packed, texts, edits, state_cache)
     values = _logits(adapters, encoded, dropout)

@@ -42,6 +42,11 @@ class Dropout:
         self._sources = [_Source(seed) for seed in seeds]
         self._device = device
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The generators that the masks are drawn from, one for each owner."""
+        return [source.generator for source in self._sources]
+
     def select(self, owners: Sequence[int]) -> Dropout:
         """The dropout of some owners; their generators stay shared with this one."""
         selected = Dropout([], self._device)
@@ -71,7 +76,7 @@ class _Source:
     """The generator of one owner."""
 
     def __init__(self, seed: DropoutSeed) -> None:
-        self._generator = torch.Generator().manual_seed(seed.seed)
+        self.generator = torch.Generator().manual_seed(seed.seed)
         starts = (0, *accumulate(seed.lengths))
         self._total = {"tokens": starts[-1], "rows": len(seed.lengths)}
         tokens = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in seed.rows])
@@ -79,5 +84,5 @@ class _Source:
 
     def draw(self, unit: str, width: int) -> Tensor:
         """Uniform numbers for the rows in the forward, `[t, width]` or `[n, width]`."""
-        uniform = torch.rand(self._total[unit], width, generator=self._generator)
+        uniform = torch.rand(self._total[unit], width, generator=self.generator)
         return uniform.index_select(0, self._index[unit])

@@ -100,7 +100,9 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
     plan = Plan.of(recipe, backbone)
     trainable = TrainableBackbone(plan.adapter, backbone)
-    trainables = TrainableAdapters(backbone, [trainable])
+    trainables = TrainableAdapters(
+        backbone, [trainable], recompute=recipe.training.gradient_checkpointing
+    )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)  # seeds the backbone's own dropout
         options = LoopOptions(progress=progress)

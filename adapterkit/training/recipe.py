@@ -106,6 +106,8 @@ class Training:
         accumulation: Pieces one batch is computed in, to save memory; the result is the same.
         max_tokens: Most tokens computed at a time, to save memory: a batch with more is computed
             in pieces, and the result is the same. auto: as many as fit into the free memory.
+        gradient_checkpointing: Keep only the input of each layer for the backward pass, and compute
+            the rest again: less memory, a third more work, and the same result to the last bit.
         mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
         keep_best: Keep the epoch with the best main validation metric, and not the last one.
@@ -136,6 +138,7 @@ class Training:
     adversarial: float = 0.0
     accumulation: int = 1
     max_tokens: int | Literal["auto"] | None = None
+    gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
     keep_best: bool = True

@@ -116,8 +116,8 @@ class TokenBudgets:
             if uncut or len(micro_batch.examples) == 1:
                 run.fault = (
                     f"there is too little memory for {'a batch' if uncut else 'one row'} of "
-                    f"{tokens} tokens; shorten the texts (task.max_length), or use less memory for "
-                    "other things"
+                    f"{tokens} tokens; shorten the texts (task.max_length), set "
+                    "training.gradient_checkpointing: true, or use less memory for other things"
                 )
                 return
         for index in batches:

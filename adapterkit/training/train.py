@@ -150,8 +150,10 @@ def train_many(
     if accelerator.is_main_process:
         for plan in plans:
             plan.log_summary(backbone)
+    # Shared by all: which activations are kept changes no result.
+    recompute = any(recipe.training.gradient_checkpointing for recipe in recipes)
     members = [TrainableAdapter(member) for plan in plans for member in plan.members]
-    trainables = TrainableAdapters(backbone, members, _state_cache(plans))
+    trainables = TrainableAdapters(backbone, members, _state_cache(plans), recompute)
     saving = _checkpoint_callbacks(plans, store, resume)
     options = LoopOptions([*callbacks, *saving], progress, max_tokens)
     return run_plans(plans, trainables, accelerator, options, started)

@@ -91,6 +91,7 @@ class TrainableAdapters(nn.Module):
         backbone: The backbone that all of them share.
         members: The adapters.
         state_cache: Cache for the states of training rows below the first adapted layer.
+        recompute: Compute the activations of layers again for the backward pass.
     """
 
     def __init__(
@@ -98,10 +99,12 @@ class TrainableAdapters(nn.Module):
         backbone: Backbone,
         members: Iterable[TrainableAdapter],
         state_cache: StateCache | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.state_cache = state_cache
+        self.recompute = recompute
         self.members: Any = nn.ModuleList(members)
 
     def forward(self, micro_batches: Mapping[int, MicroBatch]) -> Tensor:
@@ -159,7 +162,7 @@ class TrainableAdapters(nn.Module):
             for index, micro_batch in micro_batches.items()
             for sequence in micro_batch.sequences
         ]
-        found = forward(self.backbone, rows, dropout, self.state_cache)
+        found = forward(self.backbone, rows, dropout, self.state_cache, self.recompute)
         by_adapter = {id(output.adapter): output for output in found}
         return {index: by_adapter[id(adapters[index])] for index in micro_batches}
 

@@ -17,10 +17,13 @@ import torch
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import TrainingInterruptedError
+from adapterkit.ops.peak_allocation import PeakAllocation
 from adapterkit.training.callbacks.base import Callback, Event
+from adapterkit.training.full_finetuning import fine_tune
+from adapterkit.training.plan import Plan
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train, train_many
-from adapterkit.training.trainable import TrainableAdapters
+from adapterkit.training.trainable import TrainableAdapter, TrainableAdapters
 from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import (
     assert_equals_solo,
@@ -154,6 +157,43 @@ def test_a_row_that_does_not_fit_ends_its_own_run(
         assert result.err.splitlines()[-1].startswith(words)
         assert "Traceback" not in result.err
     assert not Path("adapters/acme").exists()
+
+
+@pytest.mark.parametrize("kind", ["one", "side by side"])
+def test_gradient_checkpointing_changes_no_bit(tiny: Backbone, tmp_path: Path, kind: str) -> None:
+    """With dropout, prefixes, ensembles, adversarial steps and accumulation."""
+    chosen = [with_changes(r, training={"epochs": 1}) for r in recipes(kind, tmp_path)]
+    again = [with_changes(r, training={"gradient_checkpointing": True}) for r in chosen]
+    kept = train_many(chosen, tiny, progress=False)
+    for recomputed, adapter in zip(train_many(again, tiny, progress=False), kept, strict=True):
+        for one, other in zip(recomputed.members, adapter.members, strict=True):
+            assert_same_weights(one, other)
+        assert recomputed.training["losses"] == adapter.training["losses"]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_gradient_checkpointing_keeps_less(tiny: Backbone, precision: str) -> None:
+    peaks = []
+    for recompute in (False, True):
+        recipe = one_recipe(gradient_checkpointing=recompute, mixed_precision=precision)
+        plan = Plan.of(recipe, tiny)
+        trainables = TrainableAdapters(tiny, map(TrainableAdapter, plan.members), None, recompute)
+        (run,) = plan.runs(iter(trainables.members))
+        with PeakAllocation() as allocation, torch.autocast("cpu", enabled=precision == "bf16"):
+            (loss,) = trainables({0: run.batches.longest()})
+        loss.backward()
+        peaks.append((allocation.peak, [p.grad for p in trainables.parameters()]))
+    (kept, gradients), (recomputed, same) = peaks
+    assert recomputed < 0.7 * kept
+    torch.testing.assert_close(same, gradients, rtol=0, atol=0)
+
+
+def test_the_dropout_of_a_backbone_in_training_is_drawn_again(tiny_folder: Path) -> None:
+    recipe = with_changes(one_recipe(), backbone={"model": str(tiny_folder), "device": "cpu"})
+    kept = fine_tune(recipe, progress=False)
+    again = with_changes(recipe, training={"gradient_checkpointing": True})
+    recomputed = fine_tune(again, progress=False)
+    assert recomputed.adapter.training["losses"] == kept.adapter.training["losses"]
 
 
 class Ending(Callback):
