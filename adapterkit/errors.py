@@ -67,7 +67,7 @@ class ServerError(AdapterkitError):
 
 
 class TrainingInterruptedError(KeyboardInterrupt):
-    """A signal has ended a training, whose checkpoint was written.
+    """A signal has ended a training; the message says where its checkpoint is, if there is one.
 
     It is no `AdapterkitError`, so that a program ends with it as with any Ctrl-C.
 
@@ -78,6 +78,10 @@ class TrainingInterruptedError(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython shows in place of a traceback."""
+        return [str(self)]
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

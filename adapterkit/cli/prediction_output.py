@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from tqdm import tqdm
 
 from ..atomic import check_output
 from ..data.requests import RequestRow
 from ..inference.attribution import Explanation
 from ..inference.attribution_html import SUFFIXES, write_page
+from ..inference.progress_bar import progress_bar
 from .answers import FORMATS, answers_table, json_parts, write_answers
 from .prediction_rows import OutputColumns, Prediction, PredictionStream
 
@@ -54,7 +54,7 @@ class PredictionOutput:
     def progress_bar(self, n_rows: int) -> Any:
         """A progress bar on a terminal, if there is more than a moment's work."""
         is_short = n_rows <= (1 if self.needs_explanations else FEW_ROWS)
-        return tqdm(total=n_rows, unit="row", disable=True if is_short else None)
+        return progress_bar(not is_short, total=n_rows, unit="row")
 
     def write(self, predictions: PredictionStream, columns: OutputColumns) -> None:
         """Writes and prints predictions.

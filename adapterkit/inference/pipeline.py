@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
@@ -22,6 +21,7 @@ from ..tasks.types import Answer, AnswerSummary, Example, Outputs, Row, Text, ve
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
 from .labelled import prepare_rows
 from .lanes import SERIAL, WorkerLanes
+from .progress_bar import progress_bar
 
 
 @cache
@@ -245,7 +245,7 @@ def predictions(
         DataError: A row has a label that the adapter does not know.
     """
     split = prepare_rows(backbone, adapter, rows).for_evaluation(adapter.task)
-    with tqdm(total=len(rows), unit="row", disable=None if progress else True) as bar:
+    with progress_bar(progress, total=len(rows), unit="row") as bar:
         examples = [(adapter, example) for example in split.examples]
         logits = compute_outputs(backbone, examples, bar=bar)
     return split.predictions(adapter.task, Outputs.of(logits))

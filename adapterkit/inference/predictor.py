@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from ..adapter.adapter import Adapter
 from ..adapter.folder import SignatureCheck, check_backbone, load_adapter
 from ..adapter.stacking import ParentCache
@@ -19,6 +17,7 @@ from ..tasks.types import Answer, Example, Text
 from .forward import MAX_TOKENS
 from .lanes import lanes_of
 from .pipeline import answer_rows, encode_each, encode_requests
+from .progress_bar import progress_bar
 
 
 class Predictor:
@@ -212,7 +211,7 @@ class Predictor:
         """
         owners = self._owners(requests)
         examples = encode_requests(self.backbone, owners, [text for _, text in requests], names)
-        with tqdm(total=len(requests), unit="text", disable=None if progress else True) as bar:
+        with progress_bar(progress, total=len(requests), unit="text") as bar:
             rows = list(zip(owners, examples, strict=True))
             lanes = lanes_of(self.backbone.device)
             return answer_rows(self.backbone, rows, self.max_tokens, bar, lanes)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tqdm import tqdm
-
 from ..backbone.model import Backbone
 from ..data.readers import Tell, stop
 from ..data.synonyms import Synonyms
 from ..errors import DataError
 from ..inference.forward import text_limit
+from ..inference.progress_bar import progress_bar
 from ..tasks.base import Task
 from ..tasks.types import Example, Row
 from .initial_adapter import fresh_adapter
@@ -71,7 +70,7 @@ def read_all_rows(
     adapter = fresh_adapter(plan, backbone, everything)
     limit, task, reader = text_limit(backbone, adapter), adapter.task, backbone.reader
     found = CheckedRows(task, limit, rows, {}, {}, {}, synonyms)
-    with tqdm(total=len(everything), unit="row", disable=None if progress else True) as bar:
+    with progress_bar(progress, total=len(everything), unit="row") as bar:
         for split, part in rows.items():
             examples: list[Example] = []
             lengths: list[tuple[int, ...]] = []

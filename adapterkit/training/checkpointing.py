@@ -17,6 +17,7 @@ from ..errors import TrainingInterruptedError
 from .callbacks.base import Callback, Event
 from .checkpoint import Checkpoints
 from .recipe import CheckpointSection
+from .run import taken_steps
 
 log = logging.getLogger("adapterkit")
 
@@ -91,8 +92,6 @@ class Checkpointing(Callback):
         if received is None:
             return
         self._received = None
-        done = sum(len(run.losses) for run in event.all_runs)
-        steps = sum(run.n_steps for run in event.all_runs)
         folders = []
         if event.accelerator.is_main_process:
             written = (self._write(name, event) for name in self._checkpoints)
@@ -102,7 +101,7 @@ class Checkpointing(Callback):
         if event.accelerator.is_main_process and not folders:
             how = ", without a checkpoint"
         raise TrainingInterruptedError(
-            f"Interrupted by {received.name} after {done} of {steps} steps{how}", received
+            f"Interrupted by {received.name} after {taken_steps(event.all_runs)}{how}", received
         )
 
     def _received_by_any(self, event: Event) -> signal.Signals | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..adapter.batching import batching_key
-from ..errors import is_out_of_memory
+from ..errors import TrainingInterruptedError, is_out_of_memory
 from ..inference.forward import by_budget
 from ..inference.lanes import SERIAL, WorkerLanes, lanes_of
 from .adversarial import Attack
@@ -21,7 +22,7 @@ from .batches import MicroBatch
 from .cached_gradients import with_output_gradients
 from .callbacks.base import Callback, Event, in_order
 from .parallel_backward import backward, split_over_lanes
-from .run import Run
+from .run import Run, taken_steps
 from .token_budget import STEP_TOKENS, TokenBudgets
 from .trainable import TrainableAdapters
 
@@ -74,7 +75,11 @@ class Loop:
             run.optimizer = optimizer
 
     def run(self) -> None:
-        """Takes every run to its end."""
+        """Takes every run to its end.
+
+        Raises:
+            TrainingInterruptedError: A signal has ended the training.
+        """
         try:
             for callback in self.callbacks:
                 callback.on_start(self._event(range(len(self.runs))))
@@ -88,6 +93,11 @@ class Loop:
             while active := self._not_ended(active):
                 self._take_steps(active)
                 self._end_epochs(active)
+        except TrainingInterruptedError:
+            raise
+        except KeyboardInterrupt:  # no callback has received the signal
+            text = f"Interrupted by SIGINT after {taken_steps(self.runs)}"
+            raise TrainingInterruptedError(text, signal.SIGINT) from None
         finally:
             for callback in self.callbacks:
                 callback.on_end(self._event(range(len(self.runs))))

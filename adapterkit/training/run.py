@@ -221,3 +221,8 @@ class Run:
         if state["max_tokens"]["recipe"] == self.settings.max_tokens:
             self.max_tokens = state["max_tokens"]["used"]
         self._epochs_ended = state["epochs_ended"]
+
+
+def taken_steps(runs: Sequence[Run]) -> str:
+    """How far runs are, for messages: `3 of 9 steps`."""
+    return f"{sum(len(run.losses) for run in runs)} of {sum(run.n_steps for run in runs)} steps"

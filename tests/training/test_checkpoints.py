@@ -232,6 +232,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         train(recipe, tiny, store=store, resume=True, progress=False)
 
 
+@pytest.mark.usefixtures("heard_signals")
+def test_a_signal_ends_a_training_without_a_store(tiny: Backbone) -> None:
+    recipe = recipe_for("t", write_rows(1, 30), epochs=2)
+    with pytest.raises(TrainingInterruptedError, match=r"^Interrupted by SIGINT after [0-9]+ of "):
+        train(recipe, tiny, callbacks=[Signalling(signal.SIGINT, 3)], progress=False)
+
+
 def test_two_processes_do_not_share_checkpoints(
     tiny: Backbone, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, ClassVar
 
-from tqdm import tqdm
-
+from ...inference.progress_bar import print_line, progress_bar
 from .base import Callback, Event
 
 
@@ -20,11 +18,11 @@ class Progress(Callback):
         self._bar: Any = None
 
     def on_start(self, event: Event) -> None:
-        self._bar = tqdm(
+        self._bar = progress_bar(
+            event.show_progress,
             total=sum(run.n_steps for run in event.all_runs),
             initial=sum(len(run.losses) for run in event.all_runs),
             unit="step",
-            disable=None if event.show_progress else True,
         )
 
     def on_step(self, event: Event) -> None:
@@ -45,7 +43,7 @@ class Progress(Callback):
             if scores:
                 values = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
                 line += f"; validation {values}"
-            tqdm.write(line, file=sys.stderr)
+            print_line(line)
 
     def on_end(self, event: Event) -> None:
         if self._bar is not None:
