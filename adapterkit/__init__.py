@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from .training.run import Run as Run
     from .training.train import train as train
     from .training.train import train_many as train_many
+    from .training.tuning import SearchResult as SearchResult
+    from .training.tuning import tune as tune
+    from .training.tuning_table import FinishedTrial as FinishedTrial
 
 _MODULES = {
     "Adapter": "adapter.adapter",
@@ -76,6 +79,7 @@ _MODULES = {
     "Example": "tasks.types",
     "Family": "backbone.families.base",
     "FieldKind": "tasks.fields",
+    "FinishedTrial": "training.tuning_table",
     "Geometry": "backbone.geometry",
     "Group": "methods.base",
     "GroupEdits": "methods.base",
@@ -93,6 +97,7 @@ _MODULES = {
     "Row": "tasks.types",
     "Run": "training.run",
     "Score": "tasks.types",
+    "SearchResult": "training.tuning",
     "SingleLabelTask": "tasks.single_label",
     "Site": "backbone.geometry",
     "StackedWeights": "ops.stacked_weights",
@@ -116,6 +121,7 @@ _MODULES = {
     "train": "training.train",
     "train_many": "training.train",
     "truncate": "backbone.tokenizer",
+    "tune": "training.tuning",
 }
 """Public name to the module that defines it; the imports above say the same to type checkers."""
 

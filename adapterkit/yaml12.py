@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -49,6 +51,17 @@ def read_yaml(text: str) -> Any:
         raise ValueError(_one_line(error)) from None
     except RecursionError:
         raise ValueError("the YAML is nested too deeply to be read") from None
+
+
+def write_yaml(content: Mapping[str, Any]) -> str:
+    """Plain values as YAML 1.2, a line for each key, and collections of single values in a line."""
+    writer, out = YAML(typ="safe", pure=True), StringIO()
+    writer.default_flow_style = None
+    writer.allow_unicode = True
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.width = 1000
+    writer.dump(content, out)
+    return out.getvalue()
 
 
 def _one_line(error: YAMLError) -> str:

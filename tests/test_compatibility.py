@@ -137,6 +137,9 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
             "gradient_checkpointing": False,
             "checkpoint": {"minutes": 10.0, "steps": None},
             "timeout": 120,
+            "log_steps": 10,
+            "trackers": [],
+            "project": "adapterkit",
         },
     }
 

@@ -45,7 +45,8 @@ def card(adapter: Adapter, members: Sequence[str] = ()) -> dict[str, Any]:
         **({} if parent is None else {"on_top_of": vars(ParentRef.of(parent))}),
         **({"members": list(members)} if members else {}),
         "metrics": {split: dict(scores) for split, scores in adapter.metrics.items()},
-        "training": dict(adapter.training),
+        # The log is a file of its own (`report_files`).
+        "training": {key: value for key, value in adapter.training.items() if key != "log"},
     }
     _check(content, adapter.name)
     return content

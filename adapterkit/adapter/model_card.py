@@ -156,6 +156,9 @@ def report_files(adapter: Adapter) -> dict[str, bytes]:
     if training.get("history"):
         curve = learning_curve(adapter.name, adapter.task.main_metric, training)
         files["learning_curve.png"] = curve
+    if training.get("log"):
+        lines = (json.dumps(entry, ensure_ascii=False) for entry in training["log"])
+        files["log.jsonl"] = "".join(f"{line}\n" for line in lines).encode()
     title = f"{adapter.name}, {report.get('split')} rows"
     if report.get("confusion"):
         labels = report.get("labels") or getattr(adapter.task, "labels", ())

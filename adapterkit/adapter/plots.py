@@ -32,7 +32,7 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
     """
     records = [*training.get("members", []), training]
     scored = any(_scores(record, metric) for record in records)
-    figure = _figure(6.4, 4.4 if scored else 2.8)
+    figure = new_figure(6.4, 4.4 if scored else 2.8)
     panels = figure.subplots(2 if scored else 1, sharex=True, squeeze=False)[:, 0]
     for record in records:
         style = {"alpha": 1.0 if record is training else 0.3, "linewidth": 1.2}
@@ -128,7 +128,7 @@ def _matrix(
     shares = [[count / max(1, sum(row)) for count in row] for row in rows]
     side = max(2.0, min(9.5, 0.42 * n))
     margin = 0.065 * max(map(len, names))
-    figure = _figure(side + 1.7 + margin, side + 0.9 + 0.7 * margin)
+    figure = new_figure(side + 1.7 + margin, side + 0.9 + 0.7 * margin)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap=_shades(), norm=_norm())
     fontsize = 9 if n <= 12 else 7
@@ -189,7 +189,7 @@ def _pairs(
     title: str, names: Sequence[str], counts: Sequence[Sequence[int]], style: dict[str, Any]
 ) -> bytes:
     wrong = sorted((row for row in counts if row[0] != row[1]), key=lambda row: -row[2])[:PAIRS]
-    figure = _figure(7.6, 1.1 + 0.27 * len(wrong))
+    figure = new_figure(7.6, 1.1 + 0.27 * len(wrong))
     axes = figure.subplots()
     axes.set_title(f"{title}: most confused labels", **TITLE)
     if not wrong:
@@ -226,7 +226,7 @@ def scatter(title: str, pairs: Sequence[tuple[float, float]]) -> bytes:
         title: Title of the plot.
         pairs: Right and predicted number of each row.
     """
-    figure = _figure(4.6, 4.4)
+    figure = new_figure(4.6, 4.4)
     axes = figure.subplots()
     ends = [number for pair in pairs for number in pair]
     line = [min(ends), max(ends)]
@@ -247,7 +247,7 @@ def plot_comparison(result: Mapping[str, Any]) -> bytes:
     Args:
         result: The result of `training.comparison.compare`.
     """
-    figure = _figure(6.8, 4.0)
+    figure = new_figure(6.8, 4.0)
     axes = figure.subplots()
     for entry in result["methods"]:
         full = entry["method"] == "full"
@@ -287,7 +287,8 @@ def _name_points(axes: Any, methods: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of a size in inches."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

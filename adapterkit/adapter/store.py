@@ -34,6 +34,9 @@ from .weights import WEIGHTS
 CHECKPOINTS = ".checkpoints"
 """Folder of a store for trainings that have not published their adapter yet."""
 
+LOGS = ".logs"
+"""Folder of a store for the logs of such trainings."""
+
 
 class Store:
     """Adapters by name in a folder, or under a URL with local copies of those that were used.
@@ -68,7 +71,7 @@ class Store:
     def publish(self, adapter: Adapter, geometry: Geometry) -> Path:
         """Saves an adapter as the next version of its name and makes it `latest`.
 
-        The checkpoints of its training are removed.
+        The checkpoints of its training are removed, and the log, which is in the version's folder.
 
         Args:
             adapter: The adapter.
@@ -88,6 +91,11 @@ class Store:
         shutil.rmtree(checkpoints, ignore_errors=True)
         for folder in list(checkpoints.parents)[: adapter.name.count("/") + 1]:
             with suppress(OSError):  # it is not there, or has checkpoints of other names
+                folder.rmdir()
+        log_file = self.log_file(adapter.name)
+        log_file.unlink(missing_ok=True)
+        for folder in list(log_file.parents)[: adapter.name.count("/") + 1]:
+            with suppress(OSError):  # as above
                 folder.rmdir()
         return published
 
@@ -266,6 +274,10 @@ class Store:
     def checkpoint_dir(self, name: str) -> Path:
         """The folder for the checkpoints of a training; no adapter has such a name."""
         return self.root / CHECKPOINTS / check_name(name)
+
+    def log_file(self, name: str) -> Path:
+        """The file for the log of a training, until its adapter is published with the log."""
+        return self.root / LOGS / f"{check_name(name)}.jsonl"
 
     def find(self, reference: str) -> Version:
         """The version that `name`, `name@version` or `name@alias` means; `name` is `@latest`.

@@ -27,6 +27,7 @@ from .serve import serve
 from .sign import sign, signing_key
 from .store import inspect, list_adapters, verify
 from .train import train
+from .tune import tune
 
 # Modules that need torch are imported inside the commands: --help must not wait for it.
 
@@ -125,6 +126,7 @@ def quickstart(
 app.command()(train)
 app.command()(cross_validate)
 app.command()(compare)
+app.command()(tune)
 app.command()(evaluate)
 app.command()(predict)
 app.command("list")(list_adapters)

@@ -29,7 +29,10 @@ FORMAT = 2
 KEPT = 2
 """Checkpoints that are kept; the older one serves if the disk has damaged the newer one."""
 
-WITHOUT_EFFECT = ("checkpoint", "timeout", "cache_mb", "max_tokens", "gradient_checkpointing")
+WITHOUT_EFFECT = (
+    *("checkpoint", "timeout", "cache_mb", "max_tokens", "gradient_checkpointing"),
+    *("log_steps", "trackers", "project"),
+)
 """Keys of `training` that do not change the adapter but for rounding, and so may change from start
 to start."""
 

@@ -16,7 +16,7 @@ from ..adapter.stacking import ParentRef
 from ..adapter.store import Store, find_folder
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
-from ..errors import RecipeError
+from ..errors import RecipeError, UnknownAdapterError
 from ..methods.base import Method
 from ..schema import dump
 from ..tasks.base import LEAST_TOKENS, Task
@@ -128,7 +128,7 @@ def _start(
     reference, wanted = recipe.training.start_from, recipe.training.ensemble
     if reference is None:
         return Start([None] * wanted)
-    folder = _folder(recipe, reference, store)
+    folder = _folder(recipe, "start_from", reference, store)
     if not (folder / CARD).is_file():
         method, tensors, base = load_peft_tensors(folder, backbone.geometry)
         _check_same_method(reference, method, recipe.method, backbone.geometry)
@@ -188,12 +188,19 @@ def _comparable(value: object) -> object:
     return sorted(value) if isinstance(value, list) else value
 
 
-def _folder(recipe: Recipe, reference: str, store: Store | None) -> Path:
-    """The folder of a saved adapter: a path from the recipe's folder, or a name in the store."""
+def _folder(recipe: Recipe, key: str, reference: str, store: Store | None) -> Path:
+    """The folder of a saved adapter: a path from the recipe's folder, or a name in the store.
+
+    Raises:
+        UnknownAdapterError: It is neither; the message names the key of the section `training`.
+    """
     folder = recipe.folder / reference
     if (folder / CONFIG).is_file():
         return folder
-    return find_folder(reference, store or Store("adapters"))
+    try:
+        return find_folder(reference, store or Store("adapters"))
+    except UnknownAdapterError as error:
+        raise UnknownAdapterError(f"training.{key}: {error}") from None
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
@@ -202,7 +209,8 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
     if reference is None:
         return None
     check = None if store is None else store.check_signature
-    below = load_adapter(_folder(recipe, reference, store), backbone, check_signature=check)
+    folder = _folder(recipe, "on_top_of", reference, store)
+    below = load_adapter(folder, backbone, check_signature=check)
     if below.extra_members:
         raise RecipeError(
             f"training.on_top_of: {reference} is an ensemble of {below.n_members} members; an "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..adapter.adapter import Adapter
@@ -40,6 +41,7 @@ class Plan:
         adapter: The adapter before its first step, with all its members.
         splits: The rows with their tokens and targets, the same for every member.
         augmented: The training rows as each epoch draws them; None without augmentation.
+        log_file: The file for the log of its runs; None without a store.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class Plan:
     adapter: Adapter
     splits: Mapping[str, Split]
     augmented: Augmented | None = None
+    log_file: Path | None = None
 
     @property
     def members(self) -> list[Adapter]:
@@ -64,7 +67,9 @@ class Plan:
         for index in range(settings.ensemble):
             own = replace(settings, seed=settings.seed + index, ensemble=1)
             label = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
-            runs.append(Run(next(trainables), self.splits, own, label, self.augmented))
+            run = Run(next(trainables), self.splits, own, label, self.augmented)
+            run.log_file = self.log_file
+            runs.append(run)
         return runs
 
     @classmethod
@@ -81,7 +86,7 @@ class Plan:
         Args:
             recipe: The recipe.
             backbone: Its backbone.
-            store: The store of its parent.
+            store: The store of its parent, which also has the log.
             augment: Its own augmentation.
             rows: Its rows, as `load_rows` returns them; if omitted, they are read.
 
@@ -103,7 +108,8 @@ class Plan:
             )
         except AdapterkitError as error:
             raise type(error)(f"{recipe.name}: {error}") from None
-        return cls(recipe, rows, adapter, splits, augmented)
+        log_file = store.log_file(recipe.name) if store is not None else None
+        return cls(recipe, rows, adapter, splits, augmented, log_file)
 
     def record(self) -> dict[str, Any]:
         """What the adapter's card keeps of recipe and rows."""

@@ -19,6 +19,8 @@ from ..schema import build, build_kind, check_least, convert, dump
 from ..tasks.base import Task, default_task, tasks
 from ..yaml12 import read_yaml
 from .augmentation import Augmentation
+from .search_space import SearchSpace, with_values
+from .trackers import check_trackers
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,10 @@ class Training:
         checkpoint: When the state is saved in the store, for --resume: every so many minutes (0:
             only when a signal ends the training) or steps, as {minutes: 10} or {steps: 500}.
         timeout: Seconds that one of several processes waits for another before all end.
+        log_steps: Optimiser steps between two lines of the log, which has a line for every epoch
+            as well.
+        trackers: Programs that the log is sent to: tensorboard, wandb, mlflow, trackio.
+        project: Project of the run in wandb and trackio, its experiment in mlflow.
     """
 
     epochs: int | None = None
@@ -149,11 +155,16 @@ class Training:
     ensemble: int = 1
     checkpoint: CheckpointSection = field(default_factory=CheckpointSection)
     timeout: int = 120
+    log_steps: int = 10
+    trackers: tuple[str, ...] = ()
+    project: str = "adapterkit"
 
     def __post_init__(self) -> None:
         check_least(self, 1, "epochs", "batch_size", "accumulation", "patience", "timeout")
         if self.max_tokens != "auto":
             check_least(self, 1, "max_tokens")
+        check_least(self, 1, "log_steps")
+        check_trackers(self.trackers)
         check_least(self, 0, "weight_decay", "clip", "adversarial", "cache_mb")
         for name in ("learning_rate", "head_learning_rate"):
             rate = getattr(self, name)
@@ -187,6 +198,7 @@ class Recipe:
         backbone: The frozen model.
         training: How it is trained.
         augmentation: How its training rows are varied.
+        search: Among which values of its keys `tune` searches; a training does not use it.
         folder: What relative paths start from; the recipe file's own folder.
     """
 
@@ -197,6 +209,7 @@ class Recipe:
     backbone: BackboneSection = field(default_factory=BackboneSection)
     training: Training = field(default_factory=Training)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    search: SearchSpace = field(default_factory=SearchSpace)
     folder: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -236,22 +249,9 @@ class Recipe:
             RecipeError: The file or a change is not a valid recipe; the message names the place.
         """
         path = Path(path)
+        content = read_content(path, changes)
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RecipeError(f"{path}: there is no such recipe") from None
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError as error:
-            raise RecipeError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-        try:
-            content = read_yaml(text)
-            if not isinstance(content, Mapping):
-                raise ValueError("expected keys and values (name, data, task, method, ...)")
-            plain = dict(content)
-            for change in changes:
-                _apply(plain, change)
-            return cls.of(plain, path.parent)
+            return cls.of(content, path.parent)
         except (ValueError, AdapterkitError) as error:
             raise RecipeError(f"{path}: {error}") from None
 
@@ -270,27 +270,35 @@ class Recipe:
         kinds: dict[str, Mapping[str, Any]] = {"task": tasks(), "method": methods()}
         defaults = {"task": default_task().type, "method": default_method()}
         plain: dict[str, Any] = {key: {} for key in (*kinds, *sections)} | dict(content)
+        search = SearchSpace.of(plain.pop("search", {}))
         valid = ("name", "data", *kinds, *sections)
         for key in plain:
             if key not in valid:
                 single = {"data": Data, **sections}
                 classes: dict[str, Sequence[Any]] = {name: [one] for name, one in single.items()}
                 classes |= {name: [*one.values()] for name, one in kinds.items()}
-                hint = _section_of(key, classes) or did_you_mean(str(key), valid)
+                hint = _section_of(key, classes) or did_you_mean(str(key), (*valid, "search"))
                 raise ValueError(f"{key}: there is no such key; {hint}")
         for key in valid:
             if key not in plain:
                 raise ValueError(f"{key}: this key is required")
-        return cls(
+        recipe = cls(
             name=check_name(convert(str, plain["name"], "name")),
             folder=Path(folder),
             data=Data.of(plain["data"]),
             **{key: build(section, plain[key], key) for key, section in sections.items()},
             **{key: build_kind(kinds[key], plain[key], key, defaults[key]) for key in kinds},
+            search=search,
         )
+        for key, value in search.changes_to_check():
+            try:
+                cls.of(with_values(plain, {key: value}))
+            except ValueError as error:
+                raise ValueError(f"search.{key}: with {value}, {error}") from None
+        return recipe
 
     def plain(self) -> dict[str, Any]:
-        """The recipe as `of` takes it, every default written out."""
+        """The recipe as `of` takes it, every default written out, without `search`."""
         return {
             "name": self.name,
             "backbone": dump(self.backbone),
@@ -300,6 +308,36 @@ class Recipe:
             "training": dump(self.training),
             "augmentation": dump(self.augmentation),
         }
+
+
+def read_content(path: Path, changes: Iterable[str] = ()) -> dict[str, Any]:
+    """The content of a YAML recipe, as `Recipe.of` takes it.
+
+    Args:
+        path: The file.
+        changes: As in `Recipe.load`.
+
+    Raises:
+        RecipeError: It cannot be read, or a change is not one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: there is no such recipe") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+    try:
+        content = read_yaml(text)
+        if not isinstance(content, Mapping):
+            raise ValueError("expected keys and values (name, data, task, method, ...)")
+        plain = dict(content)
+        for change in changes:
+            _apply(plain, change)
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return plain
 
 
 def _section_of(key: Any, classes: Mapping[str, Sequence[Any]]) -> str | None:

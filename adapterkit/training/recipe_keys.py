@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from textwrap import wrap
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..schema import keys_of
 from ..tasks.base import column_roles, tasks
 from .augmentation import Augmentation
 from .recipe import BackboneSection, Training
+from .search_space import Range
 
 
 def describe_keys() -> str:
@@ -24,10 +26,8 @@ def describe_keys() -> str:
     for title, section in sections:
         lines += ["", title]
         rows = keys_of(section) + (_column_keys() if section is Data else [])
-        for key, default, meaning in rows:
-            lines += wrap(
-                f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
-            )
+        lines += _described(rows)
+    lines += ["", "search: among what adapterkit tune searches, by section.key", *_range_keys()]
     for name, kind in metric_kinds().items():
         more = [metric for metric in kind.metrics if metric not in kind.defaults]
         metrics = f"{name}: {', '.join(kind.defaults)}" + (
@@ -35,6 +35,21 @@ def describe_keys() -> str:
         )
         lines += ["", *wrap(f"metrics of {metrics}", 96, subsequent_indent="      ")]
     return "\n".join(lines)
+
+
+def _described(rows: Iterable[tuple[str, str, str]]) -> list[str]:
+    lines = []
+    for key, default, meaning in rows:
+        lines += wrap(
+            f"{key} ({default}): {meaning}", 96, initial_indent="  ", subsequent_indent="      "
+        )
+    return lines
+
+
+def _range_keys() -> list[str]:
+    """The keys of a range, with an example of each kind of values."""
+    example = "training.learning_rate: {low: 1e-4, high: 1e-2, log: true}, method.r: [4, 8, 16]"
+    return [f"  {example}", *_described(keys_of(Range))]
 
 
 def _column_keys() -> list[tuple[str, str, str]]:

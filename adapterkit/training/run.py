@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ class Run:
         losses: Training loss of every step so far.
         history: One entry for every epoch so far, of plain data; callbacks write it.
         best: The epoch to keep so far; callbacks set it.
+        log: Its log so far: entries of plain data, with `step`; a callback writes it.
+        log_file: The file that the log is written to, a JSON object a line; None if there is none.
         callback_state: Plain data and tensors that a callback wants saved with the run, by the
             callback's `type`.
         max_tokens: Most tokens of its rows in one forward; None for any number, and as long as
@@ -82,6 +85,8 @@ class Run:
         self.losses: list[float] = []
         self.history: list[dict[str, Any]] = []
         self.best: Best | None = None
+        self.log: list[dict[str, Any]] = []
+        self.log_file: Path | None = None
         self.callback_state: dict[str, Any] = {}
         self.max_tokens = settings.max_tokens if settings.max_tokens != "auto" else None
         self.fault: str | None = None
@@ -177,6 +182,7 @@ class Run:
             "epochs_ended": self._epochs_ended,
             "losses": self.losses,
             "history": self.history,
+            "log": self.log,
             "stopped": self._stopped,
             "fault": self.fault,
             "max_tokens": {"recipe": self.settings.max_tokens, "used": self.max_tokens},
@@ -215,6 +221,7 @@ class Run:
         self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
         self.schedule.load_state_dict(state["schedule"])
         self.losses, self.history = state["losses"], state["history"]
+        self.log = state["log"]
         self.best = None if state["best"] is None else Best(**state["best"])
         self.callback_state = state["callbacks"]
         self.fault, self._stopped = state["fault"], state["stopped"]

@@ -30,6 +30,7 @@ from .resume import Resume
 from .run import Run
 from .short_training import warn_of_few_steps, warn_of_rising_scores
 from .token_budget import STEP_TOKENS
+from .trackers import check_installed
 from .trainable import TrainableAdapter, TrainableAdapters
 
 log = logging.getLogger("adapterkit")
@@ -39,11 +40,13 @@ class StoppedError(DataError):
     """Some runs failed before their end; the adapters of the others are not lost.
 
     Attributes:
+        faults: Why the others failed, by the label of the run.
         finished: The adapters of the runs that did not fail.
     """
 
     def __init__(self, faults: Mapping[str, str], finished: list[Adapter]) -> None:
         super().__init__("; ".join(f"{label}: {fault}" for label, fault in faults.items()))
+        self.faults = dict(faults)
         self.finished = finished
 
 
@@ -135,6 +138,7 @@ def train_many(
     """
     started = time.perf_counter()
     check_together(recipes)
+    check_installed(tracker for recipe in recipes for tracker in recipe.training.trackers)
     augment = augment or {}
     _check_augment_names(augment, recipes)
     known = rows or {}
@@ -289,6 +293,7 @@ def _evaluated(
             "processes": accelerator.num_processes,
             "together": n_together,
             **runs[0].summary(),
+            "log": [entry for run in runs for entry in run.log],
         }
         if len(runs) > 1:
             record["members"] = [{"seed": r.settings.seed, **r.summary()} for r in runs[1:]]

@@ -419,7 +419,7 @@ TRAINING_FAULTS = {
     ),
     "no such adapter to start from": (
         {"training": "{start_from: nowhere}"},
-        "nowhere: there is no such folder",
+        "training.start_from: ",
     ),
 }
 

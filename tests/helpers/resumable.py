@@ -14,7 +14,9 @@ DROPOUT = {"type": "classification", "pooling": "mean", "dropout": 0.3}
 
 
 def record(adapter: Adapter) -> dict[str, Any]:
-    return {key: value for key, value in adapter.training.items() if key != "seconds"}
+    """The training record without times."""
+    log = [{k: v for k, v in entry.items() if k != "time"} for entry in adapter.training["log"]]
+    return {k: v for k, v in adapter.training.items() if k != "seconds"} | {"log": log}
 
 
 def assert_same(found: Adapter, expected: Adapter) -> None:

@@ -126,7 +126,8 @@ def test_callbacks_are_called_by_their_order() -> None:
     early, usual = Early(), Recorder()
     types = [getattr(callback, "type", "early") for callback in in_order([usual, early])]
     assert types == [
-        *("early", "history", "evaluation", "keep_best", "patience", "recorder", "progress"),
+        *("early", "history", "evaluation", "keep_best", "patience", "log", "tracking"),
+        *("recorder", "progress"),
     ]
     assert set(callbacks()) == set(types) - {"early", "recorder"}
 

@@ -120,7 +120,7 @@ def test_two_checkpoints_are_kept_and_none_after_publishing(tiny: Backbone, stor
 
 def test_a_short_training_writes_no_checkpoint(tiny: Backbone, store: Store) -> None:
     train(recipe_for("t", write_rows(1, 30), epochs=1), tiny, store=store, progress=False)
-    assert not store.root.exists()
+    assert not store.checkpoint_dir("t").exists()
 
 
 @pytest.fixture

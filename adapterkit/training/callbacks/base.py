@@ -49,7 +49,7 @@ class Callback:
 
     order: ClassVar[int] = 50
     """Callbacks of lower order are called first: the history has 10, evaluation 20, keep_best 30,
-    patience 40 and progress 90."""
+    patience 40, the log 42, tracking 44 and progress 90."""
 
     def on_start(self, event: Event) -> None:
         """Called once before the first step, with all runs; here a run can load its state."""

@@ -1,0 +1,37 @@
+"""The callback that ends hopeless trials of a search, and follows the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from .callbacks.base import Callback, Event
+
+
+class Pruning(Callback):
+    """Reports the validation score of every epoch to Optuna, and stops a run that Optuna gives up.
+
+    Args:
+        trials: Optuna's trial of each run, by the run's label.
+        follow: Called after every epoch with its number.
+
+    Attributes:
+        pruned: Labels of the runs that were stopped.
+    """
+
+    type: ClassVar[str] = "pruning"
+    order: ClassVar[int] = 46  # after the evaluation, and after the log has its entry
+
+    def __init__(self, trials: Mapping[str, Any], follow: Callable[[int], object]) -> None:
+        self._trials = trials
+        self._follow = follow
+        self.pruned: set[str] = set()
+
+    def on_epoch(self, event: Event) -> None:
+        self._follow(max(run.epoch for run in event.runs))
+        for run in event.runs:
+            trial, metric = self._trials[run.label], run.trainable.initial.task.main_metric
+            trial.report(run.history[-1]["validation"][metric], step=run.epoch)
+            if not run.ended and trial.should_prune():
+                self.pruned.add(run.label)
+                run.stop()

@@ -1,0 +1,400 @@
+"""Search: many trainings of a recipe with other values, of which the best one is kept.
+
+Optuna (Akiba et al. 2019) proposes the values and keeps the trials in one SQLite file. Trials train
+side by side, in groups.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from signal import SIGINT
+from typing import TYPE_CHECKING, Any
+
+from accelerate.state import PartialState
+from tqdm import tqdm
+
+from ..adapter.adapter import Adapter
+from ..backbone.model import Backbone
+from ..data.dataset import fingerprint
+from ..errors import AdapterkitError, RecipeError, TrainingInterruptedError
+from .plan import Rows, load_rows
+from .pruning import Pruning
+from .recipe import Recipe
+from .search_space import Value, with_values
+from .train import StoppedError, load_backbone, train_many
+from .tuning_table import FinishedTrial, trial_text
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
+
+log = logging.getLogger("adapterkit")
+
+TRIALS = 40
+"""Trials of a search if its caller gives no number."""
+
+PARALLEL = 4
+"""Trials that train side by side if the caller gives no number."""
+
+ORIGIN, REASON, EPOCHS = "origin", "reason", "epochs"
+"""Names of attributes in the file of a study: what it belongs to; why a trial failed, and how many
+epochs it was trained."""
+
+FIRST_UNPRUNED = 5
+"""Trials that end before any is pruned, which is when there is a median to compare with."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of a search that are not part of a recipe.
+
+    Attributes:
+        trials: Trials in all, those of an earlier start included.
+        parallel: Trials that train side by side. More take fewer, larger steps, but the values of a
+            trial can only learn from trials that have ended.
+        study: SQLite file of the trials; a search that is there goes on. None keeps them in memory.
+        progress: Show a progress bar and a line a trial.
+    """
+
+    trials: int = TRIALS
+    parallel: int = PARALLEL
+    study: Path | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "parallel"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found.
+
+    Attributes:
+        recipe: The recipe with the values of the best trial.
+        adapter: The adapter of that recipe, trained once more, and with scores of the test rows.
+        best: The best trial.
+        trials: All trials.
+        seconds: Time of the trials of this start, without the last training.
+    """
+
+    recipe: Recipe
+    adapter: Adapter
+    best: FinishedTrial
+    trials: Sequence[FinishedTrial]
+    seconds: float
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that the trials are compared by."""
+        return self.recipe.task.main_metric
+
+    def plain(self) -> dict[str, Any]:
+        """The result as plain data."""
+        return {
+            "name": self.recipe.name,
+            "metric": self.metric,
+            "best": vars(self.best) | {"values": dict(self.best.values)},
+            "metrics": self.adapter.metrics,
+            "trials": [vars(trial) | {"values": dict(trial.values)} for trial in self.trials],
+            "seconds": self.seconds,
+        }
+
+
+def tune(
+    recipe: Recipe,
+    backbone: Backbone | None = None,
+    *,
+    trials: int = TRIALS,
+    parallel: int = PARALLEL,
+    study: str | Path | None = None,
+    progress: bool = True,
+) -> SearchResult:
+    """Searches the best values for the keys in the recipe's section `search`.
+
+    Trials are compared by the main metric on the validation rows and never see the test rows. A
+    trial that is below the median of the others after an epoch is given up. At the end the best
+    recipe is trained once more, and the test rows are scored once. Nothing is published.
+
+    Args:
+        recipe: The recipe, with a section `search`.
+        backbone: A loaded backbone; if omitted, the recipe's backbone is loaded.
+        trials: Trials in all, those of an earlier start included.
+        parallel: Trials that train side by side, in shared steps.
+        study: SQLite file of the trials; a search that is there goes on. Without it, an interrupted
+            search is lost.
+        progress: Show a progress bar, and a line a trial.
+
+    Raises:
+        RecipeError: There is nothing to search or to compare by, the file is of another search, or
+            Optuna is not installed.
+        TrainingInterruptedError: Ctrl-C ended the search; the file has the trials that have ended.
+        AdapterkitError: Recipe, data or backbone do not allow the training.
+    """
+    options = SearchOptions(trials, parallel, Path(study) if study is not None else None, progress)
+    check_searchable(recipe)
+    rows = load_rows(recipe)
+    if "validation" not in rows:
+        raise RecipeError("data: there are no validation rows to compare trials by")
+    if backbone is None:
+        backbone = load_backbone([recipe])
+    if PartialState().num_processes > 1:
+        raise RecipeError("tune trains side by side in one process; start it without a launcher")
+    search = _Search(recipe, backbone, rows, options)
+    started = time.perf_counter()
+    search.run()
+    seconds = time.perf_counter() - started
+    found = search.finished()
+    complete = [trial for trial in found if trial.state == "complete" and trial.score is not None]
+    if not complete:
+        reasons = [trial.reason for trial in found if trial.reason]
+        raise RecipeError(f"no trial has ended; {reasons[-1] if reasons else 'all were pruned'}")
+    best = max(complete, key=lambda trial: (trial.score or 0.0, -trial.number))
+    chosen = changed_recipe(recipe, best.values)
+    by_name = {recipe.name: rows}
+    (adapter,) = train_many([chosen], backbone, rows=by_name, progress=progress)
+    return SearchResult(chosen, adapter, best, found, round(seconds, 1))
+
+
+def check_searchable(recipe: Recipe) -> None:
+    """Refuses what cannot be searched, before anything is loaded.
+
+    Raises:
+        RecipeError: The recipe has no section `search`, or is of an ensemble, or Optuna is missing.
+    """
+    if not recipe.search:
+        raise RecipeError(
+            "search: the recipe has no such section; give keys with their values, such as "
+            "search: {training.learning_rate: {low: 1e-4, high: 1e-2, log: true}}"
+        )
+    if recipe.training.ensemble > 1:
+        raise RecipeError("training.ensemble: a search compares single adapters; leave it at 1")
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise RecipeError(
+            "tune needs Optuna, which is not installed; pip install 'adapterkit[tune]'"
+        ) from None
+
+
+def changed_recipe(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
+    """The recipe with other values of some keys."""
+    return Recipe.of(with_values(recipe.plain(), values), recipe.folder)
+
+
+class _Search:
+    """The trials of one search.
+
+    Args:
+        recipe: The recipe.
+        backbone: Its backbone.
+        rows: Its rows.
+        options: Number of trials and the file.
+    """
+
+    def __init__(
+        self, recipe: Recipe, backbone: Backbone, rows: Rows, options: SearchOptions
+    ) -> None:
+        self._recipe = recipe
+        self._backbone = backbone
+        self._rows = {name: part for name, part in rows.items() if name != "test"}
+        self._options = options
+        origin = {
+            "recipe": recipe.plain(),
+            "search": recipe.search.plain(),
+            "rows": fingerprint(rows),
+            "backbone": backbone.fingerprint,
+        }
+        self._study = _open_study(recipe, options.study, json.loads(json.dumps(origin)))
+
+    def run(self) -> None:
+        """Trains trials until there are as many as were asked for.
+
+        Raises:
+            TrainingInterruptedError: Ctrl-C has ended the search.
+        """
+        total, done = self._options.trials, len(self.finished())
+        if done and self._options.progress:
+            log.info(f"{self._options.study}: goes on after {done} of {total} trials")
+        bar = tqdm(
+            total=total,
+            initial=min(done, total),
+            unit="trial",
+            disable=None if self._options.progress else True,
+        )
+        try:
+            while done < total:
+                self._train(min(self._options.parallel, total - done), bar)
+                done = len(self.finished())
+        except KeyboardInterrupt:
+            file = self._options.study
+            kept = f"which are in {file}; the same command goes on" if file else "which are lost"
+            raise TrainingInterruptedError(
+                f"Interrupted after {len(self.finished())} of {total} trials, {kept}", SIGINT
+            ) from None
+        finally:
+            bar.close()
+
+    def finished(self) -> list[FinishedTrial]:
+        """The trials that have ended, in order."""
+        return [_finished(trial) for trial in self._study.trials if _has_ended(trial)]
+
+    def _train(self, n: int, bar: Any) -> None:
+        """Trains some trials side by side."""
+        trials: dict[str, Trial] = {}
+        recipes = []
+        for _ in range(n):
+            trial = self._study.ask()
+            label = f"trial/{trial.number}"
+            try:
+                found = changed_recipe(self._recipe, self._recipe.search.suggest(trial))
+            except ValueError as error:  # values that are valid alone and not together
+                self._end(trial, bar, failed=str(error))
+                continue
+            recipes.append(replace(found, name=label))
+            trials[label] = trial
+        if not recipes:
+            return
+        pruning = Pruning(trials, lambda epoch: bar.set_postfix(epoch=epoch))
+        rows = dict.fromkeys(trials, self._rows)
+        faults: Mapping[str, str] = {}
+        with _errors_only():
+            try:
+                adapters = train_many(
+                    recipes,
+                    self._backbone,
+                    rows=rows,
+                    callbacks=[pruning],
+                    progress=False,
+                )
+            except StoppedError as error:
+                adapters, faults = error.finished, error.faults
+            except AdapterkitError as error:
+                if len(recipes) > 1:
+                    raise
+                adapters, faults = [], {recipes[0].name: str(error)}
+        metric = self._recipe.task.main_metric
+        for adapter in adapters:
+            trial = trials[adapter.name]
+            trial.set_user_attr(EPOCHS, len(adapter.training["history"]))
+            score = None if adapter.name in pruning.pruned else adapter.metrics["validation"]
+            self._end(trial, bar, score=None if score is None else score[metric])
+        for label, fault in faults.items():
+            self._end(trials[label], bar, failed=fault)
+
+    def _end(
+        self, trial: Trial, bar: Any, *, score: float | None = None, failed: str | None = None
+    ) -> None:
+        """Saves how a trial has ended: with a score, pruned, or with a fault."""
+        from optuna.trial import TrialState
+
+        if failed is not None:
+            trial.set_user_attr(REASON, failed)
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif score is None:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, score)
+        bar.update()
+        if self._options.progress:
+            with bar.external_write_mode():
+                log.info(trial_text(_finished(self._study.trials[trial.number])))
+
+
+def _open_study(recipe: Recipe, file: Path | None, origin: Mapping[str, Any]) -> Study:
+    """The study of a search, new or from its file.
+
+    Raises:
+        RecipeError: The file is of another search, or is not the file of a study.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(
+            storage=None if file is None else f"sqlite:///{file}",
+            study_name=recipe.name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(FIRST_UNPRUNED, n_warmup_steps=1),
+        )
+        trials = study.trials
+    except Exception as error:  # of SQLite through SQLAlchemy
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"{file}: cannot be used as the file of a search ({reason})") from None
+    saved = study.user_attrs.get(ORIGIN)
+    if saved is None:
+        study.set_user_attr(ORIGIN, dict(origin))
+    elif saved != origin:
+        differing = ", ".join(key for key in origin if saved.get(key) != origin[key])
+        raise RecipeError(
+            f"{file}: has the trials of another search (other {differing}); go on as it began, or "
+            "give another file (--study)"
+        )
+    # A start draws other values than the starts before it.
+    study.sampler = optuna.samplers.TPESampler(
+        seed=recipe.training.seed + len(trials), constant_liar=True
+    )
+    for trial in trials:
+        if trial.state == TrialState.RUNNING:  # a process was killed; they are trained again
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    if not trials and (own := _own_values(recipe)) is not None:
+        study.enqueue_trial(own)
+    return study
+
+
+def _own_values(recipe: Recipe) -> dict[str, Value] | None:
+    """The recipe's own values of the keys that are searched; None if one is not in its range."""
+    plain = recipe.plain()
+    rates = ("learning_rate", "head_learning_rate")
+    defaults = {f"training.{name}": getattr(recipe.method, name) for name in rates}
+    found = {}
+    for path, values in recipe.search.ranges.items():
+        section, _, key = path.partition(".")
+        value = plain[section][key]
+        found[path] = defaults.get(path) if value is None else value
+        if found[path] not in values:
+            return None
+    return found
+
+
+def _has_ended(trial: FrozenTrial) -> bool:
+    from optuna.trial import TrialState
+
+    killed = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
+    return trial.state.is_finished() and not killed
+
+
+def _finished(trial: FrozenTrial) -> FinishedTrial:
+    from optuna.trial import TrialState
+
+    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+    return FinishedTrial(
+        number=trial.number,
+        state=states.get(trial.state, "failed"),
+        score=trial.value if trial.state == TrialState.COMPLETE else last,
+        epochs=trial.user_attrs.get(EPOCHS, 0),
+        values=dict(trial.params),
+        reason=trial.user_attrs.get(REASON),
+    )
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Stops messages that each trial would repeat."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

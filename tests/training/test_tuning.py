@@ -1,0 +1,205 @@
+"""Searches: what they find, how they go on, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from adapterkit import AdapterkitError, Recipe, train, train_many, tune
+from adapterkit.backbone.model import Backbone
+from adapterkit.errors import TrainingInterruptedError
+from adapterkit.training import tuning
+from adapterkit.training.pruning import Pruning
+from adapterkit.training.train import StoppedError
+from adapterkit.training.tuning_table import tuning_table
+from helpers.command_line import assert_refused, run_command, write_recipe
+from helpers.joint_training import assert_equals_solo, write_rows
+
+SEARCH: dict[str, Any] = {
+    "training.learning_rate": {"low": 1e-5, "high": 3e-2, "log": True},
+    "method.r": [2, 4],
+}
+
+
+def recipe(search: Any = SEARCH, **training: Any) -> Recipe:
+    rows = Path(write_rows(1, 30))
+    text = rows.read_text(encoding="utf-8")
+    rows.write_text(text + "\nbank card,money,test\nrain sun,weather,test", encoding="utf-8")
+    return Recipe.of(
+        {
+            "name": "a/t",
+            "data": {"path": str(rows)},
+            "method": {"r": 2},
+            "training": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, **training},
+            "search": search,
+        }
+    )
+
+
+def test_the_best_trial_is_kept_and_its_test_rows_are_scored_once(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def trained(recipes: Any, *args: Any, **options: Any) -> Any:
+        seen.append(sorted({name for rows in options["rows"].values() for name in rows}))
+        return real(recipes, *args, **options)
+
+    real = train_many
+    monkeypatch.setattr(tuning, "train_many", trained)
+    plan = recipe()
+    result = tune(plan, tiny, trials=5, parallel=3, progress=False)
+    assert seen == [["train", "validation"]] * 2 + [["test", "train", "validation"]]
+    assert [trial.number for trial in result.trials] == [0, 1, 2, 3, 4]
+    assert result.trials[0].values == {"training.learning_rate": 5e-3, "method.r": 2}
+    scores = [trial.score for trial in result.trials if trial.state == "complete"]
+    assert result.best.score == max(score for score in scores if score is not None)
+    assert result.adapter.metrics["validation"]["accuracy"] == pytest.approx(result.best.score)
+    assert "test" in result.adapter.metrics
+    assert result.recipe.training.learning_rate == result.best.values["training.learning_rate"]
+    assert_equals_solo(result.adapter, train(result.recipe, tiny, progress=False))
+
+
+def test_a_search_goes_on_with_the_same_file_and_refuses_another_one(tiny: Backbone) -> None:
+    plan, file = recipe(), Path("s.db")
+    first = tune(plan, tiny, trials=2, parallel=2, study=file, progress=False)
+    second = tune(plan, tiny, trials=3, parallel=2, study=file, progress=False)
+    assert second.trials[:2] == first.trials
+    assert len(second.trials) == 3
+    assert len({tuple(trial.values.values()) for trial in second.trials}) == 3
+    with pytest.raises(AdapterkitError, match=r"^s\.db: .* another search \(other recipe\)"):
+        tune(recipe(seed=5), tiny, trials=3, study=file, progress=False)
+    Path("text.db").write_text("no database")
+    with pytest.raises(AdapterkitError, match=r"^text\.db: cannot be used as the file"):
+        tune(plan, tiny, trials=1, study="text.db", progress=False)
+
+
+def test_a_run_below_the_median_is_pruned(tiny: Backbone) -> None:
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(1))
+    good = study.ask()
+    for epoch in range(1, 6):
+        good.report(0.99, step=epoch)
+    study.tell(good, 0.99)
+    plans = [replace(recipe(epochs=5, seed=seed), name=f"t/{seed}") for seed in (1, 2)]
+    epochs: list[int] = []
+    pruning = Pruning({plan.name: study.ask() for plan in plans}, epochs.append)
+    adapters = train_many(plans, tiny, callbacks=[pruning], progress=False)
+    assert pruning.pruned == {"t/1", "t/2"}
+    assert [len(adapter.training["history"]) for adapter in adapters] == [1, 1]
+    assert epochs == [1]
+
+
+def test_a_trial_that_fails_is_kept_with_its_reason(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(recipes: Any, *args: Any, **options: Any) -> Any:
+        finished = real(recipes, *args, **options)
+        if recipes[0].name == "trial/0":
+            raise StoppedError({"trial/0": "the loss became nan"}, finished[1:])
+        return finished
+
+    real = train_many
+    monkeypatch.setattr(tuning, "train_many", trained)
+    search = {"training.accumulation": [1, 8], "training.batch_size": [4, 8]}
+    result = tune(recipe(search, epochs=1), tiny, trials=9, parallel=9, progress=False)
+    reasons = {trial.reason for trial in result.trials if trial.state == "failed"}
+    together = "training.accumulation: a batch of 4 rows cannot be computed in 8 pieces; give"
+    assert reasons == {"the loss became nan", f"{together} at most training.batch_size"}
+    assert "1 failed" not in tuning_table(result.trials, "accuracy")
+    assert "failed)" in tuning_table(result.trials, "accuracy")
+
+
+def test_ctrl_c_keeps_the_trials_that_have_ended(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = train_many, []
+
+    def trained(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(tuning, "train_many", trained)
+    plan = recipe()
+    with pytest.raises(TrainingInterruptedError, match=r"after 2 of 4 trials, which are in s\.db"):
+        tune(plan, tiny, trials=4, parallel=2, study="s.db", progress=False)
+    result = tune(plan, tiny, trials=4, parallel=2, study="s.db", progress=False)
+    assert len(result.trials) == 4
+    assert {trial.state for trial in result.trials} <= {"complete", "pruned"}
+
+
+def test_what_cannot_be_searched_is_refused_before_training(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = write_recipe(tiny_folder, data="{path: rows.csv, validation: 0.2}")
+    assert_refused("tune", plain, words="search: the recipe has no such section; give keys")
+    searched = write_recipe(tiny_folder, search="{method.r: [2, 4]}")
+    assert_refused(
+        "tune", searched, "--set", "data.validation=0", words="there are no validation rows"
+    )
+    assert_refused("tune", searched, "--set", "training.ensemble=2", words="compares single")
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert_refused("tune", searched, words="tune needs Optuna, which is not installed; pip install")
+
+
+def test_the_command_writes_recipe_plot_and_study(tiny_folder: Path) -> None:
+    path = write_recipe(
+        tiny_folder,
+        data="{path: rows.csv, validation: 0.25}",
+        search="{method.r: {low: 1, high: 4}, task.dropout: [0.0, 0.2]}",
+    )
+    result = run_command("tune", path, "--trials", "2", "--publish", "--json").json
+    assert result["recipe"] == "r.best.yaml"
+    best = Recipe.load("r.best.yaml")
+    assert best.plain()["method"]["r"] == result["best"]["values"]["method.r"]
+    assert not best.search
+    assert Path("r.trials.png").read_bytes().startswith(b"\x89PNG")
+    assert Path(result["folder"]) == Path("adapters/acme/topic/1")
+    with sqlite3.connect("r.study.db") as database:
+        assert database.execute("select count(*) from trials").fetchone() == (2,)
+    table = run_command("tune", path, "--trials", "2")
+    assert table.code == 0
+    assert "goes on after 2 of 2 trials" in table.err
+    assert "validation accuracy" in table.out
+    assert "the best 2 of 2 trials" in table.out
+    assert "test: loss" in table.out
+    assert not Path("adapters/acme/topic/2").exists(), "nothing is published without --publish"
+
+
+@pytest.mark.slow
+def test_a_killed_search_trains_its_trials_again(tiny_folder: Path) -> None:
+    path = write_recipe(
+        tiny_folder,
+        data="{path: rows.csv, validation: 0.25}",
+        training="{epochs: 40, batch_size: 8}",
+        search="{training.learning_rate: {low: 1e-4, high: 1e-2, log: true}}",
+    )
+    command = [sys.executable, "-m", "adapterkit", "tune", str(path), "--trials", "6"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not _has_rows("r.study.db", "trial_intermediate_values"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    result = run_command("tune", path, "--trials", "6", "--json").json
+    assert [trial["state"] for trial in result["trials"]].count("failed") == 0
+    assert len(result["trials"]) == 6
+
+
+def _has_rows(file: str, table: str) -> bool:
+    try:
+        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
+            return bool(database.execute(f"select 1 from {table} limit 1").fetchone())
+    except sqlite3.OperationalError:
+        return False
