@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..ops.attention import packed_attention, uses_flash_attention
 from ..ops.attention_plan import AttentionPlan
+from ..ops.disentangled import PositionPlan, PositionTable, disentangled_attention
 from ..ops.launch_table import LaunchTable
 from ..ops.prefix_tokens import Prefixes
 from ..ops.relative_bias import RelativeBias
@@ -74,18 +75,54 @@ class LayerEdits:
         Returns:
             `[R, h]`.
         """
-        key, value = self.with_prefixes(key, value, heads, bias)
+        key, value = self.with_prefixes(key, value, heads, flash=bias is None)
         return packed_attention(query, key, value, self.plan, heads, scaling, window, bias)
 
+    def positions(self, buckets: Tensor) -> PositionPlan:
+        """Which buckets of distances the sequences need; computed once a batch.
+
+        Args:
+            buckets: Bucket of each distance, int64 `[2 N - 1]`.
+        """
+        plans = self.plan.derived
+        if "positions" not in plans:
+            plans["positions"] = PositionPlan(self.plan, buckets)
+        found: PositionPlan = plans["positions"]
+        return found
+
+    def attend_by_position(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        buckets: Tensor,
+        tables: tuple[PositionTable | None, PositionTable | None],
+        heads: int,
+        scaling: float,
+    ) -> Tensor:
+        """Attention within each sequence and its prefix, with scores of content and distance.
+
+        Args:
+            query, key, value, heads, scaling: As of `attend`.
+            buckets: Bucket of each distance, int64 `[2 N - 1]`.
+            tables: Keys and queries of positions (`ops.disentangled`).
+
+        Returns:
+            `[R, h]`.
+        """
+        key, value = self.with_prefixes(key, value, heads, flash=False)
+        plan = self.positions(buckets)
+        return disentangled_attention(query, key, value, plan, tables, heads, scaling)
+
     def with_prefixes(
-        self, key: Tensor, value: Tensor, heads: int, bias: RelativeBias | None = None
+        self, key: Tensor, value: Tensor, heads: int, *, flash: bool
     ) -> tuple[Tensor, Tensor]:
         """Keys and values in the order of the plan, prefix tokens included.
 
         Args:
             key, value: Of the batch's own tokens, `[R, h]` each.
             heads: Number of attention heads.
-            bias: As of `attend`. Flash attention does not compute it.
+            flash: Whether flash attention may compute the batch: nothing is added to scores.
 
         Returns:
             `[R + P, h]` each: the batch's tokens, then the P prefix tokens. For flash attention
@@ -94,8 +131,8 @@ class LayerEdits:
         """
         if self.prefixes is None:
             return key, value
-        flash = uses_flash_attention(key.device, key.dtype, key.shape[-1] // heads)
-        if flash and bias is None and self.plan.ragged_table is not None:
+        flash = flash and uses_flash_attention(key.device, key.dtype, key.shape[-1] // heads)
+        if flash and self.plan.ragged_table is not None:
             return self.plan.ragged.gather_keys(key, value, self.index)
         keys, values = self.prefixes.layer(self.index)
         return torch.cat([key, keys.to(key.dtype)]), torch.cat([value, values.to(value.dtype)])

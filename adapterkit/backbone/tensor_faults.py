@@ -56,6 +56,7 @@ def tensor_faults(
         if modern_name(name) not in expected
         and family.is_backbone_weight(name)
         and not name.endswith(BUFFERS)
+        and name not in family.unused_weights
         and (weights.root or name.partition(".")[0] in parts)
     ]
     shapes = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -93,6 +93,11 @@ class AttentionPlan:
         return ragged.view()
 
     @cached_property
+    def derived(self) -> dict[str, Any]:
+        """What other operators derive from the plan, once for all layers."""
+        return {}
+
+    @cached_property
     def spans(self) -> KeySpans:
         """The plan for the compiled kernel, which needs no padding."""
         from .kernels.key_columns import KeySpans
@@ -131,7 +136,7 @@ class AttentionPlan:
         prefixes = torch.tensor(self.prefixes)
         groups, index, end = [], torch.empty(padded, dtype=torch.long), 0
         sizes = [(n + p, n) for n, (_, p) in zip(self.lengths, self.prefixes, strict=True)]
-        for members in _group_by_size(sizes):
+        for members in group_by_size(sizes):
             n, start, prefix = lengths[members, None], starts[members, None], prefixes[members]
             columns = rows = torch.arange(int(n.max()))[None]
             is_real = columns < n
@@ -281,7 +286,7 @@ class PaddedPlan:
     index: Tensor
 
 
-def _group_by_size(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+def group_by_size(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Groups sequences so that there is little padding and few calls.
 
     Args:

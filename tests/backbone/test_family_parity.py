@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -32,6 +33,7 @@ from adapterkit.ops.launch_table import LaunchTable
 from helpers.adapters import MakeAdapter
 from helpers.folder_faults import change_json
 from helpers.sequences import outputs_by_row, tokenise
+from helpers.vocabulary import WORDS
 
 VOCABULARY = 90
 LENGTHS = (17, 1, 40, 33, 6)
@@ -40,12 +42,27 @@ LENGTHS = (17, 1, 40, 33, 6)
 MODELS: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 16, "num_hidden_groups": 2},
     "data2vec-text": {},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "max_relative_positions": 40,
+        "pos_att_type": ["c2p", "p2c"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
+    "deberta-v2 linears of positions": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c"],
+        "type_vocab_size": 2,
+        "embedding_size": 16,
+    },
     "distilbert": {"hidden_dim": 48},
     "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "mpnet": {},
     "splinter": {},
 }
-"""The families of this test, and settings beside those of all."""
+"""Model types, with a name for further ones of one type, and settings beside those of all."""
 
 SIZES: dict[str, dict[str, int]] = {
     "narrow heads": {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3},
@@ -62,7 +79,8 @@ def random_model(model_type: str, size: str) -> Any:
     from transformers import AutoConfig, AutoModel
 
     shape = {"vocab_size": VOCABULARY, "intermediate_size": 48, "max_position_embeddings": 64}
-    config = AutoConfig.for_model(model_type, **{**shape, **SIZES[size], **MODELS[model_type]})
+    model_type, settings = model_type.partition(" ")[0], MODELS[model_type]
+    config = AutoConfig.for_model(model_type, **{**shape, **SIZES[size], **settings})
     torch.manual_seed(0)
     model = AutoModel.from_config(config).eval()
     with torch.no_grad():
@@ -202,6 +220,7 @@ def test_lora_equals_peft_forward_and_backward(
         assert scale > 0, name
         ours = gradient[layers].sum(0)
         torch.testing.assert_close(ours / scale, right / scale, rtol=1e-5, atol=1e-5)
+    packed_states(backbone, inputs, adapter).sum().backward()  # a second step is possible
 
 
 EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
@@ -237,6 +256,11 @@ def test_a_mixed_batch_equals_every_adapter_alone(
 # A family without a reference of its own for adapters computes what a BERT with its weights does.
 
 NAMES: dict[str, dict[str, str]] = {
+    "deberta-v2": {
+        "self.query": "self.query_proj",
+        "self.key": "self.key_proj",
+        "self.value": "self.value_proj",
+    },
     "mpnet": {
         "attention.self.query": "attention.attn.q",
         "attention.self.key": "attention.attn.k",
@@ -286,6 +310,7 @@ def twin_of_bert(model_type: str, bert: Any) -> Any:
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     shape = {key: getattr(config, key) for key in (*keys, "max_position_embeddings")}
     shape |= {"hidden_dim": config.intermediate_size, "hidden_act": "gelu"}
+    shape |= {"layer_norm_eps": config.layer_norm_eps}
     shape |= {"intermediate_size": config.intermediate_size, "embedding_size": config.hidden_size}
     twin = AutoModel.from_config(AutoConfig.for_model(model_type, **shape)).eval()
     weights = {
@@ -392,6 +417,53 @@ def test_what_shared_layers_do_not_compute_is_refused(
 
 
 # Relative positions.
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("conv_kernel_size", 3, "conv_kernel_size: 3 is not supported, only 0"),
+        ("attention_head_size", 4, "attention_head_size: 4 is not supported, only its default"),
+    ],
+)
+def test_parts_of_deberta_that_are_not_computed_are_refused(
+    checkpoints: Any, tmp_path: Path, setting: str, value: int, message: str
+) -> None:
+    folder = shutil.copytree(checkpoints("deberta-v2", "narrow heads"), tmp_path / "copy")
+    change_json("config.json", **{setting: value})(folder)
+    with pytest.raises(BackboneError, match=message):
+        Backbone.load(str(folder), device="cpu")
+
+
+def test_position_embeddings_that_a_deberta_does_not_read_are_accepted(
+    checkpoints: Any, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoints("deberta-v2", "narrow heads"), tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.position_embeddings.weight"] = torch.ones(64, 32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    right = Backbone.load(str(checkpoints("deberta-v2", "narrow heads")), device="cpu")
+    found, inputs = Backbone.load(str(folder), device="cpu"), random_inputs(right)
+    with torch.inference_mode():
+        assert torch.equal(packed_states(found, inputs), packed_states(right, inputs))
+
+
+def test_deberta_reads_its_tokenizer(checkpoints: Any, tmp_path: Path) -> None:
+    import transformers
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(checkpoints("deberta-v2", "narrow heads"), tmp_path / "copy")
+    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    pieces = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"\u2581{word}" for word in WORDS[:60]), "s"]
+    vocabulary = [(piece, -float(number)) for number, piece in enumerate([*pieces, "[MASK]"])]
+    transformers.DebertaV2Tokenizer(vocab=vocabulary, unk_id=3).save_pretrained(folder)
+    backbone = Backbone.load(str(folder), device="cpu")
+    tokenizer, texts = AutoTokenizer.from_pretrained(folder), [" ".join(WORDS[:9]), "cards x"]
+    pairs: list[str | None] = [WORDS[4], None]
+    for text, pair, one in zip(texts, pairs, tokenise(backbone, texts, pairs, 60), strict=True):
+        assert list(one.input_ids) == tokenizer(text, pair)["input_ids"]
+        assert set(one.token_type_ids) == {0}
 
 
 def save_mpnet_tokenizer(folder: Path) -> None:

@@ -31,6 +31,15 @@ SECONDS = 60
 
 OTHERS: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "initializer_range": 0.2},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["c2p", "p2c"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "initializer_range": 0.2,
+    },
     "distilbert": {"hidden_dim": 48, "initializer_range": 0.2},
     "ernie": {"use_task_id": True, "initializer_range": 0.2},
     "mpnet": {"initializer_range": 0.2},

@@ -58,6 +58,9 @@ class Family(ABC):
     pooler_path: ClassVar[str | None] = None
     """Path of the pooler inside the backbone; None for a family without one."""
 
+    unused_weights: ClassVar[tuple[str, ...]] = ()
+    """Names of tensors that checkpoints may hold in vain, for models that have them or not."""
+
     uses_graphs: ClassVar[bool] = True
     """Whether a batch may become a CUDA graph. It may not if attention adds to the scores: then it
     is computed in groups of rows, which are others in every batch."""
