@@ -16,6 +16,9 @@ from torch import Tensor
 
 from .attention_plan import AttentionPlan, group_by_size
 
+MOST_SCORES = 2**22
+"""The most scores of a head in a group, unless one sequence has more: it bounds the memory."""
+
 
 @dataclass(frozen=True)
 class PositionTable:
@@ -97,7 +100,13 @@ class PositionPlan:
         """Groups of sequences that are computed at once."""
         plan = self._plan
         sizes = [(n + p, n) for n, (_, p) in zip(plan.lengths, plan.prefixes, strict=True)]
-        return tuple(self._group(members) for members in group_by_size(sizes))
+        groups = []
+        for members in group_by_size(sizes):
+            longest = max(sizes[member][0] for member in members)
+            step = max(1, MOST_SCORES // longest**2)
+            parts = [members[first : first + step] for first in range(0, len(members), step)]
+            groups += [self._group(part) for part in parts]
+        return tuple(groups)
 
     @cached_property
     def index(self) -> Tensor:
