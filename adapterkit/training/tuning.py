@@ -27,12 +27,12 @@ from .plan import Rows, load_rows
 from .pruning import Pruning
 from .recipe import Recipe
 from .search_space import Value, with_values
+from .study import EPOCHS, REASON, finished_trial, finished_trials, open_study
 from .train import StoppedError, load_backbone, train_many
 from .tuning_table import FinishedTrial, trial_text
 
 if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
 log = logging.getLogger("adapterkit")
 
@@ -41,13 +41,6 @@ TRIALS = 40
 
 PARALLEL = 4
 """Trials that train side by side if the caller gives no number."""
-
-ORIGIN, REASON, EPOCHS = "origin", "reason", "epochs"
-"""Names of attributes in the file of a study: what it belongs to; why a trial failed, and how many
-epochs it was trained."""
-
-FIRST_UNPRUNED = 5
-"""Trials that end before any is pruned, which is when there is a median to compare with."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +205,7 @@ class _Search:
             "rows": fingerprint(rows),
             "backbone": backbone.fingerprint,
         }
-        self._study = _open_study(recipe, options.study, json.loads(json.dumps(origin)))
+        self._study = open_study(recipe, options.study, json.loads(json.dumps(origin)))
 
     def run(self) -> None:
         """Trains trials until there are as many as were asked for.
@@ -244,7 +237,7 @@ class _Search:
 
     def finished(self) -> list[FinishedTrial]:
         """The trials that have ended, in order."""
-        return [_finished(trial) for trial in self._study.trials if _has_ended(trial)]
+        return finished_trials(self._study)
 
     def _train(self, n: int, bar: Any) -> None:
         """Trains some trials side by side."""
@@ -305,88 +298,7 @@ class _Search:
         bar.update()
         if self._options.progress:
             with bar.external_write_mode():
-                log.info(trial_text(_finished(self._study.trials[trial.number])))
-
-
-def _open_study(recipe: Recipe, file: Path | None, origin: Mapping[str, Any]) -> Study:
-    """The study of a search, new or from its file.
-
-    Raises:
-        RecipeError: The file is of another search, or is not the file of a study.
-    """
-    import optuna
-    from optuna.trial import TrialState
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            storage=None if file is None else f"sqlite:///{file}",
-            study_name=recipe.name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(FIRST_UNPRUNED, n_warmup_steps=1),
-        )
-        trials = study.trials
-    except Exception as error:  # of SQLite through SQLAlchemy
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"{file}: cannot be used as the file of a search ({reason})") from None
-    saved = study.user_attrs.get(ORIGIN)
-    if saved is None:
-        study.set_user_attr(ORIGIN, dict(origin))
-    elif saved != origin:
-        differing = ", ".join(key for key in origin if saved.get(key) != origin[key])
-        raise RecipeError(
-            f"{file}: has the trials of another search (other {differing}); go on as it began, or "
-            "give another file (--study)"
-        )
-    # A start draws other values than the starts before it.
-    study.sampler = optuna.samplers.TPESampler(
-        seed=recipe.training.seed + len(trials), constant_liar=True
-    )
-    for trial in trials:
-        if trial.state == TrialState.RUNNING:  # a process was killed; they are trained again
-            study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
-    if not trials and (own := _own_values(recipe)) is not None:
-        study.enqueue_trial(own)
-    return study
-
-
-def _own_values(recipe: Recipe) -> dict[str, Value] | None:
-    """The recipe's own values of the keys that are searched; None if one is not in its range."""
-    plain = recipe.plain()
-    rates = ("learning_rate", "head_learning_rate")
-    defaults = {f"training.{name}": getattr(recipe.method, name) for name in rates}
-    found = {}
-    for path, values in recipe.search.ranges.items():
-        section, _, key = path.partition(".")
-        value = plain[section][key]
-        found[path] = defaults.get(path) if value is None else value
-        if found[path] not in values:
-            return None
-    return found
-
-
-def _has_ended(trial: FrozenTrial) -> bool:
-    from optuna.trial import TrialState
-
-    killed = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
-    return trial.state.is_finished() and not killed
-
-
-def _finished(trial: FrozenTrial) -> FinishedTrial:
-    from optuna.trial import TrialState
-
-    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
-    last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
-    return FinishedTrial(
-        number=trial.number,
-        state=states.get(trial.state, "failed"),
-        score=trial.value if trial.state == TrialState.COMPLETE else last,
-        epochs=trial.user_attrs.get(EPOCHS, 0),
-        values=dict(trial.params),
-        reason=trial.user_attrs.get(REASON),
-    )
+                log.info(trial_text(finished_trial(self._study.trials[trial.number])))
 
 
 @contextmanager
