@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from adapterkit import Adapter, Backbone, Predictor, Recipe, Store
 from adapterkit.tasks.base import column_roles
+from adapterkit.tasks.pooled import PooledTask
 from helpers.command_line import run_command
 from helpers.paths import ROOT
 
@@ -126,7 +127,11 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
     before = {key: value for key, value in RECIPES[name]["data"].items() if key not in others}
     since = {"separator": None, "quoting": None, "encoding": "utf-8"}
     range_of_numbers = {"minimum": None, "maximum": None}
-    task_since = range_of_numbers if found.task.type == "regression" else {}
+    task_since: dict[str, Any] = range_of_numbers if found.task.type == "regression" else {}
+    if isinstance(found.task, PooledTask):
+        task_since = {**task_since, "hidden_activation": None}
+    if found.task.type == "question_answering":
+        task_since = {**task_since, "pair_token_types": True}
     assert written == {
         **RECIPES[name],
         "data": {**before, **since},

@@ -16,6 +16,7 @@ from .adapter import Adapter
 from .card_check import check_card
 from .inputs import Inputs
 from .json_file import read_json
+from .peft_format import CONFIG, base_model
 from .stacking import ParentRef
 
 CARD = "adapterkit.json"
@@ -85,13 +86,20 @@ def read_parent(folder: Path) -> ParentRef | None:
         raise AdapterError(f"{folder}: {CARD}: {error}") from None
 
 
-def backbone_of(folder: Path) -> str | None:
-    """Name of the backbone that an adapter folder was trained on; None if it has no card.
+def backbone_of(folder: Path) -> str:
+    """Name of the backbone that an adapter folder was trained on.
 
     Raises:
-        AdapterError: The card is garbled.
+        AdapterError: The card is garbled, or it is a folder of PEFT that names no base model.
     """
-    return str(read_card(folder)["backbone"]["name"]) if (folder / CARD).is_file() else None
+    if (folder / CARD).is_file():
+        return str(read_card(folder)["backbone"]["name"])
+    name = base_model(read_json(folder, CONFIG))
+    if name is None:
+        raise AdapterError(
+            f"{folder}: {CONFIG} has no base_model_name_or_path; name the model with --backbone"
+        )
+    return name
 
 
 @dataclass(frozen=True)

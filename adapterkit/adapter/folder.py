@@ -9,7 +9,8 @@ them. The folder of an ensemble is that of its first member, with the weights of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
 from ..methods.base import Method, Tensors, methods
+from ..methods.peft_folder import PeftFolder
 from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import LEAST_TOKENS, tasks
@@ -34,16 +36,13 @@ from .model_card import REPORT, model_card, report_files
 from .peft_format import (
     CONFIG,
     backbone_path,
-    fields_from_peft,
     file_shapes,
     from_file_tensors,
-    method_from_peft,
-    method_shapes,
     peft_config,
-    stacked_tensors,
+    peft_note,
     to_file_tensors,
-    without_heads,
 )
+from .peft_import import HeadFacts, read_peft, read_peft_method
 from .weights import (
     WEIGHTS,
     Shapes,
@@ -52,7 +51,11 @@ from .weights import (
     read_weights,
     tensor_errors,
     unexpected_members,
+    value_errors,
 )
+
+OVERRIDE = "pass any_backbone=True (--any-backbone) to use it all the same"
+"""The way out if an adapter's backbone is another one or is not known."""
 
 log = logging.getLogger("adapterkit")
 
@@ -94,7 +97,7 @@ def adapter_files(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
         WEIGHTS: first,
         **{member_file(number): content for number, content in enumerate(others, start=1)},
         CARD: to_json(card(adapter, [content_digest(content) for content in others])),
-        "README.md": model_card(adapter, reports).encode(),
+        "README.md": model_card(adapter, reports, peft_note(adapter, geometry)).encode(),
         **{f"{REPORT}/{name}": content for name, content in reports.items()},
     }
 
@@ -141,34 +144,6 @@ def load_adapter(
     return adapter
 
 
-def load_peft_tensors(folder: Path, geometry: Geometry) -> tuple[Method, Tensors, str]:
-    """What a folder of PEFT adds to its backbone, whatever its task is; heads are not read.
-
-    Args:
-        folder: The folder, without a card.
-        geometry: The backbone's; shapes are checked against it.
-
-    Returns:
-        The method, its tensors as `Adapter` has them, and the name of the backbone in the folder.
-
-    Raises:
-        AdapterError: The folder is not sound, or does not fit the backbone.
-    """
-    config, weights = read_json(folder, CONFIG), without_heads(read_weights(folder))
-    root = backbone_path(weights, geometry)
-    try:
-        method = method_from_peft(config, weights, geometry)
-        keys, shapes = method.file_keys(geometry, root), method_shapes(method, geometry, root)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise AdapterError(f"{folder}: {CONFIG} lacks or garbles {error}") from None
-    except (ValueError, AdapterkitError) as error:
-        raise AdapterError(f"{folder}: {error}") from None
-    errors = [f"{WEIGHTS}: {error}" for error in tensor_errors(weights, shapes)]
-    if errors:
-        raise AdapterError(f"{folder}: {'; '.join(errors)}")
-    return method, stacked_tensors(weights, keys), str(config.get("base_model_name_or_path"))
-
-
 def _check_room(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
     """Checks that the virtual tokens of an adapter and its parents leave room for a text.
 
@@ -203,6 +178,59 @@ def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | N
         raise AdapterError(f"{folder}: {error}") from None
 
 
+def load_peft_adapter(
+    folder: str | Path, backbone: Backbone, facts: HeadFacts | None = None
+) -> Adapter:
+    """Reads an adapter folder that PEFT wrote, which has no card.
+
+    The adapter has no fingerprint, since the folder does not say on which weights it was trained.
+
+    Args:
+        folder: The folder.
+        backbone: The base model that it was trained on.
+        facts: What the folder does not say about its head.
+
+    Raises:
+        AdapterError: The folder is not sound, or cannot be computed exactly here.
+    """
+    folder = Path(folder)
+    with _peft_folder(folder, backbone) as content:
+        adapter = read_peft(folder.resolve().name, content, facts or HeadFacts())
+    return replace(adapter, digest=file_digest(folder / WEIGHTS))
+
+
+def load_peft_method(folder: Path, backbone: Backbone) -> tuple[Method, Tensors]:
+    """The method of a folder that PEFT wrote, with its tensors, whatever its task is.
+
+    Args:
+        folder: The folder, without a card.
+        backbone: The base model.
+
+    Raises:
+        AdapterError: The folder is not sound, or cannot be computed exactly here.
+    """
+    with _peft_folder(folder, backbone) as content:
+        return read_peft_method(content)
+
+
+@contextmanager
+def _peft_folder(folder: Path, backbone: Backbone) -> Iterator[PeftFolder]:
+    """A folder that PEFT wrote, to be read inside the context, which names the folder in errors."""
+    config, weights = read_json(folder, CONFIG), read_weights(folder)
+    errors = [f"{WEIGHTS}: {error}" for error in value_errors(weights)]
+    read = {CONFIG: None, WEIGHTS: file_digest(folder / WEIGHTS)}
+    errors += changed_files(folder, read, read_sums(folder))
+    errors += unexpected_members(folder, 0)
+    if errors:
+        raise AdapterError(f"{folder}: {'; '.join(errors)}")
+    try:
+        yield PeftFolder.of(config, weights, backbone)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise AdapterError(f"{folder}: {CONFIG} lacks or garbles {error}") from None
+    except (ValueError, RuntimeError, AdapterkitError) as error:  # torch: shapes that do not fit
+        raise AdapterError(f"{folder}: {' '.join(str(error).split())}") from None
+
+
 def _load_single(
     folder: Path, backbone: Backbone, any_backbone: bool, check_signature: SignatureCheck | None
 ) -> Adapter:
@@ -210,15 +238,22 @@ def _load_single(
     sums = read_sums(folder)
     if check_signature is not None:
         check_signature(folder, sums)
+    if not (folder / CARD).is_file():
+        if not any_backbone:
+            raise AdapterError(f"{folder}: {_unknown_weights('the adapter')}")
+        return load_peft_adapter(folder, backbone)
     config, weights = read_json(folder, CONFIG), read_weights(folder)
     geometry = backbone.geometry
     try:
-        adapter, digests = _without_weights(folder, config, weights, geometry)
+        content = read_card(folder)
+        fields, digests = _fields_from_card(content), tuple(content.get("members", ()))
+        empty = tuple(MemberWeights({}, {}) for _ in digests)
+        adapter = Adapter(tensors={}, head={}, extra_members=empty, **fields)
         root = backbone_path(weights, geometry)
         shapes = file_shapes(adapter, geometry, root)
         keys = adapter.method.file_keys(geometry, root)
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise AdapterError(f"{folder}: {CARD} or {CONFIG} lacks or garbles {error}") from None
+        raise AdapterError(f"{folder}: {CARD} lacks or garbles {error}") from None
     except (ValueError, AdapterkitError) as error:
         raise AdapterError(f"{folder}: {error}") from None
     errors = [] if any_backbone else _backbone_errors(adapter, backbone)
@@ -226,8 +261,8 @@ def _load_single(
     others, member_errors = _read_members(folder, digests, shapes)
     errors += member_errors
     digest = file_digest(folder / WEIGHTS)
-    read = {CONFIG: None, WEIGHTS: digest, CARD: None}
-    errors += changed_files(folder, read, sums)  # those of further members are in the card
+    # The digests of further members are in the card.
+    errors += changed_files(folder, {CONFIG: None, WEIGHTS: digest, CARD: None}, sums)
     if config.get("peft_type") != adapter.method.peft_type:
         errors.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if errors:
@@ -244,24 +279,6 @@ def _load_single(
         extra_members=tuple(extra),
         digest=digest,
     )
-
-
-def _without_weights(
-    folder: Path, config: Mapping[str, Any], weights: Tensors, geometry: Geometry
-) -> tuple[Adapter, tuple[str, ...]]:
-    """The adapter of a folder without its tensors.
-
-    Returns:
-        The adapter, and the digests of its further members' weights files.
-    """
-    digests: tuple[str, ...] = ()
-    if (folder / CARD).is_file():
-        content = read_card(folder)
-        fields, digests = _fields_from_card(content), tuple(content.get("members", ()))
-    else:
-        fields = fields_from_peft(folder, config, weights, geometry)
-    empty = tuple(MemberWeights({}, {}) for _ in digests)
-    return Adapter(tensors={}, head={}, extra_members=empty, **fields), digests
 
 
 def _read_members(
@@ -313,26 +330,30 @@ def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
     Raises:
         AdapterError: The fingerprints differ, or the adapter has none.
     """
-    override = "pass any_backbone=True (--any-backbone) to use it all the same"
     if adapter.fingerprint is None:
-        raise AdapterError(
-            f"{name} does not say which weights it was trained on ({CARD} is missing); {override}"
-        )
+        raise AdapterError(_unknown_weights(name))
     if adapter.fingerprint not in (backbone.fingerprint, backbone.weights_fingerprint):
         raise AdapterError(
             f"{name} was trained on '{adapter.backbone}' ({adapter.fingerprint[:19]}), "
             f"not on '{backbone.name}' ({backbone.fingerprint[:19]}), whose weights, settings or "
-            f"tokenizer are others; {override}"
+            f"tokenizer are others; {OVERRIDE}"
         )
     is_old = adapter.fingerprint != backbone.fingerprint
     lower_case = backbone.declares_lower_case if is_old else backbone.lower_case
     if adapter.lower_case != lower_case:
         raise AdapterError(
             f"{name} was trained with lower-casing {'on' if adapter.lower_case else 'off'}, "
-            f"'{backbone.name}' has it {'on' if lower_case else 'off'}; {override}"
+            f"'{backbone.name}' has it {'on' if lower_case else 'off'}; {OVERRIDE}"
         )
     if is_old and backbone.name != EMBEDDED:  # its other files are known by their hashes as well
         report_old_fingerprint(backbone.name)
+
+
+def _unknown_weights(name: str) -> str:
+    return (
+        f"{name} does not say which weights it was trained on ({CARD} is missing); bind it to its "
+        f"base model with `adapterkit import`, or {OVERRIDE}"
+    )
 
 
 @cache

@@ -32,12 +32,13 @@ RECORDED = (
 """Keys of the training record in the model card, and their names there."""
 
 
-def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
+def model_card(adapter: Adapter, reports: Iterable[str] = (), peft_note: str | None = None) -> str:
     """The folder's `README.md`.
 
     Args:
         adapter: The adapter.
         reports: Names of the files of `report/`, to link to.
+        peft_note: How PEFT uses the folder.
     """
     facts = (f"| {name} | {value} |" for name, value in _facts(adapter))
     sections = [
@@ -50,6 +51,7 @@ def model_card(adapter: Adapter, reports: Iterable[str] = ()) -> str:
         *map(_report_link, reports),
         "## Use",
         *_usage(adapter),
+        *([peft_note] if peft_note is not None else []),
         "How it was trained is in `adapterkit.json`: recipe, seed, data fingerprint, history.",
     ]
     return "\n\n".join(sections) + "\n"

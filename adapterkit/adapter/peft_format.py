@@ -7,104 +7,142 @@ rules with names of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..backbone.embedded import EMBEDDED, EMBEDDED_HUB_NAME
 from ..backbone.geometry import Geometry
-from ..methods.base import FileKeys, Method, Tensors, methods
-from ..names import check_name
-from ..tasks.base import Task, tasks
+from ..methods.base import FileKeys, Tensors
+from ..tasks.base import Task
 from .adapter import Adapter, MemberWeights
 from .weights import Shapes
 
 CONFIG = "adapter_config.json"
 
-BARE = (None, "FEATURE_EXTRACTION")
+STATES = "FEATURE_EXTRACTION"
+"""PEFT's task type of adapters whose outputs are the states of the backbone."""
+
+BARE = (None, STATES)
 """PEFT's task types whose model is the backbone itself and not a task model around it."""
-
-READ_HEADS = ("classifier.", "qa_outputs.")
-"""Beginnings of the names of those heads that a task can read."""
-
-HEADS = (*READ_HEADS, "score.", "cls.", "lm_head.")
-"""Beginnings of the names of the heads of transformers' task models."""
 
 
 def peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:
     """The content of `adapter_config.json`."""
-    model = EMBEDDED_HUB_NAME if adapter.backbone == EMBEDDED else adapter.backbone
+    modules = _head_modules(adapter, geometry)
     return {
         "peft_type": adapter.method.peft_type,
-        "task_type": adapter.task.peft_task_type,
-        "base_model_name_or_path": model,
+        "task_type": task_type(adapter, geometry),
+        "base_model_name_or_path": _hub_name(adapter),
         "inference_mode": True,
-        "modules_to_save": sorted({name.rpartition(".")[0] for name in adapter.head}),
+        "modules_to_save": sorted({path.partition(".")[0] for path in modules.values()}) or None,
         **adapter.method.config(geometry),
     }
 
 
-def fields_from_peft(
-    folder: Path, config: Mapping[str, Any], tensors: Tensors, geometry: Geometry
-) -> dict[str, Any]:
-    """The fields of `Adapter` for a folder without a card; what is not in it has PEFT's default.
+def task_type(adapter: Adapter, geometry: Geometry) -> str | None:
+    """PEFT's `task_type`, by which PEFT computes with the folder what adapterkit computes.
+
+    Returns:
+        That of the task, if a task model of transformers has the adapter's head and PEFT hands its
+        inputs on; None if only PEFT's plain model does, or if the adapter is more than this folder;
+        else that of the plain backbone.
+    """
+    if _peft_fault(adapter, geometry) is not None:
+        return None
+    if not has_transformers_head(adapter, geometry):
+        return STATES
+    claim = adapter.task.peft_claim
+    # PEFT's plain model has no prefixes.
+    return STATES if claim is None and adapter.num_virtual_tokens else claim
+
+
+def peft_note(adapter: Adapter, geometry: Geometry) -> str | None:
+    """How PEFT uses the folder, for its README; None if PEFT does not know the method."""
+    if not adapter.method.head_prefix:
+        return None
+    fault = _peft_fault(adapter, geometry)
+    if fault is not None:
+        return f"PEFT cannot compute what it computes: {fault}."
+    base = f'"{_hub_name(adapter)}"'
+    if not has_transformers_head(adapter, geometry):
+        note = f"PEFT computes the states: `{_peft_call('AutoModel', base)}`."
+        if adapter.head:
+            names = ", ".join(f"`{key}`" for key in _head_keys(adapter, geometry).values())
+            note += f" No task model of transformers has this head ({names} in the weights file)"
+            note += f", which reads {_head_input(adapter.task)}."
+        return note
+    n_labels = len(next((t for n, t in adapter.head.items() if n == "classifier.bias"), ()))
+    base += f", num_labels={n_labels}" * bool(n_labels)
+    names = ", ".join(f"`{label}`" for label in getattr(adapter.task, "labels", None) or ())
+    order = f" The labels in the order of its logits: {names}." * bool(names)
+    return f"PEFT answers the same: `{_peft_call(adapter.task.transformers_model, base)}`.{order}"
+
+
+def _peft_fault(adapter: Adapter, geometry: Geometry) -> str | None:
+    """Why PEFT cannot compute the states of an adapter from its folder; None if it can."""
+    if adapter.extra_members:
+        return f"it is an ensemble of {adapter.n_members} members, and PEFT would read the first"
+    if adapter.on_top_of is not None:
+        return f"it stands on '{adapter.on_top_of.name}', and PEFT would leave that out"
+    if adapter.method.sites and geometry.shared_layers:
+        return "its layers share their weights but not their adapters"
+    parts = [s for s in adapter.method.sites if s in geometry.sites and geometry.sites[s].columns]
+    return f"{parts[0]} is only a part of a linear" if parts else None
+
+
+def _peft_call(model: str | None, arguments: str) -> str:
+    return f'PeftModel.from_pretrained({model}.from_pretrained({arguments}), "folder")'
+
+
+def _head_input(task: Task) -> str:
+    """What the head reads, for people."""
+    pooling = getattr(task, "pooling", None)
+    inputs = {"mean": "the mean of all states", "cls": "the state of the first token"}
+    found = inputs.get(pooling or "", "the output of the pooler" if pooling else "the states")
+    center, spread = (getattr(task, name, None) for name in ("center", "spread"))
+    if center is None or spread is None:
+        return found
+    return f"{found}; the number is {spread:g} times its output, plus {center:g}"
+
+
+def _hub_name(adapter: Adapter) -> str:
+    """The base model as PEFT and transformers find it."""
+    return EMBEDDED_HUB_NAME if adapter.backbone == EMBEDDED else adapter.backbone
+
+
+def has_transformers_head(adapter: Adapter, geometry: Geometry) -> bool:
+    """Whether a task model of transformers has the head of an adapter."""
+    return adapter.task.transformers_head(geometry.sequence_head) is not None
+
+
+def _head_modules(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
+    """Paths of the head's modules in the task model of transformers, by their names here; none if
+    there is no such model."""
+    paths = adapter.task.transformers_head(geometry.sequence_head)
+    if paths is None:
+        return {}
+    names = {name.rpartition(".")[0] for name in adapter.task.head_shapes(geometry.hidden)}
+    return {name: paths.get(name, name) for name in names}
+
+
+def _head_keys(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
+    """Names of the head's tensors in the weights file, by their names in memory."""
+    modules, keys = _head_modules(adapter, geometry), {}
+    for name in adapter.task.head_shapes(geometry.hidden):
+        module, _, parameter = name.rpartition(".")
+        keys[name] = f"{adapter.method.head_prefix}{modules.get(module, module)}.{parameter}"
+    return keys
+
+
+def base_model(config: Mapping[str, Any]) -> str | None:
+    """Name of the backbone that the settings of a PEFT folder name; None if they name none.
 
     Args:
-        folder: The adapter folder.
         config: The content of its `adapter_config.json`.
-        tensors: The tensors of its weights file.
-        geometry: The backbone's.
-
-    Raises:
-        ValueError: Method or task are not known, or have settings that are not supported.
     """
-    by_task: dict[str | None, type[Task]] = {
-        kind.peft_task_type: kind for kind in tasks().values() if kind.foreign
-    }
-    method, task_type = method_from_peft(config, tensors, geometry), config.get("task_type")
-    if task_type not in by_task:
-        raise ValueError(f"{CONFIG}: task_type {task_type} is not known here")
-    start = method.head_prefix
-    head = {
-        key.removeprefix(start): tuple(tensor.shape)
-        for key, tensor in tensors.items()
-        if key.removeprefix(start).startswith(READ_HEADS)
-    }
-    return {
-        "name": check_name(folder.resolve().name),
-        "method": method,
-        "task": by_task[task_type].from_head(head),
-        "backbone": str(config.get("base_model_name_or_path")),
-        "fingerprint": None,
-        "lower_case": False,
-    }
-
-
-def method_from_peft(config: Mapping[str, Any], tensors: Tensors, geometry: Geometry) -> Method:
-    """The method of a folder without a card.
-
-    Args:
-        config: The content of its `adapter_config.json`.
-        tensors: The tensors of its weights file.
-        geometry: The backbone's.
-
-    Raises:
-        ValueError: It is not known, or has settings that are not supported.
-    """
-    by_peft: dict[str, type[Method]] = {kind.peft_type: kind for kind in methods().values()}
-    peft_type = config.get("peft_type")
-    if peft_type not in by_peft:
-        raise ValueError(f"{CONFIG}: peft_type {peft_type} is not known here")
-    return by_peft[peft_type].from_config(config, tensors, geometry)
-
-
-def without_heads(tensors: Tensors) -> Tensors:
-    """The tensors of a weights file that belong to no head."""
-    starts = tuple(
-        prefix + head for prefix in ("base_model.model.", "base_model.") for head in HEADS
-    )
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(starts)}
+    name = config.get("base_model_name_or_path")
+    return EMBEDDED if name == EMBEDDED_HUB_NAME else str(name) if name else None
 
 
 def backbone_path(tensors: Tensors, geometry: Geometry) -> str:
@@ -121,28 +159,24 @@ def file_shapes(adapter: Adapter, geometry: Geometry, root: str) -> Shapes:
         geometry: The backbone's.
         root: The backbone's path (`backbone_path`).
     """
-    shapes = method_shapes(adapter.method, geometry, root)
-    for name, shape in adapter.task.head_shapes(geometry.hidden).items():
-        shapes[adapter.method.head_prefix + name] = shape
-    return shapes
-
-
-def method_shapes(method: Method, geometry: Geometry, root: str) -> dict[str, tuple[int, ...]]:
-    """`file_shapes` without those of the head."""
-    stacked, shapes = method.shapes(geometry), {}
-    for key, (name, index) in method.file_keys(geometry, root).items():
+    stacked, shapes = adapter.method.shapes(geometry), {}
+    for key, (name, index) in adapter.method.file_keys(geometry, root).items():
         shapes[key] = stacked[name] if index is None else stacked[name][1:]
+    head = _head_keys(adapter, geometry)
+    for name, shape in adapter.task.head_shapes(geometry.hidden).items():
+        shapes[head[name]] = shape
     return shapes
 
 
 def to_file_tensors(adapter: Adapter, geometry: Geometry) -> Tensors:
     """The tensors of an adapter as its weights file holds them, float32 on the CPU."""
-    root = "" if adapter.task.peft_task_type in BARE else f"{geometry.prefix}."
+    root = f"{geometry.prefix}." if has_transformers_head(adapter, geometry) else ""
     file: Tensors = {}
     for key, (name, index) in adapter.method.file_keys(geometry, root).items():
         file[key] = adapter.tensors[name] if index is None else adapter.tensors[name][index]
+    head = _head_keys(adapter, geometry)
     for name, tensor in adapter.head.items():
-        file[adapter.method.head_prefix + name] = tensor
+        file[head[name]] = tensor
     return {key: tensor.detach().cpu().float().contiguous() for key, tensor in file.items()}
 
 
@@ -157,19 +191,6 @@ def from_file_tensors(
         geometry: The backbone's.
         keys: `Method.file_keys` of the adapter.
     """
-    own = stacked_tensors(tensors, keys)
-    start = adapter.method.head_prefix
-    names = adapter.task.head_shapes(geometry.hidden)
-    return MemberWeights(own, {name: _copy(tensors[start + name]) for name in names})
-
-
-def stacked_tensors(tensors: Tensors, keys: FileKeys) -> Tensors:
-    """The tensors of a method, stacked over layers, float32.
-
-    Args:
-        tensors: The tensors of the file.
-        keys: `Method.file_keys` of the adapter.
-    """
     own: Tensors = {}
     layers: dict[str, dict[int, torch.Tensor]] = {}
     for key, (name, index) in keys.items():
@@ -179,7 +200,8 @@ def stacked_tensors(tensors: Tensors, keys: FileKeys) -> Tensors:
             layers.setdefault(name, {})[index] = tensors[key].float()
     for name, parts in layers.items():
         own[name] = torch.stack([parts[index] for index in sorted(parts)])
-    return own
+    head = _head_keys(adapter, geometry)
+    return MemberWeights(own, {name: _copy(tensors[key]) for name, key in head.items()})
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

@@ -368,20 +368,21 @@ def find_folder(reference: str, store: Store) -> Path:
     return store.path(reference)
 
 
-def backbone_name(references: Sequence[str], store: Store) -> str:
-    """Name of the backbone that the first of some adapters was trained on.
+def backbone_name(references: Sequence[str], store: Store, chosen: str | None = None) -> str:
+    """Name of the backbone to load for some adapters: that on which the first one was trained.
 
     Args:
         references: Adapters as in `find_folder`, or `base` for the plain backbone; every one is
             looked up.
         store: The store.
+        chosen: The backbone that the user names, which is taken then.
 
     Returns:
-        The name; that of the embedded backbone if there is no adapter, or it has no card.
+        The name; that of the embedded backbone if there is no adapter.
 
     Raises:
         UnknownAdapterError: One of them is no adapter.
-        AdapterError: The card is garbled.
+        AdapterError: Its card is garbled, or it is a folder of PEFT that names no base model.
     """
     folders = [find_folder(reference, store) for reference in references if reference != BASE]
-    return (backbone_of(folders[0]) if folders else None) or EMBEDDED
+    return chosen or (backbone_of(folders[0]) if folders else EMBEDDED)

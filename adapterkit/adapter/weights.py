@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ..atomic import file_digest
 from ..errors import AdapterError
@@ -22,6 +23,7 @@ MEMBERS = "members"
 """Folder of the weights of an ensemble's further members; nothing else may be in it."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a tensor in the file to its shape there."""
@@ -94,15 +96,35 @@ def tensor_errors(tensors: Tensors, shapes: Shapes) -> list[str]:
             errors.append(
                 f"tensor '{key}' has shape {list(tensor.shape)} where {list(shape)} is expected"
             )
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype in FLOATS:
+            errors += _number_errors(key, tensor)
+        else:
             errors.append(f"tensor '{key}' holds {tensor.dtype}, expected floating point")
-            continue
-        largest = float(tensor.abs().max()) if tensor.numel() else 0.0  # NaN if any number is
-        if not math.isfinite(largest):
-            errors.append(f"tensor '{key}' holds NaN or infinite numbers")
-        elif largest > LARGEST_FACTOR:
-            errors.append(f"tensor '{key}' holds numbers beyond {LARGEST_FACTOR:,.0f}")
     return errors
+
+
+def value_errors(tensors: Tensors) -> list[str]:
+    """Everything that is wrong with the numbers in the tensors of a file, whatever their shapes.
+
+    Args:
+        tensors: The tensors of the file; indices may be integers.
+    """
+    errors = []
+    for key, tensor in tensors.items():
+        if tensor.dtype in FLOATS:
+            errors += _number_errors(key, tensor)
+        elif tensor.dtype not in INTEGERS:
+            errors.append(f"tensor '{key}' holds {tensor.dtype}, which is not read")
+    return errors
+
+
+def _number_errors(key: str, tensor: Tensor) -> list[str]:
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0  # NaN if any number is
+    if not math.isfinite(largest):
+        return [f"tensor '{key}' holds NaN or infinite numbers"]
+    if largest > LARGEST_FACTOR:
+        return [f"tensor '{key}' holds numbers beyond {LARGEST_FACTOR:,.0f}"]
+    return []
 
 
 def unexpected_members(folder: Path, n_extra: int) -> list[str]:

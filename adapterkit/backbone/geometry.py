@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .sequence_head import SequenceHead
+
 LINEAR_SITES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
 """The six linears of a layer: an edit reads the linear's input and adds to its output."""
 
@@ -84,6 +86,8 @@ class Geometry:
         first_position: Position id of a text's first token if no prefix stands before it.
         window: Greatest distance of the tokens that local layers attend to; None if all layers
             are global.
+        shared_layers: Whether layers share weights; PEFT has one adapter for all of them then.
+        sequence_head: The head of its sequence classifiers in transformers, if it is known.
 
     Raises:
         ValueError: A measure is not a positive integer.
@@ -99,6 +103,8 @@ class Geometry:
     positions: int
     first_position: int = 0
     window: int | None = None
+    shared_layers: bool = False
+    sequence_head: SequenceHead | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "intermediate", "heads", "positions"):

@@ -49,6 +49,7 @@ class Backbone:
         quantization: How its linears are quantised.
         lm_head: Its word embeddings as a decoder; None if they are narrower than its states.
         graphs: Its CUDA graphs; None where it uses none.
+        layers: Its layers in the order in which they are computed.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Backbone:
         self.quantization = quantization
         self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
         self._family = family
-        self._layers: Sequence[nn.Module] = family.layers(model)
+        self.layers: Sequence[nn.Module] = family.layers(model)
         self._pool = self._first_pooled if checkpoint.has_pooler else None
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
@@ -163,7 +164,7 @@ class Backbone:
         """The frozen linears of every layer, in the order in which they are computed; one that
         several layers share is there once."""
         paths = dict.fromkeys(self.geometry.sites[site].path for site in LINEAR_SITES)
-        layers = dict.fromkeys(self._layers)
+        layers = dict.fromkeys(self.layers)
         return [layer.get_submodule(path) for layer in layers for path in paths]
 
     @property
@@ -190,7 +191,7 @@ class Backbone:
             tokens = graphs(packed, edits)
         else:
             first, states = entering or (0, self._embed(packed))
-            states = self._through(states, packed.position_ids, edits, first, len(self._layers))
+            states = self._through(states, packed.position_ids, edits, first, len(self.layers))
             tokens = self._family.finish(self.model, states)
         return EncoderOutput(tokens, packed, self._pool, self.lm_head)
 
@@ -245,7 +246,7 @@ class Backbone:
         arguments = self._family.layer_arguments(self.model, position_ids)
         states = states[None]
         for index in range(first, end):
-            layer = partial(self._layers[index], edits=edits.layers[index], **arguments[index])
+            layer = partial(self.layers[index], edits=edits.layers[index], **arguments[index])
             if edits.recomputation is not None and torch.is_grad_enabled():
                 states = edits.recomputation.run(layer, states)
             else:
@@ -256,7 +257,7 @@ class Backbone:
         """Hidden states `[R, h]` of ids, positions and token types `[3, R]`, filled up already."""
         input_ids, position_ids, token_type_ids = rows
         states = self._family.embed(self.model, input_ids, position_ids, token_type_ids, None)
-        states = self._through(states, position_ids, edits, 0, len(self._layers))
+        states = self._through(states, position_ids, edits, 0, len(self.layers))
         return self._family.finish(self.model, states)
 
     def _first_pooled(self, first: Tensor) -> Tensor:
@@ -268,7 +269,7 @@ class Backbone:
         exact = self._family.uses_gelu(self.model.config)
         if site.columns is not None or activation is None or not exact:
             return
-        for layer in dict.fromkeys(self._layers):
+        for layer in dict.fromkeys(self.layers):
             fuse_gelu(
                 layer.get_submodule(site.path),
                 layer.get_submodule(activation),

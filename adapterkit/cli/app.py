@@ -20,6 +20,7 @@ from .cross_validate import cross_validate
 from .data import app as data
 from .evaluate import evaluate
 from .group import CommandGroup
+from .import_peft import import_peft
 from .keys import keys
 from .options import JsonOption, json_text
 from .predict import predict
@@ -132,6 +133,7 @@ app.command()(predict)
 app.command("list")(list_adapters)
 app.command()(inspect)
 app.command()(verify)
+app.command("import")(import_peft)
 app.command()(serve)
 app.command()(keys)
 app.command()(sign)

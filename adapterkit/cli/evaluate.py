@@ -62,9 +62,9 @@ def evaluate(
     from ..inference.pipeline import predictions
 
     opened = Store(store)
-    folder, trained_on = find_folder(adapter, opened), backbone_name([adapter], opened)
+    folder, trained_on = find_folder(adapter, opened), backbone_name([adapter], opened, backbone)
     options = LoadOptions(dtype, quantization, device)
-    base = Backbone.load_with(backbone or trained_on, options)
+    base = Backbone.load_with(trained_on, options)
     loaded = load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store)
     given = {"text": text, "text_pair": text_pair, "label": label}
     columns = {role: name for role, name in given.items() if name}

@@ -110,9 +110,11 @@ def predict(
         from .prediction_rows import OutputColumns, PredictionStream
 
         output, opened = PredictionOutput(target, page, explained, as_json), Store(store)
-        trained_on = backbone_name(references, opened)  # an unknown adapter need not wait for one
+        trained_on = backbone_name(
+            references, opened, backbone
+        )  # an unknown adapter need not wait for one
         options = LoadOptions(dtype, quantization, device)
-        predictor = Predictor(Backbone.load_with(backbone or trained_on, options))
+        predictor = Predictor(Backbone.load_with(trained_on, options))
         by_reference = predictor.load_references(references, opened, any_backbone=any_backbone)
         names = known_names(survey, predictor.names, by_reference, requests)
         everyone = list(by_reference.values()) or [BASE]

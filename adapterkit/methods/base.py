@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -22,12 +22,27 @@ from ..ops.dropout import Dropout
 from ..ops.segments import Segments
 from ..registry import discover
 from ..schema import build, dump
+from .peft_folder import PeftFolder
 
 Tensors = dict[str, Tensor]
 
 FileKeys = dict[str, tuple[str, int | None]]
 """Name of a tensor in the weights file to its name in memory and its index there: files hold one
 tensor a layer, memory holds them stacked. The index is None for a tensor that is not stacked."""
+
+
+class PeftReading(NamedTuple):
+    """What a method reads of a folder that PEFT wrote.
+
+    Attributes:
+        method: The method with its settings.
+        tensors: Its tensors, as `Method.shapes` says.
+        changes: Changes of frozen weights outside the layers, by path in the model, `[out, in]`.
+    """
+
+    method: Method
+    tensors: Tensors
+    changes: Mapping[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,9 @@ class Method(ABC):
 
     peft_type: ClassVar[str]
     """`peft_type` in `adapter_config.json`: PEFT's own name if PEFT has the method."""
+
+    reads_peft_types: ClassVar[tuple[str, ...]] = ()
+    """Every `peft_type` whose folders `from_peft` reads; its own alone if empty."""
 
     learning_rate: ClassVar[float]
     """Peak learning rate if the recipe gives none."""
@@ -202,6 +220,21 @@ class Method(ABC):
         known = {field.name for field in fields(cast(Any, cls))}
         settings = {key: value for key, value in config.items() if key in known}
         return cast(Self, build(cls, settings, ""))
+
+    @classmethod
+    def from_peft(cls, folder: PeftFolder) -> PeftReading:
+        """Reads a folder that PEFT wrote, by default with `from_config` and `file_keys`.
+
+        Args:
+            folder: The folder, without the head.
+
+        Raises:
+            ValueError: A setting or a tensor cannot be expressed by this method.
+        """
+        geometry = folder.backbone.geometry
+        method = cls.from_config(folder.config, folder.tensors, geometry)
+        keys = method.file_keys(geometry, folder.root)
+        return PeftReading(method, folder.read(keys, method.shapes(geometry)))
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         """Names of the tensors in the weights file, to their names in memory.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -22,28 +21,13 @@ from .base import (
     Group,
     GroupEdits,
     Method,
+    PeftReading,
     Tensors,
     check_layers,
     chosen_layers,
 )
-
-UNSUPPORTED = {
-    "use_dora": False,
-    "lora_bias": False,
-    "bias": "none",
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "fan_in_fan_out": False,
-    "layer_replication": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-    "alora_invocation_tokens": None,
-    "arrow_config": None,
-    "kasa_config": None,
-    "use_qalora": False,
-    "use_bdlora": None,
-}
-"""Settings of PEFT that change the computation, to the only value that is supported."""
+from .peft_folder import PeftFolder
+from .peft_products import PRODUCT_KINDS, Product, read_products
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,7 @@ class LoRA(Method):
 
     type: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
+    reads_peft_types: ClassVar[tuple[str, ...]] = tuple(PRODUCT_KINDS)
     learning_rate: ClassVar[float] = 2e-3
     low_rank_only: ClassVar[bool] = True
     head_prefix: ClassVar[str] = "base_model.model."
@@ -172,24 +157,42 @@ class LoRA(Method):
         }
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
-    ) -> Self:
-        for setting, supported in UNSUPPORTED.items():
-            if config.get(setting, supported) not in (supported, None):
-                raise ValueError(f"{setting} = {config[setting]!r} is not supported")
-        layers, targets = _layers_and_targets(keys, geometry)
-        if not targets:
-            example = next((key for key in keys if ".lora_" in key), "nothing")
+    def from_peft(cls, folder: PeftFolder) -> PeftReading:
+        """As in `Method`, for every method of PEFT that changes weights alone (`peft_products`).
+
+        Products of several ranks get the largest one, sites without a product get zeros.
+        """
+        geometry, changes = folder.backbone.geometry, {}
+        edited: dict[tuple[int, str], Product] = {}
+        for path, product in read_products(folder).items():
+            places = folder.places(path)
+            edited |= {
+                (place.layer, place.site): product.columns(place.columns) for place in places
+            }
+            if not places:
+                changes[path] = product.delta
+        if not edited:
+            example = next(iter(changes), "nothing")
             raise ValueError(f"no weight is at a linear of the backbone's layers; one is {example}")
-        return cls(
-            r=int(config["r"]),
-            alpha=float(config["lora_alpha"]),
-            dropout=float(config.get("lora_dropout", 0.0)),
-            targets=targets,
-            rank_stabilised=bool(config.get("use_rslora", False)),
+        layers = tuple(sorted({layer for layer, _ in edited}))
+        rank = max(len(product.down) for product in edited.values())
+        scales = {product.scale for product in edited.values()}
+        scale = scales.pop() if len(scales) == 1 else 1.0
+        stabilised = bool(folder.config.get("use_rslora"))
+        method = cls(
+            r=rank,
+            alpha=scale * (math.sqrt(rank) if stabilised else rank),
+            dropout=float(folder.config.get("lora_dropout") or 0.0),
+            targets=tuple(s for s in geometry.sites if any(site == s for _, site in edited)),
+            rank_stabilised=stabilised,
             layers=None if layers == tuple(range(geometry.layers)) else layers,
         )
+        tensors = {name: torch.zeros(shape) for name, shape in method.shapes(geometry).items()}
+        for (layer, site), (down, up, own_scale) in edited.items():
+            index = layers.index(layer)
+            tensors[f"{site}.a"][index, : len(down)] = down
+            tensors[f"{site}.b"][index, :, : len(down)] = up * (own_scale / scale)
+        return PeftReading(method, tensors, changes)
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         return {
@@ -207,16 +210,3 @@ def _delta(
     product: LowRank, group: Group, dropout: float, index: int, y: Tensor, x: Tensor
 ) -> Tensor:
     return product.add(y, group.drop(x, dropout), index)
-
-
-def _layers_and_targets(
-    keys: Iterable[str], geometry: Geometry
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The layers and linears that the tensors of a PEFT file edit, read from their names."""
-    layers_path = re.escape(geometry.layers_path)
-    pattern = re.compile(rf"(?:^|\.){layers_path}\.(\d+)\.(.+?)\.lora_[AB]\.weight$")
-    by_path = {linear.peft_path(site): site for site, linear in geometry.sites.items()}
-    found = [match.groups() for key in keys if (match := pattern.search(key))]
-    layers = sorted({int(layer) for layer, _ in found})
-    sites = {by_path[path] for _, path in found if path in by_path}
-    return tuple(layers), tuple(site for site in geometry.sites if site in sites)

@@ -13,6 +13,17 @@ from torch import Tensor
 from ..backbone.geometry import Geometry
 from ..schema import check_least
 from .base import FileKeys, Group, GroupEdits, Method, Tensors
+from .peft_folder import check_settings
+
+PEFT_SETTINGS = frozenset(
+    (
+        *("num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads"),
+        "num_transformer_submodules",
+        # Width and MLP of the training; files hold the MLP's result.
+        *("encoder_hidden_size", "prefix_projection"),
+    )
+)
+"""Settings of PEFT's prefix tuning."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ class Prefix(Method):
     def from_config(
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
+        check_settings(config, PEFT_SETTINGS)
         for setting, expected in (("token_dim", geometry.hidden), ("num_layers", geometry.layers)):
             if config.get(setting, expected) != expected:
                 raise ValueError(f"{setting} is {config[setting]}, the backbone has {expected}")

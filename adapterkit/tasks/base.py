@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..backbone.lm_head import LMHead
 from ..backbone.packing import Packed, Pooling
+from ..backbone.sequence_head import SequenceHead
 from ..backbone.tokenizer import TextEncoder
 from ..errors import AdapterkitError, did_you_mean
 from ..metrics.base import Predictions, metric_kinds
@@ -23,6 +24,7 @@ from ..metrics.hf_evaluate import measure
 from ..registry import discover
 from .columns import Column, input_columns, request_fields
 from .fields import FieldKind, Fields
+from .foreign_head import ForeignHead
 from .labels import similar_labels
 from .types import (
     Answer,
@@ -58,7 +60,13 @@ class Task(ABC):
     """`task_type` in `adapter_config.json`."""
 
     foreign: ClassVar[bool] = False
-    """Whether a PEFT folder of that `peft_task_type` is read as this task."""
+    """Whether a PEFT folder of that `peft_task_type` may be read as this task."""
+
+    transformers_model: ClassVar[str | None] = None
+    """Name of transformers' class of models with a head for this task; None if it has none."""
+
+    problem_type: ClassVar[str | None] = None
+    """transformers' `problem_type` of its sequence classifiers; None for other tasks."""
 
     columns: ClassVar[Mapping[str, Column]]
     """Columns of a row by role, such as `text` and `label`. A request that gives several texts
@@ -183,16 +191,35 @@ class Task(ABC):
         """Whether the outputs of a head that was trained for the other task mean the same here."""
 
     @classmethod
-    def from_head(cls, shapes: Mapping[str, tuple[int, ...]]) -> Self:
+    def from_head(cls, head: ForeignHead) -> Self:
         """Returns the task of a PEFT folder, which has a head and no card.
 
         Args:
-            shapes: Names and shapes of the head's tensors.
+            head: What is known of the head.
 
         Raises:
             ValueError: It is not a head of this task.
         """
         raise ValueError(f"a {cls.type} head alone does not say what it answers")
+
+    def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
+        """Where the head's modules are in `transformers_model`, by default under the same names.
+
+        Args:
+            head: The head of the family's sequence classifiers. If it is not known, the other task
+                models of the family are not, either.
+
+        Returns:
+            Path by name of the module here, as far as they differ; None if that model computes
+            something else from the backbone's states.
+        """
+        return None if self.transformers_model is None or head is None else {}
+
+    @property
+    def peft_claim(self) -> str | None:
+        """`task_type` of folders whose head is that of `transformers_model`: None if PEFT's model
+        for `peft_task_type` would read other inputs."""
+        return self.peft_task_type
 
     @abstractmethod
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from .foreign_head import ForeignHead
 from .single_label import SingleLabelTask
 
 
@@ -17,10 +17,12 @@ class Classification(SingleLabelTask):
     is_default: ClassVar[bool] = True
     foreign: ClassVar[bool] = True
 
+    problem_type: ClassVar[str | None] = "single_label_classification"
+
     @classmethod
-    def from_head(cls, shapes: Mapping[str, tuple[int, ...]]) -> Self:
-        """Label names are transformers' `LABEL_0`, ..., pooling is BERT's pooler, as there."""
-        weight = shapes.get("classifier.weight")
-        if weight is None:
-            raise ValueError("there is no classifier in the weights")
-        return cls(pooling="pooler", labels=tuple(f"LABEL_{i}" for i in range(weight[0])))
+    def from_head(cls, head: ForeignHead) -> Self:
+        return cls(
+            pooling=head.pooling,
+            hidden_activation=head.hidden_activation,
+            labels=head.label_names,
+        )

@@ -21,6 +21,7 @@ from ..schema import check_least
 from .base import Task
 from .columns import Column
 from .fields import FieldKind, Fields
+from .foreign_head import ForeignHead
 from .pooled import PooledText, fitted_pooling
 from .types import Answer, AnswerSummary, Example, HeadInput, Outputs, Row, vector_summary
 
@@ -88,6 +89,7 @@ class Embedding(PooledText):
     type: ClassVar[str] = "embedding"
     pipeline_tag: ClassVar[str | None] = "sentence-similarity"
     peft_task_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
+    foreign: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(FieldKind.TEXT, "the text"),
         "text_pair": Column(
@@ -119,6 +121,10 @@ class Embedding(PooledText):
         if len({row.fields["text_pair"] for row in rows}) < 2:
             raise DataError("embedding needs at least two different text_pair in its training rows")
         return super().fit(rows, pooling)
+
+    @classmethod
+    def from_head(cls, head: ForeignHead) -> Self:
+        return cls(pooling=head.pooling)
 
     @property
     def ensemble_error(self) -> str | None:

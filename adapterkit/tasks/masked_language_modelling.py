@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..backbone.lm_head import DENSE, NORM, LMHead
 from ..backbone.packing import Packed, Pooling, TokenSequence
+from ..backbone.sequence_head import SequenceHead
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import AdapterkitError, DataError, RecipeError
 from ..metrics.base import Predictions, check_metrics
@@ -64,6 +65,7 @@ class MaskedLanguageModelling(Task):
     """
 
     type: ClassVar[str] = "masked_language_modelling"
+    transformers_model: ClassVar[str | None] = "AutoModelForMaskedLM"
     pipeline_tag: ClassVar[str | None] = "fill-mask"
     columns: ClassVar[Mapping[str, Column]] = {"text": Column(FieldKind.TEXT, "the text")}
     augmentable: ClassVar[tuple[str, ...]] = ("text",)
@@ -112,6 +114,10 @@ class MaskedLanguageModelling(Task):
 
     def same_answers(self, other: Task) -> bool:
         return isinstance(other, type(self)) and other.transform == self.transform
+
+    def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
+        """The same only if the head is the checkpoint's own."""
+        return {} if self.transform == "checkpoint" else None
 
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         if self.transform is None:

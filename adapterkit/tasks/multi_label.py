@@ -17,6 +17,7 @@ from ..metrics.base import Array, Predictions
 from ..metrics.per_class import per_class
 from .columns import Column
 from .fields import ONE_HOT, FieldKind
+from .foreign_head import ForeignHead
 from .labels import check_labels, distinct_labels, known_labels, label_index
 from .pooled import PooledTask, mean_score, ranked
 from .thresholds import best_threshold
@@ -43,6 +44,9 @@ class MultiLabel(PooledTask):
     type: ClassVar[str] = "multi_label"
     pipeline_tag: ClassVar[str | None] = "text-classification"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
+    transformers_model: ClassVar[str | None] = "AutoModelForSequenceClassification"
+    foreign: ClassVar[bool] = True
+    problem_type: ClassVar[str | None] = "multi_label_classification"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
         "labels": Column(
@@ -99,6 +103,14 @@ class MultiLabel(PooledTask):
                 "name the labels of a row, or a 0/1 column a label: data: {labels: [toxic, insult]}"
             )
         return replace(self, labels=labels, pooling=self.pooling or pooling)
+
+    @classmethod
+    def from_head(cls, head: ForeignHead) -> Self:
+        return cls(
+            pooling=head.pooling,
+            hidden_activation=head.hidden_activation,
+            labels=head.label_names,
+        )
 
     def label_values(self, row: Row) -> Sequence[str | float]:
         return tuple(row.fields["labels"])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbone.sequence_head import SequenceHead
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions
@@ -37,6 +38,7 @@ class MultipleChoice(PooledTask):
 
     type: ClassVar[str] = "multiple_choice"
     pipeline_tag: ClassVar[str | None] = "multiple-choice"
+    transformers_model: ClassVar[str | None] = "AutoModelForMultipleChoice"
     columns: ClassVar[Mapping[str, Column]] = {
         "text": Column(FieldKind.TEXT, "the text"),
         "choices": Column(FieldKind.CHOICES, "the choices: a list, or texts with | between them"),
@@ -47,6 +49,11 @@ class MultipleChoice(PooledTask):
     main_metric: ClassVar[str] = "accuracy"
     score_function: ClassVar[str | None] = "softmax"
     tensor_keys: ClassVar[tuple[str, ...]] = ("label", "score")
+
+    def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
+        """As for sequence classifiers of families whose classifiers have no hidden layer."""
+        has_layer = head is not None and head.dense is not None
+        return None if has_layer else super().transformers_head(head)
 
     @property
     def n_outputs(self) -> int:

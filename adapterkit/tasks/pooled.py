@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..backbone.encoded_text import EncodedText
 from ..backbone.packing import Pooling
+from ..backbone.sequence_head import Activation, SequenceHead
 from ..backbone.tokenizer import LongText, TextEncoder, truncate
 from ..metrics.base import check_metrics
 from ..ops.grouped_linear import grouped_linear
@@ -22,6 +23,12 @@ from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
 from .types import Example, HeadInput, Part, Row, Score
+
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,15 @@ class PooledText(Task):
 
 @dataclass(frozen=True)
 class PooledTask(PooledText):
-    """A task with a linear head on the pooled vector."""
+    """A task with a linear head on the pooled vector, or one with a hidden layer before it.
+
+    Attributes:
+        hidden_activation: Adds to the head a hidden layer, as wide as the backbone's states, with
+            this activation: tanh (as RoBERTa has), gelu (ELECTRA) or relu (DistilBERT). If omitted:
+            the head is a single linear layer.
+    """
+
+    hidden_activation: Activation | None = None
 
     @property
     @abstractmethod
@@ -108,25 +123,46 @@ class PooledTask(PooledText):
         """Number of logits of a text, C."""
 
     def same_answers(self, other: Task) -> bool:
-        names = ("labels", "pooling")
+        names = ("labels", "pooling", "hidden_activation")
         return type(other) is type(self) and all(
             getattr(self, name, None) == getattr(other, name, None) for name in names
         )
 
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         fitted_pooling(self)  # raises ValueError for a card in which it is open
-        return {"classifier.weight": (self.n_outputs, hidden), "classifier.bias": (self.n_outputs,)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "classifier.weight": (self.n_outputs, hidden),
+            "classifier.bias": (self.n_outputs,),
+        }
+        if self.hidden_activation is not None:
+            shapes |= {"dense.weight": (hidden, hidden), "dense.bias": (hidden,)}
+        return shapes
+
+    def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
+        if head is None or self.pooling != head.pooling:
+            return None
+        if head.dense is None:
+            return {"classifier": head.linear} if self.hidden_activation is None else None
+        if self.hidden_activation != head.activation:
+            return None
+        return {"classifier": head.linear, "dense": head.dense}
 
     def logits(self, inputs: HeadInput) -> Tensor:
         """`[n, C]`."""
         weight, bias = inputs.head["classifier.weight"], inputs.head["classifier.bias"]
-        return F.linear(self.pooled(inputs), weight, bias)
+        states = self.pooled(inputs)
+        if self.hidden_activation is not None:
+            hidden = F.linear(states, inputs.head["dense.weight"], inputs.head["dense.bias"])
+            states = ACTIVATIONS[self.hidden_activation](hidden)
+            if inputs.dropout is not None:
+                states = inputs.dropout.drop_rows(states, self.dropout)
+        return F.linear(states, weight, bias)
 
     @classmethod
     def logits_of(cls, members: Sequence[tuple[Self, HeadInput]]) -> list[Tensor]:
         """As in `Task`; on a GPU outside training the heads of one pooling run in one launch."""
         encoded = members[0][1].encoded
-        own = cls.logits is not PooledTask.logits
+        own = cls.logits is not PooledTask.logits or any(t.hidden_activation for t, _ in members)
         if own or not in_one_launch(encoded.tokens.device):
             return super().logits_of(members)
         found: dict[int, Tensor] = {}

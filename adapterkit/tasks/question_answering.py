@@ -18,6 +18,7 @@ from ..schema import check_least, check_share
 from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
+from .foreign_head import ForeignHead
 from .thresholds import best_threshold
 from .token_head import token_logits
 from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
@@ -78,12 +79,16 @@ class QuestionAnswering(Task):
         unanswerable: Whether there may be no answer; the training rows set it.
         null_threshold: By how much the score of "no answer" must exceed that of the best answer.
             tuned chooses it on the validation rows after training: that with the highest F1.
+        pair_token_types: Whether the context has the second token type. PEFT trains question
+            answering without.
         extra_metrics: Further metrics, such as [squad_f1, cmrc_f1].
     """
 
     type: ClassVar[str] = "question_answering"
     pipeline_tag: ClassVar[str | None] = "question-answering"
     peft_task_type: ClassVar[str | None] = "QUESTION_ANS"
+    transformers_model: ClassVar[str | None] = "AutoModelForQuestionAnswering"
+    foreign: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "question": Column(FieldKind.TEXT, "the question"),
         "context": Column(FieldKind.TEXT, "the text that holds its answer"),
@@ -106,6 +111,7 @@ class QuestionAnswering(Task):
     n_best: int = 3
     unanswerable: bool | None = None
     null_threshold: float | Literal["tuned"] = 0.0
+    pair_token_types: bool = True
     extra_metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -124,8 +130,19 @@ class QuestionAnswering(Task):
             return self
         return replace(self, unanswerable=any(not row.fields["answers"] for row in rows))
 
+    @classmethod
+    def from_head(cls, head: ForeignHead) -> Self:
+        """As in transformers' pipeline there is always an answer."""
+        return cls(unanswerable=False, pair_token_types=head.pair_token_types)
+
+    @property
+    def peft_claim(self) -> str | None:
+        """PEFT's model does not hand on token types; without a task type it does."""
+        return None if self.pair_token_types else self.peft_task_type
+
     def same_answers(self, other: Task) -> bool:
-        return isinstance(other, QuestionAnswering)
+        types = self.pair_token_types
+        return isinstance(other, QuestionAnswering) and other.pair_token_types == types
 
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
         return {"qa_outputs.weight": (2, hidden), "qa_outputs.bias": (2,)}
@@ -139,6 +156,8 @@ class QuestionAnswering(Task):
                 span if owner == 1 else None
                 for span, owner in zip(encoding.offsets, encoding.sequence_ids, strict=True)
             ]
+            if not self.pair_token_types:
+                windows = [replace(w, token_type_ids=(0,) * len(w)) for w in windows]
             spans = tuple(tuple(inside[index] for index in window.indices) for window in windows)
             found.append(Example(tuple(windows), Context(row["context"], spans)))
         return found

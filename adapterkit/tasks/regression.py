@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ..backbone.packing import Pooling
+from ..backbone.sequence_head import SequenceHead
 from ..metrics.base import Predictions
 from .columns import Column
 from .fields import FieldKind
+from .foreign_head import ForeignHead
 from .pooled import PooledTask, mean_score
 from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
 
@@ -35,6 +37,9 @@ class Regression(PooledTask):
     type: ClassVar[str] = "regression"
     pipeline_tag: ClassVar[str | None] = "text-classification"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
+    transformers_model: ClassVar[str | None] = "AutoModelForSequenceClassification"
+    foreign: ClassVar[bool] = True
+    problem_type: ClassVar[str | None] = "regression"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
         "label": Column(FieldKind.NUMBER, "the number", learned=True),
@@ -64,6 +69,22 @@ class Regression(PooledTask):
             minimum=float(numbers.min()),
             maximum=float(numbers.max()),
         )
+
+    @classmethod
+    def from_head(cls, head: ForeignHead) -> Self:
+        if head.n_outputs != 1:
+            raise ValueError(f"a head of {head.n_outputs} numbers; regression here has one")
+        return cls(
+            pooling=head.pooling,
+            hidden_activation=head.hidden_activation,
+            center=0.0,
+            spread=1.0,
+        )
+
+    def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
+        """As for other heads, if the number is the logit itself."""
+        is_logit = (self.center, self.spread) == (0.0, 1.0)
+        return super().transformers_head(head) if is_logit else None
 
     def label_values(self, row: Row) -> Sequence[str | float]:
         return [float(row.fields["label"])]

@@ -36,6 +36,7 @@ class SingleLabelTask(PooledTask):
 
     pipeline_tag: ClassVar[str | None] = "text-classification"
     peft_task_type: ClassVar[str | None] = "SEQ_CLS"
+    transformers_model: ClassVar[str | None] = "AutoModelForSequenceClassification"
     columns: ClassVar[Mapping[str, Column]] = {
         **PooledTask.columns,
         "label": Column(FieldKind.LABEL, "the label", learned=True),

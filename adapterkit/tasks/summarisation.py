@@ -104,6 +104,7 @@ class Summarisation(Task):
     type: ClassVar[str] = "summarisation"
     pipeline_tag: ClassVar[str | None] = "summarization"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
+    transformers_model: ClassVar[str | None] = "AutoModelForTokenClassification"
     columns: ClassVar[Mapping[str, Column]] = {
         "sentences": Column(FieldKind.SENTENCES, "the document: a text, or a list of sentences"),
         "summary": Column(

@@ -24,6 +24,7 @@ from ..schema import check_least, check_share, is_text
 from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
+from .foreign_head import ForeignHead
 from .labels import check_labels, distinct_labels, known_labels, label_index
 from .token_head import token_logits
 from .types import (
@@ -78,6 +79,8 @@ class Tagging(Task):
     type: ClassVar[str] = "tagging"
     pipeline_tag: ClassVar[str | None] = "token-classification"
     peft_task_type: ClassVar[str | None] = "TOKEN_CLS"
+    transformers_model: ClassVar[str | None] = "AutoModelForTokenClassification"
+    foreign: ClassVar[bool] = True
     columns: ClassVar[Mapping[str, Column]] = {
         "tokens": Column(FieldKind.TOKENS, "the words: a list, or words with blanks between them"),
         "tags": Column(FieldKind.TAGS, "the tag of each word, likewise", learned=True),
@@ -116,6 +119,10 @@ class Tagging(Task):
             return replace(self, labels=labels)
         except ValueError as error:  # a metric of entities may not exist for other tags
             raise DataError(f"task.{error}") from None
+
+    @classmethod
+    def from_head(cls, head: ForeignHead) -> Self:
+        return cls(labels=head.label_names)
 
     def fields(self, request: Text, where: str) -> Fields:
         if is_text(request):

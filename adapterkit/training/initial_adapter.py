@@ -10,8 +10,9 @@ import torch
 
 from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.card import CARD
-from ..adapter.folder import load_adapter, load_peft_tensors
-from ..adapter.peft_format import CONFIG
+from ..adapter.folder import load_adapter, load_peft_method
+from ..adapter.json_file import read_json
+from ..adapter.peft_format import CONFIG, base_model
 from ..adapter.stacking import ParentRef
 from ..adapter.store import Store, find_folder
 from ..backbone.geometry import Geometry
@@ -130,8 +131,9 @@ def _start(
         return Start([None] * wanted)
     folder = _folder(recipe, "start_from", reference, store)
     if not (folder / CARD).is_file():
-        method, tensors, base = load_peft_tensors(folder, backbone.geometry)
+        method, tensors = load_peft_method(folder, backbone)
         _check_same_method(reference, method, recipe.method, backbone.geometry)
+        base = base_model(read_json(folder, CONFIG))
         note = f"{reference}, a PEFT folder that names '{base}' as its backbone"
         return Start([MemberWeights(tensors, {})] * wanted, f"{note}, with a new head")
     saved = load_adapter(folder, backbone)

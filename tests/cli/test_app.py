@@ -774,7 +774,7 @@ def test_training_may_start_from_another_adapter(
         assert two.tensors[name].numpy() == pytest.approx(tensor.numpy(), abs=1e-6)
     for reference, words in (
         ("store/acme/topic/1", "training.start_from: store/acme/topic/1 has r: 2, the recipe r: 4"),
-        ("acme/topic", "acme/topic: there is no such folder"),
+        ("acme/topic", "training.start_from: there is no adapter 'acme/topic'"),
         ("store", "store: not an adapter folder, adapter_config.json is missing"),
     ):
         other = training.replace("START", reference)

@@ -14,7 +14,6 @@ from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.checkpoint import locate
 from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
-from adapterkit.errors import AdapterError
 from adapterkit.inference.forward import forward
 from adapterkit.methods.base import methods
 from helpers import reference
@@ -242,10 +241,6 @@ def test_a_folder_of_peft_is_loaded(
         warnings.simplefilter("ignore")
         model = get_peft_model(bert_for(folder, 3), config).eval()
         model.save_pretrained(tmp_path / "theirs")
-    if number == 1:  # PEFT counts the pooler among them
-        with pytest.raises(AdapterError, match=r"pooler\.dense.*does not belong here"):
-            load_adapter(tmp_path / "theirs", backbone, any_backbone=True)
-        return
     adapter = load_adapter(tmp_path / "theirs", backbone, any_backbone=True)
     theirs = peft_logits(model, folder, TEXTS)
     ours = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 50))

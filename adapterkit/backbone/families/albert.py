@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..geometry import Site
+from ..geometry import Geometry, Site
+from ..sequence_head import SequenceHead
 from .bert import Bert
 
 SITES = {
@@ -34,8 +36,12 @@ class Albert(Bert):
     activation_path: ClassVar[str] = "activation"
     residual_path: ClassVar[str | None] = None
     norm_path: ClassVar[str] = "full_layer_layer_norm"
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(pooling="pooler", pooler="pooler")
     lm_head: ClassVar[Mapping[str, str]] = {}
     linear_sites: ClassVar[Mapping[str, Site]] = SITES
+
+    def geometry(self, config: Any) -> Geometry:
+        return replace(super().geometry(config), shared_layers=True)
 
     def stored_layers(self, config: Any) -> int:
         return int(config.num_hidden_groups)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import BackboneError
 from ...registry import discover
 from ..geometry import Geometry
+from ..sequence_head import SequenceHead
 
 BUFFERS = ("position_ids", "token_type_ids")
 """Last parts of the names of tensors that old checkpoints hold beside the weights."""
@@ -64,6 +65,11 @@ class Family(ABC):
     uses_graphs: ClassVar[bool] = True
     """Whether a batch may become a CUDA graph. It may not if attention adds to the scores: then it
     is computed in groups of rows, which are others in every batch."""
+
+    sequence_head: ClassVar[SequenceHead | None] = None
+    """The head of the family's sequence classifiers in transformers. None if it is another, or if
+    other task models have more than one linear layer on the states: PEFT adapters with a head are
+    refused then."""
 
     lm_head: ClassVar[Mapping[str, str]] = {}
     """Modules of the head for masked language modelling in a checkpoint, to the names in

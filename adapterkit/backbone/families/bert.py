@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
+from ..sequence_head import SequenceHead
 from .base import Family
 
 SITES = {
@@ -33,6 +34,9 @@ class Bert(Family):
     norm_path: ClassVar[str] = "output.LayerNorm"
     pooler_path: ClassVar[str | None] = "pooler"
     linear_sites: ClassVar[Mapping[str, Site]] = SITES
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        pooling="pooler", pooler="pooler.dense"
+    )
     lm_head: ClassVar[Mapping[str, str]] = {
         "cls.predictions.transform.dense": DENSE,
         "cls.predictions.transform.LayerNorm": NORM,
@@ -48,6 +52,7 @@ class Bert(Family):
         first = self.first_position(config)
         return Geometry(
             prefix=self.prefix,
+            sequence_head=self.sequence_head,
             layers_path=self.layers_path,
             sites=self.linear_sites,
             layers=config.num_hidden_layers,

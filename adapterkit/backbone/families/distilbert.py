@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
+from ..sequence_head import SequenceHead
 from .base import Family
 
 SITES = {
@@ -31,6 +32,9 @@ class DistilBert(Family):
     activation_path: ClassVar[str] = "ffn.activation"
     residual_path: ClassVar[str | None] = None
     norm_path: ClassVar[str] = "output_layer_norm"
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        dense="pre_classifier", activation="relu"
+    )
     lm_head: ClassVar[Mapping[str, str]] = {
         "vocab_transform": DENSE,
         "vocab_layer_norm": NORM,
@@ -40,6 +44,7 @@ class DistilBert(Family):
     def geometry(self, config: Any) -> Geometry:
         return Geometry(
             prefix=self.prefix,
+            sequence_head=self.sequence_head,
             layers_path=self.layers_path,
             sites=SITES,
             layers=config.n_layers,

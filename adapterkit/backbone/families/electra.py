@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..sequence_head import SequenceHead
 from .bert import Bert
 
 
@@ -17,6 +18,9 @@ class Electra(Bert):
     model_types: ClassVar[tuple[str, ...]] = ("electra",)
     prefix: ClassVar[str] = "electra"
     pooler_path: ClassVar[str | None] = None
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        linear="classifier.out_proj", dense="classifier.dense", activation="gelu"
+    )
     lm_head: ClassVar[Mapping[str, str]] = {}
 
     def embed(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ..lm_head import DECODER, DENSE, NORM
+from ..sequence_head import SequenceHead
 from .bert import Bert
 
 
@@ -15,6 +16,9 @@ class Roberta(Bert):
     type: ClassVar[str] = "roberta"
     model_types: ClassVar[tuple[str, ...]] = ("roberta", "xlm-roberta", "camembert")
     prefix: ClassVar[str] = "roberta"
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        linear="classifier.out_proj", dense="classifier.dense"
+    )
     lm_head: ClassVar[Mapping[str, str]] = {
         "lm_head.dense": DENSE,
         "lm_head.layer_norm": NORM,

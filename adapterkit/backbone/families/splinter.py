@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+from ..sequence_head import SequenceHead
 from .bert import Bert
 
 
@@ -15,4 +16,5 @@ class Splinter(Bert):
     model_types: ClassVar[tuple[str, ...]] = ("splinter",)
     prefix: ClassVar[str] = "splinter"
     pooler_path: ClassVar[str | None] = None
+    sequence_head: ClassVar[SequenceHead | None] = None
     lm_head: ClassVar[Mapping[str, str]] = {}

@@ -1,0 +1,228 @@
+"""Adapters that PEFT trained: folders without a card, read as adapters of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import did_you_mean
+from ..methods.base import Method, Tensors, methods
+from ..methods.peft_folder import PeftFolder
+from ..names import check_name
+from ..tasks.base import Task, tasks
+from ..tasks.foreign_head import ForeignHead
+from .adapter import Adapter
+from .peft_format import BARE, CONFIG, base_model
+
+SEQUENCE, TOKENS, QUESTIONS = "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"
+"""PEFT's task types whose models have a head."""
+
+UNKNOWN_HEADS = "the heads of this family's task models are not known here"
+
+OTHER_HEADS = ("classifier.", "score.", "cls.", "lm_head.")
+"""Beginnings of the names of heads that no task reads, where heads do not matter."""
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """What a PEFT folder does not say about its head.
+
+    Attributes:
+        labels: Names of the labels, in the order of the logits.
+        problem_type: transformers' `problem_type` of a sequence classifier. If it is not given, a
+            head of one logit is one of regression, any other chooses one of its labels.
+    """
+
+    labels: tuple[str, ...] | None = None
+    problem_type: str | None = None
+
+
+def read_peft(name: str, folder: PeftFolder, facts: HeadFacts) -> Adapter:
+    """The adapter of a folder that PEFT wrote.
+
+    It computes what PEFT computes with it over the same base model. Its fingerprint is None,
+    since the folder does not say on which weights it was trained.
+
+    Args:
+        name: Name of the adapter.
+        folder: The content of the folder.
+        facts: What the folder does not say about its head.
+
+    Raises:
+        ValueError: Something in it cannot be expressed exactly here.
+    """
+    inside, head = _apart(folder)
+    reading = _method_of(folder).from_peft(inside)
+    task, own_head = _read_head(folder, head, dict(reading.changes), facts)
+    base = base_model(folder.config)
+    return Adapter(
+        name=check_name(name),
+        method=reading.method,
+        task=task,
+        tensors=reading.tensors,
+        head=own_head,
+        backbone=base or folder.backbone.name,
+        fingerprint=None,
+        lower_case=folder.backbone.lower_case,
+        training={"imported": {"peft_type": folder.config["peft_type"], "base_model": base}},
+    )
+
+
+def read_peft_method(folder: PeftFolder) -> tuple[Method, Tensors]:
+    """The method of a folder that PEFT wrote, with its tensors; heads are not read.
+
+    Args:
+        folder: The content of the folder.
+
+    Raises:
+        ValueError: Something in it cannot be expressed exactly here.
+    """
+    inside, _ = _apart(folder)
+    rest = {n: tensor for n, tensor in inside.tensors.items() if not n.startswith(OTHER_HEADS)}
+    reading = _method_of(folder).from_peft(replace(inside, tensors=rest))
+    return reading.method, reading.tensors
+
+
+def _apart(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
+    """The folder without the head's tensors, and those, float32."""
+    modules = _head_modules(folder)
+    head = {
+        name: tensor.float()
+        for name, tensor in folder.tensors.items()
+        if name.rpartition(".")[0] in modules
+    }
+    rest = {name: tensor for name, tensor in folder.tensors.items() if name not in head}
+    return replace(folder, tensors=rest), head
+
+
+def _method_of(folder: PeftFolder) -> type[Method]:
+    """The method that reads a `peft_type`."""
+    known: dict[str, type[Method]] = {}
+    for method in methods().values():
+        known |= dict.fromkeys(method.reads_peft_types or (method.peft_type,), method)
+    peft_type = folder.config.get("peft_type")
+    if peft_type not in known:
+        hint = did_you_mean(str(peft_type), known)
+        raise ValueError(f"{CONFIG}: peft_type {peft_type!r:.80} is not known here; {hint}")
+    return known[peft_type]
+
+
+def _head_modules(folder: PeftFolder) -> set[str]:
+    """Paths of the modules that may be trained as a head, pooler included."""
+    sequence = folder.backbone.geometry.sequence_head
+    modules = {"classifier", "qa_outputs"}
+    if sequence is not None:
+        pooler = sequence.pooler and folder.root + sequence.pooler
+        modules |= {path for path in (sequence.linear, sequence.dense, pooler) if path}
+    return modules
+
+
+def _read_head(
+    folder: PeftFolder, head: Tensors, changes: dict[str, Tensor], facts: HeadFacts
+) -> tuple[Task, Tensors]:
+    """The task of a folder, and its head as the task names it.
+
+    Args:
+        folder: The folder.
+        head: The trained tensors of `_head_modules`; those that are read are removed.
+        changes: Changes of frozen weights outside the layers, likewise.
+        facts: What the folder does not say.
+
+    Raises:
+        ValueError: The head is incomplete, or is none of the task type.
+    """
+    task_type, backbone = folder.config.get("task_type"), folder.backbone
+    if task_type in BARE:
+        # sentence-transformers takes the mean of a checkpoint that names no pooling.
+        pooling = "mean" if backbone.pooling == "pooler" else backbone.pooling
+        found = ForeignHead(0, pooling=pooling)
+        own: Tensors = {}
+    elif task_type == SEQUENCE:
+        found, own = _sequence_head(folder, head, changes, facts)
+    else:
+        if backbone.geometry.sequence_head is None:
+            raise ValueError(UNKNOWN_HEADS)
+        path = "qa_outputs" if task_type == QUESTIONS else "classifier"
+        own = _take(head, path, path)
+        # PEFT's model for question answering does not hand on the token types of the tokenizer.
+        found = ForeignHead(len(own[f"{path}.weight"]), facts.labels, pair_token_types=False)
+    unread = [*head, *changes]
+    if unread:
+        raise ValueError(f"'{unread[0]}' is trained, which task_type {task_type} does not read")
+    task = _task_of(task_type, found, facts).from_head(found)
+    shapes = task.head_shapes(backbone.geometry.hidden)
+    for name, tensor in own.items():
+        if tuple(tensor.shape) != shapes.get(name):
+            raise ValueError(
+                f"the head has {name} of shape {list(tensor.shape)}, expected {shapes.get(name)}"
+            )
+    return task, own
+
+
+def _sequence_head(
+    folder: PeftFolder, head: Tensors, changes: dict[str, Tensor], facts: HeadFacts
+) -> tuple[ForeignHead, Tensors]:
+    """The head of a sequence classifier, with the hidden layer that its family has, or with that of
+    a pooler which was trained as well."""
+    spec = folder.backbone.geometry.sequence_head
+    if spec is None:
+        raise ValueError(UNKNOWN_HEADS)
+    own = _take(head, spec.linear, "classifier")
+    pooling, activation = spec.pooling, None
+    pooler = spec.pooler and folder.root + spec.pooler
+    if spec.dense is not None:
+        own |= _take(head, spec.dense, "dense")
+        activation = spec.activation
+    elif pooler and (pooler in changes or f"{pooler}.weight" in head):
+        if f"{pooler}.weight" not in head:
+            frozen = folder.frozen_linear(pooler)
+            head |= {f"{pooler}.{name}": tensor for name, tensor in frozen.items()}
+        own |= _take(head, pooler, "dense")
+        own["dense.weight"] = own["dense.weight"] + changes.pop(pooler, 0.0)
+        pooling, activation = "cls", spec.activation
+    n_outputs = len(own["classifier.weight"])
+    return ForeignHead(n_outputs, facts.labels, pooling, activation), own
+
+
+def _take(head: Tensors, path: str, name: str) -> Tensors:
+    """Removes weight and bias of a linear from a head, and returns them under another path.
+
+    Raises:
+        ValueError: One of them is missing.
+    """
+    for part in ("weight", "bias"):
+        if f"{path}.{part}" not in head:
+            raise ValueError(
+                f"'{path}.{part}' is missing: the head was not saved with the adapter (in PEFT: "
+                f"modules_to_save=['{path.partition('.')[0]}'])"
+            )
+    return {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in ("weight", "bias")}
+
+
+def _task_of(task_type: Any, head: ForeignHead, facts: HeadFacts) -> type[Task]:
+    """The task that answers with a head.
+
+    Raises:
+        ValueError: There is no such task, or the facts do not suit it.
+    """
+    problem = facts.problem_type
+    if task_type == SEQUENCE:
+        problem = problem or head.likely_problem_type
+    fits = [
+        task
+        for task in tasks().values()
+        if task.foreign
+        and (task.peft_task_type in BARE if task_type in BARE else task.peft_task_type == task_type)
+    ]
+    if not fits:
+        known = sorted({str(t.peft_task_type) for t in tasks().values() if t.foreign})
+        raise ValueError(
+            f"{CONFIG}: task_type {task_type!r:.80} is not known here; known are {', '.join(known)}"
+        )
+    for task in fits:
+        if task.problem_type == problem:
+            return task
+    valid = [str(task.problem_type) for task in fits]
+    raise ValueError(f"problem type {problem}: expected one of {', '.join(valid)}")

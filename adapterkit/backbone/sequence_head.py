@@ -1,0 +1,30 @@
+"""How transformers' sequence classifiers of a family turn the states of a text into logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .packing import Pooling
+
+Activation = Literal["tanh", "gelu", "relu"]
+"""Activation of a head's hidden layer."""
+
+
+@dataclass(frozen=True)
+class SequenceHead:
+    """The head of a family's sequence classifiers in transformers, without its dropout.
+
+    Attributes:
+        linear: Path of the linear layer that returns the logits, inside the task model.
+        dense: Path of the hidden layer before it, if there is one.
+        activation: Activation after the hidden layer; tanh for that of a pooler.
+        pooling: The vector that the first of these layers reads.
+        pooler: Path of the pooler's linear layer inside the backbone, if the pooling is `pooler`.
+    """
+
+    linear: str = "classifier"
+    dense: str | None = None
+    activation: Activation = "tanh"
+    pooling: Pooling = "cls"
+    pooler: str | None = None

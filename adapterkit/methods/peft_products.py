@@ -1,0 +1,396 @@
+"""PEFT's methods that change nothing but weights, as products of two matrices.
+
+Each of these methods replaces a frozen weight W by W + D, where D is a function of trained tensors,
+and sometimes of W. Any D is a product of two matrices, with at most as many inner dimensions as its
+smaller side has. So an adapter of any of these methods is an exact LoRA adapter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .peft_folder import PeftFolder, check_settings
+
+
+class Product(NamedTuple):
+    """The change of a frozen weight, scale * up @ down.
+
+    Attributes:
+        down: `[r, in]`.
+        up: `[out, r]`.
+        scale: Factor on the product.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float = 1.0
+
+    def columns(self, columns: tuple[int, int] | None) -> Product:
+        """The change of some outputs alone.
+
+        Args:
+            columns: First and past-the-last output; None for all of them.
+        """
+        return self if columns is None else self._replace(up=self.up[slice(*columns)])
+
+    @property
+    def delta(self) -> Tensor:
+        """The change, `[out, in]`."""
+        return self.scale * self.up @ self.down
+
+
+SAFE_PATTERN = re.compile(
+    r"\^?(?:[\w.-]|\\[.d]\+?|\.\*|\((?:\?:)?[\w.]+(?:\|[\w.]+)*\)|\[[\w-]+\]\+?)*\$?"
+)
+"""Regular expressions of modules that are matched here: others may take exponential time."""
+
+
+@dataclass(frozen=True)
+class PeftModule:
+    """A frozen linear that a PEFT folder changes, with everything that its change depends on.
+
+    Attributes:
+        path: Path in the model that PEFT changed, such as `bert.encoder.layer.0.output.dense`.
+        tensors: Trained tensors by the last part of their name, such as `lora_A`, float32.
+        shared: Trained tensors of the whole folder, such as `vera_A`, float32.
+        config: The content of `adapter_config.json`.
+        shape: Width out and width in.
+        weight: Returns the frozen weight, `[out, in]` float32.
+    """
+
+    path: str
+    tensors: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    shape: tuple[int, int]
+    weight: Callable[[], Tensor]
+
+    def setting(self, name: str, pattern: str | None = None) -> Any:
+        """A setting, or the exception from it that a pattern makes for this module.
+
+        Args:
+            name: The setting.
+            pattern: Setting that maps regular expressions of paths to other values.
+
+        Raises:
+            ValueError: The folder lacks the setting, or an expression is not matched here.
+        """
+        exceptions = self.config.get(pattern) or {} if pattern else {}
+        for ending, value in exceptions.items():
+            if not SAFE_PATTERN.fullmatch(ending) or ending.count("*") + ending.count("+") > 3:
+                raise ValueError(f"{pattern}: the pattern {ending!r:.80} is not supported")
+            if re.fullmatch(rf"(?:.*\.)?(?:{ending})", self.path):
+                return value
+        if self.config.get(name) is None:
+            raise ValueError(f"the setting '{name}' is missing")
+        return self.config[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """A trained tensor.
+
+        Raises:
+            ValueError: The folder has none of that name for this module.
+        """
+        if name not in self.tensors:
+            raise ValueError(f"{self.path}: tensor '{name}' is missing")
+        return self.tensors[name]
+
+
+@dataclass(frozen=True)
+class ProductKind:
+    """One of PEFT's methods whose change of a weight is a product of two matrices.
+
+    Attributes:
+        tensors: Last parts of the names of its tensors.
+        settings: Settings that `factors` reads, or that only training reads; all others must be
+            switched off.
+        product: Returns the change of a module.
+    """
+
+    tensors: frozenset[str]
+    settings: frozenset[str]
+    product: Callable[[PeftModule], Product]
+
+
+def read_products(folder: PeftFolder) -> dict[str, Product]:
+    """The change of every linear that a folder changes, by its path in the model.
+
+    Args:
+        folder: A folder whose `peft_type` is one of `PRODUCT_KINDS`.
+
+    Raises:
+        ValueError: A setting or a tensor is not supported, or one is missing.
+    """
+    kind, config = PRODUCT_KINDS[folder.config["peft_type"]], folder.config
+    check_settings(config, kind.settings)
+    shared = {name: tensor.float() for name, tensor in folder.tensors.items() if "." not in name}
+    products = {}
+    for path, tensors in folder.modules(kind.tensors).items():
+        shape = folder.shape(path)
+        module = PeftModule(
+            path, tensors, shared, config, shape, partial(folder.frozen_weight, path)
+        )
+        product = kind.product(module)
+        found = (len(product.up), product.down.shape[-1])
+        if found != shape or product.up.shape[-1] != len(product.down):
+            raise ValueError(
+                f"'{path}': the tensors change a weight {found}, the backbone has {shape}"
+            )
+        products[path] = product
+    return products
+
+
+def _dense(delta: Tensor) -> Product:
+    """Any change of a weight, `[out, in]`: its smaller side is the inner one of the product."""
+    n_out, n_in = delta.shape
+    return Product(delta, torch.eye(n_out)) if n_out < n_in else Product(torch.eye(n_in), delta)
+
+
+def _narrow(product: Product) -> Product:
+    """The same change, with no more inner dimensions than it needs."""
+    return product if len(product.down) <= min(product.delta.shape) else _dense(product.delta)
+
+
+def _lora(module: PeftModule) -> Product:
+    """LoRA (Hu et al. 2021), also from PiSSA and OLoRA, and with magnitudes (DoRA)."""
+    down, up = module.tensor("lora_A.weight"), module.tensor("lora_B.weight")
+    alpha = float(module.setting("lora_alpha", "alpha_pattern"))
+    scale = alpha / (math.sqrt(len(down)) if module.config.get("use_rslora") else len(down))
+    product = _less_initial_product(module, Product(down, up, scale))
+    if not module.config.get("use_dora"):
+        return product
+    # DoRA (Liu et al. 2024): the rows of the new weight are scaled to trained lengths.
+    magnitude = module.tensor("lora_magnitude_vector").flatten()
+    frozen = module.weight()
+    changed = frozen + product.delta
+    lengths = torch.linalg.norm(changed, dim=1)
+    return _dense(changed * (magnitude / lengths)[:, None] - frozen)
+
+
+def _less_initial_product(module: PeftModule, product: Product) -> Product:
+    """A product less the one that PEFT took from the frozen weight at the start.
+
+    PEFT repeats that whenever it loads the adapter. Only initialisations without random numbers can
+    be repeated here: PiSSA (Meng et al. 2024) by the exact singular values, and OLoRA (Büyükakyüz
+    2024). Signs of singular vectors differ between libraries; the product has none.
+
+    Raises:
+        ValueError: The initialisation changed the frozen weights in a way that is not known here.
+    """
+    name = module.config.get("init_lora_weights", True)
+    name = name.lower() if isinstance(name, str) else name
+    down, up, scale = product
+    rank = len(down)
+    if name in (None, True, False, "gaussian", "eva", "orthogonal", "mica"):
+        return product
+    if module.config.get("use_dora"):
+        raise ValueError(f"init_lora_weights = {name!r:.80} with use_dora is not supported")
+    if name == "pissa":
+        left, values, right = torch.linalg.svd(module.weight(), full_matrices=False)
+        first_down, first_up = right[:rank], left[:, :rank] * values[:rank] / scale
+    elif name == "olora":
+        q, r = torch.linalg.qr(module.weight())
+        first_down, first_up = r[:rank], q[:, :rank]
+    else:
+        raise ValueError(
+            f"init_lora_weights = {name!r:.80} changed the frozen weights in a way that cannot be "
+            "repeated here; save it again with path_initial_model_for_weight_conversion"
+        )
+    return Product(torch.cat([down, first_down]), torch.cat([up, -first_up], dim=1), scale)
+
+
+def _adalora(module: PeftModule) -> Product:
+    """AdaLoRA (Zhang et al. 2023): a product with a trained diagonal, whose rank was reduced."""
+    down, diagonal, up = (module.tensor(name) for name in ("lora_A", "lora_E", "lora_B"))
+    alpha, rank = float(module.setting("lora_alpha")), float(module.setting("init_r"))
+    scale = (alpha if alpha > 0 else rank) / (rank + 1e-5)
+    return Product(down * diagonal, up, scale)
+
+
+def _vera(module: PeftModule) -> Product:
+    """VeRA (Kopiczko et al. 2023): two frozen random matrices of all modules, scaled by vectors."""
+    if not {"vera_A", "vera_B"} <= module.shared.keys():
+        raise ValueError(
+            "save_projection is false, so the random matrices are not in the weights; save the "
+            "adapter again with save_projection true"
+        )
+    n_out, n_in = module.shape
+    down, up = module.shared["vera_A"][:, :n_in], module.shared["vera_B"][:n_out]
+    inner, outer = module.tensor("vera_lambda_d"), module.tensor("vera_lambda_b")
+    return Product(down * inner[:, None], up * outer[:, None])
+
+
+def _loha(module: PeftModule) -> Product:
+    """LoHa (Hyeon-Woo et al. 2021): the elementwise product of two products of rank r.
+
+    It is a product of rank r * r, whose factors are the products of all pairs of columns.
+    """
+    names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    up1, down1, up2, down2 = (module.tensor(name) for name in names)
+    up = torch.einsum("oi,oj->oij", up1, up2).flatten(1)
+    down = torch.einsum("in,jn->ijn", down1, down2).flatten(0, 1)
+    return _narrow(Product(down, up, _ratio(module)))
+
+
+def _lokr(module: PeftModule) -> Product:
+    """LoKr (Yeh et al. 2023): the Kronecker product of two matrices, each perhaps a product."""
+    left, right = (
+        module.tensors[f"lokr_w{n}"]
+        if f"lokr_w{n}" in module.tensors
+        else module.tensor(f"lokr_w{n}_a") @ module.tensor(f"lokr_w{n}_b")
+        for n in (1, 2)
+    )
+    return _dense(torch.kron(left, right) * _ratio(module))
+
+
+def _ratio(module: PeftModule) -> float:
+    """alpha / r of LoHa and LoKr."""
+    alpha = float(module.setting("alpha", "alpha_pattern"))
+    return alpha / float(module.setting("r", "rank_pattern"))
+
+
+def _c3a(module: PeftModule) -> Product:
+    """C3A (Chen et al. 2024): a weight of circulant blocks, each given by one row."""
+    kernel = module.tensor("c3a_kernel")  # [blocks out, blocks in, size]
+    size = kernel.shape[-1]
+    shift = torch.arange(size)
+    blocks = kernel[:, :, (shift - shift[:, None]) % size]  # [out, in, size, size]
+    delta = blocks.permute(0, 2, 1, 3).reshape(module.shape)
+    return _dense(delta / module.shape[1])
+
+
+def _delora(module: PeftModule) -> Product:
+    """DeLoRA (Bini et al. 2025): rank-one products of length one, with a trained strength."""
+    down, up = module.tensor("delora_A"), module.tensor("delora_B")
+    lengths = down.norm(dim=1).clamp(min=1e-4) * up.norm(dim=0).clamp(min=1e-4)
+    strength = module.tensor("delora_lambda") / len(down)
+    norms = module.tensors.get("delora_w_norm")
+    norms = module.weight().norm(dim=0) if norms is None else norms
+    return Product(down * norms, up * (strength / lengths))
+
+
+def _vblora(module: PeftModule) -> Product:
+    """VB-LoRA (Li et al. 2024): factors whose parts are mixed from one bank of vectors."""
+    bank, topk = module.shared["vblora_vector_bank"], int(module.setting("topk"))
+
+    def mixed(name: str) -> Tensor:
+        if f"{name}_topk_indices" in module.tensors:
+            indices = module.tensor(f"{name}_topk_indices").long()
+            weights = module.tensor(f"{name}_topk_weights")
+            weights = torch.cat([weights, 1 - weights.sum(-1, keepdim=True)], dim=-1)
+        else:
+            logits, indices = module.tensor(name).topk(topk)
+            weights = logits.softmax(-1)
+        return torch.einsum("...k,...kv->...v", weights, bank[indices])
+
+    down = mixed("vblora_logits_A").flatten(1)  # [r, tiles, v]
+    up = mixed("vblora_logits_B").transpose(1, 2).flatten(0, 1)  # [tiles, r, v]
+    return Product(down, up)
+
+
+def _fourierft(module: PeftModule) -> Product:
+    """FourierFT (Gao et al. 2024): some coefficients of the weight's Fourier transform.
+
+    Their places are drawn from a seed of the settings, as PEFT draws them.
+    """
+    spectrum, (n_out, n_in) = module.tensor("fourierft_spectrum"), module.shape
+    seed = torch.Generator().manual_seed(int(module.setting("random_loc_seed")))
+    places = torch.randperm(n_out * n_in, generator=seed)[: len(spectrum)]
+    dense = torch.zeros(n_out * n_in)
+    dense[places] = spectrum
+    delta = torch.fft.ifft2(dense.view(n_out, n_in)).real * float(module.setting("scaling"))
+    return _dense(delta)
+
+
+def _hra(module: PeftModule) -> Product:
+    """HRA (Yuan et al. 2024): a chain of reflections of what enters the weight."""
+    vectors = torch.nn.functional.normalize(module.tensor("hra_u"), dim=0)  # [in, r]
+    frozen = module.weight()
+    changed = frozen
+    for vector in vectors.T:
+        changed = changed - 2 * torch.outer(changed @ vector, vector)
+    return _dense(changed - frozen)
+
+
+def _shira(module: PeftModule) -> Product:
+    """SHiRA (Bhardwaj et al. 2024): some entries of the weight."""
+    rows, columns = module.tensor("shira_indices").long()
+    delta = torch.zeros(module.shape)
+    delta.index_put_((rows, columns), module.tensor("shira_weight"), accumulate=True)
+    return _dense(delta)
+
+
+def _kind(
+    product: Callable[[PeftModule], Product], tensors: str, settings: str = "", training: str = ""
+) -> ProductKind:
+    return ProductKind(
+        frozenset(tensors.split()), frozenset((*settings.split(), *training.split())), product
+    )
+
+
+PRODUCT_KINDS: Mapping[str, ProductKind] = {
+    "LORA": _kind(
+        _lora,
+        "lora_A.weight lora_B.weight lora_magnitude_vector",
+        "r lora_alpha use_rslora rank_pattern alpha_pattern init_lora_weights use_dora",
+        "lora_dropout eva_config corda_config loftq_config lora_ga_config megatron_config "
+        "megatron_core runtime_config ensure_weight_tying qalora_group_size",
+    ),
+    "ADALORA": _kind(
+        _adalora,
+        "lora_A lora_B lora_E",
+        "init_r lora_alpha",
+        "lora_dropout r rank_pattern target_r tinit tfinal deltaT beta1 beta2 orth_reg_weight "
+        "total_step init_lora_weights loftq_config eva_config corda_config lora_ga_config "
+        "megatron_config megatron_core runtime_config ensure_weight_tying qalora_group_size",
+    ),
+    "VERA": _kind(
+        _vera,
+        "vera_lambda_d vera_lambda_b",
+        "r save_projection projection_prng_key",
+        "vera_dropout d_initial",
+    ),
+    "LOHA": _kind(
+        _loha,
+        "hada_w1_a hada_w1_b hada_w2_a hada_w2_b",
+        "r alpha rank_pattern alpha_pattern",
+        "rank_dropout module_dropout use_effective_conv2d",
+    ),
+    "LOKR": _kind(
+        _lokr,
+        "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b",
+        "r alpha rank_pattern alpha_pattern",
+        "rank_dropout rank_dropout_scale module_dropout use_effective_conv2d decompose_both "
+        "decompose_factor",
+    ),
+    "C3A": _kind(_c3a, "c3a_kernel", "block_size block_size_pattern"),
+    "DELORA": _kind(
+        _delora,
+        "delora_A delora_B delora_lambda delora_w_norm",
+        "r rank_pattern lambda_pattern",
+        "delora_lambda module_dropout",
+    ),
+    "VBLORA": _kind(
+        _vblora,
+        "vblora_logits_A vblora_logits_B vblora_logits_A_topk_indices vblora_logits_A_topk_weights "
+        "vblora_logits_B_topk_indices vblora_logits_B_topk_weights",
+        "r topk num_vectors vector_length save_only_topk_weights",
+        "vblora_dropout init_vector_bank_bound init_logits_std",
+    ),
+    "FOURIERFT": _kind(
+        _fourierft,
+        "fourierft_spectrum",
+        "n_frequency n_frequency_pattern scaling random_loc_seed",
+    ),
+    "HRA": _kind(_hra, "hra_u", "r"),
+    "SHIRA": _kind(_shira, "shira_weight shira_indices", "r", "mask_type random_seed"),
+}
+"""The methods by PEFT's `peft_type`."""
