@@ -73,6 +73,9 @@ def train(
 
     Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
 
+    Its log is .logs/NAME.jsonl in the store, then report/log.jsonl of the adapter; with
+    training.trackers TensorBoard, W&B, MLflow or trackio have it as well.
+
     A training that was ended, by a signal or by a fault, goes on with --resume from its last
     checkpoint in the store; training.checkpoint says how often one is written.
     """
