@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # One thread for each worker of pytest-xdist and for the processes that tests start. It is read when
@@ -37,6 +37,33 @@ from helpers.vocabulary import WORDS
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two workers, or none if only files are named: those are done before workers have started."""
     return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "factor of the sizes and durations of slow tests that have one, such as 10"
+    parser.addoption("--scale", type=float, default=1.0, help=help_text)
+
+
+REPORTS = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for text in config.stash.get(REPORTS, []):
+        terminalreporter.write_line(f"\n{text}")
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Shows a text, such as a table of what was measured, when all tests are done."""
+    return request.config.stash.setdefault(REPORTS, []).append
+
+
+@pytest.fixture(scope="session")
+def scale(request: pytest.FixtureRequest) -> float:
+    """The factor of the option `--scale`."""
+    return float(request.config.getoption("--scale"))
 
 
 @pytest.fixture(autouse=True, scope="module")

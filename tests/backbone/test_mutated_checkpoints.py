@@ -6,12 +6,9 @@ import json
 import random
 import re
 import shutil
-import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,12 +19,10 @@ from adapterkit.errors import BackboneError
 from helpers.backbone_faults import FAULTS
 from helpers.byte_level import save_byte_level_roberta
 from helpers.sequences import states_of
+from helpers.time_limit import limited_time
 
 TEXTS = ["where is my card", "a", "The CARD is lost", "my card"]
 PAIRS = [None, None, None, "is lost"]
-SECONDS = 60
-"""After which a folder counts as one that never loads; compiling a loop takes some of them."""
-
 
 OTHERS: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 16, "num_hidden_groups": 2, "initializer_range": 0.2},
@@ -45,23 +40,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mpnet": {"initializer_range": 0.2},
 }
 """Model types with layers of their own, and settings beside those of all."""
-
-
-class Hang(BaseException):
-    """A folder that is not refused and does not load; no `Exception`, so nothing can catch it."""
-
-
-@contextmanager
-def limited_time() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise Hang
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
 
 
 @pytest.fixture(scope="session")
@@ -141,11 +119,11 @@ def load_and_ask(folder: Path) -> tuple[str, torch.Tensor | None]:
         return "", torch.cat([states_of(backbone, [text], [pair]) for text, pair in rows])
 
 
-@pytest.mark.parametrize("n", [100, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [100, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_mutated_backbone_is_refused_or_answers_as_transformers(
-    sound: list[Path], tmp_path: Path, n: int
+    sound: list[Path], tmp_path: Path, n: int, scale: float, report: Callable[[str], None]
 ) -> None:
-    outcomes = {"refused": 0, "loaded": 0}
+    outcomes, n = {"refused": 0, "loaded": 0}, round(n * scale)
     for seed in range(n):
         rng = random.Random(seed)
         folder = tmp_path / f"{seed}"
@@ -164,3 +142,4 @@ def test_a_mutated_backbone_is_refused_or_answers_as_transformers(
             outcomes["loaded"] += 1
         shutil.rmtree(folder)
     assert min(outcomes.values()) > n // 10, outcomes
+    report(f"{n} backbone folders: {outcomes}")

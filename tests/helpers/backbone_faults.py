@@ -242,3 +242,12 @@ FAULTS: dict[str, Fault] = {
         poison_tensor, change_setting, change_json, change_bytes, change_entry,
     )
 }  # fmt: skip
+
+FOLDER_FAULTS: dict[str, Fault] = {
+    fault.__name__: fault
+    for fault in (
+        prefix_tensors, drop_tensors, add_tensors, rename_tensor, reshape_tensor, convert_tensor,
+        poison_tensor, change_json, change_bytes, change_entry,
+    )
+}  # fmt: skip
+"""Those that every folder with tensors and JSON files can have, also that of an adapter."""

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from adapterkit.adapter.checksums import SUMS
+from adapterkit.adapter.folder import save_adapter
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.load_options import LoadOptions
+from adapterkit.backbone.model import Backbone
+from adapterkit.client.tar import as_tar
 from adapterkit.errors import DataError
+from adapterkit.serving.app import make_app
+from adapterkit.serving.server import Settings, make_service
 from adapterkit.serving.uploads import unpack
+from helpers.adapters import MakeAdapter
+from helpers.backbone_faults import FOLDER_FAULTS
+from helpers.time_limit import limited_time
 
 FILES = {
     "./adapter_config.json": b"{}" * 50,
@@ -20,6 +36,8 @@ FILES = {
 }
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 END = bytes(2 * tarfile.BLOCKSIZE)
+TAR = {"content-type": "application/x-tar"}
+CPU = LoadOptions(device="cpu")
 
 
 def archive(tar_format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -110,9 +128,9 @@ def test_an_archive_that_is_cut_off_is_refused() -> None:
             unpack(io.BytesIO(content[:length]), 10**8)
 
 
-@pytest.mark.parametrize("n_archives", [500, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_changed_archives_are_read_or_refused(n_archives: int) -> None:
-    rng = random.Random(0)
+@pytest.mark.parametrize("n_archives", [500, pytest.param(2000, marks=pytest.mark.slow)])
+def test_changed_archives_are_read_or_refused(n_archives: int, scale: float) -> None:
+    rng, n_archives = random.Random(0), round(n_archives * scale)
     outcomes: Counter[str] = Counter()
     whole = {name: archive(number) for name, number in FORMATS.items()}
     for _ in range(n_archives):
@@ -144,3 +162,49 @@ def change(content: bytearray, rng: random.Random) -> None:
         content[block] = with_checksum(bytes(content[block]))
     else:
         content[start:start] = content[start : start + tarfile.BLOCKSIZE * rng.randrange(1, 4)]
+
+
+@pytest.mark.parametrize("n", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_changed_archive_is_published_or_refused_by_a_server(
+    tiny: Backbone,
+    tiny_folder: Path,
+    make_adapter: MakeAdapter,
+    n: int,
+    scale: float,
+    report: Callable[[str], None],
+) -> None:
+    """One adapter, changed as a folder or as an archive: no other status, and a sound store."""
+    sound = save_adapter(make_adapter(tiny), "sound", tiny.geometry)
+    store, settings = Store("shelf"), Settings("shelf", backbone=str(tiny_folder), load_options=CPU)
+    store.publish(make_adapter(tiny, name="acme/other"), tiny.geometry)
+    outcomes, names = Counter[int](), list(FOLDER_FAULTS)
+    with TestClient(
+        make_app(make_service(settings, None)), raise_server_exceptions=False
+    ) as client:
+        for seed in range(round(n * scale)):
+            rng, folder = random.Random(seed), Path("changed")
+            shutil.copytree(sound, folder)
+            if rng.random() < 0.7:
+                (folder / SUMS).unlink()
+            if rng.random() < 0.5:
+                FOLDER_FAULTS[rng.choice(names)](folder, rng)
+            with limited_time():
+                content = bytearray(archive_of(folder))
+                if content and rng.random() < 0.6:
+                    change(content, rng)
+                target = "/admin/adapters/acme/intent"
+                outcomes[client.put(target, content=bytes(content), headers=TAR).status_code] += 1
+            shutil.rmtree(folder)
+    assert set(outcomes) <= {201, 422}
+    assert min(outcomes.values()) > 0
+    published = Store("shelf").versions("acme/intent")[0]
+    assert len(published) == outcomes[201]
+    assert all(store.verify(f"acme/intent@{number}") == [] for number in published)
+    assert sorted(os.listdir()) == ["shelf", "sound"]
+    report(f"{outcomes.total()} uploads by status: {dict(outcomes)}")
+
+
+def archive_of(folder: Path) -> bytes:
+    """The regular files of a folder as an archive, small ones."""
+    files = [file for file in folder.iterdir() if file.is_file() and file.stat().st_size < 10**6]
+    return as_tar({file.name: file.read_bytes() for file in files if not file.is_symlink()})
