@@ -16,6 +16,7 @@ from ..errors import AdapterkitError, TrainingInterruptedError, is_out_of_memory
 from .bench import app as bench
 from .client import app as client
 from .compare import compare
+from .compile import compile_loops
 from .cross_validate import cross_validate
 from .data import app as data
 from .evaluate import evaluate
@@ -138,6 +139,7 @@ app.command()(serve)
 app.command()(keys)
 app.command()(sign)
 app.command("signing-key")(signing_key)
+app.command("compile")(compile_loops)
 app.add_typer(data)
 app.add_typer(client)
 app.add_typer(bench)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numba
+import numpy as np
 import pytest
 
-from adapterkit.ops.kernels.kernel_cache import cache_folder, kernel_cache
+from adapterkit.ops.kernels import kernel_cache as kernel_cache_module
+from adapterkit.ops.kernels.compiling import compiled
+from adapterkit.ops.kernels.kernel_cache import cache_folder, kernel_cache, report_incomplete
+from helpers.command_line import run_command
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights are lists on Windows")
 
@@ -68,3 +76,65 @@ def test_a_folder_that_cannot_be_made_is_not_used(
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "cache"))
     assert cache_folder() is None
     assert "cannot be made" in caplog.messages[0]
+
+
+# A folder that was filled before, and cannot be written now.
+
+
+LOOPS = """
+def add_one(numbers):
+    numbers[0] += 1
+
+def add_two(numbers):
+    numbers[0] += 2
+"""
+
+
+def make_unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written any more, whoever runs the tests."""
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    cache_folder.cache_clear()
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_loops_are_loaded_from_a_folder_that_cannot_be_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_beside: bool,
+) -> None:
+    """As in a container with a read-only root. What the folder lacks is compiled, with a line."""
+    report_incomplete.cache_clear()
+    monkeypatch.delitem(sys.modules, "adding", raising=False)
+    source = tmp_path / "loops"
+    source.mkdir()
+    (source / "adding.py").write_text(LOOPS)
+    monkeypatch.syspath_prepend(source)
+    monkeypatch.setattr(kernel_cache_module, "SOURCE", source)
+    if not is_beside:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    adding: Any = import_module("adding")
+    signature = "void(int64[::1])"
+    compiled(signature)(adding.add_one)
+    make_unwritable(monkeypatch)
+    loaded: Any = compiled(signature)(adding.add_one)
+    numbers = np.array([1])
+    loaded(numbers)
+    assert numbers[0] == 2
+    assert sum(loaded.stats.cache_hits.values()) == 1
+    assert caplog.messages == []
+    new: Any = compiled(signature)(adding.add_two)
+    new(numbers)
+    assert numbers[0] == 4
+    assert "the folder cannot be written" in caplog.messages[0]
+
+
+def test_a_command_compiles_all_loops() -> None:
+    result = run_command("compile")
+    assert result.code == 0
+    assert result.out.startswith(f"compiled loops are in {cache_folder()} (")

@@ -6,7 +6,10 @@ folder of `kernel_cache.py`. Loops run without the interpreter's lock.
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -14,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .kernel_cache import kernel_cache
+from .kernel_cache import cache_folder, kernel_cache, report_incomplete
 
 Addresses = NDArray[np.int64]
 Counts = NDArray[np.int64]
@@ -36,11 +39,25 @@ def compiled(signature: str) -> Callable[[Callable[..., None]], Callable[..., No
                 function: Callable[..., None] = numba.njit(signature, cache=is_cached, **OPTIONS)(
                     loop
                 )
-            except RuntimeError:  # numba has no cache for a source in a zip file, for example
+            except (RuntimeError, OSError) as error:
+                if isinstance(error, OSError):  # the cache cannot be written, and lacks this loop
+                    report_incomplete()
+                # Otherwise numba has no cache, such as for a source in a zip file.
                 function = numba.njit(signature, **OPTIONS)(loop)
         return function
 
     return decorate
+
+
+def compile_loops() -> Path | None:
+    """Compiles all loops for this processor, or loads them from their cache.
+
+    Returns:
+        The folder of the cache; None, with a warning, if there is no safe one.
+    """
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
+    return cache_folder()
 
 
 def as_float32_rows(x: Tensor) -> Tensor:
