@@ -6,7 +6,7 @@ in full and truncated here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from ..errors import BackboneError
@@ -18,6 +18,9 @@ LongText = Literal["head", "tail", "head+tail", "windows"]
 SHORT_TEXT = 1000
 """Characters of a text that the library's `encode` tokenises in less time than `encode_batch`.
 `encode` keeps the interpreter lock, so a long text would stop all other threads."""
+
+GROUP_CHARACTERS = 100_000
+"""Characters of texts whose tokens `encode_in_groups` has in memory at the same time."""
 
 
 class TextEncoder:
@@ -89,6 +92,19 @@ class TextEncoder:
             EncodedText(encoding, has_types=self._has_types, leads=lead)
             for encoding, lead in zip(encodings, leads, strict=True)
         ]
+
+    def encode_in_groups(self, pairs: Sequence[tuple[str, str]]) -> Iterator[EncodedText]:
+        """Encodes text pairs in full, as `encode` does, a group of them at a time.
+
+        The tokens of many long texts take much more memory than what is kept of them.
+        """
+        start = n_characters = 0
+        for end, pair in enumerate(pairs, 1):
+            n_characters += sum(map(len, pair))
+            if n_characters >= GROUP_CHARACTERS or end == len(pairs):
+                group = pairs[start:end]
+                yield from self.encode([text for text, _ in group], [other for _, other in group])
+                start, n_characters = end, 0
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The tokens of some ids, as the vocabulary spells them."""

@@ -61,7 +61,7 @@ class MultipleChoice(PooledTask):
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]
-        read = reader.encode([text for text, _ in pairs], [choice for _, choice in pairs])
+        read = reader.encode_in_groups(pairs)
         # One sequence a choice: softmax is over sequences, and windows would take part in it.
         how = "head" if self.long_text == "windows" else self.long_text
         sequences = iter(truncate(encoding, limit, how)[0] for encoding in read)

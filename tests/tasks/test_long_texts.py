@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone import tokenizer
 from adapterkit.backbone.encoded_text import EncodedText
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.tokenizer import LongText, TextEncoder, truncate
@@ -75,6 +76,21 @@ def test_each_list_of_an_encoding_is_built_once(
     adapter.task.examples([fields], encoder, text_limit(tiny, adapter))
     assert encoder.built
     assert set(encoder.built.values()) == {1}
+
+
+@pytest.mark.parametrize("n_groups", [1, 5, 30])
+def test_texts_are_read_in_groups_of_a_limited_size(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch, n_groups: int
+) -> None:
+    pairs = [("i lost my card " * 10, f"choice {number}") for number in range(30)]
+    longest = max(len(text) + len(choice) for text, choice in pairs)
+    monkeypatch.setattr(tokenizer, "GROUP_CHARACTERS", longest * 30 // n_groups - 30)
+    encoder, sizes = CountingEncoder(tiny.tokenizer), []
+    for encoded in encoder.encode_in_groups(pairs):
+        sizes.append(len(encoder.encodings))
+        assert encoded.ids == tiny.tokenizer(*pairs[len(sizes) - 1]).input_ids
+    assert len(sizes) == 30
+    assert len(set(sizes)) == n_groups
 
 
 @pytest.mark.parametrize("how", LONG_TEXTS)
