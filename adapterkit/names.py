@@ -14,6 +14,7 @@ ALIASES = "aliases.json"
 
 PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 NAME = re.compile(rf"(?!.*\.\.){PART}(/{PART})?")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
 TENANT = re.compile(rf"(?!.*\.\.){PART}")
 
 

@@ -1,12 +1,12 @@
 """A store: named adapters in a folder, with every version that was published.
 
 `tenant/name/1/`, `tenant/name/2/`, ... are adapter folders. A version appears completely or not at
-all, and then the alias `latest` is moved in the index (`store_index.py`).
+all, and then the alias `latest` is moved. Readers look into `store_index.py`; who writes a folder
+is in `local_writer.py`, and who writes a bucket in `remote_writer.py`.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,20 +14,23 @@ from functools import partial
 from os.path import isdir, isfile, join
 from pathlib import Path
 
-from ..atomic import file_digest, remove_folder, write_folder
+from ..atomic import file_digest
 from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from ..names import BASE, check_name
+from ..names import BASE, VERSION, check_name
 from .adapter import Adapter
+from .aliases import ALIAS, LATEST
 from .card import backbone_of, read_parent
 from .checksums import checksum_errors, folder_digest, read_sums, with_checksums
-from .children import find_child
 from .folder import SignatureCheck, adapter_files
+from .local_writer import LocalWriter
 from .peft_format import CONFIG
 from .remote_store import Remote, is_url
+from .remote_writer import RemoteWriter
 from .stacking import ParentRef
-from .store_index import ALIAS, LATEST, VERSION, StoreIndex, Version
+from .store_index import StoreIndex, Version
+from .store_writer import StoreWriter
 from .trust import Trust, check_version
 from .weights import WEIGHTS
 
@@ -41,7 +44,8 @@ LOGS = ".logs"
 class Store:
     """Adapters by name in a folder, or under a URL with local copies of those that were used.
 
-    Any number of threads and processes may read and write at the same time.
+    Any number of threads and processes may read and write at the same time; under a URL, also on
+    several machines.
 
     Args:
         root: The folder, which is created with the first adapter, or any fsspec URL
@@ -62,6 +66,11 @@ class Store:
             None if trust is None else partial(check_version, trust, self.root)
         )
         self._index = StoreIndex(self.root, self.remote)
+        self._writer: StoreWriter = (
+            LocalWriter(self._index)
+            if self.remote is None
+            else RemoteWriter(self._index, self.remote)
+        )
 
     @property
     def n_cached(self) -> int:
@@ -117,23 +126,11 @@ class Store:
             AdapterError: It cannot be written, or no key that the store trusts has signed it. The
                 store is unchanged then.
         """
-        self.check_target(name)
-        with self._index.writing(name):
-            self.check_target(name)  # another process may have published since
-            aliases, number = self._index.aliases(name), self._index.next_number(name)
-            checks = partial(self._check_draft, name, number, check)
-            folder = write_folder(self.root / name / str(number), with_checksums(files), checks)
-            try:
-                if self.remote is not None:
-                    self.remote.push(folder, f"{name}/{number}")
-                self._index.write_aliases(name, {**aliases, LATEST: number})
-            except AdapterError:
-                remove_folder(folder)
-                raise
-            return Version(name, number, folder, folder_digest(folder))
+        checks = partial(self._check_draft, name, check)
+        return self._writer.publish(name, with_checksums(files), checks)
 
     def _check_draft(
-        self, name: str, number: int, check: Callable[[Path], object] | None, draft: Path
+        self, name: str, check: Callable[[Path], object] | None, draft: Path, number: int
     ) -> None:
         """Checks the folder of a new version before it gets its name."""
         if self.trust is not None:
@@ -158,17 +155,17 @@ class Store:
                 f"'{alias}' is not an alias one can {'set' if version else 'remove'}: expected a "
                 "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
             )
-        with self._index.writing(name):
-            index = self._index.of(name)
-            aliases = dict(index.aliases)
+
+        def change(aliases: dict[str, int], versions: set[int]) -> dict[str, int]:
             if version is None:
-                if aliases.pop(alias, None) is None:
+                if alias not in aliases:
                     raise UnknownAdapterError(f"'{name}' has no alias '{alias}'")
-            elif version not in index.versions:
+                return {other: number for other, number in aliases.items() if other != alias}
+            if version not in versions:
                 raise UnknownAdapterError(f"'{name}' has no version '{version}'")
-            else:
-                aliases[alias] = version
-            self._index.write_aliases(name, aliases)
+            return {**aliases, alias: version}
+
+        self._writer.change_aliases(name, change)
 
     def roll_back(self, name: str) -> Version:
         """Makes the version before `latest` the latest one; no version is deleted.
@@ -176,13 +173,15 @@ class Store:
         Raises:
             UnknownAdapterError: There is no such adapter, or no earlier version.
         """
-        with self._index.writing(name):
-            index = self._index.of(name)
-            latest = index.aliases.get(LATEST, 0)
-            before = max((v for v in index.versions if v < latest), default=None)
+
+        def change(aliases: dict[str, int], versions: set[int]) -> dict[str, int]:
+            latest = aliases.get(LATEST, 0)
+            before = max((version for version in versions if version < latest), default=None)
             if before is None:
                 raise UnknownAdapterError(f"'{name}' has no version before {latest} to go back to")
-            self._index.write_aliases(name, {**index.aliases, LATEST: before})
+            return {**aliases, LATEST: before}
+
+        self._writer.change_aliases(name, change)
         return self.find(name)
 
     def delete(self, name: str, version: int | None = None) -> None:
@@ -199,41 +198,7 @@ class Store:
             AdapterkitError: An alias still points to the version, or it is the parent of another
                 adapter in this store (a remote store is not searched).
         """
-        with self._index.writing(name):
-            aliases, versions = self._index.aliases(name), self._index.versions(name)
-            if not versions:
-                raise UnknownAdapterError(f"there is no adapter '{name}'")
-            if version is not None and version not in versions:
-                raise UnknownAdapterError(f"'{name}' has no version '{version}'")
-            pointing = [alias for alias, number in aliases.items() if number == version]
-            if pointing:
-                raise AdapterkitError(
-                    f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"
-                )
-            numbers = sorted(versions) if version is None else [version]
-            child = find_child(self._index, name, numbers) if self.remote is None else None
-            if child is not None:
-                which = name if version is None else f"{name}@{version}"
-                raise AdapterkitError(f"'{child}' stands on '{which}'; delete that one first")
-            # The aliases go first: a reader finds the complete version or none.
-            if version is None:
-                self._index.write_aliases(name, None)
-            for number in numbers:
-                self._remove_version(name, number)
-            if version is None:
-                home = self.root / name
-                for folder in (home, home.parent) if "/" in name else (home,):
-                    with suppress(OSError):  # another adapter of the tenant is there
-                        folder.rmdir()
-            else:
-                self._index.write_aliases(name, aliases)
-
-    def _remove_version(self, name: str, number: int) -> None:
-        if self.remote is not None:
-            self.remote.remove(f"{name}/{number}")
-        folder = self.root / name / str(number)
-        if folder.is_dir():
-            remove_folder(folder)
+        self._writer.delete(name, version)
 
     def verify(self, reference: str) -> list[str]:
         """What is wrong with the files of a version, and with its signature (`folder_faults`).
@@ -262,14 +227,7 @@ class Store:
             AdapterError: There is something that is not part of a store or not a folder, or it
                 cannot be written to.
         """
-        home = self.root / check_name(name)
-        for folder in (home, *home.parents)[: name.count("/") + 2]:
-            if (folder / CONFIG).exists():
-                raise AdapterError(f"{folder}: is itself an adapter folder, not part of a store")
-        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise AdapterError(f"{nearest}: not a folder that can be written to; choose another")
-        self._index.aliases(name)  # raises if they are garbled
+        self._writer.check_target(name)
 
     def checkpoint_dir(self, name: str) -> Path:
         """The folder for the checkpoints of a training; no adapter has such a name."""

@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from ..adapter.store_index import ALIAS, VERSION
+from ..adapter.aliases import ALIAS
 from ..errors import did_you_mean
-from ..names import NAME
+from ..names import NAME, VERSION
 from .pipeline_options import without_fixed_options
 from .row_inputs import Inputs, Row, TextOrTexts, Texts
 
