@@ -18,7 +18,7 @@ from ..atomic import file_digest
 from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from ..names import BASE, VERSION, check_name
+from ..names import BASE, check_name
 from .adapter import Adapter
 from .aliases import ALIAS, LATEST
 from .card import backbone_of, read_parent
@@ -248,8 +248,8 @@ class Store:
         name, at, wanted = reference.partition("@")
         index = self._index.of(name)
         wanted = wanted if at else LATEST
-        number = index.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
-        if number not in index.versions:
+        number = index.number(wanted)
+        if number == 0:
             known = [*(a for a, v in index.aliases.items() if v in index.versions)]
             known += map(str, sorted(index.versions))
             raise UnknownAdapterError(
@@ -265,6 +265,12 @@ class Store:
                 with suppress(AdapterkitError):
                     self.parent_folder(parent)
         return index.found[number]
+
+    def known(self, reference: str) -> Version | None:
+        """The version that `find` last returned for a reference, without a look at the store."""
+        name, at, wanted = reference.partition("@")
+        index = self._index.known(name)
+        return None if index is None else index.found.get(index.number(wanted if at else LATEST))
 
     def parent_folder(self, parent: ParentRef) -> Path:
         """The folder of an adapter's parent.

@@ -54,6 +54,11 @@ class NameIndex:
     versions: set[int]
     found: dict[int, Version] = field(default_factory=dict)
 
+    def number(self, wanted: str) -> int:
+        """The number that an alias or a number in digits means; 0 if it means no version."""
+        number = self.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
+        return number if number in self.versions else 0
+
 
 class StoreIndex:
     """Names, versions and aliases of the adapters in a store.
@@ -109,9 +114,14 @@ class StoreIndex:
                     raise
                 return index
             if not new.versions:
+                self._indices.pop(name, None)
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
             self._indices[name] = index = new
         return index
+
+    def known(self, name: str) -> NameIndex | None:
+        """The index of a name as it was last read; None if it was not."""
+        return self._indices.get(name)
 
     def versions(self, name: str) -> set[int]:
         """Numbers of the versions of a name, read now; none for an unknown name."""

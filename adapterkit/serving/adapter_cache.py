@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..adapter.adapter import Adapter
@@ -19,13 +20,19 @@ from ..adapter.stacking import ParentCache
 from ..adapter.store import Store
 from ..adapter.store_index import Version
 from ..backbone.model import Backbone
-from ..errors import AdapterError
+from ..errors import AdapterError, UnavailableError
 
 Key = tuple[str, str]
 """Name and digest of an adapter. Each published content of a name has a key of its own."""
 
 OVERHEAD = 8192
 """Bytes that an adapter takes in addition to its tensors: names, settings, scores."""
+
+PATIENCE = 1.0
+"""Seconds that a request for a known version waits for a look at a remote store."""
+
+TIMEOUT = 30.0
+"""Seconds that any other request waits for a version from a remote store."""
 
 
 class LruTier:
@@ -135,6 +142,8 @@ class AdapterCache:
         self._any_backbone = any_backbone
         self._loading: dict[Key, asyncio.Task[Adapter]] = {}
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="load")
+        self._late: set[str] = set()
+        self._searchers = ThreadPoolExecutor(8, thread_name_prefix="search")
 
     @property
     def n_loading(self) -> int:
@@ -148,6 +157,7 @@ class AdapterCache:
             AdapterkitError: The reference is not valid.
             UnknownAdapterError: The adapter or version does not exist.
             AdapterError: The folder of the adapter is not valid.
+            UnavailableError: A remote store does not answer, and the version was not used before.
         """
         version = await self._find(reference)
         try:
@@ -193,14 +203,36 @@ class AdapterCache:
         )
 
     def close(self) -> None:
-        """Ends the threads that load adapters."""
+        """Ends the threads that find and load adapters."""
+        self._searchers.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _find(self, reference: str) -> Version:
         if self.store.remote is None:  # a single stat is faster than another thread
             return self.store.find(reference)
+        known = self.store.known(reference)
+        if known is not None and reference in self._late:
+            return known
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.store.find, reference)
+        search = loop.run_in_executor(self._searchers, self.store.find, reference)
+        if known is None:
+            try:
+                return await asyncio.wait_for(search, TIMEOUT)
+            except TimeoutError:
+                raise UnavailableError(
+                    f"the store does not answer in {TIMEOUT:.0f} seconds; try again later"
+                ) from None
+        await asyncio.wait({search}, timeout=PATIENCE)
+        if not search.done():  # until it ends, requests use what is known
+            self._late.add(reference)
+            search.add_done_callback(partial(self._end_search, reference))
+            return known
+        return search.result()
+
+    def _end_search(self, reference: str, search: asyncio.Future[Version]) -> None:
+        self._late.discard(reference)
+        if not search.cancelled():
+            search.exception()  # the next request sees it, if it lasts
 
     async def _ready(self, version: Version) -> Adapter:
         key = (version.name, version.digest)
