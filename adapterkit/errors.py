@@ -58,6 +58,10 @@ class UnavailableError(AdapterkitError):
     """A server cannot be reached, is shutting down, or did not answer in time."""
 
 
+class UnreachableStoreError(UnavailableError):
+    """The store of a URL cannot be reached. The message names it, so no tenant should see it."""
+
+
 class AccessError(AdapterkitError):
     """A server does not know the API key, or the key does not permit the request."""
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-from ..errors import UnavailableError
+from ..errors import UnreachableStoreError
 
 PREFIX = ".lease-"
 """How the names of the files of leases begin."""
@@ -48,8 +48,8 @@ class Lease:
         """Holds the lease of a folder.
 
         Raises:
-            UnavailableError: Others had it for too long, or the work took so long that others may
-                have taken it.
+            UnreachableStoreError: Others had it for too long, or the work took so long that others
+                may have taken it.
         """
         own = self._acquire(folder)
         began = time.monotonic()
@@ -59,7 +59,7 @@ class Lease:
             with suppress(FileNotFoundError):  # another writer took it for a killed one's
                 self._files.rm_file(own)
         if time.monotonic() - began > EXPIRY / 2:
-            raise UnavailableError(
+            raise UnreachableStoreError(
                 f"{folder}: the store took {time.monotonic() - began:.0f} seconds for a write, so "
                 "another writer may have come between; look at it before you try again"
             )
@@ -81,7 +81,7 @@ class Lease:
                 with suppress(FileNotFoundError):
                     self._files.rm_file(path)
             time.sleep(random.uniform(0.02, 0.3))
-        raise UnavailableError(f"{folder}: other writers hold it; try again later")
+        raise UnreachableStoreError(f"{folder}: other writers hold it; try again later")
 
     def _others(self, folder: str, own: str) -> set[str]:
         self._files.invalidate_cache()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_file, write_folder
-from ..errors import AdapterError, AdapterkitError, UnavailableError
+from ..errors import AdapterError, AdapterkitError, UnreachableStoreError
 from ..names import ALIASES, VERSION, check_name
 from .checksums import SUMS, checksum_errors
 from .shared_files import SharedFiles, shared_files
@@ -62,7 +62,7 @@ class Remote:
         """The files that several writers change; the store is asked first what it can do.
 
         Raises:
-            UnavailableError: It cannot be reached.
+            UnreachableStoreError: It cannot be reached.
             AdapterError: It cannot be written to.
         """
         with self.as_adapterkit_error():
@@ -113,14 +113,14 @@ class Remote:
         While the store cannot be reached, the copy remains as it is.
 
         Raises:
-            UnavailableError: The store cannot be reached, and there is no copy.
+            UnreachableStoreError: The store cannot be reached, and there is no copy.
         """
         now = time.monotonic()
         if now - self._read_at.get(path, -FRESH) < FRESH:
             return
         try:
             content = self.read(path)
-        except UnavailableError as error:
+        except UnreachableStoreError as error:
             self._note_reachable(False, str(error))
             if not copy.is_file():
                 raise
@@ -145,7 +145,7 @@ class Remote:
 
         Raises:
             AdapterError: It is not there, or does not match its checksums.
-            UnavailableError: The store cannot be reached.
+            UnreachableStoreError: The store cannot be reached.
         """
         if folder.is_dir() and self._is_copy(path, folder):
             return
@@ -188,7 +188,7 @@ class Remote:
         except PermissionError as error:
             raise AdapterError(f"{self.url}: permission denied ({error})") from None
         except Exception as error:  # every file system has exceptions of its own
-            raise UnavailableError(f"{self.url}: cannot be reached ({error})") from None
+            raise UnreachableStoreError(f"{self.url}: cannot be reached ({error})") from None
 
     def _find(self, path: str) -> list[str]:
         """Every file in a folder and below, relative to it; none if it does not exist."""
@@ -206,7 +206,7 @@ class Remote:
         because the checksums of the folder are compared when it is loaded."""
         try:
             return self.read(f"{path}/{SUMS}") == (folder / SUMS).read_bytes()
-        except UnavailableError:
+        except UnreachableStoreError:
             return True
 
     def _note_reachable(self, is_reachable: bool, reason: str = "") -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from os.path import isfile
 from pathlib import Path
 
-from ..errors import UnavailableError, UnknownAdapterError
+from ..errors import UnknownAdapterError, UnreachableStoreError
 from ..names import ALIASES, NAME, VERSION, check_name
 from .aliases import parse_aliases
 from .card import CARD
@@ -109,7 +109,7 @@ class StoreIndex:
         if index is None or index.signature != signature:
             try:
                 new = NameIndex(signature, self.aliases(name), self.versions(name))
-            except UnavailableError:  # what is loaded can still be used
+            except UnreachableStoreError:  # what is loaded can still be used
                 if index is None:
                     raise
                 return index

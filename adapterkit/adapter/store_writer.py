@@ -30,7 +30,7 @@ class StoreWriter(Protocol):
 
         Raises:
             AdapterError: It cannot be written. No reader sees anything of it then.
-            UnavailableError: The store cannot be reached.
+            UnreachableStoreError: The store cannot be reached.
         """
 
     def change_aliases(self, name: str, change: Change) -> None:

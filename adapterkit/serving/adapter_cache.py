@@ -20,7 +20,7 @@ from ..adapter.stacking import ParentCache
 from ..adapter.store import Store
 from ..adapter.store_index import Version
 from ..backbone.model import Backbone
-from ..errors import AdapterError, UnavailableError
+from ..errors import AdapterError, UnreachableStoreError
 
 Key = tuple[str, str]
 """Name and digest of an adapter. Each published content of a name has a key of its own."""
@@ -157,7 +157,8 @@ class AdapterCache:
             AdapterkitError: The reference is not valid.
             UnknownAdapterError: The adapter or version does not exist.
             AdapterError: The folder of the adapter is not valid.
-            UnavailableError: A remote store does not answer, and the version was not used before.
+            UnreachableStoreError: A remote store does not answer, and the version was not used
+                before.
         """
         version = await self._find(reference)
         try:
@@ -219,8 +220,8 @@ class AdapterCache:
             try:
                 return await asyncio.wait_for(search, TIMEOUT)
             except TimeoutError:
-                raise UnavailableError(
-                    f"the store does not answer in {TIMEOUT:.0f} seconds; try again later"
+                raise UnreachableStoreError(
+                    f"{self.store.display_name}: no answer in {TIMEOUT:.0f} seconds"
                 ) from None
         await asyncio.wait({search}, timeout=PATIENCE)
         if not search.done():  # until it ends, requests use what is known

@@ -24,6 +24,7 @@ from ..errors import (
     TooLargeError,
     UnavailableError,
     UnknownAdapterError,
+    UnreachableStoreError,
 )
 from . import admin, card_routes, open_inference, routes, vector_routes
 from .auth import Authentication, DeniedError
@@ -141,12 +142,18 @@ async def _denied_error(_: Request, error: Any) -> Response:
     return error_response(error.status, str(error), headers)
 
 
+RETRY_SOON = {"retry-after": "1"}
+
+
 async def _adapterkit_error(_: Request, error: Exception) -> Response:
     if isinstance(error, OverloadedError):
         wait = max(1, math.ceil(error.retry_after))
         return error_response(429, str(error), {"retry-after": str(wait)})
+    if isinstance(error, UnreachableStoreError):
+        log.error(str(error))
+        return error_response(503, "the store cannot be reached; try again later", RETRY_SOON)
     if isinstance(error, UnavailableError):
-        return error_response(503, str(error), {"retry-after": "1"})
+        return error_response(503, str(error), RETRY_SOON)
     if isinstance(error, TooLargeError):
         return error_response(413, str(error))
     if isinstance(error, UnknownAdapterError):

@@ -272,14 +272,7 @@ def test_deleting_beside_publishing_leaves_no_alias_without_a_version(
     store = Store(url, tmp_path / "reader")
     last = store.publish_files(NAME, files_of(8, 8)).number
     versions, aliases = store.versions(NAME)
-    expected = (
-        "means; point",
-        "no version",
-        "no adapter",
-        "no alias",
-        "just become",
-        "was deleted",
-    )
+    expected = "means; point|no version|no adapter|no alias|has just become|was deleted while"
     assert [text for text in refusals if not re.search(expected, text)] == []
     assert aliases["latest"] == last
     assert set(aliases.values()) <= set(versions)

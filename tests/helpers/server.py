@@ -20,7 +20,7 @@ from adapterkit.serving.tls import load_tls
 
 
 @contextmanager
-def serving(store: Path, backbone: Path | str, **settings: Any) -> Iterator[str]:
+def serving(store: Path | str, backbone: Path | str, **settings: Any) -> Iterator[str]:
     """Runs a server of a store; yields its URL."""
     on_cpu = LoadOptions(device="cpu")
     chosen = Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
