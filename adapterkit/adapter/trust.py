@@ -17,12 +17,12 @@ from typing import Self
 
 from ..backbone.regular_file import check_regular_file
 from ..errors import AdapterError, AdapterkitError
+from ..names import VERSION
 from ..schema import build
 from ..yaml12 import read_yaml
 from .checksums import SIGNATURE, SUMS
 from .signature import Signature
 from .signing_key import read_public_text
-from .store_index import VERSION
 
 LARGEST_FILE = 2**20
 """The largest trust file, in bytes."""
