@@ -55,7 +55,11 @@ class RemoteWriter:
             number = self._claim(name, lambda number: check(draft, number))
             for file in sorted(files, key=lambda file: file == SUMS):
                 self._put(f"{name}/{number}/{file}", files[file])
-            self._change(name, partial(_with_latest, number))
+            self._change(
+                name,
+                partial(_with_latest, number),
+                lambda: {number} if self._remote.read(f"{name}/{number}/{SUMS}") else set(),
+            )
             folder = home / str(number)
             set_aside_other(folder, files[SUMS])
             with suppress(OSError):  # another process has copied it already
@@ -72,7 +76,7 @@ class RemoteWriter:
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
             return change(aliases, versions)
 
-        self._change(check_name(name), change_known)
+        self._change(check_name(name), change_known, partial(self._remote.versions, name))
 
     def delete(self, name: str, version: int | None) -> None:
         """Deletes a version or a name, as `StoreWriter` says; its children are not searched."""
@@ -84,7 +88,7 @@ class RemoteWriter:
             numbers.update(versions if version is None else {version})
             return {} if version is None else aliases
 
-        self._change(check_name(name), without)
+        self._change(check_name(name), without, partial(self._remote.versions, name))
         self._hide(name, numbers)
         for number, files in self._remote.numbered(name).items():
             if number in numbers:
@@ -126,17 +130,21 @@ class RemoteWriter:
                 return number
             number = next_number([number], named)
 
-    def _change(self, name: str, change: Change) -> None:
-        """Changes the aliases of a name, and tries again if another writer was faster."""
+    def _change(self, name: str, change: Change, versions: Callable[[], set[int]]) -> None:
+        """Changes the aliases of a name, and tries again if another writer was faster.
+
+        Args:
+            name: The name.
+            change: The change.
+            versions: Called after the aliases were read; the versions that `change` is given.
+        """
         path = f"{name}/{ALIASES}"
         shared = self._remote.shared
         while True:
             with self._remote.as_adapterkit_error():
                 before = shared.read(self._remote.at(path))
             content = b"{}" if before is None else before.content
-            aliases = change(
-                read_changed_aliases(content, self._place(name)), self._remote.versions(name)
-            )
+            aliases = change(read_changed_aliases(content, self._place(name)), versions())
             with self._remote.as_adapterkit_error():
                 new = changed_aliases_to_json(aliases)
                 if shared.swap(self._remote.at(path), new, before):
@@ -168,7 +176,7 @@ class RemoteWriter:
                 )
             return aliases
 
-        self._change(name, check)
+        self._change(name, check, set)
 
     def _keep_claim(self, path: str) -> None:
         """Has the number of a version of an earlier store claimed, so that it is not used again."""

@@ -96,13 +96,13 @@ def side_by_side(url: str, folder: Path, *works: Work) -> None:
     assert codes == [0] * len(works)
 
 
-def publisher(log: Path, count: int) -> Work:
+def publisher(log: Path, count: int, name: str = NAME) -> Work:
     """Publishes some adapters, and logs the number of each."""
 
     def publish(store: Store, publisher: int) -> None:
         with (log / f"publisher{publisher}").open("a", buffering=1) as file:
             for number in range(count):
-                version = store.publish_files(NAME, files_of(publisher, number))
+                version = store.publish_files(name, files_of(publisher, number))
                 file.write(f"{publisher} {number} {version.number}\n")
 
     return publish
@@ -119,17 +119,17 @@ def logged(log: Path) -> dict[int, tuple[int, int]]:
     return versions
 
 
-def contents(store: Store) -> dict[int, tuple[int, int]]:
+def contents(store: Store, name: str = NAME) -> dict[int, tuple[int, int]]:
     """Publisher and number of every version; fails if one is mixed, damaged or there twice."""
     found: dict[int, tuple[int, int]] = {}
-    for version in store.versions(NAME)[0]:
-        folder = store.path(f"{NAME}@{version}")
-        assert store.verify(f"{NAME}@{version}") == []
+    for version in store.versions(name)[0]:
+        folder = store.path(f"{name}@{version}")
+        assert store.verify(f"{name}@{version}") == []
         mark = json.loads((folder / CARD).read_bytes())
         expected = files_of(mark["publisher"], mark["number"])
         inside = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         assert inside == {*expected, SUMS}
-        assert all((folder / name).read_bytes() == content for name, content in expected.items())
+        assert all((folder / file).read_bytes() == content for file, content in expected.items())
         found[version] = (mark["publisher"], mark["number"])
     assert len(set(found.values())) == len(found)
     return found
@@ -405,11 +405,13 @@ def test_google_cloud_storage_compares_generations() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["s3", "file"], indirect=True)
 def test_500_publications_of_two_machines(url: str, tmp_path: Path) -> None:
-    side_by_side(url, tmp_path, publisher(tmp_path, 250), publisher(tmp_path, 250))
-    published = logged(tmp_path)
-    reader = Store(url, tmp_path / "reader")
-    assert contents(reader) == published
-    assert reader.versions(NAME) == (list(range(1, 501)), {"latest": 500})
+    for number in range(5):  # names
+        name, log = f"acme/task{number}", tmp_path / f"{number}"
+        log.mkdir()
+        side_by_side(url, tmp_path, publisher(log, 50, name), publisher(log, 50, name))
+        reader = Store(url, tmp_path / "reader")
+        assert contents(reader, name) == logged(log)
+        assert reader.versions(name) == (list(range(1, 101)), {"latest": 100})
 
 
 @pytest.mark.slow
