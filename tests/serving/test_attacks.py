@@ -278,6 +278,7 @@ def test_a_client_that_does_not_read_is_disconnected(
     store: Store, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(http_protocol, "MAX_PIPELINED", 100)  # however slow the server is
     texts = ["a card"] * 200
     body = json.dumps({"inputs": texts}).encode()
     with serving(store.root, tiny_folder) as url, Connection(int(url.rpartition(":")[2])) as reader:
