@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from textwrap import fill
 from typing import Any
 
 INK, ACCENT, GRID, BLUE = "#333333", "#d1495b", "#dddddd", "#2e6f95"
@@ -14,7 +15,9 @@ PAIRS = 20
 """Most pairs of confused labels in a plot."""
 OWN_FONT = "DejaVu Sans"
 """The font that comes with Matplotlib."""
-TITLE: dict[str, Any] = {"loc": "left", "color": INK, "fontsize": 11, "parse_math": False}
+TITLE: dict[str, Any] = {"x": 0.02, "ha": "left", "color": INK, "fontsize": 11, "parse_math": False}
+TITLE_CHARACTERS = 10.5
+"""Characters of a title in an inch."""
 NAME_WIDTH, NAME_HEIGHT = 130, 17
 """Pixels of the name of a point."""
 NUMBERED = 20
@@ -54,7 +57,7 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
         panels[0].set_ylim(*_score_range([y for r in records for _, y in _scores(r, metric)]))
         score = dict(_scores(training, metric))[_kept_step(training)]
         title += f" (kept: epoch {training['epoch']}, {score:.3f})"
-    panels[0].set_title(title, **TITLE)
+    _add_title(figure, title)
     panels[-1].set_xlabel("step", color=INK)
     panels[-1].set_ylabel("loss", color=INK)
     panels[-1].set_ylim(bottom=0)
@@ -144,7 +147,7 @@ def _matrix(
             axes.text(
                 (n - 1) / 2, true, "no rows", ha="center", va="center", color=INK, fontsize=fontsize
             )
-    axes.set_title(title, **TITLE)
+    _add_title(figure, title)
     _add_scale(figure.colorbar(image, ax=axes, shrink=0.7, aspect=25, pad=0.02))
     return png(figure)
 
@@ -191,7 +194,7 @@ def _pairs(
     wrong = sorted((row for row in counts if row[0] != row[1]), key=lambda row: -row[2])[:PAIRS]
     figure = new_figure(7.6, 1.1 + 0.27 * len(wrong))
     axes = figure.subplots()
-    axes.set_title(f"{title}: most confused labels", **TITLE)
+    _add_title(figure, f"{title}: most confused labels")
     if not wrong:
         axes.set_axis_off()
         axes.text(0, 0.5, "No row was given a wrong label.", color=INK, transform=axes.transAxes)
@@ -237,7 +240,7 @@ def scatter(title: str, pairs: Sequence[tuple[float, float]]) -> bytes:
     axes.set_ylabel("predicted number", color=INK)
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, **TITLE)
+    _add_title(figure, title)
     return png(figure)
 
 
@@ -265,7 +268,7 @@ def plot_comparison(result: Mapping[str, Any]) -> bytes:
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     seeds = len(result["seeds"])
-    axes.set_title(f"{result['name']}" + (f", {seeds} seeds" if seeds > 1 else ""), **TITLE)
+    _add_title(figure, f"{result['name']}" + (f", {seeds} seeds" if seeds > 1 else ""))
     return png(figure)
 
 
@@ -294,6 +297,11 @@ def new_figure(width: float, height: float) -> Any:
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     return Figure(figsize=(width, height), dpi=120, layout=layout)
+
+
+def _add_title(figure: Any, title: str) -> None:
+    """Writes a title in as many lines as the figure's width needs."""
+    figure.suptitle(fill(title, int(TITLE_CHARACTERS * figure.get_figwidth())), **TITLE)
 
 
 def _shades() -> Any:

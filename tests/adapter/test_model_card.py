@@ -256,7 +256,7 @@ def test_a_learning_curve_shows_both_losses_and_names_the_kept_epoch(drawn: list
     record = {"history": history, "losses": [(1, 1.0), (9, 0.2)], "epoch": 1}
     figures.learning_curve("acme/x", "accuracy", record)
     above, below = drawn[0].axes
-    assert above.get_title(loc="left") == "acme/x (kept: epoch 1, 0.890)"
+    assert above.figure.get_suptitle() == "acme/x (kept: epoch 1, 0.890)"
     assert [text.get_text() for text in below.get_legend().get_texts()] == [
         "training",
         "validation",
@@ -292,8 +292,17 @@ def test_labels_missing_from_every_font_are_numbered(
         axes = figure.axes[0]
         assert [text.get_text() for text in axes.get_yticklabels()] == names
         assert [text.get_text() for text in axes.get_xticklabels()] == names
-    assert "per_class.csv" in drawn[0].axes[0].get_title(loc="left")
+    assert "per_class.csv" in drawn[0].get_suptitle().replace("\n", " ")
     assert figures.font_families("абв") == ["DejaVu Sans"]
+
+
+def test_a_long_title_stays_inside_its_plot(drawn: list[Any]) -> None:
+    confusions("international-insurance/customer-satisfaction-2026, test rows", "ab", [[0, 1, 3]])
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (title,) = figure.texts
+    assert "2026" in title.get_text()
+    assert title.get_window_extent().x1 < figure.bbox.x1
 
 
 def test_a_folder_is_written_completely_or_not_at_all(
