@@ -356,19 +356,22 @@ def _section_of(key: Any, classes: Mapping[str, Sequence[Any]]) -> str | None:
 
 
 def _apply(plain: dict[str, Any], change: str) -> None:
-    """Sets `section.key=value` in a plain recipe; the value is read as YAML."""
+    """Sets `section.key=value` in a plain recipe, also in a section of a section; the value is read
+    as YAML."""
     path, equals, text = change.partition("=")
     keys = path.strip().split(".")
-    if not equals or not all(keys) or len(keys) > 2:
+    if not equals or not all(keys):
         raise ValueError(f"--set {change}: expected key=value or section.key=value")
     try:
         value = read_yaml(text)
     except ValueError as error:
         raise ValueError(f"--set {change}: {error}") from None
     target = plain
-    if len(keys) == 2:
-        section = plain.get(keys[0]) or {}
+    for depth, key in enumerate(keys[:-1], start=1):
+        section = target.get(key) or {}
         if not isinstance(section, Mapping):
-            raise ValueError(f"--set {change}: {keys[0]} is {section!r}, not keys and values")
-        target = plain[keys[0]] = dict(section)
+            where = ".".join(keys[:depth])
+            raise ValueError(f"--set {change}: {where} is {section!r}, not keys and values")
+        target[key] = dict(section)
+        target = target[key]
     target[keys[-1]] = value

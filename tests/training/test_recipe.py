@@ -43,6 +43,12 @@ def test_a_faulty_change_is_told(change: str) -> None:
     assert_told(GOOD_RECIPE, change, words=RECIPE_CHANGES[change])
 
 
+def test_a_change_reaches_a_section_of_a_section() -> None:
+    changes = ("training.checkpoint.steps=5", "training.checkpoint.minutes=1")
+    checkpoint = load(GOOD_RECIPE, *changes).training.checkpoint
+    assert (checkpoint.steps, checkpoint.minutes) == (5, 1.0)
+
+
 @pytest.mark.parametrize("method", ["lora", "5", "[1, 2]"])
 def test_a_change_inside_what_is_no_section_is_refused(method: str) -> None:
     text = GOOD_RECIPE.replace("{type: lora, r: 2}", method)
