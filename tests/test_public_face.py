@@ -96,3 +96,15 @@ def test_a_predictor_opens_adapters_of_a_store(
         Predictor.open(["globex", "globex"], store, backbone=tiny)
     with pytest.raises(AdapterkitError, match="there is no adapter 'globx'"):
         Predictor.open(["globx"], store, backbone=tiny)
+
+
+def test_the_public_names_are_listed_and_objects_print_one_line(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    assert {"Adapter", "train", "load_adapter"} <= set(dir(adapterkit))
+    assert "import_module" not in dir(adapterkit)
+    assert repr(tiny) == f"Backbone({tiny.name!r}, 3 layers of 32, float32 on cpu)"
+    adapter = make_adapter(tiny)
+    same = adapter
+    assert same == adapter
+    assert adapter != make_adapter(tiny)

@@ -20,7 +20,7 @@ MOST_MEMBERS = 32
 """Most members of an ensemble; each costs a forward of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemberWeights:
     """The weights of one member of an ensemble.
 
@@ -45,7 +45,7 @@ class MemberWeights:
         return MemberWeights(copied(self.tensors), copied(self.head))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single truth value
 class Adapter:
     """Everything that one tenant's answers depend on besides the backbone.
 

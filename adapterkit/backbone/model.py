@@ -86,6 +86,12 @@ class Backbone:
         flash = uses_flash_attention(self.device, self.dtype, width)
         self.graphs = GraphCache(self.compute_states) if fits_graphs and flash else None
 
+    def __repr__(self) -> str:
+        size = f"{self.geometry.layers} layers of {self.geometry.hidden}"
+        quantized = "" if self.quantization == "none" else f", quantised to {self.quantization}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Backbone({self.name!r}, {size}, {dtype} on {self.device}{quantized})"
+
     @classmethod
     def load(
         cls,

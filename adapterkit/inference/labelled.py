@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..data.dataset import parse_rows
 from ..data.file_format import FileFormat
-from ..data.readers import read_records
+from ..data.memory import RowsInMemory, records_by_split
+from ..data.readers import Records, read_records
 from ..data.splits import SPLITS
 from ..errors import DataError
 from ..metrics.base import Predictions
@@ -77,15 +78,42 @@ def read_rows(
     """
     if split not in SPLITS:
         raise DataError(f"split {split}: expected {', '.join(SPLITS)}")
-    declared, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
-    sources = source_columns(declared, {**column_names(section, declared), **(columns or {})})
+    section = adapter.training.get("recipe", {}).get("data", {})
     written = {key.name: section[key.name] for key in fields(FileFormat) if key.name in section}
     records = read_records(Path(path), file_format=FileFormat(**written))
-    found = parse_rows(records, sources, section.get("split", "split"))
+    found = _parsed(records, adapter, columns or {})
     rows = [row for part, row in found if part in (split, None)]
     if not rows:
         raise DataError(f"{path}: there are no rows of split '{split}'")
     return rows
+
+
+def labelled_rows(rows: Sequence[Row] | RowsInMemory, adapter: Adapter) -> list[Row]:
+    """Labelled rows in memory as rows of the adapter's task; those that are rows already stay so.
+
+    Args:
+        rows: Rows, a list of mappings, a data frame or a data set. All of them are used.
+        adapter: The adapter; the columns have the names that it was trained with.
+
+    Raises:
+        DataError: A column or a value is not valid, or there are no rows.
+    """
+    if isinstance(rows, list) and rows and all(isinstance(row, Row) for row in rows):
+        return rows
+    parts = (_parsed(records, adapter, {}) for _, records in records_by_split(rows))
+    found = [row for part in parts for _, row in part]
+    if not found:
+        raise DataError("rows: there are none")
+    return found
+
+
+def _parsed(
+    records: Records, adapter: Adapter, columns: Mapping[str, str]
+) -> Iterator[tuple[str | None, Row]]:
+    """The split and the row of each record, by the columns that an adapter was trained with."""
+    declared, section = adapter.task.columns, adapter.training.get("recipe", {}).get("data", {})
+    sources = source_columns(declared, {**column_names(section, declared), **columns})
+    return parse_rows(records, sources, section.get("split", "split"))
 
 
 def prepare_rows(backbone: Backbone, adapter: Adapter, rows: Sequence[Row]) -> Split:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
+from ..data.memory import RowsInMemory
 from ..errors import AdapterkitError
 from ..metrics.base import Predictions
 from ..names import BASE
@@ -19,7 +20,7 @@ from ..tasks.base import Task, default_task
 from ..tasks.fields import Fields
 from ..tasks.types import Answer, AnswerSummary, Example, Outputs, Row, Text, vector_summary
 from .forward import MAX_TOKENS, by_budget, forward, text_limit
-from .labelled import prepare_rows
+from .labelled import labelled_rows, prepare_rows
 from .lanes import SERIAL, WorkerLanes
 from .progress_bar import progress_bar
 
@@ -252,14 +253,25 @@ def predictions(
 
 
 def evaluate(
-    backbone: Backbone, adapter: Adapter, rows: Sequence[Row], *, progress: bool = False
+    backbone: Backbone,
+    adapter: Adapter,
+    rows: Sequence[Row] | RowsInMemory,
+    *,
+    progress: bool = False,
 ) -> dict[str, float]:
     """The metrics of an adapter on labelled rows.
 
+    Args:
+        backbone: The backbone.
+        adapter: The adapter.
+        rows: As `read_rows` returns them, a list of mappings, a data frame or a data set.
+        progress: Show a progress bar.
+
     Raises:
-        DataError: A row has a label that the adapter does not know.
+        DataError: A row is not valid, or has a label that the adapter does not know.
     """
-    return adapter.task.metrics(predictions(backbone, adapter, rows, progress=progress))
+    found = predictions(backbone, adapter, labelled_rows(rows, adapter), progress=progress)
+    return adapter.task.metrics(found)
 
 
 def _answers(
