@@ -24,6 +24,7 @@ import adapterkit.ops.kernels.attention
 import adapterkit.ops.kernels.gather
 import adapterkit.ops.kernels.gelu
 import adapterkit.ops.kernels.local_attention
+import adapterkit.ops.kernels.long_attention
 import adapterkit.ops.kernels.low_rank
 import adapterkit.ops.kernels.outer_products  # noqa: F401
 from adapterkit.backbone.model import Backbone

@@ -16,6 +16,9 @@ from .attention_plan import AttentionPlan, PaddedPlan, Ragged
 from .bucketing import WIDTH
 from .relative_bias import RelativeBias
 
+LONG = 768
+"""Tokens of a sequence from which on keys and values are faster read in tiles."""
+
 
 def packed_attention(
     query: Tensor,
@@ -131,10 +134,15 @@ class _Compiled(torch.autograd.Function):
         window: int | None,
         bias: RelativeBias | None,
     ) -> Tensor:
-        if window is None:
+        is_long = bias is None and max(plan.lengths) >= LONG
+        if window is None and not is_long:
             from .kernels.attention import attend
 
             output = attend(query, key, value, plan.spans, heads, scaling, bias)
+        elif window is None:
+            from .kernels.long_attention import attend_in_tiles
+
+            output = attend_in_tiles(query, key, value, plan.spans, heads, scaling)
         else:
             from .kernels.local_attention import attend_locally
 

@@ -52,13 +52,11 @@ def attention(
         k = torch.cat([prefix[n][0], key[own]]) if prefix[n] else key[own]
         v = torch.cat([prefix[n][1], value[own]]) if prefix[n] else value[own]
         mask = torch.zeros(heads, length, len(k))
-        for i in range(length):
-            for j in range(length):
-                at = len(k) - length + j
-                if bias is not None:
-                    mask[:, i, at] = bias[:, (bias.shape[1] - 1) // 2 + j - i]
-                if window is not None and abs(i - j) > window:
-                    mask[:, i, at] = -torch.inf
+        distance = torch.arange(length) - torch.arange(length)[:, None]
+        if bias is not None:
+            mask[:, :, len(k) - length :] = bias[:, (bias.shape[1] - 1) // 2 + distance]
+        if window is not None:
+            mask[:, :, len(k) - length :].masked_fill_(distance.abs() > window, -torch.inf)
         columns = [slice(h * d, (h + 1) * d) for h in range(heads)]
         scores = [query[own, c] @ k[:, c].T * d**-0.5 for c in columns]
         weights = [(s + m).softmax(-1) for s, m in zip(scores, mask, strict=True)]

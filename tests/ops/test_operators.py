@@ -166,10 +166,11 @@ NEARBY: list[tuple[list[int], int | None]] = [
     ([9, 3], 0),
     ([9, 130], 129),
 ]
+LONG: list[tuple[list[int], int | None]] = [([5, 800, 769], None)]
 """Lengths of sequences and the window of their attention."""
 
 
-@pytest.mark.parametrize(("lengths", "window"), EVERYWHERE + NEARBY)
+@pytest.mark.parametrize(("lengths", "window"), EVERYWHERE + NEARBY + LONG)
 @pytest.mark.parametrize("with_prefix", [False, True])
 @pytest.mark.parametrize("width", [8, 64], ids=["padded", "compiled"])
 def test_packed_attention_equals_the_loop_forward_and_backward(
@@ -202,7 +203,7 @@ def test_packed_attention_equals_the_loop_forward_and_backward(
         torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("lengths", "window"), EVERYWHERE + NEARBY)
+@pytest.mark.parametrize(("lengths", "window"), EVERYWHERE + NEARBY + LONG)
 @pytest.mark.parametrize("with_prefix", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_packed_attention_without_gradients_equals_the_loop(
