@@ -40,6 +40,8 @@ class Checkpoint:
         pooling: The default pooling: that of `1_Pooling/config.json` if there is one, else the
             pooler if the weights have one, else the mean.
         has_pooler: Whether the weights hold the family's pooler.
+        transform: Dense layer and norm of a head by which the family pools, float32, by the names
+            in `lm_head`; empty if the weights have none.
         declares_lower_case: Whether `tokenizer_config.json` says that the tokenizer lower-cases.
         lm_head: The head for masked language modelling over tied word embeddings, float32, by the
             names in `lm_head`; empty if the weights have none.
@@ -51,6 +53,7 @@ class Checkpoint:
     weights_fingerprint: str
     pooling: Pooling
     has_pooler: bool
+    transform: dict[str, Tensor]
     declares_lower_case: bool
     lm_head: dict[str, Tensor]
 
@@ -80,6 +83,9 @@ class Checkpoint:
         tokenizer = _tokenizer_settings(folder)
         weights = StoredWeights.read(folder, family.prefix)
         has_pooler = any(map(family.is_pooler_weight, weights.backbone))
+        head = _head(weights, family)
+        has_decoder = BIAS in head and settings.get("tie_word_embeddings", True)
+        transform = {name: tensor for name, tensor in head.items() if name != BIAS}
         return cls(
             folder=folder,
             family=family,
@@ -87,8 +93,9 @@ class Checkpoint:
             weights_fingerprint=_weights_fingerprint(weights, family),
             pooling=_pooling(folder, has_pooler),
             has_pooler=has_pooler,
+            transform=transform if family.pools_by_head else {},
             declares_lower_case=bool(tokenizer.get("do_lower_case")),
-            lm_head=_lm_head(settings, weights, family),
+            lm_head=head if has_decoder else {},
         )
 
 
@@ -149,9 +156,11 @@ def _weights_fingerprint(weights: StoredWeights, family: Family) -> str:
     return content_digest(content.encode())
 
 
-def _lm_head(settings: dict[str, Any], weights: StoredWeights, family: Family) -> dict[str, Tensor]:
-    if not settings.get("tie_word_embeddings", True):
-        return {}
+def _head(weights: StoredWeights, family: Family) -> dict[str, Tensor]:
+    """Dense layer, norm and, if there is one, the bias of the decoder; empty without the first two.
+
+    A bias that is missing is zero, as transformers takes it and as some families have none.
+    """
     wanted = {f"{path}.{end}" for path in (DENSE, NORM) for end in ("weight", "bias")} | {BIAS}
     found = {}
     for name, tensor in weights.tensors.items():
@@ -159,11 +168,13 @@ def _lm_head(settings: dict[str, Any], weights: StoredWeights, family: Family) -
         ours = f"{family.lm_head.get(module)}.{end}"
         if ours in wanted:
             found[ours] = tensor
-    if found.keys() != wanted:
+    if not {f"{DENSE}.weight", f"{NORM}.weight"} <= found.keys():
         return {}
-    return {
+    head = {
         name: tensor.to(torch.float32, copy=True) for name, tensor in read_tensors(found).items()
     }
+    no_bias = torch.zeros(head[f"{NORM}.weight"].shape)
+    return {f"{DENSE}.bias": no_bias, f"{NORM}.bias": no_bias.clone(), **head}
 
 
 def _pooling(folder: Path, has_pooler: bool) -> Pooling:

@@ -67,12 +67,23 @@ class LMHead:
             log-probabilities of the most probable tokens, highest first, and those tokens.
         """
         tensors = {**self.tensors, **head}
-        states = F.gelu(F.linear(states, tensors[f"{DENSE}.weight"], tensors[f"{DENSE}.bias"]))
-        weight, shift = tensors[f"{NORM}.weight"], tensors[f"{NORM}.bias"]
-        states = F.layer_norm(states.float(), (states.shape[-1],), weight, shift, self.eps)
+        states = transform(states, tensors, self.eps)
         apply: Any = _Decode.apply
         columns = apply(states, self.embeddings, tensors.get(BIAS), target, top)
         return torch.cat(columns, dim=1)
+
+
+def transform(states: Tensor, tensors: Mapping[str, Tensor], eps: float) -> Tensor:
+    """Dense layer, GELU and norm of a head, `[m, h]` to float32 `[m, h]`.
+
+    Args:
+        states: Hidden states.
+        tensors: Weights and biases by the names above.
+        eps: Epsilon of the norm.
+    """
+    states = F.gelu(F.linear(states, tensors[f"{DENSE}.weight"], tensors[f"{DENSE}.bias"]))
+    weight, shift = tensors[f"{NORM}.weight"], tensors[f"{NORM}.bias"]
+    return F.layer_norm(states.float(), (states.shape[-1],), weight, shift, eps)
 
 
 class _Decode(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from .families.base import Family
 from .fingerprint import fingerprint
 from .geometry import LINEAR_SITES, Geometry
 from .hooks import EditHooks
-from .lm_head import LMHead, head_shape
+from .lm_head import LMHead, head_shape, transform
 from .load_options import Device, Dtype, LoadOptions, Quantization
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
@@ -79,7 +79,7 @@ class Backbone:
         self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
         self._family = family
         self.layers: Sequence[nn.Module] = family.layers(model)
-        self._pool = self._first_pooled if checkpoint.has_pooler else None
+        self._pool = _pooler(family, model, self.geometry, checkpoint)
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
         fits_graphs = family.uses_graphs and quantization == "none"
@@ -199,7 +199,8 @@ class Backbone:
             first, states = entering or (0, self._embed(packed))
             states = self._through(states, packed.position_ids, edits, first, len(self.layers))
             tokens = self._family.finish(self.model, states)
-        return EncoderOutput(tokens, packed, self._pool, self.lm_head)
+        pooler_input = self._family.pooler_input(self.model.config)
+        return EncoderOutput(tokens, packed, self._pool, self.lm_head, pooler_input)
 
     def entering(self, layer: int, packed: Packed, edits: Edits) -> Tensor:
         """Hidden states of a packed batch that enter a layer, `[T, h]`.
@@ -266,9 +267,6 @@ class Backbone:
         states = self._through(states, position_ids, edits, 0, len(self.layers))
         return self._family.finish(self.model, states)
 
-    def _first_pooled(self, first: Tensor) -> Tensor:
-        return self._family.pool(self.model, first)
-
     def fuse_activations(self) -> None:
         """Makes the GELU of every layer part of the product before it."""
         site, activation = self.geometry.sites["ffn_up"], self._family.activation_path
@@ -304,17 +302,42 @@ def _lm_head(
     weight = model.get_input_embeddings().weight
     if weight.shape[-1] != geometry.hidden:
         return None
-    for name, tensor in checkpoint.lm_head.items():
-        expected = head_shape(name, len(weight), geometry.hidden)
+    tensors = _head_tensors(checkpoint.lm_head, weight, geometry, checkpoint)
+    if not family.uses_gelu(model.config):  # the head computes GELU alone
+        tensors = {}
+    return LMHead(weight, tensors, family.norm_eps(model.config))
+
+
+def _head_tensors(
+    head: Mapping[str, Tensor], embeddings: Tensor, geometry: Geometry, checkpoint: Checkpoint
+) -> dict[str, Tensor]:
+    """The tensors of a head beside the word embeddings, `[V, h]`.
+
+    Raises:
+        BackboneError: One has a shape that does not fit.
+    """
+    for name, tensor in head.items():
+        expected = head_shape(name, len(embeddings), geometry.hidden)
         if tuple(tensor.shape) != expected:
             raise BackboneError(
                 f"{checkpoint.folder}: the head for masked language modelling has {name} of shape "
                 f"{list(tensor.shape)}, by config.json {list(expected)}"
             )
-    tensors = {name: tensor.to(weight.device) for name, tensor in checkpoint.lm_head.items()}
-    if not family.uses_gelu(model.config):  # the head computes GELU alone
-        tensors = {}
-    return LMHead(weight, tensors, family.norm_eps(model.config))
+    return {name: tensor.to(embeddings.device) for name, tensor in head.items()}
+
+
+def _pooler(
+    family: Family, model: Any, geometry: Geometry, checkpoint: Checkpoint
+) -> Callable[[Tensor], Tensor] | None:
+    """The pooler of a checkpoint, `[n, h] -> [n, h]`; None if it has none."""
+    if checkpoint.has_pooler:
+        return partial(family.pool, model)
+    if not checkpoint.transform or not family.uses_gelu(model.config):
+        return None
+    embeddings = model.get_input_embeddings().weight
+    tensors = _head_tensors(checkpoint.transform, embeddings, geometry, checkpoint)
+    eps = family.norm_eps(model.config)
+    return lambda states: transform(states.float(), tensors, eps).to(states.dtype)
 
 
 def _check_fingerprint(family: Family, model: nn.Module) -> None:

@@ -17,8 +17,8 @@ from ..errors import BackboneError
 from .lm_head import LMHead
 
 Pooling = Literal["cls", "pooler", "mean"]
-"""How a sequence becomes one vector: its first token, BERT's dense layer and tanh on that, or the
-mean of all tokens."""
+"""How a sequence becomes one vector: its first token, the backbone's own pooler (BERT's dense layer
+and tanh on the first token), or the mean of all tokens."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ class EncoderOutput:
         tokens: Hidden state of every token, `[T, h]`.
         packed: The batch.
         pooler: The backbone's own pooler, `[n, h] -> [n, h]`; None if its checkpoint has none.
+        pooler_input: The pooling that the pooler reads.
         lm_head: The backbone's word embeddings as a decoder; None if their width is not h.
     """
 
@@ -168,6 +169,7 @@ class EncoderOutput:
     packed: Packed
     pooler: Callable[[Tensor], Tensor] | None = None
     lm_head: LMHead | None = None
+    pooler_input: Literal["cls", "mean"] = "cls"
 
     @cached_property
     def first(self) -> Tensor:
@@ -195,4 +197,4 @@ class EncoderOutput:
             return self.first
         if self.pooler is None:
             raise BackboneError("the backbone's checkpoint has no pooler; pool by mean or cls")
-        return self.pooler(self.first)
+        return self.pooler(self.pooled(self.pooler_input))

@@ -36,7 +36,7 @@ class PooledText(Task):
     """A task on one pooled vector of a text or a text pair.
 
     Attributes:
-        pooling: cls (first token), pooler (BERT's dense layer and tanh on it) or mean (all tokens).
+        pooling: cls (first token), pooler (the backbone's own) or mean (all tokens).
             If omitted: that of the backbone.
         dropout: Share of the pooled vector that is dropped in training.
         max_length: Most tokens of a text. If omitted: as many as the backbone takes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,8 @@ from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import pack
 from adapterkit.errors import BackboneError
-from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
 from adapterkit.ops.processor import int8_max
-from adapterkit.tasks.classification import Classification
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from helpers import modernbert
@@ -184,34 +183,61 @@ def test_lora_equals_peft_forward_and_backward(
         torch.testing.assert_close(ours[index] / scale, theirs / scale, rtol=0, atol=1e-5)
 
 
-def test_a_folder_of_peft_is_loaded(folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def with_head(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of each size with a head for masked language modelling."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    path = tmp_path_factory.mktemp("head") / "checkpoint"
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    for module in (model.head.dense, model.head.norm):
+        torch.nn.init.normal_(module.weight, mean=1.0, std=0.5)
+    torch.nn.init.normal_(model.decoder.bias)
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_classifier_of_peft_has_the_same_logits(
+    with_head: Path, tmp_path: Path, pooling: str
+) -> None:
+    """Its task model classifies by dense layer, GELU and norm of the checkpoint's head."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
+    folder = shutil.copytree(with_head, tmp_path / "checkpoint")
+    change_json("config.json", classifier_pooling=pooling)(folder)
     config = LoraConfig("SEQ_CLS", target_modules=["Wqkv"], init_lora_weights=False, r=4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        task = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+        task = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
         model: Any = get_peft_model(task, config).eval()
         model.save_pretrained(str(tmp_path / "peft"))
+    backbone = Backbone.load(str(folder), device="cpu")
     adapter = load_adapter(tmp_path / "peft", backbone, any_backbone=True)
     assert adapter.method.sites == ("qkv",)
     ids, mask = padded(backbone)
     with torch.inference_mode():
-        states = model.base_model.model.model(ids, mask).last_hidden_state
-    for n, row in enumerate(tokenise(backbone, TEXTS, None, 200)):
-        expected = states[n, : len(row)].mean(0)
-        with torch.inference_mode():
-            (piece,) = forward(backbone, [(with_plain_head(adapter), row)])
-        torch.testing.assert_close(piece.values[0], expected, rtol=1e-5, atol=1e-5)
+        expected = model(ids, mask).logits
+        found = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 200))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def with_plain_head(adapter: Adapter) -> Adapter:
-    """The adapter with a head that returns the mean of the states."""
-    width = adapter.head["classifier.weight"].shape[1]
-    labels = tuple(f"label{n}" for n in range(width))
-    head = {"classifier.weight": torch.eye(width), "classifier.bias": torch.zeros(width)}
-    return replace(adapter, task=Classification(pooling="mean", labels=labels), head=head)
+def test_masked_tokens_have_the_same_probabilities(with_head: Path) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    backbone = Backbone.load(str(with_head), device="cpu")
+    model = AutoModelForMaskedLM.from_pretrained(with_head).eval()
+    (row,) = tokenise(backbone, TEXTS[:1], None, 200)
+    ids = torch.tensor(row.input_ids)
+    with torch.inference_mode():
+        expected = model(ids[None]).logits[0].log_softmax(-1)
+        packed = pack([row], [-1], [0])
+        states = backbone(packed, assemble_edits([], packed, backbone.geometry)).tokens
+        assert backbone.lm_head is not None
+        found = backbone.lm_head.top_tokens(states, {}, ids, 1)[:, 0]
+    torch.testing.assert_close(found, expected[torch.arange(len(ids)), ids], rtol=1e-5, atol=1e-5)
 
 
 def test_a_mixed_batch_equals_single_rows(backbone: Backbone, make_adapter: MakeAdapter) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -74,6 +74,10 @@ class Family(ABC):
     lm_head: ClassVar[Mapping[str, str]] = {}
     """Modules of the head for masked language modelling in a checkpoint, to the names in
     `lm_head`; empty for a family without such a head."""
+
+    pools_by_head: ClassVar[bool] = False
+    """Whether task models pool by the dense layer, GELU and norm of the head for masked language
+    modelling, instead of a pooler."""
 
     @abstractmethod
     def geometry(self, config: Any) -> Geometry:
@@ -220,6 +224,14 @@ class Family(ABC):
         """
         pooled: Tensor = model.get_submodule(self.pooler_path)(first[:, None])
         return pooled
+
+    def pooler_input(self, config: Any) -> Literal["cls", "mean"]:
+        """What the pooler reads: the state of the first token, or the mean of all.
+
+        Args:
+            config: The model's transformers configuration.
+        """
+        return "cls"
 
     def is_backbone_weight(self, name: str) -> bool:
         """Whether a tensor of a checkpoint belongs to the fingerprint.

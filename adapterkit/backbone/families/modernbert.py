@@ -13,7 +13,7 @@ of the text within the window.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from ...ops.gated_gelu import gated_gelu
 from ...ops.rotary import rotate
 from ..edits import LayerEdits
 from ..geometry import Geometry, Site
+from ..lm_head import DECODER, DENSE, NORM
 from ..residual_sum import ResidualSum
 from .base import Family
 
@@ -86,6 +87,12 @@ class ModernBert(Family):
     activation_path: ClassVar[str | None] = None
     residual_path: ClassVar[str] = "ffn_sum"
     norm_path: ClassVar[str | None] = None
+    pools_by_head: ClassVar[bool] = True
+    lm_head: ClassVar[Mapping[str, str]] = {
+        "head.dense": DENSE,
+        "head.norm": NORM,
+        "decoder": DECODER,
+    }
 
     def geometry(self, config: Any) -> Geometry:
         width, inner = config.hidden_size, config.intermediate_size
@@ -113,7 +120,8 @@ class ModernBert(Family):
         )
 
     def uses_gelu(self, config: Any) -> bool:
-        return bool(config.hidden_activation == "gelu")
+        # The layers know their own activation; what else asks means the head.
+        return bool(config.classifier_activation == "gelu")
 
     def norm_eps(self, config: Any) -> float:
         return float(config.norm_eps)
@@ -129,6 +137,9 @@ class ModernBert(Family):
             "window": config.sliding_window,
             "rope": config.rope_parameters,
         }
+
+    def pooler_input(self, config: Any) -> Literal["cls", "mean"]:
+        return "mean" if config.classifier_pooling == "mean" else "cls"
 
     def prepare(self, model: Any) -> None:
         """Replaces the layers by `Layer`.
