@@ -149,7 +149,7 @@ def test_lora_equals_peft_forward_and_backward(
 ) -> None:
     """The folder is written here and read by PEFT, on the same model and padded batch."""
     from peft import PeftModel
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModel
 
     targets = ("qkv", "attention_output", "ffn_up", "ffn_down")
     adapter = make_adapter(backbone, targets=targets, r=3, alpha=4.0)
@@ -159,11 +159,10 @@ def test_lora_equals_peft_forward_and_backward(
         tensor.requires_grad_()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        task = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-        path = str(tmp_path / "ours")
-        model: Any = PeftModel.from_pretrained(task, path, is_trainable=True).eval()
+        plain, path = AutoModel.from_pretrained(folder), str(tmp_path / "ours")
+        model: Any = PeftModel.from_pretrained(plain, path, is_trainable=True).eval()
     ids, mask = padded(backbone)
-    states = model.base_model.model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    states = model.base_model.model(input_ids=ids, attention_mask=mask).last_hidden_state
     pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     logits = pooled @ adapter.head["classifier.weight"].T + adapter.head["classifier.bias"]
     weights = torch.arange(8.0).view(4, 2)
@@ -173,7 +172,7 @@ def test_lora_equals_peft_forward_and_backward(
     torch.testing.assert_close(found, logits, rtol=1e-5, atol=1e-5)
     (found * weights).sum().backward()
     named = dict(model.named_parameters())
-    for key, (name, index) in adapter.method.file_keys(backbone.geometry, "model.").items():
+    for key, (name, index) in adapter.method.file_keys(backbone.geometry, "").items():
         theirs = named[key.replace(".weight", ".default.weight")].grad
         ours = adapter.tensors[name].grad
         assert theirs is not None
@@ -199,29 +198,43 @@ def with_head(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_classifier_of_peft_has_the_same_logits(
-    with_head: Path, tmp_path: Path, pooling: str
+def test_a_classifier_has_the_logits_of_transformers(
+    with_head: Path, tmp_path: Path, pooling: str, make_adapter: MakeAdapter
 ) -> None:
-    """Its task model classifies by dense layer, GELU and norm of the checkpoint's head."""
-    from peft import LoraConfig, get_peft_model
+    """The task model classifies by dense layer, GELU and norm of the checkpoint's head."""
     from transformers import AutoModelForSequenceClassification
 
     folder = shutil.copytree(with_head, tmp_path / "checkpoint")
     change_json("config.json", classifier_pooling=pooling)(folder)
-    config = LoraConfig("SEQ_CLS", target_modules=["Wqkv"], init_lora_weights=False, r=4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        task = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
-        model: Any = get_peft_model(task, config).eval()
-        model.save_pretrained(str(tmp_path / "peft"))
+    model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
     backbone = Backbone.load(str(folder), device="cpu")
-    adapter = load_adapter(tmp_path / "peft", backbone, any_backbone=True)
-    assert adapter.method.sites == ("qkv",)
+    adapter = make_adapter(backbone, "head", pooling="pooler", labels=("a", "b", "c"))
+    weights = {f"classifier.{name}": one for name, one in model.classifier.state_dict().items()}
+    adapter = replace(adapter, head=weights)
     ids, mask = padded(backbone)
     with torch.inference_mode():
         expected = model(ids, mask).logits
         found = logits_of(backbone, adapter, tokenise(backbone, TEXTS, None, 200))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lora_of_peft_on_the_fused_linear_is_read(
+    folder: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    config = LoraConfig(target_modules=["Wqkv"], r=4, init_lora_weights=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: Any = get_peft_model(AutoModel.from_pretrained(folder), config)
+        model.save_pretrained(str(tmp_path / "peft"))
+    adapter = load_adapter(tmp_path / "peft", backbone, any_backbone=True)
+    assert adapter.method.sites == ("qkv",)
+    assert torch.equal(
+        adapter.tensors["qkv.a"][1],
+        model.base_model.model.layers[1].attn.Wqkv.lora_A["default"].weight,
+    )
 
 
 def test_masked_tokens_have_the_same_probabilities(with_head: Path) -> None:

@@ -38,6 +38,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "distilbert": {"hidden_dim": 48, "initializer_range": 0.2},
     "ernie": {"use_task_id": True, "initializer_range": 0.2},
+    "modernbert": {"pad_token_id": 0, "local_attention": 4, "initializer_range": 0.2},
     "mpnet": {"initializer_range": 0.2},
 }
 """Model types with layers of their own, and settings beside those of all."""
@@ -85,7 +86,7 @@ def states_by_transformers(folder: Path) -> torch.Tensor:
         for name, tensor in load_file(path).items()
     }
     left = model.load_state_dict(weights, strict=False)
-    parts = ("embeddings.", "encoder.", "transformer.")
+    parts = ("embeddings.", "encoder.", "transformer.", "layers.", "final_norm.")
     assert all(name.startswith("pooler.") for name in left.missing_keys)
     assert not any(name.startswith(parts) for name in left.unexpected_keys)
     tokenizer = AutoTokenizer.from_pretrained(folder)
