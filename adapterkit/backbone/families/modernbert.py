@@ -26,12 +26,15 @@ from ..lm_head import DECODER, DENSE, NORM
 from ..residual_sum import ResidualSum
 from .base import Family
 
+LOCAL = "sliding_attention"
+"""What a configuration calls layers that attend within the window alone."""
+
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary positions whose angles depend on the position alone. Those of the others depend on the
 longest text of a batch."""
 
 
-class Layer(nn.Module):
+class ModernBertLayer(nn.Module):
     """A layer of transformers' model for packed batches, with the same weights.
 
     transformers' own layer makes several copies of query and key, and adds the residual of the
@@ -50,7 +53,7 @@ class Layer(nn.Module):
         self.heads = config.num_attention_heads
         self.scaling = layer.attn.head_dim**-0.5
         self.is_gelu = config.hidden_activation == "gelu"
-        self.window = config.sliding_window if is_local(config, layer.attn.layer_idx) else None
+        self.window = config.sliding_window if layer.attention_type == LOCAL else None
 
     def forward(
         self, states: Tensor, *, edits: LayerEdits, angles: tuple[Tensor, Tensor]
@@ -70,11 +73,6 @@ class Layer(nn.Module):
         inner, gate = x.chunk(2, dim=-1)
         activated: Tensor = self.mlp.act(inner)
         return activated * gate
-
-
-def is_local(config: Any, layer: int) -> bool:
-    """Whether a layer attends within the window alone."""
-    return bool(config.layer_types[layer] == "sliding_attention")
 
 
 class ModernBert(Family):
@@ -100,7 +98,6 @@ class ModernBert(Family):
             name: Site("attn.Wqkv", (index * width, (index + 1) * width))
             for index, name in enumerate(("query", "key", "value"))
         }
-        is_any_local = any(is_local(config, layer) for layer in range(config.num_hidden_layers))
         return Geometry(
             prefix=self.prefix,
             layers_path=self.layers_path,
@@ -116,7 +113,7 @@ class ModernBert(Family):
             intermediate=inner,
             heads=config.num_attention_heads,
             positions=config.max_position_embeddings,
-            window=config.sliding_window if is_any_local else None,
+            window=config.sliding_window if LOCAL in config.layer_types else None,
         )
 
     def uses_gelu(self, config: Any) -> bool:
@@ -142,7 +139,7 @@ class ModernBert(Family):
         return "mean" if config.classifier_pooling == "mean" else "cls"
 
     def prepare(self, model: Any) -> None:
-        """Replaces the layers by `Layer`.
+        """Replaces the layers by `ModernBertLayer`.
 
         Raises:
             ValueError: Rotary positions depend on more than the position, or heads have no halves.
@@ -157,7 +154,7 @@ class ModernBert(Family):
         if width % 2:
             raise ValueError(f"rotary positions need heads of an even width, not {width}")
         for index, layer in enumerate(model.layers):
-            model.layers[index] = Layer(layer, config)
+            model.layers[index] = ModernBertLayer(layer, config)
 
     def embed(
         self,
