@@ -24,12 +24,16 @@ from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone import edits as edits_module
 from adapterkit.backbone.families.base import family_of
 from adapterkit.backbone.geometry import LINEAR_SITES
+from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence, pack
 from adapterkit.errors import AdapterError, BackboneError
+from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.lora import LoRA
 from adapterkit.ops.bucketing import bucket_size
 from adapterkit.ops.launch_table import LaunchTable
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import train
 from helpers.adapters import MakeAdapter
 from helpers.folder_faults import change_json
 from helpers.sequences import outputs_by_row, tokenise
@@ -245,12 +249,52 @@ def test_a_mixed_batch_equals_every_adapter_alone(
     ]
     parallel = adapters[-1]
     adapters.append(replace(make_adapter(backbone, seed=9), name="t/top", on_top_of=parallel))
-    rows = [(adapter, one) for one in random_inputs(backbone) for adapter in adapters]
+    rows = [(adapter, one) for one in random_inputs(backbone)[-2:] for adapter in adapters]
     with torch.inference_mode():
         mixed = outputs_by_row(backbone, rows)
         for row, found in zip(rows, mixed, strict=True):
             (alone,) = outputs_by_row(backbone, [row])
             torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@every_model
+def test_a_family_trains_saves_loads_and_is_quantised(
+    checkpoints: Any, tmp_path: Path, model_type: str
+) -> None:
+    folder = checkpoints(model_type, "wide heads")
+    backbone = Backbone.load(str(folder), device="cpu")
+    rows = [
+        {"text": text, "label": label, "split": split}
+        for split in ("train", "train", "train", "validation")
+        for text, label in [("my money and the fee", "money"), ("rain and sun", "weather")] * 3
+    ]
+    for method in ({"type": "lora", "targets": LINEAR_SITES}, {"type": "prefix"}):
+        recipe = Recipe.of(
+            {
+                "name": f"t/{method['type']}",
+                "data": {},
+                "backbone": {"model": str(folder), "device": "cpu"},
+                "method": method,
+                "training": {"epochs": 4, "batch_size": 6, "learning_rate": 1e-2},
+            }
+        )
+        adapter = train(recipe, rows=rows, progress=False)
+        first, *_, last = adapter.training["history"]
+        assert last["train_loss"] < first["train_loss"]
+        save_adapter(adapter, tmp_path / adapter.name, backbone.geometry)
+        requests = [(adapter.name, "the fee"), (adapter.name, "sun and rain " * 6)]
+        right = Predictor(backbone, [load_adapter(tmp_path / adapter.name, backbone)])(requests)
+        assert right == Predictor(backbone, [adapter])(requests)
+        for options in (
+            LoadOptions("float32", "int8", "cpu"),
+            LoadOptions("bfloat16", "8bit", "cpu"),
+            LoadOptions("bfloat16", "none", "cpu"),
+        ):
+            other = Backbone.load_with(str(folder), options)
+            near = Predictor(other, [load_adapter(tmp_path / adapter.name, other)])(requests)
+            for one, answer in zip(right, near, strict=True):
+                assert answer["score"] == pytest.approx(one["score"], abs=0.1), options
 
 
 # A family without a reference of its own for adapters computes what a BERT with its weights does.
