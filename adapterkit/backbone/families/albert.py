@@ -20,8 +20,8 @@ SITES = {
     "ffn_up": Site("ffn", peft_target="layer.ffn"),
     "ffn_down": Site("ffn_output", peft_target="layer.ffn_output"),
 }
-"""PEFT has one adapter for all layers that share a module, and adapterkit one for each. So files
-have names that no module has, and PEFT refuses them."""
+"""PEFT has one adapter for all layers that share a module, and adapterkit one for each. So files of
+adapterkit have names that no module has, and PEFT refuses them."""
 
 MAX_LAYERS = 1000
 """The most layers that are computed: the weights do not say how many there are."""
