@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import AdapterkitError, RecipeError
 
 log = logging.getLogger("adapterkit")
 
@@ -19,8 +20,14 @@ PLAIN = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
 NOT_TEXTS = ("true", "false", "null")
 
 
-def recipes_of(files: Sequence[Path], columns: Mapping[str, str], name: str | None) -> list[Path]:
+@contextmanager
+def recipes_of(
+    files: Sequence[Path], columns: Mapping[str, str], name: str | None
+) -> Iterator[list[Path]]:
     """The recipes among some files; a single file of rows has its recipe written.
+
+    If the rows do not fit the recipe, which is an error inside this context, it is removed again:
+    the next attempt has other options.
 
     Args:
         files: What the user named.
@@ -39,14 +46,19 @@ def recipes_of(files: Sequence[Path], columns: Mapping[str, str], name: str | No
                 f"--text, --label and --name are for a file of rows; {files[0]} is a recipe, and "
                 "--set changes its keys"
             )
-        return list(files)
+        yield list(files)
+        return
     if len(files) > 1:
         raise RecipeError("one file of rows is trained at a time; write recipes for several")
     if not files[0].is_file():
         raise RecipeError(f"{files[0]}: there is no such file")
     recipe = write_recipe(files[0], {"data": columns}, name)
+    try:
+        yield [recipe]
+    except AdapterkitError:
+        recipe.unlink(missing_ok=True)
+        raise
     log.info(f"{recipe}: the recipe of {files[0]}; see adapterkit train --keys for more keys")
-    return [recipe]
 
 
 def write_recipe(rows: Path, sections: Mapping[str, Mapping[str, str]], name: str | None) -> Path:

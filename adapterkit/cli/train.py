@@ -88,9 +88,6 @@ def train(
     if not recipes:
         raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
     columns = {role: column for role, column in (("text", text), ("label", label)) if column}
-    from .rows_recipe import recipes_of
-
-    recipes = recipes_of(recipes, columns, name)
     from accelerate import PartialState
 
     from ..adapter.publication import publish_or_keep
@@ -98,12 +95,15 @@ def train(
     from ..training.compatibility import check_together
     from ..training.plan import load_rows
     from ..training.train import StoppedError, load_backbone, train_many
+    from .rows_recipe import recipes_of
 
-    plans, store = [Recipe.load(recipe, changes or []) for recipe in recipes], Store(output)
-    for plan in plans:
-        store.check_target(plan.name)  # raises before training what publishing would raise after it
-    check_together(plans)
-    rows = {plan.name: load_rows(plan) for plan in plans}  # faults need no backbone
+    store = Store(output)
+    with recipes_of(recipes, columns, name) as files:
+        plans = [Recipe.load(file, changes or []) for file in files]
+        for plan in plans:
+            store.check_target(plan.name)  # what publishing would raise after the training
+        check_together(plans)
+        rows = {plan.name: load_rows(plan) for plan in plans}  # faults need no backbone
     backbone = load_backbone(plans)
     stopped = None
     try:

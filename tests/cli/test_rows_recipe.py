@@ -71,3 +71,11 @@ def test_options_that_do_not_fit_are_refused(arguments: tuple[str, ...], message
 def test_a_recipe_that_cannot_be_written_is_an_error() -> None:
     with pytest.raises(RecipeError, match=r"cannot be written \(No such file or directory\)"):
         write_recipe(Path("missing/rows.csv"), {}, None)
+
+
+def test_a_recipe_whose_rows_do_not_fit_is_removed() -> None:
+    Path("rows.csv").write_text("message,topic\na,x\nb,y\n")
+    result = run_command("train", "rows.csv", "--text", "message")
+    assert result.code == 2
+    assert "there is no column 'label'" in result.err
+    assert not Path("rows.yaml").exists()
