@@ -40,6 +40,9 @@ CHECKPOINTS = ".checkpoints"
 LOGS = ".logs"
 """Folder of a store for the logs of such trainings."""
 
+PARTIAL_RESULTS = ".partial-results"
+"""Folder of a store for comparisons and cross-validations that have not ended yet."""
+
 
 class Store:
     """Adapters by name in a folder, or under a URL with local copies of those that were used.
@@ -96,16 +99,9 @@ class Store:
         if adapter.on_top_of is not None:
             self.parent_folder(ParentRef.of(adapter.on_top_of))
         published = self.publish_files(adapter.name, adapter_files(adapter, geometry)).folder
-        checkpoints = self.checkpoint_dir(adapter.name)
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        for folder in list(checkpoints.parents)[: adapter.name.count("/") + 1]:
-            with suppress(OSError):  # it is not there, or has checkpoints of other names
-                folder.rmdir()
-        log_file = self.log_file(adapter.name)
-        log_file.unlink(missing_ok=True)
-        for folder in list(log_file.parents)[: adapter.name.count("/") + 1]:
-            with suppress(OSError):  # as above
-                folder.rmdir()
+        for folder in self.checkpoint_dir(adapter.name).parent.glob("member=*"):
+            self.discard(folder)
+        self.discard(self.log_file(adapter.name))
         return published
 
     def publish_files(
@@ -229,9 +225,28 @@ class Store:
         """
         self._writer.check_target(name)
 
-    def checkpoint_dir(self, name: str) -> Path:
-        """The folder for the checkpoints of a training; no adapter has such a name."""
-        return self.root / CHECKPOINTS / check_name(name)
+    def checkpoint_dir(self, name: str, member: int = 0) -> Path:
+        """The folder for the checkpoints of a training, or of one member of an ensemble, counted
+        from 0. No name of an adapter has a dot in front or an equals sign."""
+        return self.root / CHECKPOINTS / check_name(name) / f"member={member}"
+
+    def partial_results_dir(self, command: str, name: str) -> Path:
+        """The folder for what a command has computed of several trainings of a recipe."""
+        parts = [command, *check_name(name).split("/")]
+        return self.root / PARTIAL_RESULTS / "=".join(parts)
+
+    def discard(self, path: Path) -> None:
+        """Removes such a folder or a file, and the folders above it that are empty then, up to the
+        store itself."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        for parent in path.parents:
+            with suppress(OSError):  # it is not there, or not empty
+                parent.rmdir()
+            if parent == self.root:
+                break
 
     def log_file(self, name: str) -> Path:
         """The file for the log of a training, until its adapter is published with the log."""

@@ -32,6 +32,14 @@ def compare(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw score against parameters as PNG."),
     ] = None,
+    store: Annotated[
+        Path,
+        typer.Option("--store", help="Store that keeps the results so far until the end."),
+    ] = Path("adapters"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the results of an interrupted run, if any."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe by several methods, with the same head, data, epochs and seeds.
@@ -43,6 +51,9 @@ def compare(
     The method head is a linear probe of the frozen backbone, and full trains all of its weights:
     the two that adapters are compared with. The recipe's own method keeps its settings; the others
     have their defaults. Nothing is published.
+
+    A comparison that was ended, by a signal or by a fault, goes on with --resume: until it has
+    ended, the result of each training and checkpoints of the one at work are in the store.
     """
     from ..training.recipe import Recipe
 
@@ -51,6 +62,7 @@ def compare(
         check_output(plot, (".png",), "--plot")
     from accelerate import PartialState
 
+    from ..adapter.store import Store
     from ..training.comparison import check_names, method_names
     from ..training.comparison import compare as compare_methods
     from ..training.comparison_table import comparison_table
@@ -59,7 +71,9 @@ def compare(
     if methods is not None:
         names = [name.strip() for name in methods.split(",") if name.strip()]
     check_names(names)
-    result = compare_methods(plan, names, seeds)
+    results = Store(store)
+    results.check_target(plan.name)
+    result = compare_methods(plan, names, seeds, store=results, resume=resume)
     if not PartialState().is_main_process:
         return
     if plot is not None:

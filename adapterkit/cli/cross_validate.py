@@ -18,21 +18,35 @@ def cross_validate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set data.folds=10."),
     ] = None,
+    store: Annotated[
+        Path,
+        typer.Option("--store", help="Store that keeps the results so far until the end."),
+    ] = Path("adapters"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the results of an interrupted run, if any."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe once for each fold and print how much its scores vary; nothing is published.
 
     The recipe's data.folds is the number of folds, 5 if omitted. Every fold is trained for all
     epochs and scored after the last one; test rows are not used.
+
+    A cross-validation that was ended, by a signal or by a fault, goes on with --resume: until it
+    has ended, the result of each fold and checkpoints of the one at work are in the store.
     """
     from ..training.recipe import Recipe
 
     plan = Recipe.load(recipe, changes or [])
     from accelerate import PartialState
 
+    from ..adapter.store import Store
     from ..training.cross_validation import cross_validate as cross_validate_recipe
 
-    result = cross_validate_recipe(plan)
+    results = Store(store)
+    results.check_target(plan.name)
+    result = cross_validate_recipe(plan, store=results, resume=resume)
     if not PartialState().is_main_process:
         return
     if as_json:

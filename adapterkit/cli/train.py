@@ -71,7 +71,8 @@ def train(
     Several recipes of one backbone train side by side in shared steps, and each adapter is the same
     as if it were trained alone: adapterkit train recipes/*.yaml
 
-    Several processes, for one recipe: accelerate launch -m adapterkit train RECIPE
+    Several processes share one recipe or divide several:
+    accelerate launch -m adapterkit train RECIPE...
 
     Its log is .logs/NAME.jsonl in the store, then report/log.jsonl of the adapter; with
     training.trackers TensorBoard, W&B, MLflow or trackio have it as well.

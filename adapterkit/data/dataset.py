@@ -154,27 +154,59 @@ class Data:
         Raises:
             DataError: There are no training rows, or `tell` raised an error.
         """
+        return self.divide(self.read(folder, seed, task, tell, rows), folder, seed, task)
+
+    def read(
+        self,
+        folder: Path,
+        seed: int,
+        task: Task,
+        tell: Tell = stop,
+        rows: RowsInMemory | None = None,
+    ) -> dict[str, list[Row]]:
+        """Reads the rows as `load` does, each in the split that its source names.
+
+        Raises:
+            DataError: `tell` raised an error.
+        """
         if (rows is None) == (not any(source is not None for source in self._given_sources)):
             raise DataError(
                 "data.path: give either path (one file), train (a file for each split) or dataset"
                 if rows is None
                 else "rows: data names a source too; leave one of them out"
             )
-        splits = self._read(folder, seed, source_columns(task.columns, self.columns), tell, rows)
+        return self._read(folder, seed, source_columns(task.columns, self.columns), tell, rows)
+
+    def divide(
+        self, read: Mapping[str, Sequence[Row]], folder: Path, seed: int, task: Task
+    ) -> dict[str, list[Row]]:
+        """Draws the splits and folds of rows that were read.
+
+        Args:
+            read: The rows as `read` returns them.
+            folder: Folder that relative paths start from.
+            seed: Seed of drawn splits.
+            task: The task, by whose labels splits are drawn.
+
+        Raises:
+            DataError: There are no training rows, or fewer than folds.
+        """
+        splits = {"train": [], **{name: list(rows) for name, rows in read.items()}}
         shares = {"validation": self.validation, "test": self.test}
         for name, share in shares.items():
             if share == 0:
                 splits.pop(name, None)
         if self.folds is not None:
             del shares["validation"]
-            splits["train"] += splits.pop("validation", [])
+            splits["train"] = [*splits["train"], *splits.pop("validation", [])]
         elif self.validation is None:
             shares["validation"] = VALIDATION_SHARE
         for name, share in shares.items():
             if name not in splits and isinstance(share, float):
                 splits["train"], splits[name] = draw(splits["train"], share, seed, task.stratum)
         if not splits["train"]:
-            source = "rows" if rows is not None else self.dataset or self._main(folder)
+            named = any(source is not None for source in self._given_sources)
+            source = (self.dataset or self._main(folder)) if named else "rows"
             raise DataError(f"{source}: there are no training rows")
         if self.folds is not None:
             splits["train"], splits["validation"] = fold(

@@ -86,8 +86,8 @@ class Task(ABC):
     """Whether `masked_for` masks tokens. Token dropout is refused then."""
 
     whole_batch: ClassVar[bool] = False
-    """Whether the loss of a row depends on the other rows of its batch, so that one process must
-    compute a batch in one piece."""
+    """Whether the loss of a row depends on the other rows of its batch, so that a process must
+    compute its rows in one piece, and gathers the logits of the others."""
 
     tensor_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of an answer with a text, a number or a vector. The Open Inference Protocol returns each

@@ -19,6 +19,7 @@ from ..ops.dropout import DropoutSeed
 from ..tasks.base import Task
 from ..tasks.types import Example, Outputs
 from .recipe import Training
+from .shared_batch import SharedBatch
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class MicroBatch:
         seed: Seed of dropout and of hidden tokens; it differs from step to step.
         output_gradient: Gradient of the loss of the batch towards the outputs for these rows; None
             if their loss is computed from the outputs (see `cached_gradients`).
+        shared: The whole batch, if its rows are compared and other processes compute some of them.
     """
 
     examples: list[Example]
@@ -43,6 +45,7 @@ class MicroBatch:
     batch_lengths: list[int]
     seed: int
     output_gradient: Tensor | None = None
+    shared: SharedBatch | None = None
 
     @property
     def sequences(self) -> Iterator[TokenSequence]:
@@ -113,7 +116,11 @@ class MicroBatch:
             return (output.values * self.output_gradient).sum()
         counts = iter(output.counts)
         by_row = tuple(tuple(next(counts) for _ in example.inputs) for example in self.examples)
-        losses = adapter.task.loss(Outputs(output.values, by_row), self.targets)
+        outputs = Outputs(output.values, by_row)
+        if self.shared is None:
+            losses = adapter.task.loss(outputs, self.targets)
+        else:
+            losses = self.shared.losses(adapter.task, outputs)
         return (losses * tensor(self.weights, device=losses.device)).sum()
 
     def _first_sequences(self) -> list[int]:
@@ -146,6 +153,11 @@ class Batches:
         self._split, self._settings, self._task = split, settings, task
         self._augmented = augmented
         self._order: tuple[int, list[int]] = (0, [])  # of the last epoch that was asked for
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all training rows."""
+        return sum(len(one) for example in self._split.examples for one in example.inputs)
 
     def at(self, epoch: int, step: int) -> Split:
         """The rows of one batch.
@@ -184,13 +196,18 @@ class Batches:
         batch, pieces = self.at(epoch, step), self._settings.accumulation
         whole = self._whole(batch, (epoch - 1) * self.steps_per_epoch + step)
         own = range(process, len(batch), n_processes)
-        found = []
+        found: list[MicroBatch] = []
+        computed: list[int] = []
         for first in range(pieces):
             rows = own[first::pieces]
             if rows:
                 found += whole.select(rows).cut(max_tokens)
             else:
                 found.append(replace(whole.select([0]), weights=[0.0]))
+            computed += rows or [0]
+        if n_processes > 1 and self._task.whole_batch:
+            shared = SharedBatch(batch, tuple(computed))
+            found = [replace(micro_batch, shared=shared) for micro_batch in found]
         return found
 
     def longest(self) -> MicroBatch:

@@ -1,7 +1,7 @@
-"""Checkpoints: what the runs of one recipe need to go on, in files that are complete or absent.
+"""Checkpoints: what one run needs to go on, in files that are complete or absent.
 
 A checkpoint is a folder with `state.json` (plain data; a tensor is there as `{"$tensor": "3"}`) and
-`tensors.safetensors`. Nothing is pickled. The folders of a recipe are numbered from 1, and the last
+`tensors.safetensors`. Nothing is pickled. The folders of a run are numbered from 1, and the last
 two are kept.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ STATE, TENSORS = "state.json", "tensors.safetensors"
 TENSOR_KEY = "$tensor"
 FORMAT = 2
 KEPT = 2
-"""Checkpoints that are kept; the older one serves if the disk has damaged the newer one."""
+"""Checkpoints that are kept; the older one serves if the disk has damaged the newer one, or if
+the process was killed before it had written the newer one of all runs."""
 
 WITHOUT_EFFECT = (
     *("checkpoint", "timeout", "cache_mb", "max_tokens", "gradient_checkpointing"),
@@ -37,18 +39,33 @@ WITHOUT_EFFECT = (
 to start."""
 
 
+@dataclass(frozen=True)
+class CheckpointPlace:
+    """Where the checkpoints of trainings are.
+
+    Attributes:
+        folder: From the name of a recipe and the number of a member to its folder.
+        resume: Whether the trainings go on from them.
+    """
+
+    folder: Callable[[str, int], Path]
+    resume: bool = False
+
+
 class Checkpoints:
-    """The checkpoints of one recipe's training.
+    """The checkpoints of one run.
 
     Args:
         folder: The folder of these checkpoints; the first one creates it.
-        plan: The recipe with its rows and its backbone: only their own checkpoints are read.
+        label: Name of the run in messages.
+        origin: What the run depends on beside its state, as `origin_of` returns it: only
+            checkpoints of that origin are read.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, label: str, origin: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.name = plan.recipe.name
-        self._origin = origin_of(plan)
+        self.label = label
+        self._origin = origin
         self._lock = FileLock(folder / "lock")
 
     def newest(self) -> Path | None:
@@ -62,7 +79,7 @@ class Checkpoints:
             content: Nested dicts (of string keys) and lists of plain data and tensors.
 
         Returns:
-            Its folder; None if another process writes checkpoints of the same name.
+            Its folder; None if another process writes checkpoints of the same run.
 
         Raises:
             AdapterkitError: It cannot be written, and those before it are as they were.
@@ -89,32 +106,31 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         return written
 
-    def read(self) -> tuple[Path, dict[str, Any]] | None:
-        """The folder and the content of the newest checkpoint that is sound; None if there is none.
+    def read(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Folder and content of the checkpoints that are sound, the newest first.
 
         Raises:
             AdapterkitError: There are only damaged ones, or the newest one belongs to another
                 recipe, to other rows or to another backbone.
         """
+        sound: list[tuple[Path, dict[str, Any]]] = []
         faults = []
         for folder in self._newest_first():
             try:
                 state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-                differing = list(_differences(state["origin"], self._origin))
-                if state["format"] == FORMAT and not differing:
-                    return folder, _with_tensors(state["content"], _read_tensors(folder, state))
+                if sound and state["origin"] != self._origin:
+                    break  # left by an earlier training
+                if state["format"] != FORMAT:
+                    raise AdapterkitError(f"{folder}: written by another version of adapterkit")
+                what = f"{self.label}: the checkpoint {folder} is of another training"
+                check_origin(state["origin"], self._origin, what)
+                content = _with_tensors(state["content"], _read_tensors(folder, state))
+                sound.append((folder, content))
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 faults.append(f"{folder}: damaged ({error})")
-                continue
-            if state["format"] != FORMAT:
-                raise AdapterkitError(f"{folder}: written by another version of adapterkit")
-            raise AdapterkitError(
-                f"{self.name}: the checkpoint {folder} is of another training: "
-                f"{'; '.join(differing)}. Go on as it began, or begin anew without --resume"
-            )
-        if faults:
+        if faults and not sound:
             raise AdapterkitError("; ".join(faults))
-        return None
+        return sound
 
     def _acquire(self) -> bool:
         """Keeps other processes from writing here until this one ends; False if one does so."""
@@ -150,6 +166,24 @@ def origin_of(plan: Plan) -> dict[str, Any]:
     }
     found: dict[str, Any] = json.loads(json.dumps(origin))
     return found
+
+
+def check_origin(saved: Mapping[str, Any], own: Mapping[str, Any], what: str) -> None:
+    """Checks that what was saved belongs to this training.
+
+    Args:
+        saved: The origin that was saved with it.
+        own: The origin of this training.
+        what: Beginning of the message.
+
+    Raises:
+        AdapterkitError: It does not; the message names what differs.
+    """
+    differing = list(_differences(saved, own))
+    if differing:
+        raise AdapterkitError(
+            f"{what}: {'; '.join(differing)}. Go on as it began, or begin anew without --resume"
+        )
 
 
 def _differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:

@@ -17,22 +17,29 @@ from ..errors import TrainingInterruptedError
 from .callbacks.base import Callback, Event
 from .checkpoint import Checkpoints
 from .recipe import CheckpointSection
-from .run import taken_steps
+from .run import Run, taken_steps
 
 log = logging.getLogger("adapterkit")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+REPEATED = 1.0
+"""Seconds in which a further signal is the first one again, sent by a launcher."""
+
 
 class Checkpointing(Callback):
-    """Writes the checkpoints of every recipe of a training.
+    """Writes the checkpoints of every run of a training.
+
+    Runs that share steps are saved after the same step, as often as the first of them is due. Each
+    checkpoint says at which step the others were, so that they go on together as they began.
 
     The main process writes them. After SIGINT or SIGTERM to any process, all processes end after
-    the same step, with a checkpoint; a second signal ends the process at once.
+    the same step, with a checkpoint; a second signal ends the process at once. A launcher passes on
+    what the terminal has sent to all processes, so one that soon follows is the same signal.
 
     Args:
-        checkpoints: Name of each recipe to its checkpoints.
-        sections: Name of each recipe to when they are due.
+        checkpoints: Label of each run to its checkpoints.
+        sections: Label of each run to when they are due.
     """
 
     type: ClassVar[str] = "checkpointing"
@@ -43,18 +50,20 @@ class Checkpointing(Callback):
     ) -> None:
         self._checkpoints = checkpoints
         self._sections = sections
-        self._written_at: dict[str, float] = {}
+        self._written_at = 0.0
+        self._written: dict[str, int] = {}
         self._without: set[str] = set()
         self._handlers: dict[signal.Signals, Any] = {}
         self._received: signal.Signals | None = None
+        self._received_at = 0.0
+        self._is_interrupted = False
 
     def on_start(self, event: Event) -> None:
-        self._written_at = dict.fromkeys(self._checkpoints, time.monotonic())
-        begun = {run.name for run in event.all_runs if run.losses}
-        for name, checkpoints in self._checkpoints.items():
-            newest = checkpoints.newest()
-            if newest is not None and name not in begun and event.accelerator.is_main_process:
-                log.info(f"{name}: --resume would go on from an earlier training, {newest}")
+        self._written_at = time.monotonic()
+        for run in event.all_runs:
+            newest = self._checkpoints[run.label].newest()
+            if newest is not None and not run.losses and event.accelerator.is_main_process:
+                log.info(f"{run.label}: --resume would go on from an earlier training, {newest}")
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -63,10 +72,8 @@ class Checkpointing(Callback):
 
     def on_step(self, event: Event) -> None:
         self._end_if_signalled(event)
-        if event.accelerator.is_main_process:
-            for name in dict.fromkeys(run.name for run in event.runs):
-                if self._is_due(name, event):
-                    self._write(name, event)
+        if event.accelerator.is_main_process and self._is_due(event):
+            self._write(event)
 
     def on_epoch(self, event: Event) -> None:
         self._end_if_signalled(event)
@@ -75,12 +82,19 @@ class Checkpointing(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
-        if self._received is not None:  # after the last step: the training has ended by itself
+        if event.is_apart and all(run.ended for run in event.all_runs):
+            self._write(event)  # the other processes may be interrupted while this one waits
+        if self._received is not None and not self._is_interrupted:  # after the last step
             signal.raise_signal(self._received)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = signal.Signals(number)
-        signal.signal(number, self._handlers[self._received])
+        now = time.monotonic()
+        if self._received is None:
+            self._received, self._received_at = signal.Signals(number), now
+        elif now - self._received_at > REPEATED:
+            self._is_interrupted = True
+            signal.signal(number, self._handlers[signal.Signals(number)])
+            signal.raise_signal(number)
 
     def _end_if_signalled(self, event: Event) -> None:
         """Ends the training if any process has received a signal.
@@ -91,12 +105,9 @@ class Checkpointing(Callback):
         received = self._received_by_any(event)
         if received is None:
             return
-        self._received = None
-        folders = []
-        if event.accelerator.is_main_process:
-            written = (self._write(name, event) for name in self._checkpoints)
-            folders = [str(folder) for folder in written if folder is not None]
-        how = f", checkpoint {', '.join(folders)}; " if folders else "; "
+        self._is_interrupted = True
+        folders = self._write(event) if event.accelerator.is_main_process else []
+        how = f", checkpoint {', '.join(map(str, folders))}; " if folders else "; "
         how += "the same command with --resume goes on (resume=True in Python)"
         if event.accelerator.is_main_process and not folders:
             how = ", without a checkpoint"
@@ -113,32 +124,44 @@ class Checkpointing(Callback):
         summed = accelerator.reduce(flags.to(accelerator.device), "sum").tolist()
         return next((n for n, count in zip(SIGNALS, summed, strict=True) if count), None)
 
-    def _is_due(self, name: str, event: Event) -> bool:
-        section = self._sections[name]
-        if section.steps is not None and any(
-            len(run.losses) % section.steps == 0 for run in event.runs if run.name == name
-        ):
+    def _is_due(self, event: Event) -> bool:
+        """Whether one of the runs that took a step is to be saved, and was not after this step."""
+        if _steps(event) == self._written:
+            return False
+        sections = [(run, self._sections[run.label]) for run in event.runs]
+        if any(own.steps and len(run.losses) % own.steps == 0 for run, own in sections):
             return True
-        passed = time.monotonic() - self._written_at[name]
-        return bool(section.minutes) and passed >= 60.0 * section.minutes
+        passed = time.monotonic() - self._written_at
+        return any(own.minutes and passed >= 60.0 * own.minutes for _, own in sections)
 
-    def _write(self, name: str, event: Event) -> Path | None:
-        """Writes the checkpoint of a recipe, unless one of its runs has failed or another process
-        writes checkpoints of that name."""
-        runs = [run for run in event.all_runs if run.name == name]
-        if any(run.fault is not None for run in runs):
-            return None
+    def _write(self, event: Event) -> list[Path]:
+        """Writes a checkpoint of every run, except for those that have failed or whose checkpoints
+        another process writes; returns the folders."""
         scaler = event.accelerator.scaler
-        content = {
-            "runs": {run.label: run.state_dict() for run in runs},
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        folder = self._checkpoints[name].write(content)
-        self._written_at[name] = time.monotonic()
-        if folder is None and name not in self._without:
-            self._without.add(name)
+        scale = scaler.state_dict() if scaler is not None else None
+        steps = _steps(event)
+        folders = []
+        for run in event.all_runs:
+            if run.label not in steps:
+                continue
+            content = {"run": run.state_dict(), "steps": steps, "scaler": scale}
+            folder = self._checkpoints[run.label].write(content)
+            if folder is not None:
+                folders.append(folder)
+            else:
+                self._warn_once(run)
+        self._written, self._written_at = steps, time.monotonic()
+        return folders
+
+    def _warn_once(self, run: Run) -> None:
+        if run.label not in self._without:
+            self._without.add(run.label)
             log.warning(
-                f"{name}: another process writes checkpoints of this name into the store, so this "
-                "one writes none"
+                f"{run.label}: another process writes checkpoints of this name into the store, so "
+                "this one writes none"
             )
-        return folder
+
+
+def _steps(event: Event) -> dict[str, int]:
+    """The steps that each run has taken, except for those that have failed."""
+    return {run.label: len(run.losses) for run in event.all_runs if run.fault is None}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
+from accelerate import PartialState
+
 from ..adapter.adapter import Adapter
 from ..adapter.folder import adapter_files
+from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import check_method_name, methods
+from .checkpoint import CheckpointPlace
 from .full_finetuning import check_tunable, fine_tune
-from .plan import HELD_OUT
+from .partial_results import PartialResults
+from .plan import HELD_OUT, Plan, Rows, load_rows_once
 from .recipe import Recipe
-from .train import load_backbone, train
+from .train import load_backbone, train_part
 
 log = logging.getLogger("adapterkit")
 
@@ -29,20 +34,30 @@ class Trial:
     """The result of one training by one method.
 
     Attributes:
-        adapter: The trained adapter.
+        settings: Settings of the method; none of full fine-tuning.
         n_parameters: Number of trained parameters.
         share: Their share of all parameters that are used to answer.
         n_bytes: Bytes of the adapter's folder; of all weights in full fine-tuning.
+        seconds: How long it took.
+        scores: The task's main metric by split.
     """
 
-    adapter: Adapter
+    settings: Mapping[str, Any]
     n_parameters: int
     share: float
     n_bytes: int
+    seconds: float
+    scores: Mapping[str, float]
 
 
 def compare(
-    recipe: Recipe, names: Sequence[str], seeds: int = 1, *, progress: bool = True
+    recipe: Recipe,
+    names: Sequence[str],
+    seeds: int = 1,
+    *,
+    store: Store | None = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Trains a recipe by several methods, each with the same head, data, epochs and seeds.
 
@@ -54,6 +69,9 @@ def compare(
         recipe: The recipe.
         names: Names of methods, and `full` for full fine-tuning of the same backbone.
         seeds: Number of trainings of each: with the recipe's seed and those that follow it.
+        store: The store in which the recipe's `on_top_of` is looked up by name, and where the
+            results so far are kept until the end; if omitted, none are kept.
+        resume: Go on from the results that an interrupted comparison has left in the store.
         progress: Show progress bars.
 
     Returns:
@@ -65,18 +83,23 @@ def compare(
 
     Raises:
         RecipeError: A method is not known, or there are no rows to score.
-        AdapterkitError: Recipe, data or backbone do not allow the training.
+        AdapterkitError: Recipe, data or backbone do not allow the training, or the results in the
+            store are of another recipe, of other rows or of another backbone.
+        TrainingInterruptedError: SIGINT or SIGTERM ended a training, with a checkpoint.
     """
     _check_comparable(recipe, names, seeds)
-    rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)
-    split = next((part for part in reversed(HELD_OUT) if part in rows), None)
+    if store is None and resume:
+        raise RecipeError("resume: results are kept in a store; give one (store=)")
+    seeded = [_with_seed(recipe, recipe.training.seed + n) for n in range(seeds)]
+    rows = dict(zip((one.training.seed for one in seeded), load_rows_once(seeded), strict=True))
+    counted = rows[recipe.training.seed]
+    split = next((part for part in reversed(HELD_OUT) if part in counted), None)
     if split is None:
         raise RecipeError("data: there are no validation or test rows to compare by")
     backbone = load_backbone([recipe])
-    found = []
-    for name in names:
-        trials = list(_trials(_by(recipe, name), name, backbone, seeds, progress))
-        found.append(_summary(name, trials, split, recipe.task.main_metric))
+    comparison = _Comparison(backbone, rows, store, resume, progress)
+    trials = comparison.trials(recipe, names)
+    found = [_summary(name, trials[name], split) for name in names]
     reference = next((entry["mean"] for entry in found if entry["method"] == FULL), None)
     for entry in found:
         entry["against_full"] = None if reference is None else entry["mean"] - reference
@@ -84,8 +107,8 @@ def compare(
         "name": recipe.name,
         "metric": recipe.task.main_metric,
         "split": split,
-        "rows": {name: len(part) for name, part in rows.items()},
-        "seeds": [recipe.training.seed + n for n in range(seeds)],
+        "rows": {name: len(part) for name, part in counted.items()},
+        "seeds": list(rows),
         "methods": found,
     }
 
@@ -140,40 +163,94 @@ def _by(recipe: Recipe, name: str) -> Recipe:
     return replace(recipe, method=method, training=training)
 
 
-def _trials(
-    recipe: Recipe, name: str, backbone: Backbone, seeds: int, progress: bool
-) -> Iterator[Trial]:
-    for number in range(seeds):
-        seed = recipe.training.seed + number
-        seeded = replace(recipe, training=replace(recipe.training, seed=seed))
-        if progress and seeds > 1:
-            log.info(f"{name}, seed {seed}")
+def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+    return replace(recipe, training=replace(recipe.training, seed=seed))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What the trainings of a comparison share.
+
+    Attributes:
+        backbone: The frozen backbone.
+        rows: The rows by the seed of a training.
+        store: As in `compare`.
+        resume: As in `compare`.
+        progress: As in `compare`.
+    """
+
+    backbone: Backbone
+    rows: Mapping[int, Rows]
+    store: Store | None
+    resume: bool
+    progress: bool
+
+    def trials(self, recipe: Recipe, names: Sequence[str]) -> dict[str, list[Trial]]:
+        """Trains a recipe by some methods, with every seed; results that are kept are removed at
+        the end."""
+        results = self._partial_results(recipe)
+        trials: dict[str, list[Trial]] = {}
+        for name in names:
+            for seed in self.rows:
+                own = _with_seed(_by(recipe, name), seed)
+                if self.progress and len(self.rows) > 1:
+                    log.info(f"{name}, seed {seed}")
+                found = self._trial(own, name, results)
+                trials.setdefault(name, []).append(found)
+        if results is not None:
+            results.remove()
+        return trials
+
+    def _partial_results(self, recipe: Recipe) -> PartialResults | None:
+        if self.store is None:
+            return None
+        plan = Plan.of(recipe, self.backbone, self.store, rows=self.rows[recipe.training.seed])
+        is_main = PartialState().is_main_process
+        return PartialResults(
+            self.store, "compare", plan, resume=self.resume, is_main_process=is_main
+        )
+
+    def _trial(self, recipe: Recipe, name: str, results: PartialResults | None) -> Trial:
+        if results is None:
+            return self._train(recipe, name, None)
+        part = f"{name}-{recipe.training.seed}"
+        return Trial(**results.result(part, lambda place: asdict(self._train(recipe, name, place))))
+
+    def _train(self, recipe: Recipe, name: str, place: CheckpointPlace | None) -> Trial:
+        rows = self.rows[recipe.training.seed]
         if name == FULL:
-            full = fine_tune(seeded, progress=progress)
+            full = fine_tune(recipe, rows, place, progress=self.progress)
             # A folder would hold every weight in float32.
-            yield Trial(full.adapter, full.n_parameters, 1.0, 4 * full.n_parameters)
-        else:
-            adapter = train(seeded, backbone, progress=progress)
-            n_bytes = sum(map(len, adapter_files(adapter, backbone.geometry).values()))
-            own = adapter.n_parameters
-            yield Trial(adapter, own, own / (own + backbone.n_parameters), n_bytes)
+            return _trial_of(full.adapter, {}, full.n_parameters, 1.0, 4 * full.n_parameters)
+        adapter = train_part(recipe, self.backbone, rows, self.store, place, progress=self.progress)
+        n_bytes = sum(map(len, adapter_files(adapter, self.backbone.geometry).values()))
+        own, settings = adapter.n_parameters, adapter.training["recipe"]["method"]
+        return _trial_of(adapter, settings, own, own / (own + self.backbone.n_parameters), n_bytes)
 
 
-def _summary(name: str, trials: Sequence[Trial], split: str, metric: str) -> dict[str, Any]:
-    scores = [trial.adapter.metrics[split][metric] for trial in trials]
+def _trial_of(
+    adapter: Adapter, settings: Mapping[str, Any], n_parameters: int, share: float, n_bytes: int
+) -> Trial:
+    """The trial of a trained adapter; the other arguments are its attributes."""
+    metric = adapter.task.main_metric
+    scores = {split: metrics[metric] for split, metrics in adapter.metrics.items()}
+    return Trial(settings, n_parameters, share, n_bytes, adapter.training["seconds"], scores)
+
+
+def _summary(name: str, trials: Sequence[Trial], split: str) -> dict[str, Any]:
+    scores = [trial.scores[split] for trial in trials]
     validation = [
-        found["validation"][metric]
-        for found in (trial.adapter.metrics for trial in trials)
-        if split != "validation" and "validation" in found
+        trial.scores["validation"]
+        for trial in trials
+        if split != "validation" and "validation" in trial.scores
     ]
-    recipe = trials[0].adapter.training["recipe"]
     return {
         "method": name,
-        "settings": {} if name == FULL else recipe["method"],
+        "settings": trials[0].settings,
         "parameters": trials[0].n_parameters,
         "share": trials[0].share,
         "bytes": trials[0].n_bytes,
-        "seconds": mean(trial.adapter.training["seconds"] for trial in trials),
+        "seconds": mean(trial.seconds for trial in trials),
         "scores": scores,
         "mean": mean(scores),
         "std": stdev(scores) if len(scores) > 1 else None,

@@ -1,4 +1,4 @@
-"""Which recipes can be trained side by side, and on how many processes."""
+"""Which recipes can be trained side by side."""
 
 from __future__ import annotations
 
@@ -42,34 +42,6 @@ def check_together(recipes: Sequence[Recipe]) -> None:
         raise RecipeError(
             "backbone.quantization: int8 rounds the rows of all adapters alike; train "
             f"{singly} at a time, or without it"
-        )
-
-
-def check_processes(recipes: Sequence[Recipe], processes: int) -> None:
-    """Checks that recipes can be trained on some number of processes.
-
-    Raises:
-        RecipeError: There are several processes, and several recipes, an ensemble, or a task that
-            compares the rows of a whole batch.
-    """
-    if processes == 1:
-        return
-    if len(recipes) > 1:
-        raise RecipeError(
-            f"{len(recipes)} recipes on {processes} processes: several processes train one recipe "
-            "at a time; start one process, or one command for each recipe"
-        )
-    members = recipes[0].training.ensemble
-    if members > 1:
-        raise RecipeError(
-            f"training.ensemble: {members} members on {processes} processes: several processes "
-            "train one adapter at a time; start one process"
-        )
-    task = recipes[0].task
-    if task.whole_batch:
-        raise RecipeError(
-            f"task.type: {task.type} compares the rows of a batch with each other, so it "
-            f"trains on one process, not on {processes}; start it without accelerate launch"
         )
 
 

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
+from accelerate import PartialState
+
 from ..adapter.adapter import Adapter
+from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..backbone.packing import Pooling
 from ..errors import RecipeError
+from .checkpoint import CheckpointPlace
+from .partial_results import PartialResults
+from .plan import Plan, Rows, load_rows_once
 from .recipe import Recipe
-from .train import load_backbone, train
+from .train import load_backbone, train_part
 
 FOLDS = 5
 """Number of folds if the recipe names none."""
 
 
 def cross_validate(
-    recipe: Recipe, backbone: Backbone | None = None, *, progress: bool = True
+    recipe: Recipe,
+    backbone: Backbone | None = None,
+    *,
+    store: Store | None = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Trains one adapter for each fold, scores it on that fold, and keeps none of them.
 
@@ -29,6 +42,9 @@ def cross_validate(
     Args:
         recipe: The recipe; `data.folds` is the number of folds, and each is `data.fold` once.
         backbone: A loaded backbone; if omitted, the recipe's backbone is loaded.
+        store: The store in which the recipe's `on_top_of` is looked up by name, and where the
+            results so far are kept until the end; if omitted, none are kept.
+        resume: Go on from the results that an interrupted cross-validation has left in the store.
         progress: Show progress bars.
 
     Returns:
@@ -36,17 +52,23 @@ def cross_validate(
         deviation `std` (n - 1) of each metric that every fold has.
 
     Raises:
-        AdapterkitError: Recipe, data or backbone do not allow the training.
+        AdapterkitError: Recipe, data or backbone do not allow the training, or the results in the
+            store are of another recipe, of other rows or of another backbone.
+        TrainingInterruptedError: SIGINT or SIGTERM ended a training, with a checkpoint.
     """
     if recipe.task.tunable_key:
         raise RecipeError(
             f"task.{recipe.task.tunable_key}: it would be tuned on the very rows that judge it; "
             "give a number to cross-validate"
         )
+    if store is None and resume:
+        raise RecipeError("resume: results are kept in a store; give one (store=)")
+    recipes = _fold_recipes(recipe)
+    rows = load_rows_once(recipes)
     if backbone is None:
         backbone = load_backbone([recipe])
-    recipes = _fold_recipes(recipe, backbone.pooling)
-    folds = [_fold_result(train(one, backbone, progress=progress), one) for one in recipes]
+    recipes = _with_all_labels(recipes, rows[0], backbone.pooling)
+    folds = _fold_results(list(zip(recipes, rows, strict=True)), backbone, store, resume, progress)
     scores = {
         name: [fold["metrics"][name] for fold in folds]
         for name in folds[0]["metrics"]
@@ -60,22 +82,54 @@ def cross_validate(
     }
 
 
-def _fold_recipes(recipe: Recipe, pooling: Pooling) -> list[Recipe]:
-    """The recipe of each fold, all with the labels of all folds.
-
-    Args:
-        recipe: The recipe.
-        pooling: The pooling of the backbone.
-    """
+def _fold_recipes(recipe: Recipe) -> list[Recipe]:
+    """The recipe of each fold."""
     is_share = isinstance(recipe.data.validation, float)
     validation = None if is_share else recipe.data.validation
     n_folds = recipe.data.folds or FOLDS
     data = replace(recipe.data, folds=n_folds, validation=validation)
-    splits = data.load(recipe.folder, recipe.training.seed, recipe.task)
-    task = recipe.task.fit([*splits["train"], *splits["validation"]], pooling)
     training = replace(recipe.training, keep_best=False, patience=None)
-    fitted = replace(recipe, task=task, training=training)
-    return [replace(fitted, data=replace(data, fold=fold)) for fold in range(n_folds)]
+    recipe = replace(recipe, training=training)
+    return [replace(recipe, data=replace(data, fold=fold)) for fold in range(n_folds)]
+
+
+def _with_all_labels(recipes: Sequence[Recipe], rows: Rows, pooling: Pooling) -> list[Recipe]:
+    """The recipes of the folds with the labels of all folds.
+
+    Args:
+        recipes: The recipes.
+        rows: The rows of any fold.
+        pooling: The pooling of the backbone.
+    """
+    task = recipes[0].task.fit([*rows["train"], *rows["validation"]], pooling)
+    return [replace(recipe, task=task) for recipe in recipes]
+
+
+def _fold_results(
+    folds: Sequence[tuple[Recipe, Rows]],
+    backbone: Backbone,
+    store: Store | None,
+    resume: bool,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    """The result of each fold; the arguments are as in `cross_validate`."""
+
+    def train(recipe: Recipe, rows: Rows, place: CheckpointPlace | None) -> dict[str, Any]:
+        adapter = train_part(recipe, backbone, rows, store, place, progress=progress)
+        return _fold_result(adapter, recipe)
+
+    if store is None:
+        return [train(recipe, rows, None) for recipe, rows in folds]
+    first, rows = folds[0]
+    plan = Plan.of(first, backbone, store, rows=rows)
+    is_main = PartialState().is_main_process
+    results = PartialResults(store, "cross-validate", plan, resume=resume, is_main_process=is_main)
+    found = [
+        results.result(f"fold-{recipe.data.fold}", partial(train, recipe, rows))
+        for recipe, rows in folds
+    ]
+    results.remove()
+    return found
 
 
 def _fold_result(adapter: Adapter, recipe: Recipe) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -17,11 +18,13 @@ from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import Method, methods
+from .callbacks.base import Callback, Event
+from .checkpoint import CheckpointPlace
 from .loop import LoopOptions
-from .plan import Plan
+from .plan import Plan, Rows
 from .processes import make_accelerator
 from .recipe import Recipe, Training
-from .train import load_backbone, run_plans
+from .train import checkpoint_callbacks, load_backbone, run_plans
 from .trainable import TrainableAdapter, TrainableAdapters
 
 LEARNING_RATE = 1e-4
@@ -74,7 +77,29 @@ def check_tunable(recipe: Recipe) -> None:
         raise RecipeError("training.ensemble: full fine-tuning trains a single one; leave it at 1")
 
 
-def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
+class _GeneratorState(Callback):
+    """Saves with a run the generator from which the backbone draws its dropout."""
+
+    type: ClassVar[str] = "generator_state"
+    order: ClassVar[int] = 1  # after a checkpoint was loaded
+
+    def on_start(self, event: Event) -> None:
+        for run in event.all_runs:
+            if self.type in run.callback_state:
+                _generator(event.backbone.device).set_state(run.callback_state[self.type])
+
+    def on_step(self, event: Event) -> None:
+        for run in event.runs:
+            run.callback_state[self.type] = _generator(event.backbone.device).get_state()
+
+
+def fine_tune(
+    recipe: Recipe,
+    rows: Rows | None = None,
+    place: CheckpointPlace | None = None,
+    *,
+    progress: bool = True,
+) -> FullFineTuning:
     """Trains the head of a recipe together with a backbone of its own, in float32.
 
     Data, head, epochs, schedule and seed are the recipe's. The hidden layers have the dropout of
@@ -82,6 +107,8 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
 
     Args:
         recipe: The recipe; its method is not used.
+        rows: Its rows, as `load_rows` returns them; if omitted, they are read.
+        place: Where its checkpoints are; if omitted, none are written.
         progress: Show a progress bar, and a line for every epoch.
 
     Raises:
@@ -98,16 +125,24 @@ def fine_tune(recipe: Recipe, *, progress: bool = True) -> FullFineTuning:
     accelerator = make_accelerator(recipe, backbone.device)
     if accelerator.num_processes > 1:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
-    plan = Plan.of(recipe, backbone)
+    plan = Plan.of(recipe, backbone, rows=rows)
     trainable = TrainableBackbone(plan.adapter, backbone)
     trainables = TrainableAdapters(
         backbone, [trainable], recompute=recipe.training.gradient_checkpointing
     )
     with torch.random.fork_rng():
         torch.manual_seed(recipe.training.seed)  # seeds the backbone's own dropout
-        options = LoopOptions(progress=progress)
+        saving = checkpoint_callbacks([plan], place)
+        options = LoopOptions([_GeneratorState(), *saving], progress)
         (adapter,) = run_plans([plan], trainables, accelerator, options, started)
     return FullFineTuning(adapter, sum(p.numel() for p in trainable.parameters()))
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """Torch's own generator for a device."""
+    if device.type != "cuda":
+        return torch.default_generator
+    return torch.cuda.default_generators[torch.cuda.current_device()]
 
 
 def _method_without_tensors(geometry: Geometry) -> Method:

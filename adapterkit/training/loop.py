@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -35,11 +35,13 @@ class LoopOptions:
         callbacks: Callbacks beside the registered ones.
         progress: Show a progress bar, and a line for every epoch.
         max_tokens: Most tokens of several runs in one forward; one run alone may have more.
+        is_apart: Whether other processes train other runs at the same time.
     """
 
     callbacks: Sequence[Callback] = ()
     progress: bool = True
     max_tokens: int = STEP_TOKENS
+    is_apart: bool = False
 
 
 class Loop:
@@ -103,7 +105,20 @@ class Loop:
                 callback.on_end(self._event(range(len(self.runs))))
 
     def _take_steps(self, active: Sequence[int]) -> None:
-        """The next step of some runs, in as many forwards as fit into memory."""
+        """The next step of some runs.
+
+        Callbacks are called when all have taken it: a state that is saved then is of one moment.
+        """
+        for indices in list(self._forwards(active)):
+            for callback in self.callbacks:
+                callback.on_step(self._event(indices))
+
+    def _forwards(self, active: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Takes the next step of some runs, in as many forwards as fit into memory.
+
+        Yields:
+            The runs of each forward.
+        """
         process, n_processes = self.accelerator.process_index, self.accelerator.num_processes
         batches = [self.runs[index].next_micro_batches(process, n_processes) for index in active]
         sizes = [max(micro_batch.n_tokens for micro_batch in batch) for batch in batches]
@@ -111,11 +126,10 @@ class Loop:
             indices = active[part.start : part.stop]
             losses = self._gradients({active[index]: batches[index] for index in part})
             if losses is None:
-                self._take_steps(self._not_ended(indices))
-                continue
-            self._step(indices, losses)
-            for callback in self.callbacks:
-                callback.on_step(self._event(indices))
+                yield from self._forwards(self._not_ended(indices))
+            else:
+                self._step(indices, losses)
+                yield indices
 
     def _not_ended(self, indices: Sequence[int]) -> list[int]:
         """The runs that have a further step; an ensemble is lost with the first of its members."""
@@ -137,6 +151,7 @@ class Loop:
             self.backbone,
             self.accelerator,
             self.options.progress and self.accelerator.is_main_process,
+            self.options.is_apart,
         )
 
     def _choose_lanes(self) -> WorkerLanes:
@@ -175,7 +190,7 @@ class Loop:
         """`_gradients` if there is enough memory."""
         whole: dict[int, Tensor] = {}
         for index, batch in batches.items():
-            if len(batch) > 1 and self.runs[index].trainable.initial.task.whole_batch:
+            if self.runs[index].trainable.initial.task.whole_batch and self._is_cut(index, batch):
                 pieces, whole[index] = with_output_gradients(
                     self._trainables, index, batch, self.accelerator.autocast
                 )
@@ -191,6 +206,14 @@ class Loop:
         for row, index in enumerate(batches):
             losses[row] = whole.get(index, losses[row])
         return losses
+
+    def _is_cut(self, index: int, batch: Sequence[MicroBatch]) -> bool:
+        """Whether a batch is computed in pieces; on several processes, whether one of them may be,
+        since they take the same way."""
+        if self.accelerator.num_processes == 1:
+            return len(batch) > 1
+        run = self.runs[index]
+        return run.settings.accumulation > 1 or run.max_tokens is not None
 
     def _step(self, indices: Sequence[int], losses: Tensor) -> None:
         """One optimiser step of each of some runs, whose gradients and losses `[n]` are known."""

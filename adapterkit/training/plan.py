@@ -56,17 +56,24 @@ class Plan:
         """The members of the ensemble, each as an adapter of its own; one if it is no ensemble."""
         return [replace(member, extra_members=()) for member in self.adapter.members]
 
+    @property
+    def seeds(self) -> dict[int, str]:
+        """The seed of each member, and the label of its run."""
+        name, settings = self.recipe.name, self.recipe.training
+        if settings.ensemble == 1:
+            return {settings.seed: name}
+        members = range(settings.seed, settings.seed + settings.ensemble)
+        return {seed: f"{name} (seed {seed})" for seed in members}
+
     def runs(self, trainables: Iterator[TrainableAdapter]) -> list[Run]:
         """A run for each member; members differ in their seeds alone.
 
         Args:
             trainables: The members under training, of which this takes as many as it has.
         """
-        settings = self.recipe.training
         runs = []
-        for index in range(settings.ensemble):
-            own = replace(settings, seed=settings.seed + index, ensemble=1)
-            label = f"{self.recipe.name} (seed {own.seed})" if settings.ensemble > 1 else None
+        for seed, label in self.seeds.items():
+            own = replace(self.recipe.training, seed=seed, ensemble=1)
             run = Run(next(trainables), self.splits, own, label, self.augmented)
             run.log_file = self.log_file
             runs.append(run)
@@ -158,6 +165,28 @@ def load_rows(recipe: Recipe, rows: RowsInMemory | None = None) -> Rows:
         return recipe.data.load(recipe.folder, seed, recipe.task, rows=rows)
     except AdapterkitError as error:
         raise type(error)(f"{recipe.name}: {error}") from None
+
+
+def load_rows_once(recipes: Sequence[Recipe]) -> list[Rows]:
+    """The rows of recipes that differ in seed or fold alone: their source is read once.
+
+    If it is streamed, the seed also chooses which rows are kept, so it is read once for each seed.
+
+    Raises:
+        DataError: As for `load_rows`.
+    """
+    read: dict[int | None, Rows] = {}
+    found: list[Rows] = []
+    for recipe in recipes:
+        data, seed = recipe.data, recipe.training.seed
+        key = seed if data.streaming else None
+        try:
+            if key not in read:
+                read[key] = data.read(recipe.folder, seed, recipe.task)
+            found.append(data.divide(read[key], recipe.folder, seed, recipe.task))
+        except AdapterkitError as error:
+            raise type(error)(f"{recipe.name}: {error}") from None
+    return found
 
 
 def _augmented(

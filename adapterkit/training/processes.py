@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +18,8 @@ from torch._C._distributed_c10d import TCPStore  # torch.distributed exports it,
 
 from ..errors import AdapterkitError
 from .recipe import BackboneSection, Recipe
+
+log = logging.getLogger("adapterkit")
 
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables in which torchrun and the launchers of MPI give the number of processes."""
@@ -90,7 +93,13 @@ def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
     join_processes(recipe, cpu=cpu)
     # Accelerate keeps the precision of a process's first training for good; ours may differ in it.
     AcceleratorState._reset_state()
-    return Accelerator(cpu=cpu, mixed_precision=recipe.training.mixed_precision)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=recipe.training.mixed_precision)
+    if cpu and recipe.training.mixed_precision == "fp16" and accelerator.is_main_process:
+        log.warning(
+            "training.mixed_precision: fp16 does nothing on a CPU, where training is in float32; "
+            "bf16 works on a CPU too"
+        )
+    return accelerator
 
 
 @contextmanager
@@ -106,12 +115,40 @@ def lost_process_named(recipe: Recipe, accelerator: Accelerator) -> Iterator[Non
     except RuntimeError as error:
         if accelerator.num_processes == 1 or not _is_lost_connection(error):
             raise
-        lost = " and ".join(map(str, _lost_processes(accelerator))) or "unknown"
-        raise ProcessError(
-            f"process {lost} of {accelerator.num_processes} (counted from 0) has ended, or did not "
-            f"answer for {recipe.training.timeout} seconds (training.timeout); process "
-            f"{accelerator.process_index} ends too"
-        ) from None
+        own, n_processes = accelerator.process_index, accelerator.num_processes
+        lost = _lost_processes(accelerator)
+        raise lost_process_error(lost, own, n_processes, recipe.training.timeout) from None
+
+
+def lost_process_error(
+    lost: Sequence[int], own: int, n_processes: int, timeout: int
+) -> ProcessError:
+    """The error with which a process ends if others are lost.
+
+    Args:
+        lost: Those processes.
+        own: This process.
+        n_processes: Number of processes.
+        timeout: `training.timeout`.
+    """
+    names = " and ".join(map(str, lost)) or "unknown"
+    return ProcessError(
+        f"process {names} of {n_processes} (counted from 0) has ended, or did not answer for "
+        f"{timeout} seconds (training.timeout); process {own} ends too"
+    )
+
+
+def connect_store(timeout: float) -> TCPStore:
+    """A connection of its own to the store through which the process group was set up.
+
+    Args:
+        timeout: Seconds to wait for an answer.
+
+    Raises:
+        DistError: It does not answer: the process that has it was lost.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(address, port, timeout=timedelta(seconds=timeout))
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
@@ -127,8 +164,7 @@ def _lost_processes(accelerator: Accelerator) -> list[int]:
     """
     deadline = time.monotonic() + GRACE
     try:
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(address, port, timeout=timedelta(seconds=GRACE))
+        store = connect_store(GRACE)
         store.set(NOTICED.format(accelerator.process_index), "")
         while True:
             ranks = range(accelerator.num_processes)

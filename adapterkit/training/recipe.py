@@ -110,7 +110,8 @@ class Training:
             in pieces, and the result is the same. auto: as many as fit into the free memory.
         gradient_checkpointing: Keep only the input of each layer for the backward pass, and compute
             the rest again: less memory, a third more work, and the same result to the last bit.
-        mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate.
+        mixed_precision: no, bf16 or fp16: dtype of products while training, by Accelerate. fp16 is
+            for a GPU and does nothing on a CPU.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
         keep_best: Keep the epoch with the best main validation metric, and not the last one.
         patience: Stop after so many epochs without a better one; if omitted, never.

@@ -99,6 +99,11 @@ class Run:
         return self.trainable.initial.name
 
     @property
+    def cost(self) -> int:
+        """An estimate of the work of all steps: the tokens that pass through the backbone."""
+        return self.batches.n_tokens * self.epochs * (2 if self.settings.adversarial else 1)
+
+    @property
     def epoch(self) -> int:
         """The epoch of the last step, counted from 1; 0 before the first step."""
         return math.ceil(len(self.losses) / self.batches.steps_per_epoch)

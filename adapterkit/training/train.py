@@ -18,9 +18,9 @@ from ..inference.shared_layers import StateCache
 from ..tasks.types import Outputs
 from .augmentation import Augment
 from .callbacks.base import Callback
-from .checkpoint import Checkpoints
+from .checkpoint import CheckpointPlace, Checkpoints, origin_of
 from .checkpointing import Checkpointing
-from .compatibility import check_processes, check_together
+from .compatibility import check_together
 from .evaluation import split_outputs, tune_and_score
 from .loop import Loop, LoopOptions
 from .plan import HELD_OUT, Plan, Rows, load_rows
@@ -29,6 +29,7 @@ from .recipe import Recipe
 from .resume import Resume
 from .run import Run
 from .short_training import warn_of_few_steps, warn_of_rising_scores
+from .spread import train_spread
 from .token_budget import STEP_TOKENS
 from .trackers import check_installed
 from .trainable import TrainableAdapter, TrainableAdapters
@@ -146,20 +147,63 @@ def train_many(
     if backbone is None:
         backbone = load_backbone(recipes)
     accelerator = make_accelerator(recipes[0], backbone.device)
-    check_processes(recipes, accelerator.num_processes)
     plans = [
         Plan.of(recipe, backbone, store, augment.get(recipe.name), rows)
         for recipe, rows in zip(recipes, by_recipe, strict=True)
     ]
+    if store is None and resume:
+        raise RecipeError("resume: checkpoints are in a store; give one (store=)")
+    place = CheckpointPlace(store.checkpoint_dir, resume) if store is not None else None
+    saving = checkpoint_callbacks(plans, place)
+    options = LoopOptions([*callbacks, *saving], progress, max_tokens)
+    return _train_plans(plans, backbone, accelerator, options, started)
+
+
+def train_part(
+    recipe: Recipe,
+    backbone: Backbone,
+    rows: Rows,
+    store: Store | None,
+    place: CheckpointPlace | None,
+    *,
+    progress: bool,
+) -> Adapter:
+    """Trains one of several recipes of a comparison or a cross-validation.
+
+    Args:
+        recipe: The recipe.
+        backbone: Its backbone.
+        rows: Its rows.
+        store: The store in which the recipe's `on_top_of` is looked up by name.
+        place: Where its checkpoints are; None writes none.
+        progress: As in `train`.
+
+    Raises:
+        AdapterkitError: As for `train`.
+        TrainingInterruptedError: As for `train`.
+    """
+    started = time.perf_counter()
+    accelerator = make_accelerator(recipe, backbone.device)
+    plan = replace(Plan.of(recipe, backbone, store, rows=rows), log_file=None)
+    options = LoopOptions(checkpoint_callbacks([plan], place), progress)
+    return _train_plans([plan], backbone, accelerator, options, started)[0]
+
+
+def _train_plans(
+    plans: Sequence[Plan],
+    backbone: Backbone,
+    accelerator: Accelerator,
+    options: LoopOptions,
+    started: float,
+) -> list[Adapter]:
+    """Trains the adapters of some plans over a frozen backbone; see `run_plans`."""
     if accelerator.is_main_process:
         for plan in plans:
             plan.log_summary(backbone)
     # Shared by all: which activations are kept changes no result.
-    recompute = any(recipe.training.gradient_checkpointing for recipe in recipes)
+    recompute = any(plan.recipe.training.gradient_checkpointing for plan in plans)
     members = [TrainableAdapter(member) for plan in plans for member in plan.members]
     trainables = TrainableAdapters(backbone, members, _state_cache(plans), recompute)
-    saving = _checkpoint_callbacks(plans, store, resume)
-    options = LoopOptions([*callbacks, *saving], progress, max_tokens)
     return run_plans(plans, trainables, accelerator, options, started)
 
 
@@ -171,6 +215,8 @@ def run_plans(
     started: float,
 ) -> list[Adapter]:
     """Takes every step of some plans, and evaluates the trained adapters.
+
+    Several processes share the steps of a single run, and divide several runs among them.
 
     Args:
         plans: The plans.
@@ -189,7 +235,10 @@ def run_plans(
     if accelerator.is_main_process:
         warn_of_few_steps(own[0] for _, own in by_plan)  # members take as many
     with lost_process_named(plans[0].recipe, accelerator):
-        Loop(accelerator, trainables, runs, options).run()
+        if accelerator.num_processes > 1 and len(runs) > 1:
+            train_spread(plans[0].recipe, accelerator, trainables, runs, options)
+        else:
+            Loop(accelerator, trainables, runs, options).run()
         finished = [(plan, own) for plan, own in by_plan if all(run.fault is None for run in own)]
         adapters = _evaluated(accelerator, trainables.backbone, finished, len(plans))
     if accelerator.is_main_process:
@@ -218,30 +267,23 @@ def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbo
     check_together(recipes)
     first = recipes[0]
     section = on_cpu(first.backbone)
-    processes = join_processes(first, cpu=section.device == "cpu").num_processes
-    check_processes(recipes, processes)
+    join_processes(first, cpu=section.device == "cpu")
     return section.load(first.folder, prepared)
 
 
-def _checkpoint_callbacks(
-    plans: Sequence[Plan], store: Store | None, resume: bool
-) -> list[Callback]:
-    """What writes the checkpoints of some plans, and what loads them if the training goes on.
-
-    Raises:
-        RecipeError: It goes on, and there is no store.
-    """
-    if store is None:
-        if resume:
-            raise RecipeError("resume: checkpoints are in a store; give one (store=)")
+def checkpoint_callbacks(plans: Sequence[Plan], place: CheckpointPlace | None) -> list[Callback]:
+    """What writes the checkpoints of some plans, and what loads them if the training goes on."""
+    if place is None:
         return []
-    checkpoints = {
-        plan.recipe.name: Checkpoints(store.checkpoint_dir(plan.recipe.name), plan)
-        for plan in plans
-    }
-    sections = {plan.recipe.name: plan.recipe.training.checkpoint for plan in plans}
+    checkpoints, sections = {}, {}
+    for plan in plans:
+        origin = origin_of(plan)
+        for member, label in enumerate(plan.seeds.values()):
+            folder = place.folder(plan.recipe.name, member)
+            checkpoints[label] = Checkpoints(folder, label, origin)
+            sections[label] = plan.recipe.training.checkpoint
     saving: list[Callback] = [Checkpointing(checkpoints, sections)]
-    return [*saving, Resume(checkpoints)] if resume else saving
+    return [*saving, Resume(checkpoints)] if place.resume else saving
 
 
 def _check_augment_names(augment: Iterable[str], recipes: Sequence[Recipe]) -> None:

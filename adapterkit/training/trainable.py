@@ -107,6 +107,11 @@ class TrainableAdapters(nn.Module):
         self.recompute = recompute
         self.members: Any = nn.ModuleList(members)
 
+    def select(self, indices: Iterable[int]) -> TrainableAdapters:
+        """Some of the adapters, with the same parameters and the same cache."""
+        members = [self.members[index] for index in indices]
+        return TrainableAdapters(self.backbone, members, self.state_cache, self.recompute)
+
     def forward(self, micro_batches: Mapping[int, MicroBatch]) -> Tensor:
         """The losses of some adapters' micro-batches, through one packed forward.
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from adapterkit import AdapterkitError, Backbone, Callback, Recipe, Store, train, train_many
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.errors import RecipeError, TrainingInterruptedError
+from adapterkit.training import checkpointing
 from adapterkit.training.callbacks.base import Event
 from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import recipe_for, with_changes, write_rows
@@ -111,7 +112,7 @@ def test_two_checkpoints_are_kept_and_none_after_publishing(tiny: Backbone, stor
     recipe = recipe_for("a/t", write_rows(1, 30), epochs=2, **EVERY_STEP)
     adapter = train(recipe, tiny, store=store, progress=False)
     steps = adapter.training["history"][-1]["step"]
-    assert checkpoints_in(store) == [f".checkpoints/a/t/{n}" for n in (steps - 1, steps)]
+    assert checkpoints_in(store) == [f".checkpoints/a/t/member=0/{n}" for n in (steps - 1, steps)]
     assert store.names() == []
     store.publish(adapter, tiny.geometry)
     assert store.names() == ["a/t"]
@@ -147,9 +148,23 @@ def test_a_signal_ends_the_training_with_a_checkpoint(
         train(recipe, tiny, store=store, callbacks=[Signalling(number, steps)], progress=False)
     assert caught.value.exit_code == code
     assert str(caught.value).startswith(f"Interrupted by {number.name} after {steps} of ")
-    assert checkpoints_in(store) == [".checkpoints/t/1"]
+    assert checkpoints_in(store) == [".checkpoints/t/member=0/1"]
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert_same(train(recipe, tiny, store=store, resume=True, progress=False), whole)
+
+
+@pytest.mark.usefixtures("heard_signals")
+def test_a_signal_that_a_launcher_repeats_is_one_signal(
+    tiny: Backbone, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for("t", write_rows(1, 30), epochs=2)
+    twice = [Signalling(signal.SIGINT, 2), Signalling(signal.SIGINT, 2)]
+    with pytest.raises(TrainingInterruptedError, match="SIGINT after 2 of "):
+        train(recipe, tiny, store=store, callbacks=twice, progress=False)
+    assert checkpoints_in(store) == [".checkpoints/t/member=0/1"]
+    monkeypatch.setattr(checkpointing, "REPEATED", -1.0)
+    with pytest.raises(TrainingInterruptedError, match=r"SIGINT after 2 of \d+ steps$"):
+        train(recipe, tiny, store=store, callbacks=twice, progress=False)
 
 
 def test_another_recipe_other_rows_and_another_backbone_are_refused(
@@ -207,7 +222,9 @@ def test_a_disk_that_cannot_be_written_leaves_the_last_checkpoint(
 
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", refuse)
-        with pytest.raises(AdapterkitError, match=rf"{os.strerror(code)}.*t/2 is intact, --resume"):
+        with pytest.raises(
+            AdapterkitError, match=rf"{os.strerror(code)}.*t/member=0/2 is intact, --resume"
+        ):
             train(recipe, tiny, store=store, resume=True, progress=False)
     assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == before
     resumed = train(recipe, tiny, store=store, resume=True, progress=False)

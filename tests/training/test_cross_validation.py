@@ -80,7 +80,9 @@ def test_nothing_is_tuned_on_the_rows_that_judge_it(tiny: Backbone) -> None:
 
 
 def test_rows_that_cannot_be_folded_are_told(tiny: Backbone) -> None:
-    with pytest.raises(DataError, match=r"^data\.folds: 30 folds need as many rows, there are 24"):
+    with pytest.raises(
+        DataError, match=r"^t/topic: data\.folds: 30 folds need as many rows, there are 24"
+    ):
         cross_validate(plan(folds=30), tiny)
 
 

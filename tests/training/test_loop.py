@@ -167,6 +167,14 @@ def test_bfloat16_mixed_precision_trains_a_float32_adapter(tiny: Backbone, rows_
     assert {t.dtype for t in adapter.tensors.values()} == {torch.float32}
 
 
+def test_fp16_on_a_cpu_says_that_it_does_nothing(
+    tiny: Backbone, rows_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = run(plan(rows_file, mixed_precision="fp16", epochs=1), tiny)
+    assert sum("fp16 does nothing on a CPU" in message for message in caplog.messages) == 1
+    assert_same_weights(half, run(plan(rows_file, epochs=1), tiny))
+
+
 def test_a_loss_that_is_no_number_is_told(tiny: Backbone, rows_file: Path) -> None:
     with pytest.raises(
         DataError, match=r"training loss became nan .* lower training.learning_rate"

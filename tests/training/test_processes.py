@@ -9,34 +9,68 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.training.recipe import Recipe
-from adapterkit.training.train import train
+from adapterkit.training.spread import divide
+from adapterkit.training.train import train, train_many
 from helpers.command_line import run_command, write_recipe
-from helpers.joint_training import assert_same_weights, write_rows
+from helpers.joint_training import assert_same_weights, with_changes, write_rows
 from helpers.paths import ROOT
 from helpers.processes import train_in_processes
+from helpers.vocabulary import WORDS
 
 RECIPE = """
 name: t/{name}
 backbone: {{model: {model}}}
 data: {{path: {rows}}}
-task: {{type: classification, dropout: 0.2}}
-method: {{type: lora, dropout: 0.1}}
 """
-TRAINING = "epochs: 2, batch_size: 7, learning_rate: 1e-2, accumulation: 2"
+TASK = "task: {type: classification, dropout: 0.2}"
+LORA = "method: {type: lora, dropout: 0.1}"
+TRAINING = "epochs: 2, batch_size: 7, learning_rate: 1e-2"
+SHORT = "epochs: 1, batch_size: 7, learning_rate: 1e-2"
 VARIED = f"""
 augmentation: {{token_dropout: 0.2, synonyms: synonyms.csv, replace: 0.5}}
-training: {{{TRAINING}, adversarial: 1}}
+training: {{{TRAINING}, accumulation: 2, adversarial: 1}}
 """
+SECTIONS = {
+    "lora": f"{TASK}\n{LORA}\ntraining: {{{TRAINING}, accumulation: 2}}",
+    "varied": f"{TASK}\n{LORA}\n{VARIED}",
+    "prefix": f"{TASK}\nmethod: {{type: prefix}}\ntraining: {{{SHORT}}}",
+    "bottleneck": f"{TASK}\nmethod: {{type: bottleneck}}\ntraining: {{{SHORT}}}",
+    "embedding": f"""
+task: {{type: embedding, pooling: mean, dimensions: 8, symmetric: true}}
+{LORA}
+training: {{{SHORT}, adversarial: 1}}
+""",
+    "embedding-cut": f"""
+task: {{type: embedding, pooling: mean}}
+{LORA}
+training: {{{SHORT}, accumulation: 2, max_tokens: 30}}
+""",
+}
+"""The last batch of an embedding has one row, of which the second process has none."""
+TOGETHER = {
+    "crowd": f"{LORA}\ntraining: {{{SHORT}, ensemble: 2, seed: 3}}",
+    "small": "method: {type: bottleneck}\n"
+    "training: {epochs: 1, batch_size: 30, learning_rate: 1e-2, adversarial: 0}",
+}
+"""An ensemble and another recipe, trained by one command."""
 SYNONYMS = "word,synonym\nmoney,fee\nbank,card\nrain,sun\n"
+
+
+def write_pairs(n: int, path: Path) -> Path:
+    """Rows of two texts; a tenth is drawn for validation."""
+    lines = [f"{WORDS[i % 9]} {WORDS[i % 7]} {i},{WORDS[i % 5]} {i}" for i in range(n)]
+    path.write_text("\n".join(["text,text_pair", *lines]), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +81,67 @@ def trained(
     folder = tmp_path_factory.mktemp("processes")
     (folder / "synonyms.csv").write_text(SYNONYMS, encoding="utf-8")
     rows = write_rows(1, 60, str(folder / "rows.csv"))
+    pairs = write_pairs(40, folder / "pairs.csv")
     files = []
-    for name, sections in (("plain", f"training: {{{TRAINING}}}"), ("varied", VARIED)):
+    for name, sections in SECTIONS.items():
         files.append(folder / f"{name}.yaml")
-        text = RECIPE.format(name=name, model=tiny_folder, rows=rows) + sections
+        source = pairs if name.startswith("embedding") else rows
+        text = RECIPE.format(name=name, model=tiny_folder, rows=source) + sections
         files[-1].write_text(text, encoding="utf-8")
-    two = train_in_processes(files, folder)
+    together = {}
+    for name, sections in TOGETHER.items():
+        together[name] = folder / f"{name}.yaml"
+        text = RECIPE.format(name=name, model=tiny_folder, rows=rows) + sections
+        together[name].write_text(text, encoding="utf-8")
+    two = train_in_processes(files, folder, together=list(together.values()))
     one = [train(Recipe.load(file), tiny, progress=False) for file in files]
-    assert [adapter.training["processes"] for adapter in one] == [1, 1]
-    return dict(zip(("plain", "varied"), zip(one, two, strict=True), strict=True))
+    one += train_as_divided(tiny, *map(Recipe.load, together.values()))
+    assert {adapter.training["processes"] for adapter in one} == {1}
+    return dict(zip((*SECTIONS, *TOGETHER), zip(one, two, strict=True), strict=True))
+
+
+def train_as_divided(backbone: Backbone, crowd: Recipe, small: Recipe) -> list[Adapter]:
+    """What the two processes train, each its part as one process: a member of the ensemble and the
+    small recipe, and the other member."""
+    members = [
+        with_changes(crowd, training={"seed": seed, "ensemble": 1})
+        for seed in (crowd.training.seed, crowd.training.seed + 1)
+    ]
+    first, alone = train_many([members[0], small], backbone, progress=False)
+    other = train(members[1], backbone, progress=False)
+    weights = MemberWeights(other.tensors, other.head)
+    return [replace(first, extra_members=(weights,)), alone]
+
+
+@pytest.mark.parametrize("name", ["crowd", "small"])
+def test_recipes_and_members_are_divided_among_processes(
+    trained: dict[str, tuple[Adapter, Adapter]], name: str
+) -> None:
+    """Bit for bit as in one process that trains the same part."""
+    one, two = trained[name]
+    assert two.n_members == one.n_members == (2 if name == "crowd" else 1)
+    for mine, theirs in zip(one.members, two.members, strict=True):
+        assert_same_weights(mine, theirs)
+    assert two.training["together"] == 2
+    assert two.training["losses"] == [list(point) for point in one.training["losses"]]
+    assert two.training["history"] == one.training["history"]
+    if name == "small":
+        assert two.metrics["validation"] == pytest.approx(one.metrics["validation"], abs=1e-6)
+    else:
+        assert [member["seed"] for member in two.training["members"]] == [4]
+
+
+@pytest.mark.parametrize(
+    ("costs", "parts"),
+    [
+        ([5, 5, 5, 5], [[0, 2], [1, 3]]),
+        ([1, 1, 9, 1], [[2], [0, 1, 3]]),
+        ([3], [[0], []]),
+        ([2, 8, 3, 4], [[1], [0, 2, 3]]),
+    ],
+)
+def test_parts_cost_about_the_same(costs: list[int], parts: list[list[int]]) -> None:
+    assert divide(costs, 2) == parts
 
 
 def assert_same_losses(one: Adapter, two: Adapter) -> None:
@@ -64,8 +150,11 @@ def assert_same_losses(one: Adapter, two: Adapter) -> None:
         assert alone == pytest.approx(together, abs=1e-4)
 
 
-def test_two_processes_train_what_one_trains(trained: dict[str, tuple[Adapter, Adapter]]) -> None:
-    one, two = trained["plain"]
+@pytest.mark.parametrize("name", ["lora", "prefix", "bottleneck", "embedding", "embedding-cut"])
+def test_two_processes_train_what_one_trains(
+    trained: dict[str, tuple[Adapter, Adapter]], name: str
+) -> None:
+    one, two = trained[name]
     assert_same_weights(one, two, tolerance=1e-4)
     assert_same_losses(one, two)
     assert one.metrics["validation"] == pytest.approx(two.metrics["validation"], abs=1e-5)
@@ -132,13 +221,13 @@ def test_a_process_that_trains_alone_beside_others_is_refused(
     assert not Path("adapters").exists()
 
 
-def launched(recipe: Path, *options: str) -> subprocess.Popen[str]:
+def launched(*arguments: str | Path) -> subprocess.Popen[str]:
     """`adapterkit train` in two processes."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--main_process_port", "0", "-m", "adapterkit", "train"]
     with Path("errors.txt").open("w", encoding="utf-8") as errors:
         return subprocess.Popen(
-            [*command, str(recipe), *options],
+            [*command, *map(str, arguments)],
             env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -157,6 +246,13 @@ def process_of(launcher: subprocess.Popen[str], rank: int) -> int:
     raise AssertionError(f"the launcher has no process {rank}")
 
 
+def wait_for_checkpoint(launcher: subprocess.Popen[str], name: str, number: int) -> None:
+    checkpoints = Store("adapters").checkpoint_dir(name)
+    while not any(int(path.name) >= number for path in checkpoints.glob("[0-9]*")):
+        assert launcher.poll() is None, Path("errors.txt").read_text(encoding="utf-8")
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "words"),
@@ -173,10 +269,7 @@ def test_a_lost_process_ends_the_others_and_one_process_goes_on(
     sections = "{epochs: 90, batch_size: 4, timeout: 5, checkpoint: {steps: 1, minutes: 0}}"
     recipe = write_recipe(tiny_folder, training=sections)
     launcher = launched(recipe)
-    checkpoints = Store("adapters").checkpoint_dir("acme/topic")
-    while not any(int(path.name) >= 20 for path in checkpoints.glob("[0-9]*")):
-        assert launcher.poll() is None, Path("errors.txt").read_text(encoding="utf-8")
-        time.sleep(0.01)
+    wait_for_checkpoint(launcher, "acme/topic", 20)
     os.kill(process_of(launcher, 1), number)
     assert launcher.wait(timeout=120) != 0
     assert words in Path("errors.txt").read_text(encoding="utf-8")
@@ -190,6 +283,43 @@ def test_a_lost_process_ends_the_others_and_one_process_goes_on(
     ):
         assert alone == pytest.approx(together, abs=2e-6)  # the record has six digits
     assert_same_weights(whole, resumed, tolerance=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "Interrupted by SIGTERM after"),  # the launcher ends the other process
+        (signal.SIGSTOP, "Error: process 1 of 2 (counted from 0) has ended, or did not answer for"),
+        (signal.SIGTERM, "Interrupted by SIGTERM after"),
+    ],
+    ids=["killed", "stopped", "ended"],
+)
+def test_recipes_on_two_processes_go_on_after_one_was_lost(
+    tiny: Backbone, tiny_folder: Path, number: signal.Signals, words: str
+) -> None:
+    """On two processes bit for bit, since each trains one of the recipes."""
+    recipes = []
+    for name, epochs in (("long", 120), ("short", 30)):
+        sections = f"{{epochs: {epochs}, batch_size: 4, timeout: 5, checkpoint: {{steps: 1}}}}"
+        recipes.append(
+            write_recipe(tiny_folder, f"t/{name}", training=sections).rename(f"{name}.yaml")
+        )
+    launcher = launched(*recipes)
+    wait_for_checkpoint(launcher, "t/short", 20)
+    wait_for_checkpoint(launcher, "t/long", 20)
+    os.kill(process_of(launcher, 1), number)
+    assert launcher.wait(timeout=120) != 0
+    assert words in Path("errors.txt").read_text(encoding="utf-8")
+    assert Store("adapters").names() == []
+    assert launched(*recipes, "--resume").wait(timeout=300) == 0
+    assert "goes on after" in Path("errors.txt").read_text(encoding="utf-8")
+    for recipe in map(Recipe.load, recipes):
+        resumed = load_adapter(Path("adapters", recipe.name, "1"), tiny)
+        whole = train(recipe, tiny, progress=False)
+        assert_same_weights(whole, resumed)
+        assert resumed.training["losses"] == [list(point) for point in whole.training["losses"]]
+    assert not Path("adapters/.checkpoints").exists()
 
 
 @pytest.mark.slow

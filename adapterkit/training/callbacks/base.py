@@ -28,6 +28,8 @@ class Event:
         accelerator: Accelerate's, for what all processes compute together.
         show_progress: Whether a callback may write to the terminal: only on the main process, and
             only if the caller wants to see progress.
+        is_apart: Whether other processes train other runs at the same time; this one is then the
+            main process of its own.
     """
 
     runs: Sequence[Run]
@@ -35,6 +37,7 @@ class Event:
     backbone: Backbone
     accelerator: Accelerator
     show_progress: bool
+    is_apart: bool = False
 
 
 class Callback:

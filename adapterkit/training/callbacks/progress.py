@@ -9,7 +9,8 @@ from .base import Callback, Event
 
 
 class Progress(Callback):
-    """Shows a bar over the steps of all runs (on a terminal), and writes a line an epoch."""
+    """Shows a bar over the steps of all runs (on a terminal), and writes a line an epoch. If other
+    processes train other runs, it shows no bar: there is one over the steps of all processes."""
 
     type: ClassVar[str] = "progress"
     order: ClassVar[int] = 90
@@ -19,7 +20,7 @@ class Progress(Callback):
 
     def on_start(self, event: Event) -> None:
         self._bar = progress_bar(
-            event.show_progress,
+            event.show_progress and not event.is_apart,
             total=sum(run.n_steps for run in event.all_runs),
             initial=sum(len(run.losses) for run in event.all_runs),
             unit="step",
@@ -37,7 +38,8 @@ class Progress(Callback):
             return
         for run in event.runs:
             entry = run.history[-1]
-            label = f"{run.label}, " if len(event.all_runs) > 1 else ""
+            is_one_of_several = event.is_apart or len(event.all_runs) > 1
+            label = f"{run.label}, " if is_one_of_several else ""
             line = f"{label}epoch {entry['epoch']}: training loss {entry['train_loss']:.4f}"
             scores = entry.get("validation", {})
             if scores:
