@@ -22,7 +22,14 @@ from .errors import did_you_mean
 LARGEST_FACTOR = 10_000.0
 """Products of two such factors and a hidden state are far from the end of float32."""
 
-WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "keys and values",
+}
 
 
 def build(cls: Any, values: Any, where: str) -> Any:
@@ -164,7 +171,7 @@ def _words(members: tuple[Any, ...]) -> str:
 def _word(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    return "a list" if get_origin(hint) is tuple else WORDS.get(hint, str(hint))
+    return WORDS.get(get_origin(hint) or hint, str(hint))
 
 
 def is_text(value: object) -> TypeGuard[str]:

@@ -134,6 +134,7 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
         task_since = {**task_since, "pair_token_types": True}
     assert written == {
         **RECIPES[name],
+        "backbone": {**RECIPES[name]["backbone"], "device_map": None},
         "data": {**before, **since},
         "task": {**RECIPES[name]["task"], **task_since},
         "training": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,24 +12,36 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "8bit", "4bit"]
 Device = Literal["auto", "cpu", "cuda"]
 
+AUTO_MAP = "auto"
+
+DeviceMap = str | Mapping[str, str | int]
+"""Names of modules to `cpu`, `disk` or the number of a GPU; a file with that; or `auto`."""
+
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """Dtype, quantization and device of a backbone, as `Backbone.load` describes them.
+    """Dtype, quantization, device and device map of a backbone, as `Backbone.load` describes them.
 
     Raises:
-        BackboneError: A value is not among those that its attribute can have.
+        BackboneError: A value is not among those that its attribute can have, or a quantised
+            backbone has a device map.
     """
 
     dtype: Dtype = "float32"
     quantization: Quantization = "none"
     device: Device = "auto"
+    device_map: DeviceMap | None = None
 
     def __post_init__(self) -> None:
         for key, kind in (("dtype", Dtype), ("quantization", Quantization), ("device", Device)):
             value, options = getattr(self, key), get_args(kind)
             if value not in options:
                 raise BackboneError(f"{key}: expected one of {', '.join(options)}, got '{value}'")
+        if self.device_map is not None and self.quantization != "none":
+            raise BackboneError(
+                f"device_map: a backbone with quantization {self.quantization} lies on one device; "
+                "leave one of the two out"
+            )
 
     @property
     def uses_bitsandbytes(self) -> bool:

@@ -21,7 +21,7 @@ from .fingerprint import fingerprint
 from .geometry import LINEAR_SITES, Geometry
 from .hooks import EditHooks
 from .lm_head import LMHead, head_shape, transform
-from .load_options import Device, Dtype, LoadOptions, Quantization
+from .load_options import Device, DeviceMap, Dtype, LoadOptions, Quantization
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
 from .pretrained import load_pretrained
@@ -82,7 +82,8 @@ class Backbone:
         self._pool = _pooler(family, model, self.geometry, checkpoint)
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
-        fits_graphs = family.uses_graphs and quantization == "none"
+        whole = quantization == "none" and not self.has_stored_layers
+        fits_graphs = family.uses_graphs and whole
         flash = uses_flash_attention(self.device, self.dtype, width)
         self.graphs = GraphCache(self.compute_states) if fits_graphs and flash else None
 
@@ -100,6 +101,7 @@ class Backbone:
         dtype: Dtype = "float32",
         quantization: Quantization = "none",
         device: Device = "auto",
+        device_map: DeviceMap | None = None,
         revision: str | None = None,
         prepared: bool = True,
     ) -> Backbone:
@@ -112,6 +114,8 @@ class Backbone:
                 memory; they need dtype bfloat16 or float16, and float32 is then taken as bfloat16.
                 `int8` computes them in 8 bits on a CPU, for speed; the weights stay as they are.
             device: `auto` is the GPU if there is one.
+            device_map: For a backbone that is larger than the memory of its device: where the
+                weights of each layer lie (`device_map`). Batches are computed on `device`.
             revision: Branch, tag or commit of a hub model.
             prepared: On a CPU, lay out the frozen linears for this processor if that is faster,
                 and keep memory that one batch frees for the next (`malloc`).
@@ -119,7 +123,7 @@ class Backbone:
         Raises:
             BackboneError: The checkpoint is missing, damaged or not supported.
         """
-        options = LoadOptions(dtype, quantization, device)
+        options = LoadOptions(dtype, quantization, device, device_map)
         return cls.load_with(model, options, revision=revision, prepared=prepared)
 
     @classmethod
@@ -164,6 +168,11 @@ class Backbone:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def has_stored_layers(self) -> bool:
+        """Whether the weights of some layers lie elsewhere than on the device (`device_map`)."""
+        return any(parameter.is_meta for parameter in self.model.parameters())
 
     @property
     def linears(self) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ..errors import BackboneError
 from ..quiet import drop_cast_messages, quiet_transformers
 from .checkpoint import Checkpoint
+from .device_map import places_of_layers
 from .load_options import LoadOptions
 from .pretrained_tokenizer import load_tokenizer
+from .stored_layers import store_layers
 from .tensor_faults import matching_tensors, tensor_faults
-from .weight_files import read_tensors
+from .weight_files import StoredTensor, read_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -104,16 +106,58 @@ def _load_model(
     arguments: dict[str, Any] = {"dtype": DTYPES[options.hidden_dtype]}
     if options.uses_bitsandbytes:
         arguments |= _bitsandbytes_arguments(options, device, family.pooler_path)
+    stored = matching_tensors(weights, expected)
     # The tensors that were checked are handed over. transformers would look for files of its own.
-    tensors = read_tensors(matching_tensors(weights, expected))
+    tensors = read_tensors(stored)
+    dtype = DTYPES[options.hidden_dtype]
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor.to(dtype)):
+            raise BackboneError(
+                f"{folder}: the weight '{name}' is not finite in {options.hidden_dtype}"
+            )
+    if options.device_map is not None:
+        places = places_of_layers(options.device_map, skeleton, family, device, dtype)
+        if places:
+            return _divided_model(config, stored, places, device, dtype)
     model: nn.Module = type(skeleton).from_pretrained(
         None, config=config, state_dict=tensors, **arguments
     )
-    for name, parameter in model.named_parameters():
-        if not _is_finite(parameter):
-            dtype = options.hidden_dtype
-            raise BackboneError(f"{folder}: the weight '{name}' is not finite in {dtype}")
     return model if options.uses_bitsandbytes else model.to(device)
+
+
+def _divided_model(
+    config: Any,
+    stored: Mapping[str, StoredTensor],
+    places: Mapping[str, str],
+    device: str,
+    dtype: torch.dtype,
+) -> nn.Module:
+    """The model with only those weights on its device that do not lie elsewhere.
+
+    Args:
+        config: The model's configuration.
+        stored: The weights by their names in the model.
+        places: Path of each layer whose weights lie elsewhere, to their place.
+        device: Where batches are computed.
+        dtype: Of the weights.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModel
+
+    with init_empty_weights(include_buffers=False):
+        model: Any = AutoModel.from_config(config, dtype=dtype)
+    elsewhere = tuple(f"{path}." for path in places)
+    here = {name: tensor for name, tensor in stored.items() if not name.startswith(elsewhere)}
+    weights = {name: tensor.to(device, dtype) for name, tensor in read_tensors(here).items()}
+    for name, parameter in model.named_parameters():
+        if name not in stored:  # a pooler that the checkpoint lacks; nothing reads it
+            weights[name] = torch.zeros(parameter.shape, dtype=dtype, device=device)
+    model.load_state_dict(weights, strict=False, assign=True)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    store_layers(model, places, stored, device, dtype)
+    return model  # type: ignore[no-any-return]  # transformers does not type it
 
 
 def _is_finite(parameter: Tensor) -> bool:

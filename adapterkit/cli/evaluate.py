@@ -11,6 +11,7 @@ from ..backbone.load_options import LoadOptions
 from .options import (
     AnyBackboneOption,
     BackboneOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -47,6 +48,7 @@ def evaluate(
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     any_backbone: AnyBackboneOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -63,7 +65,7 @@ def evaluate(
 
     opened = Store(store)
     folder, trained_on = find_folder(adapter, opened), backbone_name([adapter], opened, backbone)
-    options = LoadOptions(dtype, quantization, device)
+    options = LoadOptions(dtype, quantization, device, device_map)
     base = Backbone.load_with(trained_on, options)
     loaded = load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store)
     given = {"text": text, "text_pair": text_pair, "label": label}

@@ -28,6 +28,15 @@ QuantizationOption = Annotated[
     Quantization, typer.Option("--quantization", help="Quantise the frozen linears.")
 ]
 DeviceOption = Annotated[Device, typer.Option("--device", help="auto: the GPU if there is one.")]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        metavar="auto|FILE",
+        help="Where the weights of layers lie, for a model larger than its device: auto, or a "
+        "file of modules and cpu, disk or a GPU's number.",
+    ),
+]
 
 StoreOption = Annotated[
     Path, typer.Option("--store", help="Folder of named adapters.", show_default=True)

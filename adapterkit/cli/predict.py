@@ -13,6 +13,7 @@ from ..names import BASE
 from .options import (
     AnyBackboneOption,
     BackboneOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -67,6 +68,7 @@ def predict(
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     any_backbone: AnyBackboneOption = False,
     explained: Annotated[
         bool, typer.Option("--explain", help="Show the words for and against each answer.")
@@ -113,7 +115,7 @@ def predict(
         trained_on = backbone_name(
             references, opened, backbone
         )  # an unknown adapter need not wait for one
-        options = LoadOptions(dtype, quantization, device)
+        options = LoadOptions(dtype, quantization, device, device_map)
         predictor = Predictor(Backbone.load_with(trained_on, options))
         by_reference = predictor.load_references(references, opened, any_backbone=any_backbone)
         names = known_names(survey, predictor.names, by_reference, requests)

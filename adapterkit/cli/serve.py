@@ -14,7 +14,7 @@ import typer
 
 from ..backbone.load_options import LoadOptions
 from ..errors import AdapterkitError
-from .options import DeviceOption, DtypeOption, QuantizationOption, TrustOption
+from .options import DeviceMapOption, DeviceOption, DtypeOption, QuantizationOption, TrustOption
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -32,6 +32,7 @@ def serve(
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
+    device_map: DeviceMapOption = None,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", help="Key file; required if other machines can reach the server."),
@@ -145,7 +146,7 @@ def serve(
                 store=store,
                 cache=cache,
                 backbone=backbone,
-                load_options=LoadOptions(dtype, quantization, device),
+                load_options=LoadOptions(dtype, quantization, device, device_map),
                 memory=bytes_of(memory, "--memory"),
                 device_memory=bytes_of(device_memory, "--device-memory"),
                 pinned=tuple(pin or ()),

@@ -73,6 +73,11 @@ def check_tunable(recipe: Recipe) -> None:
     for key in ("on_top_of", "start_from"):
         if getattr(recipe.training, key) is not None:
             raise RecipeError(f"training.{key}: full fine-tuning has no adapter to begin with")
+    if recipe.backbone.device_map is not None:
+        raise RecipeError(
+            "backbone.device_map: full fine-tuning changes all weights, so they lie on one device; "
+            "leave it out"
+        )
     if recipe.training.ensemble > 1:
         raise RecipeError("training.ensemble: full fine-tuning trains a single one; leave it at 1")
 

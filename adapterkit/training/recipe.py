@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..adapter.adapter import MOST_MEMBERS
 from ..backbone.embedded import EMBEDDED
-from ..backbone.load_options import Device, Dtype, Quantization
+from ..backbone.load_options import AUTO_MAP, Device, DeviceMap, Dtype, Quantization
 from ..backbone.model import Backbone
 from ..data.dataset import Data
 from ..errors import AdapterkitError, RecipeError, did_you_mean
@@ -33,6 +33,9 @@ class BackboneSection:
         quantization: none; 8bit or 4bit: the frozen linears, by bitsandbytes, for memory; int8:
             their products on a CPU, for speed. Heads never.
         device: auto (the GPU where there is one), cpu or cuda.
+        device_map: Where the weights of each layer lie, for a model larger than the memory of its
+            device, as in transformers: auto, a file, or names of modules to cpu, disk or the number
+            of a GPU. Batches are computed on the device.
         revision: Branch, tag or commit of a hub model.
     """
 
@@ -40,6 +43,7 @@ class BackboneSection:
     dtype: Dtype = "float32"
     quantization: Quantization = "none"
     device: Device = "auto"
+    device_map: str | dict[str, str | int] | None = None
     revision: str | None = None
 
     def source(self, folder: Path) -> str:
@@ -50,6 +54,11 @@ class BackboneSection:
         """
         local = self.model != EMBEDDED and (folder / self.model).is_dir()
         return str(folder / self.model) if local else self.model
+
+    def _device_map(self, folder: Path) -> DeviceMap | None:
+        """The map, or the path of its file from here."""
+        given = self.device_map
+        return str(folder / given) if isinstance(given, str) and given != AUTO_MAP else given
 
     def load(self, folder: Path, prepared: bool = True) -> Backbone:
         """The backbone.
@@ -66,6 +75,7 @@ class BackboneSection:
             dtype=self.dtype,
             quantization=self.quantization,
             device=self.device,
+            device_map=self._device_map(folder),
             revision=self.revision,
             prepared=prepared,
         )

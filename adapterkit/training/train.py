@@ -200,8 +200,11 @@ def _train_plans(
     if accelerator.is_main_process:
         for plan in plans:
             plan.log_summary(backbone)
-    # Shared by all: which activations are kept changes no result.
-    recompute = any(plan.recipe.training.gradient_checkpointing for plan in plans)
+    # Shared by all: which activations are kept changes no result. Kept ones would also keep the
+    # weights of stored layers.
+    recompute = backbone.has_stored_layers or any(
+        plan.recipe.training.gradient_checkpointing for plan in plans
+    )
     members = [TrainableAdapter(member) for plan in plans for member in plan.members]
     trainables = TrainableAdapters(backbone, members, _state_cache(plans), recompute)
     return run_plans(plans, trainables, accelerator, options, started)
