@@ -49,7 +49,6 @@ def load_pretrained(
         model: Any = _load_model(checkpoint, config, options, device)
         n_embeddings = model.get_input_embeddings().weight.shape[0]
         tokenizer = load_tokenizer(folder, n_embeddings, family.token_types(config))
-        family.prepare(model)
     return model, tokenizer
 
 
@@ -118,11 +117,16 @@ def _load_model(
     if options.device_map is not None:
         places = places_of_layers(options.device_map, skeleton, family, device, dtype)
         if places:
-            return _divided_model(config, stored, places, device, dtype)
+            divided = _divided_model(config, stored, places, device, dtype)
+            family.prepare(divided)
+            store_layers(divided, places, stored, device, dtype)
+            return divided
     model: nn.Module = type(skeleton).from_pretrained(
         None, config=config, state_dict=tensors, **arguments
     )
-    return model if options.uses_bitsandbytes else model.to(device)
+    model = model if options.uses_bitsandbytes else model.to(device)
+    family.prepare(model)
+    return model
 
 
 def _divided_model(
@@ -132,7 +136,7 @@ def _divided_model(
     device: str,
     dtype: torch.dtype,
 ) -> nn.Module:
-    """The model with only those weights on its device that do not lie elsewhere.
+    """The model with only those weights that do not lie elsewhere; the others are meta tensors.
 
     Args:
         config: The model's configuration.
@@ -156,7 +160,6 @@ def _divided_model(
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
-    store_layers(model, places, stored, device, dtype)
     return model  # type: ignore[no-any-return]  # transformers does not type it
 
 

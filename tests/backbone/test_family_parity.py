@@ -154,6 +154,19 @@ def packed_states(
     return torch.cat([parts[row] for row in range(len(inputs))])
 
 
+@every_model
+def test_layers_on_disk_change_nothing(checkpoints: Any, model_type: str) -> None:
+    folder = str(checkpoints(model_type, "narrow heads"))
+    whole = Backbone.load(folder, device="cpu", prepared=False)
+    layers = family_of(model_type).layers(whole.model)
+    paths = [name for name, module in whole.model.named_modules() if module in layers]
+    on_disk = {"": "cpu", **dict.fromkeys(paths, "disk")}
+    divided = Backbone.load(folder, device="cpu", prepared=False, device_map=on_disk)
+    assert all(p.is_meta for path in paths for p in divided.model.get_submodule(path).parameters())
+    inputs = random_inputs(whole)
+    assert torch.equal(packed_states(divided, inputs), packed_states(whole, inputs))
+
+
 @every_size
 @every_model
 def test_a_batch_of_texts_and_pairs_equals_transformers(
