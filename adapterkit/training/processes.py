@@ -58,8 +58,14 @@ def join_processes(recipe: Recipe, *, cpu: bool) -> PartialState:
 
     Raises:
         ProcessError: Not all processes came, or this one would train alone beside others that do
-            the same.
+            the same, or Accelerate is configured for FSDP.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes", "y", "on"):
+        raise ProcessError(
+            "Accelerate is configured for FSDP, which would divide the adapter and not the frozen "
+            "backbone; for a backbone larger than one device set backbone.device_map: auto, and "
+            "choose no FSDP in accelerate config"
+        )
     timeout = timedelta(seconds=recipe.training.timeout)
     try:
         state = PartialState(cpu=cpu, timeout=timeout)

@@ -202,6 +202,7 @@ def test_the_documented_command_publishes_one_adapter(tiny: Backbone, tiny_folde
             {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"},
             "accelerate launch was asked for several processes and has started one",
         ),
+        ({"ACCELERATE_USE_FSDP": "true"}, "configured for FSDP, which would divide the adapter"),
     ],
 )
 def test_a_process_that_trains_alone_beside_others_is_refused(
