@@ -116,6 +116,11 @@ def _load_model(
             )
     if options.device_map is not None:
         places = places_of_layers(options.device_map, skeleton, family, device, dtype)
+        if places and not family.divisible:
+            raise BackboneError(
+                f"device_map: a backbone of type {config.model_type} lies on one device; leave it "
+                "out"
+            )
         if places:
             divided = _divided_model(config, stored, places, device, dtype)
             family.prepare(divided)

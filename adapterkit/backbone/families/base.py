@@ -66,6 +66,10 @@ class Family(ABC):
     """Whether a batch may become a CUDA graph. It may not if attention adds to the scores: then it
     is computed in groups of rows, which are others in every batch."""
 
+    divisible: ClassVar[bool] = True
+    """Whether the weights of layers may lie elsewhere (`device_map`). They may not if `prepare`
+    computes with them."""
+
     sequence_head: ClassVar[SequenceHead | None] = None
     """The head of the family's sequence classifiers in transformers. None if it is another, or if
     other task models have more than one linear layer on the states: PEFT adapters with a head are

@@ -79,6 +79,7 @@ class DebertaV2(Bert):
     pooler_path: ClassVar[str | None] = None
     lm_head: ClassVar[Mapping[str, str]] = {}
     uses_graphs: ClassVar[bool] = False
+    divisible: ClassVar[bool] = False
     unused_weights: ClassVar[tuple[str, ...]] = ("embeddings.position_embeddings.weight",)
     linear_sites: ClassVar[Mapping[str, Site]] = {
         "query": Site("attention.self.query_proj", peft_target="query_proj"),
