@@ -158,10 +158,12 @@ def packed_states(
 def test_layers_on_disk_change_nothing(checkpoints: Any, model_type: str) -> None:
     folder = str(checkpoints(model_type, "narrow heads"))
     whole = Backbone.load(folder, device="cpu", prepared=False)
-    layers = family_of(model_type).layers(whole.model)
+    config: Any = whole.model.config
+    family = family_of(config.model_type)
+    layers = family.layers(whole.model)
     paths = [name for name, module in whole.model.named_modules() if module in layers]
     on_disk = {"": "cpu", **dict.fromkeys(paths, "disk")}
-    if not family_of(model_type).divisible:
+    if not family.divisible:
         with pytest.raises(BackboneError, match=r"device_map: a backbone of type .* lies on one"):
             Backbone.load(folder, device="cpu", device_map=on_disk)
         return
