@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_file, write_folder
+from ..atomic import DRAFT, write_file, write_folder
 from ..errors import AdapterError, AdapterkitError, UnreachableStoreError
 from ..names import ALIASES, VERSION, check_name
 from .checksums import SUMS, checksum_errors
@@ -191,7 +191,10 @@ class Remote:
             raise UnreachableStoreError(f"{self.url}: cannot be reached ({error})") from None
 
     def _find(self, path: str) -> list[str]:
-        """Every file in a folder and below, relative to it; none if it does not exist."""
+        """Every file in a folder and below, relative to it; none if it does not exist.
+
+        Files that a killed process was writing are left out.
+        """
         top = self.at(path).rstrip("/")
         with self.as_adapterkit_error():
             self.files.invalidate_cache()
@@ -199,7 +202,8 @@ class Remote:
                 found: list[Any] = self.files.find(top)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-        return [posixpath.relpath(p, top) for p in found]
+        paths = (posixpath.relpath(path, top) for path in found)
+        return [path for path in paths if not posixpath.basename(path).startswith(DRAFT)]
 
     def _is_copy(self, path: str, folder: Path) -> bool:
         """Whether a folder has the version's content; also while the store cannot be reached,
