@@ -218,7 +218,8 @@ def _peft_folder(folder: Path, backbone: Backbone) -> Iterator[PeftFolder]:
     """A folder that PEFT wrote, to be read inside the context, which names the folder in errors."""
     config, weights = read_json(folder, CONFIG), read_weights(folder)
     errors = [f"{WEIGHTS}: {error}" for error in value_errors(weights)]
-    read = {CONFIG: None, WEIGHTS: file_digest(folder / WEIGHTS)}
+    # A card that the checksums name must be there.
+    read = {CONFIG: None, WEIGHTS: file_digest(folder / WEIGHTS), CARD: None}
     errors += changed_files(folder, read, read_sums(folder))
     errors += unexpected_members(folder, 0)
     if errors:

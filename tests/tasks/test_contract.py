@@ -154,11 +154,14 @@ def test_a_batch_cut_in_pieces_has_the_same_loss_and_gradient(
 
 
 @kept_whole
-def test_a_batch_that_must_stay_whole_is_not_cut(tmp_path: Path, kind: str) -> None:
+def test_rows_that_are_compared_need_each_other(tmp_path: Path, kind: str) -> None:
     recipe = task_recipe(kind, tmp_path)
-    for key, value in (("accumulation", 2), ("batch_size", 1)):
+    for key, training in (
+        ("batch_size", {"batch_size": 1}),
+        ("adversarial", {"accumulation": 2, "adversarial": 0.5}),
+    ):
         content = recipe.plain()
-        content["training"][key] = value
+        content["training"] |= training
         with pytest.raises(ValueError, match=rf"^training\.{key}: {kind} compares the rows of a"):
             Recipe.of(content, tmp_path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ import torch
 
 from adapterkit.adapter.folder import save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.errors import AdapterkitError, BackboneError, DataError, RecipeError
+from adapterkit.errors import AdapterkitError, DataError, RecipeError
 from adapterkit.inference.forward import forward
-from adapterkit.training import train
 from adapterkit.training import trainable as trainables
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import StoppedError
@@ -239,21 +237,6 @@ def test_the_command_refuses_recipes_before_it_loads_a_backbone(
     first = write_recipe("t/a", missing, rows)
     second = write_recipe("t/b", missing, rows, **changes)
     assert_refused("train", first, second, words=words)
-
-
-def test_several_processes_refuse_several_recipes_before_they_load_a_backbone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    two = SimpleNamespace(num_processes=2)
-    monkeypatch.setattr(train, "join_processes", lambda recipe, cpu: two)
-    both = [
-        with_changes(recipe_for(name, write_rows(1, 20)), backbone={"model": "/no/such/folder"})
-        for name in "ab"
-    ]
-    with pytest.raises(RecipeError, match=r"2 recipes on 2 processes: .* one command for each"):
-        train.load_backbone(both)
-    with pytest.raises(BackboneError, match="there is no such folder"):
-        train.load_backbone(both[:1])
 
 
 def test_the_command_keeps_what_did_not_diverge(tiny_folder: Path, tiny: Backbone) -> None:
