@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .adapter.adapter import Adapter as Adapter
     from .adapter.card import read_card as read_card
+    from .adapter.folder import Adapter as Adapter
     from .adapter.folder import load_adapter as load_adapter
     from .adapter.folder import save_adapter as save_adapter
     from .adapter.plots import plot_comparison as plot_comparison
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from .training.tuning_table import FinishedTrial as FinishedTrial
 
 _MODULES = {
-    "Adapter": "adapter.adapter",
+    "Adapter": "adapter.folder",
     "AdapterkitError": "errors",
     "AnswerSummary": "tasks.types",
     "AsyncClient": "client.http",

@@ -36,8 +36,9 @@ from helpers.vocabulary import WORDS
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers, or none if only files are named: those are done before workers have started."""
-    return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 2
+    """Three workers, of which one usually waits for a process or a server; or none if only files are
+    named: those are done before workers have started."""
+    return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..backbone.geometry import Geometry
+from ..backbone.model import Backbone
 from ..methods.base import Method, Tensors
 from ..tasks.base import Task
 from ..tasks.fields import Fields
@@ -45,6 +49,18 @@ class MemberWeights:
         return MemberWeights(copied(self.tensors), copied(self.head))
 
 
+class FolderFormat(ABC):
+    """Writes and reads adapter folders."""
+
+    @abstractmethod
+    def save(self, adapter: Adapter, folder: str | Path, geometry: Geometry) -> Path:
+        """Writes an adapter folder, completely or not at all, and returns it."""
+
+    @abstractmethod
+    def load(self, folder: str | Path, backbone: Backbone, *, any_backbone: bool) -> Adapter:
+        """Reads an adapter folder, and those of its parents."""
+
+
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value
 class Adapter:
     """Everything that one tenant's answers depend on besides the backbone.
@@ -69,6 +85,9 @@ class Adapter:
     Raises:
         ValueError: It is an ensemble and its task allows none, or its parent is an ensemble.
     """
+
+    folder_format: ClassVar[FolderFormat]
+    """The format of `save` and `load`. `folder.py` sets it, since it imports this module."""
 
     name: str
     method: Method
@@ -99,6 +118,36 @@ class Adapter:
                 f"on_top_of: '{self.on_top_of.name}' is an ensemble of "
                 f"{self.on_top_of.n_members} members; an adapter stands on a single one"
             )
+
+    def save(self, folder: str | Path, backbone: Backbone) -> Path:
+        """Writes an adapter folder, completely or not at all.
+
+        Args:
+            folder: The new folder.
+            backbone: The backbone that it was trained on.
+
+        Returns:
+            The folder.
+
+        Raises:
+            AdapterError: The folder exists already, or it cannot be written.
+        """
+        return self.folder_format.save(self, folder, backbone.geometry)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone, *, any_backbone: bool = False) -> Adapter:
+        """Reads an adapter folder of adapterkit or PEFT, and those of its parents.
+
+        Args:
+            folder: The folder.
+            backbone: The backbone to use it with; names and shapes are checked against it.
+            any_backbone: Accept an adapter that was trained on other weights, or does not say on
+                which.
+
+        Raises:
+            AdapterError: The folder is not sound, or a parent is missing.
+        """
+        return cls.folder_format.load(folder, backbone, any_backbone=any_backbone)
 
     @property
     def members(self) -> tuple[Adapter, ...]:

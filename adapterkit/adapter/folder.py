@@ -28,7 +28,8 @@ from ..methods.peft_folder import PeftFolder
 from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import LEAST_TOKENS, tasks
-from .adapter import Adapter, MemberWeights
+from .adapter import Adapter as Adapter
+from .adapter import FolderFormat, MemberWeights
 from .card import CARD, card, read_card, read_parent
 from .checksums import changed_files, read_sums, with_checksums
 from .json_file import read_json, to_json
@@ -311,7 +312,7 @@ def _fields_from_card(content: Mapping[str, Any]) -> dict[str, Any]:
         "method": build_kind(methods(), content["method"], f"{CARD}: method"),
         "task": build_kind(tasks(), content["task"], f"{CARD}: task"),
         "backbone": str(backbone["name"]),
-        "fingerprint": str(backbone["fingerprint"]),
+        "fingerprint": convert(str | None, backbone["fingerprint"], f"{CARD}: fingerprint"),
         "lower_case": bool(backbone["lower_case"]),
         "training": content["training"],
         "metrics": content["metrics"],
@@ -352,8 +353,8 @@ def check_backbone(adapter: Adapter, backbone: Backbone, name: str) -> None:
 
 def _unknown_weights(name: str) -> str:
     return (
-        f"{name} does not say which weights it was trained on ({CARD} is missing); bind it to its "
-        f"base model with `adapterkit import`, or {OVERRIDE}"
+        f"{name} does not say which weights it was trained on; bind a folder of PEFT to its base "
+        f"model with `adapterkit import`, or {OVERRIDE}"
     )
 
 
@@ -364,3 +365,16 @@ def report_old_fingerprint(backbone: str) -> None:
         f"'{backbone}': some adapters record a fingerprint of its weights alone, as version 0.1.0 "
         "did; that its tokenizer and settings are the same cannot be checked"
     )
+
+
+class _Folders(FolderFormat):
+    """The format of this module."""
+
+    def save(self, adapter: Adapter, folder: str | Path, geometry: Geometry) -> Path:
+        return save_adapter(adapter, folder, geometry)
+
+    def load(self, folder: str | Path, backbone: Backbone, *, any_backbone: bool) -> Adapter:
+        return load_adapter(folder, backbone, any_backbone=any_backbone)
+
+
+Adapter.folder_format = _Folders()

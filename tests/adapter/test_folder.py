@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import adapterkit
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import SUMS, checksum_errors
 from adapterkit.adapter.folder import load_adapter, save_adapter
@@ -252,6 +254,34 @@ def test_a_failed_save_leaves_no_files(
     with pytest.raises(AdapterError, match="cannot be written"):
         save_adapter(make_adapter(tiny), tmp_path / "a", tiny.geometry)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_saves_and_loads_itself(
+    tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny)
+    folder = adapter.save(tmp_path / "a", tiny)
+    again = adapterkit.Adapter.load(folder, tiny)
+    assert (again.name, again.task) == (adapter.name, adapter.task)
+    assert all(torch.equal(again.tensors[name], adapter.tensors[name]) for name in adapter.tensors)
+    with pytest.raises(AdapterError, match="something is there already"):
+        adapter.save(folder, tiny)
+    unknown = replace(adapter, fingerprint=None).save(tmp_path / "b", tiny)
+    with pytest.raises(AdapterError, match="does not say which weights"):
+        adapterkit.Adapter.load(unknown, tiny)
+    assert adapterkit.Adapter.load(unknown, tiny, any_backbone=True).fingerprint is None
+
+
+def test_a_program_that_imports_only_the_class_loads_an_adapter(
+    tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    folder = make_adapter(tiny).save(tmp_path / "a", tiny)
+    program = (
+        "from adapterkit import Adapter, Backbone\n"
+        f"print(Adapter.load({str(folder)!r}, Backbone.load({str(tiny_folder)!r})).name)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.stdout, result.returncode) == ("acme/intent\n", 0), result.stderr
 
 
 def test_the_files_of_a_folder_describe_the_adapter(

@@ -147,7 +147,9 @@ def test_a_recipe_and_commands_take_a_map(tiny_folder: Path) -> None:
     plain = run_command("train", recipe, "--json")
     for value in ("map.json", json.dumps(ON_DISK)):
         recipe.write_text(text.replace("device: cpu", f"device: cpu, device_map: {value}"))
-        assert run_command("train", recipe, "--json").json["metrics"] == plain.json["metrics"]
+        mapped = run_command("train", recipe, "--json").json["metrics"]
+        for split, scores in plain.json["metrics"].items():
+            assert mapped[split] == pytest.approx(scores, rel=1e-4)  # products may be prepacked
     asked = ["predict", "acme/topic", "my card", "--json", "--device", "cpu"]
     asked += ["--backbone", str(tiny_folder)]
     found = run_command(*asked, "--device-map", "map.json").json

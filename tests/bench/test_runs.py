@@ -27,6 +27,7 @@ from helpers.command_line import run_command
 from helpers.paths import ROOT
 
 
+@pytest.mark.slow
 def test_bench_train_measures_rates_and_peaks(tiny_folder: Path) -> None:
     options = ("--steps", "4", "--rounds", "1", "--no-peers", "--json")
     result = run_command("bench", "train", "--backbone", tiny_folder, *options).json
@@ -153,6 +154,7 @@ def test_bench_start_measures_seconds(tiny_folder: Path) -> None:
         assert row["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_bench_many_reaches_the_same_scores_every_way(tiny_folder: Path) -> None:
     options = ("--tenants", "2", "--epochs", "1", "--batch", "16", "--json")
     result = run_command("bench", "many", "--backbone", tiny_folder, *options).json
