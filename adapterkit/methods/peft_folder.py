@@ -180,6 +180,11 @@ class PeftFolder:
                 f"'{path}': the adapter needs the frozen weights, which are quantised; load the "
                 "backbone without quantization"
             )
+        if linear.weight.is_meta:
+            raise ValueError(
+                f"'{path}': the adapter needs the frozen weights, which lie elsewhere; load the "
+                "backbone without a device map"
+            )
         return {
             name: tensor.detach().to("cpu", torch.float32)
             for name, tensor in linear.named_parameters()

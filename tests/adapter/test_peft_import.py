@@ -25,7 +25,14 @@ from helpers.sequences import logits_of, tokenise
 
 TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
 ATTENTION = ["query", "value"]
-TARGETS = {"distilbert": ["q_lin", "v_lin"], "mpnet": ["attn.q", "attn.v"]}
+HIDDEN_LAYERS = {"distilbert": "pre_classifier", "deberta-v2": "pooler"}
+"""Hidden layers of heads that PEFT saves only if it is told to."""
+
+TARGETS = {
+    "distilbert": ["q_lin", "v_lin"],
+    "mpnet": ["attn.q", "attn.v"],
+    "deberta-v2": ["query_proj", "value_proj"],
+}
 """Query and value, where PEFT has other names for them than `query` and `value`."""
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -34,6 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "electra": {"embedding_size": 16},
     "albert": {"embedding_size": 16},
     "mpnet": {},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
 }
 """Model types, and what they call a size by a name of their own."""
@@ -231,10 +239,8 @@ def test_every_task_type_of_every_family_answers_as_in_peft(
     own: dict[str, Any] = {}
     if family in TARGETS:
         own["target_modules"] = TARGETS[family]
-    if (
-        family == "distilbert" and task_type == "SEQ_CLS"
-    ):  # PEFT does not save the hidden layer of this head by itself
-        own["modules_to_save"] = ["pre_classifier", "classifier"]
+    if family in HIDDEN_LAYERS and task_type == "SEQ_CLS":
+        own["modules_to_save"] = [HIDDEN_LAYERS[family], "classifier"]
     adapter = check_equal(bases[family], backbone, tmp_path / "a", lora(r=4, **own)(task_type))
     assert adapter.task.peft_task_type == (task_type or "FEATURE_EXTRACTION")
     assert (adapter.name, adapter.fingerprint) == ("a", None)

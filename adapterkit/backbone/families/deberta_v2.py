@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from ...ops.disentangled import PositionTable
 from ..edits import LayerEdits
-from ..geometry import Site
+from ..geometry import Geometry, Site
+from ..sequence_head import SequenceHead
 from .bert import Bert
 
 SETTINGS = (
@@ -80,6 +82,9 @@ class DebertaV2(Bert):
     lm_head: ClassVar[Mapping[str, str]] = {}
     uses_graphs: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        dense="pooler.dense", activation="gelu"
+    )
     unused_weights: ClassVar[tuple[str, ...]] = ("embeddings.position_embeddings.weight",)
     linear_sites: ClassVar[Mapping[str, Site]] = {
         "query": Site("attention.self.query_proj", peft_target="query_proj"),
@@ -89,6 +94,11 @@ class DebertaV2(Bert):
         "ffn_up": Site("intermediate.dense"),
         "ffn_down": Site("output.dense"),
     }
+
+    def geometry(self, config: Any) -> Geometry:
+        is_known = config.pooler_hidden_act == "gelu"
+        head = self.sequence_head if is_known else None
+        return replace(super().geometry(config), sequence_head=head)
 
     def token_types(self, config: Any) -> int:
         return max(1, int(config.type_vocab_size))
