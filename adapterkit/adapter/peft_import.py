@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from ..tasks.foreign_head import ForeignHead
 from .adapter import Adapter
 from .peft_format import BARE, CONFIG, base_model
 
-SEQUENCE, TOKENS, QUESTIONS = "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"
-"""PEFT's task types whose models have a head."""
+log = logging.getLogger("adapterkit")
+
+SEQUENCE, QUESTIONS = "SEQ_CLS", "QUESTION_ANS"
+"""PEFT's task types of sequence classifiers and of question answering."""
 
 UNKNOWN_HEADS = "the heads of this family's task models are not known here"
 
@@ -56,6 +59,11 @@ def read_peft(name: str, folder: PeftFolder, facts: HeadFacts) -> Adapter:
     inside, head = _apart(folder)
     reading = _method_of(folder).from_peft(inside)
     task, own_head = _read_head(folder, head, dict(reading.changes), facts)
+    if task.problem_type is not None and facts.problem_type is None:
+        log.info(
+            f"{name}: a PEFT folder does not say what its logits mean; they are read as "
+            f"{task.problem_type} (another: `adapterkit import --problem`)"
+        )
     base = base_model(folder.config)
     return Adapter(
         name=check_name(name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Callable
@@ -294,11 +295,21 @@ def test_a_trained_pooler_is_read(
 
 
 def test_facts_name_labels_and_problem(
-    bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
+    bases: dict[str, Path],
+    backbones: dict[str, Backbone],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("adapterkit"), "propagate", True)
     write_with_peft(bases["bert"], tmp_path / "a", lora()("SEQ_CLS"))
-    facts = HeadFacts(("yes", "no", "其他"), "multi_label_classification")
-    adapter = load_peft_adapter(tmp_path / "a", backbones["bert"], facts)
+    with caplog.at_level(logging.INFO, "adapterkit"):
+        load_peft_adapter(tmp_path / "a", backbones["bert"])
+        assert "are read as single_label_classification" in caplog.text
+        caplog.clear()
+        facts = HeadFacts(("yes", "no", "其他"), "multi_label_classification")
+        adapter = load_peft_adapter(tmp_path / "a", backbones["bert"], facts)
+        assert not caplog.text
     assert adapter.task.type == "multi_label"
     assert adapter.task.labels == ("yes", "no", "其他")  # type: ignore[attr-defined]
     for wrong, message in (
