@@ -36,9 +36,8 @@ from helpers.vocabulary import WORDS
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three workers, of which one usually waits for a process; none if only files are named, which
-    are done before workers have started."""
-    return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 3
+    """Two workers, or none if only files are named: those are done before workers have started."""
+    return 0 if all(Path(name.partition("::")[0]).is_file() for name in config.args) else 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark of many tenants: a small run of each scenario that checks answers."""
+"""The benchmark of many tenants: slow tests check the answers of a small run of each scenario."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def figures() -> dict[str, dict[str, Any]]:
     return figures
 
 
+@pytest.mark.slow
 def test_every_answer_of_every_method_and_task_is_the_offline_one(
     figures: dict[str, dict[str, Any]],
 ) -> None:
@@ -31,6 +32,7 @@ def test_every_answer_of_every_method_and_task_is_the_offline_one(
     assert figures["exact"]["not answered"] == figures["exact"]["wrong"] == 0
 
 
+@pytest.mark.slow
 def test_adapters_in_memory_stay_within_the_budget(figures: dict[str, dict[str, Any]]) -> None:
     evict = figures["evict"]
     wrong, _, checked, _ = evict["wrong"].split()
@@ -40,6 +42,7 @@ def test_adapters_in_memory_stay_within_the_budget(figures: dict[str, dict[str, 
     assert evict["resident bytes / budget"] <= 1.0
 
 
+@pytest.mark.slow
 def test_changes_under_load_leave_no_wrong_answer(figures: dict[str, dict[str, Any]]) -> None:
     swap = figures["swap"]
     assert set(swap["changes by status"]) == {"200", "201"}
@@ -47,6 +50,7 @@ def test_changes_under_load_leave_no_wrong_answer(figures: dict[str, dict[str, A
     assert swap["wrong, stale or failed"] == swap["others wrong or failed"] == 0
 
 
+@pytest.mark.slow
 def test_a_server_answers_everything_before_it_exits(figures: dict[str, dict[str, Any]]) -> None:
     assert figures["drain"]["statuses"] == {200: figures["drain"]["requests under way"]}
     assert figures["drain"]["exit code"] == 0
