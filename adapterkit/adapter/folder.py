@@ -194,10 +194,13 @@ def load_peft_adapter(
     Raises:
         AdapterError: The folder is not sound, or cannot be computed exactly here.
     """
-    folder = Path(folder)
-    with _peft_folder(folder, backbone) as content:
-        adapter = read_peft(folder.resolve().name, content, facts or HeadFacts())
-    return replace(adapter, digest=file_digest(folder / WEIGHTS))
+    return _load_peft(Path(folder), backbone, facts or HeadFacts(), read_sums(Path(folder)))
+
+
+def _load_peft(folder: Path, backbone: Backbone, facts: HeadFacts, sums: bytes) -> Adapter:
+    """Reads a folder that PEFT wrote, given the content of its checksums."""
+    with _peft_folder(folder, backbone, sums) as (content, digest):
+        return replace(read_peft(folder.resolve().name, content, facts), digest=digest)
 
 
 def load_peft_method(folder: Path, backbone: Backbone) -> tuple[Method, Tensors]:
@@ -210,23 +213,24 @@ def load_peft_method(folder: Path, backbone: Backbone) -> tuple[Method, Tensors]
     Raises:
         AdapterError: The folder is not sound, or cannot be computed exactly here.
     """
-    with _peft_folder(folder, backbone) as content:
+    with _peft_folder(folder, backbone, read_sums(folder)) as (content, _):
         return read_peft_method(content)
 
 
 @contextmanager
-def _peft_folder(folder: Path, backbone: Backbone) -> Iterator[PeftFolder]:
-    """A folder that PEFT wrote, to be read inside the context, which names the folder in errors."""
+def _peft_folder(folder: Path, backbone: Backbone, sums: bytes) -> Iterator[tuple[PeftFolder, str]]:
+    """A folder that PEFT wrote, and the digest of its weights file, to be read inside the context,
+    which names the folder in errors."""
     config, weights = read_json(folder, CONFIG), read_weights(folder)
     errors = [f"{WEIGHTS}: {error}" for error in value_errors(weights)]
     # A card that the checksums name must be there.
-    read = {CONFIG: None, WEIGHTS: file_digest(folder / WEIGHTS), CARD: None}
-    errors += changed_files(folder, read, read_sums(folder))
+    digest = file_digest(folder / WEIGHTS)
+    errors += changed_files(folder, {CONFIG: None, WEIGHTS: digest, CARD: None}, sums)
     errors += unexpected_members(folder, 0)
     if errors:
         raise AdapterError(f"{folder}: {'; '.join(errors)}")
     try:
-        yield PeftFolder.of(config, weights, backbone)
+        yield PeftFolder.of(config, weights, backbone), digest
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AdapterError(f"{folder}: {CONFIG} lacks or garbles {error}") from None
     except (ValueError, RuntimeError, AdapterkitError) as error:  # torch: shapes that do not fit
@@ -243,7 +247,7 @@ def _load_single(
     if not (folder / CARD).is_file():
         if not any_backbone:
             raise AdapterError(f"{folder}: {_unknown_weights('the adapter')}")
-        return load_peft_adapter(folder, backbone)
+        return _load_peft(folder, backbone, HeadFacts(), sums)
     config, weights = read_json(folder, CONFIG), read_weights(folder)
     geometry = backbone.geometry
     try:

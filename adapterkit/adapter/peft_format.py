@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ..backbone.embedded import EMBEDDED, EMBEDDED_HUB_NAME
 from ..backbone.geometry import Geometry
 from ..methods.base import FileKeys, Tensors
+from ..methods.peft_folder import shapes_in_file, stack_layers
 from ..tasks.base import Task
 from .adapter import Adapter, MemberWeights
 from .weights import Shapes
@@ -159,9 +158,8 @@ def file_shapes(adapter: Adapter, geometry: Geometry, root: str) -> Shapes:
         geometry: The backbone's.
         root: The backbone's path (`backbone_path`).
     """
-    stacked, shapes = adapter.method.shapes(geometry), {}
-    for key, (name, index) in adapter.method.file_keys(geometry, root).items():
-        shapes[key] = stacked[name] if index is None else stacked[name][1:]
+    keys = adapter.method.file_keys(geometry, root)
+    shapes = shapes_in_file(keys, adapter.method.shapes(geometry))
     head = _head_keys(adapter, geometry)
     for name, shape in adapter.task.head_shapes(geometry.hidden).items():
         shapes[head[name]] = shape
@@ -191,19 +189,5 @@ def from_file_tensors(
         geometry: The backbone's.
         keys: `Method.file_keys` of the adapter.
     """
-    own: Tensors = {}
-    layers: dict[str, dict[int, torch.Tensor]] = {}
-    for key, (name, index) in keys.items():
-        if index is None:
-            own[name] = _copy(tensors[key])
-        else:
-            layers.setdefault(name, {})[index] = tensors[key].float()
-    for name, parts in layers.items():
-        own[name] = torch.stack([parts[index] for index in sorted(parts)])
-    head = _head_keys(adapter, geometry)
-    return MemberWeights(own, {name: _copy(tensors[key]) for name, key in head.items()})
-
-
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    """A float32 copy: tensors of safetensors are mapped and would change with the file."""
-    return tensor.to(torch.float32, copy=True)
+    head: FileKeys = {key: (name, None) for name, key in _head_keys(adapter, geometry).items()}
+    return MemberWeights(stack_layers(tensors, keys), stack_layers(tensors, head))

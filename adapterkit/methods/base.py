@@ -22,13 +22,10 @@ from ..ops.dropout import Dropout
 from ..ops.segments import Segments
 from ..registry import discover
 from ..schema import build, dump
+from .peft_folder import FileKeys as FileKeys
 from .peft_folder import PeftFolder
 
 Tensors = dict[str, Tensor]
-
-FileKeys = dict[str, tuple[str, int | None]]
-"""Name of a tensor in the weights file to its name in memory and its index there: files hold one
-tensor a layer, memory holds them stacked. The index is None for a tensor that is not stacked."""
 
 
 class PeftReading(NamedTuple):

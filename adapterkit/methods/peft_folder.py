@@ -12,6 +12,13 @@ from torch import Tensor, nn
 
 from ..backbone.model import Backbone
 
+FileKeys = dict[str, tuple[str, int | None]]
+"""Name of a tensor in the weights file to its name in memory and its index there: files hold one
+tensor a layer, memory holds them stacked. The index is None for a tensor that is not stacked."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name of a tensor to its shape."""
+
 PREFIXES = ("base_model.model.", "base_model.")
 """What the names of all tensors of a weights file start with: the first with modules inside the
 model, the second around it."""
@@ -199,9 +206,7 @@ class PeftFolder:
             raise ValueError(f"'{path}' is trained, which is no linear of '{self.backbone.name}'")
         return found
 
-    def read(
-        self, keys: Mapping[str, tuple[str, int | None]], shapes: Mapping[str, tuple[int, ...]]
-    ) -> dict[str, Tensor]:
+    def read(self, keys: FileKeys, shapes: Shapes) -> dict[str, Tensor]:
         """The tensors of a method, stacked as in memory.
 
         Args:
@@ -214,22 +219,50 @@ class PeftFolder:
         names = {plain_name(key): place for key, place in keys.items()}
         faults = [f"tensor '{name}' is missing" for name in names if name not in self.tensors]
         faults += [f"tensor '{n}' does not belong here" for n in self.tensors if n not in names]
-        layers: dict[str, dict[int | None, Tensor]] = {}
-        for name, (own, index) in names.items():
-            shape = shapes[own] if index is None else shapes[own][1:]
+        for name, shape in shapes_in_file(names, shapes).items():
             tensor = self.tensors.get(name)
             if tensor is not None and tuple(tensor.shape) != shape:
                 faults.append(
                     f"tensor '{name}' has shape {list(tensor.shape)}, expected {list(shape)}"
                 )
-            elif tensor is not None:
-                layers.setdefault(own, {})[index] = tensor.to(torch.float32, copy=True)
         if faults:
             raise ValueError("; ".join(faults))
-        return {
-            own: parts[None] if None in parts else torch.stack([parts[n] for n in sorted(parts)])  # type: ignore[type-var]
-            for own, parts in layers.items()
-        }
+        return stack_layers(self.tensors, names)
+
+
+def shapes_in_file(keys: FileKeys, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of a method's tensors in a weights file, which has one tensor a layer.
+
+    Args:
+        keys: `Method.file_keys`.
+        shapes: `Method.shapes`.
+    """
+    return {
+        key: shapes[name] if index is None else shapes[name][1:]
+        for key, (name, index) in keys.items()
+    }
+
+
+def stack_layers(tensors: Mapping[str, Tensor], keys: FileKeys) -> dict[str, Tensor]:
+    """A method's tensors from those of a weights file, stacked over layers, float32.
+
+    They are copies: tensors of safetensors are mapped and would change with the file.
+
+    Args:
+        tensors: The tensors of the file.
+        keys: `Method.file_keys`.
+    """
+    found: dict[str, Tensor] = {}
+    layers: dict[str, dict[int, Tensor]] = {}
+    for key, (name, index) in keys.items():
+        if index is None:
+            found[name] = tensors[key].to(torch.float32, copy=True)
+        else:
+            layers.setdefault(name, {})[index] = tensors[key].float()
+    stacked = {
+        name: torch.stack([parts[n] for n in sorted(parts)]) for name, parts in layers.items()
+    }
+    return found | stacked
 
 
 def plain_name(key: str) -> str:

@@ -72,12 +72,11 @@ class Range:
         return self.low, self.high
 
     def __contains__(self, value: object) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not self.low <= value <= self.high:  # type: ignore[operator]
+        if not isinstance(value, int | float) or isinstance(value, bool):
             return False
-        if self.is_whole and not isinstance(value, int):
+        if not self.low <= value <= self.high or (self.is_whole and not isinstance(value, int)):
             return False
-        steps = (value - self.low) / (self.step or 1)  # type: ignore[operator]
+        steps = (value - self.low) / (self.step or 1)
         return self.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def suggest(self, trial: Suggestions, key: str) -> Value:

@@ -22,6 +22,18 @@ BUFFERS = ("position_ids", "token_type_ids")
 """Last parts of the names of tensors that old checkpoints hold beside the weights."""
 
 
+def word_arguments(input_ids: Tensor, inputs_embeds: Tensor | None) -> dict[str, Tensor | None]:
+    """Arguments of transformers' embeddings: token ids, or word embeddings in their place.
+
+    Args:
+        input_ids: As in `Family.embed`.
+        inputs_embeds: As in `Family.embed`.
+    """
+    if inputs_embeds is None:
+        return {"input_ids": input_ids[None], "inputs_embeds": None}
+    return {"input_ids": None, "inputs_embeds": inputs_embeds[None]}
+
+
 class Family(ABC):
     """One family of models whose layers have the sites of `geometry`.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
 from ..sequence_head import SequenceHead
-from .base import Family
+from .base import Family, word_arguments
 
 SITES = {
     "query": Site("attention.self.query", peft_target="query"),
@@ -87,11 +87,7 @@ class Bert(Family):
         token_type_ids: Tensor,
         inputs_embeds: Tensor | None,
     ) -> Tensor:
-        words = (
-            {"input_ids": input_ids[None]}
-            if inputs_embeds is None
-            else {"inputs_embeds": inputs_embeds[None]}
-        )
+        words = word_arguments(input_ids, inputs_embeds)
         states: Tensor = model.embeddings(
             **words, token_type_ids=token_type_ids[None], position_ids=position_ids[None]
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
 from ..sequence_head import SequenceHead
-from .base import Family
+from .base import Family, word_arguments
 
 SITES = {
     "query": Site("attention.q_lin", peft_target="q_lin"),
@@ -74,11 +74,7 @@ class DistilBert(Family):
         token_type_ids: Tensor,
         inputs_embeds: Tensor | None,
     ) -> Tensor:
-        words = (
-            {"input_ids": input_ids[None], "inputs_embeds": None}
-            if inputs_embeds is None
-            else {"input_ids": None, "inputs_embeds": inputs_embeds[None]}
-        )
+        words = word_arguments(input_ids, inputs_embeds)
         states: Tensor = model.embeddings(**words, position_ids=position_ids[None])
         return states[0]
 
