@@ -38,15 +38,15 @@ def places_of_layers(
         BackboneError: The map is not valid, it divides a layer, or it places something else than
             layers elsewhere.
     """
-    names = {module: name for name, module in skeleton.named_modules()}
-    layers = {names[layer]: layer for layer in family.layers(skeleton)}
+    layers = paths_of_layers(skeleton, family)
+    names = dict(skeleton.named_modules())
     if device_map == AUTO_MAP:
         placed = _by_free_memory(skeleton, layers.values(), device, dtype)
         return {path: place for path in layers if (place := _place(path, placed)) != device}
     given = _read(device_map) if isinstance(device_map, str) else device_map
     placed = {name: _checked_place(name, value) for name, value in given.items()}
     for name in placed:
-        if name not in names.values():
+        if name not in names:
             raise BackboneError(
                 f"device_map: {name!r:.80} is no module of this backbone; "
                 f"{did_you_mean(name, layers)}"
@@ -65,6 +65,17 @@ def places_of_layers(
                 "computed"
             )
     return {path: place for path in layers if (place := _place(path, placed)) != device}
+
+
+def paths_of_layers(skeleton: nn.Module, family: Family) -> dict[str, nn.Module]:
+    """Path of each layer to the layer; of one that is computed several times only one.
+
+    Args:
+        skeleton: The model, on the meta device.
+        family: Its family.
+    """
+    names = {module: name for name, module in skeleton.named_modules()}
+    return {names[layer]: layer for layer in family.layers(skeleton)}
 
 
 def _by_free_memory(

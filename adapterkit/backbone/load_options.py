@@ -22,21 +22,31 @@ DeviceMap = str | Mapping[str, str | int]
 class LoadOptions:
     """Dtype, quantization, device and device map of a backbone, as `Backbone.load` describes them.
 
+    Attributes:
+        sharded: Divide the weights of layers among the processes of this training (FSDP).
+
     Raises:
         BackboneError: A value is not among those that its attribute can have, or a quantised
-            backbone has a device map.
+            backbone has a device map, or is sharded.
     """
 
     dtype: Dtype = "float32"
     quantization: Quantization = "none"
     device: Device = "auto"
     device_map: DeviceMap | None = None
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         for key, kind in (("dtype", Dtype), ("quantization", Quantization), ("device", Device)):
             value, options = getattr(self, key), get_args(kind)
             if value not in options:
                 raise BackboneError(f"{key}: expected one of {', '.join(options)}, got '{value}'")
+        if self.sharded and (self.device_map is not None or self.quantization != "none"):
+            other = "a device_map" if self.device_map else f"quantization {self.quantization}"
+            raise BackboneError(
+                f"FSDP: the weights of a backbone with {other} cannot be divided among processes; "
+                "leave it out, or choose no FSDP in accelerate config"
+            )
         if self.device_map is not None and self.quantization != "none":
             raise BackboneError(
                 f"device_map: a backbone with quantization {self.quantization} lies on one device; "

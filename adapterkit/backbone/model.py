@@ -26,6 +26,7 @@ from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
 from .pretrained import load_pretrained
 from .recomputation import Recomputation
+from .shards import Shards
 from .tokenizer import TextEncoder
 
 
@@ -50,6 +51,7 @@ class Backbone:
         lm_head: Its word embeddings as a decoder; None if they are narrower than its states.
         graphs: Its CUDA graphs; None where it uses none.
         layers: Its layers in the order in which they are computed.
+        shards: The weights of its layers, if they are divided among processes; else None.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Backbone:
         tokenizer: Any,
         checkpoint: Checkpoint,
         quantization: Quantization = "none",
+        shards: Shards | None = None,
     ) -> None:
         config: Any = model.config
         family = checkpoint.family
@@ -76,6 +79,7 @@ class Backbone:
         self.lower_case = self.reader.lower_case
         self.declares_lower_case = checkpoint.declares_lower_case
         self.quantization = quantization
+        self.shards = shards
         self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
         self._family = family
         self.layers: Sequence[nn.Module] = family.layers(model)
@@ -148,8 +152,9 @@ class Backbone:
         """
         device = _torch_device(options)
         checkpoint = Checkpoint.read(locate(model, revision))
-        network, tokenizer = load_pretrained(checkpoint, options, device)
-        backbone = cls(model, network, tokenizer, checkpoint, options.quantization)
+        shards = Shards(device) if options.sharded else None
+        network, tokenizer = load_pretrained(checkpoint, options, device, shards)
+        backbone = cls(model, network, tokenizer, checkpoint, options.quantization, shards)
         if prepared and device == "cpu":
             keep_freed_memory()
         if options.quantization == "int8":
@@ -171,8 +176,18 @@ class Backbone:
 
     @property
     def has_stored_layers(self) -> bool:
-        """Whether the weights of some layers lie elsewhere than on the device (`device_map`)."""
+        """Whether the weights of some layers lie elsewhere than on the device (`device_map`), or
+        are divided among processes."""
         return any(parameter.is_meta for parameter in self.model.parameters())
+
+    def settle(self) -> None:
+        """Gathers the divided weights that other processes need, until none needs any.
+
+        Every process calls it before any other exchange with them, since who waits in that would
+        keep its part of the weights from the others.
+        """
+        if self.shards is not None:
+            self.shards.settle()
 
     @property
     def linears(self) -> list[nn.Module]:

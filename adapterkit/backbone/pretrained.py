@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..errors import BackboneError
 from ..quiet import drop_cast_messages, quiet_transformers
 from .checkpoint import Checkpoint
-from .device_map import places_of_layers
+from .device_map import paths_of_layers, places_of_layers
 from .load_options import LoadOptions
 from .pretrained_tokenizer import load_tokenizer
+from .shards import SHARD, Shards
 from .stored_layers import store_layers
 from .tensor_faults import matching_tensors, tensor_faults
 from .weight_files import StoredTensor, read_tensors
@@ -25,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_pretrained(
-    checkpoint: Checkpoint, options: LoadOptions, device: str
+    checkpoint: Checkpoint, options: LoadOptions, device: str, shards: Shards | None = None
 ) -> tuple[nn.Module, Any]:
     """Loads model and tokenizer.
 
@@ -33,6 +34,7 @@ def load_pretrained(
         checkpoint: A checkpoint in safetensors.
         options: Dtype and quantization of the weights.
         device: Where the model goes, such as `cpu` or `cuda:0`.
+        shards: Keeps this process's part of the layers; if omitted, layers are not divided.
 
     Raises:
         BackboneError: transformers cannot load it, its files contradict each other, or its weights
@@ -46,7 +48,7 @@ def load_pretrained(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         config._attn_implementation = "eager"  # replaced by `EditHooks`; a name could be a download
         config.chunk_size_feed_forward = 0  # for memory in training; no chunk divides packed rows
-        model: Any = _load_model(checkpoint, config, options, device)
+        model: Any = _load_model(checkpoint, config, options, device, shards)
         n_embeddings = model.get_input_embeddings().weight.shape[0]
         tokenizer = load_tokenizer(folder, n_embeddings, family.token_types(config))
     return model, tokenizer
@@ -75,7 +77,11 @@ def _refused_as_backbone(folder: Path) -> Iterator[None]:
 
 
 def _load_model(
-    checkpoint: Checkpoint, config: Any, options: LoadOptions, device: str
+    checkpoint: Checkpoint,
+    config: Any,
+    options: LoadOptions,
+    device: str,
+    shards: Shards | None,
 ) -> nn.Module:
     """The model of a configuration with the checkpoint's weights, each of which must fit."""
     from transformers import AutoModel
@@ -114,18 +120,21 @@ def _load_model(
             raise BackboneError(
                 f"{folder}: the weight '{name}' is not finite in {options.hidden_dtype}"
             )
-    if options.device_map is not None:
+    places: Mapping[str, str] = {}
+    if shards is not None:
+        places = dict.fromkeys(paths_of_layers(skeleton, family), SHARD)
+    elif options.device_map is not None:
         places = places_of_layers(options.device_map, skeleton, family, device, dtype)
-        if places and not family.divisible:
-            raise BackboneError(
-                f"device_map: a backbone of type {config.model_type} lies on one device; leave it "
-                "out"
-            )
-        if places:
-            divided = _divided_model(config, stored, places, device, dtype)
-            family.prepare(divided)
-            store_layers(divided, places, stored, device, dtype)
-            return divided
+    if places and not family.divisible:
+        raise BackboneError(
+            f"{'device_map' if shards is None else 'FSDP'}: a backbone of type {config.model_type} "
+            "lies on one device; leave it out"
+        )
+    if places:
+        divided = _divided_model(config, stored, places, device, dtype)
+        family.prepare(divided)
+        store_layers(divided, places, stored, device, dtype, shards)
+        return divided
     model: nn.Module = type(skeleton).from_pretrained(
         None, config=config, state_dict=tensors, **arguments
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .device_map import DISK
+from .shards import SHARD, Shards
 from .weight_files import StoredTensor, read_tensors
+
+Weights = Callable[[], Mapping[str, Tensor]]
+"""Finds the weights of a layer by their names inside it."""
 
 
 class StoredLayer:
@@ -22,40 +27,22 @@ class StoredLayer:
 
     Args:
         layer: The layer, on the meta device.
-        tensors: Its weights by their names inside the layer.
-        place: A device of torch, or `disk`.
+        find_weights: Finds its weights by their names inside the layer.
         device: Where batches are computed.
-        dtype: Of the weights.
     """
 
-    def __init__(
-        self,
-        layer: nn.Module,
-        tensors: Mapping[str, StoredTensor],
-        place: str,
-        device: str,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, layer: nn.Module, find_weights: Weights, device: str) -> None:
         self._inner = _Inner(layer, layer.forward)
-        self._tensors = tensors
-        self._device, self._dtype = device, dtype
-        self._kept = None if place == DISK else self._read(place)
+        self._find_weights, self._device = find_weights, device
         self._lock = Lock()  # while one thread runs the layer, its weights are the module's
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        found = self._read("cpu") if self._kept is None else self._kept
         weights = {
             f"layer.{name}": tensor.to(self._device, non_blocking=True)
-            for name, tensor in found.items()
+            for name, tensor in self._find_weights().items()
         }
         with self._lock:
             return functional_call(self._inner, weights, args, kwargs)
-
-    def _read(self, place: str) -> dict[str, Tensor]:
-        return {
-            name: tensor.to(place, self._dtype)
-            for name, tensor in read_tensors(self._tensors).items()
-        }
 
 
 class _Inner(nn.Module):
@@ -76,6 +63,7 @@ def store_layers(
     tensors: Mapping[str, StoredTensor],
     device: str,
     dtype: torch.dtype,
+    shards: Shards | None = None,
 ) -> None:
     """Lets some layers of a model take their weights from where they lie.
 
@@ -85,6 +73,7 @@ def store_layers(
         tensors: The stored weights by their names in the model.
         device: Where batches are computed.
         dtype: Of the weights.
+        shards: Keeps the layers that are divided among processes, if any are.
     """
     for path, place in places.items():
         layer, root = model.get_submodule(path), f"{path}."
@@ -93,4 +82,21 @@ def store_layers(
             for name, stored in tensors.items()
             if name.startswith(root)
         }
-        setattr(layer, "forward", StoredLayer(layer, own, place, device, dtype))  # noqa: B010
+        find_weights = _weights(own, place, dtype, shards)
+        setattr(layer, "forward", StoredLayer(layer, find_weights, device))  # noqa: B010
+
+
+def _weights(
+    tensors: Mapping[str, StoredTensor], place: str, dtype: torch.dtype, shards: Shards | None
+) -> Weights:
+    """How the weights of a layer are found: on disk when they are needed, else where they lie."""
+    if place == DISK:
+        return partial(_read, tensors, "cpu", dtype)
+    if place == SHARD and shards is not None:
+        return shards.keep(_read(tensors, "cpu", dtype))
+    kept = _read(tensors, place, dtype)
+    return lambda: kept
+
+
+def _read(tensors: Mapping[str, StoredTensor], place: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: tensor.to(place, dtype) for name, tensor in read_tensors(tensors).items()}

@@ -48,6 +48,11 @@ class MicroBatch:
     shared: SharedBatch | None = None
 
     @property
+    def is_gathered(self) -> bool:
+        """Whether its loss gathers the outputs of all processes."""
+        return self.shared is not None and self.output_gradient is None
+
+    @property
     def sequences(self) -> Iterator[TokenSequence]:
         """The token sequences of the rows."""
         return (sequence for example in self.examples for sequence in example.inputs)

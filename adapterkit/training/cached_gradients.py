@@ -42,6 +42,7 @@ def with_output_gradients(
     with torch.no_grad(), autocast():
         outputs = [trainables.outputs({index: p}, {index: adapter})[index] for p in pieces]
     values = torch.cat([output.values for output in outputs]).detach().requires_grad_()
+    trainables.backbone.settle()  # the loss may gather outputs, and others may have more pieces
     counts = tuple(chain.from_iterable(output.counts for output in outputs))
     rows = tuple(range(len(counts)))
     loss = _whole(pieces).loss(adapter, AdapterOutput(adapter, rows, values, counts)).float()

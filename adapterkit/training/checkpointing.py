@@ -120,6 +120,7 @@ class Checkpointing(Callback):
         accelerator = event.accelerator
         if accelerator.num_processes == 1:
             return self._received
+        event.backbone.settle()  # a callback may have computed on one of the processes
         flags = torch.tensor([float(number == self._received) for number in SIGNALS])
         summed = accelerator.reduce(flags.to(accelerator.device), "sum").tolist()
         return next((n for n, count in zip(SIGNALS, summed, strict=True) if count), None)

@@ -37,6 +37,7 @@ def split_outputs(
         outputs = compute_outputs(backbone, [rows[index] for index in own])
     found = list(zip(own, outputs, strict=True))
     if accelerator.num_processes > 1:
+        backbone.settle()
         found = gather_object(found)
     in_order = iter([output for _, output in sorted(found, key=lambda pair: pair[0])])
     return [Outputs.of([next(in_order) for _ in split.examples]) for _, split in pairs]

@@ -6,7 +6,7 @@ import gc
 import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from .adversarial import Attack
 from .batches import MicroBatch
 from .cached_gradients import with_output_gradients
 from .callbacks.base import Callback, Event, in_order
+from .gradient_exchange import GradientExchange
 from .parallel_backward import backward, split_over_lanes
 from .run import Run, taken_steps
 from .token_budget import STEP_TOKENS, TokenBudgets
@@ -72,9 +73,9 @@ class Loop:
         self._trainables = trainables
         self._lanes = self._choose_lanes()
         self._budgets = TokenBudgets(accelerator, trainables, runs)
-        self.module, *wrapped = accelerator.prepare(trainables, *(run.optimizer for run in runs))
-        for run, optimizer in zip(runs, wrapped, strict=True):
-            run.optimizer = optimizer
+        self._exchange = GradientExchange(accelerator, self.backbone, trainables)
+        for run in runs:
+            run.optimizer = accelerator.prepare(run.optimizer)
 
     def run(self) -> None:
         """Takes every run to its end.
@@ -124,11 +125,14 @@ class Loop:
         sizes = [max(micro_batch.n_tokens for micro_batch in batch) for batch in batches]
         for part in by_budget(sizes, self._budgets.least(active, self.options.max_tokens)):
             indices = active[part.start : part.stop]
-            losses = self._gradients({active[index]: batches[index] for index in part})
-            if losses is None:
+            own = {active[index]: batches[index] for index in part}
+            losses = self._gradients(own)
+            summed = self._exchange.sum([self.runs[i].trainable for i in indices], losses)
+            if summed is None:
+                self._budgets.lower(own, failed=losses is None)
                 yield from self._forwards(self._not_ended(indices))
             else:
-                self._step(indices, losses)
+                self._step(indices, summed)
                 yield indices
 
     def _not_ended(self, indices: Sequence[int]) -> list[int]:
@@ -140,7 +144,7 @@ class Loop:
         """Calls `on_epoch` with those runs that have just ended an epoch."""
         ended = [index for index in indices if self.runs[index].mark_epoch_end()]
         if ended:
-            self.module.eval()
+            self._trainables.eval()
             for callback in self.callbacks:
                 callback.on_epoch(self._event(ended))
 
@@ -168,22 +172,25 @@ class Loop:
             batches: Index of the run to the micro-batches of its step.
 
         Returns:
-            The losses, `[n]`. None if there was too little memory: then there are no gradients, and
-            the runs have smaller budgets, or a fault if their micro-batches cannot be smaller.
+            The losses, `[n]`. None if there was too little memory: then there are no gradients.
+
+        Raises:
+            AdapterkitError: There was too little memory, and other processes wait in the middle of
+                the step.
         """
-        self.module.train()
+        self._trainables.train()
         try:
             return self._sum_of_turns(batches)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        self._budgets.check_repeatable(batches)
         # Only here, without the error, are the tensors freed that its traceback refers to.
         for index in batches:
             self.runs[index].optimizer.zero_grad()
         gc.collect()
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._budgets.lower(batches)
         return None
 
     def _sum_of_turns(self, batches: Mapping[int, Sequence[MicroBatch]]) -> Tensor:
@@ -202,7 +209,7 @@ class Loop:
                 index: batch[turn] for index, batch in batches.items() if turn < len(batch)
             }
             rows = [row for row, index in enumerate(batches) if index in micro_batches]
-            losses[rows] += self._add_gradients(micro_batches, last=turn == n_turns - 1)
+            losses[rows] += self._add_gradients(micro_batches)
         for row, index in enumerate(batches):
             losses[row] = whole.get(index, losses[row])
         return losses
@@ -215,10 +222,9 @@ class Loop:
         run = self.runs[index]
         return run.settings.accumulation > 1 or run.max_tokens is not None
 
-    def _step(self, indices: Sequence[int], losses: Tensor) -> None:
-        """One optimiser step of each of some runs, whose gradients and losses `[n]` are known."""
-        summed = self.accelerator.reduce(losses, "sum").tolist()
-        for index, loss in zip(indices, summed, strict=True):
+    def _step(self, indices: Sequence[int], losses: Sequence[float]) -> None:
+        """One optimiser step of each of some runs, whose gradients and losses are known."""
+        for index, loss in zip(indices, losses, strict=True):
             run = self.runs[index]
             if math.isfinite(loss):
                 with self._lanes.single_threaded():
@@ -232,30 +238,29 @@ class Loop:
         run.optimizer.step()
         run.schedule.step()
 
-    def _add_gradients(self, micro_batches: Mapping[int, MicroBatch], last: bool) -> Tensor:
+    def _add_gradients(self, micro_batches: Mapping[int, MicroBatch]) -> Tensor:
         """Adds the gradients of micro-batches to their parameters, also the adversarial ones.
 
         Args:
             micro_batches: Index of the run to its micro-batch.
-            last: Whether the step ends with them.
 
         Returns:
             The losses without perturbation, `[n]`; not finite if the loss with it is not.
         """
         norms = {i: norm for i in micro_batches if (norm := self.runs[i].settings.adversarial)}
         if not norms:
-            return self._backward(micro_batches, last)
+            return self._backward(micro_batches)
         attacks = {i: Attack(micro_batches[i], self.backbone) for i in norms}
         clean = {i: attack.clean() for i, attack in attacks.items()}
         with _generator_restored(self.backbone.device):
-            losses = self._backward({**micro_batches, **clean}, last=False)
-        perturbed = self._backward({i: a.perturbed(norms[i]) for i, a in attacks.items()}, last)
+            losses = self._backward({**micro_batches, **clean})
+        perturbed = self._backward({i: a.perturbed(norms[i]) for i, a in attacks.items()})
         rows = [row for row, index in enumerate(micro_batches) if index in attacks]
         losses[rows] += torch.where(perturbed.isfinite(), torch.zeros_like(perturbed), perturbed)
         return losses
 
-    def _backward(self, micro_batches: Mapping[int, MicroBatch], last: bool) -> Tensor:
-        """One forward and backward; processes exchange gradients in the last of a step.
+    def _backward(self, micro_batches: Mapping[int, MicroBatch]) -> Tensor:
+        """One forward and backward.
 
         Returns:
             The losses, `[n]`, in the order of the micro-batches.
@@ -265,11 +270,9 @@ class Loop:
         if len(parts) > 1:
             found = backward(self._trainables, parts, self._lanes, self.accelerator.autocast)
             return torch.stack([found[index] for index in micro_batches])
-        with nullcontext() if last else self.accelerator.no_sync(self.module):
-            with self.accelerator.autocast():
-                losses: Tensor = self.module(micro_batches)
-            # Processes average their gradients; a run's weights sum to 1 over all of them.
-            self.accelerator.backward(losses.sum() * self.accelerator.num_processes)
+        with self.accelerator.autocast():
+            losses: Tensor = self._trainables(micro_batches)
+        self.accelerator.backward(losses.sum())
         return losses.detach()
 
 

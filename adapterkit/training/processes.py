@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import distributed
 from torch._C._distributed_c10d import TCPStore  # torch.distributed exports it, but not its type
 
+from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from .recipe import BackboneSection, Recipe
 
@@ -26,6 +27,9 @@ SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"
 
 LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "MASTER_PORT")
 """Variables that `accelerate launch` sets together if it is asked for several processes."""
+
+FSDP = "ACCELERATE_USE_FSDP"
+"""Variable that `accelerate launch` sets if it is configured for FSDP."""
 
 GRACE = 5.0
 """Seconds in which every process that is left must notice that another one was lost."""
@@ -43,7 +47,7 @@ def on_cpu(section: BackboneSection) -> BackboneSection:
 
     Accelerate starts processes on CPUs only if it is told so before anything is loaded.
     """
-    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "y", "on")
+    wanted = _is_set("ACCELERATE_USE_CPU")
     auto = section.device == "auto" and (wanted or not torch.cuda.is_available())
     return replace(section, device="cpu") if auto else section
 
@@ -58,14 +62,8 @@ def join_processes(recipe: Recipe, *, cpu: bool) -> PartialState:
 
     Raises:
         ProcessError: Not all processes came, or this one would train alone beside others that do
-            the same, or Accelerate is configured for FSDP.
+            the same.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes", "y", "on"):
-        raise ProcessError(
-            "Accelerate is configured for FSDP, which would divide the adapter and not the frozen "
-            "backbone; for a backbone larger than one device set backbone.device_map: auto, and "
-            "choose no FSDP in accelerate config"
-        )
     timeout = timedelta(seconds=recipe.training.timeout)
     try:
         state = PartialState(cpu=cpu, timeout=timeout)
@@ -99,13 +97,44 @@ def make_accelerator(recipe: Recipe, device: torch.device) -> Accelerator:
     join_processes(recipe, cpu=cpu)
     # Accelerate keeps the precision of a process's first training for good; ours may differ in it.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=recipe.training.mixed_precision)
+    with _without(FSDP):  # Accelerate would divide the adapter, and not the backbone
+        accelerator = Accelerator(cpu=cpu, mixed_precision=recipe.training.mixed_precision)
     if cpu and recipe.training.mixed_precision == "fp16" and accelerator.is_main_process:
         log.warning(
             "training.mixed_precision: fp16 does nothing on a CPU, where training is in float32; "
             "bf16 works on a CPU too"
         )
     return accelerator
+
+
+def is_sharded() -> bool:
+    """Whether the frozen weights are divided among the processes, which have joined: Accelerate is
+    configured for FSDP (of either version), and there are several processes."""
+    return _is_set(FSDP) and PartialState().num_processes > 1
+
+
+def check_sharding(recipes: Sequence[Recipe], backbone: Backbone | None = None) -> None:
+    """Checks that processes which share the weights can train some recipes.
+
+    Args:
+        recipes: The recipes.
+        backbone: Their backbone, if it is loaded.
+
+    Raises:
+        ProcessError: They would train several adapters, each on its own, or the whole backbone is
+            on every process.
+    """
+    if len(recipes) > 1 or any(recipe.training.ensemble > 1 for recipe in recipes):
+        raise ProcessError(
+            "FSDP: several recipes, or members of an ensemble, are divided among processes that "
+            "train apart, and FSDP needs processes that train together; train one adapter, or "
+            "choose no FSDP in accelerate config"
+        )
+    if backbone is not None and backbone.shards is None:
+        raise ProcessError(
+            "FSDP: this backbone was loaded as a whole on every process; leave it out of the call, "
+            "so that the training loads it, or choose no FSDP in accelerate config"
+        )
 
 
 @contextmanager
@@ -180,6 +209,21 @@ def _lost_processes(accelerator: Accelerator) -> list[int]:
             time.sleep(0.05)
     except distributed.DistError:
         return [0]
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """Inside, an environment variable is not set."""
+    before = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[variable] = before
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from ..adapter.adapter import MOST_MEMBERS
 from ..backbone.embedded import EMBEDDED
-from ..backbone.load_options import AUTO_MAP, Device, DeviceMap, Dtype, Quantization
+from ..backbone.load_options import (
+    AUTO_MAP,
+    Device,
+    DeviceMap,
+    Dtype,
+    LoadOptions,
+    Quantization,
+)
 from ..backbone.model import Backbone
 from ..data.dataset import Data
 from ..errors import AdapterkitError, RecipeError, did_you_mean
@@ -60,24 +67,21 @@ class BackboneSection:
         given = self.device_map
         return str(folder / given) if isinstance(given, str) and given != AUTO_MAP else given
 
-    def load(self, folder: Path, prepared: bool = True) -> Backbone:
+    def load(self, folder: Path, prepared: bool = True, sharded: bool = False) -> Backbone:
         """The backbone.
 
         Args:
             folder: What a relative path starts from.
             prepared: As in `Backbone.load`.
+            sharded: As in `LoadOptions`.
 
         Raises:
             BackboneError: It cannot be loaded.
         """
-        return Backbone.load(
-            self.source(folder),
-            dtype=self.dtype,
-            quantization=self.quantization,
-            device=self.device,
-            device_map=self._device_map(folder),
-            revision=self.revision,
-            prepared=prepared,
+        place = self._device_map(folder)
+        options = LoadOptions(self.dtype, self.quantization, self.device, place, sharded)
+        return Backbone.load_with(
+            self.source(folder), options, revision=self.revision, prepared=prepared
         )
 
 

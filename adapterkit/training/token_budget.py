@@ -34,6 +34,10 @@ TRIAL_TOKENS = 256
 """Least tokens of the smaller of two trials, if the rows have as many."""
 
 
+MOST_TOKENS = 2**62
+"""More tokens than any batch has."""
+
+
 @dataclass(frozen=True)
 class MemoryUse:
     """The memory of one forward and backward.
@@ -90,30 +94,43 @@ class TokenBudgets:
             run.max_tokens = known[key]
             self._log(f"{run.label}: max_tokens: auto is {run.max_tokens} tokens at a time")
 
-    def lower(self, batches: Mapping[int, Sequence[MicroBatch]]) -> None:
-        """Halves the budgets of runs whose forward did not fit into memory; a run whose batch
-        cannot be cut further has a fault then.
+    def check_repeatable(self, batches: Mapping[int, Sequence[MicroBatch]]) -> None:
+        """Checks that the processes can take once more a step that did not fit into memory.
 
         Args:
             batches: Index of the run to the micro-batches of its step.
 
         Raises:
-            AdapterkitError: Several processes train; the others cannot take the step once more.
+            AdapterkitError: They cannot: rows are compared over processes in the middle of the
+                step, where the others wait.
         """
-        largest = {i: max(batch, key=lambda piece: piece.n_tokens) for i, batch in batches.items()}
-        tokens = sum(micro_batch.n_tokens for micro_batch in largest.values())
-        names = ", ".join(self._runs[index].label for index in batches)
-        if self._accelerator.num_processes > 1:
+        process, n_processes = self._accelerator.process_index, self._accelerator.num_processes
+        tasks = [self._runs[index].trainable.initial.task for index in batches]
+        if n_processes > 1 and any(task.whole_batch for task in tasks):
+            tokens = sum(micro_batch.n_tokens for micro_batch in _largest(batches).values())
             raise AdapterkitError(
-                f"{names}: process {self._accelerator.process_index} has too little memory for "
-                f"{tokens} tokens at a time; set training.max_tokens below that, and go on with "
-                "--resume"
+                f"{self._labels(batches)}: process {process} has too little memory for {tokens} "
+                "tokens at a time; set training.max_tokens below that, and go on with --resume"
             )
+
+    def lower(self, batches: Mapping[int, Sequence[MicroBatch]], *, failed: bool) -> None:
+        """Halves the budgets of runs whose forward did not fit into memory; a run whose batch
+        cannot be cut further has a fault then. All processes must call it.
+
+        Args:
+            batches: Index of the run to the micro-batches of its step.
+            failed: Whether it was the memory of this process.
+        """
+        largest = _largest(batches)
+        own = sum(micro_batch.n_tokens for micro_batch in largest.values())
+        tokens = self._least_of_processes(own if failed else MOST_TOKENS)
+        names = self._labels(batches)
         if len(batches) == 1:
             ((index, micro_batch),) = largest.items()
             run = self._runs[index]
             uncut = run.trainable.initial.task.whole_batch and run.settings.adversarial
-            if uncut or len(micro_batch.examples) == 1:
+            can_cut = not uncut and len(micro_batch.examples) > 1
+            if not self._least_of_processes(int(can_cut or not failed)):
                 run.fault = (
                     f"there is too little memory for {'a batch' if uncut else 'one row'} of "
                     f"{tokens} tokens; shorten the texts (task.max_length), set "
@@ -146,8 +163,14 @@ class TokenBudgets:
         return tokens if on_gpu else min(tokens, STEP_TOKENS)
 
     def _least_of_processes(self, value: int) -> int:
+        if self._accelerator.num_processes == 1:
+            return value
+        self._trainables.backbone.settle()
         gathered: Tensor = self._accelerator.gather(torch.tensor([value], device=self._device))
         return int(min(gathered.tolist()))
+
+    def _labels(self, indices: Iterable[int]) -> str:
+        return ", ".join(self._runs[index].label for index in indices)
 
     def _log(self, message: str) -> None:
         if self._accelerator.is_main_process:
@@ -173,6 +196,11 @@ class TokenBudgets:
                 loss = self._trainables({index: micro_batch}).sum()
             loss.backward()
         return allocation.peak
+
+
+def _largest(batches: Mapping[int, Sequence[MicroBatch]]) -> dict[int, MicroBatch]:
+    """Index of the run to the largest of its micro-batches."""
+    return {i: max(batch, key=lambda piece: piece.n_tokens) for i, batch in batches.items()}
 
 
 @contextmanager

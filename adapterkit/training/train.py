@@ -24,7 +24,14 @@ from .compatibility import check_together
 from .evaluation import split_outputs, tune_and_score
 from .loop import Loop, LoopOptions
 from .plan import HELD_OUT, Plan, Rows, load_rows
-from .processes import join_processes, lost_process_named, make_accelerator, on_cpu
+from .processes import (
+    check_sharding,
+    is_sharded,
+    join_processes,
+    lost_process_named,
+    make_accelerator,
+    on_cpu,
+)
 from .recipe import Recipe
 from .resume import Resume
 from .run import Run
@@ -147,6 +154,8 @@ def train_many(
     if backbone is None:
         backbone = load_backbone(recipes)
     accelerator = make_accelerator(recipes[0], backbone.device)
+    if is_sharded():
+        check_sharding(recipes, backbone)
     plans = [
         Plan.of(recipe, backbone, store, augment.get(recipe.name), rows)
         for recipe, rows in zip(recipes, by_recipe, strict=True)
@@ -264,14 +273,17 @@ def load_backbone(recipes: Sequence[Recipe], *, prepared: bool = True) -> Backbo
 
     Raises:
         RecipeError: The recipes cannot be trained together; nothing was loaded.
-        ProcessError: The processes did not find each other.
+        ProcessError: The processes did not find each other, or cannot share the weights (FSDP).
         BackboneError: It cannot be loaded.
     """
     check_together(recipes)
     first = recipes[0]
     section = on_cpu(first.backbone)
     join_processes(first, cpu=section.device == "cpu")
-    return section.load(first.folder, prepared)
+    sharded = is_sharded()
+    if sharded:
+        check_sharding(recipes)
+    return section.load(first.folder, prepared, sharded)
 
 
 def checkpoint_callbacks(plans: Sequence[Plan], place: CheckpointPlace | None) -> list[Callback]:

@@ -132,6 +132,8 @@ class TrainableAdapters(nn.Module):
     ) -> Tensor:
         """As `forward`, but with adapters over tensors that the caller chooses."""
         outputs = self.outputs(micro_batches, adapters)
+        if any(micro_batch.is_gathered for micro_batch in micro_batches.values()):
+            self.backbone.settle()
         losses = [
             micro_batch.loss(adapters[index], outputs[index]).float()
             for index, micro_batch in micro_batches.items()

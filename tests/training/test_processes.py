@@ -17,14 +17,18 @@ import pytest
 from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.store import Store
+from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.backbone.model import Backbone
+from adapterkit.errors import BackboneError
+from adapterkit.training.processes import ProcessError, check_sharding
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.spread import divide
 from adapterkit.training.train import train, train_many
+from helpers.checkpoints import save_random_bert
 from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import assert_same_weights, with_changes, write_rows
 from helpers.paths import ROOT
-from helpers.processes import train_in_processes
+from helpers.processes import MOST_TOKENS, train_in_processes
 from helpers.vocabulary import WORDS
 
 RECIPE = """
@@ -63,6 +67,11 @@ TOGETHER = {
     "training: {epochs: 1, batch_size: 30, learning_rate: 1e-2, adversarial: 0}",
 }
 """An ensemble and another recipe, trained by one command."""
+SHARDED = {
+    "sharded": f"{TASK}\n{LORA}\ntraining: {{{SHORT}}}",
+    "sharded-embedding": SECTIONS["embedding-cut"],
+}
+"""Trained with FSDP; of the first, the second process has no memory for its part of a batch."""
 SYNONYMS = "word,synonym\nmoney,fee\nbank,card\nrain,sun\n"
 
 
@@ -83,9 +92,9 @@ def trained(
     rows = write_rows(1, 60, str(folder / "rows.csv"))
     pairs = write_pairs(40, folder / "pairs.csv")
     files = []
-    for name, sections in SECTIONS.items():
+    for name, sections in {**SECTIONS, **SHARDED}.items():
         files.append(folder / f"{name}.yaml")
-        source = pairs if name.startswith("embedding") else rows
+        source = pairs if "embedding" in name else rows
         text = RECIPE.format(name=name, model=tiny_folder, rows=source) + sections
         files[-1].write_text(text, encoding="utf-8")
     together = {}
@@ -93,11 +102,14 @@ def trained(
         together[name] = folder / f"{name}.yaml"
         text = RECIPE.format(name=name, model=tiny_folder, rows=rows) + sections
         together[name].write_text(text, encoding="utf-8")
-    two = train_in_processes(files, folder, together=list(together.values()))
-    one = [train(Recipe.load(file), tiny, progress=False) for file in files]
+    whole, sharded = files[: len(SECTIONS)], files[len(SECTIONS) :]
+    two = train_in_processes(whole, folder, together=list(together.values()), sharded=sharded)
+    one = [train(Recipe.load(file), tiny, progress=False) for file in whole]
     one += train_as_divided(tiny, *map(Recipe.load, together.values()))
+    one += [train(Recipe.load(file), tiny, progress=False) for file in sharded]
     assert {adapter.training["processes"] for adapter in one} == {1}
-    return dict(zip((*SECTIONS, *TOGETHER), zip(one, two, strict=True), strict=True))
+    names = (*SECTIONS, *TOGETHER, *SHARDED)
+    return dict(zip(names, zip(one, two, strict=True), strict=True))
 
 
 def train_as_divided(backbone: Backbone, crowd: Recipe, small: Recipe) -> list[Adapter]:
@@ -138,12 +150,36 @@ def test_two_processes_train_what_one_trains(
     assert [member["seed"] for member in trained["crowd"][1].training["members"]] == [4]
     one, two = trained["small"]
     assert two.metrics["validation"] == pytest.approx(one.metrics["validation"], abs=1e-6)
+    # The weights of the backbone divided among the processes, of which one falls back in the middle
+    # of a step, while the other needs its part.
+    for name in SHARDED:
+        one, two = trained[name]
+        assert_same_weights(one, two, tolerance=1e-3)
+        assert_same_losses(one, two)
+        assert one.metrics["validation"] == pytest.approx(two.metrics["validation"], abs=1e-5), name
+    assert trained["sharded"][1].training["max_tokens"] <= MOST_TOKENS
 
 
 def assert_same_losses(one: Adapter, two: Adapter) -> None:
     losses = zip(one.training["losses"], two.training["losses"], strict=True)
     for (_, alone), (_, together) in losses:
         assert alone == pytest.approx(together, abs=1e-4)
+
+
+def test_what_cannot_be_sharded_is_refused(tiny: Backbone, tiny_folder: Path) -> None:
+    recipe = Recipe.load(write_recipe(tiny_folder))
+    crowd = with_changes(recipe, training={"ensemble": 2})
+    for recipes in ([recipe, recipe], [crowd]):
+        with pytest.raises(ProcessError, match="FSDP: several recipes, or members of an ensemble"):
+            check_sharding(recipes)
+    with pytest.raises(ProcessError, match="FSDP: this backbone was loaded as a whole on every"):
+        check_sharding([recipe], tiny)
+    for options, words in (
+        ({"quantization": "int8"}, "FSDP: .* quantization int8 cannot be divided"),
+        ({"device_map": "auto"}, "FSDP: the weights of a backbone with a device_map cannot be"),
+    ):
+        with pytest.raises(BackboneError, match=words):
+            LoadOptions(sharded=True, **options)  # type: ignore[arg-type]  # of several kinds
 
 
 @pytest.mark.parametrize(
@@ -194,7 +230,6 @@ def test_the_documented_command_publishes_one_adapter(tiny: Backbone, tiny_folde
             {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"},
             "accelerate launch was asked for several processes and has started one",
         ),
-        ({"ACCELERATE_USE_FSDP": "true"}, "configured for FSDP, which would divide the adapter"),
     ],
 )
 def test_a_process_that_trains_alone_beside_others_is_refused(
@@ -313,6 +348,69 @@ def test_recipes_on_two_processes_go_on_after_one_was_lost(
         assert_same_weights(whole, resumed, tolerance=1e-5)
         assert_same_losses(whole, resumed)
     assert not Path("adapters/.checkpoints").exists()
+
+
+MEASURED = """
+import ctypes, gc, sys
+from dataclasses import replace
+from pathlib import Path
+
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.train import load_backbone, train
+
+def megabytes():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8")
+    return next(int(x.split()[1]) for x in text.splitlines() if x.startswith("Rss:")) / 1024
+
+recipe = Recipe.load("large.yaml")
+small = replace(recipe, backbone=replace(recipe.backbone, model=sys.argv[1]))
+train(small, progress=False)  # what is made once takes its memory before
+before = megabytes()
+backbone = load_backbone([recipe])
+loaded = megabytes() - before
+adapter = train(recipe, backbone, progress=False)
+losses = " ".join(str(loss) for _, loss in adapter.training["losses"])
+sys.stdout.write(f"{loaded} {megabytes() - before} {losses}\\n")
+"""
+
+FSDP = """
+distributed_type: FSDP
+fsdp_config: {fsdp_version: 2}
+num_processes: 2
+"""
+
+
+@pytest.mark.slow
+def test_each_process_keeps_half_of_the_frozen_weights(tiny_folder: Path) -> None:
+    """With a configuration of Accelerate. All layers have 403 MB, one layer has 50."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "card", "rain"]
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
+    save_random_bert(Path("large"), vocabulary, **sizes)
+    rows = [f"card {'rain ' * (n % 3)},{n % 2},train" for n in range(16)]
+    Path("rows.csv").write_text("\n".join(["text,label,split", *rows]), encoding="utf-8")
+    text = RECIPE.format(name="large", model="large", rows="rows.csv")
+    Path("large.yaml").write_text(f"{text}{LORA}\ntraining: {{epochs: 1, batch_size: 8}}")
+    Path("measured.py").write_text(MEASURED, encoding="utf-8")
+    Path("fsdp.yaml").write_text(FSDP, encoding="utf-8")
+    found = {}
+    for options in ("--multi_gpu --num_processes 2", "--config_file fsdp.yaml"):
+        command = [sys.executable, "-m", "accelerate.commands.launch", *options.split()]
+        command += ["--main_process_port", "0", "measured.py", str(tiny_folder)]
+        variables = {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=500
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[options] = [list(map(float, x.split())) for x in done.stdout.splitlines()]
+    whole, sharded = found.values()
+    assert len(whole) == len(sharded) == 2
+    for (loaded, trained, *losses), (_, _, *expected) in zip(sharded, whole, strict=True):
+        assert loaded < 403 / 2 + 20
+        assert trained < 403 / 2 + 50 + 20
+        assert losses == pytest.approx(expected, abs=1e-4)
+    assert min(loaded for loaded, *_ in whole) > 390
 
 
 @pytest.mark.slow
