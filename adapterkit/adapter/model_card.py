@@ -42,7 +42,7 @@ def model_card(adapter: Adapter, reports: Iterable[str] = (), peft_note: str | N
     """
     facts = (f"| {name} | {value} |" for name, value in _facts(adapter))
     sections = [
-        _front_matter(adapter),
+        _front_matter(adapter, "adapterkit"),
         f"# {adapter.name}",
         f"A {adapter.method.type} adapter for {adapter.task.type}, made with adapterkit. It turns "
         f"the frozen backbone `{adapter.backbone}` into a model for one task without changing it.",
@@ -57,9 +57,35 @@ def model_card(adapter: Adapter, reports: Iterable[str] = (), peft_note: str | N
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(adapter: Adapter) -> str:
-    """The metadata that the Hugging Face hub reads from the head of a README."""
-    lines = ["library_name: adapterkit", f"tags: [adapterkit, {adapter.method.type}]"]
+def merged_card(adapter: Adapter, auto_model: str) -> str:
+    """The `README.md` of a checkpoint of transformers that holds an adapter in its weights.
+
+    Args:
+        adapter: The adapter.
+        auto_model: transformers' class that loads the checkpoint.
+    """
+    sections = [
+        _front_matter(adapter, "transformers"),
+        f"# {adapter.name}",
+        f"`{adapter.backbone}` with a {adapter.method.type} adapter for {adapter.task.type}, which "
+        "adapterkit added to its weights.",
+        "## Use",
+        f"```python\nfrom transformers import AutoTokenizer, {auto_model}\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("folder")\n'
+        f'model = {auto_model}.from_pretrained("folder")\n```',
+        *_scores(adapter),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(adapter: Adapter, library: str) -> str:
+    """The metadata that the Hugging Face hub reads from the head of a README.
+
+    Args:
+        adapter: The adapter.
+        library: The library that loads the folder.
+    """
+    lines = [f"library_name: {library}", f"tags: [adapterkit, {adapter.method.type}]"]
     if adapter.task.pipeline_tag is not None:
         lines.append(f"pipeline_tag: {adapter.task.pipeline_tag}")
     if HUB_NAME.fullmatch(adapter.backbone):

@@ -28,7 +28,7 @@ BARE = (None, STATES)
 
 def peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:
     """The content of `adapter_config.json`."""
-    modules = _head_modules(adapter, geometry)
+    modules = head_modules(adapter, geometry)
     return {
         "peft_type": adapter.method.peft_type,
         "task_type": task_type(adapter, geometry),
@@ -47,7 +47,7 @@ def task_type(adapter: Adapter, geometry: Geometry) -> str | None:
         inputs on; None if only PEFT's plain model does, or if the adapter is more than this folder;
         else that of the plain backbone.
     """
-    if _peft_fault(adapter, geometry) is not None:
+    if peft_fault(adapter, geometry) is not None:
         return None
     if not has_transformers_head(adapter, geometry):
         return STATES
@@ -60,7 +60,7 @@ def peft_note(adapter: Adapter, geometry: Geometry) -> str | None:
     """How PEFT uses the folder, for its README; None if PEFT does not know the method."""
     if not adapter.method.head_prefix:
         return None
-    fault = _peft_fault(adapter, geometry)
+    fault = peft_fault(adapter, geometry)
     if fault is not None:
         return f"PEFT cannot compute what it computes: {fault}."
     base = f'"{_hub_name(adapter)}"'
@@ -69,7 +69,7 @@ def peft_note(adapter: Adapter, geometry: Geometry) -> str | None:
         if adapter.head:
             names = ", ".join(f"`{key}`" for key in _head_keys(adapter, geometry).values())
             note += f" No task model of transformers has this head ({names} in the weights file)"
-            note += f", which reads {_head_input(adapter.task)}."
+            note += f", which reads {head_input(adapter.task)}."
         return note
     n_labels = len(next((t for n, t in adapter.head.items() if n == "classifier.bias"), ()))
     base += f", num_labels={n_labels}" * bool(n_labels)
@@ -78,7 +78,7 @@ def peft_note(adapter: Adapter, geometry: Geometry) -> str | None:
     return f"PEFT answers the same: `{_peft_call(adapter.task.transformers_model, base)}`.{order}"
 
 
-def _peft_fault(adapter: Adapter, geometry: Geometry) -> str | None:
+def peft_fault(adapter: Adapter, geometry: Geometry) -> str | None:
     """Why PEFT cannot compute the states of an adapter from its folder; None if it can."""
     if adapter.extra_members:
         return f"it is an ensemble of {adapter.n_members} members, and PEFT would read the first"
@@ -94,7 +94,7 @@ def _peft_call(model: str | None, arguments: str) -> str:
     return f'PeftModel.from_pretrained({model}.from_pretrained({arguments}), "folder")'
 
 
-def _head_input(task: Task) -> str:
+def head_input(task: Task) -> str:
     """What the head reads, for people."""
     pooling = getattr(task, "pooling", None)
     inputs = {"mean": "the mean of all states", "cls": "the state of the first token"}
@@ -115,7 +115,7 @@ def has_transformers_head(adapter: Adapter, geometry: Geometry) -> bool:
     return adapter.task.transformers_head(geometry.sequence_head) is not None
 
 
-def _head_modules(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
+def head_modules(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
     """Paths of the head's modules in the task model of transformers, by their names here; none if
     there is no such model."""
     paths = adapter.task.transformers_head(geometry.sequence_head)
@@ -127,7 +127,7 @@ def _head_modules(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
 
 def _head_keys(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
     """Names of the head's tensors in the weights file, by their names in memory."""
-    modules, keys = _head_modules(adapter, geometry), {}
+    modules, keys = head_modules(adapter, geometry), {}
     for name in adapter.task.head_shapes(geometry.hidden):
         module, _, parameter = name.rpartition(".")
         keys[name] = f"{adapter.method.head_prefix}{modules.get(module, module)}.{parameter}"

@@ -175,6 +175,11 @@ class Backbone:
         return next(self.model.parameters()).device
 
     @property
+    def has_pooler(self) -> bool:
+        """Whether its checkpoint has what the pooling `pooler` computes with."""
+        return self._pool is not None
+
+    @property
     def has_stored_layers(self) -> bool:
         """Whether the weights of some layers lie elsewhere than on the device (`device_map`), or
         are divided among processes."""

@@ -20,6 +20,7 @@ from .compile import compile_loops
 from .cross_validate import cross_validate
 from .data import app as data
 from .evaluate import evaluate
+from .export import export
 from .group import CommandGroup
 from .import_peft import import_peft
 from .keys import keys
@@ -135,6 +136,7 @@ app.command("list")(list_adapters)
 app.command()(inspect)
 app.command()(verify)
 app.command("import")(import_peft)
+app.command()(export)
 app.command()(serve)
 app.command()(keys)
 app.command()(sign)

@@ -196,6 +196,21 @@ class Method(ABC):
             Deltas at the declared sites only, and prefixes.
         """
 
+    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
+        """What an adapter adds to the frozen weights, if that is all it does.
+
+        Args:
+            tensors: Its tensors.
+            geometry: The backbone's.
+
+        Returns:
+            (layer, site) to `[out, in]`.
+
+        Raises:
+            ValueError: It does more, as methods do by default.
+        """
+        raise ValueError(f"a {self.type} adapter does more than change weights")
+
     def config(self, geometry: Geometry) -> dict[str, Any]:
         """The method's part of `adapter_config.json`: by default its settings."""
         return {key: value for key, value in dump(self).items() if key != "type"}

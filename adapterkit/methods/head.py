@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
+from torch import Tensor
 
 from ..backbone.geometry import Geometry
 from .base import Group, GroupEdits, Method, Tensors
@@ -35,6 +36,9 @@ class Head(Method):
         return {}
 
     def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+        return {}
+
+    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
         return {}
 
     @classmethod

@@ -132,6 +132,13 @@ class LoRA(Method):
                 deltas[layer, site] = partial(_delta, product, group, first.dropout, index)
         return GroupEdits(deltas)
 
+    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
+        return {
+            (layer, site): self.scale * tensors[f"{site}.b"][index] @ tensors[f"{site}.a"][index]
+            for index, layer in enumerate(chosen_layers(self.layers, geometry))
+            for site in self.targets
+        }
+
     def config(self, geometry: Geometry) -> dict[str, Any]:
         names = [geometry.sites[site].peft_name(site) for site in self.targets]
         # PEFT matches by suffix, so a name may also be the end of another linear's.

@@ -215,6 +215,15 @@ class Task(ABC):
         """
         return None if self.transformers_model is None or head is None else {}
 
+    def transformers_form(self, head: Mapping[str, Tensor]) -> tuple[Self, Mapping[str, Tensor]]:
+        """The task and its head with logits as `transformers_model` returns them: by default as
+        they are.
+
+        Args:
+            head: The head's tensors.
+        """
+        return self, head
+
     @property
     def peft_claim(self) -> str | None:
         """`task_type` of folders whose head is that of `transformers_model`: None if PEFT's model

@@ -86,6 +86,15 @@ class Regression(PooledTask):
         is_logit = (self.center, self.spread) == (0.0, 1.0)
         return super().transformers_head(head) if is_logit else None
 
+    def transformers_form(self, head: Mapping[str, Tensor]) -> tuple[Self, Mapping[str, Tensor]]:
+        """The logit is the number itself there, so the last linear layer returns it."""
+        if self.center is None or self.spread is None:
+            raise ValueError("the task was not fitted: center is open")
+        weight = head["classifier.weight"] * self.spread
+        bias = head["classifier.bias"] * self.spread + self.center
+        plain = replace(self, center=0.0, spread=1.0)
+        return plain, {**head, "classifier.weight": weight, "classifier.bias": bias}
+
     def label_values(self, row: Row) -> Sequence[str | float]:
         return [float(row.fields["label"])]
 

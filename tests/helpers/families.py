@@ -1,0 +1,71 @@
+"""Small random checkpoints of every family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MODEL_TYPES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"type_vocab_size": 1},
+    "xlm-roberta": {"type_vocab_size": 1},
+    "data2vec-text": {},
+    "ernie": {},
+    "electra": {"embedding_size": 16},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2, "num_hidden_layers": 3},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["c2p", "p2c"],
+        "share_att_key": True,
+        "position_biased_input": False,
+    },
+    "mpnet": {},
+    "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "splinter": {},
+}
+"""Model types, with settings beside those of all."""
+
+SHAPE = {
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+
+
+def save_family(folder: Path, model_type: str, tiny_folder: Path, auto: str = "AutoModel") -> Path:
+    """A checkpoint with random weights and the tokenizer of the tiny backbone.
+
+    Args:
+        folder: The new folder.
+        model_type: A key of `MODEL_TYPES`.
+        tiny_folder: The tiny backbone.
+        auto: transformers' class of the model that is saved.
+    """
+    import transformers
+
+    vocabulary = (tiny_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    settings = {**SHAPE, **MODEL_TYPES[model_type], "vocab_size": len(vocabulary)}
+    config = transformers.AutoConfig.for_model(model_type, **settings)
+    pad = config.pad_token_id  # models that count positions from it must find it there
+    vocabulary[0], vocabulary[pad] = vocabulary[pad], vocabulary[0]
+    folder.mkdir(parents=True)
+    file = folder / "vocab.txt"
+    file.write_text("\n".join(vocabulary), encoding="utf-8")
+    tokenizer: Any = transformers.BertTokenizerFast  # type: ignore[attr-defined]
+    tokenizer(vocab=str(file), do_lower_case=True).save_pretrained(folder)
+    torch.manual_seed(5)
+    model = getattr(transformers, auto).from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.15)
+            else:  # fresh biases are zero and fresh norms the identity
+                parameter.normal_(mean=float("norm.weight" in name.lower()), std=0.1)
+    model.save_pretrained(folder)
+    return folder
