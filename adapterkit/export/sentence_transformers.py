@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from safetensors.torch import save as to_safetensors
 
 from ..adapter.adapter import Adapter
@@ -56,4 +58,4 @@ def sentence_transformers_files(adapter: Adapter, backbone: Backbone) -> dict[st
     ]
     # A folder without files is not written, and the norm has no settings.
     files[f"{modules[-1][0]}/config.json"] = to_json({})
-    return {**files, "modules.json": to_json(listed)}
+    return {**files, "modules.json": json.dumps(listed, indent=2).encode()}

@@ -221,7 +221,8 @@ def test_the_command_writes_what_a_pipeline_of_transformers_reads(
     run = run_command("export", "acme/intent", "--format", "merged", "--output", "out", "--json")
     assert run.json == {"folder": "out", "format": "merged"}
     answer = run_command("predict", "acme/intent", text, "--json").json[0]
-    (scores,) = pipeline("text-classification", model="out", device="cpu")([text], top_k=None)
+    classify: Any = pipeline("text-classification", model="out", device="cpu")
+    (scores,) = classify([text], top_k=None)
     found = {score["label"]: score["score"] for score in scores}
     assert found == pytest.approx(answer["scores"], abs=1e-5)
     arguments = ("export", "acme/intent", "--output", "out", "--format")
