@@ -6,7 +6,7 @@ is the kind's `type` and whose group is `adapterkit.` and the last part of the p
 (packaging.python.org, "Entry points specification"):
 
     [project.entry-points."adapterkit.methods"]
-    ia3 = "my_package.ia3:IA3"
+    red = "my_package.red:RepresentationEditing"
 """
 
 from __future__ import annotations

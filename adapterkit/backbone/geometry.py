@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .sequence_head import SequenceHead
@@ -13,6 +13,10 @@ LINEAR_SITES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down
 FUSED_SITES = ("qkv",)
 """Linears that some families have besides: query, key and value as one, which is how PEFT edits a
 linear that computes all three."""
+
+INPUT_SITES = {"attention_output_input": "attention_output", "ffn_down_input": "ffn_down"}
+"""Sites that are the input of a linear, to the linear: what attention has mixed, and what follows
+the activation of the feed-forward block. An edit reads it and changes it."""
 
 HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
 """Sites in the residual stream, all as wide as the hidden state.
@@ -114,12 +118,26 @@ class Geometry:
         if self.window is not None and (type(self.window) is not int or self.window < 0):
             raise ValueError(f"window: expected 0 or more tokens, got {self.window!r:.80}")
 
+    def check_linears(self, targets: Sequence[str]) -> None:
+        """Refuses targets of an adapter that are no linears of the backbone.
+
+        Raises:
+            ValueError: There is one.
+        """
+        missing = [site for site in targets if site not in self.sites]
+        if missing:
+            raise ValueError(
+                f"targets: the backbone has no linear '{missing[0]}', only {', '.join(self.sites)}"
+            )
+
     def width_in(self, site: str) -> int:
         """Width of what an edit at the site reads."""
-        return self.intermediate if site == "ffn_down" else self.hidden
+        return self.intermediate if INPUT_SITES.get(site, site) == "ffn_down" else self.hidden
 
     def width_out(self, site: str) -> int:
         """Width of what an edit at the site adds to."""
+        if site in INPUT_SITES:
+            return self.width_in(site)
         linear = self.sites.get(site)
         if linear is not None and linear.columns is not None:
             first, end = linear.columns

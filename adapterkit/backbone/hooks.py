@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .edits import LayerEdits
 from .families.base import Family
-from .geometry import Geometry
+from .geometry import INPUT_SITES, Geometry
 
 ATTENTION = "adapterkit_packed"
 """Name of the packed attention among transformers' attention implementations."""
@@ -50,6 +50,9 @@ class EditHooks:
             for path, names in linears.items():
                 hook = self._linear_hook(names, geometry)
                 layer.get_submodule(path).register_forward_hook(hook)
+            for site, name in INPUT_SITES.items():
+                linear = layer.get_submodule(geometry.sites[name].path)
+                linear.register_forward_pre_hook(self._input_hook(site))
             if family.residual_path is not None:
                 residual = layer.get_submodule(family.residual_path)
                 residual.register_forward_pre_hook(self._residual_hook)
@@ -94,6 +97,15 @@ class EditHooks:
                 if (after := AFTER.get(site)) is not None:
                     output = layer.apply(after, output)
             return _apply_side_by_side(layer, parts, output, args[0]) if parts else output
+
+        return hook
+
+    def _input_hook(self, site: str) -> Any:
+        """The hook of a linear whose input is a site."""
+
+        def hook(module: nn.Module, args: tuple[Tensor]) -> Any:
+            layer = self._layer
+            return None if layer is None else (layer.apply(site, args[0]),)
 
         return hook
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
@@ -93,13 +93,7 @@ class Group:
         Returns:
             `[t, ...]`.
         """
-        n_tokens = sum(self.segments.lengths)
-        return values.repeat_interleave(self._token_counts, dim=0, output_size=n_tokens)
-
-    @cached_property
-    def _token_counts(self) -> Tensor:
-        """Number of tokens of each adapter, `[G]`, where they are computed."""
-        return torch.tensor(self.segments.lengths, device=self.segments.device)
+        return self.segments.per_token(values)
 
 
 class Method(ABC):
@@ -283,6 +277,21 @@ def check_method_name(name: str, known: Collection[str]) -> None:
     """
     if name not in known:
         raise RecipeError(f"there is no method '{name}'; {did_you_mean(name, known)}")
+
+
+def check_sites(key: str, sites: Sequence[str], known: Collection[str]) -> None:
+    """Refuses sites that are not distinct and known.
+
+    Args:
+        key: The setting.
+        sites: Its value.
+        known: The sites that are valid here.
+
+    Raises:
+        ValueError: One is unknown or named twice, or there are none.
+    """
+    if not sites or len(set(sites)) != len(sites) or not set(sites) <= set(known):
+        raise ValueError(f"{key}: expected distinct of {', '.join(known)}; got {list(sites)}")
 
 
 def check_layers(layers: tuple[int, ...] | None) -> None:

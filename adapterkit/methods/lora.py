@@ -24,6 +24,7 @@ from .base import (
     PeftReading,
     Tensors,
     check_layers,
+    check_sites,
     chosen_layers,
 )
 from .peft_folder import PeftFolder
@@ -71,11 +72,7 @@ class LoRA(Method):
         check_least(self, 1, "r")
         check_share(self, "dropout")
         check_factor(self, "alpha")
-        known = (*LINEAR_SITES, *FUSED_SITES)
-        unknown = [site for site in self.targets if site not in known]
-        if unknown or not self.targets or len(set(self.targets)) != len(self.targets):
-            valid = ", ".join(known)
-            raise ValueError(f"targets: expected distinct of {valid}; got {list(self.targets)}")
+        check_sites("targets", self.targets, (*LINEAR_SITES, *FUSED_SITES))
         check_layers(self.layers)
 
     @property
@@ -96,12 +93,7 @@ class LoRA(Method):
         if self.r > geometry.hidden:
             raise ValueError(f"r: {self.r} is more than the backbone's width, {geometry.hidden}")
         shapes: dict[str, tuple[int, ...]] = {}
-        missing = [site for site in self.targets if site not in geometry.sites]
-        if missing:
-            raise ValueError(
-                f"targets: the backbone has no linear '{missing[0]}', only "
-                f"{', '.join(geometry.sites)}"
-            )
+        geometry.check_linears(self.targets)
         for site in self.targets:
             shapes[f"{site}.a"] = (n_layers, self.r, geometry.width_in(site))
             shapes[f"{site}.b"] = (n_layers, geometry.width_out(site), self.r)

@@ -65,6 +65,22 @@ class Segments:
         """First token of each segment, then the number of tokens: G + 1 numbers."""
         return np.array((0, *accumulate(self.lengths)))
 
+    def per_token(self, values: Tensor) -> Tensor:
+        """Repeats the row of each segment for each of its tokens.
+
+        Args:
+            values: `[G, ...]`.
+
+        Returns:
+            `[t, ...]`.
+        """
+        return values.repeat_interleave(self._counts, dim=0, output_size=sum(self.lengths))
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        """Number of tokens of each segment, `[G]`, where they are computed."""
+        return torch.tensor(self.lengths, device=self.device)
+
     @cached_property
     def tile_pointers(self) -> TilePointers | None:
         """The tiles in the launch table; None without a `batch_range`."""

@@ -48,6 +48,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Model types, and what they call a size by a name of their own."""
 
 
+FURTHER_FAMILIES: dict[str, dict[str, Any]] = {"modernbert": {"global_attn_every_n_layers": 2}}
+"""Model types whose heads in PEFT are not read here."""
+
+
 @pytest.fixture(scope="module")
 def bases(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random checkpoint of each family, with the tiny backbone's vocabulary."""
@@ -56,7 +60,7 @@ def bases(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     shape = AutoConfig.from_pretrained(tiny_folder).to_dict()
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
     folders = {}
-    for family, own in FAMILIES.items():
+    for family, own in {**FAMILIES, **FURTHER_FAMILIES}.items():
         folders[family] = tmp_path_factory.mktemp(family) / "base"
         ignored = shutil.ignore_patterns("*.safetensors")
         shutil.copytree(tiny_folder, folders[family], ignore=ignored)
@@ -148,7 +152,7 @@ def tuner(name: str, **settings: Any) -> Callable[[str], Any]:
         import peft
 
         targets = {} if name == "PrefixTuningConfig" else {"target_modules": ATTENTION}
-        return getattr(peft, name)(task_type=task_type, **targets, **settings)
+        return getattr(peft, name)(task_type=task_type, **{**targets, **settings})
 
     return config
 
@@ -199,6 +203,11 @@ OTHERS: dict[str, Callable[[str], Any]] = {
     "fourierft": tuner("FourierFTConfig", n_frequency=20),
     "hra": tuner("HRAConfig", r=3),
     "shira": tuner("ShiraConfig", r=2),
+    "ia3": tuner("IA3Config", target_modules=None, feedforward_modules=None),
+    "ia3 of outputs": tuner("IA3Config", feedforward_modules=[]),
+    "ia3 of some layers": tuner(
+        "IA3Config", target_modules=r".*\.[02]\.output\.dense", feedforward_modules=["output.dense"]
+    ),
     "prefix": tuner("PrefixTuningConfig", num_virtual_tokens=4),
 }
 
@@ -223,6 +232,26 @@ def test_other_methods_answer_as_in_peft(
     name: str, bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
 ) -> None:
     check_equal(bases["bert"], backbones["bert"], tmp_path / "a", OTHERS[name]("SEQ_CLS"))
+
+
+WQKV = ["Wqkv", "mlp.Wo"]
+ELSEWHERE: list[tuple[str, Callable[[str], Any]]] = [
+    ("roberta", OTHERS["ia3"]),
+    ("deberta-v2", OTHERS["ia3"]),
+    ("modernbert", tuner("IA3Config", target_modules=WQKV, feedforward_modules=["mlp.Wo"])),
+]
+
+
+@pytest.mark.parametrize(("family", "config"), ELSEWHERE)
+def test_other_methods_answer_as_in_peft_on_other_families(
+    family: str,
+    config: Callable[[str], Any],
+    bases: dict[str, Path],
+    backbones: dict[str, Backbone],
+    tmp_path: Path,
+) -> None:
+    task_type: Any = None if family in FURTHER_FAMILIES else "TOKEN_CLS"
+    check_equal(bases[family], backbones[family], tmp_path / "a", config(task_type))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -335,9 +364,9 @@ def refusals() -> dict[str, tuple[Callable[[str], Any], str]]:
             tuner("VeraConfig", r=4, save_projection=False),
             "save_projection",
         ),
-        "ia3": (
-            tuner("IA3Config", feedforward_modules=[]),
-            "peft_type 'IA3' is not known here",
+        "ia3 of an input": (
+            tuner("IA3Config", feedforward_modules=["query"]),
+            "the input of 'bert.encoder.layer.0.attention.self.query' cannot be edited here",
         ),
         "oft": (tuner("OFTConfig", oft_block_size=4), "peft_type 'OFT' is not known here"),
     }

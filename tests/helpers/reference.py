@@ -12,7 +12,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
-METHODS = ("lora", "prefix", "bottleneck", "head")
+METHODS = ("lora", "prefix", "bottleneck", "ia3", "head")
 """Methods that `logits` supports."""
 
 
@@ -84,6 +84,17 @@ def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     return added
 
 
+def ia3(level: Adapter, index: int, site: str, *, is_input: bool) -> Tensor:
+    """The factor of one adapter on the input or output of a linear; 1 if it has none there."""
+    method: Any = level.method
+    if method.type != "ia3" or site not in method.targets:
+        return torch.ones(())
+    layers = method.layers or tuple(range(99))
+    if index not in layers or is_input != (site in method.feedforward):
+        return torch.ones(())
+    return level.tensors[site][layers.index(index)].flatten()
+
+
 def bottleneck(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     """The term that one adapter adds to the residual stream; 0 if it does not edit the site."""
     method: Any = level.method
@@ -102,9 +113,11 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
     block, levels = bert.encoder.layer[index], adapter.stack if adapter else ()
 
     def linear(module: Any, site: str, inner: Tensor) -> Tensor:
+        for level in levels:
+            inner = inner * ia3(level, index, site, is_input=True)
         y: Tensor = inner @ module.weight.T + module.bias
         for level in levels:
-            y = y + lora(level, index, site, inner)
+            y = (y + lora(level, index, site, inner)) * ia3(level, index, site, is_input=False)
         return y
 
     def hidden(site: str, inner: Tensor, read: Any = lambda inner: inner) -> Tensor:

@@ -28,11 +28,13 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"r": 4, "rank_stabilised": True, "targets": ("key", "ffn_down")}),
     ("lora", {"layers": (0, 2), "targets": ("value", "ffn_up")}),
     ("prefix", {"num_virtual_tokens": 5}),
+    ("ia3", {}),
+    ("ia3", {"targets": LINEAR_SITES, "feedforward": ("attention_output",), "layers": (0, 2)}),
     ("bottleneck", {"size": 4}),
     ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
     ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
 ]
-PEFT_METHODS = ("lora", "prefix")
+PEFT_METHODS = ("lora", "prefix", "ia3")
 """Methods that PEFT has too."""
 every = pytest.mark.parametrize(
     ("kind", "settings"), SETTINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS)]
@@ -93,7 +95,7 @@ def test_a_loaded_adapter_has_the_same_outputs(
     assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3"])
 def test_a_new_adapter_leaves_outputs_unchanged(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
@@ -127,6 +129,8 @@ def test_lora_is_initialised_like_peft(tiny: Backbone) -> None:
         ("lora", {"targets": ("querry",)}, "targets: expected distinct of query"),
         ("lora", {"targets": ("query", "query")}, "targets: expected distinct"),
         ("lora", {"layers": (2, 1)}, "layers: expected ascending"),
+        ("ia3", {"targets": ("key", "key")}, "targets: expected distinct of query"),
+        ("ia3", {"feedforward": ("key",)}, "feedforward: expected distinct of ffn_down"),
         ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens: expected 1 or more"),
         ("prefix", {"init_std": -1.0}, "init_std: expected 0 or more"),
         ("bottleneck", {"placement": "sideways"}, "placement: expected one of houlsby"),

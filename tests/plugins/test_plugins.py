@@ -18,7 +18,6 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +26,9 @@ from typing import Any
 import pytest
 import torch
 
-from adapterkit.adapter.folder import load_adapter, save_adapter
-from adapterkit.backbone.model import Backbone
-from adapterkit.methods.base import methods
 from adapterkit_example.family import RenamedBert, RenamedBertConfig
-from adapterkit_example.method import IA3
 from helpers.command_server import command_server
 from helpers.paths import ROOT
-from helpers.peft_reference import TEXTS, bert_for, peft_logits
-from helpers.sequences import logits_of, tokenise
 
 HERE = Path(__file__).parent
 PACKAGE = "adapterkit_example"
@@ -44,12 +37,12 @@ RECIPE = """
 name: t/topic
 data: {{path: rows.csv}}
 task: {{type: stance, pooling: mean}}
-method: {{type: ia3}}
+method: {{type: red}}
 training: {{epochs: 8, batch_size: 8}}
 backbone: {{model: {backbone}, device: cpu}}
 """
 CONTRACTS = {
-    "methods/test_contract.py": "ia3-0",
+    "methods/test_contract.py": "red-0",
     "tasks/test_contract.py": "stance",
     "metrics/test_contract.py": "cohen_kappa",
     "backbone/test_contract.py": "renamed-bert",
@@ -175,7 +168,7 @@ def test_one_file_each_trains_evaluates_predicts_and_serves(
     done = run(site, program, "train", "recipe.yaml", "--output", "adapters")
     assert re.search(r"^32 steps in \d+\.\d s$", done.stderr, re.MULTILINE)
     card = json.loads((tmp_path / "adapters/t/topic/1/adapterkit.json").read_text())
-    assert card["method"] == {"type": "ia3", "targets": ["key", "value"]}
+    assert card["method"] == {"type": "red", "targets": ["after_ffn"]}
     history = card["training"]["history"]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     kappas = [entry["validation"]["cohen_kappa"] for entry in history]
@@ -194,9 +187,9 @@ def test_one_file_each_trains_evaluates_predicts_and_serves(
 
 @pytest.mark.slow
 def test_a_benchmark_measures_its_method(site: Path, program: Path) -> None:
-    options = "--method ia3 --steps 4 --rounds 1 --no-peers --json".split()
+    options = "--method red --steps 4 --rounds 1 --no-peers --json".split()
     rows = json.loads(run(site, program, "bench", "train", *options).stdout)["rows"]
-    assert [row["rows_per_second"] > 0 for row in rows if row["method"] == "ia3"] == [True]
+    assert [row["rows_per_second"] > 0 for row in rows if row["method"] == "red"] == [True]
 
 
 def test_each_contract_test_runs_with_its_thing(site: Path) -> None:
@@ -207,36 +200,3 @@ def test_each_contract_test_runs_with_its_thing(site: Path) -> None:
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
     for file, thing in CONTRACTS.items():
         assert sum(file in line and thing in line for line in passed) >= 4, done.stdout[-2000:]
-
-
-@pytest.mark.parametrize("targets", [("key", "value"), ("query", "key", "value")])
-def test_ia3_is_pefts(
-    tiny: Backbone,
-    tiny_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    targets: tuple[str, ...],
-) -> None:
-    from peft import IA3Config, PeftModel, get_peft_model
-
-    monkeypatch.setitem(methods(), IA3.type, IA3)
-    config = IA3Config(
-        task_type="SEQ_CLS",
-        target_modules=list(targets),
-        feedforward_modules=[],
-        init_ia3_weights=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = get_peft_model(bert_for(tiny_folder, 3), config).eval()
-        model.save_pretrained(str(tmp_path / "theirs"))
-    adapter = load_adapter(tmp_path / "theirs", tiny, any_backbone=True)
-    assert adapter.method == IA3(targets=tuple(site for site in targets))
-    inputs = tokenise(tiny, TEXTS, None, 50)
-    theirs = peft_logits(model, tiny_folder, TEXTS)
-    torch.testing.assert_close(logits_of(tiny, adapter, inputs), theirs, rtol=1e-5, atol=1e-5)
-    save_adapter(adapter, tmp_path / "ours", tiny.geometry)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        again = PeftModel.from_pretrained(bert_for(tiny_folder, 3), tmp_path / "ours").eval()
-    torch.testing.assert_close(peft_logits(again, tiny_folder, TEXTS), theirs, rtol=0.0, atol=0.0)
