@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .sequence_head import SequenceHead
 
@@ -18,9 +18,15 @@ INPUT_SITES = {"attention_output_input": "attention_output", "ffn_down_input": "
 """Sites that are the input of a linear, to the linear: what attention has mixed, and what follows
 the activation of the feed-forward block. An edit reads it and changes it."""
 
-HIDDEN_SITES = ("after_attention", "after_ffn", "ffn_norm", "ffn_residual")
+NORM_SITES = ("attention_layer_norm", "ffn_layer_norm")
+"""The layer norms of the attention block and of the feed-forward block: an edit reads what is
+normed, before the norm's own weights, and adds to the norm's output."""
+
+HIDDEN_SITES = ("entry", "after_attention", "after_ffn", "ffn_norm", "ffn_residual")
 """Sites in the residual stream, all as wide as the hidden state.
 
+`entry`
+    The states that enter the layer: an edit reads them and adds to them.
 `after_attention`, `after_ffn`
     The output of the attention block or feed-forward block before its residual sum: an edit reads
     it and adds to it.
@@ -91,6 +97,9 @@ class Geometry:
         window: Greatest distance of the tokens that local layers attend to; None if all layers
             are global.
         shared_layers: Whether layers share weights; PEFT has one adapter for all of them then.
+        norms: Canonical name of each layer norm to its path in a layer.
+        entry_norm: Path inside the backbone of the layer norm whose output enters the first layer;
+            None if there is none, or if more follows it.
         sequence_head: The head of its sequence classifiers in transformers, if it is known.
 
     Raises:
@@ -108,6 +117,8 @@ class Geometry:
     first_position: int = 0
     window: int | None = None
     shared_layers: bool = False
+    norms: Mapping[str, str] = field(default_factory=dict)
+    entry_norm: str | None = None
     sequence_head: SequenceHead | None = None
 
     def __post_init__(self) -> None:
@@ -129,6 +140,16 @@ class Geometry:
             raise ValueError(
                 f"targets: the backbone has no linear '{missing[0]}', only {', '.join(self.sites)}"
             )
+
+    def check_norms(self, targets: Sequence[str]) -> None:
+        """Refuses targets of an adapter that are layer norms which the backbone does not name.
+
+        Raises:
+            ValueError: There is one.
+        """
+        for site in targets:
+            if site in NORM_SITES and site not in self.norms:
+                raise ValueError(f"targets: the backbone names no layer norm '{site}'")
 
     def width_in(self, site: str) -> int:
         """Width of what an edit at the site reads."""

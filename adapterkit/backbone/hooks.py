@@ -50,9 +50,7 @@ class EditHooks:
             for path, names in linears.items():
                 hook = self._linear_hook(names, geometry)
                 layer.get_submodule(path).register_forward_hook(hook)
-            for site, name in INPUT_SITES.items():
-                linear = layer.get_submodule(geometry.sites[name].path)
-                linear.register_forward_pre_hook(self._input_hook(site))
+            self._hook_inputs_and_norms(layer, geometry)
             if family.residual_path is not None:
                 residual = layer.get_submodule(family.residual_path)
                 residual.register_forward_pre_hook(self._residual_hook)
@@ -66,6 +64,13 @@ class EditHooks:
                 norm.register_forward_pre_hook(self._sum_hook)
             norm.register_forward_pre_hook(self._norm_hook)
 
+    def _hook_inputs_and_norms(self, layer: nn.Module, geometry: Geometry) -> None:
+        for site, linear in INPUT_SITES.items():
+            module = layer.get_submodule(geometry.sites[linear].path)
+            module.register_forward_pre_hook(self._input_hook(site))
+        for site, path in geometry.norms.items():
+            layer.get_submodule(path).register_forward_hook(self._normed_hook(site))
+
     def edits_at(self, site: str) -> bool:
         """Whether the batch being computed does anything at a site of the layer being computed."""
         layer = self._layer
@@ -75,8 +80,12 @@ class EditHooks:
     def _layer(self) -> LayerEdits | None:
         return getattr(self._current, "layer", None)
 
-    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        self._current.layer = kwargs.get("edits")
+    def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        layer: LayerEdits | None = kwargs.get("edits")
+        self._current.layer = layer
+        if layer is None or not layer.blocks.get("entry"):
+            return None
+        return (layer.apply("entry", args[0]), *args[1:]), kwargs
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._current.layer = self._current.residual = None
@@ -106,6 +115,23 @@ class EditHooks:
         def hook(module: nn.Module, args: tuple[Tensor]) -> Any:
             layer = self._layer
             return None if layer is None else (layer.apply(site, args[0]),)
+
+        return hook
+
+    def _normed_hook(self, site: str) -> Any:
+        """The hook of a layer norm that is a site."""
+
+        def hook(module: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
+            layer = self._layer
+            if layer is None or not layer.blocks.get(site):
+                return output
+            if isinstance(module, nn.Identity):  # its output is its input, which others read
+                return layer.apply(site, output.clone(), output)
+
+            def normed(x: Tensor) -> Tensor:
+                return F.layer_norm(x, module.normalized_shape, None, None, module.eps)
+
+            return layer.apply(site, output, args[0], read=normed)
 
         return hook
 

@@ -74,7 +74,8 @@ class IA3(Method):
         return INPUT_OF[linear] if linear in self.feedforward else linear
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
-        n_layers, shapes = len(chosen_layers(self.layers, geometry)), {}
+        n_layers = len(chosen_layers(self.layers, geometry))
+        shapes: dict[str, tuple[int, ...]] = {}
         geometry.check_linears(self.targets)
         for linear, site in zip(self.targets, self.sites, strict=True):
             width = geometry.width_out(site)

@@ -149,6 +149,34 @@ class PeftFolder:
         ]
         return [place for place in found if place.columns is None] or found
 
+    def norm_places(self, path: str) -> list[tuple[int, str]]:
+        """The layers and sites of a layer norm; several if layers share their weights.
+
+        Args:
+            path: Path inside the model that PEFT changed.
+        """
+        norm = self._module(path)
+        return [
+            (index, site)
+            for index, layer in enumerate(self.backbone.layers)
+            for site, own in self.backbone.geometry.norms.items()
+            if layer.get_submodule(own) is norm
+        ]
+
+    def frozen_norm(self, path: str) -> dict[str, Tensor]:
+        """Weight and bias of a layer norm, `[h]` float32 on the CPU; no bias if it has none.
+
+        Args:
+            path: Path inside the model that PEFT changed.
+
+        Raises:
+            ValueError: The backbone has no such layer norm.
+        """
+        norm = self._module(path)
+        if not isinstance(norm, nn.LayerNorm):
+            raise ValueError(f"'{path}' is trained, which is no layer norm here")
+        return {n: t.detach().to("cpu", torch.float32) for n, t in norm.named_parameters()}
+
     def shape(self, path: str) -> tuple[int, int]:
         """Width out and width in of a frozen linear.
 
@@ -197,11 +225,14 @@ class PeftFolder:
             for name, tensor in linear.named_parameters()
         }
 
-    def _linear(self, path: str) -> nn.Linear:
+    def _module(self, path: str) -> nn.Module | None:
         try:
-            found = self.backbone.model.get_submodule(path.removeprefix(self.root))
+            return self.backbone.model.get_submodule(path.removeprefix(self.root))
         except AttributeError:
-            found = None
+            return None
+
+    def _linear(self, path: str) -> nn.Linear:
+        found = self._module(path)
         if not isinstance(found, nn.Linear):  # the quantised ones extend it
             raise ValueError(f"'{path}' is trained, which is no linear of '{self.backbone.name}'")
         return found

@@ -208,6 +208,8 @@ OTHERS: dict[str, Callable[[str], Any]] = {
     "ia3 of some layers": tuner(
         "IA3Config", target_modules=r".*\.[02]\.output\.dense", feedforward_modules=["output.dense"]
     ),
+    "ln tuning": tuner("LNTuningConfig", target_modules=["LayerNorm"]),
+    "ln tuning of some": tuner("LNTuningConfig", target_modules=r".*\.[02]\.output\.LayerNorm"),
     "prefix": tuner("PrefixTuningConfig", num_virtual_tokens=4),
 }
 
@@ -234,10 +236,16 @@ def test_other_methods_answer_as_in_peft(
     check_equal(bases["bert"], backbones["bert"], tmp_path / "a", OTHERS[name]("SEQ_CLS"))
 
 
+MODERN_NORMS = r".*(layers\.[12]\.attn_norm|mlp_norm|embeddings\.norm)"
 WQKV = ["Wqkv", "mlp.Wo"]
 ELSEWHERE: list[tuple[str, Callable[[str], Any]]] = [
     ("roberta", OTHERS["ia3"]),
     ("deberta-v2", OTHERS["ia3"]),
+    ("roberta", OTHERS["ln tuning"]),
+    ("mpnet", OTHERS["ln tuning"]),
+    ("deberta-v2", OTHERS["ln tuning"]),
+    ("distilbert", tuner("LNTuningConfig", target_modules=["layer_norm", "LayerNorm"])),
+    ("modernbert", tuner("LNTuningConfig", target_modules=MODERN_NORMS)),
     ("modernbert", tuner("IA3Config", target_modules=WQKV, feedforward_modules=["mlp.Wo"])),
 ]
 
@@ -367,6 +375,10 @@ def refusals() -> dict[str, tuple[Callable[[str], Any], str]]:
         "ia3 of an input": (
             tuner("IA3Config", feedforward_modules=["query"]),
             "the input of 'bert.encoder.layer.0.attention.self.query' cannot be edited here",
+        ),
+        "norm of the head": (
+            tuner("LNTuningConfig", target_modules=["pooler.dense"]),
+            "which is no layer norm here",
         ),
         "oft": (tuner("OFTConfig", oft_block_size=4), "peft_type 'OFT' is not known here"),
     }

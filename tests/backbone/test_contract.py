@@ -60,6 +60,8 @@ def test_the_paths_of_a_family_exist_in_its_models(model_type: str) -> None:
             assert linear.in_features == geometry.width_in(name)
             first, end = site.columns or (0, linear.out_features)
             assert end - first == geometry.width_out(name)
+        for path in geometry.norms.values():
+            assert isinstance(layer.get_submodule(path), (nn.LayerNorm, nn.Identity))
         norms = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
         assert {norm.eps for norm in norms} == {family.norm_eps(model.config)}
         assert family.norm_path is None or layer.get_submodule(family.norm_path) in norms

@@ -12,7 +12,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
-METHODS = ("lora", "prefix", "bottleneck", "ia3", "head")
+METHODS = ("lora", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning", "head")
 """Methods that `logits` supports."""
 
 
@@ -95,6 +95,16 @@ def ia3(level: Adapter, index: int, site: str, *, is_input: bool) -> Tensor:
     return level.tensors[site][layers.index(index)].flatten()
 
 
+def norm_edit(level: Adapter, index: int, site: str, part: str) -> Tensor:
+    """What one adapter adds to a bias, or to the weight of a layer norm; 0 if it has nothing."""
+    method: Any = level.method
+    layers = (0,) if site == "entry" else getattr(method, "layers", None) or tuple(range(99))
+    if method.type not in ("bitfit", "ln_tuning") or index not in layers:
+        return torch.zeros(())
+    tensor = level.tensors.get(f"{site}.{part}")
+    return torch.zeros(()) if tensor is None else tensor[layers.index(index)]
+
+
 def bottleneck(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     """The term that one adapter adds to the residual stream; 0 if it does not edit the site."""
     method: Any = level.method
@@ -118,6 +128,14 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
         y: Tensor = inner @ module.weight.T + module.bias
         for level in levels:
             y = (y + lora(level, index, site, inner)) * ia3(level, index, site, is_input=False)
+            y = y + norm_edit(level, index, site, "bias")
+        return y
+
+    def tuned(module: Any, site: str, s: Tensor) -> Tensor:
+        y, plain = norm(module, s), F.layer_norm(s, (s.shape[-1],), eps=module.eps)
+        for level in levels:
+            y = y + plain * norm_edit(level, index, site, "weight")
+            y = y + norm_edit(level, index, site, "bias")
         return y
 
     def hidden(site: str, inner: Tensor, read: Any = lambda inner: inner) -> Tensor:
@@ -125,6 +143,9 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
             inner = inner + bottleneck(level, index, site, read(inner))
         return inner
 
+    for level in levels:
+        x = x + x * norm_edit(level, index, "entry", "weight")
+        x = x + norm_edit(level, index, "entry", "bias")
     own, heads = block.attention.self, block.attention.self.num_attention_heads
     q, k, v = (linear(getattr(own, site), site, x) for site in ("query", "key", "value"))
     flat = [
@@ -135,11 +156,13 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
     prefix = tuple(torch.cat([one[:, index, i] for one in flat]) for i in (0, 1)) if flat else None
     mixed = attention(q, k, v, [len(x)], heads, [prefix])
     r = linear(block.attention.output.dense, "attention_output", mixed)
-    x = norm(block.attention.output.LayerNorm, hidden("after_attention", r) + x)
+    attended = block.attention.output.LayerNorm
+    x = tuned(attended, "attention_layer_norm", hidden("after_attention", r) + x)
     r = F.gelu(linear(block.intermediate.dense, "ffn_up", x))
     r = hidden("after_ffn", linear(block.output.dense, "ffn_down", r))
     last = block.output.LayerNorm
-    return norm(last, hidden("ffn_norm", r + hidden("ffn_residual", x), lambda s: norm(last, s)))
+    summed = hidden("ffn_norm", r + hidden("ffn_residual", x), lambda s: norm(last, s))
+    return tuned(last, "ffn_layer_norm", summed)
 
 
 def hidden(backbone: Backbone, adapter: Adapter | None, inputs: TokenSequence) -> Tensor:

@@ -17,7 +17,12 @@ from adapterkit.adapter.checksums import SUMS
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
-from adapterkit.backbone.geometry import HIDDEN_SITES, INPUT_SITES, LINEAR_SITES
+from adapterkit.backbone.geometry import (
+    HIDDEN_SITES,
+    INPUT_SITES,
+    LINEAR_SITES,
+    NORM_SITES,
+)
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import Group, Method, Tensors, default_method, methods
@@ -130,7 +135,7 @@ def test_training_continues_from_a_finished_adapter(method: Method, tiny: Backbo
 
 @every_method
 def test_only_declared_sites_are_edited(method: Method, tiny: Backbone) -> None:
-    assert set(method.sites) <= {*LINEAR_SITES, *INPUT_SITES, *HIDDEN_SITES}
+    assert set(method.sites) <= {*LINEAR_SITES, *INPUT_SITES, *NORM_SITES, *HIDDEN_SITES}
     group = Group(Segments([3, 2]), tiny.geometry)
     edits = type(method).edits([(method, trainable(method, tiny, seed)) for seed in (0, 1)], group)
     assert {site for _, site in edits.deltas} == set(method.sites)

@@ -30,6 +30,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("prefix", {"num_virtual_tokens": 5}),
     ("ia3", {}),
     ("ia3", {"targets": LINEAR_SITES, "feedforward": ("attention_output",), "layers": (0, 2)}),
+    ("bitfit", {}),
+    ("bitfit", {"targets": ("query", "ffn_up"), "layers": (0, 2)}),
+    ("ln_tuning", {}),
+    ("ln_tuning", {"targets": ("ffn_layer_norm", "entry"), "layers": (1, 2)}),
     ("bottleneck", {"size": 4}),
     ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
     ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
@@ -95,7 +99,7 @@ def test_a_loaded_adapter_has_the_same_outputs(
     assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3"])
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "bitfit", "ln_tuning"])
 def test_a_new_adapter_leaves_outputs_unchanged(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
@@ -131,6 +135,8 @@ def test_lora_is_initialised_like_peft(tiny: Backbone) -> None:
         ("lora", {"layers": (2, 1)}, "layers: expected ascending"),
         ("ia3", {"targets": ("key", "key")}, "targets: expected distinct of query"),
         ("ia3", {"feedforward": ("key",)}, "feedforward: expected distinct of ffn_down"),
+        ("bitfit", {"targets": ("qkv",)}, "targets: expected distinct of query"),
+        ("ln_tuning", {"targets": ("query",)}, "targets: expected distinct of attention_layer"),
         ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens: expected 1 or more"),
         ("prefix", {"init_std": -1.0}, "init_std: expected 0 or more"),
         ("bottleneck", {"placement": "sideways"}, "placement: expected one of houlsby"),

@@ -39,6 +39,13 @@ class Albert(Bert):
     sequence_head: ClassVar[SequenceHead | None] = SequenceHead(pooling="pooler", pooler="pooler")
     lm_head: ClassVar[Mapping[str, str]] = {}
     linear_sites: ClassVar[Mapping[str, Site]] = SITES
+    norms: ClassVar[Mapping[str, str]] = {
+        "attention_layer_norm": "attention.LayerNorm",
+        "ffn_layer_norm": "full_layer_layer_norm",
+    }
+
+    def entry_norm(self, config: Any) -> str | None:
+        return None  # a linear follows
 
     def geometry(self, config: Any) -> Geometry:
         return replace(super().geometry(config), shared_layers=True)

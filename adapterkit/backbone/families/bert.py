@@ -22,6 +22,12 @@ SITES = {
 }
 
 
+NORMS = {
+    "attention_layer_norm": "attention.output.LayerNorm",
+    "ffn_layer_norm": "output.LayerNorm",
+}
+
+
 class Bert(Family):
     """BERT; its relatives with the same layers extend it."""
 
@@ -34,6 +40,7 @@ class Bert(Family):
     norm_path: ClassVar[str] = "output.LayerNorm"
     pooler_path: ClassVar[str | None] = "pooler"
     linear_sites: ClassVar[Mapping[str, Site]] = SITES
+    norms: ClassVar[Mapping[str, str]] = NORMS
     sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
         pooling="pooler", pooler="pooler.dense"
     )
@@ -48,6 +55,10 @@ class Bert(Family):
         """Position id of a text's first token."""
         return 0
 
+    def entry_norm(self, config: Any) -> str | None:
+        """Path of the layer norm whose output enters the first layer; None if more follows it."""
+        return "embeddings.LayerNorm"
+
     def geometry(self, config: Any) -> Geometry:
         first = self.first_position(config)
         return Geometry(
@@ -55,6 +66,8 @@ class Bert(Family):
             sequence_head=self.sequence_head,
             layers_path=self.layers_path,
             sites=self.linear_sites,
+            norms=self.norms,
+            entry_norm=self.entry_norm(config),
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,

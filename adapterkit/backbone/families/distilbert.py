@@ -47,6 +47,11 @@ class DistilBert(Family):
             sequence_head=self.sequence_head,
             layers_path=self.layers_path,
             sites=SITES,
+            norms={
+                "attention_layer_norm": "sa_layer_norm",
+                "ffn_layer_norm": "output_layer_norm",
+            },
+            entry_norm="embeddings.LayerNorm",
             layers=config.n_layers,
             hidden=config.dim,
             intermediate=config.hidden_dim,

@@ -23,6 +23,10 @@ class Electra(Bert):
     )
     lm_head: ClassVar[Mapping[str, str]] = {}
 
+    def entry_norm(self, config: Any) -> str | None:
+        is_narrow = config.embedding_size != config.hidden_size
+        return None if is_narrow else super().entry_norm(config)
+
     def embed(
         self,
         model: Any,

@@ -108,6 +108,8 @@ class ModernBert(Family):
                 "ffn_up": Site("mlp.Wi", width=2 * inner),
                 "ffn_down": Site("mlp.Wo"),
             },
+            norms={"attention_layer_norm": "attn_norm", "ffn_layer_norm": "mlp_norm"},
+            entry_norm="embeddings.norm",
             layers=config.num_hidden_layers,
             hidden=width,
             intermediate=inner,

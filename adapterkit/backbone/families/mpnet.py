@@ -31,6 +31,10 @@ class Mpnet(Roberta):
     model_types: ClassVar[tuple[str, ...]] = ("mpnet",)
     prefix: ClassVar[str] = "mpnet"
     uses_graphs: ClassVar[bool] = False
+    norms: ClassVar[Mapping[str, str]] = {
+        "attention_layer_norm": "attention.LayerNorm",
+        "ffn_layer_norm": "output.LayerNorm",
+    }
     linear_sites: ClassVar[Mapping[str, Site]] = {
         "query": Site("attention.attn.q"),
         "key": Site("attention.attn.k"),

@@ -1,0 +1,76 @@
+"""BitFit: trained biases of linears and layer norms (Ben Zaken et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import torch
+
+from ..backbone.edits import Delta
+from ..backbone.geometry import LINEAR_SITES, NORM_SITES, Geometry
+from ..ops.scale_and_shift import ScaleAndShift
+from .base import Group, GroupEdits, Method, Tensors, check_layers, check_sites, chosen_layers
+
+
+@dataclass(frozen=True)
+class BitFit(Method):
+    """`W x + b + c` with a trained c, also where the backbone has no bias b.
+
+    Attributes:
+        targets: What gets a bias: query, key, value, attention_output, ffn_up, ffn_down,
+            attention_layer_norm, ffn_layer_norm. By default all but key, whose bias adds the same
+            number to all scores of a token, which changes nothing.
+        layers: Layers to edit, counted from 0; all if omitted.
+    """
+
+    type: ClassVar[str] = "bitfit"
+    peft_type: ClassVar[str] = "BITFIT"
+    learning_rate: ClassVar[float] = 5e-3
+    table_order: ClassVar[int] = 36
+    free_settings: ClassVar[tuple[str, ...]] = ()
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"targets": ("query", "ffn_up"), "layers": (0, 2)},
+    )
+
+    targets: tuple[str, ...] = (
+        "query",
+        "value",
+        "attention_output",
+        "attention_layer_norm",
+        "ffn_up",
+        "ffn_down",
+        "ffn_layer_norm",
+    )
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_sites("targets", self.targets, (*LINEAR_SITES, *NORM_SITES))
+        check_layers(self.layers)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.targets
+
+    def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
+        geometry.check_norms(self.targets)
+        n_layers = len(chosen_layers(self.layers, geometry))
+        return {f"{site}.bias": (n_layers, geometry.width_out(site)) for site in self.targets}
+
+    def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
+        """All zeros: a new adapter changes nothing."""
+        return {name: torch.zeros(shape) for name, shape in self.shapes(geometry).items()}
+
+    @classmethod
+    def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
+        first = members[0][0]
+        deltas: dict[tuple[int, str], Delta] = {}
+        for site in first.targets:
+            shifts = [tensors[f"{site}.bias"] for _, tensors in members]
+            op = ScaleAndShift(group.segments, shifts=shifts)
+            for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
+                deltas[layer, site] = partial(op.add, layer=index)
+        return GroupEdits(deltas)
