@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from ..adapter.adapter import Adapter
-from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError
 from ..methods.base import Method, methods
@@ -126,7 +125,7 @@ def fine_tune(
     recipe = replace(recipe, backbone=section)
     # Prepared for a frozen model, the linears would not see their weights change.
     backbone = load_backbone([recipe], prepared=False)
-    recipe = replace(recipe, method=_method_without_tensors(backbone.geometry))
+    recipe = replace(recipe, method=_method_without_tensors())
     accelerator = make_accelerator(recipe, backbone.device)
     if accelerator.num_processes > 1:
         raise RecipeError("full fine-tuning takes one process; start it without accelerate launch")
@@ -150,7 +149,7 @@ def _generator(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[torch.cuda.current_device()]
 
 
-def _method_without_tensors(geometry: Geometry) -> Method:
+def _method_without_tensors() -> Method:
     """The method that leaves the backbone as it is: only the head is trained beside it."""
     instances = (method() for method in methods().values())
-    return next(method for method in instances if not method.shapes(geometry))
+    return next(one for one in instances if not one.sites and not one.num_virtual_tokens)
