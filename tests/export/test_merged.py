@@ -36,6 +36,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "head": {},
     "prefix": {"num_virtual_tokens": 2},
     "bottleneck": {"size": 4},
+    "ia3": {},
+    "bitfit": {},
+    "ln_tuning": {},
 }
 """Methods with settings that fit every family."""
 
@@ -107,7 +110,7 @@ def expected(family: Any, kind: str, method: str) -> str:
         has_head = family.sequence_head is not None
     if not has_head:
         return "as no task model of transformers of type"
-    if method in ("prefix", "bottleneck"):
+    if method not in ("lora", "head"):
         return f"a {method} adapter does more than change weights"
     if method == "lora" and family.type == "albert":
         return "its layers share their weights but not their adapters"
