@@ -186,13 +186,18 @@ def _text_of(
 def parse_text(word: str) -> str | dict[str, Any]:
     """What a word of the command line or of a tensor asks: a text, or values by role if it is a
     JSON object that is nested at most `MOST_DEPTH` deep."""
-    if not word.lstrip().startswith("{"):
+    if not may_be_values(word):
         return word
     try:
         values = json.loads(word)
     except (ValueError, RecursionError):  # the latter: nested deeper than Python can parse
         return word
     return values if isinstance(values, dict) and not _is_deeper(values, MOST_DEPTH) else word
+
+
+def may_be_values(word: str) -> bool:
+    """Whether `parse_text` reads a word as JSON."""
+    return word.lstrip().startswith("{")
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

@@ -123,11 +123,7 @@ def make_app(service: Service) -> FastAPI:
 
 
 async def _validation_error(_: Request, error: Any) -> Response:
-    details = error.errors()
-    for detail in details:
-        if detail["type"] == "json_invalid":
-            return error_response(400, f"the body is not JSON: {detail['ctx']['error']}")
-    return error_response(422, validation_message(details))
+    return error_response(422, validation_message(error.errors()))
 
 
 async def _http_error(request: Request, error: Any) -> Response:

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import error_response
+from .strict_json import parse_json
 
 HEADER_LENGTH = "inference-header-content-length"
 PATH = re.compile("/v2/models/.*/infer")
@@ -66,9 +67,10 @@ def to_json(body: bytes, length: int) -> bytes:
         length: Number of bytes of the header.
 
     Raises:
-        ValueError: The tensors do not match the header.
+        HTTPException: The header is not JSON.
+        ValueError: The tensors do not match it.
     """
-    header, end = json.loads(body[:length]), length
+    header, end = parse_json(body[:length]), length
     for tensor in header["inputs"]:
         size = tensor.get("parameters", {}).pop("binary_data_size", None)
         if size is not None:

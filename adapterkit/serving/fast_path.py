@@ -18,6 +18,7 @@ from .auth import auth, service_of
 from .binary_tensors import read_body
 from .query_keys import check_query_of
 from .schemas import Body
+from .strict_json import parse_json
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -61,7 +62,7 @@ def _handler(route: APIRoute) -> Handler:
             check_query_of(request, route)
         named = await named_adapter(request)
         try:
-            body: Any = body_type.model_validate_json(await read_body(request.receive))
+            body: Any = body_type.model_validate(parse_json(await read_body(request.receive)))
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)
             raise RequestValidationError(details) from None

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from .._version import __version__
-from ..data.requests import parse_text
+from ..data.requests import may_be_values, parse_text
 from ..errors import DataError, UnavailableError, did_you_mean
 from ..names import BASE
 from ..tasks.base import column_roles, tasks
@@ -35,8 +35,8 @@ from .responses import (
 )
 from .routes import ServiceDep
 from .schemas import Name, VersionOrAlias
-from .service import RowAnswer
-from .strict_json import StrictJsonRoute
+from .service import RowAnswer, ServingLimits
+from .strict_json import StrictJsonRoute, check_parts
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=StrictJsonRoute)
 
@@ -178,7 +178,7 @@ async def _describe(reference: str, service: ServiceDep, caller: CallerDep) -> R
 async def _infer(
     reference: str, body: InferBody, service: ServiceDep, caller: CallerDep
 ) -> Response:
-    rows = [(reference, row) for row in _rows(body.inputs)]
+    rows = [(reference, row) for row in _rows(body.inputs, service.limits)]
     answers = await service.answer(caller, rows)
     outputs = _outputs(answers)
     if body.outputs is not None:
@@ -201,7 +201,7 @@ async def _infer(
     return JSONResponse({**content, "id": body.id} if body.id is not None else content)
 
 
-def _rows(inputs: list[TensorIn]) -> list[Text]:
+def _rows(inputs: list[TensorIn], limits: ServingLimits) -> list[Text]:
     """The rows of a request: the texts of one tensor, or of several that are named after roles."""
     columns: dict[str, list[str]] = {}
     for tensor in inputs:
@@ -215,8 +215,12 @@ def _rows(inputs: list[TensorIn]) -> list[Text]:
                 f"input {tensor.name!r:.80}: shape {tensor.shape} does not match {n_texts} texts"
             )
         columns[tensor.name] = tensor.data
+    for texts in columns.values():
+        limits.check_rows(len(texts))
     if len(columns) == 1:
-        return [parse_text(text) for text in next(iter(columns.values()))]
+        texts = next(iter(columns.values()))
+        check_parts([text.encode() for text in texts if may_be_values(text)])
+        return [parse_text(text) for text in texts]
     roles = column_roles()
     for name in columns:
         if name not in roles:

@@ -28,9 +28,10 @@ from .responses import (
 )
 from .schemas import Name, PredictBody
 from .service import RowAnswer, Service, describe_inputs, plain_inputs
+from .strict_json import StrictJsonRoute
 
 router = APIRouter()
-text_router = APIRouter()
+text_router = APIRouter(route_class=StrictJsonRoute)
 """The routes that `FastPath` calls directly."""
 
 ServiceDep = Annotated[Service, Depends(service_of)]

@@ -68,6 +68,11 @@ class ServingLimits:
     timeout: float = 30.0
     read_timeout: float = 10.0
 
+    def check_rows(self, n: int) -> None:
+        """Raises `DataError` if a request has no rows, or too many."""
+        if not 1 <= n <= self.rows:
+            raise DataError(f"expected 1 to {self.rows} rows per request, got {n}")
+
 
 @dataclass(frozen=True)
 class RowAnswer:
@@ -153,8 +158,7 @@ class Service:
             UnavailableError: The server is closing, or the timeout has passed.
         """
         began = time.monotonic()
-        if not 1 <= len(rows) <= self.limits.rows:
-            raise DataError(f"expected 1 to {self.limits.rows} rows per request, got {len(rows)}")
+        self.limits.check_rows(len(rows))
         caller.tenant.rows.take(len(rows), "rows")
         if self.log_texts:
             facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}

@@ -20,6 +20,7 @@ from .responses import EmbeddingsResponse, Rank, Vector
 from .routes import ServiceDep, json_response
 from .schemas import EmbedBody, EmbeddingsBody, OpenAIErrorBody, RerankBody, SimilarityBody
 from .service import RowAnswer
+from .strict_json import StrictJsonRoute
 
 OPENAI_PATH = "/v1/embeddings"
 """The end of the paths in OpenAI's format."""
@@ -30,7 +31,7 @@ OPENAI_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 """`responses` of the routes in OpenAI's format."""
 
-vector_router = APIRouter(tags=["answers"])
+vector_router = APIRouter(tags=["answers"], route_class=StrictJsonRoute)
 """Routes that `FastPath` calls directly, as those of `text_router`."""
 
 

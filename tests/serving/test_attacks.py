@@ -19,6 +19,7 @@ from adapterkit.serving import http_protocol
 from adapterkit.serving.api_keys import hash_key
 from adapterkit.serving.binary_tensors import HEADER_LENGTH
 from adapterkit.serving.service import ServingLimits
+from adapterkit.serving.strict_json import MAX_PARTS
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 
@@ -348,6 +349,30 @@ def test_the_message_of_an_error_is_short(port: int, path: str, body: Any) -> No
     status, reply = post(port, path, json.dumps(body).encode())
     assert status == 422
     assert len(reply["error"]) < 600
+
+
+@pytest.mark.parametrize("path", ["/predict", "/adapters/acme/intent/predict", INFER])
+@pytest.mark.parametrize("part", [b"[]", b'{"":1}', b'"\\"",{}', b'"\\\\",[]'])
+def test_lists_objects_and_keys_of_a_body_are_limited(port: int, path: str, part: bytes) -> None:
+    body = b'{"inputs": [' + b",".join([part] * MAX_PARTS) + b"]}"
+    status, reply = post(port, path, body)
+    assert (status, reply["error_type"]) == (422, "validation")
+    assert "lists, objects and keys" in reply["error"]
+
+
+def test_values_in_a_tensor_are_limited_like_those_of_a_body(port: int) -> None:
+    texts = [json.dumps({"text": [[]] * MAX_PARTS}), "{}"]
+    for data, message in ((texts, "lists, objects and keys"), (["{}"] * 300_000, "256 rows")):
+        tensor = {**TENSOR, "shape": [len(data)], "data": data}
+        status, reply = post(port, INFER, json.dumps({"inputs": [tensor]}).encode())
+        assert (status, reply["error_type"]) == (422, "validation")
+        assert message in reply["error"]
+
+
+def test_brackets_in_texts_are_texts(port: int) -> None:
+    text = '{":\\"[' * (MAX_PARTS // 2)
+    body = json.dumps({"adapter_id": "acme/intent", "inputs": text}).encode()
+    assert post(port, "/predict", body)[0] == 200
 
 
 def binary_body(n_tensors: int) -> tuple[bytes, int]:

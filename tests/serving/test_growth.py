@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPConnection
@@ -23,8 +24,6 @@ from helpers.growth import FACTORS, MOST, Growth, growth_table
 from helpers.server import serving
 from helpers.task_adapters import random_task_adapter, request_row
 
-pytestmark = pytest.mark.slow
-
 TEXT_CHARACTERS = 20_000
 BODY_BYTES = 240_000
 """Eight times as much is just less than the limit of a body."""
@@ -37,6 +36,27 @@ JSON = "application/json"
 def check(rows: list[Growth], report: Callable[[str], None]) -> None:
     report(growth_table(rows))
     assert [row.work for row in rows if max(row.exponents) > MOST] == []
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        lambda n: n**2,
+        lambda n: n * math.log(n) ** 2,
+        lambda n: BODY_BYTES + n**2 / BODY_BYTES,  # beside a constant cost
+    ],
+)
+def test_work_that_grows_faster_than_its_input_is_found(seconds: Callable[[int], float]) -> None:
+    sizes = [BODY_BYTES * factor for factor in FACTORS]
+    linear = tuple(map(float, sizes))
+    found = Growth("planted", tuple(map(seconds, sizes)), linear)
+    assert found.exponents[0] > MOST > found.exponents[1]
+
+
+def test_memory_that_grows_faster_than_its_input_is_found() -> None:
+    sizes = [100 * factor for factor in FACTORS]
+    found = Growth.of("planted", lambda n: [bytes(n) for _ in range(n)], sizes)
+    assert found.exponents[1] > MOST
 
 
 # Tasks, offline.
@@ -66,6 +86,7 @@ def long_rows(adapter: Adapter) -> dict[str, list[Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_every_task(tiny: Backbone, tmp_path: Path, report: Callable[[str], None]) -> None:
     rows = []
     for kind in sorted(tasks()):
@@ -91,12 +112,24 @@ def texts(n: int) -> Any:
     return {"inputs": ["card " * 150] * (n // 760)}
 
 
+def letters(n: int) -> Any:
+    return {"inputs": ["a"] * (n // 5)}
+
+
 def tensors(n: int) -> Any:
     return {"inputs": [TENSOR] * (n // 80)}
 
 
 def shape(n: int) -> Any:
     return {"inputs": [{**TENSOR, "shape": [10**15] * (n // 18)}]}
+
+
+def packed_rows(n: int) -> Any:
+    return {"inputs": [{**TENSOR, "shape": [n // 6], "data": ["{}"] * (n // 6)}]}
+
+
+def packed_lists(n: int) -> Any:
+    return {"inputs": [{**TENSOR, "data": [json.dumps({"text": [[]] * (n // 4)})]}]}
 
 
 def outputs(n: int) -> Any:
@@ -119,7 +152,7 @@ def binary(n: int) -> bytes:
     return b'{"inputs": []}' + b"\1\0\0\0a" * (n // 5)
 
 
-BODIES = (words, texts, tensors, shape, outputs, wrong_rows, unknown_keys, nested)
+BODIES = (words, texts, letters, tensors, shape, outputs, wrong_rows, unknown_keys, nested)
 PATHS = (
     "/predict",
     "/adapters/acme/intent/predict",
@@ -158,17 +191,23 @@ def sized(make: Callable[[int], Any]) -> list[bytes]:
     return [one if isinstance(one, bytes) else json.dumps(one).encode() for one in contents]
 
 
+@pytest.mark.slow
 def test_every_route_with_a_body(port: int, report: Callable[[str], None]) -> None:
     rows = [
         Growth.of(f"{path} {make.__name__}", partial(send, port, path), sized(make))
         for path in PATHS
         for make in BODIES
     ]
+    rows += [
+        Growth.of(f"{INFER} {make.__name__}", partial(send, port, INFER), sized(make))
+        for make in (packed_rows, packed_lists)
+    ]
     send_binary = partial(send, port, INFER, inference_header_content_length="14")
     rows.append(Growth.of(f"{INFER} binary", send_binary, sized(binary)))
     check(rows, report)
 
 
+@pytest.mark.slow
 def test_publishing(
     port: int, tiny: Backbone, make_adapter: MakeAdapter, report: Callable[[str], None]
 ) -> None:
