@@ -70,4 +70,4 @@ def _count_parts(content: bytes) -> int:
     unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     characters = np.frombuffer(unescaped, np.uint8)
     is_in_string = np.bitwise_xor.accumulate(characters == ord('"'))
-    return sum(np.count_nonzero((characters == mark) & ~is_in_string) for mark in MARKS)
+    return sum(int(np.count_nonzero((characters == mark) & ~is_in_string)) for mark in MARKS)
