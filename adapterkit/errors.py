@@ -99,7 +99,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is one of those with which Python, the loader of compiled libraries, or
-    torch report a lack of memory."""
+    torch report a lack of memory, or was raised because of one."""
     texts = (
         "failed to map segment",
         "DefaultCPUAllocator",
@@ -107,5 +107,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         "out of memory",
         "bad_alloc",
         "could not create a primitive",  # oneDNN, whose primitives hold a workspace
+        "Cannot allocate memory",
     )
-    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+    if isinstance(error, MemoryError) or any(text in str(error) for text in texts):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and is_out_of_memory(cause)

@@ -1,4 +1,5 @@
-"""Memory that tensors free stays with the process, so that later tensors can use it."""
+"""Memory that tensors free stays with the process, so that later tensors can use it, unless memory
+is short."""
 
 from __future__ import annotations
 
@@ -16,6 +17,10 @@ MAX_FREE_BYTES = 1 << 28
 """Free bytes that may stay at the end of the heap."""
 
 
+DEFAULT_BYTES = 1 << 17
+"""Both sizes as glibc has them: a block that is larger is returned when it is freed."""
+
+
 def keep_freed_memory() -> None:
     """Asks glibc not to return freed memory to the operating system after every layer.
 
@@ -24,10 +29,28 @@ def keep_freed_memory() -> None:
     faults a batch, a twentieth of its time. Other C libraries stay as they are, and so does glibc
     if the environment configures it (`MALLOC_...`, `GLIBC_TUNABLES`).
     """
-    configured = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if sys.platform != "linux" or configured:
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
+    libc = _glibc()
+    if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, MAX_BLOCK_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, MAX_FREE_BYTES)
+
+
+def return_freed_memory() -> None:
+    """Asks glibc to return freed memory, what it has kept and from now on.
+
+    Kept memory lies in pieces between what lives on, and counts as used by the limits of a process
+    (`ulimit -v`): who has met one and frees half of what it needed may have nothing more for the
+    rest. Other C libraries, and a configured glibc, stay as they are.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, DEFAULT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, DEFAULT_BYTES)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is a glibc that the environment does not configure."""
+    configured = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" and not configured else None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

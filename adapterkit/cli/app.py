@@ -61,14 +61,15 @@ def _one_line_errors(ctx: Any) -> Iterator[None]:
         message = str(error)
     except UsageError as error:
         message = f"{error.format_message()} (see {(error.ctx or ctx).command_path} --help)"
-    except (MemoryError, ImportError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, ImportError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            message = (
+                "there is too little memory: raise the limit of this process, or use less of it"
+            )
+        elif isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        else:
             raise
-        message = "there is too little memory: raise the limit of this process, or use less of it"
-    except OSError as error:
-        if error.filename is None:
-            raise
-        message = f"{error.filename}: {error.strerror}"
     except TrainingInterruptedError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None

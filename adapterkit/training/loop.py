@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..adapter.batching import batching_key
+from ..backbone.malloc import return_freed_memory
 from ..errors import TrainingInterruptedError, is_out_of_memory
 from ..inference.forward import by_budget
 from ..inference.lanes import SERIAL, WorkerLanes, lanes_of
@@ -189,6 +190,7 @@ class Loop:
         for index in batches:
             self.runs[index].optimizer.zero_grad()
         gc.collect()
+        return_freed_memory()
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
         return None

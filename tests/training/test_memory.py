@@ -16,7 +16,7 @@ import torch
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.errors import TrainingInterruptedError
+from adapterkit.errors import TrainingInterruptedError, is_out_of_memory
 from adapterkit.ops.peak_allocation import PeakAllocation
 from adapterkit.training.callbacks.base import Callback, Event
 from adapterkit.training.full_finetuning import fine_tune
@@ -232,6 +232,13 @@ def test_a_resumed_training_has_the_budget_that_it_was_ended_with(
     assert_same_weights(changed, whole, tolerance=1e-3)
 
 
+def test_an_error_that_follows_from_a_lack_of_memory_is_one() -> None:
+    for reason, expected in (("failed to map segment from shared object", True), ("gone", False)):
+        error = OSError("the library could not be found")  # as the binding of LLVM says
+        error.__context__ = OSError(f"lib.so: {reason}")
+        assert is_out_of_memory(error) == expected
+
+
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -242,14 +249,14 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.cli.app import app
 
 def main(recipe, megabytes, *options):
-    load = Backbone.load
+    load = Backbone.load_with
     def limited(*args, **kwargs):
         backbone = load(*args, **kwargs)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + int(megabytes) * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         return backbone
-    Backbone.load = limited
+    Backbone.load_with = limited
     app(["train", recipe, *options])
 
 main(*sys.argv[1:])
@@ -257,7 +264,6 @@ main(*sys.argv[1:])
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the heap keeps freed memory: what follows the fallback may not fit")
 def test_the_limit_of_a_real_process_is_met(tiny_folder: Path) -> None:
     """`ulimit -v`: without a budget the training falls back, and `auto` never meets the limit."""
     sections = "{epochs: 1, batch_size: 32, learning_rate: 1e-2}"
