@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import did_you_mean
-from ..methods.base import Method, Tensors, methods
+from ..methods.base import Method, PeftReading, Tensors, methods
 from ..methods.peft_folder import PeftFolder
 from ..names import check_name
 from ..tasks.base import Task, tasks
@@ -57,7 +57,7 @@ def read_peft(name: str, folder: PeftFolder, facts: HeadFacts) -> Adapter:
         ValueError: Something in it cannot be expressed exactly here.
     """
     inside, head = _apart(folder)
-    reading = _method_of(folder).from_peft(inside)
+    reading = _reading_of(inside)
     task, own_head = _read_head(folder, head, dict(reading.changes), facts)
     if task.problem_type is not None and facts.problem_type is None:
         log.info(
@@ -89,7 +89,7 @@ def read_peft_method(folder: PeftFolder) -> tuple[Method, Tensors]:
     """
     inside, _ = _apart(folder)
     rest = {n: tensor for n, tensor in inside.tensors.items() if not n.startswith(OTHER_HEADS)}
-    reading = _method_of(folder).from_peft(replace(inside, tensors=rest))
+    reading = _reading_of(replace(inside, tensors=rest))
     return reading.method, reading.tensors
 
 
@@ -105,16 +105,28 @@ def _apart(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
     return replace(folder, tensors=rest), head
 
 
-def _method_of(folder: PeftFolder) -> type[Method]:
-    """The method that reads a `peft_type`."""
-    known: dict[str, type[Method]] = {}
+def _reading_of(folder: PeftFolder) -> PeftReading:
+    """What the first method that can express a folder reads of it: that of its own name before
+    those that read it as well.
+
+    Raises:
+        ValueError: There is none; the message is that of the last one.
+    """
+    known: dict[str, list[type[Method]]] = {}
     for method in methods().values():
-        known |= dict.fromkeys(method.reads_peft_types or (method.peft_type,), method)
+        for name in {method.peft_type, *method.reads_peft_types}:
+            known.setdefault(name, []).append(method)
     peft_type = folder.config.get("peft_type")
     if peft_type not in known:
         hint = did_you_mean(str(peft_type), known)
         raise ValueError(f"{CONFIG}: peft_type {peft_type!r:.80} is not known here; {hint}")
-    return known[peft_type]
+    first, *others = sorted(known[peft_type], key=lambda method: method.peft_type != peft_type)
+    try:
+        return first.from_peft(folder)
+    except ValueError:
+        if not others:
+            raise
+        return others[0].from_peft(folder)
 
 
 def _head_modules(folder: PeftFolder) -> set[str]:

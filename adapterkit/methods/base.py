@@ -111,7 +111,8 @@ class Method(ABC):
     """`peft_type` in `adapter_config.json`: PEFT's own name if PEFT has the method."""
 
     reads_peft_types: ClassVar[tuple[str, ...]] = ()
-    """Every `peft_type` whose folders `from_peft` reads; its own alone if empty."""
+    """Every `peft_type` whose folders `from_peft` reads beside its own. A method that has the name
+    itself is tried first."""
 
     learning_rate: ClassVar[float]
     """Peak learning rate if the recipe gives none."""

@@ -52,7 +52,7 @@ class LNTuning(Method):
 
     type: ClassVar[str] = "ln_tuning"
     peft_type: ClassVar[str] = "LN_TUNING_DIFFERENCES"
-    reads_peft_types: ClassVar[tuple[str, ...]] = ("LN_TUNING", peft_type)
+    reads_peft_types: ClassVar[tuple[str, ...]] = ("LN_TUNING",)
     learning_rate: ClassVar[float] = 5e-3
     table_order: ClassVar[int] = 38
     free_settings: ClassVar[tuple[str, ...]] = ()

@@ -27,7 +27,7 @@ from .base import (
     check_sites,
     chosen_layers,
 )
-from .peft_folder import PeftFolder
+from .peft_folder import PeftFolder, target_settings
 from .peft_products import PRODUCT_KINDS, Product, read_products
 
 
@@ -132,24 +132,12 @@ class LoRA(Method):
         }
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
-        names = [geometry.sites[site].peft_name(site) for site in self.targets]
-        # PEFT matches by suffix, so a name may also be the end of another linear's.
-        endings = tuple(f".{name}" for name in names)
-        excluded = [
-            other
-            for site, linear in geometry.sites.items()
-            if site not in self.targets and (other := linear.peft_name(site)).endswith(endings)
-        ]
-        layer_list = geometry.layers_path.rpartition(".")[2]
         return {
             "r": self.r,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
             "use_rslora": self.rank_stabilised,
-            "target_modules": names,
-            "exclude_modules": excluded or None,
-            "layers_to_transform": list(self.layers) if self.layers is not None else None,
-            "layers_pattern": layer_list if self.layers is not None else None,
+            **target_settings(self.targets, self.layers, geometry),
             "init_lora_weights": True,
             "bias": "none",
             "fan_in_fan_out": False,

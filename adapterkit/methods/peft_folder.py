@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 
 FileKeys = dict[str, tuple[str, int | None]]
@@ -56,6 +57,33 @@ def check_settings(config: Mapping[str, Any], known: Collection[str]) -> None:
                 f"{name} = {value!r:.80} is not supported; train without it, or merge the adapter "
                 "into its base model in PEFT"
             )
+
+
+def target_settings(
+    targets: Sequence[str], layers: tuple[int, ...] | None, geometry: Geometry
+) -> dict[str, Any]:
+    """The settings by which PEFT finds the linears that an adapter edits.
+
+    Args:
+        targets: Canonical names of the linears.
+        layers: Layers that are edited; None for all.
+        geometry: The backbone's.
+    """
+    names = [geometry.sites[site].peft_name(site) for site in targets]
+    # PEFT matches by suffix, so a name may also be the end of another linear's.
+    endings = tuple(f".{name}" for name in names)
+    excluded = [
+        other
+        for site, linear in geometry.sites.items()
+        if site not in targets and (other := linear.peft_name(site)).endswith(endings)
+    ]
+    layer_list = geometry.layers_path.rpartition(".")[2]
+    return {
+        "target_modules": names,
+        "exclude_modules": excluded or None,
+        "layers_to_transform": list(layers) if layers is not None else None,
+        "layers_pattern": layer_list if layers is not None else None,
+    }
 
 
 class Place(NamedTuple):

@@ -189,6 +189,8 @@ LORAS: dict[str, Callable[[str], Any]] = {
 OTHERS: dict[str, Callable[[str], Any]] = {
     "adalora": tuner("AdaLoraConfig", init_r=4, target_r=2, total_step=10),
     "vera": tuner("VeraConfig", r=6),
+    "vera without matrices": tuner("VeraConfig", r=6, save_projection=False),
+    "vera of some layers": tuner("VeraConfig", r=6, target_modules=r".*[02].*(query|output.dense)"),
     "loha": tuner("LoHaConfig", r=2, alpha=3),
     "loha of high rank": tuner("LoHaConfig", r=8, alpha=3),
     "loha pattern": tuner("LoHaConfig", r=2, rank_pattern={"query": 3}, alpha_pattern={"value": 2}),
@@ -229,6 +231,7 @@ def test_lora_answers_as_in_peft(
     check_equal(bases["bert"], backbones["bert"], tmp_path / "a", LORAS[name]("SEQ_CLS"))
 
 
+@pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_methods_answer_as_in_peft(
     name: str, bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
@@ -243,6 +246,8 @@ ELSEWHERE: list[tuple[str, Callable[[str], Any]]] = [
     ("deberta-v2", OTHERS["ia3"]),
     ("roberta", OTHERS["ln tuning"]),
     ("mpnet", OTHERS["ln tuning"]),
+    ("roberta", tuner("VeraConfig", r=6, target_modules=["query", "intermediate.dense"])),
+    ("modernbert", tuner("VeraConfig", r=6, target_modules=["Wqkv", "mlp.Wo"])),
     ("deberta-v2", OTHERS["ln tuning"]),
     ("distilbert", tuner("LNTuningConfig", target_modules=["layer_norm", "LayerNorm"])),
     ("modernbert", tuner("LNTuningConfig", target_modules=MODERN_NORMS)),
@@ -368,10 +373,6 @@ def refusals() -> dict[str, tuple[Callable[[str], Any], str]]:
         "bias of the product": (lora(lora_bias=True), "lora_bias = True is not supported"),
         "word embeddings": (lora(target_modules=["word_embeddings"]), "does not belong here"),
         "tokens": (lora(trainable_token_indices=[3]), "trainable_token_indices = "),
-        "vera without matrices": (
-            tuner("VeraConfig", r=4, save_projection=False),
-            "save_projection",
-        ),
         "ia3 of an input": (
             tuner("IA3Config", feedforward_modules=["query"]),
             "the input of 'bert.encoder.layer.0.attention.self.query' cannot be edited here",
@@ -384,7 +385,6 @@ def refusals() -> dict[str, tuple[Callable[[str], Any], str]]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
 @pytest.mark.parametrize("name", refusals())
 def test_what_cannot_be_expressed_is_refused_by_name(
     name: str, bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path

@@ -36,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "head": {},
     "prefix": {"num_virtual_tokens": 2},
     "bottleneck": {"size": 4},
+    "vera": {"r": 5, "targets": LINEAR_SITES},
     "ia3": {},
     "bitfit": {},
     "ln_tuning": {},
@@ -110,9 +111,9 @@ def expected(family: Any, kind: str, method: str) -> str:
         has_head = family.sequence_head is not None
     if not has_head:
         return "as no task model of transformers of type"
-    if method not in ("lora", "head"):
+    if method not in ("lora", "vera", "head"):
         return f"a {method} adapter does more than change weights"
-    if method == "lora" and family.type == "albert":
+    if method in ("lora", "vera") and family.type == "albert":
         return "its layers share their weights but not their adapters"
     return "equal"
 

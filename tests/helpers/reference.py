@@ -12,7 +12,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
-METHODS = ("lora", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning", "head")
+METHODS = ("lora", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera", "head")
 """Methods that `logits` supports."""
 
 
@@ -84,6 +84,25 @@ def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     return added
 
 
+def vera(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
+    """The term that one adapter adds to a linear with input x; 0 if it does not edit the site."""
+    from peft.tuners.vera.model import _kaiming_init
+
+    method: Any = level.method
+    layers = getattr(method, "layers", None) or tuple(range(99))
+    if method.type != "vera" or site not in method.targets or index not in layers:
+        return torch.zeros(())
+    d, b = (level.tensors[f"{site}.{part}"][layers.index(index)] for part in ("d", "b"))
+    widths_out = [level.tensors[f"{name}.b"].shape[1] for name in method.targets]
+    inner = max(widths_out) if "ffn_up" in method.targets else 0
+    width_in = max(x.shape[1], inner if "ffn_down" in method.targets else 0)
+    generator = torch.Generator().manual_seed(method.projection_seed)
+    down = _kaiming_init((method.r, width_in), generator)[:, : x.shape[1]]
+    up = _kaiming_init((max(widths_out), method.r), generator)[: len(b)]
+    added: Tensor = ((x @ down.T) * d) @ up.T * b
+    return added
+
+
 def ia3(level: Adapter, index: int, site: str, *, is_input: bool) -> Tensor:
     """The factor of one adapter on the input or output of a linear; 1 if it has none there."""
     method: Any = level.method
@@ -127,6 +146,7 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
             inner = inner * ia3(level, index, site, is_input=True)
         y: Tensor = inner @ module.weight.T + module.bias
         for level in levels:
+            y = y + vera(level, index, site, inner)
             y = (y + lora(level, index, site, inner)) * ia3(level, index, site, is_input=False)
             y = y + norm_edit(level, index, site, "bias")
         return y

@@ -30,6 +30,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("prefix", {"num_virtual_tokens": 5}),
     ("ia3", {}),
     ("ia3", {"targets": LINEAR_SITES, "feedforward": ("attention_output",), "layers": (0, 2)}),
+    ("vera", {"r": 6}),
+    ("vera", {"r": 5, "targets": LINEAR_SITES, "layers": (0, 2), "projection_seed": 3}),
     ("bitfit", {}),
     ("bitfit", {"targets": ("query", "ffn_up"), "layers": (0, 2)}),
     ("ln_tuning", {}),
@@ -38,7 +40,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
     ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
 ]
-PEFT_METHODS = ("lora", "prefix", "ia3")
+PEFT_METHODS = ("lora", "prefix", "ia3", "vera")
 """Methods that PEFT has too."""
 every = pytest.mark.parametrize(
     ("kind", "settings"), SETTINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS)]
@@ -99,7 +101,7 @@ def test_a_loaded_adapter_has_the_same_outputs(
     assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "bitfit", "ln_tuning"])
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera"])
 def test_a_new_adapter_leaves_outputs_unchanged(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
@@ -135,6 +137,8 @@ def test_lora_is_initialised_like_peft(tiny: Backbone) -> None:
         ("lora", {"layers": (2, 1)}, "layers: expected ascending"),
         ("ia3", {"targets": ("key", "key")}, "targets: expected distinct of query"),
         ("ia3", {"feedforward": ("key",)}, "feedforward: expected distinct of ffn_down"),
+        ("vera", {"r": 0}, "r: expected 1 or more, got 0"),
+        ("vera", {"projection_seed": -1}, "projection_seed: expected 0 to"),
         ("bitfit", {"targets": ("qkv",)}, "targets: expected distinct of query"),
         ("ln_tuning", {"targets": ("query",)}, "targets: expected distinct of attention_layer"),
         ("prefix", {"num_virtual_tokens": 0}, "num_virtual_tokens: expected 1 or more"),
