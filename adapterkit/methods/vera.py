@@ -164,6 +164,8 @@ class VeRA(Method):
             places = folder.places(path)
             if not places or places[0].columns is not None:
                 raise ValueError(f"'{path}' is trained, which is no linear of the layers")
+            if len(tensors.get("vera_lambda_d", ())) != config["r"]:
+                raise ValueError(f"'{path}': vera_lambda_d has not r = {config['r']!r:.80} numbers")
             found |= {(place.layer, place.site): tensors for place in places}
         layers = tuple(sorted({layer for layer, _ in found}))
         method = cls(
