@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..backbone.embedded import EMBEDDED, EMBEDDED_HUB_NAME
 from ..tasks.fields import FieldKind
 from .adapter import Adapter
 from .plots import confusions, learning_curve, scatter
@@ -88,8 +89,17 @@ def _front_matter(adapter: Adapter, library: str) -> str:
     lines = [f"library_name: {library}", f"tags: [adapterkit, {adapter.method.type}]"]
     if adapter.task.pipeline_tag is not None:
         lines.append(f"pipeline_tag: {adapter.task.pipeline_tag}")
-    if HUB_NAME.fullmatch(adapter.backbone):
-        lines.append(f"base_model: {adapter.backbone}")
+    metrics = {name for scores in adapter.metrics.values() for name in scores} - {"loss"}
+    if metrics:
+        lines.append(f"metrics: [{', '.join(sorted(metrics))}]")
+    columns = adapter.inputs.required
+    if "text" in columns and all(c.kind == FieldKind.TEXT for c in columns.values()):
+        example = json.dumps(adapter.task.example_request(columns), ensure_ascii=False)
+        lines.append(f"widget: [{example}]")
+    base = EMBEDDED_HUB_NAME if adapter.backbone == EMBEDDED else adapter.backbone
+    if HUB_NAME.fullmatch(base):
+        relation = "adapter" if library == "adapterkit" else "merge"
+        lines += [f"base_model_relation: {relation}", f"base_model: {base}"]
     return "\n".join(["---", *lines, "---"])
 
 

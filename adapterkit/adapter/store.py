@@ -24,6 +24,7 @@ from .aliases import ALIAS, LATEST
 from .card import backbone_of, read_parent
 from .checksums import checksum_errors, folder_digest, read_sums, with_checksums
 from .folder import SignatureCheck, adapter_files
+from .hub import HUB, HubRepository
 from .local_writer import LocalWriter
 from .peft_format import CONFIG
 from .remote_store import Remote, is_url
@@ -334,11 +335,15 @@ class Store:
 
 
 def find_folder(reference: str, store: Store) -> Path:
-    """The folder of an adapter that a user names: the folder itself, else a name in the store.
+    """The folder of an adapter that a user names: the folder itself, a local copy of a repository
+    of the Hugging Face hub (`hf://user/repo@revision`), else a name in the store.
 
     Raises:
-        UnknownAdapterError: It is neither.
+        UnknownAdapterError: It is none of them.
+        AdapterError: The repository cannot be downloaded.
     """
+    if reference.startswith(HUB):
+        return HubRepository.of(reference.removeprefix(HUB)).download()
     if isfile(join(reference, CONFIG)):  # os.path: a text too long for a path is not one
         return Path(reference)
     is_path = reference.startswith((".", "/"))

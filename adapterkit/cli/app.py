@@ -22,6 +22,7 @@ from .data import app as data
 from .evaluate import evaluate
 from .export import export
 from .group import CommandGroup
+from .hub import pull, push
 from .import_peft import import_peft
 from .keys import keys
 from .options import JsonOption, json_text
@@ -138,6 +139,8 @@ app.command()(inspect)
 app.command()(verify)
 app.command("import")(import_peft)
 app.command()(export)
+app.command()(push)
+app.command()(pull)
 app.command()(serve)
 app.command()(keys)
 app.command()(sign)

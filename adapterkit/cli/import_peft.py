@@ -14,7 +14,9 @@ from .options import BackboneOption, JsonOption, StoreOption, json_text
 
 
 def import_peft(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Adapter folder of PEFT.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Adapter folder of PEFT, or hf://user/repo.")
+    ],
     name: Annotated[str, typer.Option("--name", help="Its name in the store: tenant/name.")],
     store: StoreOption = Path("adapters"),
     labels: Annotated[
@@ -46,8 +48,8 @@ def import_peft(
 
     opened = Store(store)
     opened.check_target(name)
-    found = find_folder(str(folder), opened)
-    base = Backbone.load_with(backbone_name([str(folder)], opened, backbone), LoadOptions())
+    found = find_folder(folder, opened)
+    base = Backbone.load_with(backbone_name([folder], opened, backbone), LoadOptions())
     facts = HeadFacts(tuple(labels.split(",")) if labels is not None else None, problem)
     adapter = replace(
         load_peft_adapter(found, base, facts),

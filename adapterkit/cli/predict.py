@@ -39,7 +39,7 @@ def predict(
     ] = None,
     adapters: Annotated[
         list[str] | None,
-        typer.Option("--adapter", help="Adapter name or folder; repeatable."),
+        typer.Option("--adapter", help="Adapter name, folder or hf://user/repo; repeatable."),
     ] = None,
     source: Annotated[
         Path | None,

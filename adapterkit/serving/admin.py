@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from ..adapter.folder_files import REQUIRED_FILES
 from ..adapter.store import Store
 from ..errors import AdapterkitError
 from ..names import check_name
@@ -30,7 +31,7 @@ from .routes import ServiceDep
 from .schemas import MAX_VERSION, Alias, Name, VersionBody
 from .service import Service
 from .strict_json import StrictJsonRoute
-from .uploads import REQUIRED_FILES, received_folder
+from .uploads import received_folder
 
 router = APIRouter(
     prefix="/admin",

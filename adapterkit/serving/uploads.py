@@ -13,18 +13,8 @@ from typing import IO
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from ..adapter.card import CARD
-from ..adapter.checksums import SIGNATURE, SUMS
-from ..adapter.peft_format import CONFIG
-from ..adapter.weights import MEMBERS, WEIGHTS
+from ..adapter.folder_files import ALLOWED_FILES, REQUIRED_FILES
 from ..errors import DataError
-
-REQUIRED_FILES = (CONFIG, WEIGHTS, CARD)
-ALLOWED_FILES = re.compile(
-    "|".join(map(re.escape, (*REQUIRED_FILES, SUMS, SIGNATURE)))
-    + rf"|{MEMBERS}/[1-9][0-9]?\.safetensors"
-    + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
-)
 
 MAX_ENTRIES = 1024
 """Most headers of an archive: of files, of folders, and extended ones."""

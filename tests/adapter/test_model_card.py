@@ -120,11 +120,13 @@ def test_the_usage_in_a_model_card_runs(
 def test_a_model_card_begins_with_what_the_hub_reads(
     tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
-    adapter = make_adapter(tiny)
+    adapter = replace(make_adapter(tiny), metrics={"test": {"accuracy": 0.5, "loss": 1.0}})
     expected = {
         "library_name": "adapterkit",
         "tags": ["adapterkit", adapter.method.type],
         "pipeline_tag": "text-classification",
+        "metrics": ["accuracy"],
+        "widget": [{"text": "a text"}],
     }
     assert read_yaml(model_card(adapter).split("---\n")[1]) == expected
     hub = replace(adapter, backbone="google-bert/bert-base-uncased")
