@@ -217,7 +217,7 @@ def oid(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
 
-ROUTES = [
+ROUTES: list[tuple[str, Any]] = [
     (r"POST /api/repos/create", _Handler.create),
     (r"POST /api/validate-yaml", _Handler.validate),
     (rf"GET /api/models/{REPOSITORY}", _Handler.info),
