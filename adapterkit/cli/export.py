@@ -32,7 +32,7 @@ def export(
     ],
     kind: Annotated[
         str,
-        typer.Option("--format", help="peft (a folder of PEFT) or merged (a checkpoint)."),
+        typer.Option("--format", help="peft (a folder of PEFT), merged (a checkpoint) or onnx."),
     ],
     output: Annotated[Path, typer.Option("--output", help="The new folder.")],
     store: StoreOption = Path("adapters"),
@@ -44,7 +44,8 @@ def export(
 
     peft: a folder of PEFT without anything of adapterkit. merged: a plain checkpoint of
     transformers (AutoModelForSequenceClassification and the like) with the adapter added to the
-    weights. What has no exact form there is refused.
+    weights. onnx: the same as an ONNX file, for classifiers of texts and regressions; it needs the
+    extra adapterkit[onnx]. What has no exact form there is refused.
 
     \b
     adapterkit export acme/intent --format merged --output intent-model
