@@ -49,7 +49,7 @@ def train_and_predict(folder: Path, csv: Path | None, model: str, epochs: int) -
         {
             "name": "acme/topic",
             "data": {"path": path.name, "validation": 0 if csv is None else 0.1},
-            "method": {"type": "lora", "r": 8},  # or prefix, or bottleneck
+            "method": {"type": "lora", "r": 8},  # or vera, ia3, prefix, ...
             "training": {"epochs": epochs, "batch_size": 8},
         },
         folder=path.parent,
