@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import AdapterkitError as AdapterkitError
     from .errors import DataError as DataError
     from .inference.attribution import explain as explain
+    from .inference.backbones import Backbones as Backbones
     from .inference.labelled import read_rows as read_rows
     from .inference.pipeline import evaluate as evaluate
     from .inference.predictor import Predictor as Predictor
@@ -71,6 +72,7 @@ _MODULES = {
     "AnswerSummary": "tasks.types",
     "AsyncClient": "client.http",
     "Backbone": "backbone.model",
+    "Backbones": "inference.backbones",
     "Callback": "training.callbacks.base",
     "Client": "client.http",
     "Column": "tasks.columns",

@@ -38,6 +38,10 @@ class AdapterError(AdapterkitError):
     """An adapter folder is damaged, incomplete or made for another backbone."""
 
 
+class MissingBackboneError(AdapterError):
+    """An adapter was trained on a backbone that is not loaded."""
+
+
 class UnknownAdapterError(AdapterkitError):
     """There is no adapter of that name."""
 

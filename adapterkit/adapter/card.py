@@ -103,6 +103,42 @@ def backbone_of(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
+class BackboneRef:
+    """The backbone that an adapter was trained on.
+
+    Attributes:
+        name: Its name at that time.
+        fingerprint: Its fingerprint; None if a folder of PEFT was imported, which does not say it.
+    """
+
+    name: str
+    fingerprint: str | None
+
+    def __str__(self) -> str:
+        """Its name with the beginning of the fingerprint, as messages show it."""
+        return f"'{self.name}' ({(self.fingerprint or 'no fingerprint')[:19]})"
+
+    @classmethod
+    def of_adapter(cls, adapter: Adapter) -> Self:
+        """The reference of an adapter."""
+        return cls(adapter.backbone, adapter.fingerprint)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The reference in the content of a card."""
+        return cls(str(content["backbone"]["name"]), content["backbone"]["fingerprint"])
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The reference in the card of an adapter folder; None without a card.
+
+        Raises:
+            AdapterError: The card is garbled.
+        """
+        return cls.of(read_card(folder)) if (folder / CARD).is_file() else None
+
+
+@dataclass(frozen=True)
 class CardSummary:
     """What lists of adapters show of one adapter folder.
 
@@ -112,7 +148,7 @@ class CardSummary:
         method: Name of its method.
         n_members: Members of the ensemble; 1 for a single adapter.
         parent: Name of the adapter it stands on; None without one.
-        backbone: Name of its backbone.
+        backbone: The backbone that it was trained on.
         labels: Label names; None for a task without labels.
         metrics: Split to metric to value.
         rows: Split to number of its rows, if the training has recorded them.
@@ -125,7 +161,7 @@ class CardSummary:
     method: str
     n_members: int
     parent: str | None
-    backbone: str
+    backbone: BackboneRef
     labels: list[str] | None
     metrics: dict[str, dict[str, Any]]
     rows: dict[str, int]
@@ -149,7 +185,7 @@ class CardSummary:
             method=str(content["method"]["type"]),
             n_members=1 + len(content.get("members", ())),
             parent=parent.name if parent is not None else None,
-            backbone=str(content["backbone"]["name"]),
+            backbone=BackboneRef.of(content),
             labels=content["task"].get("labels"),
             metrics=content["metrics"],
             rows=content["training"].get("rows", {}),

@@ -209,6 +209,11 @@ class Backbone:
             p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in self.model.parameters()
         )
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its weights, without the copies that are laid out for this processor."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
+
     def __call__(
         self, packed: Packed, edits: Edits, entering: tuple[int, Tensor] | None = None
     ) -> EncoderOutput:

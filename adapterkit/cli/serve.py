@@ -27,8 +27,13 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8080,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="minilm, a folder or a hub name.")
-    ] = "minilm",
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            help="minilm (if omitted), a folder or a hub name; repeatable: each adapter runs on "
+            "the backbone it was trained on, and the first is `base`.",
+        ),
+    ] = None,
     dtype: DtypeOption = "float32",
     quantization: QuantizationOption = "none",
     device: DeviceOption = "auto",
@@ -116,7 +121,7 @@ def serve(
         bool, typer.Option("--log-texts", help="Write the texts of requests to the log.")
     ] = False,
 ) -> None:
-    """Serve the adapters of a store over HTTP, mixed in one batch over one backbone.
+    """Serve the adapters of a store over HTTP, mixed in one batch over their backbones.
 
     \b
     adapterkit serve adapters
@@ -145,7 +150,7 @@ def serve(
             Settings(
                 store=store,
                 cache=cache,
-                backbone=backbone,
+                backbones=tuple(backbone or ["minilm"]),
                 load_options=LoadOptions(dtype, quantization, device, device_map),
                 memory=bytes_of(memory, "--memory"),
                 device_memory=bytes_of(device_memory, "--device-memory"),

@@ -182,7 +182,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "method": card.method,
         "members": card.n_members,
         "on_top_of": card.parent,
-        "backbone": card.backbone,
+        "backbone": card.backbone.name,
         "labels": card.labels,
         "bytes": card.n_bytes,
         "metrics": card.metrics,

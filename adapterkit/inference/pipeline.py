@@ -64,26 +64,27 @@ def encode_requests(
     return examples
 
 
-def encode_each(
-    backbone: Backbone,
-    owners: Sequence[Adapter | None],
-    texts: Sequence[Text],
-    names: Sequence[str],
-) -> list[Example | AdapterkitError]:
-    """Tokenises requests as `encode_requests` does: for each its example, or what is wrong with
-    it."""
+NamedText = tuple[Adapter | None, Text, str]
+"""A request: its adapter (None for the plain backbone), its text, and how messages call it."""
+
+
+def encode_rows(backbone: Backbone, rows: Sequence[NamedText]) -> list[Example]:
+    """Tokenises requests as `encode_requests` does."""
+    owners, texts, names = zip(*rows, strict=True)
+    return encode_requests(backbone, owners, texts, names)
+
+
+def encode_each(backbone: Backbone, rows: Sequence[NamedText]) -> list[Example | AdapterkitError]:
+    """Tokenises requests as `encode_rows` does: for each its example, or what is wrong with it."""
     try:  # all at once is faster
-        return [*encode_requests(backbone, owners, texts, names)]
+        return [*encode_rows(backbone, rows)]
     except AdapterkitError:
-        rows = zip(owners, texts, names, strict=True)
-        return [_encode_one(backbone, *row) for row in rows]
+        return [_encode_one(backbone, row) for row in rows]
 
 
-def _encode_one(
-    backbone: Backbone, owner: Adapter | None, text: Text, name: str
-) -> Example | AdapterkitError:
+def _encode_one(backbone: Backbone, row: NamedText) -> Example | AdapterkitError:
     try:
-        return encode_requests(backbone, [owner], [text], [name])[0]
+        return encode_rows(backbone, [row])[0]
     except AdapterkitError as error:
         return error
 

@@ -1,4 +1,4 @@
-"""A predictor: named adapters over one backbone, which can be added and removed at any time."""
+"""A predictor: named adapters over their backbones, which can be added and removed at any time."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..adapter.adapter import Adapter
-from ..adapter.folder import SignatureCheck, check_backbone, load_adapter
+from ..adapter.card import BackboneRef
+from ..adapter.folder import SignatureCheck, check_backbone
 from ..adapter.stacking import ParentCache
 from ..adapter.store import Store, backbone_name, find_folder
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name
 from ..tasks.types import Answer, Example, Text
+from .backbones import Backbones
 from .forward import MAX_TOKENS
 from .lanes import lanes_of
-from .pipeline import answer_rows, encode_each, encode_requests
+from .pipeline import answer_rows, encode_each, encode_rows
 from .progress_bar import progress_bar
 
 
 class Predictor:
-    """Named adapters over one backbone; any number of threads may use it at the same time.
+    """Named adapters over one or several backbones; any number of threads may use it at the same
+    time.
 
     Args:
-        backbone: The backbone.
+        backbone: The backbone, or several: each adapter then runs on the one it was trained on, and
+            the first computes requests without an adapter.
         adapters: Adapters to add at the start.
         max_tokens: Most tokens in one packed batch; longer requests are split.
     """
 
     def __init__(
-        self, backbone: Backbone, adapters: Iterable[Adapter] = (), max_tokens: int = MAX_TOKENS
+        self,
+        backbone: Backbone | Backbones,
+        adapters: Iterable[Adapter] = (),
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
-        self.backbone = backbone
+        self.backbones = Backbones.of(backbone)
         self.max_tokens = max_tokens
         # Threads share it: reading, setting and deleting a single entry is atomic in Python.
         self._adapters: dict[str, Adapter] = {}
@@ -46,17 +53,17 @@ class Predictor:
         references: Sequence[str],
         store: Store | str | Path = "adapters",
         *,
-        backbone: Backbone | None = None,
+        backbone: Backbone | Backbones | None = None,
         any_backbone: bool = False,
     ) -> Self:
-        """Opens adapters of a store, or adapter folders, over one backbone.
+        """Opens adapters of a store, or adapter folders.
 
         Args:
             references: Names in the store (`acme/intent`, `acme/intent@2`, `acme/intent@stable`)
                 or adapter folders.
             store: The store, or its folder.
-            backbone: The backbone; if omitted, the one that the first adapter was trained on, in
-                float32.
+            backbone: The backbone, or several; if omitted, the one that the first adapter was
+                trained on, in float32.
             any_backbone: Accept adapters that were trained on other weights.
 
         Raises:
@@ -71,6 +78,11 @@ class Predictor:
         predictor = cls(backbone)
         predictor.load_references(references, store, any_backbone=any_backbone)
         return predictor
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone, the first of several."""
+        return self.backbones.default
 
     @property
     def names(self) -> list[str]:
@@ -91,9 +103,11 @@ class Predictor:
             AdapterkitError: Its name is not valid, or is that of the plain backbone.
         """
         check_name(adapter.name)
+        backbone = self.backbones.for_adapter(adapter)
         if not any_backbone:
-            check_backbone(adapter, self.backbone, adapter.name)
-        resident = adapter.to(self.backbone.device).without_record()
+            self.backbones.check(BackboneRef.of_adapter(adapter), adapter.name)
+            check_backbone(adapter, backbone, adapter.name)
+        resident = adapter.to(backbone.device).without_record()
         self._adapters[adapter.name] = self._parents.share(resident)
 
     def load(
@@ -118,9 +132,8 @@ class Predictor:
         Raises:
             AdapterError: The folder is not sound. The predictor is unchanged then.
         """
-        adapter = load_adapter(
+        adapter = self.backbones.load_adapter(
             folder,
-            self.backbone,
             any_backbone=any_backbone,
             on_top_of=on_top_of,
             check_signature=check_signature,
@@ -210,11 +223,11 @@ class Predictor:
             AdapterkitError: A text is empty or not a text.
         """
         owners = self._owners(requests)
-        examples = encode_requests(self.backbone, owners, [text for _, text in requests], names)
+        names = names or [f"text {number}" for number in range(1, len(requests) + 1)]
+        texts = zip(owners, [text for _, text in requests], names, strict=True)
+        examples = self.backbones.map(encode_rows, list(texts))
         with progress_bar(progress, total=len(requests), unit="text") as bar:
-            rows = list(zip(owners, examples, strict=True))
-            lanes = lanes_of(self.backbone.device)
-            return answer_rows(self.backbone, rows, self.max_tokens, bar, lanes)
+            return self._answers(list(zip(owners, examples, strict=True)), bar)
 
     def answer_each(
         self, requests: Sequence[tuple[str | None, Text]], names: Sequence[str], bar: Any = None
@@ -233,15 +246,24 @@ class Predictor:
             UnknownAdapterError: A name is not known. Nothing is computed then.
         """
         owners = self._owners(requests)
-        texts = [text for _, text in requests]
-        found: list[Any] = encode_each(self.backbone, owners, texts, names)
+        texts = zip(owners, [text for _, text in requests], names, strict=True)
+        found: list[Any] = self.backbones.map(encode_each, list(texts))
         valid = [index for index, one in enumerate(found) if isinstance(one, Example)]
-        rows = [(owners[index], found[index]) for index in valid]
-        lanes = lanes_of(self.backbone.device)
-        answers = answer_rows(self.backbone, rows, self.max_tokens, bar, lanes) if rows else []
+        answers = self._answers([(owners[index], found[index]) for index in valid], bar)
         for index, answer in zip(valid, answers, strict=True):
             found[index] = answer
         return found
+
+    def _answers(self, rows: Sequence[tuple[Adapter | None, Example]], bar: Any) -> list[Answer]:
+        """The answers to examples, in batches of one backbone each."""
+        lanes = lanes_of(self.backbone.device)
+
+        def answer(
+            backbone: Backbone, some: Sequence[tuple[Adapter | None, Example]]
+        ) -> list[Answer]:
+            return answer_rows(backbone, some, self.max_tokens, bar, lanes)
+
+        return self.backbones.map(answer, rows)
 
     def _owners(self, requests: Sequence[tuple[str | None, Text]]) -> list[Adapter | None]:
         """The adapter of each request. Every name is looked up once, so that one call uses one

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from ..adapter.adapter import Adapter
-from ..adapter.folder import SignatureCheck, load_adapter
+from ..adapter.card import BackboneRef
 from ..adapter.stacking import ParentCache
 from ..adapter.store import Store
 from ..adapter.store_index import Version
 from ..backbone.model import Backbone
 from ..errors import AdapterError, UnreachableStoreError
+from ..inference.backbones import Backbones
 
 Key = tuple[str, str]
 """Name and digest of an adapter. Each published content of a name has a key of its own."""
@@ -113,9 +114,11 @@ class LoadedAdapter:
 class AdapterCache:
     """The loaded adapters of a store, in memory and, if the backbone is on a GPU, on that GPU.
 
+    Adapters of all backbones share the bytes of a tier.
+
     Args:
         store: The store.
-        backbone: The backbone that the adapters are for.
+        backbone: The backbone that the adapters are for, or several.
         memory: Most bytes of the memory tier.
         device: Most bytes of the GPU tier; unused if the backbone is on the CPU.
         pinned: Names that are never evicted.
@@ -125,16 +128,17 @@ class AdapterCache:
     def __init__(
         self,
         store: Store,
-        backbone: Backbone,
+        backbone: Backbone | Backbones,
         memory: int,
         device: int,
         pinned: Iterable[str] = (),
         any_backbone: bool = False,
     ) -> None:
         self.store = store
-        self.backbone = backbone
+        self.backbones = Backbones.of(backbone)
         self.memory = LruTier(memory)
-        self.device = self.memory if backbone.device.type == "cpu" else LruTier(device)
+        on_cpu = self.backbones.default.device.type == "cpu"
+        self.device = self.memory if on_cpu else LruTier(device)
         for tier in (self.memory, self.device):
             tier.pinned = set(pinned)
         self.loads = 0
@@ -156,6 +160,7 @@ class AdapterCache:
         Raises:
             AdapterkitError: The reference is not valid.
             UnknownAdapterError: The adapter or version does not exist.
+            MissingBackboneError: The backbone of the adapter is not loaded.
             AdapterError: The folder of the adapter is not valid.
             UnreachableStoreError: A remote store does not answer, and the version was not used
                 before.
@@ -186,22 +191,28 @@ class AdapterCache:
         n_dropped = self.device.drop(name)
         return max(n_dropped, self.memory.drop(name))
 
-    def load(self, folder: Path, check_signature: SignatureCheck | None = None) -> Adapter:
-        """Reads an adapter folder for the backbone, without adding it to the cache.
-
-        Args:
-            folder: The folder.
-            check_signature: Refuses folders without a signature (`load_adapter`).
+    def load(self, folder: Path) -> Adapter:
+        """Reads an adapter folder for the backbone that its card names, without a check of its
+        signature and without adding it to the cache.
 
         Raises:
             AdapterError: The folder is not valid, or its adapter does not fit the backbone.
         """
-        return load_adapter(
-            folder,
-            self.backbone,
-            any_backbone=self._any_backbone,
-            check_signature=check_signature,
-        )
+        return self.backbones.load_adapter(folder, any_backbone=self._any_backbone)
+
+    def check_backbone(self, version: Version) -> None:
+        """Checks that the backbone of a version is loaded.
+
+        Raises:
+            MissingBackboneError: It is not.
+        """
+        trained_on = BackboneRef.read(version.folder)
+        self.backbones.check(trained_on, f"'{version.name}'", any_backbone=self._any_backbone)
+
+    def backbone_of(self, trained_on: BackboneRef) -> Backbone | None:
+        """The backbone on which an adapter runs; None if it is not loaded."""
+        fallback = self.backbones.default if self._any_backbone else None
+        return self.backbones.find(trained_on) or fallback
 
     def close(self) -> None:
         """Ends the threads that find and load adapters."""
@@ -258,11 +269,17 @@ class AdapterCache:
             self.memory.put(key, adapter)
         if self.device is self.memory:
             return adapter
-        moved = await loop.run_in_executor(self._threads, adapter.to, self.backbone.device)
+        device = self.backbones.for_adapter(adapter).device
+        moved = await loop.run_in_executor(self._threads, adapter.to, device)
         moved = self._parents.share(moved)
         self.device.put(key, moved)
         return moved
 
     def _read(self, version: Version) -> Adapter:
-        adapter = self.load(version.folder, self.store.check_signature)
+        adapter = self.backbones.load_adapter(
+            version.folder,
+            name=f"'{version.name}'",
+            any_backbone=self._any_backbone,
+            check_signature=self.store.check_signature,
+        )
         return replace(adapter.without_record(), name=version.name)

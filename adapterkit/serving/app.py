@@ -20,6 +20,7 @@ from .._version import __version__
 from ..errors import (
     AdapterError,
     AdapterkitError,
+    MissingBackboneError,
     OverloadedError,
     TooLargeError,
     UnavailableError,
@@ -73,7 +74,7 @@ def make_app(service: Service) -> FastAPI:
         title="adapterkit",
         version=__version__,
         servers=[{"url": "./"}],  # beside the description, also below the prefix of a proxy
-        description="The adapters of many tenants on one backbone, mixed in one batch.",
+        description="The adapters of many tenants, mixed in one batch over their backbones.",
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from another site
         redoc_url=None,
@@ -85,7 +86,7 @@ def make_app(service: Service) -> FastAPI:
         strict_content_type=False,  # clients of the Open Inference Protocol send no content type
         responses={
             status: {"model": ErrorBody, "description": ERROR_TYPES[status]}
-            for status in (400, 401, 403, 404, 408, 413, 414, 422, 429, 431, 500, 503)
+            for status in (400, 401, 403, 404, 408, 409, 413, 414, 422, 429, 431, 500, 503)
         },
     )
     app.state.service = service
@@ -154,6 +155,8 @@ async def _adapterkit_error(_: Request, error: Exception) -> Response:
         return error_response(413, str(error))
     if isinstance(error, UnknownAdapterError):
         return error_response(404, str(error))
+    if isinstance(error, MissingBackboneError):
+        return error_response(409, str(error))
     if isinstance(error, AdapterError):  # an error in the store, not of the caller
         log.error(str(error))
         return error_response(500, "the adapter cannot be loaded; the log of the server says why")

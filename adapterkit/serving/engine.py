@@ -11,8 +11,9 @@ from functools import partial
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..errors import UnavailableError
+from ..inference.backbones import Backbones
 from ..inference.lanes import WorkerLanes
-from ..inference.pipeline import encode_requests, n_characters
+from ..inference.pipeline import encode_rows, n_characters
 from ..tasks.types import Answer, Example, Text
 from .fair_pool import FairPool
 from .pending_row import PendingRow, SequencePart, compute_parts
@@ -43,13 +44,14 @@ class EngineObserver:
 
 
 class Engine:
-    """Answers the requests of many tenants with one backbone, in mixed packed batches.
+    """Answers the requests of many tenants, in mixed packed batches.
 
     Tokenising and computing are divided fairly among tenants, each by a pool of its own. Texts are
     tokenised row by row and computed sequence by sequence, so a long text never stops the others.
+    All backbones share one queue; a batch computes the rows of each of them together.
 
     Args:
-        backbone: The backbone.
+        backbone: The backbone, or several.
         max_batch_tokens: Most tokens of a batch. A larger value gives more throughput, a smaller
             one shorter waiting times.
         max_queue_tokens: Most tokens that may wait to be computed. Texts of four times as many
@@ -60,13 +62,13 @@ class Engine:
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | Backbones,
         max_batch_tokens: int,
         max_queue_tokens: int,
         lanes: WorkerLanes,
         observer: EngineObserver | None = None,
     ) -> None:
-        self.backbone = backbone
+        self.backbones = Backbones.of(backbone)
         self.max_batch_tokens = max_batch_tokens
         self._observer = observer or EngineObserver()
         self._closing = False
@@ -74,14 +76,14 @@ class Engine:
         self._lanes = lanes
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._tokenizing = FairPool[TextRow, Example](
-            partial(tokenize_rows, backbone),
+            partial(tokenize_rows, self.backbones),
             self._tokenizers.submit,
             TOKENIZER_THREADS,
             TOKENIZER_BATCH_TOKENS,
             UNTOKENIZED * max_queue_tokens,
         )
         self._computing = FairPool[SequencePart, None](
-            partial(compute_parts, backbone),
+            partial(compute_parts, self.backbones),
             lanes.submit,
             lanes.n,
             max_batch_tokens,
@@ -178,10 +180,9 @@ class Engine:
         self, tenant: str, rows: Sequence[tuple[Adapter | None, Text]], deadline: float
     ) -> list[Example]:
         sizes = [n_characters(adapter, text) for adapter, text in rows]
+        parts = [TextRow(*row, f"text {number}") for number, row in enumerate(rows, 1)]
         if sum(sizes) <= MAX_INLINE_CHARACTERS:
-            adapters, texts = [adapter for adapter, _ in rows], [text for _, text in rows]
-            return encode_requests(self.backbone, adapters, texts)
-        parts = [TextRow(f"text {number}", *row) for number, row in enumerate(rows, 1)]
+            return self.backbones.map(encode_rows, parts)
         done = asyncio.get_running_loop().create_future()
         tokens = [estimate_tokens(size) for size in sizes]
         return await self._tokenizing.run(QueuedRequest(tenant, parts, tokens, deadline, done))

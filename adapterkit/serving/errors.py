@@ -13,6 +13,7 @@ ERROR_TYPES = {
     404: "not_found",
     405: "method",
     408: "timeout",
+    409: "backbone_not_loaded",
     413: "too_large",
     414: "too_large",
     422: "validation",

@@ -144,6 +144,12 @@ class _StateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         queue, cache = self._engine.queue, self._cache
         untokenized = self._engine.untokenized
+        weights = GaugeMetricFamily(
+            "adapterkit_backbone_bytes", "Bytes of the weights of a backbone", labels=["backbone"]
+        )
+        for backbone in self._engine.backbones:
+            weights.add_metric([backbone.name], backbone.n_bytes)
+        yield weights
         yield GaugeMetricFamily(
             "adapterkit_untokenized_rows", "Rows that wait to be tokenised", untokenized.parts
         )

@@ -126,7 +126,7 @@ async def version_is_ready(
     name: Name, version: VersionOrAlias, service: ServiceDep, caller: CallerDep
 ) -> Response:
     """Report whether one version of an adapter can be used."""
-    found = await service.find(caller, f"{name}@{version}")
+    found = await service.find_usable(caller, f"{name}@{version}")
     return JSONResponse({"name": name, "version": str(found.number), "ready": True})
 
 
@@ -134,7 +134,7 @@ async def version_is_ready(
 async def is_ready(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Report whether an adapter can be used."""
     if name != BASE:
-        await service.find(caller, name)
+        await service.find_usable(caller, name)
     return JSONResponse({"name": name, "ready": True})
 
 

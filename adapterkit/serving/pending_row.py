@@ -11,9 +11,9 @@ from typing import TypeVar
 from torch import Tensor
 
 from ..adapter.adapter import Adapter
-from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
 from ..errors import AdapterkitError
+from ..inference.backbones import Backbones
 from ..inference.pipeline import compute_outputs, members_of, rows_to_answers
 from ..tasks.types import Answer, Example
 
@@ -69,7 +69,7 @@ class SequencePart:
         return len(members_of(self.row.adapter)) * len(self.inputs)
 
 
-def compute_parts(backbone: Backbone, parts: Sequence[SequencePart]) -> list[Exception | None]:
+def compute_parts(backbones: Backbones, parts: Sequence[SequencePart]) -> list[Exception | None]:
     """Computes a batch of sequences, and the answers of the rows that are complete with them.
 
     Returns:
@@ -78,7 +78,7 @@ def compute_parts(backbone: Backbone, parts: Sequence[SequencePart]) -> list[Exc
 
     def outputs(some: Sequence[SequencePart]) -> list[tuple[Tensor, ...]]:
         rows = [(part.row.adapter, Example((part.inputs,))) for part in some]
-        return compute_outputs(backbone, rows)
+        return backbones.map(compute_outputs, rows)
 
     def answers(some: Sequence[SequencePart]) -> list[Answer]:
         rows = [part.row for part in some]

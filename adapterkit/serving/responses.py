@@ -85,6 +85,14 @@ class Rank(ResponseBody):
 # Models
 
 
+class BackboneName(ResponseBody):
+    """The backbone of an adapter."""
+
+    name: str
+    fingerprint: str | None
+    loaded: bool = Field(description="Whether this server computes with it")
+
+
 class BackboneDescription(ResponseBody):
     """The plain backbone."""
 
@@ -92,6 +100,7 @@ class BackboneDescription(ResponseBody):
     object: Literal["model"]
     owned_by: str
     parent: str | None
+    backbone: BackboneName
     reads: dict[str, str] | None = Field(description="Required inputs: kind by role")
     may_read: dict[str, str] | None = Field(description="Optional inputs: kind by role")
     document: str | None = Field(description="Role of the text that positions refer to")
@@ -156,14 +165,26 @@ class ActivityReport(ResponseBody):
     bytes: int
 
 
+class BackboneFacts(ResponseBody):
+    """A backbone of the server."""
+
+    name: str
+    fingerprint: str
+    dtype: str
+    max_input_length: int
+    bytes: int = Field(description="Bytes of its weights")
+
+
 class Info(ResponseBody):
-    """The backbone and the limits of the server."""
+    """The backbones and the limits of the server; `model_*` and `max_input_length` are those of the
+    first backbone."""
 
     model_id: str
     model_sha: str
     model_dtype: str
     model_type: dict[str, dict[str, Any]]
     max_input_length: int
+    backbones: list[BackboneFacts]
     max_batch_tokens: int
     max_client_batch_size: int
     max_body_bytes: int

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from .._version import __version__
 from ..adapter.card import read_card
+from ..backbone.model import Backbone
 from ..errors import DataError, UnavailableError
 from ..inference.pipeline import plain_task, summarize
 from ..names import BASE
@@ -117,8 +118,8 @@ async def models(
 ) -> Response:
     """List the plain backbone and the adapters that the caller may use, in the format of OpenAI."""
     models = await service.models(caller, after, limit, search)
-    first = [_base_model()] if not after and search.casefold() in BASE else []
-    rows = [_model(model, service.backbone.name) for model in models]
+    first = [_base_model(service)] if not after and search.casefold() in BASE else []
+    rows = [_model(model) for model in models]
     more = len(models) == limit
     return JSONResponse({"object": "list", "data": [*first, *rows], "has_more": more})
 
@@ -132,13 +133,13 @@ async def model(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     """Describe one adapter: task and its settings, labels, scores, versions and aliases; or
     `base`, the plain backbone."""
     if name == BASE:
-        return JSONResponse(_base_model())
+        return JSONResponse(_base_model(service))
     version = await service.find(caller, name)
     description = await service.in_thread(service.describe, version)
     card = await service.in_thread(read_card, version.folder)
     versions, aliases = await service.in_thread(service.store.versions, version.name)
     more = {"settings": card["task"], "versions": versions, "aliases": aliases}
-    return JSONResponse({**_model(description, service.backbone.name), **more})
+    return JSONResponse({**_model(description), **more})
 
 
 @router.get("/v1/activity", tags=["server"], response_model=ActivityReport)
@@ -157,15 +158,20 @@ async def activity(service: ServiceDep, caller: CallerDep) -> Response:
 
 @router.get("/info", tags=["server"], response_model=Info)
 async def info(service: ServiceDep) -> Response:
-    """Report the backbone and the limits of the server."""
-    geometry, limits = service.backbone.geometry, service.limits
+    """Report the backbones and the limits of the server.
+
+    `model_id`, `model_sha`, `model_dtype` and `max_input_length` are those of the first backbone.
+    """
+    limits = service.limits
+    backbones = [_backbone_facts(backbone) for backbone in service.backbones]
     return JSONResponse(
         {
-            "model_id": service.backbone.name,
-            "model_sha": service.backbone.fingerprint,
-            "model_dtype": str(service.backbone.dtype).removeprefix("torch."),
+            "model_id": backbones[0]["name"],
+            "model_sha": backbones[0]["fingerprint"],
+            "model_dtype": backbones[0]["dtype"],
             "model_type": {"adapters": {}},
-            "max_input_length": geometry.positions,
+            "max_input_length": backbones[0]["max_input_length"],
+            "backbones": backbones,
             "max_batch_tokens": service.engine.max_batch_tokens,
             "max_client_batch_size": limits.rows,
             "max_body_bytes": limits.body_bytes,
@@ -260,19 +266,35 @@ def _pipeline_output(answer: RowAnswer, options: PredictBody) -> Any:
     return output
 
 
-def _base_model() -> dict[str, Any]:
-    """The plain backbone in the list of models."""
+def _backbone_facts(backbone: Backbone) -> dict[str, Any]:
+    return {
+        "name": backbone.name,
+        "fingerprint": backbone.fingerprint,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "max_input_length": backbone.geometry.positions,
+        "bytes": backbone.n_bytes,
+    }
+
+
+def _base_model(service: Service) -> dict[str, Any]:
+    """The plain backbone in the list of models: the first of several."""
+    backbone = service.backbones.default
     return {
         "id": BASE,
         "object": "model",
         "owned_by": "adapterkit",
         "parent": None,
+        "backbone": {
+            "name": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "loaded": True,
+        },
         **describe_inputs(plain_task(), plain_inputs()),
     }
 
 
-def _model(description: dict[str, Any], parent: str) -> dict[str, Any]:
-    name = str(description["name"])
+def _model(description: dict[str, Any]) -> dict[str, Any]:
+    name, parent = str(description["name"]), description["backbone"]["name"]
     return {"id": name, "object": "model", "owned_by": name.partition("/")[0], "parent": parent} | {
         key: value for key, value in description.items() if key != "name"
     }

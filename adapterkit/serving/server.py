@@ -1,4 +1,4 @@
-"""The server process: loads the backbone, listens, and drains on SIGTERM or SIGINT."""
+"""The server process: loads the backbones, listens, and drains on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..adapter.trust import Trust
 from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
+from ..inference.backbones import Backbones
 from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
 from ..names import check_name
@@ -56,8 +57,8 @@ class Settings:
     Attributes:
         store: Folder or URL of the adapters.
         cache: Folder in which the adapters of a URL are stored.
-        backbone: minilm, a folder or a hub name.
-        load_options: Dtype, quantization and device of the backbone.
+        backbones: Each minilm, a folder or a hub name; the first is the default.
+        load_options: Dtype, quantization and device of the backbones.
         memory, device_memory: Most bytes of adapters in memory, and on a GPU.
         pinned: Names that are never evicted from memory.
         batch_tokens: Most tokens of a batch; if None, 512 on a CPU and 16384 on a GPU.
@@ -75,7 +76,7 @@ class Settings:
 
     store: str
     cache: Path | None = None
-    backbone: str = "minilm"
+    backbones: tuple[str, ...] = ("minilm",)
     load_options: LoadOptions = field(default_factory=LoadOptions)
     memory: int = 2_000_000_000
     device_memory: int = 2_000_000_000
@@ -95,14 +96,14 @@ class Settings:
 
 
 def make_service(settings: Settings, keys: Keys | None) -> Service:
-    """Loads the backbone and makes a service, which is not started yet.
+    """Loads the backbones and makes a service, which is not started yet.
 
     Args:
         settings: The settings.
         keys: The keys that they name, as `load_keys` returns them.
 
     Raises:
-        AdapterkitError: The store or the backbone is not valid.
+        AdapterkitError: The store or a backbone is not valid.
     """
     trust = None if settings.trust is None else Trust.read(settings.trust)
     store = Store(settings.store, settings.cache, trust)
@@ -110,22 +111,26 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
     for name in settings.pinned:
         _check_pin(store, name)
-    backbone = Backbone.load_with(settings.backbone, settings.load_options)
-    lanes = server_lanes(backbone.device, settings.lanes)
-    # The first batch compiles the kernels; no request should wait for that.
-    lanes.submit(Predictor(backbone), [(None, "a text to begin with")]).result()
+    backbones = Backbones(
+        Backbone.load_with(name, settings.load_options) for name in settings.backbones
+    )
+    device = backbones.default.device
+    lanes = server_lanes(device, settings.lanes)
+    for backbone in backbones:
+        # The first batch compiles the kernels; no request should wait for that.
+        lanes.submit(Predictor(backbone), [(None, "a text to begin with")]).result()
     metrics = Metrics(Traces.from_environment())
     cache = AdapterCache(
         store,
-        backbone,
+        backbones,
         settings.memory,
         settings.device_memory,
         settings.pinned,
         settings.any_backbone,
     )
-    on_cpu = backbone.device.type == "cpu"
+    on_cpu = device.type == "cpu"
     engine = Engine(
-        backbone,
+        backbones,
         settings.batch_tokens or (512 if on_cpu else 16384),
         settings.queue_tokens,
         lanes,
@@ -206,7 +211,7 @@ def run_server(settings: Settings, host: str, port: int) -> None:
         facts = {
             "url": f"{scheme}://{_address(sock)}",
             "store": settings.store,
-            "backbone": service.backbone.name,
+            "backbones": {one.name: {"bytes": one.n_bytes} for one in service.backbones},
             "keys": service.keys is not None,
             "signatures": service.store.trust is not None,
             "max_connections": limits.total,

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..adapter.adapter import Adapter
-from ..adapter.card import CardSummary, read_parent
+from ..adapter.card import BackboneRef, CardSummary, read_parent
 from ..adapter.inputs import Inputs
 from ..adapter.store import Store
 from ..adapter.store_index import Version
-from ..backbone.model import Backbone
 from ..errors import (
     AdapterError,
     AdapterkitError,
@@ -29,6 +28,7 @@ from ..errors import (
     TooLargeError,
     UnknownAdapterError,
 )
+from ..inference.backbones import Backbones
 from ..inference.forward import text_limit
 from ..inference.pipeline import members_of, n_characters, n_tokens, plain_task
 from ..names import BASE
@@ -131,9 +131,9 @@ class Service:
         return self.cache.store
 
     @property
-    def backbone(self) -> Backbone:
-        """The backbone of the engine."""
-        return self.engine.backbone
+    def backbones(self) -> Backbones:
+        """The backbones of the engine."""
+        return self.engine.backbones
 
     def caller(self, key: str) -> Caller | None:
         """The owner of a key; None if the server has keys and this is not one of them."""
@@ -152,6 +152,7 @@ class Service:
         Raises:
             UnknownAdapterError: An adapter does not exist, or the caller may not use it. Both have
                 the same message, so that a caller cannot find the names of others.
+            MissingBackboneError: The backbone of an adapter is not loaded.
             DataError: A row is not valid, or there are too many rows.
             TooLargeError: A row, or the request, has too many characters.
             OverloadedError: A quota is used up, or the queue is full.
@@ -205,6 +206,17 @@ class Service:
         self._check_permission(caller, reference)
         return await self.in_thread(self.store.find, reference)
 
+    async def find_usable(self, caller: Caller, reference: str) -> Version:
+        """The version that a reference means, if its backbone is loaded.
+
+        Raises:
+            UnknownAdapterError: It does not exist, or the caller may not use it.
+            MissingBackboneError: Its backbone is not loaded.
+        """
+        version = await self.find(caller, reference)
+        await self.in_thread(self.cache.check_backbone, version)
+        return version
+
     async def models(
         self, caller: Caller, after: str, limit: int, search: str = ""
     ) -> list[dict[str, Any]]:
@@ -237,10 +249,13 @@ class Service:
         card = CardSummary.read(version.folder)
         split, scores = card.last_scores
         task = tasks().get(card.task)
+        loaded = self.cache.backbone_of(card.backbone)
+        backbone = card.backbone if loaded is None else BackboneRef(loaded.name, loaded.fingerprint)
         return {
             "name": version.name,
             "version": version.number,
             "digest": version.digest,
+            "backbone": {**vars(backbone), "loaded": loaded is not None},
             "task": card.task,
             "main_metric": card.main_metric,
             **describe_inputs(task, card.inputs),
@@ -254,7 +269,7 @@ class Service:
         }
 
     async def publish(self, caller: Caller, name: str, files: Mapping[str, bytes]) -> Version:
-        """Publishes an adapter folder, if it can be loaded for the backbone.
+        """Publishes an adapter folder, if it can be loaded for the backbone that its card names.
 
         Args:
             caller: The caller, who must be allowed to use the adapter's parent as well.
@@ -323,7 +338,7 @@ class Service:
     ) -> None:
         for number, (adapter, example) in enumerate(zip(adapters, examples, strict=True), 1):
             if example.truncated:
-                limit = text_limit(self.backbone, adapter)
+                limit = text_limit(self.backbones.for_adapter(adapter), adapter)
                 raise DataError(
                     f"text {number} is longer than {limit} tokens; "
                     "shorten it or send truncate: true"

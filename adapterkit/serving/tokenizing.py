@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..adapter.adapter import Adapter
-from ..backbone.model import Backbone
-from ..inference.pipeline import encode_requests
+from ..inference.backbones import Backbones
+from ..inference.pipeline import encode_rows
 from ..tasks.types import Example, Text
 
 CHARACTERS_PER_TOKEN = 4
 """Characters of a token in an English text, from which the tokens of a text are estimated."""
 
 
-@dataclass(frozen=True)
-class TextRow:
+class TextRow(NamedTuple):
     """One row to tokenise.
 
     Attributes:
-        name: How messages call its text.
         adapter: The adapter that answers it; None for the plain backbone.
         text: Its text.
+        name: How messages call its text.
     """
 
-    name: str
     adapter: Adapter | None
     text: Text
+    name: str
 
 
 def estimate_tokens(n_characters: int) -> int:
@@ -34,12 +33,12 @@ def estimate_tokens(n_characters: int) -> int:
     return 1 + n_characters // CHARACTERS_PER_TOKEN
 
 
-def tokenize_rows(backbone: Backbone, rows: Sequence[TextRow]) -> list[Example | Exception]:
+def tokenize_rows(backbones: Backbones, rows: Sequence[TextRow]) -> list[Example | Exception]:
     """Tokenises rows one by one: for each its example, or the error that prevented it."""
     found: list[Example | Exception] = []
     for row in rows:
         try:
-            found += encode_requests(backbone, [row.adapter], [row.text], [row.name])
+            found += backbones.map(encode_rows, [row])
         except Exception as error:
             found.append(error)
     return found

@@ -27,7 +27,7 @@ OPENAI_PATH = "/v1/embeddings"
 
 OPENAI_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": OpenAIErrorBody, "description": ERROR_TYPES[status]}
-    for status in (400, 401, 403, 404, 408, 413, 422, 429, 500, 503)
+    for status in (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503)
 }
 """`responses` of the routes in OpenAI's format."""
 

@@ -184,7 +184,10 @@ def test_a_server_publishes_and_answers_only_what_is_signed(
 ) -> None:
     publish(tiny, adapter)
     settings = Settings(
-        str(SHELF), backbone=str(tiny_folder), load_options=LoadOptions(device="cpu"), trust=TRUST
+        str(SHELF),
+        backbones=(str(tiny_folder),),
+        load_options=LoadOptions(device="cpu"),
+        trust=TRUST,
     )
     sent = write_folder(Path("sent"), with_checksums(adapter_files(adapter, tiny.geometry)))
     ask = {"adapter_id": "acme/intent", "inputs": "my card"}

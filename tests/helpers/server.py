@@ -20,10 +20,13 @@ from adapterkit.serving.tls import load_tls
 
 
 @contextmanager
-def serving(store: Path | str, backbone: Path | str, **settings: Any) -> Iterator[str]:
+def serving(
+    store: Path | str, backbone: Path | str, *more_backbones: Path | str, **settings: Any
+) -> Iterator[str]:
     """Runs a server of a store; yields its URL."""
+    backbones = tuple(map(str, (backbone, *more_backbones)))
     on_cpu = LoadOptions(device="cpu")
-    chosen = Settings(str(store), backbone=str(backbone), load_options=on_cpu, **settings)
+    chosen = Settings(str(store), backbones=backbones, load_options=on_cpu, **settings)
     limits = ConnectionLimits.of_process(chosen.max_connections, chosen.max_connections_per_address)
     tls = load_tls(chosen.ssl_certfile, chosen.ssl_keyfile)
     service = make_service(chosen, load_keys(chosen.keys))

@@ -17,7 +17,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, UnknownAdapterError
-from adapterkit.serving import adapter_cache as module
+from adapterkit.inference import backbones
 from adapterkit.serving.adapter_cache import OVERHEAD, AdapterCache, LruTier
 from helpers.adapters import MakeAdapter
 
@@ -101,7 +101,7 @@ def test_callers_share_one_load_and_a_cancelled_caller_does_not_stop_it(
         assert go.wait(10)
         return plain(*arguments, **more)
 
-    monkeypatch.setattr(module, "load_adapter", slow)
+    monkeypatch.setattr(backbones, "load_adapter", slow)
 
     async def use(cache: AdapterCache) -> None:
         waiting = [asyncio.create_task(cache.get("t0/task")) for _ in range(20)]
@@ -125,7 +125,7 @@ def test_a_load_delays_only_the_requests_of_its_adapter(
         assert "t1" not in str(folder) or go.wait(10)
         return plain(folder, *arguments, **more)
 
-    monkeypatch.setattr(module, "load_adapter", slow)
+    monkeypatch.setattr(backbones, "load_adapter", slow)
 
     async def use(cache: AdapterCache) -> None:
         await cache.get("t0/task")

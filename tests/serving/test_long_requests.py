@@ -22,7 +22,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import UnavailableError
 from adapterkit.inference.lanes import WorkerLanes
-from adapterkit.inference.pipeline import answer_rows, compute_outputs, encode_requests
+from adapterkit.inference.pipeline import answer_rows, compute_outputs, encode_rows
 from adapterkit.serving import pending_row, tokenizing
 from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.api_keys import Keys, hash_key
@@ -61,12 +61,12 @@ class Record:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.texts: list[Any] = []
         self.release = threading.Event()
-        monkeypatch.setattr(tokenizing, "encode_requests", self.encode)
+        monkeypatch.setattr(tokenizing, "encode_rows", self.encode)
 
-    def encode(self, backbone: Backbone, owners: Any, texts: Any, names: Any) -> Any:
-        self.texts += texts
+    def encode(self, backbone: Backbone, rows: Any) -> Any:
+        self.texts += [text for _, text, _ in rows]
         assert self.release.wait(10)
-        return encode_requests(backbone, owners, texts, names)
+        return encode_rows(backbone, rows)
 
 
 async def until(condition: Callable[[], bool]) -> None:

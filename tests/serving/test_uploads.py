@@ -175,7 +175,8 @@ def test_a_changed_archive_is_published_or_refused_by_a_server(
 ) -> None:
     """One adapter, changed as a folder or as an archive: no other status, and a sound store."""
     sound = save_adapter(make_adapter(tiny), "sound", tiny.geometry)
-    store, settings = Store("shelf"), Settings("shelf", backbone=str(tiny_folder), load_options=CPU)
+    store = Store("shelf")
+    settings = Settings("shelf", backbones=(str(tiny_folder),), load_options=CPU)
     store.publish(make_adapter(tiny, name="acme/other"), tiny.geometry)
     outcomes, names = Counter[int](), list(FOLDER_FAULTS)
     with TestClient(
