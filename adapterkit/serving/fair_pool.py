@@ -25,8 +25,9 @@ class FairPool(Generic[P, R]):
     A part is the smallest piece of work that is not interrupted. Before each part is taken, the
     deadline of its request is checked and whether its caller still waits.
 
-    While a single tenant dominates the pool and other tenants are active, it may not use the last
-    free thread. So the requests of the others do not wait until one of its batches ends.
+    While a single tenant dominates the pool and other tenants are active, its parts are done in
+    batches of their own, which start only while no batch of the others is done, and it may not use
+    the last free thread. So the requests of the others hardly notice it.
 
     Args:
         work: Does a batch of parts in a thread. It returns the result of each, or the error that
@@ -115,7 +116,7 @@ class FairPool(Generic[P, R]):
         """Gives every free thread its next batch."""
         self._fill_scheduled = False
         while len(self._running) < self._n_threads:
-            taken = self.queue.take(self._batch_tokens, self._excluded_tenant())
+            taken = self._take()
             if not taken:
                 return
             began = time.monotonic()
@@ -126,13 +127,19 @@ class FairPool(Generic[P, R]):
             self._running[batch] = {part.request.tenant for part in taken}
             batch.add_done_callback(partial(self._notify_loop, taken, began))
 
-    def _excluded_tenant(self) -> str | None:
-        """The tenant that may not use the last free thread."""
-        if self._n_threads == 1 or len(self._running) < self._n_threads - 1:
-            return None
+    def _take(self) -> list[QueuedPart]:
+        """The parts of the next batch; none if nobody may use a free thread."""
         dominant = self._usage.dominant()
-        is_running = any(dominant in tenants for tenants in self._running.values())
-        return dominant if is_running else None
+        taken = self.queue.take(self._batch_tokens, excluded=dominant)
+        if taken or dominant is None or not self._may_start(dominant):
+            return taken
+        return self.queue.take(self._batch_tokens)
+
+    def _may_start(self, dominant: str) -> bool:
+        """Whether the dominant tenant may use a free thread."""
+        n_own = sum(dominant in tenants for tenants in self._running.values())
+        leaves_one = n_own == 0 or len(self._running) < self._n_threads - 1
+        return n_own == len(self._running) and leaves_one
 
     def _notify_loop(self, taken: Sequence[QueuedPart], began: float, batch: Future[Any]) -> None:
         """Passes a finished batch from its thread to the event loop."""

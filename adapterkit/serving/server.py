@@ -26,6 +26,7 @@ from ..inference.backbones import Backbones
 from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
 from ..names import check_name
+from ..ops.kernels.compiling import compile_loops
 from .adapter_cache import AdapterCache
 from .api_keys import Keys
 from .app import make_app
@@ -116,8 +117,11 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
     )
     device = backbones.default.device
     lanes = server_lanes(device, settings.lanes)
+    # The first batch prepares a backbone, and on a CPU compiled loops are loaded: no request should
+    # wait for that, and the garbage collector's freeze comes after it.
+    if device.type == "cpu":
+        compile_loops()
     for backbone in backbones:
-        # The first batch compiles the kernels; no request should wait for that.
         lanes.submit(Predictor(backbone), [(None, "a text to begin with")]).result()
     metrics = Metrics(Traces.from_environment())
     cache = AdapterCache(

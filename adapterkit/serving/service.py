@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -121,7 +117,7 @@ class Service:
 
     def start(self) -> None:
         """Starts the engine; must be called on the running event loop."""
-        files = ThreadPoolExecutor(thread_name_prefix="files", initializer=_lowest_priority)
+        files = ThreadPoolExecutor(thread_name_prefix="files")
         asyncio.get_running_loop().set_default_executor(files)
         self.engine.start()
 
@@ -295,7 +291,7 @@ class Service:
             raise DataError(str(error)) from None
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Runs work on files in a thread whose priority is lower than that of the lanes."""
+        """Runs work on files in a thread."""
         return await asyncio.to_thread(work, *arguments)
 
     async def _load(self, caller: Caller, references: set[str]) -> dict[str, LoadedAdapter | None]:
@@ -365,10 +361,3 @@ def describe_inputs(task: Task | type[Task] | None, inputs: Inputs | None) -> di
         "may_read": {role: column.kind.name for role, column in inputs.optional.items()},
         "document": task.document_role,
     }
-
-
-def _lowest_priority() -> None:
-    """Gives the calling thread the lowest priority: a publication can wait, a prediction cannot."""
-    if sys.platform == "linux":  # on other systems, a priority belongs to a whole process
-        with suppress(OSError):  # some containers do not allow it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
 from ..metrics.base import Predictions, check_metrics, metric_kinds
 from ..schema import check_least, check_share
+from .answer_candidates import Candidates, Spans, answer_candidates, no_answer
 from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
@@ -22,9 +23,6 @@ from .foreign_head import ForeignHead
 from .thresholds import best_threshold
 from .token_head import token_logits
 from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
-
-CANDIDATES = 20
-"""Number of best starts and of best ends of a window that are combined."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Context:
     """
 
     text: str
-    spans: tuple[tuple[tuple[int, int] | None, ...], ...]
+    spans: tuple[Spans, ...]
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,6 @@ class SpanTarget:
 
     texts: tuple[str, ...]
     token_spans: tuple[tuple[int, int], ...]
-
-
-class Candidate(NamedTuple):
-    """A possible answer: its score, its window, and its first and last token there."""
-
-    score: float
-    window: int
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)
@@ -229,12 +218,14 @@ class QuestionAnswering(Task):
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The start logit of the answer's first token plus the end logit of its last token."""
         (row,), context = outputs.rows(), example.notes
-        span, best = max(self._competing(row, context).items(), key=lambda pair: pair[1].score)
-        weights, start = torch.zeros_like(outputs.logits), sum(outputs.counts[0][: best.window])
-        weights[start + best.first, 0] = 1.0
-        weights[start + best.last, 1] = 1.0
-        offset = best.score - float((weights * outputs.logits).sum())
-        return [Score(context.text[slice(*span)] or "(no answer)", weights, offset)]
+        found = self._competing(row, context)
+        best = found[found["score"].argmax()]
+        weights, start = torch.zeros_like(outputs.logits), sum(outputs.counts[0][: best["window"]])
+        weights[start + best["first"], 0] = 1.0
+        weights[start + best["last"], 1] = 1.0
+        offset = float(best["score"]) - float((weights * outputs.logits).sum())
+        text = context.text[best["start"] : best["end"]]
+        return [Score(text or "(no answer)", weights, offset)]
 
     def to_hf_pipeline(self, answer: Answer) -> Any:
         return answer["best"][0]
@@ -252,12 +243,12 @@ class QuestionAnswering(Task):
             return self
         texts, references, excess = [], [], []
         for row, example, target in zip(outputs.rows(), examples, targets, strict=True):
-            found = self._candidates(row, example.notes)
-            if found:  # else there is nothing to choose
-                (start, end), best = max(found.items(), key=lambda pair: pair[1].score)
-                texts.append(example.notes.text[start:end])
+            found = answer_candidates(row, example.notes.spans, self.max_answer)
+            if len(found):  # else there is nothing to choose
+                best = found[found["score"].argmax()]
+                texts.append(example.notes.text[best["start"] : best["end"]])
                 references.append(list(target.texts))
-                excess.append(_no_answer(row).score - best.score)
+                excess.append(float(no_answer(row)["score"][0] - best["score"]))
         if not self.unanswerable or not excess:
             return replace(self, null_threshold=0.0)
         f1: Any = metric_kinds()[self.metric_kind].metrics[self.main_metric].counts
@@ -269,58 +260,23 @@ class QuestionAnswering(Task):
 
     def _best(self, row: Sequence[Tensor], context: Context) -> list[Answer]:
         """The best answers over all windows; scores are probabilities among the candidates."""
-        candidates = self._competing(row, context)
-        logits = [candidate.score for candidate in candidates.values()]
-        probabilities = torch.tensor(logits).softmax(0).tolist()
-        ranked = sorted(zip(candidates, probabilities, strict=True), key=lambda pair: -pair[1])
+        found = self._competing(row, context)
+        probabilities = torch.from_numpy(found["score"]).float().softmax(0)
+        ranked = (-probabilities).argsort(stable=True)[: self.n_best].numpy()
+        spans = zip(found["start"][ranked].tolist(), found["end"][ranked].tolist(), strict=True)
         return [
             {"answer": context.text[start:end], "score": score, "start": start, "end": end}
-            for (start, end), score in ranked[: self.n_best]
+            for (start, end), score in zip(spans, probabilities[ranked].tolist(), strict=True)
         ]
 
-    def _competing(
-        self, row: Sequence[Tensor], context: Context
-    ) -> dict[tuple[int, int], Candidate]:
-        """The candidates by their characters; under (0, 0) "no answer", less the threshold."""
-        found = self._candidates(row, context)
-        if self.unanswerable or not found:
-            threshold = 0.0 if self.null_threshold == "tuned" else self.null_threshold
-            no_answer = _no_answer(row)
-            found[0, 0] = no_answer._replace(score=no_answer.score - threshold)
-        return found
-
-    def _candidates(
-        self, row: Sequence[Tensor], context: Context
-    ) -> dict[tuple[int, int], Candidate]:
-        """Spans of the context that may be the answer, each from the window with its best score."""
-        found: dict[tuple[int, int], Candidate] = {}
-        for number, (window, spans) in enumerate(zip(row, context.spans, strict=True)):
-            for first, last, score in self._pairs(window.float(), spans):
-                # Both are tokens of the context, and all of those have a span.
-                span = (spans[first][0], spans[last][1])  # type: ignore[index]
-                if span not in found or score > found[span].score:
-                    found[span] = Candidate(score, number, first, last)
-        return found
-
-    def _pairs(self, window: Tensor, spans: Sequence[Any]) -> list[tuple[int, int, float]]:
-        """First token, last token and score of the best spans of a window."""
-        inside = [token for token, span in enumerate(spans) if span is not None]
-        if not inside:
-            return []
-        scores = window[inside]
-        best = scores.topk(min(CANDIDATES, len(inside)), dim=0).indices.T.tolist()
-        return [
-            (inside[a], inside[b], float(scores[a, 0] + scores[b, 1]))
-            for a in best[0]
-            for b in best[1]
-            if a <= b < a + self.max_answer
-        ]
-
-
-def _no_answer(row: Sequence[Tensor]) -> Candidate:
-    """The candidate "no answer", with its lowest score over the windows."""
-    windows = [Candidate(float(w[0].sum()), number, 0, 0) for number, w in enumerate(row)]
-    return min(windows, key=lambda candidate: candidate.score)
+    def _competing(self, row: Sequence[Tensor], context: Context) -> Candidates:
+        """The candidates, the last one of them "no answer", less the threshold."""
+        found = answer_candidates(row, context.spans, self.max_answer)
+        if not self.unanswerable and len(found):
+            return found
+        none = no_answer(row)
+        none["score"] -= 0.0 if self.null_threshold == "tuned" else self.null_threshold
+        return np.concatenate([found, none])
 
 
 def _tokens_of(

@@ -73,7 +73,7 @@ def under_attack(scene: Scene) -> Iterator[None]:
 def attack(scene: Scene) -> None:
     """Runs all attacks until SIGTERM, with less of the processor than the attacked server: real
     attackers have machines of their own."""
-    os.nice(5)
+    os.nice(10)
 
     async def run() -> None:
         whole = asyncio.gather(*attacks(scene), publish_and_delete(scene, "churn", scene.url))
@@ -146,28 +146,40 @@ async def unknown_key(scene: Scene, rng: random.Random) -> None:
     await sent(scene, head("/predict", 2, f"ak-{rng.random()}") + b"{}")
 
 
+BINARY = b'{"inputs": []}' + b"\1\0\0\0a" * 200_000
+SHAPE = {"inputs": [{"name": "text", "shape": [1] * 90_000, "datatype": "BYTES", "data": ["a"]}]}
+QUESTION = {"question": "where is my card", "context": "i lost my card in the rain " * 5000}
+CHOICES = {"text": "my card " * 1000, "choices": [f"{n}" for n in range(20)]}
+BODIES = {
+    "shape": json.dumps(SHAPE).encode(),
+    "question": json.dumps({"adapter_id": "loud/long", "inputs": QUESTION}).encode(),
+    "choices": json.dumps({"adapter_id": "loud/choice", "inputs": CHOICES}).encode(),
+    "flood": json.dumps(
+        {"requests": [{"adapter_id": "loud/many", "inputs": "i lost my card in the rain"}] * 16}
+    ).encode(),
+}
+"""Made once: the attackers share the processor with the attacked server."""
+
+
+async def body_sent(scene: Scene, path: str, body: bytes) -> None:
+    await sent(scene, head(path, len(body)) + body)
+
+
 async def tensors_without_key(scene: Scene, rng: random.Random) -> None:
-    body = b'{"inputs": []}' + b"\1\0\0\0a" * 200_000
     extra = "inference-header-content-length: 14\r\n"
-    await sent(scene, head("/v2/models/loud/long/infer", len(body), "", extra) + body)
+    await sent(scene, head("/v2/models/loud/long/infer", len(BINARY), "", extra) + BINARY)
 
 
 async def huge_shape(scene: Scene, rng: random.Random) -> None:
-    tensor = {"name": "text", "shape": [1] * 90_000, "datatype": "BYTES", "data": ["a"]}
-    body = json.dumps({"inputs": [tensor]}).encode()
-    await sent(scene, head("/v2/models/loud/long/infer", len(body)) + body)
+    await body_sent(scene, "/v2/models/loud/long/infer", BODIES["shape"])
 
 
 async def long_context(scene: Scene, rng: random.Random) -> None:
-    inputs = {"question": "where is my card", "context": "i lost my card in the rain " * 5000}
-    body = json.dumps({"requests": [{"adapter_id": "loud/long", "inputs": inputs}]}).encode()
-    await sent(scene, head("/predict", len(body)) + body)
+    await body_sent(scene, "/predict", BODIES["question"])
 
 
 async def many_choices(scene: Scene, rng: random.Random) -> None:
-    inputs = {"text": "my card " * 1000, "choices": [f"{n}" for n in range(20)]}
-    body = json.dumps({"requests": [{"adapter_id": "loud/choice", "inputs": inputs}]}).encode()
-    await sent(scene, head("/predict", len(body)) + body)
+    await body_sent(scene, "/predict", BODIES["choices"])
 
 
 async def hang_up(scene: Scene, rng: random.Random) -> None:
@@ -180,9 +192,7 @@ async def hang_up(scene: Scene, rng: random.Random) -> None:
 
 
 async def flood(scene: Scene, rng: random.Random) -> None:
-    rows = [{"adapter_id": "loud/many", "inputs": "i lost my card in the rain"}] * 16
-    body = json.dumps({"requests": rows}).encode()
-    await sent(scene, head("/predict", len(body)) + body)
+    await body_sent(scene, "/predict", BODIES["flood"])
 
 
 # Publications and deletions.

@@ -309,6 +309,44 @@ def test_the_dominant_tenant_leaves_a_lane_to_other_active_tenants(
     assert with_engine(tiny, use)
 
 
+def test_the_dominant_tenant_has_batches_of_its_own(
+    tiny: Backbone, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start while no batch of the other tenants is computed."""
+    batches: list[set[int]] = []
+    running: list[set[int]] = []
+    beside: list[set[int]] = []
+    plain = compute_outputs
+
+    def watched(backbone: Backbone, rows: Any) -> Any:
+        batch = {id(adapter) for adapter, _ in rows}
+        batches.append(batch)
+        beside.extend(running if id(adapters[0]) in batch else [])
+        running.append(batch)
+        try:
+            time.sleep(0.005)
+            return plain(backbone, rows)
+        finally:
+            running.remove(batch)
+
+    async def use(engine: Engine) -> None:
+        flood = [(adapters[0], "the card is lost")] * 100
+        quiet = [(adapters[1], "a card")]
+        await asyncio.gather(engine.ask("quiet", quiet, 30.0), engine.ask("loud", flood, 30.0))
+        monkeypatch.setattr(module, "compute_outputs", watched)
+        flooding = asyncio.create_task(engine.ask("loud", flood * 4, 30.0))
+        for _ in range(10):
+            await engine.ask("quiet", quiet, 30.0)
+        await flooding
+
+    with_engine(tiny, use)
+    loud, quiet = {id(adapters[0])}, {id(adapters[1])}
+    assert loud in batches
+    assert quiet in batches
+    assert all(batch in (loud, quiet) for batch in batches)
+    assert quiet not in beside
+
+
 def test_usage_decays_and_inactive_tenants_are_removed() -> None:
     now = 100.0
     usage = Usage(clock=lambda: now)
