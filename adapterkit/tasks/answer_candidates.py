@@ -52,8 +52,8 @@ def answer_candidates(
         max_answer: Most tokens of an answer.
     """
     places = np.full((len(spans), max(map(len, spans), default=0), 2), OUTSIDE)
-    for window, characters in enumerate(spans):
-        places[window, : len(characters)] = [OUTSIDE if c is None else c for c in characters]
+    for number, characters in enumerate(spans):
+        places[number, : len(characters)] = [OUTSIDE if c is None else c for c in characters]
     inside = torch.from_numpy(places[..., 0] != OUTSIDE[0])
     logits = pad_sequence([window.float().cpu() for window in windows], batch_first=True)
     logits = logits.masked_fill(~inside[..., None], -torch.inf)

@@ -7,12 +7,9 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import socket
-import sys
 import tarfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -704,18 +701,6 @@ def test_bodies_of_common_clients_are_accepted(client: TestClient) -> None:
     response = client.post("/v2/models/acme/intent/infer", content=content)
     assert "content-type" not in response.request.headers
     assert [output["name"] for output in response.json()["outputs"]] == ["label"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a priority is a whole process's")
-def test_work_on_files_has_the_lowest_priority(client: TestClient) -> None:
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    assert client.portal is not None
-    before = priority()
-    service: Service = client.app.state.service  # type: ignore[attr-defined]
-    assert client.portal.call(service.in_thread, priority) == 19
-    assert client.portal.call(priority) == before, "the event loop's thread keeps its own"
 
 
 def test_requests_of_pages_of_other_sites_are_refused(

@@ -48,8 +48,8 @@ def test_candidates_are_those_of_a_plain_loop(seed: int) -> None:
         length, start = rng.choice([4, 30, 60]), rng.randrange(100)
         windows.append(torch.randn(length, 2, generator=generator))
         question = rng.randrange(length + 1)  # all tokens are of the question in some windows
-        of_context = [(start + 3 * n, start + 3 * n + 2) for n in range(length - question)]
-        spans.append([None] * question + of_context)
+        of_context: Spans = [(start + 3 * n, start + 3 * n + 2) for n in range(length - question)]
+        spans.append([*[None] * question, *of_context])
     found = answer_candidates(windows, spans, MAX_ANSWER)
     columns = ("score", "window", "first", "last")
     values = zip(*(found[name].tolist() for name in columns), strict=True)
