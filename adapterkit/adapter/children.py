@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from ..atomic import file_digest
-from ..errors import AdapterError
-from .card import read_parent
 from .store_index import StoreIndex
 from .weights import WEIGHTS
 
@@ -25,11 +22,9 @@ def find_child(index: StoreIndex, name: str, numbers: Sequence[int]) -> str | No
     """
     needed: dict[str, str] = {}
     for other in index.names():
-        for number in sorted(index.versions(other) - (set(numbers) if other == name else set())):
-            parent = None
-            with suppress(AdapterError):  # a broken folder has no parent
-                parent = read_parent(index.root / other / str(number))
-            if parent is not None and parent.name == name:
+        for number, parent in index.parents(other).items():
+            is_deleted = other == name and number in numbers
+            if parent is not None and parent.name == name and not is_deleted:
                 needed.setdefault(parent.digest, f"{other}@{number}")
     if not needed:  # the usual case, in which no weights need to be read
         return None

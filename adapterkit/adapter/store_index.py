@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from os.path import isfile
 from pathlib import Path
 
-from ..errors import UnknownAdapterError, UnreachableStoreError
+from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, UnreachableStoreError
 from ..names import ALIASES, NAME, VERSION, check_name
 from .aliases import parse_aliases
-from .card import CARD
+from .card import CARD, read_parent
 from .json_file import read_json
 from .remote_store import Remote
+from .stacking import ParentRef
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,14 @@ class NameIndex:
         aliases: Alias to number of a version.
         versions: Numbers of its versions.
         found: The versions that were looked up.
+        parents: The adapters that its versions stand on, as far as they were looked up.
     """
 
     signature: tuple[int, int, int]
     aliases: dict[str, int]
     versions: set[int]
     found: dict[int, Version] = field(default_factory=dict)
+    parents: dict[int, ParentRef | None] = field(default_factory=dict)
 
     def number(self, wanted: str) -> int:
         """The number that an alias or a number in digits means; 0 if it means no version."""
@@ -128,6 +132,19 @@ class StoreIndex:
         if self.remote is not None:
             return self.remote.versions(name)
         return {n for n in self.numbers(name) if (self.root / name / f"{n}" / CARD).is_file()}
+
+    def parents(self, name: str) -> dict[int, ParentRef | None]:
+        """The adapter that each version of a name in this folder stands on; None without one, or
+        if its card is garbled. A card is read once."""
+        try:
+            index = self.of(name)
+        except AdapterkitError:  # its aliases are garbled, or it was deleted
+            index = NameIndex((0, 0, 0), {}, self.versions(name))
+        for number in index.versions - set(index.parents):
+            index.parents[number] = None
+            with suppress(AdapterError):
+                index.parents[number] = read_parent(self.root / name / f"{number}")
+        return {number: index.parents[number] for number in sorted(index.versions)}
 
     def numbers(self, name: str) -> set[int]:
         """The files and folders of a name in this folder that are called like versions."""

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from adapterkit.adapter import store_index
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits, batching_key
-from adapterkit.adapter.card import CARD
+from adapterkit.adapter.card import CARD, read_parent
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
+from adapterkit.adapter.stacking import ParentRef
 from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.atomic import file_digest
@@ -326,9 +328,33 @@ def test_the_parent_of_another_adapter_is_not_deleted(
     stacked_store.delete("acme/domain", 1)
     assert logits(tiny, load_adapter(stacked_store.path("acme/task"), tiny)).shape
     (stacked_store.path("globex/other") / CARD).write_text("{")
+    stacked_store = Store(stacked_store.root)  # a card that was read is not read again
     stacked_store.delete("acme/task")
     stacked_store.delete("acme/domain")
     assert stacked_store.names() == ["globex/other"]
+
+
+def test_a_second_deletion_reads_no_card_again(
+    tiny: Backbone,
+    make_adapter: MakeAdapter,
+    stacked_store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+
+    def counted(folder: Path) -> ParentRef | None:
+        read.append(folder.parent.name)
+        return read_parent(folder)
+
+    monkeypatch.setattr(store_index, "read_parent", counted)
+    for seed in (2, 3):
+        publish_domain(tiny, make_adapter, stacked_store, seed=seed)
+    stacked_store.delete("acme/domain", 2)
+    assert set(read) >= {"domain", "other", "task"}
+    read.clear()
+    publish_domain(tiny, make_adapter, stacked_store, seed=4)
+    stacked_store.delete("acme/domain", 3)
+    assert set(read) == {"domain"}, "only its own versions have changed"
 
 
 def test_a_parent_with_other_weights_is_refused_with_both_digests(
