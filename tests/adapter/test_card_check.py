@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def test_no_value_of_a_card_is_more_than_an_error_of_its_adapter(backbone: Backb
         for value in rng.sample(VALUES, N_VALUES):
             (folder / CARD).write_text(json.dumps(changed(good, place, value)))
             with suppress(AdapterkitError):
-                shown = {**vars(CardSummary.read(folder)), "inputs": None}
+                shown = {**asdict(CardSummary.read(folder)), "inputs": None}
                 json.dumps(shown, allow_nan=False).encode()
             try:
                 loaded = replace(load_adapter(folder, backbone), name=NAME)

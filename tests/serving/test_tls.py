@@ -177,7 +177,7 @@ def test_a_server_without_tls_that_others_can_reach_warns(
     warns: bool,
 ) -> None:
     urls: list[str] = []
-    service = SimpleNamespace(backbone=SimpleNamespace(name="tiny"), keys=None, store=store)
+    service = SimpleNamespace(backbones=[], keys=None, store=store)
     monkeypatch.setattr(server, "make_service", lambda settings, keys: service)
     monkeypatch.setattr(server, "uvicorn_config", lambda *_: None)
     monkeypatch.setattr(server, "log_as_json", lambda: None)
