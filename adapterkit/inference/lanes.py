@@ -25,10 +25,10 @@ MOST = 4
 LEAST_TOKENS = 192
 """Least tokens of a batch in one of several lanes: below, the fixed cost of a forward dominates."""
 
-SWITCH_SECONDS = 2e-5
+SWITCH_SECONDS = 5e-4
 """Longest time that a thread keeps the interpreter lock while another waits for it. A lane needs
 the lock for microseconds, to start its next product; most products are shorter than Python's
-default of 5 ms."""
+default of 5 ms. A much shorter time forces switches to threads for which no core is free."""
 
 T = TypeVar("T")
 Item = TypeVar("Item")

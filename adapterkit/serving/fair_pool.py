@@ -15,6 +15,10 @@ from .queue import Queue, QueuedPart, QueuedRequest, Usage, timeout_error
 P = TypeVar("P")
 R = TypeVar("R")
 
+DOMINANT_PART = 4
+"""A dominant tenant gets this part of a batch's tokens at a time: a request of another one that
+arrives meanwhile shares the cores with it until the batch ends."""
+
 Submit = Callable[..., Future[Any]]
 """Starts some work with its arguments in a thread, as `Executor.submit`."""
 
@@ -133,7 +137,7 @@ class FairPool(Generic[P, R]):
         taken = self.queue.take(self._batch_tokens, excluded=dominant)
         if taken or dominant is None or not self._may_start(dominant):
             return taken
-        return self.queue.take(self._batch_tokens)
+        return self.queue.take(self._batch_tokens // DOMINANT_PART)
 
     def _may_start(self, dominant: str) -> bool:
         """Whether the dominant tenant may use a free thread."""
