@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..methods.base import Method, Tensors
@@ -176,6 +178,27 @@ class Adapter:
     def kind(self) -> tuple[str, str]:
         """Neighbours of one kind in a batch are computed as one group."""
         return self.method.type, repr(self.method.group_key)
+
+    def bound_tensors(self, weights: FrozenWeights) -> Tensors:
+        """The tensors that it computes with over a backbone (`Method.bind`), kept if they are not
+        in training.
+
+        Args:
+            weights: The backbone's.
+
+        Raises:
+            ValueError: It needs frozen weights that cannot be read.
+        """
+        if any(tensor.requires_grad for tensor in self.tensors.values()):
+            return self.method.bind(self.tensors, weights)
+        if weights not in self._bound:
+            with torch.inference_mode(False), torch.no_grad():  # training may use them as well
+                self._bound[weights] = self.method.bind(self.tensors, weights)
+        return self._bound[weights]
+
+    @cached_property
+    def _bound(self) -> WeakKeyDictionary[FrozenWeights, Tensors]:
+        return WeakKeyDictionary()
 
     def without_record(self) -> Adapter:
         """A copy for answers, which need no record of its training but the columns of its rows

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..backbone.edits import Block, Edits, GraphInputs, LayerEdits
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..backbone.packing import Packed
 from ..methods.base import Group
@@ -25,7 +26,7 @@ from .adapter import Adapter
 def assemble_edits(
     adapters: Sequence[Adapter],
     packed: Packed,
-    geometry: Geometry,
+    weights: FrozenWeights,
     dropout: Dropout | None = None,
 ) -> Edits:
     """Collects what the adapters of a batch do to the backbone.
@@ -42,11 +43,11 @@ def assemble_edits(
     Args:
         adapters: Owner number to adapter, in the order of `batching_key`.
         packed: The batch.
-        geometry: The backbone's.
+        weights: The backbone's.
         dropout: Draws the dropout masks of all owners; None outside training.
     """
     owners = sorted(set(packed.owners) - {-1})
-    batch = _EditsBuilder(packed, geometry, adapters)
+    batch = _EditsBuilder(packed, weights, adapters)
     for members, masks in _groups(adapters, owners, dropout):
         batch.add_group(members, masks)
     return batch.edits()
@@ -61,12 +62,13 @@ class _EditsBuilder:
 
     Args:
         packed: The batch.
-        geometry: The backbone's.
+        weights: The backbone's.
         adapters: Owner number to adapter.
     """
 
-    def __init__(self, packed: Packed, geometry: Geometry, adapters: Sequence[Adapter]) -> None:
-        self._packed, self._geometry = packed, geometry
+    def __init__(self, packed: Packed, weights: FrozenWeights, adapters: Sequence[Adapter]) -> None:
+        geometry = weights.geometry
+        self._packed, self._weights, self._geometry = packed, weights, geometry
         self._table, self._filled = launch_table_for(packed, adapters, geometry)
         self._graph_key: list[Hashable] = [self._filled]
         self._blocks: list[dict[str, list[Block]]] = [{} for _ in range(geometry.layers)]
@@ -84,7 +86,7 @@ class _EditsBuilder:
         spans = [(packed.span(own[0])[0], packed.span(own[-1])[1]) for _, own in members]
         segments, bounds = self._segments(spans)
         edits = type(first.method).edits(
-            [(adapter.method, adapter.tensors) for adapter, _ in members],
+            [(adapter.method, adapter.bound_tensors(self._weights)) for adapter, _ in members],
             Group(segments, self._geometry, masks),
         )
         for (layer, site), delta in edits.deltas.items():

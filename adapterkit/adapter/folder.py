@@ -133,7 +133,7 @@ def load_adapter(
             raise AdapterError(f"{folder}: stands on itself, through {parent}")
         folders.append(parent)
     adapter = _load_single(folders.pop(), backbone, any_backbone, check_signature)
-    _check_room(adapter, backbone, folder)
+    _check_fit(adapter, backbone, folder)
     while folders:
         child = folders.pop()
         try:
@@ -141,16 +141,21 @@ def load_adapter(
             adapter = replace(single, on_top_of=adapter)
         except ValueError as error:
             raise AdapterError(f"{child}: {error}") from None
-        _check_room(adapter, backbone, folder)
+        _check_fit(adapter, backbone, folder)
     return adapter
 
 
-def _check_room(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
-    """Checks that the virtual tokens of an adapter and its parents leave room for a text.
+def _check_fit(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
+    """Checks that an adapter can read the frozen weights that it needs, and that its virtual tokens
+    and those of its parents leave room for a text.
 
     Raises:
-        AdapterError: They do not.
+        AdapterError: It cannot, or they do not.
     """
+    try:
+        adapter.bound_tensors(backbone.frozen_weights)
+    except ValueError as error:
+        raise AdapterError(f"{folder}: {error}") from None
     virtual, positions = adapter.num_virtual_tokens, backbone.geometry.positions
     if positions - virtual < LEAST_TOKENS:
         raise AdapterError(
@@ -269,7 +274,7 @@ def _load_single(
     digest = file_digest(folder / WEIGHTS)
     # The digests of further members are in the card.
     errors += changed_files(folder, {CONFIG: None, WEIGHTS: digest, CARD: None}, sums)
-    if config.get("peft_type") != adapter.method.peft_type:
+    if not adapter.method.wrote(config):
         errors.append(f"{CONFIG} says {config.get('peft_type')}, {CARD} says {adapter.method.type}")
     if errors:
         raise AdapterError(f"{folder}: {'; '.join(errors)}")

@@ -106,21 +106,21 @@ def _apart(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
 
 
 def _reading_of(folder: PeftFolder) -> PeftReading:
-    """What the first method that can express a folder reads of it: that of its own name before
+    """What the first method that can express a folder reads of it: the one that wrote it before
     those that read it as well.
 
     Raises:
         ValueError: There is none; the message is that of the last one.
     """
-    known: dict[str, list[type[Method]]] = {}
-    for method in methods().values():
-        for name in {method.peft_type, *method.reads_peft_types}:
-            known.setdefault(name, []).append(method)
-    peft_type = folder.config.get("peft_type")
-    if peft_type not in known:
+    config, kinds = folder.config, methods().values()
+    peft_type = config.get("peft_type")
+    writers = [method for method in kinds if method.wrote(config)]
+    readers = [method for method in kinds if peft_type in method.reads_peft_types]
+    if not writers and not readers:
+        known = {name for kind in kinds for name in (kind.peft_type, *kind.reads_peft_types)}
         hint = did_you_mean(str(peft_type), known)
         raise ValueError(f"{CONFIG}: peft_type {peft_type!r:.80} is not known here; {hint}")
-    first, *others = sorted(known[peft_type], key=lambda method: method.peft_type != peft_type)
+    first, *others = dict.fromkeys((*writers, *readers))
     try:
         return first.from_peft(folder)
     except ValueError:

@@ -18,6 +18,7 @@ from .cuda_graphs import GraphCache
 from .edits import Edits
 from .families.base import Family
 from .fingerprint import fingerprint
+from .frozen_weights import FrozenWeights
 from .geometry import LINEAR_SITES, Geometry
 from .hooks import EditHooks
 from .lm_head import LMHead, head_shape, transform
@@ -51,6 +52,7 @@ class Backbone:
         lm_head: Its word embeddings as a decoder; None if they are narrower than its states.
         graphs: Its CUDA graphs; None where it uses none.
         layers: Its layers in the order in which they are computed.
+        frozen_weights: The weights of the layers, as adapter methods read them.
         shards: The weights of its layers, if they are divided among processes; else None.
     """
 
@@ -83,6 +85,7 @@ class Backbone:
         self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
         self._family = family
         self.layers: Sequence[nn.Module] = family.layers(model)
+        self.frozen_weights = FrozenWeights(self.layers, self.geometry)
         self._pool = _pooler(family, model, self.geometry, checkpoint)
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads

@@ -179,7 +179,7 @@ def _merged_weights(adapter: Adapter, backbone: Backbone) -> dict[str, Tensor]:
         for site in backbone.geometry.sites.values():
             layers_of.setdefault(layer.get_submodule(site.path), set()).add(index)
     for part in adapter.stack:
-        changed = part.method.weight_changes(part.tensors, backbone.geometry)
+        changed = part.method.weight_changes(part.tensors, backbone.frozen_weights)
         for (index, name), change in changed.items():
             site = backbone.geometry.sites[name]
             linear = backbone.layers[index].get_submodule(site.path)

@@ -69,7 +69,7 @@ def forward(
     recomputation = backbone.recomputation(dropout) if recompute else None
 
     def edits(part: Packed) -> Edits:
-        assembled = assemble_edits(adapters, part, backbone.geometry, dropout)
+        assembled = assemble_edits(adapters, part, backbone.frozen_weights, dropout)
         return replace(assembled, recomputation=recomputation)
 
     encoded = encode_shared(backbone, packed, texts, edits, state_cache)

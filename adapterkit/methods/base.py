@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..errors import RecipeError, did_you_mean
 from ..ops.dropout import Dropout
@@ -111,8 +112,8 @@ class Method(ABC):
     """`peft_type` in `adapter_config.json`: PEFT's own name if PEFT has the method."""
 
     reads_peft_types: ClassVar[tuple[str, ...]] = ()
-    """Every `peft_type` whose folders `from_peft` reads beside its own. A method that has the name
-    itself is tried first."""
+    """Every `peft_type` whose folders `from_peft` reads beside its own. The method that `wrote` a
+    folder is tried first."""
 
     learning_rate: ClassVar[float]
     """Peak learning rate if the recipe gives none."""
@@ -131,6 +132,10 @@ class Method(ABC):
     low_rank_only: ClassVar[bool] = False
     """Whether every delta is a `LowRank` product and nothing else. On a GPU such methods are
     computed for all adapters of a batch at once, and the batch as one CUDA graph."""
+
+    exact_gradients: ClassVar[bool] = True
+    """Whether gradients are those of the outputs; a method may treat a part of its output as a
+    constant."""
 
     free_settings: ClassVar[tuple[str, ...]] = ("dropout",)
     """Settings that may differ from those of a saved adapter that a training starts from: they
@@ -168,6 +173,33 @@ class Method(ABC):
     def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         """New tensors to train, float32; they may be more than those of `shapes`."""
 
+    def begin(self, tensors: Tensors, weights: FrozenWeights) -> Tensors:
+        """New tensors to train over given frozen weights, by default as they were drawn.
+
+        Args:
+            tensors: Those of `init_tensors`.
+            weights: The backbone's.
+
+        Raises:
+            ValueError: The frozen weights cannot be read.
+        """
+        return tensors
+
+    def bind(self, tensors: Tensors, weights: FrozenWeights) -> Tensors:
+        """The tensors that `edits` gets, by default those of the adapter.
+
+        A method whose edits depend on the frozen weights adds here what follows from both. It is
+        called once for a finished adapter and at every step for one in training.
+
+        Args:
+            tensors: Those of the adapter.
+            weights: The backbone's, on its device.
+
+        Raises:
+            ValueError: The frozen weights cannot be read.
+        """
+        return tensors
+
     def init_from(
         self, tensors: Tensors, geometry: Geometry, generator: torch.Generator
     ) -> Tensors:
@@ -184,19 +216,22 @@ class Method(ABC):
         """What the adapters of one group do to their tokens.
 
         Args:
-            members: Settings and tensors of each adapter, in the order of `group.segments`.
+            members: Settings of each adapter and its tensors as `bind` returns them, in the order
+                of `group.segments`.
             group: Their tokens.
 
         Returns:
             Deltas at the declared sites only, and prefixes.
         """
 
-    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
+    def weight_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], Tensor]:
         """What an adapter adds to the frozen weights, if that is all it does.
 
         Args:
             tensors: Its tensors.
-            geometry: The backbone's.
+            weights: The backbone's.
 
         Returns:
             (layer, site) to `[out, in]`.
@@ -209,6 +244,15 @@ class Method(ABC):
     def config(self, geometry: Geometry) -> dict[str, Any]:
         """The method's part of `adapter_config.json`: by default its settings."""
         return {key: value for key, value in dump(self).items() if key != "type"}
+
+    @classmethod
+    def wrote(cls, config: Mapping[str, Any]) -> bool:
+        """Whether this method has the settings of a folder, by default if it has its `peft_type`.
+
+        Args:
+            config: The content of `adapter_config.json`.
+        """
+        return config.get("peft_type") == cls.peft_type
 
     @classmethod
     def from_config(

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from .base import Group, GroupEdits, Method, Tensors
 
@@ -38,7 +39,9 @@ class Head(Method):
     def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         return {}
 
-    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
+    def weight_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], Tensor]:
         return {}
 
     @classmethod

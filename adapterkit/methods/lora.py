@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import FUSED_SITES, LINEAR_SITES, Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
@@ -124,12 +125,18 @@ class LoRA(Method):
                 deltas[layer, site] = partial(_delta, product, group, first.dropout, index)
         return GroupEdits(deltas)
 
-    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
+    def weight_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], Tensor]:
         return {
             (layer, site): self.scale * tensors[f"{site}.b"][index] @ tensors[f"{site}.a"][index]
-            for index, layer in enumerate(chosen_layers(self.layers, geometry))
+            for index, layer in enumerate(chosen_layers(self.layers, weights.geometry))
             for site in self.targets
         }
+
+    @classmethod
+    def wrote(cls, config: Mapping[str, Any]) -> bool:
+        return config.get("peft_type") == cls.peft_type and not config.get("use_dora")
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {

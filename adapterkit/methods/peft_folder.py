@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..backbone.frozen_weights import linear_parameters
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 
@@ -237,21 +238,8 @@ class PeftFolder:
         Raises:
             ValueError: As in `frozen_weight`.
         """
-        linear = self._linear(path)
-        if not linear.weight.is_floating_point():
-            raise ValueError(
-                f"'{path}': the adapter needs the frozen weights, which are quantised; load the "
-                "backbone without quantization"
-            )
-        if linear.weight.is_meta:
-            raise ValueError(
-                f"'{path}': the adapter needs the frozen weights, which lie elsewhere; load the "
-                "backbone without a device map"
-            )
-        return {
-            name: tensor.detach().to("cpu", torch.float32)
-            for name, tensor in linear.named_parameters()
-        }
+        found = linear_parameters(self._linear(path), path)
+        return {name: tensor.cpu() for name, tensor in found.items()}
 
     def _module(self, path: str) -> nn.Module | None:
         try:

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from .peft_folder import PeftFolder, check_settings
 
+KEEPS_BASE: tuple[Any, ...] = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+"""Initialisations of LoRA that leave the frozen weights as they are."""
+
 
 class Product(NamedTuple):
     """The change of a frozen weight, scale * up @ down.
@@ -175,6 +178,16 @@ def _lora(module: PeftModule) -> Product:
     return _dense(changed * (magnitude / lengths)[:, None] - frozen)
 
 
+def initialisation(config: Mapping[str, Any]) -> Any:
+    """How the product of a LoRA was initialised.
+
+    Args:
+        config: The content of `adapter_config.json`.
+    """
+    name = config.get("init_lora_weights", True)
+    return name.lower() if isinstance(name, str) else name
+
+
 def _less_initial_product(module: PeftModule, product: Product) -> Product:
     """A product less the one that PEFT took from the frozen weight at the start.
 
@@ -185,11 +198,10 @@ def _less_initial_product(module: PeftModule, product: Product) -> Product:
     Raises:
         ValueError: The initialisation changed the frozen weights in a way that is not known here.
     """
-    name = module.config.get("init_lora_weights", True)
-    name = name.lower() if isinstance(name, str) else name
+    name = initialisation(module.config)
     down, up, scale = product
     rank = len(down)
-    if name in (None, True, False, "gaussian", "eva", "orthogonal", "mica"):
+    if name in KEEPS_BASE:
         return product
     if module.config.get("use_dora"):
         raise ValueError(f"init_lora_weights = {name!r:.80} with use_dora is not supported")

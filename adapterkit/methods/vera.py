@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.edits import Delta
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import FUSED_SITES, LINEAR_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from ..schema import check_factor, check_least, check_share
@@ -127,7 +128,10 @@ class VeRA(Method):
                 deltas[layer, site] = partial(_delta, product, group, first.dropout, index)
         return GroupEdits(deltas)
 
-    def weight_changes(self, tensors: Tensors, geometry: Geometry) -> dict[tuple[int, str], Tensor]:
+    def weight_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], Tensor]:
+        geometry = weights.geometry
         down, up = self.projection(geometry)
         changes = {}
         for index, layer in enumerate(chosen_layers(self.layers, geometry)):

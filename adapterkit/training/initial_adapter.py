@@ -49,13 +49,12 @@ def fresh_adapter(
     Raises:
         AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
     """
-    geometry = backbone.geometry
     task = recipe.task.fit(rows, backbone.pooling).bind_backbone(backbone.lm_head)
     below = _below(recipe, backbone, store)
     _check_fit(recipe, backbone, below)
     start = _start(recipe, backbone, task, below, store)
     first, *others = (
-        _drawn(recipe, geometry, task, recipe.training.seed + number, member)
+        _drawn(recipe, backbone, task, recipe.training.seed + number, member)
         for number, member in enumerate(start.members)
     )
     return Adapter(
@@ -101,15 +100,23 @@ def _check_fit(recipe: Recipe, backbone: Backbone, below: Adapter | None) -> Non
 
 
 def _drawn(
-    recipe: Recipe, geometry: Geometry, task: Task, seed: int, saved: MemberWeights | None
+    recipe: Recipe, backbone: Backbone, task: Task, seed: int, saved: MemberWeights | None
 ) -> MemberWeights:
     """The first tensors and head of one member: drawn from its seed, or those of a saved one, of
-    which an empty head is drawn too."""
+    which an empty head is drawn too.
+
+    Raises:
+        RecipeError: The method needs frozen weights that cannot be read.
+    """
+    geometry = backbone.geometry
     generator = torch.Generator().manual_seed(seed)
     tensors = recipe.method.init_tensors(geometry, generator)
     head = task.fresh_head(geometry.hidden, generator)
     if saved is None:
-        return MemberWeights(tensors, head)
+        try:
+            return MemberWeights(recipe.method.begin(tensors, backbone.frozen_weights), head)
+        except ValueError as error:
+            raise RecipeError(f"method.type: {recipe.method.type}: {error}") from None
     return MemberWeights(
         recipe.method.init_from(saved.tensors, geometry, generator), saved.head or head
     )

@@ -190,13 +190,13 @@ def test_adapters_on_one_parent_share_its_block(tiny: Backbone, make_adapter: Ma
     tasks = sorted(tasks, key=batching_key)
     (row,) = tokenise(tiny, ["my card"], None, 8)
     packed = pack([row] * 20, range(20), [0] * 20)
-    (query,) = assemble_edits(tasks, packed, tiny.geometry).layers[0].blocks["query"]
+    (query,) = assemble_edits(tasks, packed, tiny.frozen_weights).layers[0].blocks["query"]
     assert (query.start, query.end) == (0, 20 * len(row))
     product: Any = query.delta.args[0]  # type: ignore[attr-defined]
     assert product.segments.lengths == (10 * len(row), 10 * len(row))
     prefix = make_adapter(tiny, "prefix", num_virtual_tokens=4)
     tasks = [replace(task, on_top_of=prefix) for task in tasks]
-    prefixes = assemble_edits(tasks, packed, tiny.geometry).layers[0].prefixes
+    prefixes = assemble_edits(tasks, packed, tiny.frozen_weights).layers[0].prefixes
     assert prefixes is not None
     assert [len(keys) for keys in prefixes.layer(0)] == [4, 4]
 
@@ -213,7 +213,7 @@ def test_layers_below_every_edit_are_computed_once(
     adapters = sorted([plain, *tops], key=batching_key)
     (row,) = tokenise(tiny, ["my card is lost"], None, 12)
     packed = pack([row] * 3, range(3), [0] * 3)
-    untouched = assemble_edits(adapters, packed, tiny.geometry).untouched
+    untouched = assemble_edits(adapters, packed, tiny.frozen_weights).untouched
     assert untouched == tuple(2 if adapter is plain else 1 for adapter in adapters)
     outputs = outputs_by_row(tiny, [(adapter, row) for adapter in adapters])
     for adapter, output in zip(adapters, outputs, strict=True):

@@ -87,7 +87,7 @@ def packed_of(backbone: Backbone, rows: Rows) -> tuple[Packed, Edits]:
     ]
     firsts = [0 if a is None else a.num_virtual_tokens for a, _ in rows]
     packed = pack([inputs for _, inputs in rows], owners, firsts)
-    return packed, assemble_edits(adapters, packed, backbone.geometry)
+    return packed, assemble_edits(adapters, packed, backbone.frozen_weights)
 
 
 def test_the_gpu_path_equals_the_cpu_path(

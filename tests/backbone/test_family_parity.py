@@ -149,7 +149,7 @@ def packed_states(
     first = backbone.geometry.first_position
     first += 0 if adapter is None else adapter.num_virtual_tokens
     packed = pack(inputs, [owner] * len(inputs), [first] * len(inputs))
-    states = backbone(packed, assemble_edits(adapters, packed, backbone.geometry)).tokens
+    states = backbone(packed, assemble_edits(adapters, packed, backbone.frozen_weights)).tokens
     parts = dict(zip(packed.order, states.split(packed.lengths), strict=True))
     return torch.cat([parts[row] for row in range(len(inputs))])
 

@@ -28,7 +28,7 @@ def encode(backbone: Backbone, inputs: list[TokenSequence]) -> Any:
     first = backbone.geometry.first_position
     packed = pack(inputs, [-1] * len(inputs), [first] * len(inputs))
     with torch.inference_mode():
-        return backbone(packed, assemble_edits([], packed, backbone.geometry))
+        return backbone(packed, assemble_edits([], packed, backbone.frozen_weights))
 
 
 def assert_equals_transformers(backbone: Backbone, folder: Path) -> None:

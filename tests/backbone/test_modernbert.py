@@ -73,7 +73,7 @@ def test_states_and_gradients_equal_transformers(folder: Path, backbone: Backbon
     leaves = [backbone.word_embeddings(row.input_ids).requires_grad_() for row in rows]
     inputs = [replace(row, inputs_embeds=leaf) for row, leaf in zip(rows, leaves, strict=True)]
     packed = pack(inputs, [-1] * len(inputs), [0] * len(inputs))
-    found = backbone(packed, assemble_edits([], packed, backbone.geometry)).tokens
+    found = backbone(packed, assemble_edits([], packed, backbone.frozen_weights)).tokens
     parts = dict(zip(packed.order, found.split(packed.lengths), strict=True))
     sum((parts[n] * target[n, : len(row)]).sum() for n, row in enumerate(rows)).backward()
     assert words.grad is not None
@@ -247,7 +247,7 @@ def test_masked_tokens_have_the_same_probabilities(with_head: Path) -> None:
     with torch.inference_mode():
         expected = model(ids[None]).logits[0].log_softmax(-1)
         packed = pack([row], [-1], [0])
-        states = backbone(packed, assemble_edits([], packed, backbone.geometry)).tokens
+        states = backbone(packed, assemble_edits([], packed, backbone.frozen_weights)).tokens
         assert backbone.lm_head is not None
         found = backbone.lm_head.top_tokens(states, {}, ids, 1)[:, 0]
     torch.testing.assert_close(found, expected[torch.arange(len(ids)), ids], rtol=1e-5, atol=1e-5)

@@ -33,6 +33,7 @@ from helpers.task_adapters import random_task_adapter, read_example, request_row
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"r": 3, "alpha": 3.0, "targets": LINEAR_SITES},
+    "dora": {"r": 3, "targets": LINEAR_SITES},
     "head": {},
     "prefix": {"num_virtual_tokens": 2},
     "bottleneck": {"size": 4},
@@ -111,9 +112,9 @@ def expected(family: Any, kind: str, method: str) -> str:
         has_head = family.sequence_head is not None
     if not has_head:
         return "as no task model of transformers of type"
-    if method not in ("lora", "vera", "head"):
+    if method not in ("lora", "dora", "vera", "head"):
         return f"a {method} adapter does more than change weights"
-    if method in ("lora", "vera") and family.type == "albert":
+    if method in ("lora", "dora", "vera") and family.type == "albert":
         return "its layers share their weights but not their adapters"
     return "equal"
 

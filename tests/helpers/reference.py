@@ -12,7 +12,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
-METHODS = ("lora", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera", "head")
+METHODS = ("lora", "dora", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera", "head")
 """Methods that `logits` supports."""
 
 
@@ -73,7 +73,7 @@ def norm(module: Any, s: Tensor) -> Tensor:
 def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     """The term that one adapter adds to a linear with input x; 0 if it does not edit the site."""
     method: Any = level.method
-    if method.type != "lora" or site not in method.targets:
+    if method.type not in ("lora", "dora") or site not in method.targets:
         return torch.zeros(())
     if index not in (method.layers or range(99)):
         return torch.zeros(())
@@ -82,6 +82,17 @@ def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     root = method.r**0.5 if method.rank_stabilised else method.r
     added: Tensor = (x @ a.T) @ b.T * (method.alpha / root)
     return added
+
+
+def dora(level: Adapter, index: int, site: str, module: Any) -> Tensor:
+    """The factor of one adapter on the output of a linear without its bias; 1 if it has none."""
+    method: Any = level.method
+    layers = getattr(method, "layers", None) or tuple(range(99))
+    if method.type != "dora" or site not in method.targets or index not in layers:
+        return torch.ones(())
+    with torch.no_grad():  # a constant to the gradient
+        rows = module.weight + lora(level, index, site, torch.eye(module.in_features)).T
+    return level.tensors[f"{site}.magnitude"][layers.index(index)] / rows.norm(dim=1)
 
 
 def vera(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
@@ -148,6 +159,7 @@ def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
         for level in levels:
             y = y + vera(level, index, site, inner)
             y = (y + lora(level, index, site, inner)) * ia3(level, index, site, is_input=False)
+            y = (y - module.bias) * dora(level, index, site, module) + module.bias
             y = y + norm_edit(level, index, site, "bias")
         return y
 

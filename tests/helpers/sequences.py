@@ -58,4 +58,4 @@ def states_of(
     inputs = tokenise(backbone, texts, pairs, backbone.geometry.positions)
     packed = pack(inputs, [-1] * len(inputs), [backbone.geometry.first_position] * len(inputs))
     with torch.inference_mode():
-        return backbone(packed, assemble_edits([], packed, backbone.geometry)).tokens
+        return backbone(packed, assemble_edits([], packed, backbone.frozen_weights)).tokens

@@ -35,17 +35,28 @@ from helpers.sequences import outputs_by_row, tokenise
 
 TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
 every_kind = pytest.mark.parametrize("kind", methods().values(), ids=list(methods()))
-every_method = pytest.mark.parametrize(
-    "method",
-    [kind(**example) for kind in methods().values() for example in kind.examples],
-    ids=[f"{name}-{n}" for name, kind in methods().items() for n, _ in enumerate(kind.examples)],
+
+
+def parametrised(kinds: dict[str, Any]) -> Any:
+    """A parameter for every example of some methods."""
+    return pytest.mark.parametrize(
+        "method",
+        [kind(**example) for kind in kinds.values() for example in kind.examples],
+        ids=[f"{name}-{n}" for name, kind in kinds.items() for n, _ in enumerate(kind.examples)],
+    )
+
+
+every_method = parametrised(dict(methods()))
+every_exact_method = parametrised(
+    {name: kind for name, kind in methods().items() if kind.exact_gradients}
 )
 
 
 def trainable(method: Method, backbone: Backbone, seed: int = 0, noise: float = 0.2) -> Tensors:
     """Trainable tensors of a method, moved away from their initial values."""
     generator = torch.Generator().manual_seed(seed)
-    start = method.init_tensors(backbone.geometry, generator)
+    drawn = method.init_tensors(backbone.geometry, generator)
+    start = method.begin(drawn, backbone.frozen_weights)
     return {k: t + noise * torch.randn(t.shape, generator=generator) for k, t in start.items()}
 
 
@@ -63,9 +74,11 @@ def outputs(backbone: Backbone, adapter: Adapter, grad: bool = False) -> torch.T
         return torch.stack(outputs_by_row(backbone, rows)).clone()
 
 
-def test_names_in_files_are_distinct() -> None:
-    kinds = methods().values()
-    assert len({kind.peft_type for kind in kinds}) == len(kinds)
+@every_method
+def test_a_folder_has_settings_of_one_method(method: Method, tiny: Backbone) -> None:
+    finished, _ = method.finalize(trainable(method, tiny))
+    config = {"peft_type": method.peft_type, **finished.config(tiny.geometry)}
+    assert [kind for kind in methods().values() if kind.wrote(config)] == [type(method)]
 
 
 @every_kind
@@ -137,7 +150,10 @@ def test_training_continues_from_a_finished_adapter(method: Method, tiny: Backbo
 def test_only_declared_sites_are_edited(method: Method, tiny: Backbone) -> None:
     assert set(method.sites) <= {*LINEAR_SITES, *INPUT_SITES, *NORM_SITES, *HIDDEN_SITES}
     group = Group(Segments([3, 2]), tiny.geometry)
-    edits = type(method).edits([(method, trainable(method, tiny, seed)) for seed in (0, 1)], group)
+    members = [
+        (method, method.bind(trainable(method, tiny, seed), tiny.frozen_weights)) for seed in (0, 1)
+    ]
+    edits = type(method).edits(members, group)
     assert {site for _, site in edits.deltas} == set(method.sites)
     assert {layer for layer, _ in edits.deltas} <= set(range(tiny.geometry.layers))
     assert (edits.prefixes is not None) == (method.num_virtual_tokens > 0)
@@ -171,7 +187,7 @@ def test_training_and_inference_compute_the_same(method: Method, tiny: Backbone)
     )
 
 
-@every_method
+@every_exact_method
 def test_gradients_equal_finite_differences(method: Method, tiny: Backbone) -> None:
     tensors = trainable(method, tiny)
     adapter = replace(adapter_of(method, tiny), method=method, tensors=tensors)

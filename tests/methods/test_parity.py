@@ -27,6 +27,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"r": 3, "alpha": 5.0, "targets": LINEAR_SITES}),
     ("lora", {"r": 4, "rank_stabilised": True, "targets": ("key", "ffn_down")}),
     ("lora", {"layers": (0, 2), "targets": ("value", "ffn_up")}),
+    ("dora", {}),
+    ("dora", {"r": 3, "alpha": 5.0, "targets": LINEAR_SITES, "layers": (0, 2)}),
     ("prefix", {"num_virtual_tokens": 5}),
     ("ia3", {}),
     ("ia3", {"targets": LINEAR_SITES, "feedforward": ("attention_output",), "layers": (0, 2)}),
@@ -40,7 +42,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
     ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
 ]
-PEFT_METHODS = ("lora", "prefix", "ia3", "vera")
+PEFT_METHODS = ("lora", "dora", "prefix", "ia3", "vera")
 """Methods that PEFT has too."""
 every = pytest.mark.parametrize(
     ("kind", "settings"), SETTINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS)]
@@ -101,13 +103,15 @@ def test_a_loaded_adapter_has_the_same_outputs(
     assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera"])
+@pytest.mark.parametrize(
+    "kind", ["lora", "dora", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera"]
+)
 def test_a_new_adapter_leaves_outputs_unchanged(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
     adapter = make_adapter(tiny, kind)
-    initial = adapter.method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
-    adapter = replace(adapter, tensors=initial)
+    drawn = adapter.method.init_tensors(tiny.geometry, torch.Generator().manual_seed(0))
+    adapter = replace(adapter, tensors=adapter.method.begin(drawn, tiny.frozen_weights))
     for row in tokenise(tiny, TEXTS, None, 50):
         (piece,) = forward(tiny, [(adapter, row)])
         pooled = reference.hidden(tiny, None, row).mean(0)
