@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -131,10 +131,11 @@ class DoRA(LoRA):
             raise ValueError("its initialisation changed the frozen weights")
         products = {n: t for n, t in folder.tensors.items() if not n.endswith(f".{MAGNITUDE}")}
         plain = replace(folder, config={**folder.config, "use_dora": False}, tensors=products)
-        method, tensors, outside = super().from_peft(plain)
+        reading = super().from_peft(plain)
+        method = cast(Self, reading.method)
         geometry, weights = folder.backbone.geometry, folder.backbone.frozen_weights
         layers = chosen_layers(method.layers, geometry)
-        tensors = method.begin(tensors, weights)
+        tensors = method.begin(reading.tensors, weights)
         for path in {name.rpartition(".lora_")[0] for name in products}:
             if f"{path}.{MAGNITUDE}" not in folder.tensors:
                 raise ValueError(f"'{path}': tensor '{MAGNITUDE}' is missing")
@@ -145,7 +146,8 @@ class DoRA(LoRA):
                 if own.shape != row.shape:
                     raise ValueError(f"'{path}': {MAGNITUDE} has shape {list(magnitude.shape)}")
                 row.copy_(own)
-        return PeftReading(method, tensors, {path: _change(folder, path) for path in outside})
+        changes = {path: _change(folder, path) for path in reading.changes}
+        return PeftReading(method, tensors, changes)
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         lengths: FileKeys = {

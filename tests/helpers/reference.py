@@ -92,7 +92,8 @@ def dora(level: Adapter, index: int, site: str, module: Any) -> Tensor:
         return torch.ones(())
     with torch.no_grad():  # a constant to the gradient
         rows = module.weight + lora(level, index, site, torch.eye(module.in_features)).T
-    return level.tensors[f"{site}.magnitude"][layers.index(index)] / rows.norm(dim=1)
+    factor: Tensor = level.tensors[f"{site}.magnitude"][layers.index(index)] / rows.norm(dim=1)
+    return factor
 
 
 def vera(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:

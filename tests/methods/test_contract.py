@@ -37,7 +37,7 @@ TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun 
 every_kind = pytest.mark.parametrize("kind", methods().values(), ids=list(methods()))
 
 
-def parametrised(kinds: dict[str, Any]) -> Any:
+def parametrised(kinds: dict[str, Any]) -> pytest.MarkDecorator:
     """A parameter for every example of some methods."""
     return pytest.mark.parametrize(
         "method",

@@ -48,7 +48,7 @@ class Pair:
         self.base = save_family(root / "base", family, tiny_folder)
         self.backbone = Backbone.load(str(self.base), device="cpu")
         config = peft.LoraConfig(
-            task_type="FEATURE_EXTRACTION",  # type: ignore[arg-type]  # PEFT reads the name
+            task_type="FEATURE_EXTRACTION",
             use_dora=True,
             target_modules=TARGETS[family],
             **settings,
@@ -62,7 +62,7 @@ class Pair:
                 for parameter in self.model.parameters():
                     if parameter.requires_grad:
                         parameter.add_(torch.randn_like(parameter) * 0.1)
-            self.model.save_pretrained(root / "theirs")
+            self.model.save_pretrained(str(root / "theirs"))
         self.adapter = load_peft_adapter(root / "theirs", self.backbone)
 
     def rows(self) -> list[Any]:
