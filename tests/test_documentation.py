@@ -27,7 +27,12 @@ from adapterkit.yaml12 import read_yaml
 from helpers.markdown import Block, blocks_of
 from helpers.paths import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "recipes" / "router" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 README_LINES = 150
 NOT_CODE = {"ini", "text"}
 """Languages of blocks that show something and do nothing."""
@@ -36,7 +41,13 @@ PORT = 8080
 """Where the documented server listens."""
 TIMEOUT = 600
 
-by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+def _name(page: Path) -> str:
+    """Names a page in the names of tests: `training`, or `recipes/router/README`."""
+    return page.stem if page.parent in (ROOT, ROOT / "docs") else str(page.relative_to(ROOT))[:-3]
+
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=_name)
 
 
 SLOW = [page for page in PAGES if any(block.marker == "slow" for block in blocks_of(page))]
@@ -170,7 +181,7 @@ def test_a_page_runs_as_it_stands_there(page: Path, reader: Reader) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", SLOW, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", SLOW, ids=_name)
 def test_a_page_runs_with_its_slow_blocks(page: Path, reader: Reader) -> None:
     for block in blocks_of(page):
         if block.marker != "not run":
