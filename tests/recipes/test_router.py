@@ -15,6 +15,7 @@ import torch
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
+from adapterkit.methods.base import methods
 from adapterkit.tasks.types import Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
@@ -30,11 +31,11 @@ Script = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def store(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Adapters of the recipes' names, tasks, labels and methods, with random weights."""
+    """Adapters with the names, tasks and labels of the recipes, and random weights."""
     shelf = Store(tmp_path_factory.mktemp("router"))
     for recipe in map(Recipe.load, FILES):
         rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)["train"]
-        method = replace(recipe.method, layers=None)  # the tiny backbone has fewer layers
+        method = methods()[recipe.method.type](r=4)  # the tiny backbone has three layers
         adapter = fresh_adapter(replace(recipe, method=method), tiny, rows)
         draws = torch.Generator().manual_seed(len(adapter.name))
         head = {key: torch.randn(it.shape, generator=draws) for key, it in adapter.head.items()}
