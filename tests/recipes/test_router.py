@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def store(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
     shelf = Store(tmp_path_factory.mktemp("router"))
     for recipe in map(Recipe.load, FILES):
         rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task)["train"]
-        method = methods()[recipe.method.type](r=4)  # the tiny backbone has three layers
+        make: Any = methods()[recipe.method.type]
+        method = make(r=4)  # in all layers: the tiny backbone has three
         adapter = fresh_adapter(replace(recipe, method=method), tiny, rows)
         draws = torch.Generator().manual_seed(len(adapter.name))
         head = {key: torch.randn(it.shape, generator=draws) for key, it in adapter.head.items()}
