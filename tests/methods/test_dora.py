@@ -127,6 +127,7 @@ def test_gradients_are_those_of_peft(family: str, tmp_path: Path, tiny_folder: P
         torch.testing.assert_close(found[index] / scale, expected / scale, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_some_linears_and_ranks_of_their_own(tmp_path: Path, tiny_folder: Path) -> None:
     pair = Pair("bert", tmp_path, tiny_folder, r=4, rank_pattern={"layer.1.*value": 2, "query": 6})
     assert pair.adapter.method.type == "dora"
