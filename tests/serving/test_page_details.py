@@ -292,9 +292,12 @@ def test_a_phone_shows_the_chosen_adapter_first(page: Page, url: str) -> None:
     page.locator("button", has_text="All adapters").click()
     row = page.locator('#models tr[data-id="acme/names"]')
     row.click()
-    box = page.locator(".chip").bounding_box()
-    assert box is not None
-    assert 0 <= box["y"] < height / 2
+    # Chips are drawn anew until the adapter's card is here, so a single look may find none.
+    in_sight = (
+        "() => { const box = document.querySelector('.chip[data-id=\"acme/names\"]')"
+        "?.getBoundingClientRect(); return box && box.top >= 0 && box.top < innerHeight / 2; }"
+    )
+    page.wait_for_function(in_sight, timeout=5000)
 
 
 def test_the_page_lives_below_a_prefix(page: Page, proxied: str) -> None:
