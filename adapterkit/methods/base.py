@@ -360,3 +360,8 @@ def chosen_layers(layers: tuple[int, ...] | None, geometry: Geometry) -> tuple[i
             last = geometry.layers - 1
             raise ValueError(f"layers: there is no layer {layer}; the backbone has 0 to {last}")
     return tuple(range(geometry.layers)) if layers is None else layers
+
+
+def layers_setting(layers: tuple[int, ...], geometry: Geometry) -> tuple[int, ...] | None:
+    """The setting for which `chosen_layers` returns these layers: None if they are all."""
+    return None if layers == chosen_layers(None, geometry) else layers

@@ -24,6 +24,7 @@ from .base import (
     check_layers,
     check_sites,
     chosen_layers,
+    layers_setting,
 )
 from .peft_folder import PeftFolder, check_settings
 
@@ -143,7 +144,7 @@ class IA3(Method):
         method = cls(
             targets=tuple(site for site in geometry.sites if site in inner),
             feedforward=tuple(site for site in geometry.sites if inner.get(site)),
-            layers=None if layers == tuple(range(geometry.layers)) else layers,
+            layers=layers_setting(layers, geometry),
         )
         tensors = method.init_tensors(geometry, torch.Generator())
         for (layer, site), vector in vectors.items():

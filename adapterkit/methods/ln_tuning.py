@@ -22,6 +22,7 @@ from .base import (
     check_layers,
     check_sites,
     chosen_layers,
+    layers_setting,
 )
 from .peft_folder import PeftFolder, check_settings
 
@@ -125,7 +126,7 @@ class LNTuning(Method):
         layers = tuple(sorted({layer for layer, site in found if site != ENTRY})) or (0,)
         method = cls(
             targets=tuple(s for s in (*NORM_SITES, ENTRY) if any(site == s for _, site in found)),
-            layers=None if layers == tuple(range(geometry.layers)) else layers,
+            layers=layers_setting(layers, geometry),
         )
         stacked = method.init_tensors(geometry, torch.Generator())
         for (layer, site), own in found.items():

@@ -27,6 +27,7 @@ from .base import (
     check_layers,
     check_sites,
     chosen_layers,
+    layers_setting,
 )
 from .peft_folder import PeftFolder, target_settings
 from .peft_products import PRODUCT_KINDS, Product, read_products
@@ -179,7 +180,7 @@ class LoRA(Method):
             dropout=float(folder.config.get("lora_dropout") or 0.0),
             targets=tuple(s for s in geometry.sites if any(site == s for _, site in edited)),
             rank_stabilised=stabilised,
-            layers=None if layers == tuple(range(geometry.layers)) else layers,
+            layers=layers_setting(layers, geometry),
         )
         tensors = {name: torch.zeros(shape) for name, shape in method.shapes(geometry).items()}
         for (layer, site), (down, up, own_scale) in edited.items():

@@ -27,6 +27,7 @@ from .base import (
     check_layers,
     check_sites,
     chosen_layers,
+    layers_setting,
 )
 from .peft_folder import PeftFolder, check_settings, target_settings
 
@@ -178,7 +179,7 @@ class VeRA(Method):
             projection_seed=int(config["projection_prng_key"]),
             dropout=float(config.get("vera_dropout") or 0.0),
             targets=tuple(s for s in geometry.sites if any(site == s for _, site in found)),
-            layers=None if layers == tuple(range(geometry.layers)) else layers,
+            layers=layers_setting(layers, geometry),
         )
         stacked = {name: torch.zeros(shape) for name, shape in method.shapes(geometry).items()}
         for (layer, site), tensors in found.items():
