@@ -18,6 +18,7 @@ from typing import ClassVar
 import pytest
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close as assert_tensors_close
 
 from adapterkit import AdapterkitError, Backbone, Callback, Recipe, Store, train, train_many
 from adapterkit.adapter.folder import load_adapter
@@ -28,6 +29,7 @@ from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import recipe_for, with_changes, write_rows
 from helpers.paths import ROOT
 from helpers.resumable import assert_same, recipes
+from helpers.tolerance import assert_close
 
 EVERY_STEP = {"checkpoint": {"steps": 1}}
 
@@ -329,12 +331,15 @@ def long_recipe(backbone: Path) -> Path:
 
 
 def assert_as_undisturbed(recipe: Path, backbone: Backbone) -> None:
+    """Up to rounding: each process measures whether prepacked linears are faster, and these round
+    differently. Within one process the tests above compare bit for bit."""
     found = load_adapter(Path("adapters/acme/topic/1"), backbone)
     expected = train(Recipe.load(recipe), backbone, progress=False)
     card = json.loads(Path("adapters/acme/topic/1/adapterkit.json").read_text(encoding="utf-8"))
-    assert card["training"]["history"] == expected.training["history"]
+    assert_close(card["training"]["history"], expected.training["history"])
     for mine, theirs in ((found.tensors, expected.tensors), (found.head, expected.head)):
-        assert all(theirs[name].equal(tensor) for name, tensor in mine.items())
+        for name, tensor in mine.items():
+            assert_tensors_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
     assert not Path("adapters/.checkpoints").exists()
 
 
