@@ -42,9 +42,13 @@ def read_weights(folder: Path) -> Tensors:
     """
     path = folder / WEIGHTS
     if not path.is_file():
-        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
-        hint = f"; {pickles[0]} is pickled, and pickled weights are never loaded" if pickles else ""
-        raise AdapterError(f"{folder}: {WEIGHTS} is missing{hint}")
+        suffixes = (".bin", ".pt", ".pth", ".pkl")
+        pickled = next((p.name for p in folder.iterdir() if p.suffix in suffixes), None)
+        hint = (
+            f"; {pickled} is pickled, and pickled weights are never loaded: `adapterkit convert "
+            f"{folder}` writes its tensors as safetensors"
+        )
+        raise AdapterError(f"{folder}: {WEIGHTS} is missing{hint if pickled else ''}")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from .bench import app as bench
 from .client import app as client
 from .compare import compare
 from .compile import compile_loops
+from .convert import convert
 from .cross_validate import cross_validate
 from .data import app as data
 from .evaluate import evaluate
@@ -138,6 +139,7 @@ app.command("list")(list_adapters)
 app.command()(inspect)
 app.command()(verify)
 app.command("import")(import_peft)
+app.command()(convert)
 app.command()(export)
 app.command()(push)
 app.command()(pull)

@@ -78,7 +78,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "weights cut in the data": (cut(WEIGHTS, 0.9), "truncated or not safetensors"),
     "weights empty": (cut(WEIGHTS, 0.0), "truncated or not safetensors"),
     "weights missing": (remove_file(WEIGHTS), f"{WEIGHTS} is missing"),
-    "weights pickled": (to_pickle, "adapter_model.bin is pickled.*never loaded"),
+    "weights pickled": (
+        to_pickle,
+        "adapter_model.bin is pickled.*never loaded.*`adapterkit convert ",
+    ),
     "pickle named safetensors": (pickle_in_disguise, "truncated or not safetensors"),
     "tensor renamed": (
         change_tensors(lambda t: t.update({"other": t.pop(QUERY_A)})),
