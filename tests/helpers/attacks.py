@@ -32,7 +32,7 @@ class Scene:
     Attributes:
         url: The server.
         store: Folder of its store.
-        backbone: Folder of its backbone.
+        backbone: Name or folder of its backbone.
         keys: Its key file.
         archive: An adapter folder as tar archive.
         log: File that gets a line `+ NAME VERSION` after each publication, and `- NAME VERSION`
@@ -41,7 +41,7 @@ class Scene:
 
     url: str
     store: Path
-    backbone: Path
+    backbone: str
     keys: Path
     archive: Path
     log: Path
@@ -71,9 +71,9 @@ def under_attack(scene: Scene) -> Iterator[None]:
 
 
 def attack(scene: Scene) -> None:
-    """Runs all attacks until SIGTERM, with less of the processor than the attacked server: real
-    attackers have machines of their own."""
-    os.nice(10)
+    """Runs all attacks until SIGTERM, in the processor time that the attacked server and the honest
+    clients leave: real attackers, and a second server, have machines of their own."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     async def run() -> None:
         whole = asyncio.gather(*attacks(scene), publish_and_delete(scene, "churn", scene.url))
@@ -222,7 +222,7 @@ async def kills(scene: Scene) -> None:
     """Starts a second server over the same store, publishes through it, and kills it."""
     rng = random.Random(0)
     command = [sys.executable, "-m", "adapterkit", "serve", str(scene.store), "--port", "0"]
-    command += ["--backbone", str(scene.backbone), "--keys", str(scene.keys)]
+    command += ["--backbone", scene.backbone, "--keys", str(scene.keys)]
     while True:
         process = await asyncio.create_subprocess_exec(
             *command, stderr=asyncio.subprocess.PIPE, limit=2**20

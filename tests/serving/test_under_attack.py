@@ -39,8 +39,12 @@ N_TENANTS = 10
 """Tenants of a `mixed_store`: t0 to t9."""
 
 SECONDS = 60.0
-PAUSE = 1.0
-"""Mean seconds between two requests of a client, so that the quiet server has time left."""
+QUIET_SECONDS = 120.0
+"""Most seconds of the quiet phase."""
+
+PAUSE = 2.0
+"""Mean seconds between two requests of a client. Two cores answer the 64 clients in about a quarter
+of their time, so that there is time left to attack."""
 
 GROWTH = 100 * 2**20
 """Most bytes by which memory may grow between the first and the last third of the attack."""
@@ -134,22 +138,23 @@ ROW = ("requests", "not answered", "wrong", "p50 ms", "p95 ms", "p99 ms")
 
 @pytest.mark.slow
 def test_honest_clients_of_a_server_under_attack(
-    tiny: Backbone,
-    tiny_folder: Path,
+    minilm: Backbone,
     make_adapter: MakeAdapter,
     tmp_path: Path,
     scale: float,
     report: Callable[[str], None],
 ) -> None:
-    population = Population(tiny, tmp_path)
+    population = Population(minilm, tmp_path)
     store, adapters = population.mixed_store(N_ADAPTERS)
     honest = HonestClients(population, adapters)
     for name, kind in (("loud/long", "question_answering"), ("loud/choice", "multiple_choice")):
-        adapter = random_task_adapter(tiny, kind, tmp_path)
-        store.publish(replace(adapter, name=name), tiny.geometry)
-    store.publish(make_adapter(tiny, name="loud/many"), tiny.geometry)
+        adapter = random_task_adapter(minilm, kind, tmp_path)
+        store.publish(replace(adapter, name=name), minilm.geometry)
+    store.publish(make_adapter(minilm, name="loud/many"), minilm.geometry)
     archive = tmp_path / "adapter.tar"
-    archive.write_bytes(tar_of(save_adapter(make_adapter(tiny), tmp_path / "one", tiny.geometry)))
+    archive.write_bytes(
+        tar_of(save_adapter(make_adapter(minilm), tmp_path / "one", minilm.geometry))
+    )
     keys, seconds, log = write_keys(tmp_path / "keys.json"), SECONDS * scale, tmp_path / "log"
     log.touch()
 
@@ -157,11 +162,10 @@ def test_honest_clients_of_a_server_under_attack(
         await asyncio.sleep(5)  # the attacks begin
         return await asyncio.gather(honest.load(url, seconds), memory_samples(process, seconds))
 
-    options = ("--backbone", str(tiny_folder), "--keys", str(keys))
-    with server_process(store.root, *options) as (url, process):
+    with server_process(store.root, "--keys", str(keys)) as (url, process):
         run_load(honest.load(url, 10))
-        quiet = run_load(honest.load(url, max(20.0, seconds / 5)))
-        with under_attack(Scene(url, store.root, tiny_folder, keys, archive, log)):
+        quiet = run_load(honest.load(url, min(max(20.0, seconds / 5), QUIET_SECONDS)))
+        with under_attack(Scene(url, store.root, "minilm", keys, archive, log)):
             load, memory = run_load(attacked(url, process))
     counts, lost = lost_versions(Store(store.root), log)
     report(summary(quiet, load, memory, counts))
