@@ -9,6 +9,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .adapter.card import read_card as read_card
+    from .adapter.composition import compose as compose
     from .adapter.folder import Adapter as Adapter
     from .adapter.folder import load_adapter as load_adapter
     from .adapter.folder import save_adapter as save_adapter
@@ -110,6 +111,7 @@ _MODULES = {
     "Trust": "adapter.trust",
     "compare": "training.comparison",
     "comparison_table": "training.comparison_table",
+    "compose": "adapter.composition",
     "cross_validate": "training.cross_validation",
     "evaluate": "inference.pipeline",
     "explain": "inference.attribution",

@@ -29,7 +29,7 @@ LONGEST_KIND = 100
 DEPTH = 60
 """Most levels of lists and mappings in a card."""
 
-SECTIONS = ("recipe", "rows", "intervals", "report")
+SECTIONS = ("recipe", "rows", "intervals", "report", "composed")
 """Parts of a training record that are mappings, if they are there."""
 
 
@@ -83,7 +83,7 @@ def _check_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _check_training(content: Mapping[str, Any]) -> None:
-    """Checks what is read of the record: rows, columns of the recipe, seeds and epochs
+    """Checks what is read of the record: rows, columns of the recipe, parents, seeds and epochs
     of members."""
     training = content.get("training", {})
     for key in SECTIONS:
@@ -98,6 +98,14 @@ def _check_training(content: Mapping[str, Any]) -> None:
     task = tasks().get(content["task"]["type"])
     if task is not None:
         Inputs.of(task, training)
+    parents = training.get("composed", {}).get("parents", [])
+    if not isinstance(parents, list) or not all(
+        isinstance(parent, Mapping) and {"name", "digest", "weight"} <= parent.keys()
+        for parent in parents
+    ):
+        raise ValueError(
+            f"training.composed: expected parents with name, digest and weight, got {parents!r:.80}"
+        )
     members = training.get("members", [])
     if not isinstance(members, list) or not all(
         isinstance(member, Mapping) and {"seed", "epoch"} <= member.keys() for member in members

@@ -133,7 +133,7 @@ def load_adapter(
             raise AdapterError(f"{folder}: stands on itself, through {parent}")
         folders.append(parent)
     adapter = _load_single(folders.pop(), backbone, any_backbone, check_signature)
-    _check_fit(adapter, backbone, folder)
+    check_fit(adapter, backbone, folder)
     while folders:
         child = folders.pop()
         try:
@@ -141,11 +141,11 @@ def load_adapter(
             adapter = replace(single, on_top_of=adapter)
         except ValueError as error:
             raise AdapterError(f"{child}: {error}") from None
-        _check_fit(adapter, backbone, folder)
+        check_fit(adapter, backbone, folder)
     return adapter
 
 
-def _check_fit(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
+def check_fit(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
     """Checks that an adapter can read the frozen weights that it needs, and that its virtual tokens
     and those of its parents leave room for a text.
 

@@ -17,6 +17,7 @@ from .bench import app as bench
 from .client import app as client
 from .compare import compare
 from .compile import compile_loops
+from .compose import compose
 from .convert import convert
 from .cross_validate import cross_validate
 from .data import app as data
@@ -140,6 +141,7 @@ app.command()(inspect)
 app.command()(verify)
 app.command("import")(import_peft)
 app.command()(convert)
+app.command()(compose)
 app.command()(export)
 app.command()(push)
 app.command()(pull)

@@ -24,6 +24,9 @@ def card_text(card: Mapping[str, Any]) -> str:
         for key in ("seed", "rows", "epoch", "seconds", "processes", "data"):
             if key in training:
                 rows.append(f"  {key:20} {_value_text(training[key])}")
+        for parent in training.get("composed", {}).get("parents", ()):
+            text = f"{parent['weight']} times {parent['name']} ({parent['digest'][:19]})"
+            rows.append(f"  {'composed of':20} {text}")
         for member in training.get("members", ()):
             rows.append(f"  {'further member':20} seed {member['seed']}, epoch {member['epoch']}")
         intervals = training.get("intervals")

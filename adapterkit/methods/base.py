@@ -241,6 +241,28 @@ class Method(ABC):
         """
         raise ValueError(f"a {self.type} adapter does more than change weights")
 
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        """The adapter that adds at every site the weighted sum of what some adapters add there.
+
+        Args:
+            members: Settings and tensors of each adapter.
+            weights: A factor for each.
+            geometry: The backbone's.
+
+        Returns:
+            Its method and tensors.
+
+        Raises:
+            ValueError: No adapter of this method does exactly that, by default.
+        """
+        raise ValueError(
+            f"what a {cls.type} adapter adds is not linear in its tensors, so that no single "
+            "adapter adds a weighted sum of several"
+        )
+
     def config(self, geometry: Geometry) -> dict[str, Any]:
         """The method's part of `adapter_config.json`: by default its settings."""
         return {key: value for key, value in dump(self).items() if key != "type"}
@@ -360,6 +382,12 @@ def chosen_layers(layers: tuple[int, ...] | None, geometry: Geometry) -> tuple[i
             last = geometry.layers - 1
             raise ValueError(f"layers: there is no layer {layer}; the backbone has 0 to {last}")
     return tuple(range(geometry.layers)) if layers is None else layers
+
+
+def all_layers(settings: Iterable[tuple[int, ...] | None], geometry: Geometry) -> tuple[int, ...]:
+    """The layers that at least one of some adapters edits, ascending."""
+    layers = (chosen_layers(one, geometry) for one in settings)
+    return tuple(sorted(set[int]().union(*layers)))
 
 
 def layers_setting(layers: tuple[int, ...], geometry: Geometry) -> tuple[int, ...] | None:

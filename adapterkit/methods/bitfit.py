@@ -12,7 +12,17 @@ import torch
 from ..backbone.edits import Delta
 from ..backbone.geometry import LINEAR_SITES, NORM_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
-from .base import Group, GroupEdits, Method, Tensors, check_layers, check_sites, chosen_layers
+from .base import (
+    Group,
+    GroupEdits,
+    Method,
+    Tensors,
+    all_layers,
+    check_layers,
+    check_sites,
+    chosen_layers,
+    layers_setting,
+)
 
 
 @dataclass(frozen=True)
@@ -74,3 +84,19 @@ class BitFit(Method):
             for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
                 deltas[layer, site] = partial(op.add, layer=index)
         return GroupEdits(deltas)
+
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        layers = all_layers((method.layers for method, _ in members), geometry)
+        total = cls(
+            targets=tuple(dict.fromkeys(site for method, _ in members for site in method.targets)),
+            layers=layers_setting(layers, geometry),
+        )
+        tensors = {name: torch.zeros(shape) for name, shape in total.shapes(geometry).items()}
+        for (method, own), weight in zip(members, weights, strict=True):
+            rows = [layers.index(layer) for layer in chosen_layers(method.layers, geometry)]
+            for name, bias in own.items():
+                tensors[name][rows] += weight * bias
+        return total, tensors

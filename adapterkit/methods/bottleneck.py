@@ -16,7 +16,16 @@ from ..backbone.geometry import Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
 from ..schema import check_factor, check_least
-from .base import Group, GroupEdits, Method, Tensors, check_layers, chosen_layers
+from .base import (
+    Group,
+    GroupEdits,
+    Method,
+    Tensors,
+    all_layers,
+    check_layers,
+    chosen_layers,
+    layers_setting,
+)
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),
@@ -139,3 +148,37 @@ class Bottleneck(Method):
             for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
                 deltas[layer, site] = partial(product.add, layer=index)
         return GroupEdits(deltas)
+
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        """As in `Method`: the bottlenecks stand beside each other; weights and scalings are in what
+        leads out of them."""
+        first = members[0][0]
+        for method, _ in members:
+            for key in ("placement", "activation"):
+                if getattr(method, key) != getattr(first, key):
+                    raise ValueError(
+                        f"they differ in {key}: {getattr(first, key)}, {getattr(method, key)}"
+                    )
+        sizes = [own[f"{first.sites[0]}.down"].shape[1] for _, own in members]
+        layers = all_layers((method.layers for method, _ in members), geometry)
+        total = cls(
+            placement=first.placement,
+            size=sum(sizes),
+            activation=first.activation,
+            layers=layers_setting(layers, geometry),
+        )
+        tensors = {name: torch.zeros(shape) for name, shape in total.shapes(geometry).items()}
+        start = 0
+        for (method, own), weight, size in zip(members, weights, sizes, strict=True):
+            rows = [layers.index(layer) for layer in chosen_layers(method.layers, geometry)]
+            inner, factor = slice(start, start + size), weight * method.scaling
+            for site in first.sites:
+                tensors[f"{site}.down"][rows, inner] = own[f"{site}.down"]
+                tensors[f"{site}.down_bias"][rows, inner] = own[f"{site}.down_bias"]
+                tensors[f"{site}.up"][rows, :, inner] = own[f"{site}.up"] * factor
+                tensors[f"{site}.up_bias"][rows] += own[f"{site}.up_bias"] * factor
+            start += size
+        return total, tensors

@@ -118,6 +118,13 @@ class DoRA(LoRA):
             changes[layer, site] = factor * changed - weights.weight(layer, site)
         return changes
 
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        """Refused, as in `Method`: the lengths are no sum."""
+        return super(LoRA, cls).weighted_sum(members, weights, geometry)
+
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {**super().config(geometry), "use_dora": True}
 

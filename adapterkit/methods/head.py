@@ -45,5 +45,11 @@ class Head(Method):
         return {}
 
     @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        return members[0]
+
+    @classmethod
     def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
         return GroupEdits()

@@ -21,6 +21,7 @@ from .base import (
     Method,
     PeftReading,
     Tensors,
+    all_layers,
     check_layers,
     check_sites,
     chosen_layers,
@@ -99,6 +100,31 @@ class IA3(Method):
             for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
                 deltas[layer, site] = partial(_scale, op, index)
         return GroupEdits(deltas)
+
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        """As in `Method`: an adapter adds its factors less one, times what it multiplies."""
+        sites = {site for method, _ in members for site in method.sites}
+        targets = tuple(dict.fromkeys(one for method, _ in members for one in method.targets))
+        for linear in targets:
+            if {linear, INPUT_OF.get(linear)} <= sites:
+                raise ValueError(f"some multiply the input of {linear}, others its output")
+        if {*FUSED_SITES} & {*targets} and {"query", "key", "value"} & {*targets}:
+            raise ValueError(f"some multiply all of {FUSED_SITES[0]}, others a part of it")
+        layers = all_layers((method.layers for method, _ in members), geometry)
+        total = cls(
+            targets=targets,
+            feedforward=tuple(one for one in targets if INPUT_OF.get(one) in sites),
+            layers=layers_setting(layers, geometry),
+        )
+        tensors = {name: torch.ones(shape) for name, shape in total.shapes(geometry).items()}
+        for (method, own), weight in zip(members, weights, strict=True):
+            rows = [layers.index(layer) for layer in chosen_layers(method.layers, geometry)]
+            for linear, factors in own.items():
+                tensors[linear][rows] += weight * (factors - 1)
+        return total, tensors
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {

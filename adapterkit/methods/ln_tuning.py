@@ -19,6 +19,7 @@ from .base import (
     Method,
     PeftReading,
     Tensors,
+    all_layers,
     check_layers,
     check_sites,
     chosen_layers,
@@ -102,6 +103,25 @@ class LNTuning(Method):
             for index, layer in enumerate(first._layers(site, group.geometry)):
                 deltas[layer, site] = partial(op.add, layer=index)
         return GroupEdits(deltas)
+
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        total = cls(
+            targets=tuple(dict.fromkeys(site for method, _ in members for site in method.targets)),
+            layers=layers_setting(
+                all_layers((method.layers for method, _ in members), geometry), geometry
+            ),
+        )
+        tensors = {name: torch.zeros(shape) for name, shape in total.shapes(geometry).items()}
+        for (method, own), weight in zip(members, weights, strict=True):
+            for site in method.targets:
+                layers = total._layers(site, geometry)
+                rows = [layers.index(layer) for layer in method._layers(site, geometry)]
+                for part in ("weight", "bias"):
+                    tensors[f"{site}.{part}"][rows] += weight * own[f"{site}.{part}"]
+        return total, tensors
 
     @classmethod
     def from_peft(cls, folder: PeftFolder) -> PeftReading:

@@ -24,6 +24,7 @@ from .base import (
     Method,
     PeftReading,
     Tensors,
+    all_layers,
     check_layers,
     check_sites,
     chosen_layers,
@@ -134,6 +135,30 @@ class LoRA(Method):
             for index, layer in enumerate(chosen_layers(self.layers, weights.geometry))
             for site in self.targets
         }
+
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        """As in `Method`: the ranks stand beside each other, weights and scales are in B."""
+        layers = all_layers((method.layers for method, _ in members), geometry)
+        rank = sum(method.r for method, _ in members)
+        total = cls(
+            r=rank,
+            alpha=float(rank),
+            targets=tuple(dict.fromkeys(site for method, _ in members for site in method.targets)),
+            layers=layers_setting(layers, geometry),
+        )
+        tensors = {name: torch.zeros(shape) for name, shape in total.shapes(geometry).items()}
+        first = 0
+        for (method, own), weight in zip(members, weights, strict=True):
+            rows = [layers.index(layer) for layer in chosen_layers(method.layers, geometry)]
+            ranks = slice(first, first + method.r)
+            for site in method.targets:
+                tensors[f"{site}.a"][rows, ranks] = own[f"{site}.a"]
+                tensors[f"{site}.b"][rows, :, ranks] = own[f"{site}.b"] * (weight * method.scale)
+            first += method.r
+        return total, tensors
 
     @classmethod
     def wrote(cls, config: Mapping[str, Any]) -> bool:

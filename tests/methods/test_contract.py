@@ -209,6 +209,35 @@ def test_gradients_equal_finite_differences(method: Method, tiny: Backbone) -> N
 
 
 @every_method
+def test_a_weighted_sum_adds_the_weighted_sum_at_every_site(method: Method, tiny: Backbone) -> None:
+    parts = [method.finalize(trainable(method, tiny, seed)) for seed in (0, 1)]
+    weights, geometry = (0.7, -1.3), tiny.geometry
+    try:
+        total = type(method).weighted_sum(parts, weights, geometry)
+    except ValueError as error:
+        assert str(error).startswith(f"what a {method.type} adapter adds is not linear")
+        return
+    generator, group = torch.Generator().manual_seed(2), Group(Segments([5]), geometry)
+
+    def added(part: tuple[Method, Tensors], site: Any, y: torch.Tensor, x: Any) -> torch.Tensor:
+        bound = part[0].bind(part[1], tiny.frozen_weights)
+        delta = type(method).edits([(part[0], bound)], group).deltas[site]
+        return delta(y.clone(), x.clone()) - y
+
+    for layer, site in type(method).edits([total], group).deltas:
+        y, x = (
+            torch.randn(5, width, generator=generator)
+            for width in (geometry.width_out(site), geometry.width_in(site))
+        )
+        terms = [
+            weight * added(part, (layer, site), y, x)
+            for part, weight in zip(parts, weights, strict=True)
+        ]
+        found = added(total, (layer, site), y, x)
+        torch.testing.assert_close(found, sum(terms), rtol=1e-4, atol=1e-5)
+
+
+@every_method
 def test_an_adapter_is_stacked_on_another(
     method: Method, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:
