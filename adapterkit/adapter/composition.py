@@ -19,9 +19,6 @@ from .folder import check_backbone, check_fit
 from .stacking import ParentRef
 from .weights import value_errors
 
-COMPOSED = "composed"
-"""Key of the training record with the parents of a composed adapter."""
-
 
 def compose(
     adapters: Sequence[Adapter],
@@ -59,12 +56,12 @@ def compose(
     if head is None and len(adapters) == 1:
         (head,) = adapters
     if head is not None and head not in adapters:
-        raise AdapterError(f"head: '{head.name}' is none of the adapters")
+        raise AdapterError(f"'{head.name}' is none of the adapters, whose heads may be taken")
     for adapter in (*adapters, *([] if on_top_of is None else [on_top_of])):
         _check_part(adapter, backbone)
     record = {
         "parents": [_parent(one, factor) for one, factor in zip(adapters, factors, strict=True)],
-        "head": "average" if head is None else vars(ParentRef.of(head)),
+        "head_of": None if head is None else vars(ParentRef.of(head)),
     }
     if on_top_of is None:
         _check_same_stack(adapters)
@@ -82,7 +79,7 @@ def compose(
         task=task,
         tensors=tensors,
         head={key: tensor.cpu() for key, tensor in own_head.items()},
-        training={**inputs, COMPOSED: record},
+        training={**inputs, "composed": record},
         metrics={},
         on_top_of=on_top_of,
         digest=None,

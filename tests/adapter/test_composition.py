@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adapterkit import compose
-from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.batching import assemble_edits
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.store import Store
@@ -178,8 +178,9 @@ def test_equal_heads_are_averaged(tiny: Backbone, make_parts: Any, tmp_path: Pat
     numbers = []
     for n in range(2):  # regressions in other units
         adapter = random_task_adapter(tiny, "regression", tmp_path)
-        task = replace(adapter.task, center=float(n), spread=2.0 - n)  # type: ignore[call-arg]
-        adapter = replace(adapter, name=f"t/{n}", task=task)
+        task: Any = adapter.task
+        units = replace(task, center=float(n), spread=2.0 - n)
+        adapter = replace(adapter, name=f"t/{n}", task=units)
         numbers.append(saved(adapter, tiny, tmp_path / f"number {n}"))
     composed = compose(numbers, tiny, name="t/mean")
     plain = [task.transformers_form(one.head)[1] for one in numbers for task in [one.task]]
@@ -195,7 +196,7 @@ def test_the_record_names_the_parents(tiny: Backbone, make_parts: Any, tmp_path:
         for one, weight in zip(adapters, WEIGHTS, strict=True)
     ]
     head = {"name": "t/1", "digest": adapters[1].digest}
-    assert composed.training == {"composed": {"parents": parents, "head": head}}
+    assert composed.training == {"composed": {"parents": parents, "head_of": head}}
     again = saved(composed, tiny, tmp_path / "sum")
     assert again.training == composed.training
     readme = (tmp_path / "sum" / "README.md").read_text(encoding="utf-8")
@@ -219,8 +220,8 @@ def test_what_has_no_exact_sum_is_refused(
 
     refused("t/0' and 't/1' have no exact weighted sum: r: 38 is more than", [a, b], head=a)
     refused("'t/0' is a lora adapter and 't/x' a bottleneck", [a, other("t/x", "bottleneck")])
-    for kind, words in (("prefix", "not linear"), ("dora", "not linear"), ("vera", "not linear")):
-        refused(f"a {kind} adapter adds is {words}", [other(f"t/{kind}", kind)] * 2, head=None)
+    for kind in ("prefix", "dora", "vera"):
+        refused(f"a {kind} adapter adds is not linear", [other(f"t/{kind}", kind)] * 2)
     refused("weights: expected a finite number for each of 2", [a, b], weights=[1.0])
     refused("weights: expected a finite number", [a, a], weights=[1.0, float("nan")])
     refused("heads are averaged with weights of 0 or more", [a, a], weights=WEIGHTS)
@@ -229,18 +230,16 @@ def test_what_has_no_exact_sum_is_refused(
     refused("is none of the adapters", [a], head=b)
     refused("expected at least one", [])
     refused("was never saved", [replace(a, digest=None)])
-    refused("'t/0' is an ensemble of 2", [replace(a, extra_members=(a.members[0],))])  # type: ignore[arg-type]
+    ensemble = replace(a, extra_members=(MemberWeights(a.tensors, a.head),))
+    refused("'t/0' is an ensemble of 2", [ensemble])
     refused("'t/0' was trained on", [replace(a, fingerprint="sha256:" + "0" * 64)])
-    for n, (kind, own, words) in enumerate(
-        (
-            ("ia3", ({}, {"feedforward": ()}), "some multiply the input of ffn_down"),
-            ("bottleneck", ({}, {"activation": "gelu"}), "differ in activation: relu, gelu"),
-            ("bottleneck", ({}, {"placement": "parallel"}), "differ in placement"),
-        )
-    ):
-        refused(
-            words, [other(f"{kind}/{n}{i}", kind, **one) for i, one in enumerate(own)], head=None
-        )
+    unequal: list[tuple[str, dict[str, Any], str]] = [
+        ("ia3", {"feedforward": ()}, "some multiply the input of ffn_down"),
+        ("bottleneck", {"activation": "gelu"}, "differ in activation: relu, gelu"),
+        ("bottleneck", {"placement": "parallel"}, "differ in placement"),
+    ]
+    for n, (kind, settings, words) in enumerate(unequal):
+        refused(words, [other(f"x/{n}", kind), other(f"y/{n}", kind, **settings)])
     deep = random_task_adapter(tiny, "classification", tmp_path, hidden_activation="tanh")
     refused("heads of more than one layer", [saved(deep, tiny, tmp_path / "deep")] * 2)
 
@@ -265,7 +264,7 @@ def test_the_command_composes_and_exchanges_the_lower_adapter(
         "--name", "acme/sum", "--json",
     )  # fmt: skip
     assert [parent["weight"] for parent in run.json["parents"]] == [-0.25, 1.0]
-    assert run.json["head"] == {"name": "acme/2", "digest": two.digest}
+    assert run.json["head_of"] == {"name": "acme/2", "digest": two.digest}
     found = load_adapter("adapters/acme/sum/1", tiny)
     expected = compose([one, two], tiny, name="acme/sum", weights=(-0.25, 1), head=two)
     torch.testing.assert_close(states(tiny, found), states(tiny, expected))
