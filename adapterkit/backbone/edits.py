@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..ops.attention import packed_attention, uses_flash_attention
 from ..ops.attention_plan import AttentionPlan
-from ..ops.disentangled import PositionPlan, PositionTable, disentangled_attention
+from ..ops.disentangled import PositionTable, disentangled_attention
 from ..ops.launch_table import LaunchTable
+from ..ops.position_plan import PositionPlan
 from ..ops.prefix_tokens import Prefixes
 from ..ops.relative_bias import RelativeBias
 from .recomputation import Recomputation

@@ -18,7 +18,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     `(a cos - b sin, b cos + a sin)`.
 
     Args:
-        x: Queries or keys, `[t, heads * d]`; rows need not be adjacent.
+        x: Queries, keys or both, `[t, heads * d]`; rows need not be adjacent. If gradients are off,
+            they may be changed in place.
         cos, sin: Of the angles of each token, float32 `[t, d / 2]`.
 
     Returns:
@@ -28,7 +29,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         apply: Any = _Rotate.apply
         output: Tensor = apply(x, cos, sin)
         return output
-    return _rotate(x, cos, sin)
+    return _rotate(x, cos, sin, in_place=not torch.is_grad_enabled())
 
 
 class _Rotate(torch.autograd.Function):
@@ -44,13 +45,15 @@ class _Rotate(torch.autograd.Function):
         return _rotate(gradients[0], cos, -sin), None, None  # the transpose turns back
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, *, in_place: bool = False) -> Tensor:
     half = cos.shape[1]
     is_supported = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
     if is_supported and half % WIDTH == 0 and x.stride(-1) == 1:
         from .kernels import rotary as kernel
 
-        return kernel.rotate(x, cos, sin)
+        y = x if in_place else torch.empty_like(x, memory_format=torch.contiguous_format)
+        kernel.rotate(x, cos, sin, y)
+        return y
     heads = x.float().view(len(x), -1, 2, half)
     a, b = heads.unbind(2)
     cos, sin = cos[:, None], sin[:, None]

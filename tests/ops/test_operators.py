@@ -11,11 +11,6 @@ from torch import Tensor
 
 from adapterkit.ops.attention import packed_attention
 from adapterkit.ops.attention_plan import AttentionPlan
-from adapterkit.ops.disentangled import (
-    PositionPlan,
-    PositionTable,
-    disentangled_attention,
-)
 from adapterkit.ops.dropout import Dropout, DropoutSeed
 from adapterkit.ops.low_rank import LowRank
 from adapterkit.ops.relative_bias import RelativeBias
@@ -273,63 +268,6 @@ def test_a_relative_bias_for_shorter_sequences_or_in_a_window_is_refused() -> No
         packed_attention(q, q, q, plan, 1, 0.25, bias=bias)
     with pytest.raises(ValueError, match="not computed within a window"):
         packed_attention(q, q, q, plan, 1, 0.25, 3, RelativeBias(torch.randn(1, 13)))
-
-
-def by_distance(
-    leaves: dict[str, Tensor], bucket: Tensor, lengths: list[int], prefix: list[tuple[int, int]]
-) -> Tensor:
-    """Disentangled attention of one head, number by number.
-
-    The bucket of i - j is at N - 1 + i - j. Tables may have a row for each bucket, or such rows for
-    each sequence, `[N, M, d]`.
-    """
-    q, k, v, pk, pv, to_keys, to_queries = leaves.values()
-    lines, start = [], 0
-    for number, (n, (first, count)) in enumerate(zip(lengths, prefix, strict=True)):
-        for i in range(start, start + n):
-            scores = [q[i] @ pk[p] for p in range(first, first + count)]
-            for j in range(start, start + n):
-                b = bucket[(len(bucket) - 1) // 2 + i - j]
-                rows = [x[b] if x.ndim == 2 else x[number, b] for x in (to_keys, to_queries)]
-                scores.append(q[i] @ k[j] + q[i] @ rows[0] + rows[1] @ k[j])
-            values = torch.cat([pv[first : first + count], v[start : start + n]])
-            lines.append(torch.stack(scores).mul(0.3).softmax(-1) @ values)
-        start += n
-    return torch.stack(lines)
-
-
-@pytest.mark.parametrize("is_own", [False, True], ids=["one table", "a table a sequence"])
-def test_disentangled_attention_equals_the_loop_forward_and_backward(
-    is_own: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr(
-        "adapterkit.ops.disentangled.MOST_SCORES", 100
-    )  # so that a group is divided
-    lengths, prefix, d = [3, 9, 1, 4], [(0, 2), (2, 3), (0, 0), (0, 2)], 4
-    bucket = torch.tensor([0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 11, 11, 11])
-    shapes = {"q": 17, "k": 17, "v": 17, "pk": 5, "pv": 5}
-    leaves = {name: torch.randn(n, d) for name, n in shapes.items()}
-    for name in ("keys", "queries"):
-        leaves[name] = torch.randn(4, 12, d) if is_own else torch.randn(12, d)
-    target, results = torch.randn(17, d), []
-    positions = PositionPlan(AttentionPlan.of(lengths, prefix), bucket)
-    owner = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths)).repeat(2)
-    for fast in (True, False):
-        own = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
-        if fast:
-            q, k, v, pk, pv, *both = own.values()
-            if is_own:
-                both = [x[owner, positions.own_buckets] for x in both]
-            keys, queries = (PositionTable(rows, is_own) for rows in both)
-            inputs = q, torch.cat([k, pk]), torch.cat([v, pv]), positions, (keys, queries)
-            y = disentangled_attention(*inputs, 1, 0.3)
-        else:
-            y = by_distance(own, bucket, lengths, prefix)
-        (y * target).sum().backward()
-        results.append([y, *(leaf.grad for leaf in own.values())])
-    for fast_one, plain in zip(*results, strict=True):
-        torch.testing.assert_close(fast_one, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_scores_far_apart_do_not_overflow() -> None:

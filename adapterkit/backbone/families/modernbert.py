@@ -59,8 +59,9 @@ class ModernBertLayer(nn.Module):
         self, states: Tensor, *, edits: LayerEdits, angles: tuple[Tensor, Tensor]
     ) -> Tensor:
         """States `[1, T, h]` through the layer; angles are the cosines and sines, `[T, d / 2]`."""
-        query, key, value = self.attn.Wqkv(self.attn_norm(states))[0].chunk(3, dim=-1)
-        query, key = rotate(query, *angles), rotate(key, *angles)
+        width = states.shape[-1]
+        both, value = self.attn.Wqkv(self.attn_norm(states))[0].split((2 * width, width), dim=-1)
+        query, key = rotate(both, *angles).chunk(2, dim=-1)
         mixed = edits.attend(query, key, value, self.heads, self.scaling, self.window)
         states = states + self.attn.out_drop(self.attn.Wo(mixed[None]))
         inner = self._activate(self.mlp.Wi(self.mlp_norm(states)))

@@ -57,7 +57,8 @@ def attend(
     """
     dtype = query.dtype
     query, key, value = (as_float32_rows(x) for x in (query, key, value))
-    output = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    output = torch.empty_like(query, memory_format=torch.contiguous_format)
+    output[int(spans.starts[-1]) :] = 0.0
     steps = [4 * x.stride(0) for x in (query, key, value)]
     addresses = [x.data_ptr() for x in (query, key, value, output)]
     width = query.shape[1]

@@ -54,26 +54,58 @@ def attend_in_tiles(
 
 
 @helper
-def _copy_rows(x: int, step: int, n: int, d: int, target: int) -> None:
-    """Copies d numbers of each of n rows, so that they lie side by side."""
+def read_tile(
+    key: int,
+    key_step: int,
+    value: int,
+    value_step: int,
+    n: int,
+    d: int,
+    tile: tuple[int, int, int],
+) -> None:
+    """Transposes n keys, lays their values side by side, and writes the mask.
+
+    Args:
+        key, value: Addresses of the first rows.
+        tile: Where keys, values and mask are written.
+    """
+    keys, values, mask = tile
+    for j in range(TILE):
+        floats(mask)[j] = ZERO if j < n else MASKED
+    for c in range(0, d, WIDTH):
+        for j in range(0, n, WIDTH):
+            source, target = key + j * key_step + 4 * c, keys + c * STEP + 4 * j
+            transpose(source, key_step, n - j, target, STEP)
     for j in range(n):
         for c in range(0, 4 * d, 4 * WIDTH):
-            store(target + j * 4 * d + c, load(x + j * step + c))
+            store(values + j * 4 * d + c, load(value + j * value_step + c))
+
+
+@helper
+def divide_rows(x: int, step: int, n: int, d: int, divisors: Factors) -> None:
+    """Divides d numbers of each of n rows by the divisor of the row."""
+    for i in range(n):
+        factor = splat(ONE / divisors[i])
+        for c in range(x + i * step, x + i * step + 4 * d, 4 * WIDTH):
+            store(c, mul(load(c), factor))
 
 
 @helper
 def _scores(
-    rows: FourRows, queries: FourRows, keys: int, mask: int, columns: int, d: int
+    rows: FourRows, queries: FourRows, keys: int, initial: FourRows, columns: int, d: int
 ) -> tuple[float, float, float, float]:
     """Writes the scores of four queries and the columns of a tile.
+
+    Args:
+        initial: Rows to which the products of queries and keys are added.
 
     Returns:
         The largest score of each query.
     """
     t0 = t1 = t2 = t3 = splat(MASKED)
     for j in range(0, 4 * columns, 4 * WIDTH):
-        m = load(mask + j)
-        scores = weighted_sums(queries, keys + j, STEP, d, (m, m, m, m))
+        m = load(initial[0] + j), load(initial[1] + j), load(initial[2] + j), load(initial[3] + j)
+        scores = weighted_sums(queries, keys + j, STEP, d, m)
         t0, t1 = maximum(t0, scores[0]), maximum(t1, scores[1])
         t2, t3 = maximum(t2, scores[2]), maximum(t3, scores[3])
         write_rows(rows, j, scores)
@@ -93,14 +125,13 @@ def _exponentials(row: int, columns: int, largest: float, scaling: float) -> flo
 
 
 @helper
-def _add_tile(
+def add_tile(
     weights: FourRows,
     queries: FourRows,
     outputs: FourRows,
     seen: tuple[int, int, int, int],
-    keys: int,
-    values: int,
-    mask: int,
+    tile: tuple[int, int, int],
+    initial: FourRows,
     n: int,
     d: int,
     scaling: float,
@@ -112,9 +143,13 @@ def _add_tile(
     Args:
         seen: Index of each query in `largest` and `total`: its largest score so far, and the sum
             of its exponentials.
+        tile: The tile, as `read_tile` wrote it.
+        initial: Rows with the mask, or with the mask and what is added to the scores of each query
+            before they are scaled.
     """
+    keys, values, _ = tile
     columns = -(-n // WIDTH) * WIDTH
-    best = _scores(weights, queries, keys, mask, columns, d)
+    best = _scores(weights, queries, keys, initial, columns, d)
     t0, t1 = max(largest[seen[0]], best[0]), max(largest[seen[1]], best[1])
     t2, t3 = max(largest[seen[2]], best[2]), max(largest[seen[3]], best[3])
     f0 = np.float32(np.exp(scaling * (largest[seen[0]] - t0)))
@@ -161,6 +196,7 @@ def _attend_in_tiles(
     keys = scratch.ctypes.data
     values = keys + d * STEP
     mask = values + 4 * TILE * d
+    tile = keys, values, mask
     weights = four_rows(mask + 4 * TILE, 4 * TILE, 0, 3)
     longest = 0
     for s in range(len(n_prefix)):
@@ -175,39 +211,26 @@ def _attend_in_tiles(
                 count = n_prefix[s] if part == 0 else n
                 for at in range(0, count, TILE):
                     size = min(TILE, count - at)
-                    for j in range(TILE):
-                        floats(mask)[j] = ZERO if j < size else MASKED
-                    for c in range(0, d, WIDTH):
-                        for j in range(0, size, WIDTH):
-                            transpose(
-                                key + (begin + at + j) * key_step + offset + 4 * c,
-                                key_step,
-                                size - j,
-                                keys + c * STEP + 4 * j,
-                                STEP,
-                            )
-                    tile_values = value + (begin + at) * value_step + offset
-                    _copy_rows(tile_values, value_step, size, d, values)
+                    row = begin + at
+                    keys_at, values_at = key + row * key_step, value + row * value_step
+                    read_tile(
+                        keys_at + offset, key_step, values_at + offset, value_step, size, d, tile
+                    )
                     for i in range(0, n, 4):
                         last = n - 1
                         seen = i, min(i + 1, last), min(i + 2, last), min(i + 3, last)
-                        _add_tile(
+                        add_tile(
                             weights,
                             four_rows(query + first * query_step + offset, query_step, i, last),
                             four_rows(output + first * output_step + offset, output_step, i, last),
                             seen,
-                            keys,
-                            values,
-                            mask,
+                            tile,
+                            (mask, mask, mask, mask),
                             size,
                             d,
                             scaling,
                             largest,
                             total,
                         )
-            for i in range(n):
-                row = output + (first + i) * output_step + offset
-                factor = splat(ONE / total[i])
-                for c in range(row, row + 4 * d, 4 * WIDTH):
-                    store(c, mul(load(c), factor))
+            divide_rows(output + first * output_step + offset, output_step, n, d, total)
     scratch[0] = ZERO  # numba frees an array after its last use, and addresses are no uses

@@ -19,34 +19,32 @@ from .simd import fma, load, mul, splat
 MINUS = np.float32(-1.0)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`(a cos - b sin, b cos + a sin)` for each head with halves a and b.
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, y: Tensor) -> None:
+    """Writes `(a cos - b sin, b cos + a sin)` for each head with halves a and b.
 
     Args:
         x: `[t, heads * d]` with contiguous rows, float32 or bfloat16; d is a multiple of 32.
         cos, sin: Float32 `[t, d / 2]`.
-
-    Returns:
-        A contiguous tensor like x; it is computed in float32.
+        y: Like x, or x itself; it is computed in float32.
     """
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     cos, sin = cos.contiguous(), sin.contiguous()
-    address, step, width = row_arguments(x)
     angles = cos.data_ptr(), sin.data_ptr(), cos.shape[1]
-    _rotate(address, step, *angles, y.data_ptr(), len(x), width, x.dtype == torch.bfloat16)
-    return y
+    target, target_step, _ = row_arguments(y)
+    is_bfloat16 = x.dtype == torch.bfloat16
+    _rotate(*row_arguments(x), *angles, target, target_step, len(x), is_bfloat16)
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, boolean)")
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, boolean)")
 def _rotate(
     x: int,
     step: int,
+    width: int,
     cos: int,
     sin: int,
     half: int,
     y: int,
+    y_step: int,
     n: int,
-    width: int,
     is_bfloat16: bool,
 ) -> None:
     size = 2 if is_bfloat16 else 4  # bytes per number
@@ -58,7 +56,7 @@ def _rotate(
                 first, second = size * head, size * (head + half)
                 a = read(x + row * step + first, is_bfloat16)
                 b = read(x + row * step + second, is_bfloat16)
-                target = y + row * width * size
+                target = y + row * y_step
                 turned = fma(mul(b, splat(MINUS)), sine, mul(a, cosine))
                 write(target + first, turned, is_bfloat16)
                 write(target + second, fma(a, sine, mul(b, cosine)), is_bfloat16)
