@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterkit.cli.answers import answers_table
+from adapterkit.prediction.answers import answers_table
 from adapterkit.text_table import table
 
 

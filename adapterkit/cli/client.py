@@ -62,7 +62,7 @@ def predict(
     adapterkit client predict acme/intent "I lost my card" "I moved house"
     """
     from ..data.requests import parse_text
-    from .answers import answer_row, answers_table
+    from ..prediction.answers import answer_row, answers_table
 
     inputs = [parse_text(text) for text in texts]
     with _client(url, key) as client:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from ..backbone.load_options import LoadOptions
+from ..errors import AdapterkitError
 from ..names import BASE
 from .options import (
     AnyBackboneOption,
@@ -22,6 +23,9 @@ from .options import (
     TextPairOption,
     complete_adapters,
 )
+
+if TYPE_CHECKING:
+    from ..prediction.shard_worker import Job
 
 log = logging.getLogger("adapterkit")
 
@@ -42,9 +46,12 @@ def predict(
         typer.Option("--adapter", help="Adapter name, folder or hf://user/repo; repeatable."),
     ] = None,
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--input", help="CSV, TSV, JSONL, JSON, text or Parquet file of texts; - reads stdin."
+            "--input",
+            metavar="FILE",
+            help="CSV, TSV, JSONL, JSON, text or Parquet file of texts; - reads stdin. With an "
+            "engine also a folder, a pattern such as 'logs/*.parquet', or a URL (s3://...).",
         ),
     ] = None,
     ending: Annotated[
@@ -52,7 +59,24 @@ def predict(
         typer.Option("--format", help="Format of stdin: csv, tsv, jsonl, json, txt or parquet."),
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--output", help="File for the answers: .csv, .jsonl or .json.")
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="File for the answers: .csv, .jsonl or .json. With an engine a folder, or a URL.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            "--engine",
+            help="Answer with many processes or machines, in parts; an interrupted job goes on "
+            "when it is started again. Needs the extra adapterkit[ray].",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers of the engine; one per CPU if omitted."),
     ] = None,
     store: StoreOption = Path("adapters"),
     text: Annotated[str, typer.Option("--text", help="Column of the text.")] = "text",
@@ -84,6 +108,7 @@ def predict(
     \b
     adapterkit predict acme/intent "I lost my card"
     adapterkit predict acme/intent --input texts.csv --output answers.csv
+    adapterkit predict acme/intent --engine ray --input 's3://logs/*.parquet' --output s3://answers
     cat texts.jsonl | adapterkit predict acme/intent --input - --format jsonl --json
     adapterkit predict --adapter acme/intent --adapter initech/ticket --input mixed.csv
 
@@ -95,13 +120,31 @@ def predict(
     values of the answer; a name that the file has already becomes predicted_NAME. A row that is
     not valid has an error in place of an answer, and the command then exits with code 1.
     """
-    from .request_rows import RowSurvey, assign_adapters, known_names, open_requests
+    from ..prediction.request_rows import RowSurvey, assign_adapters, known_names, open_requests
 
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
     roles = {"text": text, "text_pair": text_pair}
-    with open_requests(words, source, roles, column, ending) as requests:
+    if engine is not None:
+        _refuse_with_engine(words, source, target, explained or page is not None, as_json, ending)
+        from ..prediction.shard_worker import Job
+
+        job = Job(
+            output=str(target),
+            store=str(store),
+            references=references,
+            columns={role: name for role, name in roles.items() if name is not None},
+            adapter_column=column,
+            prefix=prefix,
+            backbone=backbone,
+            options=LoadOptions(dtype, quantization, device, device_map),
+            any_backbone=any_backbone,
+        )
+        _run_job(job, str(source), workers)
+        return
+    file, output_file = (None if one is None else Path(one) for one in (source, target))
+    with open_requests(words, file, roles, column, ending) as requests:
         survey = RowSurvey.of(requests.rows(log.warning))
         references = references or list(survey.adapters)
         # A fault of the file need not wait for the backbone.
@@ -109,9 +152,9 @@ def predict(
         from ..backbone.model import Backbone
         from ..inference.predictor import Predictor
         from .prediction_output import PredictionOutput
-        from .prediction_rows import OutputColumns, PredictionStream
+        from ..prediction.prediction_rows import OutputColumns, PredictionStream
 
-        output, opened = PredictionOutput(target, page, explained, as_json), Store(store)
+        output, opened = PredictionOutput(output_file, page, explained, as_json), Store(store)
         trained_on = backbone_name(
             references, opened, backbone
         )  # an unknown adapter need not wait for one
@@ -127,6 +170,53 @@ def predict(
             )
             output.write(predictions, OutputColumns.beside(survey.columns, column, prefix))
     if predictions.first_fault is not None:
-        counts = f"{predictions.n_faults} of {predictions.n_rows} rows have no answer"
-        typer.echo(f"Error: {counts}; the first: {predictions.first_fault}", err=True)
+        _end_with_faults(predictions.n_faults, predictions.n_rows, str(predictions.first_fault))
+
+
+def _refuse_with_engine(
+    words: list[str],
+    source: str | None,
+    target: str | None,
+    explained: bool,
+    as_json: bool,
+    ending: str | None,
+) -> None:
+    """Refuses what a job cannot do.
+
+    Raises:
+        AdapterkitError: Files are missing, or an option is for a single process.
+    """
+    if words or source in (None, "-") or target is None:
+        raise AdapterkitError("--engine answers files: give --input FILES and --output FOLDER")
+    for option, given in (
+        ("--explain", explained),
+        ("--json", as_json),
+        ("--format", ending is not None),
+    ):
+        if given:
+            raise AdapterkitError(f"{option} is for a single process; leave out --engine")
+
+
+def _run_job(job: Job, source: str, workers: int | None) -> None:
+    from ..prediction.job import run_job
+    from ..prediction.ray_engine import RayEngine
+
+    records = run_job(job, source, RayEngine(workers))
+    n_rows, n_faults = (sum(getattr(one, key) for one in records.values()) for key in TOTALS)
+    typer.echo(f"{n_rows - n_faults} answers in {len(records)} parts in {job.output}", err=True)
+    unread = [one.error for one in records.values() if one.error is not None]
+    if unread:
+        typer.echo(f"Error: {len(unread)} parts were not read; the first: {unread[0]}", err=True)
         raise typer.Exit(1)
+    faults = [records[shard].first_fault for shard in sorted(records)]
+    first = next((fault for fault in faults if fault is not None), None)
+    if first is not None:
+        _end_with_faults(n_faults, n_rows, first)
+
+
+TOTALS = ("n_rows", "n_faults")
+
+
+def _end_with_faults(n_faults: int, n_rows: int, first: str) -> NoReturn:
+    typer.echo(f"Error: {n_faults} of {n_rows} rows have no answer; the first: {first}", err=True)
+    raise typer.Exit(1)

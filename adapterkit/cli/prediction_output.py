@@ -14,8 +14,8 @@ from ..data.requests import RequestRow
 from ..inference.attribution import Explanation
 from ..inference.attribution_html import SUFFIXES, write_page
 from ..inference.progress_bar import progress_bar
-from .answers import FORMATS, answers_table, json_parts, write_answers
-from .prediction_rows import OutputColumns, Prediction, PredictionStream
+from ..prediction.answers import FORMATS, answers_table, json_parts, write_answers
+from ..prediction.prediction_rows import OutputColumns, Prediction, PredictionStream
 
 FEW_ROWS = 100
 """Number of rows that are answered without a progress bar."""

@@ -20,7 +20,7 @@ from ..inference.predictor import Predictor
 from ..text_table import table
 from ..training.recipe import Recipe
 from ..training.train import train
-from .answers import answer_row, answers_table
+from ..prediction.answers import answer_row, answers_table
 
 log = logging.getLogger("adapterkit")
 

@@ -16,9 +16,9 @@ import pytest
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli import prediction_rows
-from adapterkit.cli.answers import write_answers
-from adapterkit.cli.request_rows import RowSurvey
+from adapterkit.prediction import prediction_rows
+from adapterkit.prediction.answers import write_answers
+from adapterkit.prediction.request_rows import RowSurvey
 from adapterkit.data.requests import RequestFile
 from helpers.adapters import MakeAdapter
 from helpers.command_line import CommandResult, run_command
@@ -65,7 +65,9 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(content: str, *given: str) -> CommandResult:
         stream = io.TextIOWrapper(io.BytesIO(content.encode()), encoding="utf-8")
-        monkeypatch.setattr("adapterkit.cli.request_rows.standard_input", lambda: stream.buffer)
+        monkeypatch.setattr(
+            "adapterkit.prediction.request_rows.standard_input", lambda: stream.buffer
+        )
         return run_command("predict", *given)
 
     return run

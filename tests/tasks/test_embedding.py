@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.answers import answers_table
+from adapterkit.prediction.answers import answers_table
 from adapterkit.errors import DataError
 from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.pipeline import evaluate

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.cli.answers import answer_row, answers_table
+from adapterkit.prediction.answers import answer_row, answers_table
 from adapterkit.data.requests import parse_text, read_requests
 from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.predictor import Predictor

@@ -54,6 +54,7 @@ class PredictionStream:
         explained: Whether answers are explained.
         strict: Whether a row that is not valid is an error of the command.
         bar: A progress bar that is moved by one step for each row.
+        lenient: Whether the rows may all be invalid.
         n_rows, n_faults: Number of rows so far, and of those that are not valid.
         first_fault: What is wrong with the first of them.
     """
@@ -63,6 +64,7 @@ class PredictionStream:
     explained: bool
     strict: bool
     bar: Any
+    lenient: bool = False
     n_rows: int = field(default=0, init=False)
     n_faults: int = field(default=0, init=False)
     first_fault: AdapterkitError | None = field(default=None, init=False)
@@ -72,7 +74,7 @@ class PredictionStream:
 
         Raises:
             AdapterkitError: A row is not valid, if the stream is strict; or none of the first rows
-                is valid.
+                is valid, unless it is lenient.
         """
         for chunk in _chunks(self.rows, CHUNK):
             for prediction in self._answer(chunk):
@@ -102,7 +104,8 @@ class PredictionStream:
             for row in chunk
         ]
         errors = [one.error for one in predictions if one.error is not None]
-        if errors and (self.strict or (self.n_rows == 0 and len(errors) == len(predictions))):
+        has_none = self.n_rows == 0 and len(errors) == len(predictions) and not self.lenient
+        if errors and (self.strict or has_none):
             raise errors[0]
         return predictions
 

@@ -1,0 +1,89 @@
+"""A job: the rows of many files are answered once each, by workers that may be lost."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..adapter.store import Store, backbone_name
+from ..errors import DataError
+from ..inference.progress_bar import progress_bar
+from .job_folder import JobFolder, PartRecord
+from .shard_worker import Job, ShardWorker, pinned
+from .shards import Shard, find_shards
+
+log = logging.getLogger("adapterkit")
+
+Engine = Callable[[Job, Sequence[Shard]], Iterable[PartRecord]]
+"""Answers shards with the workers of a job; the records come in any order."""
+
+
+def in_this_process(job: Job, shards: Sequence[Shard]) -> Iterator[PartRecord]:
+    """The engine with a single worker, which is this process."""
+    return map(ShardWorker(job), shards)
+
+
+def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
+    """Answers all rows of some files; a job that was interrupted goes on.
+
+    Args:
+        job: The job. Its adapters are pinned to the versions that their names mean now.
+        source: Files, as `find_shards` takes them.
+        engine: Runs the workers.
+
+    Returns:
+        The record of each shard, by number.
+
+    Raises:
+        DataError: The input cannot be read, or the output folder belongs to another job; or an
+            adapter that rows name was published again while the job ran.
+        AdapterkitError: An adapter or the backbone cannot be loaded.
+    """
+    shards = find_shards(source)
+    store = Store(job.store)
+    job = replace(job, references=[pinned(reference, store) for reference in job.references])
+    first = job.references or job.named_in(shards[0])[:1]
+    job = replace(job, backbone=backbone_name(first, store, job.backbone))
+    folder, facts = JobFolder(job.output), job_facts(job, shards)
+    records = folder.begin(facts)
+    if records:
+        log.info(f"{job.output}: {len(records)} of {len(shards)} parts are done already")
+    left = [shard for shard in shards if shard.number not in records]
+    with progress_bar(True, total=len(shards), initial=len(records), unit="part") as bar:
+        for record in engine(job, left) if left else ():
+            records[record.shard] = record
+            bar.update()
+    lost = [shard.name for shard in shards if shard.number not in records]
+    if lost:
+        raise DataError(f"{lost[0]}: was not answered; start the job again, and it goes on")
+    _check_versions(records.values())
+    folder.end(facts, records.values())
+    return records
+
+
+def job_facts(job: Job, shards: Sequence[Shard]) -> dict[str, Any]:
+    """What makes a job this one, as JSON has it: with other facts its answers would differ."""
+    facts = asdict(job) | {"references": list(job.references), "columns": dict(job.columns)}
+    del facts["output"]
+    return {**facts, "input": [[shard.url, shard.begin, shard.end] for shard in shards]}
+
+
+def _check_versions(records: Iterable[PartRecord]) -> None:
+    """Refuses answers of two versions of an adapter.
+
+    Raises:
+        DataError: An adapter was published again while the job ran.
+    """
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for reference, version in record.versions.items():
+            found[reference].add(version)
+    for reference, versions in found.items():
+        if len(versions) > 1:
+            raise DataError(
+                f"'{reference}' was published again while the job ran, so its rows have answers "
+                f"of {' and '.join(sorted(versions))}; name one version, and choose another output"
+            )

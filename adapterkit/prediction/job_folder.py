@@ -1,0 +1,170 @@
+"""The output folder of a job: a part for each shard, a record of each part, and the manifest.
+
+```text
+answers/
+  _manifest.json         what the job is, and its totals once it has ended
+  _records/00000.json    written after the part: the shard is done
+  part-00000.jsonl       the answers to the rows of the shard, in their order
+```
+
+A part is written whole or not at all and replaces an earlier one, so a shard that is answered a
+second time, after its worker was lost, still gives every row one answer. Programs that read folders
+of parts skip names that begin with `_`.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_file
+from ..errors import DataError
+
+MANIFEST = "_manifest.json"
+RECORDS = "_records"
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What is known of a part.
+
+    Attributes:
+        shard: Number of its shard.
+        n_rows, n_faults: Number of rows, and of those that have an error in place of an answer.
+        first_fault: What is wrong with the first of them.
+        error: Why no row of the shard could be read; there is no part then.
+        versions: Version of every adapter of the store that answered, by reference.
+        seconds: Time that it took.
+    """
+
+    shard: int
+    n_rows: int = 0
+    n_faults: int = 0
+    first_fault: str | None = None
+    error: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class JobFolder:
+    """A folder of answers.
+
+    Args:
+        url: A folder, or an fsspec URL of one.
+
+    Raises:
+        DataError: The protocol of the URL is not known, or its package is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url
+        try:
+            self._files, self._root = url_to_fs(url, use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise DataError(f"--output {url}: {error}") from None
+        self._is_local = "file" in self._files.protocol
+
+    def begin(self, facts: Mapping[str, Any]) -> dict[int, PartRecord]:
+        """Begins a job, or goes on with it.
+
+        Args:
+            facts: What the job is, as JSON has it.
+
+        Returns:
+            The records of the parts that are there, by shard, without those that have an error.
+
+        Raises:
+            DataError: The folder has other files, or the answers of another job; or it cannot be
+                written.
+        """
+        before = self._read(MANIFEST)
+        if before is None:
+            self._check_empty()
+            self._write(MANIFEST, {"job": facts})
+            return {}
+        changed = [key for key in facts if before.get("job", {}).get(key) != facts[key]]
+        if changed:
+            raise DataError(
+                f"--output {self.url}: has the answers of another job, whose "
+                f"{' and '.join(changed)} differ; choose another folder"
+            )
+        return {number: one for number, one in self.records().items() if one.error is None}
+
+    def records(self) -> dict[int, PartRecord]:
+        """The records of all parts, by shard."""
+        paths = self._files.glob(posixpath.join(self._root, RECORDS, "*.json"))
+        found = (PartRecord(**json.loads(self._files.cat_file(path))) for path in paths)
+        return {one.shard: one for one in found}
+
+    def write_part(self, shard: int, file: Path) -> None:
+        """Takes a file of answers as the part of a shard.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        name = f"part-{shard:05}{file.suffix}"
+        try:
+            if self._is_local:
+                write_file(Path(self._root, name), file.read_bytes())
+            else:
+                self._files.put_file(str(file), posixpath.join(self._root, name))
+        except OSError as error:
+            raise self._unwritten(name, error) from None
+
+    def write_record(self, record: PartRecord) -> None:
+        """Writes the record of a part, which must be there.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        self._write(posixpath.join(RECORDS, f"{record.shard:05}.json"), asdict(record))
+
+    def end(self, facts: Mapping[str, Any], records: Iterable[PartRecord]) -> None:
+        """Writes the totals of a job whose shards are all done.
+
+        Raises:
+            DataError: They cannot be written.
+        """
+        known = list(records)
+        totals = {
+            "parts": sum(one.error is None for one in known),
+            "rows": sum(one.n_rows for one in known),
+            "faults": sum(one.n_faults for one in known),
+            "errors": [one.error for one in known if one.error is not None],
+        }
+        self._write(MANIFEST, {"job": facts, "totals": totals})
+
+    def _check_empty(self) -> None:
+        if self._files.exists(self._root) and self._files.find(self._root):
+            raise DataError(
+                f"--output {self.url}: has files that no job wrote; choose an empty or a new folder"
+            )
+
+    def _read(self, name: str) -> Any:
+        try:
+            return json.loads(self._files.cat_file(posixpath.join(self._root, name)))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.url}/{name}: cannot be read ({error})") from None
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        data = json.dumps(content, ensure_ascii=False, indent=1).encode()
+        path = posixpath.join(self._root, name)
+        try:
+            if self._is_local:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                write_file(Path(path), data)
+            else:
+                self._files.pipe_file(path, data)
+        except OSError as error:
+            raise self._unwritten(name, error) from None
+
+    def _unwritten(self, name: str, error: OSError) -> DataError:
+        return DataError(f"{self.url}/{name}: cannot be written ({error.strerror or error})")

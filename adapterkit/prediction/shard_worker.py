@@ -1,0 +1,195 @@
+"""A worker of a job: one backbone in memory, which answers shard after shard."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..adapter.store import Store, backbone_name, find_folder
+from ..backbone.load_options import LoadOptions
+from ..backbone.model import Backbone
+from ..data.requests import FaultyRow, RequestFile
+from ..errors import AdapterkitError, DataError
+from ..inference.predictor import Predictor
+from ..inference.progress_bar import progress_bar
+from ..names import BASE
+from .answers import write_answers
+from .job_folder import JobFolder, PartRecord
+from .prediction_rows import OutputColumns, PredictionStream
+from .request_rows import RowOrFault, assign_adapters
+from .shards import Shard
+
+log = logging.getLogger("adapterkit")
+
+FIRST_ROWS = 1000
+"""Rows of the first shard in which the job looks for an adapter."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a job must know. It is sent to other processes.
+
+    Attributes:
+        output: Folder of the answers, or its URL.
+        store: Folder of the adapters, or its URL.
+        references: The adapters that answer a row which names none; without any, every row must
+            name one of the store.
+        columns: Name of the column of each role.
+        adapter_column: Column with the adapter of each row.
+        prefix: Before the names of the columns that are added.
+        backbone: The backbone; that of the first adapter if None.
+        options: How the backbone is loaded.
+        any_backbone: Accept adapters that were trained on other weights.
+        ending: Format of the parts: `.jsonl`, `.json` or `.csv`.
+    """
+
+    output: str
+    store: str = "adapters"
+    references: Sequence[str] = ()
+    columns: Mapping[str, str] = field(default_factory=lambda: {"text": "text"})
+    adapter_column: str = "adapter"
+    prefix: str = ""
+    backbone: str | None = None
+    options: LoadOptions = field(default_factory=LoadOptions)
+    any_backbone: bool = False
+    ending: str = ".jsonl"
+
+    def requests(self, path: Path, name: str) -> RequestFile:
+        """The requests in a file, which messages call by that name."""
+        return RequestFile(path, self.columns, self.adapter_column, name)
+
+    def named_in(self, shard: Shard) -> list[str]:
+        """The adapters that the first rows of a shard name.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        with TemporaryDirectory() as folder:
+            rows = self.requests(shard.copy(Path(folder)), shard.name).rows()
+            return _named_in(islice(rows, FIRST_ROWS))
+
+
+class ShardWorker:
+    """Answers shards and writes their parts.
+
+    Args:
+        job: The job.
+
+    Raises:
+        AdapterkitError: The backbone or an adapter of the job cannot be loaded.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._folder = JobFolder(job.output)
+        self._store = Store(job.store)
+        backbone = backbone_name(job.references, self._store, job.backbone)
+        self._predictor = Predictor(Backbone.load_with(backbone, job.options))
+        self._names: dict[str, str] = {BASE: BASE}
+        self._versions: dict[str, str] = {}
+        self._faults: dict[str, AdapterkitError] = {}
+        for reference in job.references:
+            self._load(reference)
+        self._everyone = [self._names[reference] for reference in job.references] or [BASE]
+
+    def __call__(self, shard: Shard) -> PartRecord:
+        """Answers a shard, writes its part, and then its record.
+
+        Raises:
+            AdapterkitError: The part cannot be written.
+        """
+        began = time.perf_counter()
+        with TemporaryDirectory() as folder:
+            try:
+                requests = self._job.requests(shard.copy(Path(folder)), shard.name)
+                rows = list(requests.rows(log.warning))
+            except DataError as error:
+                record = PartRecord(shard.number, error=str(error))
+            else:
+                record = self._answer(shard, rows, Path(folder) / f"part{self._job.ending}", began)
+        self._folder.write_record(record)
+        return record
+
+    def _answer(
+        self, shard: Shard, rows: Sequence[RowOrFault], file: Path, began: float
+    ) -> PartRecord:
+        named = _named_in(rows)
+        for reference in named:
+            self._load_named(reference)
+        known = [self._checked(row) for row in rows]
+        stream = PredictionStream(
+            self._predictor,
+            assign_adapters(known, self._names, self._everyone),
+            explained=False,
+            strict=False,
+            bar=progress_bar(False),
+            lenient=True,
+        )
+        taken = {column: None for row in rows for column in row.columns}
+        columns = OutputColumns.beside(list(taken), self._job.adapter_column, self._job.prefix)
+        write_answers(file, map(columns.row, stream))
+        self._folder.write_part(shard.number, file)
+        used = self._versions.keys() & {*named, *self._job.references}
+        return PartRecord(
+            shard.number,
+            stream.n_rows,
+            stream.n_faults,
+            None if stream.first_fault is None else str(stream.first_fault),
+            versions={reference: self._versions[reference] for reference in sorted(used)},
+            seconds=time.perf_counter() - began,
+        )
+
+    def _checked(self, row: RowOrFault) -> RowOrFault:
+        """A row, or what is wrong with the adapter that it names."""
+        if isinstance(row, FaultyRow) or row.adapter is None or row.adapter in self._names:
+            return row
+        error = self._faults[row.adapter]
+        return FaultyRow(DataError(f"{row.where}: {error}"), row.columns)
+
+    def _load_named(self, reference: str) -> None:
+        """Loads an adapter that rows name, unless that was tried before."""
+        if reference in self._names or reference in self._faults:
+            return
+        try:
+            if self._job.references:
+                given = ", ".join(self._job.references)
+                raise DataError(f"the adapter '{reference}' is not among --adapter ({given})")
+            self._load(reference)
+        except AdapterkitError as error:
+            self._faults[reference] = error
+
+    def _load(self, reference: str) -> None:
+        if reference == BASE:
+            return
+        folder = find_folder(reference, self._store)
+        if folder.is_relative_to(self._store.root):
+            version = self._store.find(reference)
+            self._versions[reference] = f"{version.name}@{version.number}"
+        found = self._predictor.load_references(
+            [reference], self._store, any_backbone=self._job.any_backbone
+        )
+        name = found[reference]
+        self._names |= {reference: name, name: name}
+
+
+def pinned(reference: str, store: Store) -> str:
+    """A reference to the version that a name of a store means now; another reference unchanged.
+
+    Raises:
+        AdapterkitError: There is no such adapter.
+    """
+    if reference == BASE or not find_folder(reference, store).is_relative_to(store.root):
+        return reference
+    version = store.find(reference)
+    return f"{version.name}@{version.number}"
+
+
+def _named_in(rows: Iterable[RowOrFault]) -> list[str]:
+    """The adapters that rows name, in their order."""
+    named = (row.adapter for row in rows if not isinstance(row, FaultyRow))
+    return list(dict.fromkeys(name for name in named if name is not None))

@@ -1,0 +1,204 @@
+"""Shards: the parts into which the input of a job is divided. One worker answers a whole shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..data.readers import FORMATS
+from ..errors import DataError
+
+SHARD_BYTES = 2**19
+"""About how many bytes of a file a shard has: some thousand rows, which are answered again if a
+worker is lost."""
+
+MOST_SHARDS = 10_000
+"""From so many shards on they are larger instead."""
+
+LINE_FORMATS = (".jsonl", ".txt")
+"""Formats in which every line is a row, so that a file can be divided at the end of any line."""
+
+LOCAL = "file://"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a file.
+
+    Attributes:
+        number: Its number, from 0.
+        url: The file, as fsspec names it.
+        begin, end: The bytes from `begin` up to `end` of a file of lines, or these row groups of a
+            Parquet file; both None for a whole file.
+    """
+
+    number: int
+    url: str
+    begin: int | None = None
+    end: int | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        path = self.url.removeprefix(LOCAL)
+        if self.begin is None:
+            return path
+        unit = "row group" if _suffix(path) == ".parquet" else "byte"
+        return f"{path} (from {unit} {self.begin})"
+
+    def copy(self, folder: Path) -> Path:
+        """Copies its rows to a file of the same format.
+
+        Args:
+            folder: Where the file is written.
+
+        Returns:
+            The file; the file itself if the shard is a whole file on this machine.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        suffix = _suffix(self.url)
+        target = folder / f"shard{suffix}"
+        try:
+            if self.begin is None:
+                return self._whole_file(target)
+            with _opened(self.url) as file:
+                if suffix == ".parquet":
+                    _copy_row_groups(file, range(self.begin, self.end or 0), target)
+                else:
+                    file.seek(self.begin)
+                    target.write_bytes(file.read((self.end or 0) - self.begin))
+        except OSError as error:
+            raise DataError(f"{self.name}: cannot be read ({error.strerror or error})") from None
+        return target
+
+    def _whole_file(self, target: Path) -> Path:
+        if self.url.startswith(LOCAL):
+            return Path(self.url.removeprefix(LOCAL))
+        files, path = _file_system(self.url)
+        files.get_file(path, str(target))
+        return target
+
+
+def find_shards(source: str, shard_bytes: int | None = None) -> list[Shard]:
+    """Divides the files of a job.
+
+    Files of lines are divided at line ends and Parquet files at row groups. A file of any other
+    format is one shard, since a quoted value of a table may have line ends of its own.
+
+    Args:
+        source: A file, a folder, a pattern such as `part-*.parquet`, or an fsspec URL of these.
+        shard_bytes: About how many bytes a shard has; by the size of all files if omitted, so that
+            the same input always has the same shards.
+
+    Returns:
+        The shards, in the order of the names of their files.
+
+    Raises:
+        DataError: There is no such file, or a file has another format or cannot be read.
+    """
+    files, path = _file_system(source)
+    try:
+        paths = _paths(files, path, source)
+        if shard_bytes is None:
+            shard_bytes = max(SHARD_BYTES, sum(map(files.size, paths)) // MOST_SHARDS)
+        urls = map(files.unstrip_protocol, paths)
+        ranges = [(url, *part) for url in urls for part in _ranges(url, shard_bytes)]
+    except OSError as error:
+        raise DataError(f"--input {source}: cannot be read ({error.strerror or error})") from None
+    return [Shard(number, *part) for number, part in enumerate(ranges)]
+
+
+def _paths(files: Any, path: str, source: str) -> list[str]:
+    if files.isdir(path):
+        found = [one for one in files.find(path) if _suffix(one) in FORMATS]
+    elif files.exists(path):
+        found = [path]
+    else:
+        found = files.glob(path)
+    hidden = [one for one in found if PurePosixPath(one).name.startswith((".", "_"))]
+    found = sorted(set(found) - set(hidden))
+    if not found:
+        raise DataError(f"--input {source}: there is no such file")
+    for one in found:
+        if _suffix(one) not in FORMATS:
+            *some, last = FORMATS
+            raise DataError(f"{one}: expected a file ending in {', '.join(some)} or {last}")
+    return found
+
+
+def _ranges(url: str, shard_bytes: int) -> Iterator[tuple[int | None, int | None]]:
+    """Begin and end of each shard of a file."""
+    suffix = _suffix(url)
+    if suffix in LINE_FORMATS:
+        with _opened(url) as file:
+            yield from _line_ranges(file, shard_bytes)
+    elif suffix == ".parquet":
+        with _opened(url) as file:
+            yield from _row_group_ranges(file, url, shard_bytes)
+    else:
+        yield None, None
+
+
+def _line_ranges(file: Any, shard_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges of bytes that end with a line. Bytes without a row are left out."""
+    begin, size = 0, file.seek(0, 2)
+    while begin < size:
+        file.seek(min(begin + shard_bytes, size) - 1)
+        file.readline()
+        end = file.tell()
+        file.seek(begin)
+        if file.read(end - begin).strip():
+            yield begin, end
+        begin = end
+
+
+def _row_group_ranges(file: Any, url: str, shard_bytes: int) -> Iterator[tuple[int, int]]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        metadata = ParquetFile(file).metadata
+    except (ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        name = url.removeprefix(LOCAL)
+        raise DataError(f"{name}: not a Parquet file that can be read ({reason:.200})") from None
+    begin, n_bytes = 0, 0
+    for index in range(metadata.num_row_groups):
+        n_bytes += metadata.row_group(index).total_byte_size
+        if n_bytes >= shard_bytes or index == metadata.num_row_groups - 1:
+            yield begin, index + 1
+            begin, n_bytes = index + 1, 0
+
+
+def _copy_row_groups(file: Any, groups: range, target: Path) -> None:
+    from pyarrow.parquet import ParquetFile, write_table
+
+    write_table(ParquetFile(file).read_row_groups(list(groups)), target)
+
+
+def _opened(url: str) -> Any:
+    files, path = _file_system(url)
+    return files.open(path, "rb")
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
+
+    Raises:
+        DataError: The protocol is not known, or its package is not installed.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise DataError(f"{url}: {error}") from None
+    return files, path
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path).suffix

@@ -1,0 +1,225 @@
+"""Jobs over many files: shards, parts, interruption, and the same answers as one process gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.errors import DataError
+from adapterkit.prediction.job import in_this_process, run_job
+from adapterkit.prediction.job_folder import PartRecord
+from adapterkit.prediction.shard_worker import Job, ShardWorker
+from adapterkit.prediction.shards import Shard, find_shards
+from helpers.adapters import MakeAdapter
+from helpers.command_line import run_command
+from helpers.tolerance import assert_close
+
+NAMES = ("acme/mood", "globex")
+
+
+@pytest.fixture
+def store(tiny: Backbone, make_adapter: MakeAdapter) -> Store:
+    store = Store("store")
+    for seed, name in enumerate(NAMES):
+        adapter = make_adapter(tiny, "lora", name=name, seed=seed, labels=("bad", "good"))
+        store.publish(adapter, tiny.geometry)
+    return store
+
+
+@pytest.fixture
+def job(store: Store, tiny_folder: Path) -> Job:
+    return Job("answers", str(store.root), backbone=str(tiny_folder))
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": number,
+            "text": f"rain and sun {'card ' * (number % 5)}",
+            "adapter": NAMES[number % 2],
+        }
+        for number in range(n)
+    ]
+
+
+def write_jsonl(path: str, content: Sequence[dict[str, Any]]) -> None:
+    Path(path).parent.mkdir(exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def answers(folder: str = "answers") -> list[dict[str, Any]]:
+    paths = sorted(Path(folder).glob("part-*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines()]
+
+
+def small_shards(monkeypatch: pytest.MonkeyPatch, n_bytes: int = 400) -> None:
+    monkeypatch.setattr(
+        "adapterkit.prediction.job.find_shards", lambda source: find_shards(source, n_bytes)
+    )
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "\n", "\n\n  \n"])
+@pytest.mark.parametrize("n_bytes", [1, 2, 7, 30, 1000])
+def test_every_line_is_in_one_shard(n_bytes: int, line_end: str, last: str) -> None:
+    lines = ["雨", "", "a", "sun and rain", "卡" * 9, "b"]
+    Path("texts.txt").write_bytes((line_end.join(lines) + last).encode())
+    found = []
+    for shard in find_shards("texts.txt", n_bytes):
+        Path("copy").mkdir(exist_ok=True)
+        content = shard.copy(Path("copy")).read_text("utf-8")
+        assert content.strip(), shard
+        found += content.split()
+    assert found == " ".join(lines).split()
+
+
+def test_row_groups_are_divided() -> None:
+    pq.write_table(pa.table({"text": [f"t{n}" for n in range(50)]}), "t.parquet", row_group_size=7)
+    shards = find_shards("t.parquet", 1)
+    assert [(one.begin, one.end) for one in shards] == [(n, n + 1) for n in range(8)]
+    Path("copy").mkdir()
+    found = [pq.read_table(one.copy(Path("copy")))["text"].to_pylist() for one in shards]
+    assert sum(found, []) == [f"t{n}" for n in range(50)]
+    assert shards[2].name.endswith("t.parquet (from row group 2)")
+
+
+def test_files_are_found_by_folder_and_pattern() -> None:
+    for name in ("b.jsonl", "a.csv", "_manifest.json", ".hidden.csv", "notes.md"):
+        write_jsonl(f"in/{name}", [{"text": "sun"}])
+    assert [Path(one.url).name for one in find_shards("in")] == ["a.csv", "b.jsonl"]
+    assert [Path(one.url).name for one in find_shards("in/*.jsonl")] == ["b.jsonl"]
+    with pytest.raises(DataError, match=r"^--input in/\*\.tsv: there is no such file$"):
+        find_shards("in/*.tsv")
+    with pytest.raises(DataError, match=r"notes\.md: expected a file ending in \.csv, "):
+        find_shards("in/notes.md")
+    with pytest.raises(DataError, match=r"^nowhere://x: "):
+        find_shards("nowhere://x")
+
+
+def test_a_job_gives_the_answers_of_one_process(
+    job: Job, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl("in/a.jsonl", rows(20))
+    write_jsonl("in/b.jsonl", rows(3))
+    small_shards(monkeypatch)
+    records = run_job(job, "in", in_this_process)
+    assert len(records) > 4
+    write_jsonl("all.jsonl", rows(20) + rows(3))
+    arguments = ("--store", "store", "--backbone", str(tiny_folder), "--device", "cpu")
+    result = run_command("predict", *arguments, "--input", "all.jsonl", "--output", "one.jsonl")
+    assert result.code == 0, result.err
+    expected = [json.loads(line) for line in Path("one.jsonl").read_text().splitlines()]
+    assert_close(answers(), expected)
+    manifest = json.loads(Path("answers/_manifest.json").read_text())
+    assert manifest["totals"] == {"parts": len(records), "rows": 23, "faults": 0, "errors": []}
+    assert records[0].versions == {"acme/mood": "acme/mood@1", "globex": "globex@1"}
+
+
+def test_an_interrupted_job_goes_on(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl("in.jsonl", rows(30))
+    small_shards(monkeypatch)
+    computed: list[int] = []
+
+    def failing(job: Job, shards: Sequence[Shard]) -> Iterator[PartRecord]:
+        worker = ShardWorker(job)
+        for index, shard in enumerate(shards):
+            if index == 2:
+                raise KeyboardInterrupt
+            computed.append(shard.number)
+            yield worker(shard)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, "in.jsonl", failing)
+    # The worker was lost after it had written the part, and before its record.
+    Path("answers/_records/00001.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, "in.jsonl", failing)
+    run_job(job, "in.jsonl", in_this_process)
+    assert computed == [0, 1, 1, 2]
+    assert [row["id"] for row in answers()] == list(range(30))
+    run_job(job, "in.jsonl", failing)  # nothing is left to do
+    assert computed == [0, 1, 1, 2]
+
+
+def test_the_folder_of_another_job_is_refused(job: Job, tiny_folder: Path) -> None:
+    write_jsonl("in.jsonl", rows(2))
+    run_job(job, "in.jsonl", in_this_process)
+    other = Job("answers", "store", ["globex"], backbone=str(tiny_folder))
+    with pytest.raises(
+        DataError, match=r"^--output answers: has the answers of another job, whose "
+    ):
+        run_job(other, "in.jsonl", in_this_process)
+    Path("full").mkdir()
+    Path("full/letter.txt").write_text("dear")
+    with pytest.raises(DataError, match=r"^--output full: has files that no job wrote"):
+        run_job(Job("full", "store", backbone=str(tiny_folder)), "in.jsonl", in_this_process)
+    assert [path.name for path in Path("full").iterdir()] == ["letter.txt"]
+
+
+def test_faults_stay_in_their_rows(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = [*rows(2), {"id": 2, "text": "", "adapter": "globex"}]
+    content += [{"id": 3, "text": "sun", "adapter": "nobody"}, {"id": 4, "text": "rain"}]
+    write_jsonl("in.jsonl", content)
+    small_shards(monkeypatch, 1)
+    records = run_job(job, "in.jsonl", in_this_process)
+    found = answers()
+    assert [row["id"] for row in found] == [0, 1, 2, 3, 4]
+    assert [sorted({"error", "prediction"} & row.keys()) for row in found[:4]] == (
+        [["prediction"]] * 2 + [["error"]] * 2
+    )
+    assert "in.jsonl (from byte " in found[2]["error"]
+    assert "there is no adapter 'nobody'" in found[3]["error"]
+    assert len(found[4]["vector"]) == 32  # the plain backbone
+    assert sum(one.n_faults for one in records.values()) == 2
+
+
+def test_a_file_that_cannot_be_read_is_told_and_tried_again(job: Job) -> None:
+    Path("in").mkdir()
+    write_jsonl("in/a.jsonl", rows(2))
+    Path("in/b.csv").write_bytes(b"text\n\xff\xfe\n")
+    records = run_job(job, "in", in_this_process)
+    assert records[1].error is not None
+    assert "b.csv" in records[1].error
+    Path("in/b.csv").write_text("text,adapter\nsun,globex\n")
+    assert run_job(job, "in", in_this_process)[1].error is None
+    assert len(answers()) == 3
+
+
+def test_two_versions_in_one_job_are_refused(
+    job: Job,
+    store: Store,
+    tiny: Backbone,
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_jsonl("in.jsonl", rows(30))
+    small_shards(monkeypatch)
+
+    def slow(job: Job, shards: Sequence[Shard]) -> Iterator[PartRecord]:
+        yield ShardWorker(job)(shards[0])
+        adapter = make_adapter(tiny, "lora", name="globex", seed=5, labels=("bad", "good"))
+        store.publish(adapter, tiny.geometry)
+        yield from map(ShardWorker(job), shards[1:])
+
+    with pytest.raises(DataError, match=r"^'globex' was published again .* globex@1 and globex@2;"):
+        run_job(job, "in.jsonl", slow)
+
+
+def test_options_of_a_single_process_are_refused(store: Store) -> None:
+    for options, words in (
+        (("globex", "a text"), "give --input FILES and --output FOLDER"),
+        (("globex", "--input", "-", "--output", "a"), "give --input FILES and --output FOLDER"),
+        (("globex", "--input", "a", "--output", "a", "--explain"), "--explain is for a single"),
+    ):
+        result = run_command("predict", "--store", "store", "--engine", "ray", *options)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert words in result.err
