@@ -151,8 +151,8 @@ def predict(
         from ..adapter.store import Store, backbone_name
         from ..backbone.model import Backbone
         from ..inference.predictor import Predictor
-        from .prediction_output import PredictionOutput
         from ..prediction.prediction_rows import OutputColumns, PredictionStream
+        from .prediction_output import PredictionOutput
 
         output, opened = PredictionOutput(output_file, page, explained, as_json), Store(store)
         trained_on = backbone_name(

@@ -17,10 +17,10 @@ from ..data.requests import read_requests
 from ..errors import AdapterkitError
 from ..inference.pipeline import summarize
 from ..inference.predictor import Predictor
+from ..prediction.answers import answer_row, answers_table
 from ..text_table import table
 from ..training.recipe import Recipe
 from ..training.train import train
-from ..prediction.answers import answer_row, answers_table
 
 log = logging.getLogger("adapterkit")
 

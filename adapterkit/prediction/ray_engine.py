@@ -20,7 +20,6 @@ from .job_folder import PartRecord
 from .shard_worker import Job, ShardWorker
 from .shards import Shard
 
-
 RAISED = re.compile(r"^(?:\w+\.)*\w*Error: (.+)$", re.MULTILINE)
 """The line of a traceback that has the message of the exception."""
 
@@ -66,16 +65,9 @@ class RayEngine:
             [asdict(shard) for shard in shards], override_num_blocks=len(shards)
         )
 
-        folder = Path.cwd()
-
-        class Worker(_RayWorker):
-            """Has the job in its code, which Ray keeps as long as it may start actors anew."""
-
-            def __init__(self) -> None:
-                super().__init__(job, folder)
-
         records = shards_of_job.map(
-            Worker,
+            _RayWorker,
+            fn_constructor_args=(job, Path.cwd()),
             compute=ray.data.ActorPoolStrategy(size=n_workers),
             num_cpus=self._worker_cpus,
         )

@@ -16,10 +16,10 @@ import pytest
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
+from adapterkit.data.requests import RequestFile
 from adapterkit.prediction import prediction_rows
 from adapterkit.prediction.answers import write_answers
 from adapterkit.prediction.request_rows import RowSurvey
-from adapterkit.data.requests import RequestFile
 from helpers.adapters import MakeAdapter
 from helpers.command_line import CommandResult, run_command
 

@@ -14,11 +14,11 @@ import pytest
 from adapterkit.adapter.card import card
 from adapterkit.atomic import check_output
 from adapterkit.backbone.model import Backbone
-from adapterkit.prediction.answers import FORMATS, answers_table, write_answers
 from adapterkit.cli.card_text import card_text
 from adapterkit.errors import DataError
 from adapterkit.inference.pipeline import summarize
 from adapterkit.inference.predictor import Predictor
+from adapterkit.prediction.answers import FORMATS, answers_table, write_answers
 from adapterkit.text_table import table
 from helpers.adapters import MakeAdapter
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.backbone.model import Backbone
-from adapterkit.prediction.answers import answers_table
 from adapterkit.errors import DataError
 from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
+from adapterkit.prediction.answers import answers_table
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.prediction.answers import answer_row, answers_table
 from adapterkit.data.requests import parse_text, read_requests
 from adapterkit.inference.labelled import prepare_rows
 from adapterkit.inference.predictor import Predictor
 from adapterkit.metrics.rouge import rouge_l, rouge_words
+from adapterkit.prediction.answers import answer_row, answers_table
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.fields import FieldKind
 from adapterkit.tasks.summarisation import greedy, join, split
