@@ -198,10 +198,11 @@ def _refuse_with_engine(
 
 
 def _run_job(job: Job, source: str, workers: int | None) -> None:
+    from ..cluster.ray_cluster import RayCluster
     from ..prediction.job import run_job
     from ..prediction.ray_engine import RayEngine
 
-    records = run_job(job, source, RayEngine(workers))
+    records = run_job(job, source, RayEngine(RayCluster(workers)))
     n_rows, n_faults = (sum(getattr(one, key) for one in records.values()) for key in TOTALS)
     typer.echo(f"{n_rows - n_faults} answers in {len(records)} parts in {job.output}", err=True)
     unread = [one.error for one in records.values() if one.error is not None]

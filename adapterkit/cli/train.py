@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from ..atomic import folder_bytes
 from ..errors import AdapterError, AdapterkitError
 from .options import JsonOption, json_text
-
-if TYPE_CHECKING:
-    from ..adapter.adapter import Adapter
 
 # As in the other commands, modules that need torch are imported inside them.
 
@@ -47,6 +43,17 @@ def train(
             "--max-tokens", min=1, help="Most tokens of several recipes in one step; limits memory."
         ),
     ] = 4096,
+    engine: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            "--engine",
+            help="Divide several recipes among workers. Needs the extra adapterkit[ray].",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers of the engine; one per CPU if omitted."),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on from the last checkpoint of each recipe, if any."),
@@ -73,6 +80,7 @@ def train(
 
     Several processes share one recipe or divide several:
     accelerate launch -m adapterkit train RECIPE...
+    So does Ray with many machines: adapterkit train recipes/*.yaml --engine ray --output s3://store
 
     Its log is .logs/NAME.jsonl in the store, then report/log.jsonl of the adapter; with
     training.trackers TensorBoard, W&B, MLflow or trackio have it as well.
@@ -89,56 +97,29 @@ def train(
     if not recipes:
         raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
     columns = {role: column for role, column in (("text", text), ("label", label)) if column}
-    from accelerate import PartialState
-
-    from ..adapter.publication import publish_or_keep
     from ..adapter.store import Store
     from ..training.compatibility import check_together
     from ..training.plan import load_rows
-    from ..training.train import StoppedError, load_backbone, train_many
+    from ..training.recipe_group import RecipeGroup
     from .rows_recipe import recipes_of
 
-    store = Store(output)
     with recipes_of(recipes, columns, name) as files:
         plans = [Recipe.load(file, changes or []) for file in files]
         for plan in plans:
-            store.check_target(plan.name)  # what publishing would raise after the training
+            Store(output).check_target(plan.name)  # what publishing would raise after the training
         check_together(plans)
         rows = {plan.name: load_rows(plan) for plan in plans}  # faults need no backbone
-    backbone = load_backbone(plans)
-    stopped = None
-    try:
-        adapters = train_many(
-            plans, backbone, rows=rows, store=store, resume=resume, max_tokens=max_tokens
-        )
-    except StoppedError as error:
-        stopped, adapters = error, error.finished
-    if PartialState().is_main_process:
-        summaries, errors = [], []
-        for adapter in adapters:
-            try:
-                folder = publish_or_keep(adapter, store, backbone.geometry)
-                summaries.append(_summary(adapter, folder))
-            except AdapterError as error:
-                errors.append(str(error))
-        _print_summaries(summaries, as_json, as_list=len(plans) > 1)
-        if errors:
-            raise AdapterError("; ".join(errors))
-    if stopped is not None:
-        raise stopped
+    group = RecipeGroup(plans, str(output), resume, max_tokens)
+    if engine is None:
+        result = group.train(rows)
+    else:
+        from ..cluster.ray_cluster import RayCluster
+        from ..training.ray_training import train_on_ray
 
-
-def _summary(adapter: Adapter, folder: Path) -> dict[str, Any]:
-    """Size, scores and time of an adapter that was just trained."""
-    return {
-        "name": adapter.name,
-        "folder": str(folder),
-        "bytes": folder_bytes(folder),
-        "parameters": adapter.n_parameters,
-        "metrics": adapter.metrics,
-        "intervals": adapter.training.get("intervals", {}),
-        "seconds": adapter.training["seconds"],
-    }
+        result = train_on_ray(group, rows, RayCluster(workers))
+    _print_summaries(result.summaries, as_json, as_list=len(plans) > 1)
+    if result.unpublished or result.faults:
+        raise AdapterError("; ".join([*result.unpublished, *result.faults]))
 
 
 def _print_summaries(summaries: Sequence[dict[str, Any]], as_json: bool, *, as_list: bool) -> None:

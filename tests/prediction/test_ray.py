@@ -15,6 +15,7 @@ import pytest
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
+from adapterkit.cluster.ray_cluster import RayCluster
 from adapterkit.prediction.job import in_this_process, run_job
 from adapterkit.prediction.ray_engine import RayEngine
 from adapterkit.prediction.shard_worker import Job
@@ -104,11 +105,11 @@ def test_every_row_is_answered_once_although_a_worker_is_killed(
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     timed("plain", engine=in_this_process)
-    timed("one", engine=RayEngine(1))
-    timed("two", engine=RayEngine(2))
+    timed("one", engine=RayEngine(RayCluster(1)))
+    timed("two", engine=RayEngine(RayCluster(2)))
     killer = Thread(target=kill_a_worker, args=(Path("killed"),))
     killer.start()
-    timed("killed", engine=RayEngine(2))
+    timed("killed", engine=RayEngine(RayCluster(2)))
     killer.join()
     expected = answers("plain")
     assert sorted(expected) == list(range(n_rows))

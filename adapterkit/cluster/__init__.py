@@ -1,0 +1,1 @@
+"""Ray clusters, on which work for several processes or machines is done."""

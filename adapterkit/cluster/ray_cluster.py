@@ -1,0 +1,121 @@
+"""A Ray cluster, on this machine or on many, and what goes wrong on it as errors of ours.
+
+Ray (https://docs.ray.io) is optional: `pip install 'adapterkit[ray]'`. What runs on a worker begins
+in the folder in which the command was started, if the worker's machine has that folder, so relative
+paths mean the same there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import AdapterkitError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RAISED = re.compile(r"^(?:\w+\.)*\w*Error: (.+)$", re.MULTILINE)
+"""The line of a traceback that has the message of the exception."""
+
+MOST_RETRIES = 3
+"""How often work is done again whose worker was lost."""
+
+
+class RayCluster:
+    """A connection to a cluster.
+
+    Args:
+        n_workers: Number of workers; one for each `worker_cpus` of the cluster if None.
+        worker_cpus: CPUs, and threads, of a worker.
+        address: The cluster; if None, that of `RAY_ADDRESS`, else one on this machine is started.
+
+    Raises:
+        AdapterkitError: Ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(
+        self, n_workers: int | None = None, worker_cpus: int = 1, address: str | None = None
+    ) -> None:
+        self.ray = _import_ray()
+        self.worker_cpus = worker_cpus
+        if not self.ray.is_initialized():
+            try:
+                self.ray.init(address, include_dashboard=False, logging_level="ERROR")
+            except (ConnectionError, ValueError) as error:
+                raise AdapterkitError(f"--engine ray: {error}") from None
+        cpus = int(self.ray.cluster_resources().get("CPU", 1))
+        self.n_workers = n_workers or max(1, cpus // worker_cpus)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Inside, an error of a worker becomes one of ours, in one line.
+
+        Raises:
+            AdapterkitError: A worker failed, or was lost too often.
+        """
+        try:
+            yield
+        except self.ray.exceptions.RayError as error:
+            raise AdapterkitError(f"--engine ray: {_cause(error)}") from None
+
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+        """Does some work for each item on a worker of its own.
+
+        Work whose worker was lost is done again, so it must be able to go on or to begin anew.
+
+        Args:
+            work: A function of a module.
+            items: Its arguments.
+
+        Yields:
+            The results, as they come.
+
+        Raises:
+            AdapterkitError: The work failed, or its worker was lost too often.
+        """
+        remote = self.ray.remote(num_cpus=self.worker_cpus, max_retries=MOST_RETRIES)(_in_folder)
+        waiting = [remote.remote(Path.cwd(), work, item) for item in items]
+        with self.errors():
+            while waiting:
+                done, waiting = self.ray.wait(waiting)
+                yield from self.ray.get(done)
+
+
+def enter(folder: Path) -> None:
+    """Makes a folder the working folder of a worker, if its machine has it."""
+    if folder.is_dir():
+        os.chdir(folder)
+
+
+def _in_folder(folder: Path, work: Callable[[T], R], item: T) -> R:
+    enter(folder)
+    return work(item)
+
+
+def _import_ray() -> Any:
+    """Ray, with Ray Data. It sends no usage statistics unless `RAY_USAGE_STATS_ENABLED` says so.
+
+    Raises:
+        AdapterkitError: It is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise AdapterkitError("--engine ray needs Ray: pip install 'adapterkit[ray]'") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # commands have their own
+    return ray
+
+
+def _cause(error: Exception) -> str:
+    """What happened in a worker: Ray's error has its traceback as text."""
+    raised = RAISED.findall(str(error))
+    return raised[0] if raised else str(error).strip().splitlines()[0]
