@@ -96,11 +96,10 @@ def test_every_row_is_answered_once_although_a_worker_is_killed(
         adapter = make_adapter(tiny, method, name=f"t/{number}", seed=number)
         store.publish(adapter, tiny.geometry)
     write_rows(Path("in"), n_rows, 3)
-    everywhere = {"store": str(store.root.absolute()), "backbone": str(tiny_folder)}
 
     def timed(name: str, **options: Any) -> None:
         began = time.perf_counter()
-        run_job(Job(str(Path(name).absolute()), **everywhere), "in", **options)
+        run_job(Job(name, str(store.root), backbone=str(tiny_folder)), "in", **options)
         seconds[name] = time.perf_counter() - began
 
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
