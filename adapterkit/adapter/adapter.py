@@ -234,6 +234,12 @@ class Adapter:
         return sum(t.numel() for t in self._parameters())
 
     @property
+    def n_trained_parameters(self) -> int:
+        """As `n_parameters`, without what the method keeps as it is in training."""
+        kept = sum(t.numel() for n, t in self.tensors.items() if not self.method.is_trained(n))
+        return self.n_parameters - self.n_members * kept
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of the parameters of method and head, of all members."""
         return sum(t.nbytes for t in self._parameters())

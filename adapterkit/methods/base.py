@@ -185,6 +185,13 @@ class Method(ABC):
         """
         return tensors
 
+    def is_trained(self, name: str) -> bool:
+        """Whether training changes a tensor of `begin`, by default every one.
+
+        The others follow from settings and frozen weights, so they are in no checkpoint.
+        """
+        return True
+
     def bind(self, tensors: Tensors, weights: FrozenWeights) -> Tensors:
         """The tensors that `edits` gets, by default those of the adapter.
 

@@ -43,6 +43,14 @@ class DoRA(LoRA):
         {"r": 4, "rank_stabilised": True, "dropout": 0.1},
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_lora_weights != "default":
+            raise ValueError(
+                f"init_lora_weights: {self.type} has 'default' alone, got "
+                f"'{self.init_lora_weights}'"
+            )
+
     @classmethod
     def wrote(cls, config: Mapping[str, Any]) -> bool:
         return config.get("peft_type") == cls.peft_type and bool(config.get("use_dora"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -30,8 +30,13 @@ from .base import (
     chosen_layers,
     layers_setting,
 )
+from .initial_product import INITIAL_PRODUCTS
 from .peft_folder import PeftFolder, target_settings
 from .peft_products import PRODUCT_KINDS, Product, read_products
+
+START_A, START_B = ".start_a", ".start_b"
+"""Ends of the names of the first A, and of the first B times -1, of a training that starts from
+parts of the frozen weights."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class LoRA(Method):
             where one linear computes query, key and value, as PEFT edits it.
         rank_stabilised: `scale` is alpha / sqrt(r) instead (Kalajdzievski 2023).
         layers: Layers to edit, counted from 0; all if omitted.
+        init_lora_weights: What A and B start as: default (random and zero), pissa (the largest
+            singular values of the frozen weight, Meng et al. 2024) or olora (a part of its QR
+            decomposition, Büyükakyüz 2024). The last two need no dropout. The frozen weights stay
+            as they are: the adapter subtracts the first product, so its rank is 2 r in the end.
     """
 
     type: ClassVar[str] = "lora"
@@ -62,7 +71,10 @@ class LoRA(Method):
         {"r": 4, "rank_stabilised": True, "targets": ("key", "ffn_down")},
         {"layers": (0, 2), "targets": ("value", "ffn_up")},
         {"dropout": 0.1},
+        {"r": 4, "init_lora_weights": "pissa"},
+        {"r": 3, "rank_stabilised": True, "layers": (0, 2), "init_lora_weights": "olora"},
     )
+    free_settings: ClassVar[tuple[str, ...]] = ("dropout", "init_lora_weights")
 
     r: int = 8
     alpha: float = 16.0
@@ -70,6 +82,7 @@ class LoRA(Method):
     targets: tuple[str, ...] = ("query", "value")
     rank_stabilised: bool = False
     layers: tuple[int, ...] | None = None
+    init_lora_weights: Literal["default", "pissa", "olora"] = "default"
 
     def __post_init__(self) -> None:
         check_least(self, 1, "r")
@@ -77,6 +90,20 @@ class LoRA(Method):
         check_factor(self, "alpha")
         check_sites("targets", self.targets, (*LINEAR_SITES, *FUSED_SITES))
         check_layers(self.layers)
+        if self.init_lora_weights == "default":
+            return
+        if self.init_lora_weights not in INITIAL_PRODUCTS:
+            raise ValueError(
+                f"init_lora_weights: expected one of default, {', '.join(INITIAL_PRODUCTS)}, got "
+                f"'{self.init_lora_weights}'"
+            )
+        for key, fits in (("dropout", self.dropout == 0), ("alpha", self.alpha > 0)):
+            if not fits:
+                expected = "0" if key == "dropout" else "more than 0"
+                raise ValueError(
+                    f"{key}: expected {expected} with init_lora_weights: {self.init_lora_weights}, "
+                    f"got {getattr(self, key)}"
+                )
 
     @property
     def scale(self) -> float:
@@ -95,6 +122,11 @@ class LoRA(Method):
         n_layers = len(chosen_layers(self.layers, geometry))
         if self.r > geometry.hidden:
             raise ValueError(f"r: {self.r} is more than the backbone's width, {geometry.hidden}")
+        if self.init_lora_weights != "default" and 2 * self.r > geometry.hidden:
+            raise ValueError(
+                f"r: {self.r} with init_lora_weights: {self.init_lora_weights} is an adapter of "
+                f"rank {2 * self.r}, more than the backbone's width, {geometry.hidden}"
+            )
         shapes: dict[str, tuple[int, ...]] = {}
         geometry.check_linears(self.targets)
         for site in self.targets:
@@ -111,6 +143,49 @@ class LoRA(Method):
                 bound = 1.0 / math.sqrt(shape[-1])
                 tensors[name].uniform_(-bound, bound, generator=generator)
         return tensors
+
+    def begin(self, tensors: Tensors, weights: FrozenWeights) -> Tensors:
+        """As in `Method`: A and B become parts of the frozen weights, and what subtracts their
+        product stands beside them (`START_A`, `START_B`). It is not trained."""
+        if self.init_lora_weights == "default":
+            return tensors
+        started = {name: tensor.clone() for name, tensor in tensors.items()}
+        for index, layer in enumerate(chosen_layers(self.layers, weights.geometry)):
+            for site in self.targets:
+                frozen = weights.weight(layer, site).cpu()
+                first = INITIAL_PRODUCTS[self.init_lora_weights](frozen, self.r, self.scale)
+                started[f"{site}.a"][index] = first.down
+                started[f"{site}.b"][index] = first.up
+        for site in self.targets:
+            started[site + START_A] = started[f"{site}.a"].clone()
+            started[site + START_B] = -started[f"{site}.b"]
+        return started
+
+    def is_trained(self, name: str) -> bool:
+        return not name.endswith((START_A, START_B))
+
+    def bind(self, tensors: Tensors, weights: FrozenWeights) -> Tensors:
+        return self._joined(tensors)
+
+    def finalize(self, tensors: Tensors) -> tuple[Self, Tensors]:
+        """As in `Method`. The rank is 2 r if the first product is subtracted, as in PEFT's own
+        conversion."""
+        joined, plain = self._joined(tensors), replace(self, init_lora_weights="default")
+        if joined is not tensors:
+            factor = math.sqrt(2) if self.rank_stabilised else 2
+            plain = replace(plain, r=2 * self.r, alpha=factor * self.alpha)
+        return plain, joined
+
+    def _joined(self, tensors: Tensors) -> Tensors:
+        """The tensors of one product: A and B, and beside them what subtracts the first product."""
+        if self.targets[0] + START_A not in tensors:
+            return tensors
+        joined = {}
+        for site in self.targets:
+            down = [tensors[f"{site}.a"], tensors[site + START_A]]
+            up = [tensors[f"{site}.b"], tensors[site + START_B]]
+            joined |= {f"{site}.a": torch.cat(down, dim=1), f"{site}.b": torch.cat(up, dim=2)}
+        return joined
 
     @classmethod
     def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .initial_product import INITIAL_PRODUCTS
 from .peft_folder import PeftFolder, check_settings
 
 KEEPS_BASE: tuple[Any, ...] = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
@@ -192,8 +193,7 @@ def _less_initial_product(module: PeftModule, product: Product) -> Product:
     """A product less the one that PEFT took from the frozen weight at the start.
 
     PEFT repeats that whenever it loads the adapter. Only initialisations without random numbers can
-    be repeated here: PiSSA (Meng et al. 2024) by the exact singular values, and OLoRA (Büyükakyüz
-    2024). Signs of singular vectors differ between libraries; the product has none.
+    be repeated here: PiSSA by the exact singular values, and OLoRA.
 
     Raises:
         ValueError: The initialisation changed the frozen weights in a way that is not known here.
@@ -205,18 +205,13 @@ def _less_initial_product(module: PeftModule, product: Product) -> Product:
         return product
     if module.config.get("use_dora"):
         raise ValueError(f"init_lora_weights = {name!r:.80} with use_dora is not supported")
-    if name == "pissa":
-        left, values, right = torch.linalg.svd(module.weight(), full_matrices=False)
-        first_down, first_up = right[:rank], left[:, :rank] * values[:rank] / scale
-    elif name == "olora":
-        q, r = torch.linalg.qr(module.weight())
-        first_down, first_up = r[:rank], q[:, :rank]
-    else:
+    if name not in INITIAL_PRODUCTS:
         raise ValueError(
             f"init_lora_weights = {name!r:.80} changed the frozen weights in a way that cannot be "
             "repeated here; save it again with path_initial_model_for_weight_conversion"
         )
-    return Product(torch.cat([down, first_down]), torch.cat([up, -first_up], dim=1), scale)
+    first = INITIAL_PRODUCTS[name](module.weight(), rank, scale)
+    return Product(torch.cat([down, first.down]), torch.cat([up, -first.up], dim=1), scale)
 
 
 def _adalora(module: PeftModule) -> Product:

@@ -133,11 +133,12 @@ class Plan:
         adapter, splits = self.adapter, self.splits
         counts = ", ".join(f"{len(part)} {name}" for name, part in splits.items())
         below = [*(floor.name for floor in adapter.stack[-2::-1]), backbone.name]
-        share = 100.0 * adapter.n_parameters / (adapter.n_parameters + backbone.n_parameters)
+        trained = adapter.n_trained_parameters
+        share = 100.0 * trained / (trained + backbone.n_parameters)
         many = f"{adapter.n_members} members, " if adapter.extra_members else ""
         log.info(
             f"{adapter.name}: {adapter.method.type} on {' on '.join(below)}, {many}{counts} rows, "
-            f"{adapter.n_parameters:,} trainable parameters ({share:.2f}%)"
+            f"{trained:,} trainable parameters ({share:.2f}%)"
         )
         if "start" in adapter.training:
             log.info(f"{adapter.name}: starts from {adapter.training['start']}")

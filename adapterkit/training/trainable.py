@@ -32,17 +32,26 @@ class TrainableAdapter(nn.Module):
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self.initial = adapter
-        self.tensors = _as_parameters(adapter.tensors)
+        trained = {n: t for n, t in adapter.tensors.items() if adapter.method.is_trained(n)}
+        self.tensors = _as_parameters(trained)
         self.head = _as_parameters(adapter.head)
+        for name in adapter.tensors.keys() - trained:  # buffers move to a device with the module
+            self.register_buffer(_key(name), adapter.tensors[name].clone(), persistent=False)
 
     @property
     def adapter(self) -> Adapter:
         """The adapter as it is now; its tensors are the parameters themselves."""
         return replace(
             self.initial,
-            tensors={name: self.tensors[_key(name)] for name in self.initial.tensors},
+            tensors={name: self._tensor(name) for name in self.initial.tensors},
             head={name: self.head[_key(name)] for name in self.initial.head},
         )
+
+    def _tensor(self, name: str) -> Tensor:
+        """A tensor of the method: a parameter, or a buffer if it is not trained."""
+        key = _key(name)
+        tensor: Tensor = self.tensors[key] if key in self.tensors else self.get_buffer(key)
+        return tensor
 
     def detached(self) -> Adapter:
         """A copy of the adapter as it is now, without gradients."""

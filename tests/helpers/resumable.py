@@ -10,6 +10,7 @@ from adapterkit.training.recipe import Recipe
 from helpers.joint_training import assert_same_weights, recipe_for, with_changes, write_rows
 
 LORA = {"type": "lora", "dropout": 0.2}
+PISSA = {"type": "lora", "init_lora_weights": "pissa"}
 DROPOUT = {"type": "classification", "pooling": "mean", "dropout": 0.3}
 
 
@@ -40,6 +41,7 @@ def recipes(kind: str, folder: Path) -> list[Recipe]:
     )
     ensemble = recipe_for("crowd", write_rows(3, 30), {"type": "prefix"}, epochs=3, ensemble=3)
     adversarial = recipe_for("moved", write_rows(4, 30), LORA, epochs=3, adversarial=0.5)
+    principal = recipe_for("principal", write_rows(6, 30), PISSA, epochs=3)
     patient = recipe_for(
         "patient", write_rows(5, 30), {"type": "bottleneck"}, epochs=9, patience=1, batch_size=5
     )
@@ -49,5 +51,6 @@ def recipes(kind: str, folder: Path) -> list[Recipe]:
         "ensemble": [ensemble],
         "adversarial": [adversarial],
         "patience": [patient],
+        "principal": [principal],
         "side by side": [one, augmented, ensemble, adversarial, patient],
     }[kind]

@@ -93,6 +93,7 @@ def through_files(states: dict[str, Any], folder: Path) -> dict[str, Any]:
         ("adversarial", 1.5),
         ("ensemble", 2),
         ("patience", 2),
+        ("principal", 1.5),
         ("side by side", 1.5),
     ],
 )
