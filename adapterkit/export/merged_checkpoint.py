@@ -22,12 +22,16 @@ from ..backbone.model import Backbone
 from ..backbone.weight_files import SINGLE
 from ..errors import AdapterError
 from ..inference.forward import text_limit
-from ..methods.base import Tensors
+from ..methods.base import Change, Tensors
 from .plain_task import with_plain_task
 from .sentence_transformers import sentence_transformers_files
 
 BARE_MODEL = "AutoModel"
 """transformers' class of models without a head."""
+
+Place = tuple[str, tuple[int, int] | None]
+"""Path of a module, and the first and past-the-last of its outputs that belong to a site; None for
+all of them."""
 
 
 def merged_checkpoint(adapter: Adapter, backbone: Backbone) -> dict[str, bytes]:
@@ -171,30 +175,64 @@ def _merged_weights(adapter: Adapter, backbone: Backbone) -> dict[str, Tensor]:
     """
     if adapter.extra_members:
         raise ValueError(f"it is an ensemble of {adapter.n_members} members")
-    names = {module: name for name, module in backbone.model.named_modules()}
+    parts = [part for part in adapter.stack if part.tensors]
+    for part in parts:
+        if len(parts) > 1 and part.method.multiplies:
+            raise ValueError(f"{part.method.type} multiplies what other adapters of the stack add")
     merged = dict(backbone.model.state_dict())
-    layers_of: dict[nn.Module, set[int]] = {}
-    changes: dict[nn.Module, dict[int, Tensor]] = {}
-    for index, layer in enumerate(backbone.layers):
-        for site in backbone.geometry.sites.values():
-            layers_of.setdefault(layer.get_submodule(site.path), set()).add(index)
-    for part in adapter.stack:
-        changed = part.method.weight_changes(part.tensors, backbone.frozen_weights)
-        for (index, name), change in changed.items():
-            site = backbone.geometry.sites[name]
-            linear = backbone.layers[index].get_submodule(site.path)
-            weight = merged[f"{names[linear]}.weight"]
-            total = changes.setdefault(linear, {}).setdefault(index, torch.zeros_like(weight))
-            total[slice(*(site.columns or (None,)))] += change
-    for linear, by_layer in changes.items():
+    places = _parameter_places(backbone)
+    layers_of: dict[str, set[int]] = {}
+    for (index, _), (path, _) in places.items():
+        layers_of.setdefault(path, set()).add(index)
+    changes: dict[tuple[str, str], dict[int, Tensor]] = {}
+    for part in parts:
+        found = part.method.parameter_changes(part.tensors, backbone.frozen_weights)
+        for (index, site), by_name in found.items():
+            if (index, site) not in places:
+                raise ValueError(f"no norm returns what enters its layers, which a {site} changes")
+            path, columns = places[index, site]
+            for name, change in by_name.items():
+                frozen = merged.get(f"{path}.{name}")
+                if frozen is None:
+                    _check_without_effect(change, f"{path}.{name}")
+                    continue
+                totals = changes.setdefault((path, name), {})
+                total = totals.setdefault(index, torch.zeros_like(frozen))
+                rows = slice(*(columns or (None,)))
+                total[rows] += (change.factor - 1) * frozen[rows] + change.shift
+    for (path, name), by_layer in changes.items():
         first, *others = by_layer.values()
-        if len(by_layer) < len(layers_of[linear]) or any(
+        if len(by_layer) < len(layers_of[path]) or any(
             not torch.equal(first, other) for other in others
         ):
             raise ValueError("its layers share their weights but not their adapters")
-        key = f"{names[linear]}.weight"
-        merged[key] = merged[key] + first
+        merged[f"{path}.{name}"] = merged[f"{path}.{name}"] + first
     return merged
+
+
+def _parameter_places(backbone: Backbone) -> dict[tuple[int, str], Place]:
+    """Where the parameters of each site are: of linears and norms in every layer, and of the norm
+    before the layers."""
+    names = {module: name for name, module in backbone.model.named_modules()}
+    geometry, found = backbone.geometry, dict[tuple[int, str], Place]()
+    for index, layer in enumerate(backbone.layers):
+        for name, site in geometry.sites.items():
+            found[index, name] = names[layer.get_submodule(site.path)], site.columns
+        for name, path in geometry.norms.items():
+            found[index, name] = names[layer.get_submodule(path)], None
+    if geometry.entry_norm is not None:
+        found[0, "entry"] = geometry.entry_norm, None
+    return found
+
+
+def _check_without_effect(change: Change, parameter: str) -> None:
+    """Refuses to add to a parameter that the model has not.
+
+    Raises:
+        ValueError: Something would be added.
+    """
+    if isinstance(change.shift, Tensor) and bool(change.shift.any()):
+        raise ValueError(f"it trains '{parameter}', which the model has not")
 
 
 def _tokenizer_files(adapter: Adapter, backbone: Backbone) -> dict[str, bytes]:

@@ -43,6 +43,18 @@ class PeftReading(NamedTuple):
     changes: Mapping[str, Tensor] = {}
 
 
+class Change(NamedTuple):
+    """What an adapter does to a frozen parameter p: `factor * p + shift`.
+
+    Attributes:
+        shift: A number, or a tensor of the parameter's shape.
+        factor: A number, or a tensor that multiplies the parameter, such as `[out, 1]`.
+    """
+
+    shift: Tensor | float = 0.0
+    factor: Tensor | float = 1.0
+
+
 @dataclass(frozen=True)
 class GroupEdits:
     """What the adapters of one group do to a batch.
@@ -150,6 +162,12 @@ class Method(ABC):
         return 0
 
     @property
+    def multiplies(self) -> bool:
+        """Whether it multiplies what frozen weights and other adapters compute, so that what it
+        changes does not add up with what others change."""
+        return False
+
+    @property
     @abstractmethod
     def sites(self) -> tuple[str, ...]:
         """The sites it edits (`LINEAR_SITES`, `HIDDEN_SITES`); none for a method that only adds
@@ -247,6 +265,26 @@ class Method(ABC):
             ValueError: It does more, as methods do by default.
         """
         raise ValueError(f"a {self.type} adapter does more than change weights")
+
+    def parameter_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], dict[str, Change]]:
+        """What an adapter does to frozen parameters, if that is all it does: by default it adds
+        `weight_changes`.
+
+        Args:
+            tensors: Its tensors.
+            weights: The backbone's.
+
+        Returns:
+            (layer, site of a linear or a norm) to the changes of `weight` and `bias`. The site
+            `entry` of layer 0 is the norm whose output enters the layers.
+
+        Raises:
+            ValueError: It does more.
+        """
+        changes = self.weight_changes(tensors, weights)
+        return {place: {"weight": Change(change)} for place, change in changes.items()}
 
     @classmethod
     def weighted_sum(

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Self
 import torch
 
 from ..backbone.edits import Delta
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import LINEAR_SITES, NORM_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import (
+    Change,
     Group,
     GroupEdits,
     Method,
@@ -84,6 +86,15 @@ class BitFit(Method):
             for index, layer in enumerate(chosen_layers(first.layers, group.geometry)):
                 deltas[layer, site] = partial(op.add, layer=index)
         return GroupEdits(deltas)
+
+    def parameter_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], dict[str, Change]]:
+        return {
+            (layer, site): {"bias": Change(tensors[f"{site}.bias"][index])}
+            for index, layer in enumerate(chosen_layers(self.layers, weights.geometry))
+            for site in self.targets
+        }
 
     @classmethod
     def weighted_sum(

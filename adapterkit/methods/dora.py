@@ -116,6 +116,10 @@ class DoRA(LoRA):
                 deltas[layer, site] = partial(_delta, products[layer, site], op, index)
         return GroupEdits(deltas)
 
+    @property
+    def multiplies(self) -> bool:
+        return True
+
     def weight_changes(
         self, tensors: Tensors, weights: FrozenWeights
     ) -> dict[tuple[int, str], Tensor]:

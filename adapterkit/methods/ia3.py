@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import FUSED_SITES, INPUT_SITES, LINEAR_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import (
+    Change,
     FileKeys,
     Group,
     GroupEdits,
@@ -111,8 +113,7 @@ class IA3(Method):
         for linear in targets:
             if {linear, INPUT_OF.get(linear)} <= sites:
                 raise ValueError(f"some multiply the input of {linear}, others its output")
-        if {*FUSED_SITES} & {*targets} and {"query", "key", "value"} & {*targets}:
-            raise ValueError(f"some multiply all of {FUSED_SITES[0]}, others a part of it")
+        _check_overlap(targets)
         layers = all_layers((method.layers for method, _ in members), geometry)
         total = cls(
             targets=targets,
@@ -125,6 +126,23 @@ class IA3(Method):
             for linear, factors in own.items():
                 tensors[linear][rows] += weight * (factors - 1)
         return total, tensors
+
+    @property
+    def multiplies(self) -> bool:
+        return True
+
+    def parameter_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], dict[str, Change]]:
+        _check_overlap(self.targets)
+        changes: dict[tuple[int, str], dict[str, Change]] = {}
+        for index, layer in enumerate(chosen_layers(self.layers, weights.geometry)):
+            for linear in self.targets:
+                factor = tensors[linear][index]  # [out, 1] or [1, in]
+                changes[layer, linear] = {"weight": Change(factor=factor)}
+                if linear not in self.feedforward:
+                    changes[layer, linear]["bias"] = Change(factor=factor[:, 0])
+        return changes
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {
@@ -183,6 +201,16 @@ class IA3(Method):
             for index, layer in enumerate(chosen_layers(self.layers, geometry))
             for site in self.targets
         }
+
+
+def _check_overlap(targets: Sequence[str]) -> None:
+    """Refuses targets that multiply the outputs of a fused linear twice.
+
+    Raises:
+        ValueError: There are such.
+    """
+    if {*FUSED_SITES} & {*targets} and {"query", "key", "value"} & {*targets}:
+        raise ValueError(f"{FUSED_SITES[0]} and a part of it are multiplied")
 
 
 def _scale(op: ScaleAndShift, index: int, y: Tensor, x: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ..backbone.edits import Delta
+from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import NORM_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import (
+    Change,
     Group,
     GroupEdits,
     Method,
@@ -103,6 +105,25 @@ class LNTuning(Method):
             for index, layer in enumerate(first._layers(site, group.geometry)):
                 deltas[layer, site] = partial(op.add, layer=index)
         return GroupEdits(deltas)
+
+    @property
+    def multiplies(self) -> bool:
+        return ENTRY in self.targets
+
+    def parameter_changes(
+        self, tensors: Tensors, weights: FrozenWeights
+    ) -> dict[tuple[int, str], dict[str, Change]]:
+        changes: dict[tuple[int, str], dict[str, Change]] = {}
+        for site in self.targets:
+            for index, layer in enumerate(self._layers(site, weights.geometry)):
+                weight, bias = (tensors[f"{site}.{part}"][index] for part in ("weight", "bias"))
+                if site == ENTRY:  # all that the norm before the layers returns
+                    factor = 1 + weight
+                    own = {"weight": Change(factor=factor), "bias": Change(bias, factor)}
+                else:
+                    own = {"weight": Change(weight), "bias": Change(bias)}
+                changes[layer, site] = own
+        return changes
 
     @classmethod
     def weighted_sum(

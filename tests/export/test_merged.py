@@ -15,7 +15,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.store import Store
 from adapterkit.atomic import DRAFT
 from adapterkit.backbone.families.base import families, family_of
-from adapterkit.backbone.geometry import LINEAR_SITES
+from adapterkit.backbone.geometry import LINEAR_SITES, NORM_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.export.formats import FORMATS
@@ -112,10 +112,12 @@ def expected(family: Any, kind: str, method: str) -> str:
         has_head = family.sequence_head is not None
     if not has_head:
         return "as no task model of transformers of type"
-    if method not in ("lora", "dora", "vera", "head"):
+    if method in ("prefix", "bottleneck"):
         return f"a {method} adapter does more than change weights"
-    if method in ("lora", "dora", "vera") and family.type == "albert":
+    if method != "head" and family.type == "albert":
         return "its layers share their weights but not their adapters"
+    if method in ("bitfit", "ln_tuning") and family.type == "modernbert":
+        return "which the model has not"  # no biases, no norm before the first attention
     return "equal"
 
 
@@ -189,13 +191,30 @@ def test_what_transformers_cannot_say_is_refused(
     refused(make_adapter(tiny, "lora"), "its head reads the mean of all states")
     refused(make_adapter(tiny, "prefix", pooling="pooler"), "a prefix adapter does more")
     refused(replace(lora, extra_members=(lora.members[0],)), "an ensemble of 2 members")  # type: ignore[arg-type]
-    refused(
-        replace(lora, on_top_of=make_adapter(tiny, "bottleneck", name="a/b")),
-        "a bottleneck adapter",
-    )
+    for kind, words in (
+        ("bottleneck", "a bottleneck adapter"),
+        ("ia3", "ia3 multiplies what other"),
+    ):
+        refused(replace(lora, on_top_of=make_adapter(tiny, kind, name="a/b")), words)
     # LoRA on LoRA is one change of the weights.
     parent = make_adapter(tiny, "lora", name="a/b", seed=3, r=2, targets=("value", "ffn_down"))
     assert outcome(replace(lora, on_top_of=parent), tiny, tmp_path / "stack") == "equal"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ia3", {"targets": ("query", "attention_output"), "feedforward": ("attention_output",)}),
+        ("bitfit", {"layers": (0, 2)}),
+        ("ln_tuning", {"targets": (*NORM_SITES, "entry"), "layers": (1,)}),
+    ],
+)
+def test_factors_and_biases_become_parameters(
+    tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path, kind: str, settings: Any
+) -> None:
+    tiny = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
+    adapter = make_adapter(tiny, kind, pooling="pooler", **settings)
+    assert outcome(adapter, tiny, tmp_path / "out") == "equal"
 
 
 @pytest.mark.slow
