@@ -180,7 +180,7 @@ class LoRA(Method):
         """The tensors of one product: A and B, and beside them what subtracts the first product."""
         if self.targets[0] + START_A not in tensors:
             return tensors
-        joined = {}
+        joined: Tensors = {}
         for site in self.targets:
             down = [tensors[f"{site}.a"], tensors[site + START_A]]
             up = [tensors[f"{site}.b"], tensors[site + START_B]]
