@@ -132,8 +132,10 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
         task_since = {**task_since, "hidden_activation": None}
     if found.task.type == "question_answering":
         task_since = {**task_since, "pair_token_types": True}
+    method_since = {"init_lora_weights": "default"} if found.method.type == "lora" else {}
     assert written == {
         **RECIPES[name],
+        "method": {**RECIPES[name]["method"], **method_since},
         "backbone": {**RECIPES[name]["backbone"], "device_map": None},
         "data": {**before, **since},
         "task": {**RECIPES[name]["task"], **task_since},
