@@ -91,6 +91,17 @@ class LayerEdits:
         found: PositionPlan = plans["positions"]
         return found
 
+    def own_buckets(self, buckets: Tensor) -> Tensor:
+        """The bucket of each row of a table of positions in which every sequence has rows.
+
+        Args:
+            buckets: Bucket of each distance, int64 `[2 N - 1]`.
+
+        Returns:
+            int64 `[2 R]`; row t belongs to token t, and so does row R + t.
+        """
+        return self.positions(buckets).own_buckets
+
     def attend_by_position(
         self,
         query: Tensor,

@@ -281,7 +281,7 @@ class Backbone:
         """States `[T, h]` through some of the layers, the first and the past-the-last given."""
         if edits.graph_inputs is not None:
             edits.graph_inputs.table.upload(states.device)
-        tokens = len(states)
+        tokens = states.shape[0]  # not `len`, which would be a constant of a recorded graph
         if tokens < edits.padded_tokens:
             # Filled up once with copies of the last token, and not at every product.
             filler = edits.padded_tokens - tokens

@@ -107,6 +107,36 @@ class Packed:
             masked=tuple(self.masked[n] for n in sequences),
         )
 
+    def firsts(self, states: Tensor) -> Tensor:
+        """State of each sequence's first token, `[N, h]`.
+
+        Args:
+            states: State of every token, `[T, h]`.
+        """
+        return states.index_select(0, self.starts)
+
+    def means(self, states: Tensor) -> Tensor:
+        """Mean state of each sequence's tokens, special ones included, `[N, h]`.
+
+        Args:
+            states: State of every token, `[T, h]`.
+        """
+        # In float32, because half precision loses the last bits of a sum over hundreds of tokens,
+        # and by an operator that sums in order: `index_add` sums in any order on a GPU.
+        index = torch.arange(len(states), device=states.device)
+        means = F.embedding_bag(index, states.float(), self.starts, mode="mean")
+        return means.to(states.dtype)
+
+    def tokens_of(self, states: Tensor, span: tuple[int, int]) -> Tensor:
+        """States of the tokens of some sequences, `[t, h]`.
+
+        Args:
+            states: State of every token, `[T, h]`.
+            span: First and past-the-last of the packed sequences.
+        """
+        start, end = (self.offsets[index] for index in span)
+        return states[start:end]
+
     def span(self, owner: int) -> tuple[int, int]:
         """First and past-the-last packed sequence of an owner; equal if it has none."""
         return self._spans.get(owner, (0, 0))
@@ -174,16 +204,12 @@ class EncoderOutput:
     @cached_property
     def first(self) -> Tensor:
         """Hidden state of each sequence's first token, `[N, h]`."""
-        return self.tokens.index_select(0, self.packed.starts)
+        return self.packed.firsts(self.tokens)
 
     @cached_property
     def mean(self) -> Tensor:
         """Mean hidden state of each sequence's tokens, special ones included, `[N, h]`."""
-        # In float32, because half precision loses the last bits of a sum over hundreds of tokens,
-        # and by an operator that sums in order: `index_add` sums in any order on a GPU.
-        index = torch.arange(len(self.tokens), device=self.tokens.device)
-        means = F.embedding_bag(index, self.tokens.float(), self.packed.starts, mode="mean")
-        return means.to(self.tokens.dtype)
+        return self.packed.means(self.tokens)
 
     def pooled(self, pooling: Pooling) -> Tensor:
         """One vector for each packed sequence, `[N, h]`.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .bucketing import WIDTH
+from .memory import is_in_memory
 
 
 def gated_gelu(x: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ def gated_gelu(x: Tensor) -> Tensor:
     Returns:
         `[..., n]`, differentiable.
     """
-    is_supported = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
+    is_supported = x.dtype in (torch.float32, torch.bfloat16) and is_in_memory(x)
     if not is_supported or not x.is_contiguous() or x.shape[-1] % (2 * WIDTH):
         a, b = x.chunk(2, dim=-1)
         return F.gelu(a) * b

@@ -80,7 +80,7 @@ class LowRank:
         if self._on_gpu is not None:
             self._on_gpu.add_to(y, x, layer)
             return y
-        if y.device.type != "cpu":
+        if y.device.type != "cpu" or not self.segments.is_compiled:
             delta = self.delta(x, layer, y.dtype)
             return y + delta if torch.is_grad_enabled() else y.add_(delta)
         layers = self._on_cpu(layer)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .bucketing import WIDTH
+from .memory import is_in_memory
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class _Rotate(torch.autograd.Function):
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, *, in_place: bool = False) -> Tensor:
     half = cos.shape[1]
-    is_supported = x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu"
+    is_supported = x.dtype in (torch.float32, torch.bfloat16) and is_in_memory(x)
     if is_supported and half % WIDTH == 0 and x.stride(-1) == 1:
         from .kernels import rotary as kernel
 

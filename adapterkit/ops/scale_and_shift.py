@@ -36,7 +36,8 @@ class ScaleAndShift:
         Returns:
             `[t, d]`. If gradients are off on a CPU, it is y, changed in place.
         """
-        if torch.is_grad_enabled() or y.device.type != "cpu":
+        on_cpu = y.device.type == "cpu" and self.segments.is_compiled
+        if torch.is_grad_enabled() or not on_cpu:
             if self.scales is not None:
                 y = torch.addcmul(y, x, self._per_token(self.scales, layer, y))
             return y if self.shifts is None else y + self._per_token(self.shifts, layer, y)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,9 @@ class Segments:
         device: Where the products are computed.
         batch_range: Place of the segments in the whole batch, if kernels compute it at once.
     """
+
+    is_compiled: ClassVar[bool] = True
+    """Whether compiled loops can compute them on a CPU."""
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ def token_logits(inputs: HeadInput, weight: Tensor, bias: Tensor, dropout: float
         bias: `[C]`.
         dropout: Share of each token's hidden state that is dropped in training.
     """
-    start, end = (inputs.encoded.packed.offsets[index] for index in inputs.span)
-    states = inputs.encoded.tokens[start:end].float()
+    encoded = inputs.encoded
+    states = encoded.packed.tokens_of(encoded.tokens, inputs.span).float()
     if inputs.dropout is not None:
         states = inputs.dropout.drop_tokens(states, dropout)
     return F.linear(states, weight, bias)
