@@ -98,7 +98,7 @@ class LayerEdits:
             buckets: Bucket of each distance, int64 `[2 N - 1]`.
 
         Returns:
-            int64 `[2 R]`; row t belongs to token t, and so does row R + t.
+            int64 `[2, R]`; row t of both halves belongs to token t.
         """
         return self.positions(buckets).own_buckets
 

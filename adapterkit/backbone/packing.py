@@ -78,6 +78,11 @@ class Packed:
     def device(self) -> torch.device:
         return self.input_ids.device
 
+    @property
+    def n_sequences(self) -> int:
+        """Number of sequences, N."""
+        return len(self.lengths)
+
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Index of each sequence's first token, then T: N + 1 numbers."""

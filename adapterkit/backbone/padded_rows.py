@@ -44,6 +44,10 @@ class PaddedRows(Packed):
             mask=mask,
         )
 
+    @property
+    def n_sequences(self) -> int:
+        return self._mask.shape[0]
+
     def firsts(self, states: Tensor) -> Tensor:
         return self._by_row(states)[:, 0]
 

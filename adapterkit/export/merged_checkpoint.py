@@ -66,7 +66,7 @@ def merged_checkpoint(adapter: Adapter, backbone: Backbone) -> dict[str, bytes]:
         "config.json": config.to_json_string().encode(),
         SINGLE: to_safetensors(tensors, metadata={"format": "pt"}),
         "README.md": merged_card(adapter, auto).encode(),
-        **_tokenizer_files(plain, backbone),
+        **tokenizer_files(plain, backbone, text_limit(backbone, plain)),
         **sentence_transformers_files(plain, backbone),
     }
 
@@ -97,7 +97,7 @@ def task_model(adapter: Adapter, backbone: Backbone) -> Any:
             f"its head reads {head_input(adapter.task)}, as no task model of transformers of type "
             f"{config.model_type} does"
         )
-    _name_labels(config, adapter)
+    name_labels(config, adapter)
     with torch.device("meta"):
         return getattr(transformers, name).from_config(config)
 
@@ -107,7 +107,7 @@ def _config(backbone: Backbone) -> Any:
     return copy.deepcopy(backbone.model.config)
 
 
-def _name_labels(config: Any, adapter: Adapter) -> None:
+def name_labels(config: Any, adapter: Adapter) -> None:
     """Sets number, names and meaning of the logits in the settings of a task model."""
     names = ("classifier.bias", "qa_outputs.bias")
     bias = next((adapter.head[name] for name in names if name in adapter.head), None)
@@ -235,10 +235,16 @@ def _check_without_effect(change: Change, parameter: str) -> None:
         raise ValueError(f"it trains '{parameter}', which the model has not")
 
 
-def _tokenizer_files(adapter: Adapter, backbone: Backbone) -> dict[str, bytes]:
-    """The files of the backbone's tokenizer with the adapter's limit, by name."""
+def tokenizer_files(adapter: Adapter, backbone: Backbone, limit: int) -> dict[str, bytes]:
+    """The files of the backbone's tokenizer, by name.
+
+    Args:
+        adapter: The adapter whose texts it reads.
+        backbone: The backbone.
+        limit: Most tokens of a text.
+    """
     tokenizer = copy.deepcopy(backbone.tokenizer)
-    tokenizer.model_max_length = text_limit(backbone, adapter)
+    tokenizer.model_max_length = limit
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}

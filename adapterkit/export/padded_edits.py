@@ -130,7 +130,7 @@ class PaddedLayerEdits(LayerEdits):
     def own_buckets(self, buckets: Tensor) -> Tensor:
         """As in `LayerEdits`: a row for each distance, of one row of the batch after the other."""
         n = self._attention.mask.shape[0]
-        return self._near(buckets)[:, None].expand(-1, n, -1).flatten()
+        return self._near(buckets)[:, None].expand(-1, n, -1).flatten(1)
 
     def _near(self, buckets: Tensor) -> Tensor:
         """Buckets of the distances 0 to t - 1 and 0 to 1 - t, int64 `[2, t]`."""

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ..adapter.adapter import Adapter
 from ..backbone.families.base import family_of
 from ..backbone.model import Backbone
+from ..backbone.packing import EncoderOutput
 from ..backbone.padded_rows import PaddedRows
 from ..errors import AdapterError
+from ..inference.forward import text_limit
 from ..tasks.types import HeadInput
 from .padded_edits import PaddedEdits
 from .plain_task import with_plain_task
@@ -30,7 +32,11 @@ class PaddedModel(nn.Module):
         backbone: The backbone, not prepared for this processor.
 
     Attributes:
+        adapters: The adapters, with heads as transformers' task models have them.
         inputs: Names of the inputs, in order.
+        limit: Most tokens of a row.
+        widths: Number of logits of each adapter. Those of a file are as many as the most of them;
+            the others are filled up with minus infinity.
 
     Raises:
         AdapterError: The adapters cannot be in one file, or their task has no logits of its own.
@@ -39,18 +45,21 @@ class PaddedModel(nn.Module):
     def __init__(self, adapters: Sequence[Adapter], backbone: Backbone) -> None:
         super().__init__()
         check_adapters(adapters)
-        plain = [with_plain_task(adapter) for adapter in adapters]
+        self.adapters = tuple(with_plain_task(adapter) for adapter in adapters)
+        several = len(adapters) > 1
+        self.inputs = (*input_names(backbone), *((OWNERS,) if several else ()))
+        self.limit = min(text_limit(backbone, adapter) for adapter in self.adapters)
         self.model = backbone.model
         self._backbone = backbone
-        self._lists = (
-            [plain] if len(plain) > 1 else [[member] for member in plain[0].members]
-        )
-        self._edits = [PaddedEdits(own, backbone.frozen_weights) for own in self._lists]
+        self._passes = [
+            (members, PaddedEdits(members, backbone.frozen_weights))
+            for members in ([self.adapters] if several else zip(self.adapters[0].members))
+        ]
         start = backbone.geometry.first_position
-        virtual = [adapter.num_virtual_tokens for adapter in plain]
+        virtual = [adapter.num_virtual_tokens for adapter in self.adapters]
         self._first_positions = start + torch.tensor(virtual)
-        self._per_token = plain[0].task.per_token
-        self.inputs = (*input_names(backbone), *((OWNERS,) if len(plain) > 1 else ()))
+        self._per_token = self.adapters[0].task.per_token
+        self.widths = self._measured_widths()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Int64 `[n, t]` each, and `[n]` for the numbers of adapters, to `[n, C]` or `[n, t, C]`.
@@ -62,31 +71,47 @@ class PaddedModel(nn.Module):
         types = named.get("token_type_ids", torch.zeros_like(ids))
         owners = named.get(OWNERS, torch.zeros_like(ids[:, 0]))
         rows = PaddedRows.of(ids, types, mask, self._first_positions[owners])
-        logits = [
-            self._logits(adapters, edits, rows, owners, mask)
-            for adapters, edits in zip(self._lists, self._edits, strict=True)
-        ]
+        logits = []
+        for adapters, edits in self._passes:
+            encoded = self._backbone(rows, edits.of(owners, mask))
+            logits.append(self._of_owners(_logits(adapters, encoded), owners, mask))
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
 
-    def _logits(
-        self,
-        adapters: Sequence[Adapter],
-        edits: PaddedEdits,
-        rows: PaddedRows,
-        owners: Tensor,
-        mask: Tensor,
-    ) -> Tensor:
-        """Logits of the rows, each by the head of its own adapter."""
-        encoded = self._backbone(rows, edits.of(owners, mask))
-        span = 0, mask.shape[0]
-        found = [adapter.task.logits(HeadInput(adapter.head, encoded, span)) for adapter in adapters]
+    def _of_owners(self, found: Sequence[Tensor], owners: Tensor, mask: Tensor) -> Tensor:
+        """The logits of each row by its own adapter, from those of all rows by every adapter."""
         if self._per_token:
             found = [logits.view(*mask.shape, -1) for logits in found]
         if len(found) == 1:
             return found[0]
-        widest = max(logits.shape[-1] for logits in found)
+        widest = max(self.widths)
         padded = [F.pad(one, (0, widest - one.shape[-1]), value=-torch.inf) for one in found]
         return torch.stack(padded, dim=1)[torch.arange(mask.shape[0]), owners]
+
+    @torch.no_grad()
+    def _measured_widths(self) -> tuple[int, ...]:
+        """The widths of the logits for one row of one token.
+
+        Raises:
+            AdapterError: They are the lengths of vectors, and differ.
+        """
+        adapters, edits = self._passes[0]
+        zero = torch.zeros(1, 1, dtype=torch.long)
+        rows = PaddedRows.of(zero, zero, zero == 0, self._first_positions[:1])
+        encoded = self._backbone(rows, edits.of(zero[0], zero == 0))
+        widths = tuple(logits.shape[-1] for logits in _logits(adapters, encoded))
+        for adapter, width in zip(adapters, widths, strict=True):
+            if width != widths[0] and getattr(adapter.task, "labels", None) is None:
+                raise AdapterError(
+                    f"'{adapters[0].name}' returns vectors of {widths[0]} numbers and "
+                    f"'{adapter.name}' of {width}; export each to a file of its own"
+                )
+        return widths
+
+
+def _logits(adapters: Sequence[Adapter], encoded: EncoderOutput) -> list[Tensor]:
+    """The logits of all rows by the head of each adapter, `[n, C]` or `[n * t, C]`."""
+    span = 0, encoded.packed.n_sequences
+    return [adapter.task.logits(HeadInput(adapter.head, encoded, span)) for adapter in adapters]
 
 
 def input_names(backbone: Backbone) -> tuple[str, ...]:

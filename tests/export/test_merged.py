@@ -15,7 +15,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.store import Store
 from adapterkit.atomic import DRAFT
 from adapterkit.backbone.families.base import families, family_of
-from adapterkit.backbone.geometry import LINEAR_SITES, NORM_SITES
+from adapterkit.backbone.geometry import NORM_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.export.formats import FORMATS
@@ -25,25 +25,11 @@ from adapterkit.inference.forward import forward
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
 from adapterkit.tasks.base import tasks
-from helpers.adapters import MakeAdapter
+from helpers.adapters import METHODS, MakeAdapter, of_method
 from helpers.command_line import assert_refused, run_command
 from helpers.families import MODEL_TYPES, save_family
 from helpers.sequences import logits_of, tokenise
 from helpers.task_adapters import random_task_adapter, read_example, request_row
-
-METHODS: dict[str, dict[str, Any]] = {
-    "lora": {"r": 3, "alpha": 3.0, "targets": LINEAR_SITES},
-    "dora": {"r": 3, "targets": LINEAR_SITES},
-    "head": {},
-    "prefix": {"num_virtual_tokens": 2},
-    "bottleneck": {"size": 4},
-    "vera": {"r": 5, "targets": LINEAR_SITES},
-    "ia3": {},
-    "bitfit": {},
-    "ln_tuning": {},
-}
-"""Methods with settings that fit every family."""
-
 
 def checkpoint(root: Path, model_type: str, kind: str, tiny_folder: Path) -> Backbone:
     """A random backbone, with the head for masked language modelling if the task needs it."""
@@ -63,12 +49,6 @@ def task_settings(backbone: Backbone, kind: str) -> dict[str, Any]:
     if kind == "multiple_choice" or head.dense is None:
         return {"pooling": head.pooling}
     return {"pooling": head.pooling, "hidden_activation": head.activation}
-
-
-def of_method(adapter: Adapter, kind: str, backbone: Backbone, make: MakeAdapter) -> Adapter:
-    """The adapter with another method and random tensors for it."""
-    other = make(backbone, kind, **METHODS[kind])
-    return replace(adapter, method=other.method, tensors=other.tensors)
 
 
 def assert_nothing_half_written(folder: Path) -> None:
@@ -137,7 +117,7 @@ def check_family(
         if kind == "masked_language_modelling" and backbone.lm_head is None:
             continue  # narrow word embeddings: the task itself is refused
         adapter = random_task_adapter(backbone, kind, root, **task_settings(backbone, kind))
-        adapter = of_method(adapter, method, backbone, make_adapter)
+        adapter = of_method(adapter, method, backbone)
         result = outcome(adapter, backbone, root / f"{model_type} {kind} {method}")
         assert words in result, (model_type, kind, method, result)
         found.append((kind, method, result))

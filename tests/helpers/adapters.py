@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,19 @@ from adapterkit.methods.base import methods
 from adapterkit.tasks.classification import Classification
 
 MakeAdapter = Callable[..., Adapter]
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 3, "alpha": 3.0, "targets": LINEAR_SITES},
+    "dora": {"r": 3, "targets": LINEAR_SITES},
+    "head": {},
+    "prefix": {"num_virtual_tokens": 2},
+    "bottleneck": {"size": 4},
+    "vera": {"r": 5, "targets": LINEAR_SITES},
+    "ia3": {},
+    "bitfit": {},
+    "ln_tuning": {},
+}
+"""Methods with settings that fit every family."""
 
 
 def random_adapter(
@@ -72,3 +86,9 @@ def varied_adapters(backbone: Backbone, make_adapter: MakeAdapter) -> list[Adapt
         )
         for n, (kind, settings) in enumerate(plans)
     ]
+
+
+def of_method(adapter: Adapter, kind: str, backbone: Backbone) -> Adapter:
+    """The adapter with another method and random tensors for it."""
+    other = random_adapter(backbone, kind, **METHODS[kind])
+    return replace(adapter, method=other.method, tensors=other.tensors)

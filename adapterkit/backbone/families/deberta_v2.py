@@ -64,10 +64,9 @@ class Positions:
     def _edited(self, edits: LayerEdits, site: str, table: Tensor) -> PositionTable:
         if not self._shares or not edits.blocks.get(site):
             return PositionTable(table, is_own=False)
-        own = edits.own_buckets(self.buckets)
         halves = [
             edits.apply(site, table[rows][None], self.embeddings[rows][None])[0]
-            for rows in own.chunk(2)
+            for rows in edits.own_buckets(self.buckets).unbind()
         ]
         return PositionTable(torch.cat(halves), is_own=True)
 
