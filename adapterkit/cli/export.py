@@ -39,7 +39,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="peft (a folder of PEFT), merged (a checkpoint of transformers), onnx or openvino.",
+            help="peft (a folder of PEFT), merged (a checkpoint), onnx or openvino.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", help="The new folder.")],

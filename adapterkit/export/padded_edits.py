@@ -19,76 +19,10 @@ from ..ops.attention_plan import AttentionPlan
 from ..ops.disentangled import PositionTable
 from ..ops.relative_bias import RelativeBias
 from ..ops.row_segments import RowSegments
+from .padded_attention import PaddedAttention
 
-LEAST = torch.finfo(torch.float32).min
-"""Added to the scores of keys that are not attended to. A row of padding may attend to nothing, and
-minus infinity would make it no number, which other rows would read."""
-
-
-@dataclass(frozen=True)
-class PaddedAttention:
-    """Attention within the rows of a padded batch and their prefixes.
-
-    Attributes:
-        mask: True for a token that is no padding, `[n, t]`.
-        prefix_mask: True for a prefix token of a row's adapter, `[n, P]`.
-        prefixes: Keys and values of every layer before each row, `[n, L, 2, P, h]`; None without.
-    """
-
-    mask: Tensor
-    prefix_mask: Tensor
-    prefixes: Tensor | None
-
-    def rows(self, x: Tensor, heads: int) -> Tensor:
-        """Tokens `[n * t, heads * d]` as `[n, heads, t, d]`."""
-        return x.view(*self.mask.shape, heads, -1).transpose(1, 2)
-
-    def keys(self, x: Tensor, layer: int, part: int, heads: int) -> Tensor:
-        """Keys or values of a layer after those of the prefix, `[n, heads, P + t, d]`.
-
-        Args:
-            x: Those of the tokens, `[n * t, heads * d]`.
-            layer: Number of the layer.
-            part: 0 for keys, 1 for values.
-            heads: Number of heads.
-        """
-        own = self.rows(x, heads)
-        if self.prefixes is None:
-            return own
-        before = self.prefixes[:, layer, part].unflatten(-1, (heads, -1)).transpose(1, 2)
-        return torch.cat([before, own], dim=2)
-
-    @property
-    def attended(self) -> Tensor:
-        """True for a key that its row attends to, `[n, 1, 1, P + t]`."""
-        return torch.cat([self.prefix_mask, self.mask], dim=1)[:, None, None]
-
-    @property
-    def distances(self) -> Tensor:
-        """Key minus query for each query and key, `[1, t, P + t]`; of a prefix it means nothing."""
-        t, before = self.mask.shape[1], self.prefix_mask.shape[1]
-        return (torch.arange(before + t) - before - torch.arange(t)[:, None])[None]
-
-    @property
-    def is_prefix(self) -> Tensor:
-        """True for a key that is that of a prefix token, `[1, 1, P + t]`."""
-        t, before = self.mask.shape[1], self.prefix_mask.shape[1]
-        return (torch.arange(before + t) < before)[None, None]
-
-    def added(self, window: int | None, bias: RelativeBias | None) -> Tensor:
-        """What is added to the scaled scores, `[n, 1 or heads, 1 or t, P + t]`.
-
-        Args:
-            window: Greatest distance of a token that is attended to; None for no limit.
-            bias: What is added by distance, if anything is.
-        """
-        seen = self.attended
-        if window is not None:
-            seen = seen & (self.is_prefix | (self.distances.abs() <= window))[:, None]
-        if bias is None:
-            return torch.zeros(()).masked_fill(~seen, LEAST)
-        by_distance = bias.mask(self.distances, self.is_prefix, torch.ones_like(self.is_prefix))
-        return by_distance.masked_fill(~seen, LEAST)
+NO_PLAN = AttentionPlan((), (), "cpu", 0)
+"""The plan of a batch whose attention is a `PaddedAttention`."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +51,14 @@ class PaddedLayerEdits(LayerEdits):
         window: int | None = None,
         bias: RelativeBias | None = None,
     ) -> Tensor:
-        rows = self._attention
-        mixed = F.scaled_dot_product_attention(
-            rows.rows(query, heads),
-            rows.keys(key, self.index, 0, heads),
-            rows.keys(value, self.index, 1, heads),
-            attn_mask=rows.added(window, bias),
-            scale=scaling,
-        )
-        return mixed.transpose(1, 2).reshape(query.shape)
+        attention = self._attention
+        states = attention.with_prefixes(query, key, value, self.index, heads)
+        return attention.attend(*states, attention.added(window, bias), scaling)
 
     def own_buckets(self, buckets: Tensor) -> Tensor:
         """As in `LayerEdits`: a row for each distance, of one row of the batch after the other."""
-        n = self._attention.mask.shape[0]
-        return self._near(buckets)[:, None].expand(-1, n, -1).flatten(1)
-
-    def _near(self, buckets: Tensor) -> Tensor:
-        """Buckets of the distances 0 to t - 1 and 0 to 1 - t, int64 `[2, t]`."""
-        places = torch.arange(self._attention.mask.shape[1])
-        zero = len(buckets) // 2
-        return buckets[torch.stack([zero + places, zero - places])]
+        near, n = self._attention.near(buckets), self._attention.mask.shape[0]
+        return near[:, None].expand(-1, n, -1).flatten(1)
 
     def attend_by_position(
         self,
@@ -148,36 +70,13 @@ class PaddedLayerEdits(LayerEdits):
         heads: int,
         scaling: float,
     ) -> Tensor:
-        rows = self._attention
-        t, before = rows.mask.shape[1], rows.prefix_mask.shape[1]
-        q, k = rows.rows(query, heads), rows.rows(key, heads)
-        difference = torch.arange(t)[:, None] - torch.arange(t)
-        index = torch.where(difference >= 0, difference, t - difference).expand(*q.shape[:2], t, t)
-        scores = q @ k.transpose(-1, -2)
-        for table, x in zip(tables, (q, k), strict=True):
-            if table is not None:
-                states = self._positions(table, buckets, heads)
-                term = x @ states.transpose(-1, -2)
-                if x is q:
-                    scores = scores + term.gather(-1, index)
-                else:  # of key j and query i, the row of j and the distance i - j
-                    scores = scores + term.gather(-1, index.transpose(-1, -2)).transpose(-1, -2)
-        if rows.prefixes is not None:
-            virtual = rows.keys(key, self.index, 0, heads)[:, :, :before]
-            scores = torch.cat([q @ virtual.transpose(-1, -2), scores], dim=-1)
-        weights = (scores * scaling).masked_fill(~rows.attended, LEAST).softmax(-1)
-        mixed = weights @ rows.keys(value, self.index, 1, heads)
-        return mixed.transpose(1, 2).reshape(query.shape)
-
-    def _positions(self, table: PositionTable, buckets: Tensor, heads: int) -> Tensor:
-        """Rows of a table for the distances of `_near`, `[n or 1, heads, 2 t, d]`."""
-        n, t = self._attention.mask.shape
-        if table.is_own:
-            own = table.rows.view(2, n, t, heads, -1).permute(1, 3, 0, 2, 4)
-        else:
-            near = table.rows[self._near(buckets)]
-            own = near.view(2, 1, t, heads, -1).permute(1, 3, 0, 2, 4)
-        return own.flatten(2, 3)
+        attention = self._attention
+        states = attention.with_prefixes(query, key, value, self.index, heads)
+        keys, queries = (
+            None if table is None else attention.positions(table, buckets, heads)
+            for table in tables
+        )
+        return attention.attend_by_position(*states, (keys, queries), scaling)
 
 
 class PaddedEdits:
@@ -227,9 +126,9 @@ class PaddedEdits:
             self._prefix_mask[owners],
             None if self._prefixes is None else self._prefixes[owners],
         )
-        plan = AttentionPlan((), (), mask.device, 0)  # `attention` is in its place
         layers = [
-            PaddedLayerEdits(own, plan, index, None, attention) for index, own in enumerate(blocks)
+            PaddedLayerEdits(own, NO_PLAN, index, None, attention)
+            for index, own in enumerate(blocks)
         ]
         return Edits(tuple(layers), (), 0)
 
@@ -269,7 +168,9 @@ def _groups_of(adapters: Sequence[Adapter]) -> Iterator[tuple[Tensor, list[Adapt
     in the group, and the group's adapters."""
     depth = max(len(adapter.stack) for adapter in adapters)
     for level in range(depth):
-        here = [adapter.stack[level] if level < len(adapter.stack) else None for adapter in adapters]
+        here = [
+            adapter.stack[level] if level < len(adapter.stack) else None for adapter in adapters
+        ]
         distinct = {id(part): part for part in here if part is not None}
         parts = sorted(distinct.values(), key=lambda part: part.kind)
         for _, same in groupby(parts, key=lambda part: part.kind):

@@ -8,50 +8,28 @@ this folder has the commands.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import numpy as np
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers import optimizer
-from transformers import AutoModel
-
-NAME = f"ONNX Runtime {onnxruntime.__version__}"
-CUTS = (1, 2, 4, 8)
-"""Numbers of batches to try."""
-
-Feeds = list[dict[str, Any]]
+from padded_batches import Hidden, Run, serve
 
 
-class Hidden(torch.nn.Module):
-    """The model as a function from token ids and mask to the last hidden states."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return output
-
-
-def export(model: Any, folder: Path) -> dict[str, Path]:
+def export(hidden: Hidden, folder: Path) -> dict[str, Path]:
     """Exports the model as fused graphs in float32 and int8."""
     axes = {0: "rows", 1: "tokens"}
     example = torch.ones(2, 8, dtype=torch.long)
     plain, fused, small = (folder / f"{name}.onnx" for name in ("plain", "fused", "int8"))
     torch.onnx.export(
-        Hidden(model),
+        hidden,
         (example, example.clone()),
         str(plain),
         input_names=["ids", "mask"],
@@ -60,7 +38,7 @@ def export(model: Any, folder: Path) -> dict[str, Path]:
         opset_version=17,
         dynamo=False,
     )
-    shape = model.config
+    shape = hidden.model.config
     optimizer.optimize_model(
         str(plain),
         model_type="bert",
@@ -81,67 +59,14 @@ def session_of(path: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def feeds_of(rows: list[list[int]], cuts: int) -> Feeds:
-    """The rows as padded batches of similar length.
-
-    Args:
-        rows: Token ids of each row.
-        cuts: Number of batches.
-    """
-    rows = sorted(rows, key=len)
-    size = -(-len(rows) // cuts)
-    feeds = []
-    for first in range(0, len(rows), size):
-        part = rows[first : first + size]
-        ids = np.zeros((len(part), len(part[-1])), np.int64)
-        mask = np.zeros_like(ids)
-        for index, row in enumerate(part):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        feeds.append({"ids": ids, "mask": mask})
-    return feeds
-
-
-def best_run(session: Any, rows: list[list[int]]) -> Callable[[], Any]:
-    """A function that computes all rows, in the number of batches that is the fastest."""
-
-    def run(feeds: Feeds) -> list[Any]:
-        return [session.run(None, feed) for feed in feeds]
-
-    def seconds(feeds: Feeds) -> float:
-        taken = []
-        for _ in range(4):  # the first warms up
-            began = time.perf_counter()
-            run(feeds)
-            taken.append(time.perf_counter() - began)
-        return min(taken[1:])
-
-    best = min((feeds_of(rows, cuts) for cuts in CUTS), key=seconds)
-    return lambda: run(best)
-
-
-def main() -> None:
-    """Runs the job that it reads from standard input."""
-    answers, sys.stdout = (
-        sys.stdout,
-        sys.stderr,
-    )  # what libraries print must not mix with the answers
-
-    def send(content: Any) -> None:
-        answers.write(json.dumps(content) + "\n")
-        answers.flush()
-
-    job = json.loads(sys.stdin.readline())
-    model = AutoModel.from_pretrained(job["model"], attn_implementation="eager").eval()
-    with tempfile.TemporaryDirectory() as folder:
-        graphs = export(model, Path(folder))
-        sessions = {name: session_of(path, job["threads"]) for name, path in graphs.items()}
-        runs = [best_run(session, job["rows"]) for session in sessions.values()]
-    send([[NAME, f"one merged model, {name}", 0] for name in sessions])
-    for line in sys.stdin:
-        runs[json.loads(line)]()
-        send("done")
+def runs_of(hidden: Hidden, folder: Path, job: dict[str, Any]) -> Mapping[str, Run]:
+    """The functions that compute a batch, by precision."""
+    sessions = {
+        precision: session_of(path, job["threads"])
+        for precision, path in export(hidden, folder).items()
+    }
+    return {precision: partial(session.run, None) for precision, session in sessions.items()}
 
 
 if __name__ == "__main__":
-    main()
+    serve(f"ONNX Runtime {onnxruntime.__version__}", runs_of, "eager")

@@ -31,6 +31,7 @@ from helpers.families import MODEL_TYPES, save_family
 from helpers.sequences import logits_of, tokenise
 from helpers.task_adapters import random_task_adapter, read_example, request_row
 
+
 def checkpoint(root: Path, model_type: str, kind: str, tiny_folder: Path) -> Backbone:
     """A random backbone, with the head for masked language modelling if the task needs it."""
     has_head = kind == "masked_language_modelling" and family_of(model_type).lm_head

@@ -116,9 +116,7 @@ def test_every_task_and_method_is_answered_as_by_the_adapters(
     report(f"{model_type}: {len(kinds) * len(METHODS)} adapters of {len(kinds)} tasks equal")
 
 
-def test_a_difference_is_refused_or_measured(
-    tiny_folder: Path, make_adapter: MakeAdapter
-) -> None:
+def test_a_difference_is_refused_or_measured(tiny_folder: Path, make_adapter: MakeAdapter) -> None:
     tiny = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
     model = PaddedModel([make_adapter(tiny, "lora")], tiny)
     requests = requests_of(tiny, model.adapters)
@@ -156,9 +154,7 @@ def test_adapters_that_are_not_one_model_are_refused(
     lora = make_adapter(tiny, "lora")
     masked = random_task_adapter(tiny, "masked_language_modelling", tmp_path)
     refused([masked], "answers with tokens of the vocabulary")
-    vectors = [
-        random_task_adapter(tiny, "embedding", tmp_path, dimensions=n) for n in (4, 6)
-    ]
+    vectors = [random_task_adapter(tiny, "embedding", tmp_path, dimensions=n) for n in (4, 6)]
     refused(vectors, "returns vectors of 4 numbers and .* of 6")
     refused([lora, vectors[0]], "for classification and .* for embedding")
     ensemble = replace(lora, extra_members=(make_adapter(tiny, "lora", seed=5),))
