@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -100,13 +100,14 @@ def export(
     adapters = [
         load_adapter(folder, base, any_backbone=any_backbone, on_top_of=store) for folder in folders
     ]
+    result: dict[str, Any] = {"folder": str(output), "format": kind}
     title = repr(adapters[0]) if len(adapters) == 1 else f"{len(adapters)} adapters"
     if kind in FORMATS:
-        written = FORMATS[kind](adapters[0], base, output)
-        result, note = {"folder": str(written), "format": kind}, ""
+        FORMATS[kind](adapters[0], base, output)
+        note = ""
     else:
         found = write_runtime_folder(RUNTIMES[kind], adapters, base, output, compared, int8)
-        result = {"folder": str(output), "format": kind, "int8": int8, **found.plain()}
+        result |= {"int8": int8, **found.plain()}
         note = f"; {found}"
     typer.echo(json_text(result) if as_json else f"{output}: {title} as {kind}{note}")
 

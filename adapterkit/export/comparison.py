@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -28,9 +29,10 @@ BATCH = 16
 Request = tuple[int, Example]
 """The number of an adapter in a file, and a row for it."""
 
-SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "softmax": lambda logits: logits.softmax(-1),
+SCORES: Mapping[str | None, Callable[[Tensor], Tensor]] = {
+    "softmax": partial(torch.softmax, dim=-1),
     "sigmoid": torch.sigmoid,
+    None: torch.clone,
 }
 """From the logits of a row to its probabilities, by `Task.score_function`."""
 
@@ -107,7 +109,7 @@ def _compared(
     found: Sequence[tuple[Tensor, ...]],
 ) -> Comparison:
     task = pairs[0][0].task
-    score = SCORES.get(task.score_function or "", lambda x: x)
+    score = SCORES[task.score_function]
     differences, same = [], 0
     for (adapter, example), *both in zip(pairs, expected, found, strict=True):
         ours, theirs = (score(torch.cat(list(one)).squeeze(-1).float()) for one in both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ def _logits(adapters: Sequence[Adapter], encoded: EncoderOutput) -> list[Tensor]
 
 def input_names(backbone: Backbone) -> tuple[str, ...]:
     """The inputs of a backbone's models in transformers."""
-    config = backbone.model.config
+    config: Any = backbone.model.config
     has_types = family_of(config.model_type).token_types(config) > 1
     return INPUTS if has_types else INPUTS[:2]
 

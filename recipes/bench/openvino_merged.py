@@ -40,7 +40,12 @@ def models_of(hidden: Hidden, rows: list[list[int]]) -> dict[str, Any]:
     return {
         "float32": converted(),
         "int8 weights": nncf.compress_weights(converted(), mode=nncf.CompressWeightsMode.INT8_ASYM),
-        "int8": nncf.quantize(converted(), batches, model_type=nncf.ModelType.TRANSFORMER),
+        "int8": nncf.quantize(
+            converted(),
+            batches,
+            subset_size=CALIBRATION_BATCHES,
+            model_type=nncf.ModelType.TRANSFORMER,
+        ),
     }
 
 

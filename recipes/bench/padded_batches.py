@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -85,8 +86,9 @@ def serve(
             batch, by the name of its precision.
         attention: transformers' implementation of attention that the runtime reads best.
     """
-    # What libraries print must not mix with the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
+    # What libraries print must not mix with the answers, also by a stream that they opened before.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def send(content: Any) -> None:
         answers.write(json.dumps(content) + "\n")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapterkit.adapter.adapter import Adapter
+from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.export.comparison import Request, compare
@@ -30,7 +30,8 @@ def session_of(model: PaddedModel) -> Callable[[Mapping[str, Tensor]], Tensor]:
     """Computes the model with torch, as a runtime computes its file."""
 
     def run(inputs: Mapping[str, Tensor]) -> Tensor:
-        return model(*inputs.values()).detach()
+        logits: Tensor = model(*inputs.values())
+        return logits.detach()
 
     return run
 
@@ -46,6 +47,12 @@ def assert_equal(backbone: Backbone, adapters: Sequence[Adapter]) -> None:
     model = PaddedModel(adapters, backbone)
     requests = requests_of(backbone, adapters)
     compare(session_of(model), model, backbone, requests, exact=True)
+
+
+def member(backbone: Backbone, make: MakeAdapter) -> MemberWeights:
+    """Another member of an ensemble of LoRA adapters."""
+    other = make(backbone, "lora", seed=5)
+    return MemberWeights(other.tensors, other.head)
 
 
 def every_method(backbone: Backbone, make: MakeAdapter) -> list[Adapter]:
@@ -81,7 +88,7 @@ def test_stacks_and_ensembles_are_those_of_the_adapters(
     prefix = make_adapter(tiny, "prefix", name="a/prefix", num_virtual_tokens=3)
     stacked = replace(lora, name="a/stack", on_top_of=prefix)
     assert_equal(tiny, [stacked, lora, replace(prefix, name="a/top", on_top_of=stacked)])
-    assert_equal(tiny, [replace(lora, extra_members=(make_adapter(tiny, "lora", seed=5),))])
+    assert_equal(tiny, [replace(lora, extra_members=(member(tiny, make_adapter),))])
 
 
 def check_task(backbone: Backbone, kind: str, folder: Path) -> None:
@@ -157,5 +164,5 @@ def test_adapters_that_are_not_one_model_are_refused(
     vectors = [random_task_adapter(tiny, "embedding", tmp_path, dimensions=n) for n in (4, 6)]
     refused(vectors, "returns vectors of 4 numbers and .* of 6")
     refused([lora, vectors[0]], "for classification and .* for embedding")
-    ensemble = replace(lora, extra_members=(make_adapter(tiny, "lora", seed=5),))
+    ensemble = replace(lora, extra_members=(member(tiny, make_adapter),))
     refused([lora, ensemble], "is an ensemble of 2 members")
