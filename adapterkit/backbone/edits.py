@@ -100,7 +100,7 @@ class LayerEdits:
         Returns:
             int64 `[2, R]`; row t of both halves belongs to token t.
         """
-        return self.positions(buckets).own_buckets
+        return self.positions(buckets).own_buckets.view(2, -1)
 
     def attend_by_position(
         self,

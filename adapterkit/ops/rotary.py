@@ -55,7 +55,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, *, in_place: bool = False) -> T
         y = x if in_place else torch.empty_like(x, memory_format=torch.contiguous_format)
         kernel.rotate(x, cos, sin, y)
         return y
-    heads = x.float().view(len(x), -1, 2, half)
+    heads = x.float().view(x.shape[0], -1, 2, half)
     a, b = heads.unbind(2)
     cos, sin = cos[:, None], sin[:, None]
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=2).view(x.shape).to(x.dtype)
