@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,14 @@ def tune(
         int,
         typer.Option("--parallel", min=1, help="Trials that train side by side in shared steps."),
     ] = 4,
+    engine: Annotated[
+        Literal["ray"] | None,
+        typer.Option("--engine", help="Train trials on workers. Needs the extra adapterkit[ray]."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers of the engine; one per CPU if omitted."),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.epochs=5."),
@@ -83,8 +91,12 @@ def tune(
     if publish:
         store.check_target(plan.name)
     backbone = load_backbone([plan])
-    study = study or recipe.with_suffix(".study.db")
-    result = search(plan, backbone, trials=trials, parallel=parallel, study=study)
+    study, cluster = study or recipe.with_suffix(".study.db"), None
+    if engine is not None:
+        from ..cluster.ray_cluster import RayCluster
+
+        cluster = RayCluster(workers)
+    result = search(plan, backbone, trials=trials, parallel=parallel, study=study, cluster=cluster)
     write_output(best, _best_recipe(content, result, recipe.name))
     write_output(plot, plot_trials(result.plain()))
     files = {"recipe": str(best), "plot": str(plot), "study": str(study)}

@@ -9,10 +9,10 @@ from .callbacks.base import Callback, Event
 
 
 class Pruning(Callback):
-    """Reports the validation score of every epoch to Optuna, and stops a run that Optuna gives up.
+    """Reports the validation score of every epoch, and stops a run that is given up.
 
     Args:
-        trials: Optuna's trial of each run, by the run's label.
+        judges: What decides about each run (`Judge`), by the run's label.
         follow: Called after every epoch with its number.
 
     Attributes:
@@ -22,16 +22,16 @@ class Pruning(Callback):
     type: ClassVar[str] = "pruning"
     order: ClassVar[int] = 46  # after the evaluation, and after the log has its entry
 
-    def __init__(self, trials: Mapping[str, Any], follow: Callable[[int], object]) -> None:
-        self._trials = trials
+    def __init__(self, judges: Mapping[str, Any], follow: Callable[[int], object]) -> None:
+        self._judges = judges
         self._follow = follow
         self.pruned: set[str] = set()
 
     def on_epoch(self, event: Event) -> None:
         self._follow(max(run.epoch for run in event.runs))
         for run in event.runs:
-            trial, metric = self._trials[run.label], run.trainable.initial.task.main_metric
-            trial.report(run.history[-1]["validation"][metric], step=run.epoch)
-            if not run.ended and trial.should_prune():
+            judge, metric = self._judges[run.label], run.trainable.initial.task.main_metric
+            judge.report(run.history[-1]["validation"][metric], step=run.epoch)
+            if not run.ended and judge.should_prune():
                 self.pruned.add(run.label)
                 run.stop()

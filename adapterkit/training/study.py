@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 ORIGIN, REASON, EPOCHS = "origin", "reason", "epochs"
 """Names of attributes in the file of a study: what it belongs to; why a trial failed, and how many
 epochs it was trained."""
+
+WARM_UP = 1
+"""Epochs after which no trial is pruned yet."""
 
 FIRST_UNPRUNED = 5
 """Trials that end before any is pruned, which is when there is a median to compare with."""
@@ -44,7 +48,7 @@ def open_study(recipe: Recipe, file: Path | None, origin: Mapping[str, Any]) -> 
             study_name=recipe.name,
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(FIRST_UNPRUNED, n_warmup_steps=1),
+            pruner=optuna.pruners.MedianPruner(FIRST_UNPRUNED, WARM_UP),
         )
         trials = study.trials
     except Exception as error:  # of SQLite through SQLAlchemy
@@ -97,6 +101,21 @@ def _has_ended(trial: FrozenTrial) -> bool:
 def finished_trials(study: Study) -> list[FinishedTrial]:
     """The trials that have ended, in order."""
     return [finished_trial(trial) for trial in study.trials if _has_ended(trial)]
+
+
+def median_scores(study: Study) -> dict[int, float]:
+    """By epoch the median score of the trials that were trained to their end, as Optuna's median
+    pruner compares with; empty while they are too few."""
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < FIRST_UNPRUNED:
+        return {}
+    scores: dict[int, list[float]] = {}
+    for trial in complete:
+        for epoch, score in trial.intermediate_values.items():
+            scores.setdefault(epoch, []).append(score)
+    return {epoch: median(found) for epoch, found in scores.items() if epoch >= WARM_UP}
 
 
 def finished_trial(trial: FrozenTrial) -> FinishedTrial:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGINT
@@ -21,14 +20,22 @@ from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
+from ..cluster.ray_cluster import RayCluster
 from ..data.dataset import fingerprint
-from ..errors import AdapterkitError, RecipeError, TrainingInterruptedError
+from ..errors import RecipeError, TrainingInterruptedError
 from .plan import Rows, load_rows
-from .pruning import Pruning
 from .recipe import Recipe
 from .search_space import Value, with_values
-from .study import EPOCHS, REASON, finished_trial, finished_trials, open_study
-from .train import StoppedError, load_backbone, train_many
+from .study import (
+    EPOCHS,
+    REASON,
+    finished_trial,
+    finished_trials,
+    median_scores,
+    open_study,
+)
+from .train import load_backbone, train_many
+from .trial_group import TrialGroup, TrialOutcome, train_group, train_trials, without_test
 from .tuning_table import FinishedTrial, trial_text
 
 if TYPE_CHECKING:
@@ -108,6 +115,7 @@ def tune(
     trials: int = TRIALS,
     parallel: int = PARALLEL,
     study: str | Path | None = None,
+    cluster: RayCluster | None = None,
     progress: bool = True,
 ) -> SearchResult:
     """Searches the best values for the keys in the recipe's section `search`.
@@ -123,6 +131,8 @@ def tune(
         parallel: Trials that train side by side, in shared steps.
         study: SQLite file of the trials; a search that is there goes on. Without it, an interrupted
             search is lost.
+        cluster: A Ray cluster, each worker of which trains `parallel` trials at a time. A trial is
+            then compared with those that had ended when its group began.
         progress: Show a progress bar, and a line a trial.
 
     Raises:
@@ -140,7 +150,7 @@ def tune(
         backbone = load_backbone([recipe])
     if PartialState().num_processes > 1:
         raise RecipeError("tune trains side by side in one process; start it without a launcher")
-    search = _Search(recipe, backbone, rows, options)
+    search = _Search(recipe, backbone, rows, options, cluster)
     started = time.perf_counter()
     search.run()
     seconds = time.perf_counter() - started
@@ -190,15 +200,23 @@ class _Search:
         backbone: Its backbone.
         rows: Its rows.
         options: Number of trials and the file.
+        cluster: Where the trials train; in this process if None.
     """
 
     def __init__(
-        self, recipe: Recipe, backbone: Backbone, rows: Rows, options: SearchOptions
+        self,
+        recipe: Recipe,
+        backbone: Backbone,
+        rows: Rows,
+        options: SearchOptions,
+        cluster: RayCluster | None = None,
     ) -> None:
         self._recipe = recipe
         self._backbone = backbone
-        self._rows = {name: part for name, part in rows.items() if name != "test"}
+        self._rows = without_test(rows)
         self._options = options
+        self._cluster = cluster
+        self._at_once = options.parallel * (1 if cluster is None else cluster.n_workers)
         origin = {
             "recipe": recipe.plain(),
             "search": recipe.search.plain(),
@@ -224,7 +242,7 @@ class _Search:
         )
         try:
             while done < total:
-                self._train(min(self._options.parallel, total - done), bar)
+                self._train(min(self._at_once, total - done), bar)
                 done = len(self.finished())
         except KeyboardInterrupt:
             file = self._options.study
@@ -240,7 +258,7 @@ class _Search:
         return finished_trials(self._study)
 
     def _train(self, n: int, bar: Any) -> None:
-        """Trains some trials side by side."""
+        """Trains some trials side by side, here or in groups on the workers of a cluster."""
         trials: dict[str, Trial] = {}
         recipes = []
         for _ in range(n):
@@ -255,32 +273,33 @@ class _Search:
             trials[label] = trial
         if not recipes:
             return
-        pruning = Pruning(trials, lambda epoch: bar.set_postfix(epoch=epoch))
-        rows = dict.fromkeys(trials, self._rows)
-        faults: Mapping[str, str] = {}
-        with _errors_only():
-            try:
-                adapters = train_many(
-                    recipes,
-                    self._backbone,
-                    rows=rows,
-                    callbacks=[pruning],
-                    progress=False,
-                )
-            except StoppedError as error:
-                adapters, faults = error.finished, error.faults
-            except AdapterkitError as error:
-                if len(recipes) > 1:
-                    raise
-                adapters, faults = [], {recipes[0].name: str(error)}
-        metric = self._recipe.task.main_metric
-        for adapter in adapters:
-            trial = trials[adapter.name]
-            trial.set_user_attr(EPOCHS, len(adapter.training["history"]))
-            score = None if adapter.name in pruning.pruned else adapter.metrics["validation"]
-            self._end(trial, bar, score=None if score is None else score[metric])
-        for label, fault in faults.items():
-            self._end(trials[label], bar, failed=fault)
+        if self._cluster is None:
+            outcomes: Mapping[str, TrialOutcome] = train_trials(
+                recipes,
+                self._backbone,
+                self._rows,
+                trials,
+                lambda epoch: bar.set_postfix(epoch=epoch),
+            )
+            self._end_all(trials, outcomes, bar)
+            return
+        size, medians = self._options.parallel, median_scores(self._study)
+        groups = [
+            TrialGroup(recipes[start : start + size], medians, self._backbone.fingerprint)
+            for start in range(0, len(recipes), size)
+        ]
+        for found in self._cluster.map(train_group, groups):
+            for label, scores in found.scores.items():
+                for epoch, score in scores.items():
+                    trials[label].report(score, step=epoch)
+            self._end_all(trials, found.outcomes, bar)
+
+    def _end_all(
+        self, trials: Mapping[str, Trial], outcomes: Mapping[str, TrialOutcome], bar: Any
+    ) -> None:
+        for label, outcome in outcomes.items():
+            trials[label].set_user_attr(EPOCHS, outcome.epochs)
+            self._end(trials[label], bar, score=outcome.score, failed=outcome.fault)
 
     def _end(
         self, trial: Trial, bar: Any, *, score: float | None = None, failed: str | None = None
@@ -299,14 +318,3 @@ class _Search:
         if self._options.progress:
             with bar.external_write_mode():
                 log.info(trial_text(finished_trial(self._study.trials[trial.number])))
-
-
-@contextmanager
-def _errors_only() -> Iterator[None]:
-    """Stops messages that each trial would repeat."""
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import random
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -18,9 +21,11 @@ import pytest
 from adapterkit import AdapterkitError, Recipe, train, train_many, tune
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import TrainingInterruptedError
-from adapterkit.training import tuning
+from adapterkit.training import trial_group, tuning
 from adapterkit.training.pruning import Pruning
+from adapterkit.training.study import FIRST_UNPRUNED, WARM_UP, median_scores
 from adapterkit.training.train import StoppedError
+from adapterkit.training.trial_group import MedianJudge
 from adapterkit.training.tuning_table import tuning_table
 from helpers.command_line import assert_refused, run_command, write_recipe
 from helpers.joint_training import assert_equals_solo, write_rows
@@ -56,7 +61,8 @@ def test_the_best_trial_is_kept_and_its_test_rows_are_scored_once(
         return real(recipes, *args, **options)
 
     real = train_many
-    monkeypatch.setattr(tuning, "train_many", trained)
+    for module in (trial_group, tuning):
+        monkeypatch.setattr(module, "train_many", trained)
     plan = recipe()
     result = tune(plan, tiny, trials=5, parallel=3, progress=False)
     assert seen == [["train", "validation"]] * 2 + [["test", "train", "validation"]]
@@ -99,6 +105,68 @@ def test_a_run_below_the_median_is_pruned(tiny: Backbone) -> None:
     assert epochs == [1]
 
 
+def test_a_judge_elsewhere_decides_as_the_median_pruner() -> None:
+    """On a hundred random trials, some of which end early."""
+    rng, decisions = random.Random(0), []
+    pruner = optuna.pruners.MedianPruner(FIRST_UNPRUNED, WARM_UP)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for _ in range(100):
+        trial, judge = study.ask(), MedianJudge(median_scores(study))
+        for epoch in range(1, rng.randint(2, 6)):
+            score = rng.random()
+            trial.report(score, step=epoch)
+            judge.report(score, step=epoch)
+            decisions.append((judge.should_prune(), trial.should_prune()))
+            if decisions[-1][1]:
+                break
+        study.tell(trial, score)
+    assert all(judged == pruned for judged, pruned in decisions)
+    assert 20 < sum(judged for judged, _ in decisions) < 90
+
+
+class WorkersHere:
+    """A cluster whose workers are this process."""
+
+    n_workers = 2
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def map(self, work: Any, groups: Any) -> Any:
+        self.sizes += [len(group.recipes) for group in groups]
+        return map(work, pickle.loads(pickle.dumps(groups)))
+
+
+def test_trials_are_divided_among_workers(tiny: Backbone, tiny_folder: Path) -> None:
+    workers = WorkersHere()
+    with pytest.raises(AdapterkitError, match=r"name it in the recipe \(backbone.model\)$"):
+        tune(recipe(), tiny, trials=1, cluster=cast("Any", workers), progress=False)
+    workers.sizes.clear()
+    plan = recipe(epochs=3)
+    plan = replace(plan, backbone=replace(plan.backbone, model=str(tiny_folder), device="cpu"))
+    found = tune(plan, tiny, trials=7, parallel=2, cluster=cast("Any", workers), progress=False)
+    assert workers.sizes == [2, 2, 2, 1]
+    here = tune(plan, tiny, trials=4, parallel=4, progress=False)
+    for one, other in zip(found.trials[:4], here.trials, strict=True):
+        assert one.values == other.values
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+    assert len(found.trials) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_trials_train_on_ray(tiny_folder: Path) -> None:
+    ray = pytest.importorskip("ray")
+    path = write_recipe(tiny_folder, search="{method.r: [1, 2, 4]}")
+    options = ("--trials", "6", "--parallel", "2", "--engine", "ray", "--workers", "2", "--json")
+    result = run_command("tune", path, *options)
+    ray.shutdown()
+    assert result.code == 0, result.err
+    trials = json.loads(result.out)["trials"]
+    assert [trial["number"] for trial in trials] == list(range(6))
+    assert {trial["state"] for trial in trials} <= {"complete", "pruned"}
+
+
 def test_a_trial_that_fails_is_kept_with_its_reason(
     tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +177,7 @@ def test_a_trial_that_fails_is_kept_with_its_reason(
         return finished
 
     real = train_many
-    monkeypatch.setattr(tuning, "train_many", trained)
+    monkeypatch.setattr(trial_group, "train_many", trained)
     search = {"training.accumulation": [1, 8], "training.batch_size": [4, 8]}
     result = tune(recipe(search, epochs=1), tiny, trials=9, parallel=9, progress=False)
     reasons = {trial.reason for trial in result.trials if trial.state == "failed"}
@@ -130,7 +198,7 @@ def test_ctrl_c_keeps_the_trials_that_have_ended(
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    monkeypatch.setattr(tuning, "train_many", trained)
+    monkeypatch.setattr(trial_group, "train_many", trained)
     plan = recipe()
     with pytest.raises(TrainingInterruptedError, match=r"after 2 of 4 trials, which are in s\.db"):
         tune(plan, tiny, trials=4, parallel=2, study="s.db", progress=False)
