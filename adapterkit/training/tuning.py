@@ -288,11 +288,11 @@ class _Search:
             TrialGroup(recipes[start : start + size], medians, self._backbone.fingerprint)
             for start in range(0, len(recipes), size)
         ]
-        for found in self._cluster.map(train_group, groups):
-            for label, scores in found.scores.items():
+        for group in self._cluster.map(train_group, groups):
+            for label, scores in group.scores.items():
                 for epoch, score in scores.items():
                     trials[label].report(score, step=epoch)
-            self._end_all(trials, found.outcomes, bar)
+            self._end_all(trials, group.outcomes, bar)
 
     def _end_all(
         self, trials: Mapping[str, Trial], outcomes: Mapping[str, TrialOutcome], bar: Any
