@@ -36,6 +36,8 @@ TITLES = {
     "over_engine": "of the engine's rows/s",
     "tensor_bytes": "bytes of its tensors",
     "over_tensors": "bytes/tensors",
+    "hit_rate": "in memory",
+    "busiest": "busiest/mean",
 }
 """Column titles of keys that need one; `base/it` is the time of base divided by the row's."""
 

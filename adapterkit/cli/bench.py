@@ -242,6 +242,32 @@ def tenants(
 
 
 @app.command()
+def routing(
+    adapters: Annotated[int, typer.Option("--adapters", help="Number of adapters.")] = 1_000_000,
+    replicas: Annotated[int, typer.Option("--replicas", help="Number of servers.")] = 16,
+    resident: Annotated[
+        int, typer.Option("--resident", help="Adapters in the memory of each server.")
+    ] = 200,
+    requests: Annotated[int, typer.Option("--requests", help="Number of requests.")] = 400_000,
+    exponent: Annotated[
+        float, typer.Option("--exponent", help="Of Zipf's law for the popularity of adapters.")
+    ] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate rules by which a proxy chooses one of many servers: hits in memory, and balance."""
+    from ..bench.routing import RoutingBench
+
+    bench = RoutingBench(
+        adapters,
+        replicas=replicas,
+        resident=resident,
+        requests=requests,
+        exponent=exponent,
+    )
+    _print_result(bench.run(), as_json)
+
+
+@app.command()
 def serve(
     url: Annotated[
         str, typer.Option("--url", envvar="ADAPTERKIT_URL", help="URL of the server.")
