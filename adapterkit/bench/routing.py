@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import AdapterkitError
 from .machine import machine
 
+
 @dataclass(frozen=True)
 class RoutingBench:
     """A simulation of requests to many servers.
@@ -144,7 +145,8 @@ class Router:
 
     def __init__(self, bench: RoutingBench, rng: np.random.Generator) -> None:
         self.n = bench.replicas
-        self.draws: Iterator[int] = iter(rng.integers(self.n, size=4 * (bench.requests + 1)).tolist())
+        drawn = rng.integers(self.n, size=4 * (bench.requests + 1))
+        self.draws: Iterator[int] = iter(drawn.tolist())
         self.load = [0] * self.n
         self._recent: deque[int] = deque(maxlen=RECENT * self.n)
 
