@@ -7,7 +7,7 @@ in full and truncated here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..errors import BackboneError
 from .encoded_text import EncodedText
@@ -21,6 +21,23 @@ SHORT_TEXT = 1000
 
 GROUP_CHARACTERS = 100_000
 """Characters of texts whose tokens `encode_in_groups` has in memory at the same time."""
+
+
+class Token(NamedTuple):
+    """One token of a text.
+
+    Attributes:
+        id: Its id.
+        text: Its characters in the text; of a special token its name, such as [SEP].
+        special: Whether the tokenizer added it to the text.
+        start, stop: First and past-the-last character in the text; None for a special token.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
 
 
 class TextEncoder:
@@ -105,6 +122,28 @@ class TextEncoder:
                 group = pairs[start:end]
                 yield from self.encode([text for text, _ in group], [other for _, other in group])
                 start, n_characters = end, 0
+
+    def split(self, text: str, *, special_tokens: bool = True) -> list[Token]:
+        """Every token of a text, however long it is.
+
+        Args:
+            text: The text.
+            special_tokens: Whether special tokens are added, as a model reads them.
+        """
+        (encoding,) = self._backend.encode_batch([text], add_special_tokens=special_tokens)
+        parts = zip(
+            encoding.ids,
+            encoding.tokens,
+            encoding.special_tokens_mask,
+            encoding.offsets,
+            strict=True,
+        )
+        return [
+            Token(token_id, name, True, None, None)
+            if special
+            else Token(token_id, text[start:stop], False, start, stop)
+            for token_id, name, special, (start, stop) in parts
+        ]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The tokens of some ids, as the vocabulary spells them."""

@@ -109,6 +109,14 @@ def serve(
             help="Most seconds for the head of a request, and between two parts of its body.",
         ),
     ] = 10.0,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            help="Origin of a page that may use the server from a browser, such as "
+            "https://app.example.org; repeatable.",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder for copies of the adapters of a URL.")
     ] = None,
@@ -169,6 +177,7 @@ def serve(
                 ),
                 max_connections=max_connections,
                 max_connections_per_address=max_connections_per_address,
+                cors_origins=tuple(cors_origin or ()),
             ),
             host,
             port,

@@ -61,8 +61,7 @@ def forward(
     Returns:
         The output of each adapter that occurs.
     """
-    present = {id(adapter): adapter for adapter, _ in rows if adapter is not None}
-    adapters = sorted(present.values(), key=batching_key)
+    adapters = _adapters_of(rows)
     packed, texts = _packed(backbone, adapters, rows)
     dropout = make_dropout(packed.order) if make_dropout is not None else None
 
@@ -80,6 +79,35 @@ def forward(
         _in_order(adapters[owner] if owner >= 0 else None, packed, packed.span(owner), logits)
         for owner, logits in sorted(values.items())
     ]
+
+
+def token_states(
+    backbone: Backbone, rows: Sequence[tuple[Adapter | None, TokenSequence]]
+) -> list[Tensor]:
+    """The states of the last layer for rows of any adapters in one batch, without their heads.
+
+    Args:
+        backbone: The backbone.
+        rows: Adapter (None for the plain backbone) and tokens of each row, at least one.
+
+    Returns:
+        For each row the state of every token, `[t, h]`, special tokens included.
+    """
+    adapters = _adapters_of(rows)
+    packed, texts = _packed(backbone, adapters, rows)
+
+    def edits(part: Packed) -> Edits:
+        return assemble_edits(adapters, part, backbone.frozen_weights, None)
+
+    encoded = encode_shared(backbone, packed, texts, edits, None)
+    found = zip(packed.order, encoded.tokens.split(packed.lengths), strict=True)
+    return [states for _, states in sorted(found, key=lambda one: one[0])]
+
+
+def _adapters_of(rows: Sequence[tuple[Adapter | None, TokenSequence]]) -> list[Adapter]:
+    """The adapters of a batch, neighbours of one kind together."""
+    present = {id(adapter): adapter for adapter, _ in rows if adapter is not None}
+    return sorted(present.values(), key=batching_key)
 
 
 def _packed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -89,12 +89,17 @@ def _encode_one(backbone: Backbone, row: NamedText) -> Example | AdapterkitError
         return error
 
 
+BatchOutputs = Callable[[Backbone, Sequence[tuple[Adapter | None, TokenSequence]]], list[Tensor]]
+"""From a backbone and a batch to the output of each sequence, float32 on the CPU."""
+
+
 def compute_outputs(
     backbone: Backbone,
     rows: Sequence[tuple[Adapter | None, Example]],
     max_tokens: int = MAX_TOKENS,
     bar: Any = None,
     lanes: WorkerLanes = SERIAL,
+    batch_outputs: BatchOutputs | None = None,
 ) -> list[tuple[Tensor, ...]]:
     """Computes the outputs of examples, in batches of limited size.
 
@@ -104,6 +109,7 @@ def compute_outputs(
         max_tokens: Most tokens in one packed batch.
         bar: A progress bar that is moved by one step for each row.
         lanes: Where batches are computed at the same time.
+        batch_outputs: Computes a batch; if omitted, the logits of its heads.
 
     Returns:
         For each row the logits of its sequences, `[n, C]` each, float32 on the CPU; of an ensemble
@@ -114,7 +120,8 @@ def compute_outputs(
     last = {row: index for index, (_, _, row) in enumerate(sequences)}
 
     def compute(part: range) -> list[Tensor]:
-        return _batch_logits(backbone, [sequences[index][:2] for index in part])
+        compute_batch = batch_outputs or _batch_logits
+        return compute_batch(backbone, [sequences[index][:2] for index in part])
 
     row_logits: list[list[Tensor]] = [[] for _ in rows]
     parts = list(by_budget(sizes, lanes.budget(sizes, max_tokens)))

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import compile_path
@@ -27,10 +28,19 @@ from ..errors import (
     UnknownAdapterError,
     UnreachableStoreError,
 )
-from . import admin, card_routes, open_inference, routes, vector_routes
+from . import (
+    admin,
+    card_routes,
+    open_inference,
+    routes,
+    sagemaker,
+    token_routes,
+    vector_routes,
+)
 from .auth import Authentication, DeniedError
 from .binary_tensors import BinaryTensors
 from .body_limits import BodyLimits
+from .cors import cors_options
 from .description_page import description_page
 from .disconnects import DisconnectWatch
 from .errors import ERROR_TYPES, error_response, openai_error
@@ -91,8 +101,19 @@ def make_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.one_upload = asyncio.Lock()  # an upload is in memory while it is published
-    direct = (routes.text_router, vector_routes.vector_router)
-    others = (routes.router, card_routes.router, open_inference.router, admin.router)
+    direct = (
+        routes.text_router,
+        vector_routes.vector_router,
+        token_routes.token_router,
+        sagemaker.invocation_router,
+    )
+    others = (
+        routes.router,
+        sagemaker.router,
+        card_routes.router,
+        open_inference.router,
+        admin.router,
+    )
     for router in (*direct, *others):
         app.include_router(router, dependencies=[Depends(check_query)])
 
@@ -119,6 +140,8 @@ def make_app(service: Service) -> FastAPI:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimits, limits=service.limits)
+    if service.origins:
+        app.add_middleware(CORSMiddleware, **cors_options(service.origins))
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app
 

@@ -70,7 +70,7 @@ class Authentication:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        caller = self._find(headers)
+        caller = self._find(scope["path"], headers)
         state["caller"] = caller
         if isinstance(caller, Caller):
             state["facts"] = {"tenant": caller.tenant.name, "key": caller.key_id}
@@ -80,8 +80,13 @@ class Authentication:
                 check_role(known, "publisher")
         await self._app(scope, receive, send)
 
-    def _find(self, headers: Headers) -> Caller | DeniedError:
-        if self._service.keys is None and _is_cross_site(headers):
+    def _is_foreign(self, path: str, headers: Headers) -> bool:
+        """Whether the page of another site sent a request that it may not send."""
+        is_allowed = headers.get("origin") in self._service.origins and not is_admin_path(path)
+        return not is_allowed and _is_cross_site(headers)
+
+    def _find(self, path: str, headers: Headers) -> Caller | DeniedError:
+        if self._service.keys is None and self._is_foreign(path, headers):
             return DeniedError(403, "a page of another site may not use a server without keys")
         scheme, key = get_authorization_scheme_param(headers.get("authorization"))
         key = key if scheme.lower() == "bearer" else ""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any, TypeVar
 
 from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
@@ -16,9 +17,11 @@ from ..inference.lanes import WorkerLanes
 from ..inference.pipeline import encode_rows, n_characters
 from ..tasks.types import Answer, Example, Text
 from .fair_pool import FairPool
-from .pending_row import PendingRow, SequencePart, compute_parts
+from .pending_row import Output, PendingRow, SequencePart, compute_parts
 from .queue import Queue, QueuedRequest
-from .tokenizing import TextRow, estimate_tokens, tokenize_rows
+from .tokenizing import TextRow, call_each, estimate_tokens, tokenize_rows
+
+T = TypeVar("T")
 
 MAX_INLINE_CHARACTERS = 1000
 """Up to this length, tokenising takes less time than passing the texts to another thread."""
@@ -82,6 +85,13 @@ class Engine:
             TOKENIZER_BATCH_TOKENS,
             UNTOKENIZED * max_queue_tokens,
         )
+        self._tokenizer_calls = FairPool[Callable[[], Any], Any](
+            call_each,
+            self._tokenizers.submit,
+            TOKENIZER_THREADS,
+            TOKENIZER_BATCH_TOKENS,
+            UNTOKENIZED * max_queue_tokens,
+        )
         self._computing = FairPool[SequencePart, None](
             partial(compute_parts, self.backbones),
             lanes.submit,
@@ -109,6 +119,7 @@ class Engine:
     def start(self) -> None:
         """Starts to answer; must be called on the running event loop."""
         self._tokenizing.start()
+        self._tokenizer_calls.start()
         self._computing.start()
 
     async def ask(
@@ -117,6 +128,7 @@ class Engine:
         rows: Sequence[tuple[Adapter | None, Text]],
         timeout: float,
         charge: Callable[[list[Example]], None] | None = None,
+        output: Output = Output.ANSWER,
     ) -> list[Answer]:
         """Answers rows, which may mix adapters, methods and tasks.
 
@@ -126,6 +138,7 @@ class Engine:
             timeout: Seconds after which the request fails.
             charge: Called with the tokenised rows before they are queued. An exception that it
                 raises ends the request.
+            output: What is computed for each row.
 
         Returns:
             The answer to each row, in the order of the rows.
@@ -140,7 +153,37 @@ class Engine:
         self._computing.check_room(tenant)
         self._n_asking += 1
         try:
-            return await self._answer(tenant, rows, time.monotonic() + timeout, charge)
+            return await self._answer(tenant, rows, time.monotonic() + timeout, charge, output)
+        finally:
+            self._n_asking -= 1
+
+    async def call_tokenizers(
+        self, tenant: str, calls: Sequence[Callable[[], T]], tokens: Sequence[int], timeout: float
+    ) -> list[T]:
+        """Does other work of the tokenizers in their threads, divided fairly among tenants.
+
+        Args:
+            tenant: The tenant whose share of the threads is used.
+            calls: The parts of the work, at least one.
+            tokens: Number of tokens of each.
+            timeout: Seconds after which the request fails.
+
+        Returns:
+            The result of each part.
+
+        Raises:
+            OverloadedError: The queue is full.
+            UnavailableError: The engine is closing, or the timeout has passed.
+        """
+        if self._closing:
+            raise UnavailableError("the server is closing")
+        self._n_asking += 1
+        try:
+            done = asyncio.get_running_loop().create_future()
+            deadline = time.monotonic() + timeout
+            return await self._tokenizer_calls.run(
+                QueuedRequest(tenant, calls, tokens, deadline, done)
+            )
         finally:
             self._n_asking -= 1
 
@@ -150,6 +193,7 @@ class Engine:
         rows: Sequence[tuple[Adapter | None, Text]],
         deadline: float,
         charge: Callable[[list[Example]], None] | None,
+        output: Output,
     ) -> list[Answer]:
         began = time.monotonic()
         examples = await self._tokenize(tenant, rows, deadline)
@@ -157,7 +201,10 @@ class Engine:
         if charge is not None:
             charge(examples)
         adapters = [adapter for adapter, _ in rows]
-        pending = [PendingRow(*pair) for pair in zip(adapters, examples, strict=True)]
+        pending = [
+            PendingRow(adapter, example, output)
+            for adapter, example in zip(adapters, examples, strict=True)
+        ]
         parts = [part for row in pending for part in row.parts()]
         done = asyncio.get_running_loop().create_future()
         request = QueuedRequest(tenant, parts, [part.n_tokens for part in parts], deadline, done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from threading import Lock
 from typing import TypeVar
 
@@ -15,12 +16,20 @@ from ..backbone.packing import TokenSequence
 from ..errors import AdapterkitError
 from ..inference.backbones import Backbones
 from ..inference.pipeline import compute_outputs, members_of, rows_to_answers
+from ..inference.token_vectors import compute_token_vectors, token_vector_answers
 from ..tasks.types import Answer, Example
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("adapterkit")
+
+
+class Output(Enum):
+    """What is computed for a row: the answer of its adapter, or the vector of each token."""
+
+    ANSWER = auto()
+    TOKEN_VECTORS = auto()
 
 
 @dataclass(eq=False)
@@ -30,12 +39,14 @@ class PendingRow:
     Attributes:
         adapter: The adapter that answers it; None for the plain backbone.
         example: Its sequences.
+        output: What is computed for it.
         logits: Logits `[n, C]` by number of the sequence.
         answer: Its answer, after its last sequence.
     """
 
     adapter: Adapter | None
     example: Example
+    output: Output = Output.ANSWER
     logits: dict[int, Tensor] = field(default_factory=dict)
     answer: Answer = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
@@ -75,15 +86,31 @@ def compute_parts(backbones: Backbones, parts: Sequence[SequencePart]) -> list[E
     Returns:
         For each sequence the error that prevented it, or its row's answer; None if there is none.
     """
+    errors: list[Exception | None] = [None] * len(parts)
+    for output in Output:
+        indices = [index for index, part in enumerate(parts) if part.row.output is output]
+        found = _compute_alike(backbones, [parts[index] for index in indices], output)
+        for index, error in zip(indices, found, strict=True):
+            errors[index] = error
+    return errors
+
+
+def _compute_alike(
+    backbones: Backbones, parts: Sequence[SequencePart], output: Output
+) -> list[Exception | None]:
+    """As `compute_parts`, for rows of which the same output is computed."""
+    is_answer = output is Output.ANSWER
+    compute = compute_outputs if is_answer else compute_token_vectors
+    make_answers = rows_to_answers if is_answer else token_vector_answers
 
     def outputs(some: Sequence[SequencePart]) -> list[tuple[Tensor, ...]]:
         rows = [(part.row.adapter, Example((part.inputs,))) for part in some]
-        return backbones.map(compute_outputs, rows)
+        return backbones.map(compute, rows)
 
     def answers(some: Sequence[SequencePart]) -> list[Answer]:
         rows = [part.row for part in some]
         logits = [tuple(row.logits[n] for n in range(len(row.logits))) for row in rows]
-        return rows_to_answers([(row.adapter, row.example) for row in rows], logits)
+        return make_answers([(row.adapter, row.example) for row in rows], logits)
 
     errors: list[Exception | None] = [None] * len(parts)
     complete = []

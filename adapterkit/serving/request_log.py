@@ -17,7 +17,7 @@ from .metrics import Metrics
 REQUEST_ID = re.compile("[0-9A-Za-z-]{1,64}")
 """A valid `x-request-id` of a caller; any other value is replaced."""
 
-UNLOGGED_PATHS = ("/health", "/ready", "/metrics", "/v1/activity")
+UNLOGGED_PATHS = ("/health", "/ready", "/ping", "/metrics", "/v1/activity")
 """Paths that are requested all the time, and so are not logged."""
 
 

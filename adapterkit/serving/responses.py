@@ -82,6 +82,16 @@ class Rank(ResponseBody):
     text: str = Field(MISSING, description="If it was requested")
 
 
+class TokenItem(ResponseBody):
+    """One token of a text."""
+
+    id: int
+    text: str = Field(description="Its characters in the text, or the name of a special token")
+    special: bool = Field(description="Whether the tokenizer added it to the text")
+    start: int | None = Field(description="First character in the text")
+    stop: int | None = Field(description="Past-the-last character in the text")
+
+
 # Models
 
 

@@ -93,7 +93,8 @@ async def _is_batch_of_texts(
     Raises:
         DataError: The adapter reads several texts a row, and other numbers than these.
     """
-    inputs = await service.inputs(caller, adapter)
+    loaded = await service.adapter(caller, adapter)
+    inputs = plain_inputs() if loaded is None else loaded.inputs
     if len(inputs.required) == 1 and not inputs.optional:
         return True
     if not len(inputs.required) <= len(texts) <= len(inputs.required) + len(inputs.optional):
@@ -219,9 +220,16 @@ def _row(inputs: Any) -> Text:
 
 def json_response(content: Any, answers: Sequence[RowAnswer]) -> Response:
     """A response with the number of truncated texts in a header, because the formats of TEI have no
-    field for it."""
+    field for it.
+
+    Args:
+        content: What is sent, or its bytes.
+        answers: The answers to all texts.
+    """
     n_truncated = sum("truncated" in answer.values for answer in answers)
     headers = {"x-truncated": str(n_truncated)} if n_truncated else None
+    if isinstance(content, bytes):
+        return Response(content, media_type="application/json", headers=headers)
     return JSONResponse(content, headers=headers)
 
 

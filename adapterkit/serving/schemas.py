@@ -22,6 +22,7 @@ from ..errors import did_you_mean
 from ..names import NAME, VERSION
 from .pipeline_options import without_fixed_options
 from .row_inputs import Inputs, Row, TextOrTexts, Texts
+from .token_ids import TokenIds
 
 # The patterns of names are only part of the description. The store checks every name and has the
 # better error messages.
@@ -181,6 +182,33 @@ class EmbedBody(AdapterBody):
     truncate: bool = True
     dimensions: int | None = Field(None, ge=1, description="The length of the vectors")
     encoding_format: Literal["float"] = "float"
+
+
+class EmbedAllBody(AdapterBody):
+    """Texts whose tokens are embedded, as in TEI. A list is always a batch."""
+
+    inputs: TextOrTexts
+    truncate: bool = True
+
+
+class TokenizeBody(AdapterBody):
+    """Texts to tokenise, as in TEI; an adapter stands for its backbone."""
+
+    inputs: TextOrTexts
+    add_special_tokens: bool = True
+
+
+class DecodeBody(AdapterBody):
+    """Token ids to decode, as in TEI; an adapter stands for its backbone."""
+
+    ids: TokenIds
+    skip_special_tokens: bool = True
+
+
+class InvocationBody(PredictBody):
+    """A body for `/predict`, or for `/embed` if the adapter gives vectors."""
+
+    normalize: bool | None = Field(None, description="As in `/embed`")
 
 
 class EmbeddingsBody(AdapterBody):

@@ -31,6 +31,7 @@ from .adapter_cache import AdapterCache
 from .api_keys import Keys
 from .app import make_app
 from .connections import ConnectionLimits, Connections
+from .cors import check_origins
 from .engine import Engine
 from .http_protocol import BoundedHttp
 from .json_logs import log, log_as_json
@@ -73,6 +74,7 @@ class Settings:
         limits: Limits of one request.
         max_connections, max_connections_per_address: Most open connections; if None, as in
             `ConnectionLimits.of_process`.
+        cors_origins: Origins of the pages of other sites that may send requests.
     """
 
     store: str
@@ -94,6 +96,7 @@ class Settings:
     limits: ServingLimits = field(default_factory=ServingLimits)
     max_connections: int | None = None
     max_connections_per_address: int | None = None
+    cors_origins: tuple[str, ...] = ()
 
 
 def make_service(settings: Settings, keys: Keys | None) -> Service:
@@ -106,6 +109,7 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
     Raises:
         AdapterkitError: The store or a backbone is not valid.
     """
+    check_origins(settings.cors_origins, has_keys=keys is not None)
     trust = None if settings.trust is None else Trust.read(settings.trust)
     store = Store(settings.store, settings.cache, trust)
     if store.remote is None and not store.root.is_dir():
@@ -141,7 +145,9 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
         metrics,
     )
     metrics.observe(engine, cache)
-    return Service(cache, engine, keys, metrics, settings.limits, settings.log_texts)
+    return Service(
+        cache, engine, keys, metrics, settings.limits, settings.log_texts, settings.cors_origins
+    )
 
 
 def _check_pin(store: Store, name: str) -> None:

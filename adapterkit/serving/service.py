@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -35,10 +35,14 @@ from .api_keys import EVERYONE, Caller, Keys
 from .engine import Engine
 from .json_logs import log
 from .metrics import Metrics
+from .pending_row import Output
 from .tokenizing import estimate_tokens
 from .wrong_keys import WrongKeys
 
 T = TypeVar("T")
+
+RowCheck = Callable[[Sequence[Adapter | None], Sequence[Example]], None]
+"""Looks at the adapters and the tokenised rows of a request, and raises to refuse it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Service:
         metrics: Counts the work.
         limits: Limits of one request.
         log_texts: Whether the texts of requests are logged.
+        origins: Origins of the pages of other sites that may send requests (CORS).
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Service:
         metrics: Metrics,
         limits: ServingLimits,
         log_texts: bool = False,
+        origins: Collection[str] = (),
     ) -> None:
         self.cache = cache
         self.engine = engine
@@ -112,6 +118,7 @@ class Service:
         self.metrics = metrics
         self.limits = limits
         self.log_texts = log_texts
+        self.origins = origins
         self.wrong_keys = WrongKeys()
         metrics.observe_wrong_keys(self.wrong_keys)
 
@@ -135,8 +142,26 @@ class Service:
         """The owner of a key; None if the server has keys and this is not one of them."""
         return EVERYONE if self.keys is None else self.keys.find(key)
 
+    def admit(self, caller: Caller, rows: Sequence[tuple[str | None, Text]]) -> None:
+        """Checks the number of a request's rows, and takes them from the caller's quota.
+
+        Raises:
+            DataError: There are no rows, or too many.
+            OverloadedError: The quota is used up.
+        """
+        self.limits.check_rows(len(rows))
+        caller.tenant.rows.take(len(rows), "rows")
+        if self.log_texts:
+            facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}
+            log.info("asked", extra={"facts": facts})
+
     async def answer(
-        self, caller: Caller, rows: Sequence[tuple[str | None, Text]], truncate: bool = True
+        self,
+        caller: Caller,
+        rows: Sequence[tuple[str | None, Text]],
+        truncate: bool = True,
+        output: Output = Output.ANSWER,
+        check: RowCheck | None = None,
     ) -> list[RowAnswer]:
         """Answers rows, which may mix adapters.
 
@@ -144,6 +169,9 @@ class Service:
             caller: The caller.
             rows: Adapter reference (None or `base` for the plain backbone) and text of each row.
             truncate: Whether texts that are too long are truncated. Otherwise they are refused.
+            output: What is computed for each row.
+            check: Called with the tokenised rows before they are computed, and raises to refuse
+                them.
 
         Raises:
             UnknownAdapterError: An adapter does not exist, or the caller may not use it. Both have
@@ -155,11 +183,7 @@ class Service:
             UnavailableError: The server is closing, or the timeout has passed.
         """
         began = time.monotonic()
-        self.limits.check_rows(len(rows))
-        caller.tenant.rows.take(len(rows), "rows")
-        if self.log_texts:
-            facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}
-            log.info("asked", extra={"facts": facts})
+        self.admit(caller, rows)
         by_reference = await self._load(caller, {reference or BASE for reference, _ in rows})
         loaded = [by_reference[reference or BASE] for reference, _ in rows]
         adapters = [None if one is None else one.adapter for one in loaded]
@@ -173,25 +197,31 @@ class Service:
             caller.tenant.tokens.correct(sum(tokens) - estimate)
             if not truncate:
                 self._refuse_truncated(adapters, examples)
+            if check is not None:
+                check(adapters, examples)
 
-        tenant = caller.tenant.name or (rows[0][0] or BASE).partition("/")[0]
         answers = await self.engine.ask(
-            tenant, list(zip(adapters, texts, strict=True)), self.limits.timeout, charge
+            share_of(caller, rows[0][0]),
+            list(zip(adapters, texts, strict=True)),
+            self.limits.timeout,
+            charge,
+            output,
         )
         for name, n in Counter(one.version.name if one else BASE for one in loaded).items():
             self.metrics.rows(name, n)
         self.metrics.activity.request(len(rows), time.monotonic() - began)
         return [RowAnswer(*parts) for parts in zip(loaded, answers, tokens, strict=True)]
 
-    async def inputs(self, caller: Caller, reference: str | None) -> Inputs:
-        """What a request to an adapter (None or `base` for the plain backbone) must and may hold.
+    async def adapter(self, caller: Caller, reference: str | None) -> Adapter | None:
+        """The adapter of a reference; None for the plain backbone (None or `base`).
 
         Raises:
             UnknownAdapterError: It does not exist, or the caller may not use it.
+            MissingBackboneError: Its backbone is not loaded.
         """
         reference = reference or BASE
         loaded = (await self._load(caller, {reference}))[reference]
-        return plain_inputs() if loaded is None else loaded.adapter.inputs
+        return None if loaded is None else loaded.adapter
 
     async def find(self, caller: Caller, reference: str) -> Version:
         """The version that a reference means.
@@ -339,6 +369,12 @@ class Service:
                     f"text {number} is longer than {limit} tokens; "
                     "shorten it or send truncate: true"
                 )
+
+
+def share_of(caller: Caller, reference: str | None) -> str:
+    """The tenant whose share of the machine a request uses: that of the key or, on a server
+    without keys, the one in the name of the first adapter (None for the plain backbone)."""
+    return caller.tenant.name or (reference or BASE).partition("/")[0]
 
 
 def plain_inputs() -> Inputs:

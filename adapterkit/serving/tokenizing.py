@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from ..adapter.adapter import Adapter
 from ..inference.backbones import Backbones
 from ..inference.pipeline import encode_rows
 from ..tasks.types import Example, Text
+
+T = TypeVar("T")
 
 CHARACTERS_PER_TOKEN = 4
 """Characters of a token in an English text, from which the tokens of a text are estimated."""
@@ -39,6 +41,17 @@ def tokenize_rows(backbones: Backbones, rows: Sequence[TextRow]) -> list[Example
     for row in rows:
         try:
             found += backbones.map(encode_rows, [row])
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def call_each(calls: Sequence[Callable[[], T]]) -> list[T | Exception]:
+    """Does calls one by one: for each its result, or the error that prevented it."""
+    found: list[T | Exception] = []
+    for call in calls:
+        try:
+            found.append(call())
         except Exception as error:
             found.append(error)
     return found

@@ -10,17 +10,31 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from pydantic_core import to_json
 
-from ..errors import DataError
+from ..adapter.adapter import Adapter
+from ..errors import DataError, TooLargeError
 from ..names import BASE
+from ..tasks.types import Example
 from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
 from .auth import CallerDep
 from .errors import ERROR_TYPES
+from .pending_row import Output
 from .responses import EmbeddingsResponse, Rank, Vector
 from .routes import ServiceDep, json_response
-from .schemas import EmbedBody, EmbeddingsBody, OpenAIErrorBody, RerankBody, SimilarityBody
+from .schemas import (
+    EmbedAllBody,
+    EmbedBody,
+    EmbeddingsBody,
+    OpenAIErrorBody,
+    RerankBody,
+    SimilarityBody,
+)
 from .service import RowAnswer
 from .strict_json import StrictJsonRoute
+
+MAX_NUMBERS = 1_000_000
+"""Most numbers of an answer with the vectors of all tokens, 20 MB as JSON."""
 
 OPENAI_PATH = "/v1/embeddings"
 """The end of the paths in OpenAI's format."""
@@ -49,6 +63,39 @@ async def embed(
     vectors = [_vector(answer) for answer in answers]
     _check_dimensions(vectors[0], body.dimensions)
     return json_response([_unit(v) for v in vectors] if body.normalize else vectors, answers)
+
+
+@vector_router.post(
+    "/adapters/{name:adapter}/embed_all",
+    openapi_extra=ADAPTER_PARAMETERS,
+    response_model=list[list[Vector]],
+)
+@vector_router.post(
+    "/embed_all", openapi_extra=ADAPTER_PARAMETERS, response_model=list[list[Vector]]
+)
+async def embed_all(
+    body: EmbedAllBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
+) -> Response:
+    """Embed each token of each text, special tokens included, in the format of TEI: the states of
+    the last layer, without pooling and projection."""
+
+    def check(adapters: Sequence[Adapter | None], examples: Sequence[Example]) -> None:
+        for adapter, example in zip(adapters, examples, strict=True):
+            _check_one_sequence(adapter, example)
+        n_tokens = sum(len(example.inputs[0]) for example in examples)
+        width = service.backbones.for_adapter(adapters[0]).geometry.hidden
+        if n_tokens * width > MAX_NUMBERS:
+            raise TooLargeError(
+                f"the texts have {n_tokens} tokens, at most {MAX_NUMBERS // width} are accepted "
+                "here; send fewer or shorter texts in a request"
+            )
+
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    rows = [(chosen_adapter(body, named), text) for text in texts]
+    answers = await service.answer(caller, rows, body.truncate, Output.TOKEN_VECTORS, check)
+    vectors = [answer.values["vectors"] for answer in answers]
+    content = await service.in_thread(lambda: to_json([one.tolist() for one in vectors]))
+    return json_response(content, answers)
 
 
 @vector_router.post(
@@ -126,6 +173,27 @@ async def rerank(
     return json_response(sorted(ranks, key=lambda rank: -rank["score"]), answers)
 
 
+def _check_one_sequence(adapter: Adapter | None, example: Example) -> None:
+    """Checks that the tokens of a text can be embedded.
+
+    Raises:
+        DataError: The adapter gives no vectors, or reads the text in windows, which overlap.
+    """
+    if adapter is None:
+        return
+    if "vector" not in adapter.task.tensor_keys:
+        raise _no_vectors(adapter.name)
+    if len(example.inputs) > 1:
+        raise DataError(
+            f"'{adapter.name}' reads long texts in windows, which overlap, so their tokens have no "
+            "single vectors; send shorter texts"
+        )
+
+
+def _no_vectors(name: str) -> DataError:
+    return DataError(f"'{name}' gives no vectors; use an embedding adapter or the backbone")
+
+
 def _cosines(answers: Sequence[RowAnswer]) -> list[float]:
     """Cosine of the first vector to each of the others."""
     first, *others = (_unit(_vector(answer)) for answer in answers)
@@ -135,7 +203,7 @@ def _cosines(answers: Sequence[RowAnswer]) -> list[float]:
 def _vector(answer: RowAnswer) -> list[float]:
     if "vector" not in answer.values:
         name = answer.loaded.version.name if answer.loaded else BASE
-        raise DataError(f"'{name}' gives no vectors; use an embedding adapter or the backbone")
+        raise _no_vectors(name)
     vector: list[float] = answer.values["vector"]
     return vector
 

@@ -11,14 +11,17 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 from openai import NotFoundError, OpenAI, UnprocessableEntityError
+from transformers import AutoModel, AutoTokenizer
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
+from adapterkit.serving import token_routes, vector_routes
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 from helpers.task_adapters import random_task_adapter
@@ -265,3 +268,127 @@ def test_rerank(url: str) -> None:
     sentences = {"source_sentence": TEXT, "sentences": texts}
     cosines = httpx2.post(f"{url}/similarity", json={"inputs": sentences}).json()
     assert scores == pytest.approx(sorted(cosines, reverse=True))
+
+
+def post(url: str, body: Any, **headers: str) -> Any:
+    """The answer to a body."""
+    reply = httpx2.post(url, json=body, headers=headers)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_tokenize_and_decode(url: str, tiny: Backbone) -> None:
+    text = "My card: lost?"
+    (tokens,) = post(f"{url}/tokenize", {"inputs": text})
+    (ids,) = (encoding.ids for encoding in tiny.reader.encode([text]))
+    assert [token["id"] for token in tokens] == ids
+    assert set(tokens[1]) == {"id", "text", "special", "start", "stop"}
+    first, *inner, last = tokens
+    assert [first["text"], last["text"]] == tiny.reader.tokens([ids[0], ids[-1]])
+    assert (first["special"], first["start"], last["stop"]) == (True, None, None)
+    assert all(text[one["start"] : one["stop"]] == one["text"] for one in inner)
+    assert not any(one["special"] for one in inner)
+    plain = post(f"{url}/adapters/acme/intent/tokenize", {"inputs": [text, text]} | NO_SPECIAL)
+    assert plain == [inner, inner]
+    assert post(f"{url}/decode", {"ids": ids}) == ["my card lost"]
+    both = post(f"{url}/decode", {"ids": [ids, ids[1:2]], "skip_special_tokens": False})
+    assert both == [tiny.reader.decode(ids), tiny.reader.decode(ids[1:2])]
+
+
+NO_SPECIAL = {"add_special_tokens": False}
+
+
+def test_embed_all(url: str, tiny_folder: Path) -> None:
+    """Its vectors are the last hidden states of transformers."""
+    texts = [TEXT, "rain"]
+    found = post(f"{url}/embed_all", {"inputs": texts})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    model = AutoModel.from_pretrained(tiny_folder).eval()
+    for text, vectors in zip(texts, found, strict=True):
+        with torch.inference_mode():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        assert np.array(vectors) == pytest.approx(states.numpy(), abs=1e-4)
+    assert np.array(post(f"{url}/embed_all", {"inputs": "rain"})[0]) == pytest.approx(
+        np.array(found[1]), abs=1e-5
+    )
+
+
+def test_embed_all_of_an_adapter(url: str, predictor: Predictor) -> None:
+    """The mean over the tokens, of length 1, is the vector of the adapter, which pools by mean."""
+    (vectors,) = post(f"{url}/adapters/acme/embedding/embed_all", {"inputs": TEXT})
+    mean = np.mean(vectors, axis=0)
+    (expected,) = predictor.predict("acme/embedding", [TEXT])
+    assert mean / np.linalg.norm(mean) == pytest.approx(np.array(expected["vector"]), abs=1e-5)
+
+
+def test_long_lists_of_tokens_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_routes, "MAX_NUMBERS", 32 * 8)
+    monkeypatch.setattr(token_routes, "MAX_CHARACTERS", 20)
+    monkeypatch.setattr(token_routes, "MAX_IDS", 3)
+    bodies = {
+        "embed_all": {"inputs": TEXT},
+        "tokenize": {"inputs": TEXT},
+        "decode": {"ids": [3] * 4},
+    }
+    for path, body in bodies.items():
+        reply = httpx2.post(f"{url}/{path}", json=body)
+        assert reply.status_code == 413, path
+        assert "accepted" in reply.json()["error"]
+
+
+# Amazon SageMaker
+
+
+def test_sagemaker(url: str) -> None:
+    """Its endpoints call two paths, with headers of their own and the body of their caller."""
+    assert httpx2.get(f"{url}/ping").status_code == 200
+    headers = {"x-amzn-sagemaker-custom-attributes": "trace=1"}
+    for body in ({"inputs": TEXT}, {"inputs": [TEXT, "rain"], "normalize": False}):
+        assert post(f"{url}/invocations", body, **headers) == [
+            pytest.approx(vector, abs=1e-5) for vector in post(f"{url}/embed", body)
+        ]
+    body = {"inputs": TEXT, "adapter_id": "acme/intent", "parameters": {"top_k": 2}}
+    (labels,) = post(f"{url}/invocations", body, **headers)
+    (expected,) = post(f"{url}/predict", body)
+    assert [one["label"] for one in labels] == [one["label"] for one in expected]
+
+
+# KServe
+
+
+def test_readiness_of_a_model(url: str) -> None:
+    for path in ("acme/intent", "acme/intent/versions/1", "acme/intent/versions/latest", "base"):
+        reply = httpx2.get(f"{url}/v2/models/{path}/ready")
+        assert reply.status_code == 200
+        assert reply.json()["ready"]
+    for path in ("acme/nobody", "acme/intent/versions/9"):
+        assert httpx2.get(f"{url}/v2/models/{path}/ready").status_code == 404
+
+
+def test_triton_client(url: str) -> None:
+    """NVIDIA's client of the protocol; no part of the extra `test`."""
+    triton = pytest.importorskip("tritonclient.http")
+    client = triton.InferenceServerClient(url.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("acme/intent")
+    assert client.is_model_ready("acme/intent", "1")
+    assert not client.is_model_ready("acme/nobody")
+    tensor = triton.InferInput("text", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([TEXT.encode()], dtype=object))
+    labels = client.infer("acme/intent", [tensor]).as_numpy("label")
+    assert labels[0].decode() in ("bill", "card", "loan")
+    client.close()
+
+
+def test_llama_index_rerank(url: str) -> None:
+    """LlamaIndex's client of `/rerank`; no part of the extra `test`."""
+    rerank = pytest.importorskip("llama_index.postprocessor.tei_rerank")
+    schema = pytest.importorskip("llama_index.core.schema")
+    nodes = [
+        schema.NodeWithScore(node=schema.TextNode(text=text)) for text in ("rain", TEXT, "the sun")
+    ]
+    client = rerank.TextEmbeddingInference(base_url=url, top_n=2)
+    best = client.postprocess_nodes(nodes, query_str=TEXT)
+    assert best[0].get_content() == TEXT
+    assert len(best) == 2

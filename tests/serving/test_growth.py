@@ -132,6 +132,10 @@ def packed_lists(n: int) -> Any:
     return {"inputs": [{**TENSOR, "data": [json.dumps({"text": [[]] * (n // 4)})]}]}
 
 
+def token_ids(n: int) -> Any:
+    return {"ids": [7] * (n // 20)}
+
+
 def outputs(n: int) -> Any:
     return {"inputs": [TENSOR], "outputs": [{"name": "label"}] * (n // 20)}
 
@@ -160,6 +164,9 @@ PATHS = (
     "/similarity",
     "/rerank",
     "/v1/embeddings",
+    "/embed_all",
+    "/tokenize",
+    "/invocations",
     INFER,
 )
 
@@ -202,6 +209,7 @@ def test_every_route_with_a_body(port: int, report: Callable[[str], None]) -> No
         Growth.of(f"{INFER} {make.__name__}", partial(send, port, INFER), sized(make))
         for make in (packed_rows, packed_lists)
     ]
+    rows.append(Growth.of("/decode token_ids", partial(send, port, "/decode"), sized(token_ids)))
     send_binary = partial(send, port, INFER, inference_header_content_length="14")
     rows.append(Growth.of(f"{INFER} binary", send_binary, sized(binary)))
     check(rows, report)
