@@ -343,13 +343,17 @@ def test_sagemaker(url: str) -> None:
     """Its endpoints call two paths, with headers of their own and the body of their caller."""
     assert httpx2.get(f"{url}/ping").status_code == 200
     headers = {"x-amzn-sagemaker-custom-attributes": "trace=1"}
-    for body in ({"inputs": TEXT}, {"inputs": [TEXT, "rain"], "normalize": False}):
+    bodies: list[dict[str, Any]] = [
+        {"inputs": TEXT},
+        {"inputs": [TEXT, "rain"], "normalize": False},
+    ]
+    for body in bodies:
         assert post(f"{url}/invocations", body, **headers) == [
             pytest.approx(vector, abs=1e-5) for vector in post(f"{url}/embed", body)
         ]
-    body = {"inputs": TEXT, "adapter_id": "acme/intent", "parameters": {"top_k": 2}}
-    (labels,) = post(f"{url}/invocations", body, **headers)
-    (expected,) = post(f"{url}/predict", body)
+    best = {"inputs": TEXT, "adapter_id": "acme/intent", "parameters": {"top_k": 2}}
+    (labels,) = post(f"{url}/invocations", best, **headers)
+    (expected,) = post(f"{url}/predict", best)
     assert [one["label"] for one in labels] == [one["label"] for one in expected]
 
 
