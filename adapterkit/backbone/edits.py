@@ -98,9 +98,9 @@ class LayerEdits:
             buckets: Bucket of each distance, int64 `[2 N - 1]`.
 
         Returns:
-            int64 `[2, R]`; row t of both halves belongs to token t.
+            int64 `[1, R]` or `[2, R]`; t of either half belongs to token t.
         """
-        return self.positions(buckets).own_buckets.view(2, -1)
+        return self.positions(buckets).own_buckets.view(-1, self.plan.padded_tokens)
 
     def attend_by_position(
         self,

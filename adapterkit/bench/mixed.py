@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -41,7 +42,7 @@ class MixedBench:
 
     Attributes:
         backbone: minilm, a folder or a hub name, or a shape with random weights: base
-            (BERT-base's), or `random:` and a model type.
+            (BERT-base's), or `random:` and a model type or a folder with a `config.json`.
         rows: short or long.
         count: Number of rows; as many as the kind has if omitted.
         length: Tokens of every row; as the kind has them if omitted.
@@ -51,9 +52,11 @@ class MixedBench:
         rounds: Number of rounds that count.
         peers: Also measure transformers, and PEFT if it is installed.
         guests: Commands of systems in other environments (see `guest`).
+        clock: Whether times are those of a clock on the wall, or of the processors for this
+            process. Other programs on the machine hardly change the latter.
 
     Raises:
-        AdapterkitError: A number is less than one.
+        AdapterkitError: A number is less than one, or the processor time would lack a guest's.
     """
 
     backbone: str = "minilm"
@@ -65,6 +68,7 @@ class MixedBench:
     rounds: int = 7
     peers: bool = True
     guests: tuple[str, ...] = ()
+    clock: Literal["wall", "cpu"] = "wall"
 
     def __post_init__(self) -> None:
         if not self.tenants or min(*self.tenants, self.rounds, self.count or 1) < 1:
@@ -74,6 +78,8 @@ class MixedBench:
             )
         if self.length is not None and self.length < 2:
             raise AdapterkitError(f"length must be at least 2 tokens, got {self.length}")
+        if self.guests and self.clock == "cpu":
+            raise AdapterkitError("clock: 'cpu' is the time of this process, without its guests")
 
     def run(self) -> dict[str, Any]:
         """Measures every system.
@@ -96,7 +102,8 @@ class MixedBench:
             # On a GPU a shape of batch is computed twice before its CUDA graph is replayed.
             warm_up = 1 if backbone.device.type == "cpu" else 3
             with torch.inference_mode():
-                times = take_turns(runs, self.rounds, warm_up)
+                clock = time.perf_counter if self.clock == "wall" else time.process_time
+                times = take_turns(runs, self.rounds, warm_up, clock)
         settings = asdict(self)
         settings |= settings.pop("load_options")  # every setting is a key of its own
         return {

@@ -39,6 +39,10 @@ class PaddedBatch:
             mask[index, : len(row)] = 1
         return cls(ids.to(device), mask.to(device))
 
+    def beginning(self, n: int) -> PaddedBatch:
+        """The first n tokens of each row."""
+        return PaddedBatch(self.ids[:, :n], self.mask[:, :n])
+
     def through(self, model: Any, **options: Any) -> Tensor:
         """Last hidden states of a transformers model, `[n, longest, h]`."""
         output = model(input_ids=self.ids, attention_mask=self.mask, **options)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from ..backbone.load_options import Dtype, LoadOptions
 from ..backbone.model import Backbone
@@ -127,7 +129,7 @@ def peer_systems(
     tenants: Sequence[int],
     options: LoadOptions,
 ) -> Iterator[System]:
-    """transformers with a padded batch, and PEFT with the adapters of our first mix.
+    """transformers with a padded batch, and PEFT with the adapters of our first mix if it can.
 
     Args:
         folder: The backbone's checkpoint.
@@ -150,6 +152,12 @@ def peer_systems(
         with quiet_warnings():
             model = peft_model(plain(), bench_adapters(backbone, LORA, n), backbone)
         names = [f"t{owner}" for owner in owners_of(len(inputs), n)]
+        try:
+            batch.beginning(2).through(model, adapter_names=names)
+        except ValueError as error:
+            # Such as a linear that also reads positions, of which there is one row for the batch.
+            tqdm.write(f"PEFT is not measured: {error}", file=sys.stderr)
+            return
         yield System(PEFT, LORA, n, partial(batch.through, model, adapter_names=names))
 
 

@@ -14,10 +14,15 @@ import torch
 from tqdm import tqdm
 
 Computation = Callable[[], object]
+Clock = Callable[[], float]
+"""A clock in seconds: `time.perf_counter`, or the processor time of this process."""
 
 
 def take_turns(
-    systems: Mapping[str, Computation], rounds: int, warm_up: int = 1
+    systems: Mapping[str, Computation],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Runs every system once in each round and returns its times.
 
@@ -27,6 +32,7 @@ def take_turns(
         systems: Name and run of each system.
         rounds: Number of rounds that count, at least one.
         warm_up: Number of rounds before them, which do not count.
+        clock: What is read before and after a run.
 
     Returns:
         Milliseconds of each round, by name.
@@ -37,20 +43,20 @@ def take_turns(
         for turn in range(warm_up + rounds):
             for name in random.Random(turn).sample(names, len(names)):
                 bar.set_description(name, refresh=False)
-                milliseconds = timed(systems[name])
+                milliseconds = timed(systems[name], clock)
                 if turn >= warm_up:
                     times[name].append(milliseconds)
                 bar.update()
     return times
 
 
-def timed(run: Computation) -> float:
+def timed(run: Computation, clock: Clock = time.perf_counter) -> float:
     """Milliseconds of one run; a GPU is synchronised before and after."""
     _synchronize()
-    began = time.perf_counter()
+    began = clock()
     run()
     _synchronize()
-    return 1000.0 * (time.perf_counter() - began)
+    return 1000.0 * (clock() - began)
 
 
 def _synchronize() -> None:

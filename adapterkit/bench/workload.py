@@ -18,8 +18,10 @@ from ..adapter.adapter import Adapter
 from ..backbone.checkpoint import locate
 from ..backbone.families.base import family_of
 from ..backbone.geometry import LINEAR_SITES
+from ..backbone.json_object import read_json_object
 from ..backbone.model import Backbone
 from ..backbone.packing import TokenSequence
+from ..errors import BackboneError
 from ..methods.base import methods
 from ..quiet import quiet_warnings
 from ..tasks.base import tasks
@@ -55,7 +57,8 @@ def checkpoint(backbone: str) -> Iterator[Path]:
 
     Args:
         backbone: A shape with random weights, or what `Backbone.load` takes. A shape is `base`
-            (BERT-base's), or `random:` and a model type, for the shape that transformers gives it.
+            (BERT-base's), or `random:` and a model type, for the shape that transformers gives it,
+            or a folder with the `config.json` of a shape.
 
     Raises:
         BackboneError: There is no such backbone.
@@ -63,16 +66,30 @@ def checkpoint(backbone: str) -> Iterator[Path]:
     if backbone != "base" and not backbone.startswith(RANDOM):
         yield locate(backbone)
         return
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
 
-    model_type = "bert" if backbone == "base" else backbone.removeprefix(RANDOM)
-    family_of(model_type)  # refuses what is not supported
+    config = _shape("bert" if backbone == "base" else backbone.removeprefix(RANDOM))
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         with quiet_warnings():
-            AutoModel.from_config(AutoConfig.for_model(model_type)).save_pretrained(folder)
+            AutoModel.from_config(config).save_pretrained(folder)
         AutoTokenizer.from_pretrained(locate("minilm")).save_pretrained(folder)
         yield Path(folder)
+
+
+def _shape(name: str) -> Any:
+    """transformers' configuration of a model type, or that of a folder.
+
+    Raises:
+        BackboneError: The model type is not supported, or the folder has no readable configuration.
+    """
+    from transformers import AutoConfig
+
+    settings: dict[str, Any] = {"model_type": name}
+    if Path(name).is_dir():
+        settings = read_json_object(Path(name), "config.json", "a configuration", BackboneError)
+    family_of(settings.get("model_type"))  # refuses what is not supported
+    return AutoConfig.for_model(**settings)
 
 
 def lengths(kind: Kind, n: int | None = None) -> list[int]:

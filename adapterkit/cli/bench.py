@@ -28,7 +28,7 @@ BenchBackboneOption = Annotated[
     typer.Option(
         "--backbone",
         help="minilm, a folder or a hub name; or random weights: base (BERT-base's shape), "
-        "random:TYPE (that of a model type).",
+        "random:TYPE (that of a model type, or of a folder with a config.json).",
     ),
 ]
 RoundsOption = Annotated[int, typer.Option("--rounds", help="Number of rounds that count.")]
@@ -68,6 +68,10 @@ def mixed(
     rounds: RoundsOption = 7,
     peers: PeersOption = True,
     guests: GuestOption = None,
+    clock: Annotated[
+        Literal["wall", "cpu"],
+        typer.Option("--clock", help="Time by the clock, or of the processors for this process."),
+    ] = "wall",
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Also draw a bar chart.")
     ] = None,
@@ -87,6 +91,7 @@ def mixed(
         rounds,
         peers,
         tuple(guests or ()),
+        clock,
     )
     if plot is not None:
         check_output(plot, (".png",), "--plot")

@@ -47,8 +47,8 @@ class PositionGroup:
 class PositionPlan:
     """Which buckets of distances the sequences of a packed batch need.
 
-    A sequence of L tokens has 2 L - 1 distances, so all its buckets have place in two tables with
-    one row for each of its tokens. An edit of tokens can thus edit the rows of their positions.
+    A sequence of L tokens has 2 L - 1 distances, so all its buckets have place in one or two tables
+    with one row for each of its tokens. Edits of tokens can thus edit the rows of their positions.
 
     Args:
         plan: The batch.
@@ -68,12 +68,14 @@ class PositionPlan:
 
     @cached_property
     def own_buckets(self) -> Tensor:
-        """The bucket of each row of a table with rows for each sequence, `[2 R]`.
+        """The bucket of each row of a table with rows for each sequence, `[R]` or `[2 R]`.
 
-        Row t belongs to token t, and so does row R + t.
+        Row t belongs to token t, and so does row R + t, if some sequence has more buckets than
+        tokens.
         """
         plan = self._plan
-        table = np.zeros(2 * plan.padded_tokens, np.int64)
+        n_tables = 1 + any(len(found) > n for n, (found, _) in self._by_length.items())
+        table = np.zeros(n_tables * plan.padded_tokens, np.int64)
         for n, start in zip(plan.lengths, self._starts, strict=True):
             found, _ = self._by_length[n]
             table[self._own_rows(start, n)] = found

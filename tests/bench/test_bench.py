@@ -50,6 +50,11 @@ def test_systems_run_in_turns() -> None:
     assert len(set(turns)) > 1
 
 
+def test_times_are_read_from_the_clock() -> None:
+    readings = iter([1.0, 1.5, 7.0, 7.25, 9.0, 11.0])
+    assert take_turns({"a": nothing}, 2, clock=lambda: next(readings)) == {"a": [250.0, 2000.0]}
+
+
 def test_ratios_are_of_medians() -> None:
     assert ratio([100, 1, 3], [2, 2, 900]) == 1.5
     assert spread([100, 1, 3], "ms") == {"ms": 3, "min": 1, "max": 100}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ from adapterkit.bench.workload import (
     labelled_rows,
     owners_of,
 )
+from adapterkit.errors import AdapterkitError
 from adapterkit.inference.forward import AdapterOutput, forward
 from adapterkit.inference.predictor import Predictor
 from adapterkit.quiet import quiet_warnings
@@ -138,6 +140,34 @@ def test_peers_of_an_int8_backbone_are_not_quantised(tiny: Backbone, tiny_folder
     linears = [module for module in plain.modules() if isinstance(module, torch.nn.Linear)]
     assert {type(linear) for linear in linears} == {torch.nn.Linear}
     assert {linear.weight.dtype for linear in linears} == {torch.float32}
+
+
+def test_a_shape_of_a_folder_that_peft_cannot_compute_in_a_mixed_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a DeBERTa, one row of positions passes through the linears that PEFT adapts by row."""
+    shape = {
+        "model_type": "deberta-v2",
+        "vocab_size": 30522,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "share_att_key": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    bench = MixedBench(f"random:{tmp_path}", count=2, length=4, tenants=(2,), rounds=1, clock="cpu")
+    systems = {row["system"] for row in bench.run()["rows"]}
+    assert systems == {"adapterkit", "transformers"}
+    assert "PEFT is not measured: Length of `adapter_names`" in capsys.readouterr().err
+
+
+def test_processor_time_of_guests_is_refused() -> None:
+    with pytest.raises(AdapterkitError, match="without its guests"):
+        MixedBench(guests=("true",), clock="cpu")
 
 
 def test_the_command_prints_and_plots_every_system(tiny_folder: Path) -> None:

@@ -126,6 +126,27 @@ def test_the_compiled_loop_equals_torch_in_texts_of_several_tiles(
     torch.testing.assert_close(compiled, by_torch.detach(), rtol=1e-5, atol=1e-5)
 
 
+def test_texts_with_fewer_buckets_than_tokens_need_one_row_a_token() -> None:
+    torch.manual_seed(0)
+    bucket = torch.arange(-19, 20).clamp(-3, 4) + 3
+    positions = PositionPlan(AttentionPlan.of([20, 8, 9]), bucket)
+    assert positions.own_buckets.shape == (37,)
+    q, k, v = (torch.randn(37, 16) for _ in range(3))
+    tables = [torch.randn(8, 16) for _ in range(2)]
+    own, shared = (
+        [
+            PositionTable(table[positions.own_buckets] if is_own else table, is_own)
+            for table in tables
+        ]
+        for is_own in (True, False)
+    )
+    found, expected = (
+        disentangled_attention(q, k, v, positions, (keys, queries), 1, 0.3)
+        for keys, queries in (own, shared)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_a_sequence_is_not_changed_by_another_that_is_not_a_number() -> None:
     leaves, bucket = random_leaves(16, is_own=True), torch.tensor(BUCKETS["shared buckets"])
     expected = packed(leaves, bucket, is_own=True)
