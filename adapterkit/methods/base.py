@@ -304,8 +304,8 @@ class Method(ABC):
             ValueError: No adapter of this method does exactly that, by default.
         """
         raise ValueError(
-            f"what a {cls.type} adapter adds is not linear in its tensors, so that no single "
-            "adapter adds a weighted sum of several"
+            f"the method {cls.type} has no weighted sum: what its adapters add is not linear in "
+            "their tensors"
         )
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
