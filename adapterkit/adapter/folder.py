@@ -238,7 +238,8 @@ def _peft_folder(folder: Path, backbone: Backbone, sums: bytes) -> Iterator[tupl
         yield PeftFolder.of(config, weights, backbone), digest
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise AdapterError(f"{folder}: {CONFIG} lacks or garbles {error}") from None
-    except (ValueError, RuntimeError, AdapterkitError) as error:  # torch: shapes that do not fit
+    except (ValueError, RuntimeError, IndexError, ArithmeticError, AdapterkitError) as error:
+        # torch raises the first three for shapes and indices that do not fit
         raise AdapterError(f"{folder}: {' '.join(str(error).split())}") from None
 
 

@@ -9,10 +9,11 @@ from .checksums import SIGNATURE, SUMS
 from .peft_format import CONFIG
 from .weights import MEMBERS, WEIGHTS
 
-REQUIRED_FILES = (CONFIG, WEIGHTS, CARD)
+REQUIRED_FILES = (CONFIG, WEIGHTS)
+"""The files of every adapter folder; that of adapterkit has a card as well, that of PEFT none."""
 
 ALLOWED_FILES = re.compile(
-    "|".join(map(re.escape, (*REQUIRED_FILES, SUMS, SIGNATURE)))
+    "|".join(map(re.escape, (*REQUIRED_FILES, CARD, SUMS, SIGNATURE)))
     + rf"|{MEMBERS}/[1-9][0-9]?\.safetensors"
     + r"|README\.md|learning_curve\.png|report/[\w.-]{1,80}"
 )

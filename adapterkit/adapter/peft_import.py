@@ -6,9 +6,9 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..errors import did_you_mean
 from ..methods.base import Method, PeftReading, Tensors, methods
 from ..methods.peft_folder import PeftFolder
 from ..names import check_name
@@ -23,6 +23,8 @@ SEQUENCE, QUESTIONS = "SEQ_CLS", "QUESTION_ANS"
 """PEFT's task types of sequence classifiers and of question answering."""
 
 UNKNOWN_HEADS = "the heads of this family's task models are not known here"
+
+HEAD_PARTS = ("weight", "bias")
 
 OTHER_HEADS = ("classifier.", "score.", "cls.", "lm_head.")
 """Beginnings of the names of heads that no task reads, where heads do not matter."""
@@ -95,12 +97,8 @@ def read_peft_method(folder: PeftFolder) -> tuple[Method, Tensors]:
 
 def _apart(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
     """The folder without the head's tensors, and those, float32."""
-    modules = _head_modules(folder)
-    head = {
-        name: tensor.float()
-        for name, tensor in folder.tensors.items()
-        if name.rpartition(".")[0] in modules
-    }
+    names = {f"{module}.{part}" for module in _head_modules(folder) for part in HEAD_PARTS}
+    head = {name: tensor.float() for name, tensor in folder.tensors.items() if name in names}
     rest = {name: tensor for name, tensor in folder.tensors.items() if name not in head}
     return replace(folder, tensors=rest), head
 
@@ -118,8 +116,10 @@ def _reading_of(folder: PeftFolder) -> PeftReading:
     readers = [method for method in kinds if peft_type in method.reads_peft_types]
     if not writers and not readers:
         known = {name for kind in kinds for name in (kind.peft_type, *kind.reads_peft_types)}
-        hint = did_you_mean(str(peft_type), known)
-        raise ValueError(f"{CONFIG}: peft_type {peft_type!r:.80} is not known here; {hint}")
+        raise ValueError(
+            f"{CONFIG}: peft_type {peft_type!r:.80} is not known here, only "
+            f"{', '.join(sorted(known))}; merge the adapter into its base model in PEFT"
+        )
     first, *others = dict.fromkeys((*writers, *readers))
     try:
         return first.from_peft(folder)
@@ -168,7 +168,8 @@ def _read_head(
         own = _take(head, path, path)
         # PEFT's model for question answering does not hand on the token types of the tokenizer.
         found = ForeignHead(len(own[f"{path}.weight"]), facts.labels, pair_token_types=False)
-    unread = [*head, *changes]
+    unread = [name for name in head if not _is_frozen(folder, name, head[name])]
+    unread += [path for path, change in changes.items() if bool(change.any())]
     if unread:
         raise ValueError(f"'{unread[0]}' is trained, which task_type {task_type} does not read")
     task = _task_of(task_type, found, facts).from_head(found)
@@ -179,6 +180,16 @@ def _read_head(
                 f"the head has {name} of shape {list(tensor.shape)}, expected {shapes.get(name)}"
             )
     return task, own
+
+
+def _is_frozen(folder: PeftFolder, name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is what the backbone's pooler has: PEFT saves it also if no gradient has
+    reached it."""
+    path, _, part = name.rpartition(".")
+    spec = folder.backbone.geometry.sequence_head
+    if spec is None or not spec.pooler or path != folder.root + spec.pooler:
+        return False
+    return torch.equal(folder.frozen_linear(path)[part], tensor)
 
 
 def _sequence_head(
@@ -195,10 +206,9 @@ def _sequence_head(
     if spec.dense is not None:
         own |= _take(head, spec.dense, "dense")
         activation = spec.activation
-    elif pooler and (pooler in changes or f"{pooler}.weight" in head):
-        if f"{pooler}.weight" not in head:
-            frozen = folder.frozen_linear(pooler)
-            head |= {f"{pooler}.{name}": tensor for name, tensor in frozen.items()}
+    elif pooler and (pooler in changes or any(name.startswith(f"{pooler}.") for name in head)):
+        for name, tensor in folder.frozen_linear(pooler).items():
+            head.setdefault(f"{pooler}.{name}", tensor)
         own |= _take(head, pooler, "dense")
         own["dense.weight"] = own["dense.weight"] + changes.pop(pooler, 0.0)
         pooling, activation = "cls", spec.activation
@@ -212,13 +222,13 @@ def _take(head: Tensors, path: str, name: str) -> Tensors:
     Raises:
         ValueError: One of them is missing.
     """
-    for part in ("weight", "bias"):
+    for part in HEAD_PARTS:
         if f"{path}.{part}" not in head:
             raise ValueError(
                 f"'{path}.{part}' is missing: the head was not saved with the adapter (in PEFT: "
                 f"modules_to_save=['{path.partition('.')[0]}'])"
             )
-    return {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in ("weight", "bias")}
+    return {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in HEAD_PARTS}
 
 
 def _task_of(task_type: Any, head: ForeignHead, facts: HeadFacts) -> type[Task]:

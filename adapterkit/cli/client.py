@@ -10,7 +10,7 @@ import typer
 
 from ..errors import AdapterkitError
 from .group import CommandGroup
-from .options import JsonOption, json_text
+from .options import JsonOption, LabelsOption, ProblemOption, json_text
 
 if TYPE_CHECKING:
     from ..client.http import Client
@@ -105,17 +105,28 @@ def info(url: UrlOption = DEFAULT_URL, key: KeyOption = None, as_json: JsonOptio
 def publish(
     name: NameArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An adapter folder.")],
+    labels: LabelsOption = None,
+    problem: ProblemOption = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="The server's name for the base model of a PEFT folder."),
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish an adapter folder as the next version of a name; the server uses it at once.
 
+    A folder of PEFT becomes an adapter of the backbone that it names; --labels, --problem and
+    --backbone are for such folders alone.
+
     \b
     adapterkit client publish acme/intent adapters/acme/intent/2
     """
+    names = None if labels is None else labels.split(",")
     with _client(url, key) as client:
-        _print_published(client.publish(name, folder), as_json)
+        published = client.publish(name, folder, labels=names, problem=problem, backbone=backbone)
+    _print_published(published, as_json)
 
 
 @app.command()

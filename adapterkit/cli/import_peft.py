@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from ..backbone.load_options import LoadOptions
-from .options import BackboneOption, JsonOption, StoreOption, json_text
+from .options import (
+    BackboneOption,
+    JsonOption,
+    LabelsOption,
+    ProblemOption,
+    StoreOption,
+    json_text,
+)
 
 # As in the other commands, modules that need torch are imported inside them.
 
@@ -19,18 +26,8 @@ def import_peft(
     ],
     name: Annotated[str, typer.Option("--name", help="Its name in the store: tenant/name.")],
     store: StoreOption = Path("adapters"),
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", help="Label names in the order of the logits, with commas."),
-    ] = None,
-    problem: Annotated[
-        str | None,
-        typer.Option(
-            "--problem",
-            help="single_label_classification, multi_label_classification or regression; PEFT "
-            "folders do not say which.",
-        ),
-    ] = None,
+    labels: LabelsOption = None,
+    problem: ProblemOption = None,
     backbone: BackboneOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -55,6 +55,19 @@ AnyBackboneOption = Annotated[
     ),
 ]
 
+LabelsOption = Annotated[
+    str | None,
+    typer.Option("--labels", help="Label names in the order of the logits, with commas."),
+]
+ProblemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--problem",
+        help="single_label_classification, multi_label_classification or regression; PEFT "
+        "folders do not say which.",
+    ),
+]
+
 TrustOption = Annotated[
     Path | None,
     typer.Option(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from ..errors import AdapterkitError, UnavailableError
 from .batches import BatchRequest, BatchSender
@@ -200,12 +200,26 @@ class Endpoints:
             return False
         return True
 
-    async def publish(self, name: str, folder: str | Path) -> dict[str, Any]:
+    async def publish(
+        self,
+        name: str,
+        folder: str | Path,
+        *,
+        labels: Sequence[str] | None = None,
+        problem: str | None = None,
+        backbone: str | None = None,
+    ) -> dict[str, Any]:
         """Publishes an adapter folder as the next version of a name and as its alias `latest`.
+
+        A folder of PEFT becomes an adapter of the server's backbone; what it does not say about
+        itself is in the last three arguments, which are for such folders alone.
 
         Args:
             name: The name. It may differ from the name in the recipe.
             folder: The folder; its hidden files are not sent.
+            labels: Label names in the order of the logits.
+            problem: transformers' `problem_type`.
+            backbone: A backbone of the server, if the folder names its base model otherwise.
 
         Returns:
             `name`, `version` and `digest`.
@@ -214,8 +228,14 @@ class Endpoints:
             AdapterError: It is not an adapter folder.
             DataError: The server refuses it, for example because it does not fit the backbone.
         """
-        path, body = f"/admin/adapters/{_path(name)}", tar_of(Path(folder))
-        return await self._object(Request("PUT", path, body, "application/x-tar"))
+        options = {
+            "labels": None if labels is None else ",".join(labels),
+            "problem": problem,
+            "backbone": backbone,
+        }
+        query = urlencode({key: value for key, value in options.items() if value is not None})
+        path = f"/admin/adapters/{_path(name)}{'?' * bool(query)}{query}"
+        return await self._object(Request("PUT", path, tar_of(Path(folder)), "application/x-tar"))
 
     async def alias(self, name: str, alias: str, version: int | None) -> dict[str, int]:
         """Points an alias at a version, or removes it if the version is None.

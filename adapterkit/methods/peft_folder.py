@@ -25,8 +25,8 @@ PREFIXES = ("base_model.model.", "base_model.")
 """What the names of all tensors of a weights file start with: the first with modules inside the
 model, the second around it."""
 
-OLD_PARTS = re.compile(r"\.(?:default|modules_to_save(?:\.default)?)(?=\.|$)")
-"""Parts of names that older versions, and other programs, write and newer versions leave out."""
+OLD_PARTS = re.compile(r"\.(?:default|base_layer|modules_to_save(?:\.default)?)(?=\.|$)")
+"""Parts of names that PEFT's wrappers of a module add, in some versions and for some tensors."""
 
 COMMON_SETTINGS = frozenset(
     (
@@ -191,6 +191,10 @@ class PeftFolder:
             for site, own in self.backbone.geometry.norms.items()
             if layer.get_submodule(own) is norm
         ]
+
+    def has_norm(self, path: str) -> bool:
+        """Whether a path is that of a layer norm of the backbone."""
+        return isinstance(self._module(path), nn.LayerNorm)
 
     def frozen_norm(self, path: str) -> dict[str, Tensor]:
         """Weight and bias of a layer norm, `[h]` float32 on the CPU; no bias if it has none.

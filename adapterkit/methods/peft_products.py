@@ -8,7 +8,6 @@ smaller side has. So an adapter of any of these methods is an exact LoRA adapter
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from .initial_product import INITIAL_PRODUCTS
 from .peft_folder import PeftFolder, check_settings
+from .peft_module import PeftModule
 
 KEEPS_BASE: tuple[Any, ...] = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 """Initialisations of LoRA that leave the frozen weights as they are."""
@@ -51,63 +51,6 @@ class Product(NamedTuple):
         return self.scale * self.up @ self.down
 
 
-SAFE_PATTERN = re.compile(
-    r"\^?(?:[\w.-]|\\[.d]\+?|\.\*|\((?:\?:)?[\w.]+(?:\|[\w.]+)*\)|\[[\w-]+\]\+?)*\$?"
-)
-"""Regular expressions of modules that are matched here: others may take exponential time."""
-
-
-@dataclass(frozen=True)
-class PeftModule:
-    """A frozen linear that a PEFT folder changes, with everything that its change depends on.
-
-    Attributes:
-        path: Path in the model that PEFT changed, such as `bert.encoder.layer.0.output.dense`.
-        tensors: Trained tensors by the last part of their name, such as `lora_A`, float32.
-        shared: Trained tensors of the whole folder, such as `vera_A`, float32.
-        config: The content of `adapter_config.json`.
-        shape: Width out and width in.
-        weight: Returns the frozen weight, `[out, in]` float32.
-    """
-
-    path: str
-    tensors: Mapping[str, Tensor]
-    shared: Mapping[str, Tensor]
-    config: Mapping[str, Any]
-    shape: tuple[int, int]
-    weight: Callable[[], Tensor]
-
-    def setting(self, name: str, pattern: str | None = None) -> Any:
-        """A setting, or the exception from it that a pattern makes for this module.
-
-        Args:
-            name: The setting.
-            pattern: Setting that maps regular expressions of paths to other values.
-
-        Raises:
-            ValueError: The folder lacks the setting, or an expression is not matched here.
-        """
-        exceptions = self.config.get(pattern) or {} if pattern else {}
-        for ending, value in exceptions.items():
-            if not SAFE_PATTERN.fullmatch(ending) or ending.count("*") + ending.count("+") > 3:
-                raise ValueError(f"{pattern}: the pattern {ending!r:.80} is not supported")
-            if re.fullmatch(rf"(?:.*\.)?(?:{ending})", self.path):
-                return value
-        if self.config.get(name) is None:
-            raise ValueError(f"the setting '{name}' is missing")
-        return self.config[name]
-
-    def tensor(self, name: str) -> Tensor:
-        """A trained tensor.
-
-        Raises:
-            ValueError: The folder has none of that name for this module.
-        """
-        if name not in self.tensors:
-            raise ValueError(f"{self.path}: tensor '{name}' is missing")
-        return self.tensors[name]
-
-
 @dataclass(frozen=True)
 class ProductKind:
     """One of PEFT's methods whose change of a weight is a product of two matrices.
@@ -124,6 +67,30 @@ class ProductKind:
     product: Callable[[PeftModule], Product]
 
 
+def read_modules(folder: PeftFolder) -> dict[str, PeftModule]:
+    """Every linear that a folder changes, by its path in the model.
+
+    Args:
+        folder: A folder whose `peft_type` is one of `PRODUCT_KINDS`.
+
+    Raises:
+        ValueError: A tensor is not known, or belongs to no linear of the backbone.
+    """
+    kind = PRODUCT_KINDS[folder.config["peft_type"]]
+    shared = {name: tensor.float() for name, tensor in folder.tensors.items() if "." not in name}
+    return {
+        path: PeftModule(
+            path,
+            tensors,
+            shared,
+            folder.config,
+            folder.shape(path),
+            partial(folder.frozen_weight, path),
+        )
+        for path, tensors in folder.modules(kind.tensors).items()
+    }
+
+
 def read_products(folder: PeftFolder) -> dict[str, Product]:
     """The change of every linear that a folder changes, by its path in the model.
 
@@ -133,22 +100,15 @@ def read_products(folder: PeftFolder) -> dict[str, Product]:
     Raises:
         ValueError: A setting or a tensor is not supported, or one is missing.
     """
-    kind, config = PRODUCT_KINDS[folder.config["peft_type"]], folder.config
-    check_settings(config, kind.settings)
-    shared = {name: tensor.float() for name, tensor in folder.tensors.items() if "." not in name}
+    kind = PRODUCT_KINDS[folder.config["peft_type"]]
+    check_settings(folder.config, kind.settings)
     products = {}
-    for path, tensors in folder.modules(kind.tensors).items():
-        shape = folder.shape(path)
-        module = PeftModule(
-            path, tensors, shared, config, shape, partial(folder.frozen_weight, path)
-        )
+    for path, module in read_modules(folder).items():
         product = kind.product(module)
-        found = (len(product.up), product.down.shape[-1])
-        if found != shape or product.up.shape[-1] != len(product.down):
-            raise ValueError(
-                f"'{path}': the tensors change a weight {found}, the backbone has {shape}"
-            )
-        products[path] = product
+        module.check_shape(len(product.up), product.down.shape[-1])
+        if product.up.shape[-1] != len(product.down):
+            raise ValueError(f"'{path}': the matrices of the product have different ranks")
+        products[path] = _narrow(product)
     return products
 
 
@@ -160,15 +120,15 @@ def _dense(delta: Tensor) -> Product:
 
 def _narrow(product: Product) -> Product:
     """The same change, with no more inner dimensions than it needs."""
-    return product if len(product.down) <= min(product.delta.shape) else _dense(product.delta)
+    most = min(len(product.up), product.down.shape[-1])
+    return product if len(product.down) <= most else _dense(product.delta)
 
 
 def _lora(module: PeftModule) -> Product:
     """LoRA (Hu et al. 2021), also from PiSSA and OLoRA, and with magnitudes (DoRA)."""
-    down, up = module.tensor("lora_A.weight"), module.tensor("lora_B.weight")
-    alpha = float(module.setting("lora_alpha", "alpha_pattern"))
-    scale = alpha / (math.sqrt(len(down)) if module.config.get("use_rslora") else len(down))
-    product = _less_initial_product(module, Product(down, up, scale))
+    down, up = _lora_down(module), module.tensor("lora_B.weight")
+    module.check_shape(len(up), down.shape[-1])
+    product = _less_initial_product(module, Product(down, up, lora_scale(module)))
     if not module.config.get("use_dora"):
         return product
     # DoRA (Liu et al. 2024): the rows of the new weight are scaled to trained lengths.
@@ -177,6 +137,20 @@ def _lora(module: PeftModule) -> Product:
     changed = frozen + product.delta
     lengths = torch.linalg.norm(changed, dim=1)
     return _dense(changed * (magnitude / lengths)[:, None] - frozen)
+
+
+def lora_scale(module: PeftModule) -> float:
+    """Factor on the product of a LoRA.
+
+    Raises:
+        ValueError: The folder has no alpha, or no product for the module.
+    """
+    alpha, rank = float(module.setting("lora_alpha", "alpha_pattern")), len(_lora_down(module))
+    return alpha / (math.sqrt(rank) if module.config.get("use_rslora") else rank)
+
+
+def _lora_down(module: PeftModule) -> Tensor:
+    return module.tensor("lora_A.weight")
 
 
 def initialisation(config: Mapping[str, Any]) -> Any:
@@ -242,20 +216,25 @@ def _loha(module: PeftModule) -> Product:
     """
     names = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     up1, down1, up2, down2 = (module.tensor(name) for name in names)
+    for up, down in ((up1, down1), (up2, down2)):
+        module.check_shape(len(up), down.shape[-1])
+    if len(down1) * len(down2) > min(module.shape):
+        return _dense((up1 @ down1) * (up2 @ down2) * _ratio(module))
     up = torch.einsum("oi,oj->oij", up1, up2).flatten(1)
     down = torch.einsum("in,jn->ijn", down1, down2).flatten(0, 1)
-    return _narrow(Product(down, up, _ratio(module)))
+    return Product(down, up, _ratio(module))
 
 
 def _lokr(module: PeftModule) -> Product:
     """LoKr (Yeh et al. 2023): the Kronecker product of two matrices, each perhaps a product."""
-    left, right = (
-        module.tensors[f"lokr_w{n}"]
-        if f"lokr_w{n}" in module.tensors
-        else module.tensor(f"lokr_w{n}_a") @ module.tensor(f"lokr_w{n}_b")
-        for n in (1, 2)
+    names = (
+        [name] if name in module.tensors else [f"{name}_a", f"{name}_b"]
+        for name in ("lokr_w1", "lokr_w2")
     )
-    return _dense(torch.kron(left, right) * _ratio(module))
+    left, right = ([module.tensor(name) for name in parts] for parts in names)
+    module.check_shape(len(left[0]) * len(right[0]), left[-1].shape[-1] * right[-1].shape[-1])
+    whole = (parts[0] if len(parts) == 1 else parts[0] @ parts[1] for parts in (left, right))
+    return _dense(torch.kron(*whole) * _ratio(module))
 
 
 def _ratio(module: PeftModule) -> float:
@@ -268,6 +247,7 @@ def _c3a(module: PeftModule) -> Product:
     """C3A (Chen et al. 2024): a weight of circulant blocks, each given by one row."""
     kernel = module.tensor("c3a_kernel")  # [blocks out, blocks in, size]
     size = kernel.shape[-1]
+    module.check_shape(kernel.shape[0] * size, kernel.shape[1] * size)
     shift = torch.arange(size)
     blocks = kernel[:, :, (shift - shift[:, None]) % size]  # [out, in, size, size]
     delta = blocks.permute(0, 2, 1, 3).reshape(module.shape)
@@ -288,7 +268,8 @@ def _vblora(module: PeftModule) -> Product:
     """VB-LoRA (Li et al. 2024): factors whose parts are mixed from one bank of vectors."""
     bank, topk = module.shared["vblora_vector_bank"], int(module.setting("topk"))
 
-    def mixed(name: str) -> Tensor:
+    def mixed(name: str, width: int) -> Tensor:
+        """[r, tiles, v] for an A, [tiles, r, v] for a B."""
         if f"{name}_topk_indices" in module.tensors:
             indices = module.tensor(f"{name}_topk_indices").long()
             weights = module.tensor(f"{name}_topk_weights")
@@ -296,10 +277,16 @@ def _vblora(module: PeftModule) -> Product:
         else:
             logits, indices = module.tensor(name).topk(topk)
             weights = logits.softmax(-1)
-        return torch.einsum("...k,...kv->...v", weights, bank[indices])
+        if indices[..., 0].numel() * bank.shape[1] > width * min(module.shape):
+            raise ValueError(f"'{module.path}': {name} is larger than any product needs")
+        found = torch.zeros(*indices.shape[:-1], bank.shape[1])
+        for index, weight in zip(indices.unbind(-1), weights.unbind(-1), strict=True):
+            found += weight[..., None] * bank[index]
+        return found
 
-    down = mixed("vblora_logits_A").flatten(1)  # [r, tiles, v]
-    up = mixed("vblora_logits_B").transpose(1, 2).flatten(0, 1)  # [tiles, r, v]
+    n_out, n_in = module.shape
+    down = mixed("vblora_logits_A", n_in).flatten(1)
+    up = mixed("vblora_logits_B", n_out).transpose(1, 2).flatten(0, 1)
     return Product(down, up)
 
 
@@ -322,6 +309,8 @@ def _hra(module: PeftModule) -> Product:
     vectors = torch.nn.functional.normalize(module.tensor("hra_u"), dim=0)  # [in, r]
     frozen = module.weight()
     changed = frozen
+    if vectors.shape[1] > module.shape[1]:
+        raise ValueError(f"'{module.path}': {vectors.shape[1]} reflections, more than inputs")
     for vector in vectors.T:
         changed = changed - 2 * torch.outer(changed @ vector, vector)
     return _dense(changed - frozen)

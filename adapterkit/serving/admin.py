@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from ..adapter.card import CARD
 from ..adapter.folder_files import REQUIRED_FILES
 from ..adapter.store import Store
 from ..errors import AdapterkitError
@@ -19,6 +20,7 @@ from ..names import check_name
 from .api_keys import Caller, Role
 from .audit_log import audited
 from .auth import CallerDep, check_permission
+from .imported_folder import ImportOptions
 from .responses import (
     AdapterVersions,
     Aliases,
@@ -47,7 +49,7 @@ FOLDER_BODY = {
             "schema": {
                 "type": "object",
                 "properties": {
-                    file: {"type": "string", "format": "binary"} for file in REQUIRED_FILES
+                    file: {"type": "string", "format": "binary"} for file in (*REQUIRED_FILES, CARD)
                 },
                 "required": [*REQUIRED_FILES],
                 "additionalProperties": {"type": "string", "format": "binary"},
@@ -93,6 +95,27 @@ class Action:
 ActionDep = Annotated[Action, Depends()]
 
 
+def import_options(
+    labels: Annotated[
+        str | None,
+        Query(description="Of a folder of PEFT: label names in the order of the logits, by commas"),
+    ] = None,
+    problem: Annotated[
+        str | None,
+        Query(description="Of a folder of PEFT: transformers' `problem_type`"),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        Query(description="Of a folder of PEFT: its base model, if it is loaded by another name"),
+    ] = None,
+) -> ImportOptions:
+    """What the caller says about a folder of PEFT."""
+    return ImportOptions(labels, problem, backbone)
+
+
+ImportDep = Annotated[ImportOptions, Depends(import_options)]
+
+
 @router.get("/adapters/{name:adapter}", response_model=AdapterVersions)
 async def describe(name: Name, service: ServiceDep, action: ActionDep) -> Response:
     """Return the versions, aliases and digests of an adapter, and whether it is in memory."""
@@ -118,16 +141,23 @@ async def describe(name: Name, service: ServiceDep, action: ActionDep) -> Respon
     openapi_extra={"requestBody": FOLDER_BODY},
     response_model=NamedVersion,
 )
-async def publish(name: Name, request: Request, service: ServiceDep, action: ActionDep) -> Response:
+async def publish(
+    name: Name,
+    request: Request,
+    service: ServiceDep,
+    action: ActionDep,
+    options: ImportDep,
+) -> Response:
     """Publish the next version of an adapter; from then on, `latest` means this version.
 
     The body is an adapter folder, either as `application/x-tar` (`tar -C FOLDER -c .`) or as
-    `multipart/form-data` with one part for each file.
+    `multipart/form-data` with one part for each file. A folder of PEFT, which has no card, becomes
+    an adapter of the loaded backbone that it names, or is refused.
     """
     with action.on(name, "publish") as record:
         async with received_folder(request) as read_files, request.app.state.one_upload:
             files = await service.in_thread(read_files)
-            version = await service.publish(action.caller, name, files)
+            version = await service.publish(action.caller, name, files, options)
         record |= {"version": version.number, "digest": version.digest}
     return JSONResponse(
         {"name": name, "version": version.number, "digest": version.digest}, status_code=201

@@ -27,12 +27,13 @@ from ..errors import (
 from ..inference.backbones import Backbones
 from ..inference.forward import text_limit
 from ..inference.pipeline import members_of, n_characters, n_tokens, plain_task
-from ..names import BASE
+from ..names import BASE, check_name
 from ..tasks.base import Task, tasks
 from ..tasks.types import Answer, Example, Text
 from .adapter_cache import AdapterCache, LoadedAdapter
 from .api_keys import EVERYONE, Caller, Keys
 from .engine import Engine
+from .imported_folder import FolderImport, ImportOptions
 from .json_logs import log
 from .metrics import Metrics
 from .pending_row import Output
@@ -294,17 +295,25 @@ class Service:
             "bytes": card.n_bytes,
         }
 
-    async def publish(self, caller: Caller, name: str, files: Mapping[str, bytes]) -> Version:
+    async def publish(
+        self, caller: Caller, name: str, files: Mapping[str, bytes], options: ImportOptions
+    ) -> Version:
         """Publishes an adapter folder, if it can be loaded for the backbone that its card names.
 
         Args:
             caller: The caller, who must be allowed to use the adapter's parent as well.
             name: The name.
-            files: Content by path.
+            files: Content by path. Those of a folder of PEFT are converted.
+            options: What the caller says about a folder of PEFT.
 
         Raises:
             DataError: The folder is not valid or does not fit; the store has not changed.
         """
+        imports = FolderImport(self.backbones, self.limits.upload_bytes)
+
+        def publish() -> Version:
+            own = imports.files(check_name(name), files, options)
+            return self.store.publish_files(name, own, check)
 
         def check(folder: Path) -> None:
             try:
@@ -316,7 +325,7 @@ class Service:
                 raise AdapterError(str(error).replace(f"{folder}", name)) from None
 
         try:
-            return await self.in_thread(lambda: self.store.publish_files(name, files, check))
+            return await self.in_thread(publish)
         except AdapterError as error:  # an error of the caller
             raise DataError(str(error)) from None
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import warnings
-from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,198 +18,52 @@ from adapterkit.adapter.folder import load_peft_adapter, save_adapter
 from adapterkit.adapter.peft_import import HeadFacts
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
-from helpers.sequences import logits_of, tokenise
+from helpers.peft_folders import (
+    FAMILIES,
+    FURTHER_FAMILIES,
+    TEXTS,
+    own_outputs,
+    peft_outputs,
+    random_checkpoint,
+    write_with_peft,
+)
+from helpers.peft_kinds import (
+    ELSEWHERE,
+    LORAS,
+    OTHERS,
+    TASK_TYPES,
+    Config,
+    lora,
+    of_family,
+    tuner,
+)
+from helpers.sequences import logits_of
 
-TEXTS = ["where is my card", "a", "i want to close the account " * 4, "rain sun tea", "fast help"]
-ATTENTION = ["query", "value"]
-HIDDEN_LAYERS = {"distilbert": "pre_classifier", "deberta-v2": "pooler"}
-"""Hidden layers of heads that PEFT saves only if it is told to."""
-
-TARGETS = {
-    "distilbert": ["q_lin", "v_lin"],
-    "mpnet": ["attn.q", "attn.v"],
-    "deberta-v2": ["query_proj", "value_proj"],
-}
-"""Query and value, where PEFT has other names for them than `query` and `value`."""
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "roberta": {},
-    "electra": {"embedding_size": 16},
-    "albert": {"embedding_size": 16},
-    "mpnet": {},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
-}
-"""Model types, and what they call a size by a name of their own."""
-
-
-FURTHER_FAMILIES: dict[str, dict[str, Any]] = {"modernbert": {"global_attn_every_n_layers": 2}}
-"""Model types whose heads in PEFT are not read here."""
+QUICK_LORAS = (
+    *("plain", "six sites", "irregular", "both patterns", "pissa", "olora", "dora on all"),
+    *("dora of the pooler", "rank beyond the width", "bias of all linears", "bias of the product"),
+)
+QUICK_OTHERS = (
+    *("adalora", "vera without matrices", "loha of high rank", "loha pattern", "lokr of products"),
+    *("c3a", "delora", "vblora of the best", "fourierft", "hra", "shira", "ia3 of some layers"),
+    *("ln tuning", "prefix"),
+)
+"""The kinds that run here; `test_peft_matrix.py` has all."""
 
 
 @pytest.fixture(scope="module")
 def bases(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random checkpoint of each family, with the tiny backbone's vocabulary."""
-    from transformers import AutoConfig, AutoModel
-
-    shape = AutoConfig.from_pretrained(tiny_folder).to_dict()
-    sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    folders = {}
-    for family, own in {**FAMILIES, **FURTHER_FAMILIES}.items():
-        folders[family] = tmp_path_factory.mktemp(family) / "base"
-        ignored = shutil.ignore_patterns("*.safetensors")
-        shutil.copytree(tiny_folder, folders[family], ignore=ignored)
-        config = AutoConfig.for_model(
-            family,
-            **{name: shape[name] for name in sizes},
-            intermediate_size=64,
-            max_position_embeddings=66,
-            pad_token_id=0,
-            **own,
-        )
-        torch.manual_seed(4)
-        model = AutoModel.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.15)
-        model.save_pretrained(folders[family])
-    return folders
+    root = tmp_path_factory.mktemp("bases")
+    return {
+        family: random_checkpoint(tiny_folder, family, root / family)
+        for family in (*FAMILIES, *FURTHER_FAMILIES)
+    }
 
 
 @pytest.fixture(scope="module")
 def backbones(bases: dict[str, Path]) -> dict[str, Backbone]:
     return {family: Backbone.load(str(folder), device="cpu") for family, folder in bases.items()}
-
-
-def write_with_peft(base: Path, folder: Path, config: Any, *, kind: str = "") -> Any:
-    """A trained PEFT folder, and PEFT's model of it as PEFT loads it."""
-    import peft
-    import transformers
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    classes = {
-        "SEQ_CLS": "AutoModelForSequenceClassification",
-        "TOKEN_CLS": "AutoModelForTokenClassification",
-        "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    }
-    auto: Any = getattr(transformers, classes.get(kind or config.task_type, "AutoModel"))
-    n_labels = {} if config.task_type == "QUESTION_ANS" else {"num_labels": 3}
-
-    torch.manual_seed(3)
-    untouched = auto.from_pretrained(base, **n_labels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = peft.get_peft_model(deepcopy(untouched), config)
-        torch.manual_seed(9)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn_like(parameter) * 0.1)
-        model.save_pretrained(folder)
-        return peft.PeftModel.from_pretrained(untouched, folder).eval()
-
-
-def peft_outputs(model: Any, backbone: Backbone, pairs: Any = None) -> Any:
-    """PEFT's logits, or mean states, of each text."""
-    found = []
-    warnings.filterwarnings("ignore", "Sparse invariant checks")
-    for row in tokenise(backbone, TEXTS, pairs, 50):
-        with torch.inference_mode():
-            arguments = {"input_ids": torch.tensor([row.input_ids])}
-            if pairs is not None:
-                arguments["token_type_ids"] = torch.tensor([row.token_type_ids])
-            output = model(**arguments, attention_mask=torch.ones_like(arguments["input_ids"]))
-        if "start_logits" in output:
-            found.append(torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1))
-        elif "logits" in output:
-            found.append(output.logits[0].reshape(-1, output.logits.shape[-1]))
-        else:
-            found.append(output.last_hidden_state[0].mean(0, keepdim=True))
-    return torch.cat(found)
-
-
-def own_outputs(adapter: Adapter, backbone: Backbone, pairs: Any = None) -> torch.Tensor:
-    return logits_of(backbone, adapter, tokenise(backbone, TEXTS, pairs, 50))
-
-
-def lora(**settings: Any) -> Callable[[str], Any]:
-    def config(task_type: str) -> Any:
-        import peft
-
-        return peft.LoraConfig(**{"task_type": task_type, "target_modules": ATTENTION, **settings})
-
-    return config
-
-
-def tuner(name: str, **settings: Any) -> Callable[[str], Any]:
-    def config(task_type: str) -> Any:
-        import peft
-
-        targets = {} if name == "PrefixTuningConfig" else {"target_modules": ATTENTION}
-        return getattr(peft, name)(task_type=task_type, **{**targets, **settings})
-
-    return config
-
-
-LORAS: dict[str, Callable[[str], Any]] = {
-    "plain": lora(),
-    "rank": lora(r=3, lora_alpha=5),
-    "rslora": lora(r=4, use_rslora=True),
-    "six sites": lora(
-        target_modules=["query", "key", "value", "dense"], exclude_modules=["pooler.dense"]
-    ),
-    "all linear": lora(target_modules="all-linear"),
-    "regex": lora(target_modules=r".*layer\.[02]\.attention\.self\.(query|key)"),
-    "irregular": lora(target_modules=r".*(layer\.0\..*query|layer\.1\.output\.dense)"),
-    "layers": lora(layers_to_transform=[0, 2]),
-    "rank pattern": lora(rank_pattern={"layer.1.attention.self.query": 2, "value": 5}),
-    "alpha pattern": lora(alpha_pattern={r"layer\.\d+\.attention\.self\.value": 3}),
-    "both patterns": lora(
-        rank_pattern={"query": 3}, alpha_pattern={"^bert.*query": 9}, use_rslora=True
-    ),
-    "dropout": lora(lora_dropout=0.3),
-    "gaussian": lora(init_lora_weights="gaussian"),
-    "orthogonal": lora(init_lora_weights="orthogonal"),
-    "not initialised": lora(init_lora_weights=False),
-    "pissa": lora(init_lora_weights="pissa"),
-    "olora": lora(init_lora_weights="olora"),
-    "dora": lora(use_dora=True),
-    "dora on all": lora(
-        use_dora=True,
-        target_modules=["query", "key", "value", "dense"],
-        exclude_modules=["pooler.dense"],
-    ),
-}
-OTHERS: dict[str, Callable[[str], Any]] = {
-    "adalora": tuner("AdaLoraConfig", init_r=4, target_r=2, total_step=10),
-    "vera": tuner("VeraConfig", r=6),
-    "vera without matrices": tuner("VeraConfig", r=6, save_projection=False),
-    "vera of some layers": tuner("VeraConfig", r=6, target_modules=r".*[02].*(query|output.dense)"),
-    "loha": tuner("LoHaConfig", r=2, alpha=3),
-    "loha of high rank": tuner("LoHaConfig", r=8, alpha=3),
-    "loha pattern": tuner("LoHaConfig", r=2, rank_pattern={"query": 3}, alpha_pattern={"value": 2}),
-    "lokr": tuner("LoKrConfig", r=2, alpha=3),
-    "lokr of products": tuner("LoKrConfig", r=1, decompose_both=True, decompose_factor=4),
-    "c3a": tuner("C3AConfig", block_size=8),
-    "delora": tuner("DeloraConfig", r=3),
-    "vblora": tuner("VBLoRAConfig", r=2, vector_length=8, num_vectors=10, topk=2),
-    "vblora of the best": tuner(
-        "VBLoRAConfig", r=2, vector_length=8, num_vectors=10, topk=2, save_only_topk_weights=True
-    ),
-    "fourierft": tuner("FourierFTConfig", n_frequency=20),
-    "hra": tuner("HRAConfig", r=3),
-    "shira": tuner("ShiraConfig", r=2),
-    "ia3": tuner("IA3Config", target_modules=None, feedforward_modules=None),
-    "ia3 of outputs": tuner("IA3Config", feedforward_modules=[]),
-    "ia3 of some layers": tuner(
-        "IA3Config", target_modules=r".*\.[02]\.output\.dense", feedforward_modules=["output.dense"]
-    ),
-    "ln tuning": tuner("LNTuningConfig", target_modules=["LayerNorm"]),
-    "ln tuning of some": tuner("LNTuningConfig", target_modules=r".*\.[02]\.output\.LayerNorm"),
-    "prefix": tuner("PrefixTuningConfig", num_virtual_tokens=4),
-}
 
 
 def check_equal(base: Path, backbone: Backbone, folder: Path, config: Any) -> Adapter:
@@ -224,7 +74,7 @@ def check_equal(base: Path, backbone: Backbone, folder: Path, config: Any) -> Ad
     return adapter
 
 
-@pytest.mark.parametrize("name", LORAS)
+@pytest.mark.parametrize("name", QUICK_LORAS)
 def test_lora_answers_as_in_peft(
     name: str, bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
 ) -> None:
@@ -232,33 +82,17 @@ def test_lora_answers_as_in_peft(
 
 
 @pytest.mark.filterwarnings("ignore:Specified to not save vera_A")
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", QUICK_OTHERS)
 def test_other_methods_answer_as_in_peft(
     name: str, bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
 ) -> None:
     check_equal(bases["bert"], backbones["bert"], tmp_path / "a", OTHERS[name]("SEQ_CLS"))
 
 
-MODERN_NORMS = r".*(layers\.[12]\.attn_norm|mlp_norm|embeddings\.norm)"
-WQKV = ["Wqkv", "mlp.Wo"]
-ELSEWHERE: list[tuple[str, Callable[[str], Any]]] = [
-    ("roberta", OTHERS["ia3"]),
-    ("deberta-v2", OTHERS["ia3"]),
-    ("roberta", OTHERS["ln tuning"]),
-    ("mpnet", OTHERS["ln tuning"]),
-    ("roberta", tuner("VeraConfig", r=6, target_modules=["query", "intermediate.dense"])),
-    ("modernbert", tuner("VeraConfig", r=6, target_modules=["Wqkv", "mlp.Wo"])),
-    ("deberta-v2", OTHERS["ln tuning"]),
-    ("distilbert", tuner("LNTuningConfig", target_modules=["layer_norm", "LayerNorm"])),
-    ("modernbert", tuner("LNTuningConfig", target_modules=MODERN_NORMS)),
-    ("modernbert", tuner("IA3Config", target_modules=WQKV, feedforward_modules=["mlp.Wo"])),
-]
-
-
 @pytest.mark.parametrize(("family", "config"), ELSEWHERE)
 def test_other_methods_answer_as_in_peft_on_other_families(
     family: str,
-    config: Callable[[str], Any],
+    config: Config,
     bases: dict[str, Path],
     backbones: dict[str, Backbone],
     tmp_path: Path,
@@ -268,23 +102,16 @@ def test_other_methods_answer_as_in_peft_on_other_families(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "task_type", ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", None]
-)
+@pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_every_task_type_of_every_family_answers_as_in_peft(
     family: str,
-    task_type: str,
+    task_type: str | None,
     bases: dict[str, Path],
     backbones: dict[str, Backbone],
     tmp_path: Path,
 ) -> None:
-    backbone = backbones[family]
-    own: dict[str, Any] = {}
-    if family in TARGETS:
-        own["target_modules"] = TARGETS[family]
-    if family in HIDDEN_LAYERS and task_type == "SEQ_CLS":
-        own["modules_to_save"] = [HIDDEN_LAYERS[family], "classifier"]
-    adapter = check_equal(bases[family], backbone, tmp_path / "a", lora(r=4, **own)(task_type))
+    backbone, config = backbones[family], of_family(family)(task_type)
+    adapter = check_equal(bases[family], backbone, tmp_path / "a", config)
     assert adapter.task.peft_task_type == (task_type or "FEATURE_EXTRACTION")
     assert (adapter.name, adapter.fingerprint) == ("a", None)
     # Out again: without its card the folder is read as one of PEFT.
@@ -363,14 +190,12 @@ def test_facts_name_labels_and_problem(
             load_peft_adapter(tmp_path / "a", backbones["bert"], wrong)
 
 
-def refusals() -> dict[str, tuple[Callable[[str], Any], str]]:
+def refusals() -> dict[str, tuple[Config, str]]:
     return {
         "pissa with random numbers": (
             lora(init_lora_weights="pissa_niter_4"),
             "init_lora_weights = 'pissa_niter_4' changed the frozen weights",
         ),
-        "biases": (lora(bias="all"), "bias = 'all' is not supported"),
-        "bias of the product": (lora(lora_bias=True), "lora_bias = True is not supported"),
         "word embeddings": (lora(target_modules=["word_embeddings"]), "does not belong here"),
         "tokens": (lora(trainable_token_indices=[3]), "trainable_token_indices = "),
         "ia3 of an input": (
@@ -441,3 +266,84 @@ def test_a_head_that_was_not_saved_is_refused(
     save_file({n: t for n, t in load_file(file).items() if "classifier" not in n}, file)
     with pytest.raises(AdapterError, match=r"'classifier\.weight' is missing"):
         load_peft_adapter(tmp_path / "a", backbones["bert"])
+
+
+LONG = 40_000
+HOSTILE: dict[str, tuple[dict[str, Any], dict[str, tuple[int, ...]], str]] = {
+    "lora": (
+        {"peft_type": "LORA", "lora_alpha": 8, "use_dora": True},
+        {"lora_A.weight": (1, LONG), "lora_B.weight": (LONG, 1), "lora_magnitude_vector": (LONG,)},
+        r"change a weight \(40000, 40000\)",
+    ),
+    "loha": (
+        {"peft_type": "LOHA", "r": 1, "alpha": 1},
+        {
+            f"hada_w{n}_{part}": shape
+            for n in "12"
+            for part, shape in (("a", (LONG, 1)), ("b", (1, LONG)))
+        },
+        r"change a weight \(40000, 40000\)",
+    ),
+    "loha of high rank": (
+        {"peft_type": "LOHA", "r": 1, "alpha": 1},
+        {
+            f"hada_w{n}_{part}": shape
+            for n in "12"
+            for part, shape in (("a", (32, LONG // 8)), ("b", (LONG // 8, 32)))
+        },
+        "",
+    ),
+    "lokr": (
+        {"peft_type": "LOKR", "r": 1, "alpha": 1},
+        {"lokr_w1": (200, 200), "lokr_w2_a": (LONG, 1), "lokr_w2_b": (1, LONG)},
+        r"change a weight \(8000000, 8000000\)",
+    ),
+    "lokr of a line": (
+        {"peft_type": "LOKR", "r": 1, "alpha": 1},
+        {"lokr_w1": (1, LONG), "lokr_w2": (LONG, 1)},
+        r"change a weight \(40000, 40000\)",
+    ),
+    "c3a": (
+        {"peft_type": "C3A", "block_size": LONG},
+        {"c3a_kernel": (1, 1, LONG)},
+        r"change a weight \(40000, 40000\)",
+    ),
+    "vblora": (
+        {"peft_type": "VBLORA", "r": 2, "topk": 1},
+        {"vblora_logits_A": (LONG, 1, 2), "vblora_logits_B": (32, LONG, 2)},
+        "vblora_logits_A is larger than any product needs",
+    ),
+    "hra": ({"peft_type": "HRA", "r": 2}, {"hra_u": (32, LONG)}, "40000 reflections"),
+    "shira": (
+        {"peft_type": "SHIRA", "r": 2},
+        {"shira_weight": (1,), "shira_indices": (2, 1)},
+        "index 32 is out of bounds",
+    ),
+    "no rank": (
+        {"peft_type": "LORA", "lora_alpha": 8},
+        {"lora_A.weight": (0, 32), "lora_B.weight": (32, 0)},
+        "division by zero",
+    ),
+}
+"""Folders whose tensors are small, and what they stand for is not."""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_tensors_of_other_shapes_are_refused_before_they_are_multiplied(
+    name: str, tiny: Backbone, tmp_path: Path
+) -> None:
+    config, shapes, message = HOSTILE[name]
+    path = "base_model.model.encoder.layer.0.attention.self.query"
+    tensors = {
+        f"{path}.{part}": torch.full(shape, 32) if "indices" in part else torch.ones(shape)
+        for part, shape in shapes.items()
+    }
+    if name == "vblora":
+        tensors["base_model.vblora_vector_bank"] = torch.ones(2, LONG)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    if message:
+        with pytest.raises(AdapterError, match=message):
+            load_peft_adapter(tmp_path, tiny)
+    else:
+        assert load_peft_adapter(tmp_path, tiny).tensors["query.a"].shape == (1, 32, 32)

@@ -303,6 +303,20 @@ def test_errors_are_one_sentence(client: Client, tmp_path: Path) -> None:
         assert "\n" not in str(fault.value)
 
 
+def test_a_folder_of_peft_is_published_with_what_it_does_not_say(
+    client: Client, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny, "lora", labels=("a", "b"), pooling="pooler")
+    folder = save_adapter(adapter, tmp_path / "theirs", tiny.geometry)
+    for name in ("adapterkit.json", "SHA256SUMS"):
+        (folder / name).unlink()
+    problem, names = "multi_label_classification", ["sí", "no"]
+    client.publish("hooli/peft", folder, labels=names, problem=problem, backbone=tiny.name)
+    assert set(client.predict("hooli/peft", TEXTS[0])["scores"]) == {"sí", "no"}
+    with pytest.raises(DataError, match="labels: 3 names for a head of 2"):
+        client.publish("hooli/peft", folder, labels=["a", "b", "c"])
+
+
 def test_a_folder_that_does_not_fit_is_refused_and_nothing_is_published(
     client: Client, store_folder: Path, minilm: Backbone, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

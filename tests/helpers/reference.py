@@ -12,7 +12,10 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 
-METHODS = ("lora", "dora", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera", "head")
+METHODS = (
+    *("lora", "dora", "biased_lora", "vera", "prefix", "bottleneck", "ia3", "bitfit", "ln_tuning"),
+    "head",
+)
 """Methods that `logits` supports."""
 
 
@@ -73,7 +76,7 @@ def norm(module: Any, s: Tensor) -> Tensor:
 def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     """The term that one adapter adds to a linear with input x; 0 if it does not edit the site."""
     method: Any = level.method
-    if method.type not in ("lora", "dora") or site not in method.targets:
+    if method.type not in ("lora", "dora", "biased_lora") or site not in method.targets:
         return torch.zeros(())
     if index not in (method.layers or range(99)):
         return torch.zeros(())
@@ -130,7 +133,7 @@ def norm_edit(level: Adapter, index: int, site: str, part: str) -> Tensor:
     """What one adapter adds to a bias, or to the weight of a layer norm; 0 if it has nothing."""
     method: Any = level.method
     layers = (0,) if site == "entry" else getattr(method, "layers", None) or tuple(range(99))
-    if method.type not in ("bitfit", "ln_tuning") or index not in layers:
+    if method.type not in ("bitfit", "ln_tuning", "biased_lora") or index not in layers:
         return torch.zeros(())
     tensor = level.tensors.get(f"{site}.{part}")
     return torch.zeros(()) if tensor is None else tensor[layers.index(index)]

@@ -29,6 +29,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {"layers": (0, 2), "targets": ("value", "ffn_up")}),
     ("dora", {}),
     ("dora", {"r": 3, "alpha": 5.0, "targets": LINEAR_SITES, "layers": (0, 2)}),
+    ("biased_lora", {}),
+    ("biased_lora", {"targets": ("key",), "biases": ("ffn_up", "entry"), "layers": (0, 2)}),
     ("prefix", {"num_virtual_tokens": 5}),
     ("ia3", {}),
     ("ia3", {"targets": LINEAR_SITES, "feedforward": ("attention_output",), "layers": (0, 2)}),

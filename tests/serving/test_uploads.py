@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import shutil
 import tarfile
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from adapterkit.adapter.checksums import SUMS
-from adapterkit.adapter.folder import save_adapter
+from adapterkit.adapter.folder import load_adapter, load_peft_adapter, save_adapter
+from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.load_options import LoadOptions
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.tar import as_tar
@@ -209,3 +215,97 @@ def archive_of(folder: Path) -> bytes:
     """The regular files of a folder as an archive, small ones."""
     files = [file for file in folder.iterdir() if file.is_file() and file.stat().st_size < 10**6]
     return as_tar({file.name: file.read_bytes() for file in files if not file.is_symlink()})
+
+
+@pytest.fixture
+def theirs(tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter) -> dict[str, bytes]:
+    """A folder as PEFT writes it, of the tiny backbone."""
+    adapter = make_adapter(tiny, "lora", labels=("a", "b", "c"), pooling="pooler")
+    folder = save_adapter(adapter, "theirs", tiny.geometry)
+    files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS, "README.md")}
+    return with_config(files, base_model_name_or_path=str(tiny_folder), task_type="SEQ_CLS")
+
+
+def with_config(files: Mapping[str, bytes], **changes: object) -> dict[str, bytes]:
+    return {**files, CONFIG: json.dumps({**json.loads(files[CONFIG]), **changes}).encode()}
+
+
+@pytest.fixture
+def client(tiny_folder: Path) -> Iterator[TestClient]:
+    Path("shelf").mkdir()
+    settings = Settings("shelf", backbones=(str(tiny_folder),), load_options=CPU)
+    with TestClient(
+        make_app(make_service(settings, None)), raise_server_exceptions=False
+    ) as client:
+        yield client
+
+
+TARGET = "/admin/adapters/acme/intent"
+
+
+def test_a_folder_of_peft_is_published_as_if_it_was_imported(
+    client: TestClient, theirs: dict[str, bytes], tiny: Backbone
+) -> None:
+    query = {"labels": "yes,no,其他", "problem": "multi_label_classification"}
+    reply = client.put(TARGET, content=as_tar(theirs), headers=TAR, params=query)
+    assert (reply.status_code, reply.json()["version"]) == (201, 1), reply.text
+    stored = load_adapter("shelf/acme/intent/1", tiny)
+    assert (stored.name, stored.backbone) == ("acme/intent", tiny.name)
+    assert stored.task.labels == ("yes", "no", "其他")  # type: ignore[attr-defined]
+    direct = load_peft_adapter("theirs", tiny)
+    assert all(torch.equal(stored.tensors[n], direct.tensors[n]) for n in direct.tensors)
+    assert Store("shelf").verify("acme/intent") == []
+    body = {"inputs": "where is my card", "adapter_id": "acme/intent"}
+    answer = client.post("/predict", json=body).json()
+    assert {one["label"] for one in answer} == {"yes", "no", "其他"}
+    parts = {name: (name, content) for name, content in theirs.items()}
+    again = client.put(TARGET, files=parts)
+    assert (again.status_code, again.json()["version"]) == (201, 2), again.text
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "no base model": ({"base_model_name_or_path": None}, {}, "its base model is not named"),
+    "another base model": ({"base_model_name_or_path": "bert-x"}, {}, "'bert-x' is not loaded"),
+    "another choice": ({}, {"backbone": "bert-x"}, "'bert-x' is not loaded"),
+    "too few labels": ({}, {"labels": "a,b"}, "2 names for a head of 3 labels"),
+    "no problem type": ({}, {"problem": "rank"}, "problem type rank"),
+    "an unknown key": ({}, {"label": "a,b,c"}, "did you mean 'labels'?"),
+    "no method": ({"peft_type": "OFT"}, {}, "peft_type 'OFT' is not known here"),
+    "another method": ({"peft_type": "LOHA", "alpha": 3}, {}, "does not belong here"),
+    "garbled": ({"lora_alpha": {"a": 1}}, {}, "lacks or garbles"),
+    "unknown settings": ({"new": 3}, {}, "new = 3 is not supported"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_folder_of_peft_that_cannot_be_imported_is_refused_in_one_line(
+    client: TestClient, theirs: dict[str, bytes], what: str
+) -> None:
+    changes, query, words = REFUSED[what]
+    content = as_tar(with_config(theirs, **changes))
+    reply = client.put(TARGET, content=content, headers=TAR, params=query)
+    assert reply.status_code == 422, reply.text
+    message = reply.json()["error"]
+    assert words in message
+    assert "\n" not in message
+    assert tempfile.gettempdir() not in message
+    assert not Path("shelf/acme").exists()
+
+
+def test_options_of_an_import_are_for_folders_of_peft(
+    client: TestClient, theirs: dict[str, bytes], tiny_folder: Path
+) -> None:
+    folder = Path("theirs")
+    own = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    reply = client.put(TARGET, content=as_tar(own), headers=TAR, params={"labels": "a,b,c"})
+    assert (reply.status_code, "are for folders of PEFT" in reply.text) == (422, True)
+    renamed = with_config(theirs, base_model_name_or_path="bert-x")
+    chosen = {"backbone": str(tiny_folder)}
+    assert client.put(TARGET, content=as_tar(renamed), headers=TAR, params=chosen).is_success
+    del theirs[WEIGHTS]
+    reply = client.put(TARGET, content=as_tar(theirs), headers=TAR)
+    assert (reply.status_code, f"{WEIGHTS} is missing" in reply.text) == (422, True)
+    # A folder of adapterkit whose card was lost is none of PEFT.
+    del own["adapterkit.json"]
+    reply = client.put(TARGET, content=as_tar(own), headers=TAR)
+    assert (reply.status_code, "adapterkit.json" in reply.text) == (422, True)
