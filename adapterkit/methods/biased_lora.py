@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Self, cast
 
@@ -112,6 +112,26 @@ class BiasedLoRA(LoRA):
         self, tensors: Tensors, weights: FrozenWeights
     ) -> dict[tuple[int, str], Tensor]:
         return Method.weight_changes(self, tensors, weights)
+
+    @classmethod
+    def weighted_sum(
+        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        products = [(method._product, own) for method, own in members]
+        total = PeftReading(*LoRA.weighted_sum(products, weights, geometry))
+        changes: dict[tuple[int, str], Tensor] = {}
+        for (method, own), weight in zip(members, weights, strict=True):
+            for site in method.biases:
+                for index, layer in enumerate(method._bias_layers(site, geometry)):
+                    term = weight * own[f"{site}.bias"][index]
+                    changes[layer, site] = changes.get((layer, site), 0) + term
+        joined = cls._joined(total, changes, geometry)
+        return cast(Self, joined.method), joined.tensors
+
+    @property
+    def _product(self) -> LoRA:
+        """The same without biases."""
+        return LoRA(**{field.name: getattr(self, field.name) for field in fields(LoRA)})
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return Method.config(self, geometry)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from adapterkit.adapter.folder import load_adapter, load_peft_adapter
+from adapterkit.adapter.peft_format import BARE
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
@@ -58,10 +59,14 @@ def cases() -> Iterator[Case]:
     for n_labels in (1, 2, 7):
         yield Case(LORA, f"{n_labels} labels", lora(), n_labels=n_labels)
     for task_type in TASK_TYPES:
-        for name in ("bias", "all linear", "dora", "irregular", "pissa"):
+        for name in ("bias", "six sites", "dora", "irregular", "pissa"):
             yield Case(TASK, name, LORAS[name], task_type)
-        for name in ("ia3", "ln tuning", "vera", "lokr", "prefix"):
+        for name in ("ia3", "ln tuning", "vera", "lokr"):
             yield Case(TASK, name, OTHERS[name], task_type)
+        if task_type is not None:  # PEFT has no prefixes without a task type
+            yield Case(TASK, "prefix", OTHERS["prefix"], task_type)
+        if task_type in BARE:
+            yield Case(TASK, "all linear", LORAS["all linear"], task_type)
     for family in FAMILIES:
         for task_type in TASK_TYPES:
             yield Case(TASK, family, of_family(family), task_type, family)

@@ -127,7 +127,6 @@ LORAS: dict[str, Config] = {
     "bias of the product": lora(lora_bias=True),
     "bias, dora": lora(bias="lora_only", use_dora=True),
     "pissa by random numbers": lora(init_lora_weights="pissa_niter_4"),
-    "loftq": lora(init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1}),
     "tokens": lora(trainable_token_indices=[3, 7]),
     "word embeddings": lora(target_modules=["query", "word_embeddings"]),
     "blocks": lora(
