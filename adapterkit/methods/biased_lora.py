@@ -60,7 +60,7 @@ class BiasedLoRA(LoRA):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {},
         {"r": 3, "targets": ("key", "ffn_down"), "biases": ("ffn_down", "ffn_layer_norm", ENTRY)},
-        {"layers": (0, 2), "dropout": 0.1, "biases": ("query", "attention_layer_norm")},
+        {"r": 4, "layers": (0, 2), "init_lora_weights": "olora", "biases": ("query", "ffn_up")},
     )
 
     biases: tuple[str, ...] = (
@@ -97,6 +97,12 @@ class BiasedLoRA(LoRA):
             for site in self.biases
         }
 
+    def _joined(self, tensors: Tensors) -> Tensors:
+        joined = super()._joined(tensors)
+        if joined is tensors:
+            return tensors
+        return joined | {f"{site}.bias": tensors[f"{site}.bias"] for site in self.biases}
+
     @classmethod
     def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
         first = members[0][0]
@@ -125,7 +131,7 @@ class BiasedLoRA(LoRA):
                 for index, layer in enumerate(method._bias_layers(site, geometry)):
                     term = weight * own[f"{site}.bias"][index]
                     changes[layer, site] = changes.get((layer, site), 0) + term
-        joined = cls._joined(total, changes, geometry)
+        joined = cls._with_biases(total, changes, geometry)
         return cast(Self, joined.method), joined.tensors
 
     @property
@@ -164,10 +170,10 @@ class BiasedLoRA(LoRA):
         changes: dict[tuple[int, str], Tensor] = {}
         for place, change in (*_trained_biases(folder), *_product_biases(folder, products)):
             changes[place] = changes.get(place, 0) + change
-        return cls._joined(reading, changes, geometry) if changes else reading
+        return cls._with_biases(reading, changes, geometry) if changes else reading
 
     @classmethod
-    def _joined(
+    def _with_biases(
         cls, reading: PeftReading, changes: Mapping[tuple[int, str], Tensor], geometry: Geometry
     ) -> PeftReading:
         """A reading of the products with changes of biases, in the layers of both."""

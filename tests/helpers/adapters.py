@@ -19,6 +19,7 @@ MakeAdapter = Callable[..., Adapter]
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"r": 3, "alpha": 3.0, "targets": LINEAR_SITES},
     "dora": {"r": 3, "targets": LINEAR_SITES},
+    "biased_lora": {},
     "head": {},
     "prefix": {"num_virtual_tokens": 2},
     "bottleneck": {"size": 4},
