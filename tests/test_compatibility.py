@@ -132,7 +132,11 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
         task_since = {**task_since, "hidden_activation": None}
     if found.task.type == "question_answering":
         task_since = {**task_since, "pair_token_types": True}
-    method_since = {"init_lora_weights": "default"} if found.method.type == "lora" else {}
+    method_since: dict[str, Any] = {}
+    if found.method.type == "lora":
+        method_since = {"init_lora_weights": "default"}
+    if found.method.type == "prefix":
+        method_since = {"shift_positions": True}
     assert written == {
         **RECIPES[name],
         "method": {**RECIPES[name]["method"], **method_since},

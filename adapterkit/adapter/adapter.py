@@ -229,6 +229,11 @@ class Adapter:
         return sum(part.method.num_virtual_tokens for part in self.stack)
 
     @property
+    def position_offset(self) -> int:
+        """Position id of a text's first token, less what it is without adapters."""
+        return sum(part.method.position_offset for part in self.stack)
+
+    @property
     def n_parameters(self) -> int:
         """Number of parameters of method and head, of all members."""
         return sum(t.numel() for t in self._parameters())

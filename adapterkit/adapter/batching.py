@@ -37,7 +37,7 @@ def assemble_edits(
     - in the residual stream, `y' = y + D(y)` and then `y' + T(y')`: T reads the output of D, as in
       the stack of Pfeiffer et al. 2020 (MAD-X); at `ffn_norm` both read through the norm;
     - prefixes: a text attends to the virtual tokens of D and of T, and its position ids start after
-      both, as if they were one prefix; no other edit changes a prefix;
+      both (those that shift positions), as if they were one prefix; no other edit changes a prefix;
     - at different sites: in the order of the layer, so T reads what D did at all earlier sites.
 
     Args:

@@ -9,8 +9,7 @@ them. The folder of an ensemble is that of its first member, with the weights of
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,8 +22,7 @@ from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
-from ..methods.base import Method, Tensors, methods
-from ..methods.peft_folder import PeftFolder
+from ..methods.base import Tensors, methods
 from ..names import check_name
 from ..schema import build_kind, convert
 from ..tasks.base import LEAST_TOKENS, tasks
@@ -32,6 +30,7 @@ from .adapter import Adapter as Adapter
 from .adapter import FolderFormat, MemberWeights
 from .card import CARD, card, read_card, read_parent
 from .checksums import changed_files, read_sums, with_checksums
+from .foreign_folder import load_foreign_adapter
 from .json_file import read_json, to_json
 from .model_card import REPORT, model_card, report_files
 from .peft_format import (
@@ -43,7 +42,6 @@ from .peft_format import (
     peft_note,
     to_file_tensors,
 )
-from .peft_import import HeadFacts, read_peft, read_peft_method
 from .weights import (
     WEIGHTS,
     Shapes,
@@ -52,7 +50,6 @@ from .weights import (
     read_weights,
     tensor_errors,
     unexpected_members,
-    value_errors,
 )
 
 OVERRIDE = "pass any_backbone=True (--any-backbone) to use it all the same"
@@ -111,7 +108,7 @@ def load_adapter(
     on_top_of: str | Path | None = None,
     check_signature: SignatureCheck | None = None,
 ) -> Adapter:
-    """Reads an adapter folder of adapterkit or PEFT, and those of its parents.
+    """Reads an adapter folder of adapterkit, PEFT or AdapterHub, and those of its parents.
 
     Args:
         folder: The folder.
@@ -156,7 +153,7 @@ def check_fit(adapter: Adapter, backbone: Backbone, folder: str | Path) -> None:
         adapter.bound_tensors(backbone.frozen_weights)
     except ValueError as error:
         raise AdapterError(f"{folder}: {error}") from None
-    virtual, positions = adapter.num_virtual_tokens, backbone.geometry.positions
+    virtual, positions = adapter.position_offset, backbone.geometry.positions
     if positions - virtual < LEAST_TOKENS:
         raise AdapterError(
             f"{folder}: {virtual} virtual tokens leave no room for a text; '{backbone.name}' has "
@@ -184,65 +181,6 @@ def parent_folder(folder: Path, on_top_of: str | Path | None = None) -> Path | N
         raise AdapterError(f"{folder}: {error}") from None
 
 
-def load_peft_adapter(
-    folder: str | Path, backbone: Backbone, facts: HeadFacts | None = None
-) -> Adapter:
-    """Reads an adapter folder that PEFT wrote, which has no card.
-
-    The adapter has no fingerprint, since the folder does not say on which weights it was trained.
-
-    Args:
-        folder: The folder.
-        backbone: The base model that it was trained on.
-        facts: What the folder does not say about its head.
-
-    Raises:
-        AdapterError: The folder is not sound, or cannot be computed exactly here.
-    """
-    return _load_peft(Path(folder), backbone, facts or HeadFacts(), read_sums(Path(folder)))
-
-
-def _load_peft(folder: Path, backbone: Backbone, facts: HeadFacts, sums: bytes) -> Adapter:
-    """Reads a folder that PEFT wrote, given the content of its checksums."""
-    with _peft_folder(folder, backbone, sums) as (content, digest):
-        return replace(read_peft(folder.resolve().name, content, facts), digest=digest)
-
-
-def load_peft_method(folder: Path, backbone: Backbone) -> tuple[Method, Tensors]:
-    """The method of a folder that PEFT wrote, with its tensors, whatever its task is.
-
-    Args:
-        folder: The folder, without a card.
-        backbone: The base model.
-
-    Raises:
-        AdapterError: The folder is not sound, or cannot be computed exactly here.
-    """
-    with _peft_folder(folder, backbone, read_sums(folder)) as (content, _):
-        return read_peft_method(content)
-
-
-@contextmanager
-def _peft_folder(folder: Path, backbone: Backbone, sums: bytes) -> Iterator[tuple[PeftFolder, str]]:
-    """A folder that PEFT wrote, and the digest of its weights file, to be read inside the context,
-    which names the folder in errors."""
-    config, weights = read_json(folder, CONFIG), read_weights(folder)
-    errors = [f"{WEIGHTS}: {error}" for error in value_errors(weights)]
-    # A card that the checksums name must be there.
-    digest = file_digest(folder / WEIGHTS)
-    errors += changed_files(folder, {CONFIG: None, WEIGHTS: digest, CARD: None}, sums)
-    errors += unexpected_members(folder, 0)
-    if errors:
-        raise AdapterError(f"{folder}: {'; '.join(errors)}")
-    try:
-        yield PeftFolder.of(config, weights, backbone), digest
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise AdapterError(f"{folder}: {CONFIG} lacks or garbles {error}") from None
-    except (ValueError, RuntimeError, IndexError, ArithmeticError, AdapterkitError) as error:
-        # torch raises the first three for shapes and indices that do not fit
-        raise AdapterError(f"{folder}: {' '.join(str(error).split())}") from None
-
-
 def _load_single(
     folder: Path, backbone: Backbone, any_backbone: bool, check_signature: SignatureCheck | None
 ) -> Adapter:
@@ -253,7 +191,7 @@ def _load_single(
     if not (folder / CARD).is_file():
         if not any_backbone:
             raise AdapterError(f"{folder}: {_unknown_weights('the adapter')}")
-        return _load_peft(folder, backbone, HeadFacts(), sums)
+        return load_foreign_adapter(folder, backbone, sums=sums)
     config, weights = read_json(folder, CONFIG), read_weights(folder)
     geometry = backbone.geometry
     try:

@@ -17,6 +17,7 @@ from .._version import __version__
 from ..backbone.regular_file import check_regular_file
 from ..errors import AdapterError, AdapterkitError
 from ..names import PART
+from .adapterhub_import import ADAPTERHUB_FILES
 from .card import CARD
 from .checksums import LARGEST_FILE, SIGNATURE, SUMS
 from .folder_files import ALLOWED_FILES
@@ -32,6 +33,7 @@ REVISION = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 PATTERNS = (
     *(CONFIG, WEIGHTS, CARD, SUMS, SIGNATURE, "README.md", "learning_curve.png"),
     *(f"{MEMBERS}/*.safetensors", "report/*"),
+    *ADAPTERHUB_FILES,
 )
 """The files that are downloaded; no pickled weights."""
 

@@ -84,6 +84,8 @@ def peft_fault(adapter: Adapter, geometry: Geometry) -> str | None:
         return f"it is an ensemble of {adapter.n_members} members, and PEFT would read the first"
     if adapter.on_top_of is not None:
         return f"it stands on '{adapter.on_top_of.name}', and PEFT would leave that out"
+    if adapter.position_offset != adapter.num_virtual_tokens:
+        return "its texts start at position 0, and in PEFT after the prefix"
     if adapter.method.sites and geometry.shared_layers:
         return "its layers share their weights but not their adapters"
     parts = [s for s in adapter.method.sites if s in geometry.sites and geometry.sites[s].columns]
@@ -135,12 +137,12 @@ def _head_keys(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
 
 
 def base_model(config: Mapping[str, Any]) -> str | None:
-    """Name of the backbone that the settings of a PEFT folder name; None if they name none.
+    """Name of the backbone that the settings of another program name; None if they name none.
 
     Args:
-        config: The content of its `adapter_config.json`.
+        config: The content of its `adapter_config.json`: of PEFT, or of AdapterHub's library.
     """
-    name = config.get("base_model_name_or_path")
+    name = config.get("base_model_name_or_path") or config.get("model_name")
     return EMBEDDED if name == EMBEDDED_HUB_NAME else str(name) if name else None
 
 

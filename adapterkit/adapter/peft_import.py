@@ -58,9 +58,11 @@ def read_peft(name: str, folder: PeftFolder, facts: HeadFacts) -> Adapter:
     Raises:
         ValueError: Something in it cannot be expressed exactly here.
     """
-    inside, head = _apart(folder)
-    reading = _reading_of(inside)
-    task, own_head = _read_head(folder, head, dict(reading.changes), facts)
+    inside, head = split_head(folder)
+    reading = reading_of(inside)
+    found, own_head = read_head(folder, head, dict(reading.changes), facts)
+    hidden = folder.backbone.geometry.hidden
+    task = task_of(folder.config.get("task_type"), found, own_head, facts, hidden)
     if task.problem_type is not None and facts.problem_type is None:
         log.info(
             f"{name}: a PEFT folder does not say what its logits mean; they are read as "
@@ -89,13 +91,13 @@ def read_peft_method(folder: PeftFolder) -> tuple[Method, Tensors]:
     Raises:
         ValueError: Something in it cannot be expressed exactly here.
     """
-    inside, _ = _apart(folder)
+    inside, _ = split_head(folder)
     rest = {n: tensor for n, tensor in inside.tensors.items() if not n.startswith(OTHER_HEADS)}
-    reading = _reading_of(replace(inside, tensors=rest))
+    reading = reading_of(replace(inside, tensors=rest))
     return reading.method, reading.tensors
 
 
-def _apart(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
+def split_head(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
     """The folder without the head's tensors, and those, float32."""
     names = {f"{module}.{part}" for module in _head_modules(folder) for part in HEAD_PARTS}
     head = {name: tensor.float() for name, tensor in folder.tensors.items() if name in names}
@@ -103,7 +105,7 @@ def _apart(folder: PeftFolder) -> tuple[PeftFolder, Tensors]:
     return replace(folder, tensors=rest), head
 
 
-def _reading_of(folder: PeftFolder) -> PeftReading:
+def reading_of(folder: PeftFolder) -> PeftReading:
     """What the first method that can express a folder reads of it: the one that wrote it before
     those that read it as well.
 
@@ -139,14 +141,14 @@ def _head_modules(folder: PeftFolder) -> set[str]:
     return modules
 
 
-def _read_head(
+def read_head(
     folder: PeftFolder, head: Tensors, changes: dict[str, Tensor], facts: HeadFacts
-) -> tuple[Task, Tensors]:
-    """The task of a folder, and its head as the task names it.
+) -> tuple[ForeignHead, Tensors]:
+    """The head of a folder, and its tensors as the task names them.
 
     Args:
         folder: The folder.
-        head: The trained tensors of `_head_modules`; those that are read are removed.
+        head: The trained tensors of `split_head`; those that are read are removed.
         changes: Changes of frozen weights outside the layers, likewise.
         facts: What the folder does not say.
 
@@ -154,11 +156,11 @@ def _read_head(
         ValueError: The head is incomplete, or is none of the task type.
     """
     task_type, backbone = folder.config.get("task_type"), folder.backbone
+    own: Tensors = {}
     if task_type in BARE:
         # sentence-transformers takes the mean of a checkpoint that names no pooling.
         pooling = "mean" if backbone.pooling == "pooler" else backbone.pooling
         found = ForeignHead(0, pooling=pooling)
-        own: Tensors = {}
     elif task_type == SEQUENCE:
         found, own = _sequence_head(folder, head, changes, facts)
     else:
@@ -172,14 +174,34 @@ def _read_head(
     unread += [path for path, change in changes.items() if bool(change.any())]
     if unread:
         raise ValueError(f"'{unread[0]}' is trained, which task_type {task_type} does not read")
-    task = _task_of(task_type, found, facts).from_head(found)
-    shapes = task.head_shapes(backbone.geometry.hidden)
-    for name, tensor in own.items():
-        if tuple(tensor.shape) != shapes.get(name):
+    return found, own
+
+
+def task_of(
+    task_type: Any, head: ForeignHead, tensors: Tensors, facts: HeadFacts, hidden: int
+) -> Task:
+    """The task that answers with a head.
+
+    Args:
+        task_type: PEFT's.
+        head: What is known of the head.
+        tensors: Its tensors as the task names them.
+        facts: What the folder does not say.
+        hidden: Width of the backbone's states.
+
+    Raises:
+        ValueError: There is no such task, or head and facts do not suit it.
+    """
+    task = _task_type(task_type, head, facts).from_head(head)
+    shapes = task.head_shapes(hidden)
+    if tensors.keys() != shapes.keys():
+        raise ValueError(f"the head has {sorted(tensors)}, expected {sorted(shapes)}")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name]:
             raise ValueError(
-                f"the head has {name} of shape {list(tensor.shape)}, expected {shapes.get(name)}"
+                f"the head has {name} of shape {list(tensor.shape)}, expected {shapes[name]}"
             )
-    return task, own
+    return task
 
 
 def _is_frozen(folder: PeftFolder, name: str, tensor: Tensor) -> bool:
@@ -231,7 +253,7 @@ def _take(head: Tensors, path: str, name: str) -> Tensors:
     return {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in HEAD_PARTS}
 
 
-def _task_of(task_type: Any, head: ForeignHead, facts: HeadFacts) -> type[Task]:
+def _task_type(task_type: Any, head: ForeignHead, facts: HeadFacts) -> type[Task]:
     """The task that answers with a head.
 
     Raises:

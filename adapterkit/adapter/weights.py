@@ -34,13 +34,17 @@ def member_file(number: int) -> str:
     return f"{MEMBERS}/{number}.safetensors" if number else WEIGHTS
 
 
-def read_weights(folder: Path) -> Tensors:
+def read_weights(folder: Path, name: str = WEIGHTS) -> Tensors:
     """The tensors of an adapter folder's weights file, mapped into memory and not checked.
+
+    Args:
+        folder: The folder.
+        name: The file.
 
     Raises:
         AdapterError: The file is missing, pickled, truncated or not safetensors.
     """
-    path = folder / WEIGHTS
+    path = folder / name
     if not path.is_file():
         suffixes = (".bin", ".pt", ".pth", ".pkl")
         pickled = next((p.name for p in folder.iterdir() if p.suffix in suffixes), None)
@@ -48,7 +52,7 @@ def read_weights(folder: Path) -> Tensors:
             f"; {pickled} is pickled, and pickled weights are never loaded: `adapterkit convert "
             f"{folder}` writes its tensors as safetensors"
         )
-        raise AdapterError(f"{folder}: {WEIGHTS} is missing{hint if pickled else ''}")
+        raise AdapterError(f"{folder}: {name} is missing{hint if pickled else ''}")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""`adapterkit import`: an adapter that PEFT trained, as an adapter of a store."""
+"""`adapterkit import`: an adapter that PEFT or AdapterHub trained, as an adapter of a store."""
 
 from __future__ import annotations
 
@@ -22,23 +22,35 @@ from .options import (
 
 def import_peft(
     folder: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Adapter folder of PEFT, or hf://user/repo.")
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="Adapter folder of PEFT or AdapterHub, or hf://user/repo."
+        ),
     ],
     name: Annotated[str, typer.Option("--name", help="Its name in the store: tenant/name.")],
     store: StoreOption = Path("adapters"),
     labels: LabelsOption = None,
     problem: ProblemOption = None,
+    on_top_of: Annotated[
+        str | None,
+        typer.Option(
+            "--on-top-of",
+            metavar="NAME",
+            help="The adapter below it in a Stack of AdapterHub, imported before.",
+        ),
+    ] = None,
     backbone: BackboneOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish an adapter that PEFT trained, bound to its base model.
+    """Publish an adapter that PEFT or AdapterHub's library trained, bound to its base model.
 
-    It answers as in PEFT, or is refused: LoRA and its relatives that change weights alone (DoRA,
-    AdaLoRA, VeRA, LoHa, LoKr, ...), and prefix tuning, with or without a head.
+    It answers as it does there, or is refused: LoRA and its relatives that change weights alone
+    (DoRA, AdaLoRA, VeRA, LoHa, LoKr, ...), prefix tuning, IA3, and AdapterHub's bottlenecks and
+    unions, with or without a head. A union is published as a stack of adapters.
     """
-    from dataclasses import replace
-
-    from ..adapter.folder import load_peft_adapter
+    from ..adapter.folder import load_adapter
+    from ..adapter.foreign_folder import load_foreign_adapter
+    from ..adapter.foreign_publication import publish_foreign
     from ..adapter.peft_import import HeadFacts
     from ..adapter.store import Store, backbone_name, find_folder
     from ..backbone.model import Backbone
@@ -47,15 +59,13 @@ def import_peft(
     opened.check_target(name)
     found = find_folder(folder, opened)
     base = Backbone.load_with(backbone_name([folder], opened, backbone), LoadOptions())
+    below = None if on_top_of is None else load_adapter(find_folder(on_top_of, opened), base)
     facts = HeadFacts(tuple(labels.split(",")) if labels is not None else None, problem)
-    adapter = replace(
-        load_peft_adapter(found, base, facts),
-        name=name,
-        backbone=base.name,
-        fingerprint=base.fingerprint,
-    )
-    published = opened.publish(adapter, base.geometry)
+    adapter = load_foreign_adapter(found, base, facts, below)
+    *below_folders, published = publish_foreign(adapter, name, opened, base)
     if as_json:
         typer.echo(json_text({"name": name, "folder": str(published), "task": adapter.task.type}))
         return
+    for part_folder in below_folders:
+        typer.echo(f"{part_folder}: below it")
     typer.echo(f"{published}: {adapter!r}")

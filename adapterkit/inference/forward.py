@@ -122,7 +122,7 @@ def _packed(
     """
     number = {id(adapter): index for index, adapter in enumerate(adapters)}
     start = backbone.geometry.first_position
-    firsts = [start + (adapter.num_virtual_tokens if adapter else 0) for adapter, _ in rows]
+    firsts = [start + (adapter.position_offset if adapter else 0) for adapter, _ in rows]
     packed = pack(
         _with_equal_inputs(backbone, [inputs for _, inputs in rows]),
         [-1 if adapter is None else number[id(adapter)] for adapter, _ in rows],
@@ -191,10 +191,10 @@ def _in_order(
 
 
 def text_limit(backbone: Backbone, adapter: Adapter | None) -> int:
-    """Most tokens of a text: the limit of the task, or of the backbone without prefix tokens."""
+    """Most tokens of a text: the limit of the task, or the positions that prefixes leave."""
     if adapter is None:
         return backbone.geometry.positions
-    room = backbone.geometry.positions - adapter.num_virtual_tokens
+    room = backbone.geometry.positions - adapter.position_offset
     return min(room, adapter.task.max_length or room)
 
 

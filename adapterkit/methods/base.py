@@ -158,7 +158,7 @@ class Method(ABC):
 
     @property
     def num_virtual_tokens(self) -> int:
-        """Number of prefix tokens before a text: the position id of its first token."""
+        """Number of prefix tokens before a text."""
         return 0
 
     @property
@@ -166,6 +166,11 @@ class Method(ABC):
         """Whether it multiplies what frozen weights and other adapters compute, so that what it
         changes does not add up with what others change."""
         return False
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of a text's first token, less what it is without an adapter."""
+        return self.num_virtual_tokens
 
     @property
     @abstractmethod

@@ -37,6 +37,7 @@ PLACEMENTS = {
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "swish": F.silu,
     "tanh": torch.tanh,
@@ -54,7 +55,8 @@ class Bottleneck(Method):
             feed-forward block; `parallel` in parallel to the feed-forward block (He et al. 2021).
         size: Width of the bottleneck; hidden width / reduction_factor if omitted.
         reduction_factor: Hidden width divided by bottleneck width.
-        activation: relu, gelu, silu (also called swish), tanh or leaky_relu.
+        activation: relu, gelu, gelu_new (its approximation by tanh), silu (also called swish), tanh
+            or leaky_relu.
         scaling: Factor on what is added.
         layers: Layers to edit, counted from 0; all if omitted.
     """

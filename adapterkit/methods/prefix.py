@@ -21,6 +21,7 @@ PEFT_SETTINGS = frozenset(
         "num_transformer_submodules",
         # Width and MLP of the training; files hold the MLP's result.
         *("encoder_hidden_size", "prefix_projection"),
+        "shift_positions",  # of this format alone
     )
 )
 """Settings of PEFT's prefix tuning."""
@@ -30,7 +31,8 @@ PEFT_SETTINGS = frozenset(
 class Prefix(Method):
     """P virtual tokens; every token of the text attends to their keys and values too.
 
-    As in PEFT, the position ids of the text start at P, so it may be `positions - P` tokens long.
+    As in PEFT, the position ids of the text start at P, so it may be `positions - P` tokens long,
+    unless `shift_positions` is false.
 
     Attributes:
         num_virtual_tokens: P, the number of trained tokens before every text.
@@ -39,6 +41,8 @@ class Prefix(Method):
             tuning, Razdaibiedina et al. 2023), so training can continue from a saved prefix.
         projection_size: Width inside the MLP; the hidden width of the backbone if omitted.
         init_std: Standard deviation of a new prefix.
+        shift_positions: Whether the position ids of a text start after the prefix, as in PEFT, or
+            as without a prefix, as in AdapterHub's library.
     """
 
     type: ClassVar[str] = "prefix"
@@ -51,16 +55,22 @@ class Prefix(Method):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"num_virtual_tokens": 5},
         {"num_virtual_tokens": 4, "projection": True, "projection_size": 6},
+        {"num_virtual_tokens": 3, "shift_positions": False},
     )
 
     num_virtual_tokens: int = 20
     projection: bool = False
     projection_size: int | None = None
     init_std: float = 0.2
+    shift_positions: bool = True
 
     def __post_init__(self) -> None:
         check_least(self, 1, "num_virtual_tokens", "projection_size")
         check_least(self, 0, "init_std")
+
+    @property
+    def position_offset(self) -> int:
+        return self.num_virtual_tokens if self.shift_positions else 0
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -71,9 +81,9 @@ class Prefix(Method):
         return ()
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
-        if self.num_virtual_tokens > geometry.positions - 3:
+        if self.position_offset > geometry.positions - 3:
             raise ValueError(
-                f"num_virtual_tokens: {self.num_virtual_tokens} leave no room for a text; "
+                f"num_virtual_tokens: {self.position_offset} leave no room for a text; "
                 f"the backbone has {geometry.positions} positions"
             )
         return {"prefix": (self.num_virtual_tokens, geometry.layers * 2 * geometry.hidden)}
@@ -124,6 +134,7 @@ class Prefix(Method):
             "num_transformer_submodules": 1,
             "encoder_hidden_size": geometry.hidden,
             "prefix_projection": False,
+            **({} if self.shift_positions else {"shift_positions": False}),
         }
 
     @classmethod
@@ -134,7 +145,10 @@ class Prefix(Method):
         for setting, expected in (("token_dim", geometry.hidden), ("num_layers", geometry.layers)):
             if config.get(setting, expected) != expected:
                 raise ValueError(f"{setting} is {config[setting]}, the backbone has {expected}")
-        return cls(num_virtual_tokens=int(config["num_virtual_tokens"]))
+        return cls(
+            num_virtual_tokens=int(config["num_virtual_tokens"]),
+            shift_positions=bool(config.get("shift_positions", True)),
+        )
 
     def file_keys(self, geometry: Geometry, root: str) -> FileKeys:
         return {"prompt_embeddings": ("prefix", None)}

@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..adapter.card import CARD
-from ..adapter.folder import adapter_files, load_peft_adapter
+from ..adapter.folder import adapter_files
+from ..adapter.foreign_folder import load_foreign_adapter
 from ..adapter.json_file import read_json
 from ..adapter.peft_format import CONFIG, base_model
 from ..adapter.peft_import import HeadFacts
@@ -83,7 +84,7 @@ class FolderImport:
                 (folder / path).write_bytes(content)
             try:
                 backbone = self._backbone(folder, options.backbone)
-                adapter = load_peft_adapter(folder, backbone, options.facts)
+                adapter = load_foreign_adapter(folder, backbone, options.facts)
             except AdapterError as error:
                 raise type(error)(str(error).replace(f"{folder}", name)) from None
             if adapter.n_bytes > self.most_bytes:

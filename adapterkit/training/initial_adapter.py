@@ -10,7 +10,8 @@ import torch
 
 from ..adapter.adapter import Adapter, MemberWeights
 from ..adapter.card import CARD
-from ..adapter.folder import load_adapter, load_peft_method
+from ..adapter.folder import load_adapter
+from ..adapter.foreign_folder import load_foreign_method
 from ..adapter.json_file import read_json
 from ..adapter.peft_format import CONFIG, base_model
 from ..adapter.stacking import ParentRef
@@ -79,9 +80,9 @@ def _check_fit(recipe: Recipe, backbone: Backbone, below: Adapter | None) -> Non
         RecipeError: The method does not, or the room is less than `LEAST_TOKENS` or than
             `task.max_length`.
     """
-    virtual, longest = recipe.method.num_virtual_tokens, recipe.task.max_length
+    virtual, longest = recipe.method.position_offset, recipe.task.max_length
     positions = backbone.geometry.positions
-    taken = below.num_virtual_tokens if below is not None else 0
+    taken = below.position_offset if below is not None else 0
     room = positions - taken - virtual
     if longest is not None and not LEAST_TOKENS <= longest <= room:
         raise RecipeError(
@@ -138,7 +139,7 @@ def _start(
         return Start([None] * wanted)
     folder = _folder(recipe, "start_from", reference, store)
     if not (folder / CARD).is_file():
-        method, tensors = load_peft_method(folder, backbone)
+        method, tensors = load_foreign_method(folder, backbone)
         _check_same_method(reference, method, recipe.method, backbone.geometry)
         base = base_model(read_json(folder, CONFIG))
         note = f"{reference}, a PEFT folder that names '{base}' as its backbone"

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import SUMS
-from adapterkit.adapter.folder import load_peft_adapter, save_adapter
+from adapterkit.adapter.folder import save_adapter
+from adapterkit.adapter.foreign_folder import load_foreign_adapter
 from adapterkit.adapter.peft_import import HeadFacts
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
@@ -68,7 +69,7 @@ def backbones(bases: dict[str, Path]) -> dict[str, Backbone]:
 
 def check_equal(base: Path, backbone: Backbone, folder: Path, config: Any) -> Adapter:
     model = write_with_peft(base, folder, config)
-    adapter = load_peft_adapter(folder, backbone)
+    adapter = load_foreign_adapter(folder, backbone)
     found, expected = own_outputs(adapter, backbone), peft_outputs(model, backbone)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     return adapter
@@ -121,7 +122,7 @@ def test_every_task_type_of_every_family_answers_as_in_peft(
         return
     for name in (CARD, SUMS):
         (out / name).unlink()
-    again = load_peft_adapter(out, backbone)
+    again = load_foreign_adapter(out, backbone)
     assert again.task == adapter.task
     for found, tensors in ((again.tensors, adapter.tensors), (again.head, adapter.head)):
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
@@ -141,7 +142,7 @@ def test_question_answering_reads_pairs_as_peft_trained_them(
     """PEFT's model does not hand on the token types, which its user gave."""
     base, backbone = bases["bert"], backbones["bert"]
     model = write_with_peft(base, tmp_path / "a", lora()("QUESTION_ANS"))
-    adapter = load_peft_adapter(tmp_path / "a", backbone)
+    adapter = load_foreign_adapter(tmp_path / "a", backbone)
     contexts = ["the account is closed today"] * len(TEXTS)
     expected = peft_outputs(model, backbone, contexts)
     rows = [{"question": q, "context": c} for q, c in zip(TEXTS, contexts, strict=True)]
@@ -173,11 +174,11 @@ def test_facts_name_labels_and_problem(
     monkeypatch.setattr(logging.getLogger("adapterkit"), "propagate", True)
     write_with_peft(bases["bert"], tmp_path / "a", lora()("SEQ_CLS"))
     with caplog.at_level(logging.INFO, "adapterkit"):
-        load_peft_adapter(tmp_path / "a", backbones["bert"])
+        load_foreign_adapter(tmp_path / "a", backbones["bert"])
         assert "are read as single_label_classification" in caplog.text
         caplog.clear()
         facts = HeadFacts(("yes", "no", "其他"), "multi_label_classification")
-        adapter = load_peft_adapter(tmp_path / "a", backbones["bert"], facts)
+        adapter = load_foreign_adapter(tmp_path / "a", backbones["bert"], facts)
         assert not caplog.text
     assert adapter.task.type == "multi_label"
     assert adapter.task.labels == ("yes", "no", "其他")  # type: ignore[attr-defined]
@@ -187,7 +188,7 @@ def test_facts_name_labels_and_problem(
         (HeadFacts(problem_type="ranking"), "expected one of single_label_classification"),
     ):
         with pytest.raises(AdapterError, match=message):
-            load_peft_adapter(tmp_path / "a", backbones["bert"], wrong)
+            load_foreign_adapter(tmp_path / "a", backbones["bert"], wrong)
 
 
 def refusals() -> dict[str, tuple[Config, str]]:
@@ -217,7 +218,7 @@ def test_what_cannot_be_expressed_is_refused_by_name(
     config, message = refusals()[name]
     write_with_peft(bases["bert"], tmp_path / "a", config("SEQ_CLS"))
     with pytest.raises(AdapterError, match=message):
-        load_peft_adapter(tmp_path / "a", backbones["bert"])
+        load_foreign_adapter(tmp_path / "a", backbones["bert"])
 
 
 def test_unknown_settings_are_refused_unless_they_are_off(
@@ -227,7 +228,7 @@ def test_unknown_settings_are_refused_unless_they_are_off(
     file = tmp_path / "a" / "adapter_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({**config, "new_in_2027": None, "other": {}}))
-    load_peft_adapter(tmp_path / "a", backbones["bert"])
+    load_foreign_adapter(tmp_path / "a", backbones["bert"])
     for change, message in (
         ({"new_in_2027": 3}, "new_in_2027 = 3 is not supported"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights = 'loftq' changed"),
@@ -238,7 +239,7 @@ def test_unknown_settings_are_refused_unless_they_are_off(
     ):
         file.write_text(json.dumps({**config, **change}))
         with pytest.raises(AdapterError, match=message):
-            load_peft_adapter(tmp_path / "a", backbones["bert"])
+            load_foreign_adapter(tmp_path / "a", backbones["bert"])
 
 
 def test_names_of_older_versions_are_read(
@@ -253,7 +254,7 @@ def test_names_of_older_versions_are_read(
         for name, t in load_file(file).items()
     }
     save_file(tensors, file)
-    again = load_peft_adapter(tmp_path / "a", backbones["bert"])
+    again = load_foreign_adapter(tmp_path / "a", backbones["bert"])
     assert all(torch.equal(again.tensors[name], adapter.tensors[name]) for name in adapter.tensors)
     assert torch.equal(again.head["classifier.weight"], adapter.head["classifier.weight"])
 
@@ -265,7 +266,7 @@ def test_a_head_that_was_not_saved_is_refused(
     file = tmp_path / "a" / "adapter_model.safetensors"
     save_file({n: t for n, t in load_file(file).items() if "classifier" not in n}, file)
     with pytest.raises(AdapterError, match=r"'classifier\.weight' is missing"):
-        load_peft_adapter(tmp_path / "a", backbones["bert"])
+        load_foreign_adapter(tmp_path / "a", backbones["bert"])
 
 
 LONG = 40_000
@@ -344,6 +345,6 @@ def test_tensors_of_other_shapes_are_refused_before_they_are_multiplied(
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     if message:
         with pytest.raises(AdapterError, match=message):
-            load_peft_adapter(tmp_path, tiny)
+            load_foreign_adapter(tmp_path, tiny)
     else:
-        assert load_peft_adapter(tmp_path, tiny).tensors["query.a"].shape == (1, 32, 32)
+        assert load_foreign_adapter(tmp_path, tiny).tensors["query.a"].shape == (1, 32, 32)

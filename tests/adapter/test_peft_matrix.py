@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from adapterkit.adapter.folder import load_adapter, load_peft_adapter
+from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.foreign_folder import load_foreign_adapter
 from adapterkit.adapter.peft_format import BARE
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
@@ -83,7 +84,7 @@ def outcome(case: Case, base: Path, backbone: Backbone, folder: Path) -> tuple[s
     expected = peft_outputs(write_with_peft(base, folder, config, case.n_labels), backbone)
     try:
         adapter = replace(
-            load_peft_adapter(folder, backbone), name="a/b", fingerprint=backbone.fingerprint
+            load_foreign_adapter(folder, backbone), name="a/b", fingerprint=backbone.fingerprint
         )
         stored = Store(folder.parent / "store").publish(adapter, backbone.geometry)
         found = own_outputs(load_adapter(stored, backbone), backbone)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import load_adapter, load_peft_adapter, save_adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.foreign_folder import load_foreign_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, RecipeError
@@ -63,7 +64,7 @@ class Pair:
                     if parameter.requires_grad:
                         parameter.add_(torch.randn_like(parameter) * 0.1)
             self.model.save_pretrained(str(root / "theirs"))
-        self.adapter = load_peft_adapter(root / "theirs", self.backbone)
+        self.adapter = load_foreign_adapter(root / "theirs", self.backbone)
 
     def rows(self) -> list[Any]:
         return tokenise(self.backbone, TEXTS, None, 50)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import load_peft_adapter
+from adapterkit.adapter.foreign_folder import load_foreign_adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import forward
 from adapterkit.methods.base import methods
@@ -149,7 +149,7 @@ def test_start_gradient_and_training_are_those_of_peft(
     torch.testing.assert_close(pooled(tiny, finished), found, rtol=1e-5, atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = load_peft_adapter(theirs.save(tmp_path / "theirs"), tiny)
+        converted = load_foreign_adapter(theirs.save(tmp_path / "theirs"), tiny)
     read = replace(finished, method=converted.method, tensors=converted.tensors)
     torch.testing.assert_close(pooled(tiny, read), found, rtol=1e-5, atol=1e-5)
 

@@ -18,7 +18,8 @@ import torch
 from starlette.testclient import TestClient
 
 from adapterkit.adapter.checksums import SUMS
-from adapterkit.adapter.folder import load_adapter, load_peft_adapter, save_adapter
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.foreign_folder import load_foreign_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
@@ -255,7 +256,7 @@ def test_a_folder_of_peft_is_published_as_if_it_was_imported(
     stored = load_adapter(shelf / "acme/intent/1", tiny)
     assert (stored.name, stored.backbone) == ("acme/intent", tiny.name)
     assert stored.task.labels == ("yes", "no", "其他")  # type: ignore[attr-defined]
-    direct = load_peft_adapter("theirs", tiny)
+    direct = load_foreign_adapter("theirs", tiny)
     assert all(torch.equal(stored.tensors[n], direct.tensors[n]) for n in direct.tensors)
     assert Store(shelf).verify("acme/intent") == []
     body = {"inputs": "where is my card", "adapter_id": "acme/intent"}
