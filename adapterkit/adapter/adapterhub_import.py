@@ -22,6 +22,7 @@ from .peft_import import HeadFacts, read_head, reading_of, split_head, task_of
 
 HUB_WEIGHTS = "adapter.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
+FUSION_CONFIG = "adapter_fusion_config.json"
 ADAPTERHUB_FILES = (HUB_WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS)
 """Files that the library writes beside `adapter_config.json`."""
 

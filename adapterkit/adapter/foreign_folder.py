@@ -10,10 +10,12 @@ from pathlib import Path
 from ..atomic import file_digest
 from ..backbone.model import Backbone
 from ..errors import AdapterError, AdapterkitError
+from ..methods.adapterhub_part import WAY_OUT
 from ..methods.base import Method, Tensors
 from ..methods.peft_folder import PeftFolder
 from .adapter import Adapter
 from .adapterhub_import import (
+    FUSION_CONFIG,
     HEAD_CONFIG,
     HEAD_WEIGHTS,
     HUB_WEIGHTS,
@@ -99,6 +101,8 @@ def _content(
     digest = file_digest(folder / names[0])
     errors += changed_files(folder, {CONFIG: None, names[0]: digest, CARD: None}, sums)
     errors += unexpected_members(folder, 0)
+    if (folder / FUSION_CONFIG).exists():
+        errors.append(f"{FUSION_CONFIG}: AdapterFusion has no form here; {WAY_OUT}")
     if errors:
         raise AdapterError(f"{folder}: {'; '.join(errors)}")
     try:

@@ -112,6 +112,13 @@ def test_what_has_no_exact_form_is_refused_by_name(words: str, tmp_path: Path) -
         load_foreign_adapter(folder, backbone_of("bert"))
 
 
+def test_a_folder_with_a_fusion_is_refused(tmp_path: Path) -> None:
+    folder = changed_folder("pfeiffer", tmp_path / "a")
+    (folder / "adapter_fusion_config.json").write_text("{}")
+    with pytest.raises(AdapterError, match="AdapterFusion has no form here"):
+        load_foreign_adapter(folder, backbone_of("bert"))
+
+
 def test_weights_that_the_settings_do_not_name_are_refused(tmp_path: Path) -> None:
     folder = changed_folder("pfeiffer", tmp_path / "a")
     tensors = load_file(folder / "adapter.safetensors")
