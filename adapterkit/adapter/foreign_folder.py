@@ -15,6 +15,7 @@ from ..methods.base import Method, Tensors
 from ..methods.peft_folder import PeftFolder
 from .adapter import Adapter
 from .adapterhub_import import (
+    ADAPTERHUB_FILES,
     FUSION_CONFIG,
     HEAD_CONFIG,
     HEAD_WEIGHTS,
@@ -99,7 +100,8 @@ def _content(
     ]
     # A card that the checksums name must be there.
     digest = file_digest(folder / names[0])
-    errors += changed_files(folder, {CONFIG: None, names[0]: digest, CARD: None}, sums)
+    others = (CONFIG, CARD, *(ADAPTERHUB_FILES if is_adapterhub(config) else ()))
+    errors += changed_files(folder, {**dict.fromkeys(others), names[0]: digest}, sums)
     errors += unexpected_members(folder, 0)
     if (folder / FUSION_CONFIG).exists():
         errors.append(f"{FUSION_CONFIG}: AdapterFusion has no form here; {WAY_OUT}")

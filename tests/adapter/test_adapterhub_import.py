@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapterkit.adapter.checksums import SUMS, with_checksums
 from adapterkit.adapter.foreign_folder import load_foreign_adapter, load_foreign_method
 from adapterkit.adapter.peft_import import HeadFacts
 from adapterkit.errors import AdapterError
@@ -117,6 +118,19 @@ def test_a_folder_with_a_fusion_is_refused(tmp_path: Path) -> None:
     (folder / "adapter_fusion_config.json").write_text("{}")
     with pytest.raises(AdapterError, match="AdapterFusion has no form here"):
         load_foreign_adapter(folder, backbone_of("bert"))
+
+
+def test_files_that_its_checksums_do_not_know_are_refused(tmp_path: Path) -> None:
+    folder = changed_folder("pfeiffer", tmp_path / "a")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / SUMS).write_bytes(with_checksums(files)[SUMS])
+    load_foreign_adapter(folder, backbone_of("bert"))
+    for name in ("head_config.json", "model_head.safetensors", "adapter.safetensors"):
+        other = (FOLDERS / "bert" / "houlsby" / name).read_bytes()
+        (folder / name).write_bytes(other)
+        with pytest.raises(AdapterError, match=f"{name} was changed"):
+            load_foreign_adapter(folder, backbone_of("bert"))
+        (folder / name).write_bytes(files[name])
 
 
 def test_weights_that_the_settings_do_not_name_are_refused(tmp_path: Path) -> None:
