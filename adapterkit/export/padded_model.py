@@ -57,8 +57,8 @@ class PaddedModel(nn.Module):
             for members in ([self.adapters] if several else zip(self.adapters[0].members))
         ]
         start = backbone.geometry.first_position
-        virtual = [adapter.num_virtual_tokens for adapter in self.adapters]
-        self._first_positions = start + torch.tensor(virtual)
+        offsets = [adapter.position_offset for adapter in self.adapters]
+        self._first_positions = start + torch.tensor(offsets)
         self._per_token = self.adapters[0].task.per_token
         self.widths = self._measured_widths()
 

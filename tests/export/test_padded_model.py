@@ -87,7 +87,9 @@ def test_stacks_and_ensembles_are_those_of_the_adapters(
     lora = make_adapter(tiny, "lora", name="a/lora", seed=1)
     prefix = make_adapter(tiny, "prefix", name="a/prefix", num_virtual_tokens=3)
     stacked = replace(lora, name="a/stack", on_top_of=prefix)
-    assert_equal(tiny, [stacked, lora, replace(prefix, name="a/top", on_top_of=stacked)])
+    unshifted = make_adapter(tiny, "prefix", name="a/unshifted", shift_positions=False)
+    top = replace(prefix, name="a/top", on_top_of=stacked)
+    assert_equal(tiny, [stacked, lora, top, unshifted])
     assert_equal(tiny, [replace(lora, extra_members=(member(tiny, make_adapter),))])
 
 
