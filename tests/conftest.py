@@ -20,9 +20,9 @@ if not torch.cuda.is_available():
 
 # numba compiles the kernels when these modules are imported and caches them on disk. pytest-xdist
 # imports this file before it starts its workers, so they are compiled once.
+import adapterkit.ops.gpu_kernels.gather
 import adapterkit.ops.kernels.attention
 import adapterkit.ops.kernels.disentangled
-import adapterkit.ops.kernels.gather
 import adapterkit.ops.kernels.gelu
 import adapterkit.ops.kernels.local_attention
 import adapterkit.ops.kernels.long_attention

@@ -198,7 +198,7 @@ class Ragged:
             return key, value
         if self.prefix_addresses is None:
             return key.index_select(0, self.keys), value.index_select(0, self.keys)
-        from .kernels.gather import gather
+        from .gpu_kernels.gather import gather
 
         return gather(key, value, self.keys, self.prefix_addresses, layer)
 

@@ -26,7 +26,7 @@ def grouped_linear(
     Returns:
         `[rows, C]` float32 of each adapter.
     """
-    from .kernels.grouped import shrink
+    from .gpu_kernels.grouped import shrink
 
     table = LaunchTable()
     starts, ends = np.array(spans).T

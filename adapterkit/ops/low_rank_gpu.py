@@ -20,7 +20,7 @@ from .bucketing import bucket_power_of_two
 from .launch_table import LaunchTable, Slot
 
 if TYPE_CHECKING:
-    from .kernels.grouped import GroupedWeights, Tiles
+    from .gpu_kernels.grouped import GroupedWeights, Tiles
 
 
 def in_one_launch(device: torch.device) -> bool:
@@ -58,7 +58,7 @@ class TilePointers:
             sizes: Number of tokens of each segment.
             tokens: Of the whole batch; it alone decides for how many tiles space is reserved.
         """
-        from .kernels.grouped import TILE
+        from .gpu_kernels.grouped import TILE
 
         tiles = -(-sizes // TILE)
         owner = np.repeat(np.arange(len(sizes)), tiles)
@@ -70,7 +70,7 @@ class TilePointers:
 
     def view(self, table: LaunchTable) -> Tiles:
         """The tiles on the device, after the table was uploaded."""
-        from .kernels.grouped import Tiles
+        from .gpu_kernels.grouped import Tiles
 
         return Tiles(table.view(self.first), table.view(self.count), table.view(self.owner))
 
@@ -93,7 +93,7 @@ class WeightTable:
 
     def view(self, table: LaunchTable) -> GroupedWeights:
         """The layers on the device, after the table was uploaded."""
-        from .kernels.grouped import GroupedWeights
+        from .gpu_kernels.grouped import GroupedWeights
 
         biases = None if self.biases is None else table.view(self.biases)
         addresses, ranks = table.view(self.addresses), table.view(self.ranks)
@@ -129,7 +129,7 @@ class LowRankGPU:
             x: The whole batch's tokens, `[t, in]`; may be y itself.
             layer: Which of the L layers.
         """
-        from .kernels.grouped import expand, shrink
+        from .gpu_kernels.grouped import expand, shrink
 
         tiles, down, up, scales = self._on_device
         inner = shrink(x, tiles, down, layer)

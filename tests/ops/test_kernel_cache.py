@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numba
 import numpy as np
 import pytest
 
+from adapterkit.ops import kernels
 from adapterkit.ops.kernels import kernel_cache as kernel_cache_module
 from adapterkit.ops.kernels.compiling import compiled
 from adapterkit.ops.kernels.kernel_cache import cache_folder, kernel_cache, report_incomplete
@@ -132,6 +134,14 @@ def test_loops_are_loaded_from_a_folder_that_cannot_be_written(
     new(numbers)
     assert numbers[0] == 4
     assert "the folder cannot be written" in caplog.messages[0]
+
+
+def test_a_machine_without_a_gpu_needs_no_triton() -> None:
+    """A server compiles all loops when it starts, and so imports every module of that folder."""
+    modules = sorted(Path(kernels.__path__[0]).glob("*.py"))
+    assert len(modules) > 10
+    for module in modules:
+        assert not re.search(r"^ *(import|from) triton\b", module.read_text("utf-8"), re.M), module
 
 
 def test_a_command_compiles_all_loops() -> None:
