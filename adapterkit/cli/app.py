@@ -25,7 +25,7 @@ from .evaluate import evaluate
 from .export import export
 from .group import CommandGroup
 from .hub import pull, push
-from .import_peft import import_peft
+from .import_adapter import import_adapter
 from .keys import keys
 from .options import JsonOption, json_text
 from .predict import predict
@@ -139,7 +139,7 @@ app.command()(predict)
 app.command("list")(list_adapters)
 app.command()(inspect)
 app.command()(verify)
-app.command("import")(import_peft)
+app.command("import")(import_adapter)
 app.command()(convert)
 app.command()(compose)
 app.command()(export)

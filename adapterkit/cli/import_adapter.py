@@ -20,7 +20,7 @@ from .options import (
 # As in the other commands, modules that need torch are imported inside them.
 
 
-def import_peft(
+def import_adapter(
     folder: Annotated[
         str,
         typer.Argument(
