@@ -54,6 +54,42 @@ def test_importing_adapterkit_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+WITHOUT_EXTRAS = """
+import re, sys, tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+def named(lines):
+    return {re.match(r"[\\w-]+", line)[0].lower() for line in lines}
+
+project = tomllib.loads(Path(sys.argv[1]).read_text())["project"]
+extras = set().union(*map(named, project["optional-dependencies"].values()))
+absent = extras - named(project["dependencies"])
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        owners = MODULES.get(name, ()) if "." not in name else ()
+        if owners and all(owner.lower() in absent for owner in owners):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+MODULES = packages_distributions()
+sys.meta_path.insert(0, Absent())
+from adapterkit.serving.server import Settings, make_service, uvicorn_config
+from adapterkit.serving.connections import ConnectionLimits
+
+service = make_service(Settings("store", backbones=(sys.argv[2],)), None)
+uvicorn_config(service, ConnectionLimits.of_process(None, None))
+assert "triton" in absent and "triton" not in sys.modules
+"""
+"""Starts a server in which the packages of all extras, and of the tests, cannot be imported."""
+
+
+def test_a_server_starts_without_the_packages_of_extras(tiny_folder: Path) -> None:
+    Path("store").mkdir()
+    arguments = [str(ROOT / "pyproject.toml"), str(tiny_folder)]
+    subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS, *arguments], check=True)
+
+
 def imports_from_inside(code: str) -> list[str]:
     """Modules of the package that some code imports, apart from `adapterkit` itself."""
     found = []
