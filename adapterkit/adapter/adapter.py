@@ -17,6 +17,7 @@ from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..methods.base import Method, Tensors
+from ..tasks.answer_distribution import AnswerDistribution
 from ..tasks.base import Task
 from ..tasks.fields import Fields
 from ..tasks.types import Text
@@ -202,10 +203,21 @@ class Adapter:
 
     def without_record(self) -> Adapter:
         """A copy for answers, which need no record of its training but the columns of its rows
-        (see `inputs`); the record is as large as a small adapter."""
+        (see `inputs`) and the distribution of its answers; the record is as large as a small
+        adapter."""
         recipe = self.training.get("recipe")
-        kept = {"recipe": {"data": recipe.get("data", {})}} if isinstance(recipe, Mapping) else {}
+        kept: dict[str, Any] = {}
+        if isinstance(recipe, Mapping):
+            kept["recipe"] = {"data": recipe.get("data", {})}
+        if "answers" in self.training:
+            kept["answers"] = self.training["answers"]
         return replace(self, training=kept)
+
+    @cached_property
+    def trained_answers(self) -> AnswerDistribution | None:
+        """The distribution of its answers after training; None if its record does not have it."""
+        content = self.training.get("answers")
+        return None if content is None else AnswerDistribution.from_plain(content)
 
     @cached_property
     def inputs(self) -> Inputs:

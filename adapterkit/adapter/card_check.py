@@ -9,6 +9,7 @@ from typing import Any
 from ..methods.base import methods
 from ..names import check_name
 from ..schema import build_kind, convert, is_text
+from ..tasks.answer_distribution import AnswerDistribution
 from ..tasks.base import tasks
 from .adapter import MOST_MEMBERS
 from .inputs import Inputs
@@ -29,7 +30,7 @@ LONGEST_KIND = 100
 DEPTH = 60
 """Most levels of lists and mappings in a card."""
 
-SECTIONS = ("recipe", "rows", "intervals", "report", "composed")
+SECTIONS = ("recipe", "rows", "intervals", "report", "composed", "answers")
 """Parts of a training record that are mappings, if they are there."""
 
 
@@ -92,6 +93,11 @@ def _check_training(content: Mapping[str, Any]) -> None:
     for split, n in training.get("rows", {}).items():
         if isinstance(n, bool) or not isinstance(n, int):
             raise ValueError(f"training.rows.{split}: expected a number of rows, got {n!r:.80}")
+    if "answers" in training:
+        try:
+            AnswerDistribution.from_plain(training["answers"])
+        except ValueError as error:
+            raise ValueError(f"training.answers: {error}") from None
     data = training.get("recipe", {}).get("data", {})
     if not isinstance(data, Mapping):
         raise ValueError(f"training.recipe.data: expected keys and values, got {data!r:.80}")

@@ -21,6 +21,7 @@ from .compose import compose
 from .convert import convert
 from .cross_validate import cross_validate
 from .data import app as data
+from .drift import drift
 from .evaluate import evaluate
 from .export import export
 from .group import CommandGroup
@@ -138,6 +139,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command("list")(list_adapters)
 app.command()(inspect)
+app.command()(drift)
 app.command()(verify)
 app.command("import")(import_adapter)
 app.command()(convert)

@@ -279,6 +279,23 @@ class Endpoints:
         errors: list[str] = content["faults"]
         return errors
 
+    async def drift(
+        self, name: str, since: int = 86_400, version: int | None = None
+    ) -> dict[str, Any]:
+        """Compares the answers of an adapter with those of its training.
+
+        Args:
+            name: The adapter.
+            since: Seconds; the server keeps a day, in steps of ten minutes.
+            version: The version; the latest one if None.
+
+        Returns:
+            `version`, the counts `observed` and `reference`, and `drift`: figures by `labels` and
+            `confidence`, None if there is nothing to compare.
+        """
+        query = f"since={since}" + ("" if version is None else f"&version={version}")
+        return await self._object(Request("GET", f"/admin/drift/{_path(name)}?{query}"))
+
 
 def _texts(texts: Sequence[str]) -> list[bytes]:
     return [to_json(text, f"text {number}") for number, text in enumerate(texts, 1)]

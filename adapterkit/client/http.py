@@ -185,6 +185,7 @@ class Client(_BaseClient[httpx2.Client]):
     unload = _sync(Endpoints.unload)
     delete = _sync(Endpoints.delete)
     verify = _sync(Endpoints.verify)
+    drift = _sync(Endpoints.drift)
 
     def models(self, page: int = 100) -> Iterator[dict[str, Any]]:
         """The plain backbone and all adapters that the key may use, in the order of their names.
@@ -244,6 +245,7 @@ class AsyncClient(_BaseClient[httpx2.AsyncClient]):
     unload = _async(Endpoints.unload)
     delete = _async(Endpoints.delete)
     verify = _async(Endpoints.verify)
+    drift = _async(Endpoints.drift)
 
     async def models(self, page: int = 100) -> AsyncIterator[dict[str, Any]]:
         """The plain backbone and all adapters that the key may use, in the order of their names.

@@ -12,11 +12,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from ..adapter.card import CARD
+from ..adapter.card import CARD, read_card
 from ..adapter.folder_files import REQUIRED_FILES
 from ..adapter.store import Store
 from ..errors import AdapterkitError
 from ..names import check_name
+from ..tasks.answer_distribution import AnswerDistribution
+from ..tasks.drift import Drift
+from .answer_watch import KEPT_WINDOWS, WINDOW
 from .api_keys import Caller, Role
 from .audit_log import audited
 from .auth import CallerDep, check_permission
@@ -25,6 +28,7 @@ from .responses import (
     AdapterVersions,
     Aliases,
     Deletion,
+    DriftReport,
     NamedVersion,
     Unloading,
     Verification,
@@ -232,6 +236,45 @@ async def verify(name: Name, service: ServiceDep, action: ActionDep) -> Response
     with action.on(name, "verify"):
         faults = await service.in_thread(service.store.verify, name)
     return JSONResponse({"name": name, "faults": faults})
+
+
+@router.get("/drift/{name:adapter}", response_model=DriftReport)
+async def drift(
+    name: Name,
+    service: ServiceDep,
+    action: ActionDep,
+    version: Annotated[
+        int | None, Query(ge=1, le=MAX_VERSION, description="If omitted, the latest version")
+    ] = None,
+    since: Annotated[
+        int, Query(ge=1, le=WINDOW * KEPT_WINDOWS, description="Seconds, in steps of ten minutes")
+    ] = WINDOW * KEPT_WINDOWS,
+) -> Response:
+    """Compare the answers of a version with those of its training: labels, scores, abstentions.
+
+    They are counted since the start of the server, for a day at most. `reference` is null for an
+    adapter whose card does not have the distribution of its answers.
+    """
+    with action.on(name, "drift"):
+        reference = name if version is None else f"{name}@{version}"
+        found = await service.find(action.caller, reference)
+        training = (await service.in_thread(read_card, found.folder))["training"]
+    windows = service.metrics.answers.windows(name, found.number)
+    observed = AnswerDistribution() if windows is None else windows.since(since)
+    trained = training.get("answers")
+    compared = None if trained is None else AnswerDistribution.from_plain(trained)
+    drifted = None
+    if compared is not None and observed.rows:
+        drifted = Drift.between(compared, observed).plain()
+    return JSONResponse(
+        {
+            "name": name,
+            "version": found.number,
+            "observed": observed.plain(),
+            "reference": trained,
+            "drift": drifted,
+        }
+    )
 
 
 async def _aliases(service: Service, name: str) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from statistics import median
 
@@ -13,7 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ..names import BASE
-from .adapter_cache import AdapterCache
+from ..tasks.types import Answer
+from .adapter_cache import AdapterCache, LoadedAdapter
+from .answer_watch import AnswerCollector, AnswerWatch
 from .connections import Connections, Phase
 from .engine import Engine, EngineObserver
 from .tracing import Traces
@@ -72,6 +74,8 @@ class Metrics(EngineObserver):
         self._stage_histogram = cache(self._stages.labels)
         self._status_counter = cache(self._requests.labels)
         self._adapter_counters: dict[str, Counter] = {}
+        self.answers = AnswerWatch()
+        self.registry.register(AnswerCollector(self.answers))
 
     def observe(self, engine: Engine, cache: AdapterCache) -> None:
         """Adds the state of the engine and of the cache at the time of a scrape."""
@@ -109,6 +113,21 @@ class Metrics(EngineObserver):
             if name == adapter:
                 self._adapter_counters[name] = counter
         counter.inc(rows)
+
+    def count_answers(self, rows: Iterable[tuple[LoadedAdapter | None, Answer]]) -> None:
+        """Counts labels, scores and abstentions.
+
+        Args:
+            rows: The adapter of each row, None for the plain backbone, and its answer.
+        """
+        for loaded, answer in rows:
+            decision = None if loaded is None else loaded.adapter.task.decision(answer)
+            if loaded is None or decision is None:
+                continue
+            watched = self.answers.watched(loaded.version.name)
+            if watched is not None:
+                reference = loaded.adapter.trained_answers
+                watched.count(decision, watched.version(loaded.version.number, reference))
 
     def text(self, may_see: Callable[[str], bool]) -> bytes:
         """All metrics in the text format of Prometheus.

@@ -325,3 +325,42 @@ class Verification(ResponseBody):
 
     name: str
     faults: list[str]
+
+
+class AnswerCounts(ResponseBody):
+    """The distribution of an adapter's answers."""
+
+    rows: int
+    abstained: int = Field(description="Rows without a label, an entity or an answer")
+    labels: dict[str, int] = Field(description="Rows by label")
+    confidence: list[int] = Field(
+        description="Rows by score: up to 0.1, 0.2, ... 0.9, 0.95, 0.99 and 1"
+    )
+    confidence_sum: float
+
+
+class ReferenceCounts(AnswerCounts):
+    """The distribution of its answers after training."""
+
+    split: str = Field(description="The rows that they are for")
+
+
+class DivergenceReport(ResponseBody):
+    """How far observed counts are from those of the training."""
+
+    psi: float = Field(description="Population stability index")
+    limit: float = Field(description="What it exceeds by chance once in a hundred times")
+    js_distance: float = Field(description="Jensen-Shannon distance, from 0 to 1")
+    drifted: bool
+
+
+class DriftReport(ResponseBody):
+    """The answers of a version beside those of its training."""
+
+    name: str
+    version: int
+    observed: AnswerCounts
+    reference: ReferenceCounts | None
+    drift: dict[str, DivergenceReport] | None = Field(
+        description="By `labels` and `confidence`; null without answers or without a reference"
+    )

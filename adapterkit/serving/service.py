@@ -210,6 +210,8 @@ class Service:
         )
         for name, n in Counter(one.version.name if one else BASE for one in loaded).items():
             self.metrics.rows(name, n)
+        if output is Output.ANSWER:
+            self.metrics.count_answers(zip(loaded, answers, strict=True))
         self.metrics.activity.request(len(rows), time.monotonic() - began)
         return [RowAnswer(*parts) for parts in zip(loaded, answers, tokens, strict=True)]
 

@@ -29,6 +29,7 @@ from .labels import similar_labels
 from .types import (
     Answer,
     AnswerSummary,
+    Decision,
     Example,
     HeadInput,
     Outputs,
@@ -318,6 +319,20 @@ class Task(ABC):
         Args:
             answer: An answer as `answers` returns it.
         """
+
+    def decision(self, answer: Answer) -> Decision | None:
+        """What is counted of an answer to watch the adapter; None if its answers are numbers or
+        vectors, which are not counted.
+
+        Args:
+            answer: An answer as `answers` returns it.
+        """
+        return None
+
+    @property
+    def has_decisions(self) -> bool:
+        """Whether its answers can be counted (`decision`)."""
+        return type(self).decision is not Task.decision
 
     def scores(self, outputs: Outputs, example: Example) -> Iterable[Score]:
         """The logits, before softmax or sigmoid, that stand for one row's answer; explanations

@@ -21,7 +21,7 @@ from .foreign_head import ForeignHead
 from .labels import check_labels, distinct_labels, known_labels, label_index
 from .pooled import PooledTask, mean_score, ranked
 from .thresholds import best_threshold
-from .types import NOTHING, Answer, AnswerSummary, Example, Outputs, Row, Score
+from .types import NOTHING, Answer, AnswerSummary, Decision, Example, Outputs, Row, Score
 
 HALF = 0.5
 ENOUGH = 20
@@ -138,6 +138,13 @@ class MultiLabel(PooledTask):
 
     def summary(self, answer: Answer) -> AnswerSummary:
         return AnswerSummary(", ".join(answer["labels"]) or NOTHING)
+
+    def decision(self, answer: Answer) -> Decision:
+        """The confidence is that of the least sure label: each of them is right with its
+        probability, or with the rest of it if it is not answered."""
+        given, scores = set(answer["labels"]), answer["scores"]
+        sure = (score if label in given else 1 - score for label, score in scores.items())
+        return Decision(tuple(answer["labels"]), min(sure))
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The logit of each answered label; if none is answered, of the most probable one."""

@@ -19,8 +19,10 @@ from .fields import SEPARATOR, FieldKind, Fields
 from .labels import spelling
 from .pooled import PooledTask, ranked
 from .types import (
+    ANSWERED,
     Answer,
     AnswerSummary,
+    Decision,
     Example,
     Outputs,
     Part,
@@ -125,6 +127,9 @@ class MultipleChoice(PooledTask):
 
     def summary(self, answer: Answer) -> AnswerSummary:
         return AnswerSummary(answer["label"], answer["score"])
+
+    def decision(self, answer: Answer) -> Decision:
+        return Decision((ANSWERED,), answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The logit of the answered choice."""

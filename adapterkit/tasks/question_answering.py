@@ -22,7 +22,18 @@ from .fields import FieldKind, Fields
 from .foreign_head import ForeignHead
 from .thresholds import best_threshold
 from .token_head import token_logits
-from .types import NOTHING, Answer, AnswerSummary, Example, HeadInput, Outputs, Row, Score
+from .types import (
+    ANSWERED,
+    NOTHING,
+    Answer,
+    AnswerSummary,
+    Decision,
+    Example,
+    HeadInput,
+    Outputs,
+    Row,
+    Score,
+)
 
 
 @dataclass(frozen=True)
@@ -214,6 +225,9 @@ class QuestionAnswering(Task):
 
     def summary(self, answer: Answer) -> AnswerSummary:
         return AnswerSummary(answer["answer"] or NOTHING, answer["score"])
+
+    def decision(self, answer: Answer) -> Decision:
+        return Decision((ANSWERED,) if answer["answer"] else (), answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The start logit of the answer's first token plus the end logit of its last token."""

@@ -20,7 +20,7 @@ from .columns import Column
 from .fields import FieldKind
 from .labels import check_labels, count_labels, distinct_labels, known_labels, label_index
 from .pooled import PooledTask, mean_score, ranked
-from .types import Answer, AnswerSummary, Example, Outputs, Row, Score
+from .types import Answer, AnswerSummary, Decision, Example, Outputs, Row, Score
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,9 @@ class SingleLabelTask(PooledTask):
 
     def summary(self, answer: Answer) -> AnswerSummary:
         return AnswerSummary(answer["label"], answer["score"])
+
+    def decision(self, answer: Answer) -> Decision:
+        return Decision((answer["label"],), answer["score"])
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
         """The logit of the answered label."""

@@ -31,6 +31,7 @@ from .types import (
     NOTHING,
     Answer,
     AnswerSummary,
+    Decision,
     Example,
     HeadInput,
     Outputs,
@@ -227,6 +228,12 @@ class Tagging(Task):
     def summary(self, answer: Answer) -> AnswerSummary:
         found = [f"{one['word']} ({one['entity_group']})" for one in answer["entities"]]
         return AnswerSummary(", ".join(found) or NOTHING)
+
+    def decision(self, answer: Answer) -> Decision:
+        """The kinds of entities, and the score of the least sure entity."""
+        entities = answer["entities"]
+        kinds = dict.fromkeys(one["entity_group"] for one in entities)
+        return Decision(tuple(kinds), min((one["score"] for one in entities), default=None))
 
     def scores(self, outputs: Outputs, example: Example) -> Iterator[Score]:
         """For each entity, and each tag outside entities, the mean logit of its words' tags. They

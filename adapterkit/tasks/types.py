@@ -32,6 +32,22 @@ class AnswerSummary(NamedTuple):
     score: float | None = None
 
 
+ANSWERED = "(answered)"
+"""Label of an answer that is not one of the adapter's labels, such as a span of a text."""
+
+
+class Decision(NamedTuple):
+    """What is counted of an answer.
+
+    Attributes:
+        labels: Its distinct labels; none if the adapter abstained.
+        confidence: Its score, from 0 to 1; None if it has none.
+    """
+
+    labels: tuple[str, ...]
+    confidence: float | None
+
+
 def vector_summary(vector: Sequence[float]) -> AnswerSummary:
     """The first numbers of a vector, and how many it has."""
     return AnswerSummary(f"[{', '.join(f'{x:.3f}' for x in vector[:3])}, ... {len(vector)}]")

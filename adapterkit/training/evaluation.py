@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from ..adapter.adapter import Adapter
 from ..backbone.model import Backbone
 from ..inference.labelled import Split
 from ..inference.pipeline import compute_outputs
+from ..tasks.answer_distribution import AnswerDistribution
 from ..tasks.base import Task
 from ..tasks.types import Outputs
 
@@ -77,3 +79,29 @@ def tune_and_score(
         record["intervals"][name] = task.intervals(predictions)
         record["report"] = {"split": name, **task.report(predictions)}
     return replace(adapter, task=task, metrics=metrics, training={**adapter.training, **record})
+
+
+ANSWERED_TRAINING_ROWS = 500
+"""Most training rows whose answers are counted if there are no others."""
+
+
+def training_rows(split: Split) -> Split:
+    """Some training rows, drawn without regard to their order, whose answers are counted."""
+    n = min(len(split), ANSWERED_TRAINING_ROWS)
+    return split.select(random.Random(0).sample(range(len(split)), n))
+
+
+def count_answers(adapter: Adapter, name: str, split: Split, outputs: Outputs) -> Adapter:
+    """A trained adapter whose record has the distribution of its answers for a split as `answers`,
+    with which later answers are compared.
+
+    Args:
+        adapter: The adapter.
+        name: Name of the split.
+        split: Its rows.
+        outputs: The adapter's outputs for them.
+    """
+    answers = adapter.task.answers(outputs, split.examples)
+    decisions = filter(None, map(adapter.task.decision, answers))
+    record = {"split": name, **AnswerDistribution.of(decisions).plain()}
+    return replace(adapter, training={**adapter.training, "answers": record})

@@ -21,7 +21,7 @@ from .callbacks.base import Callback
 from .checkpoint import CheckpointPlace, Checkpoints, origin_of
 from .checkpointing import Checkpointing
 from .compatibility import check_together
-from .evaluation import split_outputs, tune_and_score
+from .evaluation import count_answers, split_outputs, training_rows, tune_and_score
 from .loop import Loop, LoopOptions
 from .plan import HELD_OUT, Plan, Rows, load_rows
 from .processes import (
@@ -357,7 +357,35 @@ def _evaluated(
         if plan.augmented is not None and plan.augmented.own is not None:
             record["augment"] = plan.augmented.own
         adapters.append(tune_and_score(replace(adapter, training=record), plan.splits, by_split))
-    return adapters
+    return _with_counted_answers(
+        accelerator, backbone, adapters, [plan for plan, _ in finished], outputs
+    )
+
+
+def _with_counted_answers(
+    accelerator: Accelerator,
+    backbone: Backbone,
+    adapters: Sequence[Adapter],
+    plans: Sequence[Plan],
+    outputs: Sequence[Mapping[str, Outputs]],
+) -> list[Adapter]:
+    """Adapters with the distribution of their answers: for the validation rows, else for the test
+    rows, else for some training rows, whose outputs are computed for it."""
+    splits = [
+        next(((name, plan.splits[name]) for name in HELD_OUT if name in by_split), None)
+        or ("train", training_rows(plan.splits["train"]))
+        for plan, by_split in zip(plans, outputs, strict=True)
+    ]
+    counted = [index for index, one in enumerate(adapters) if one.task.has_decisions]
+    missing = [index for index in counted if splits[index][0] == "train"]
+    pairs = [(adapters[index], splits[index][1]) for index in missing]
+    trained = dict(zip(missing, split_outputs(accelerator, backbone, pairs), strict=True))
+    found = list(adapters)
+    for index in counted:
+        name, split = splits[index]
+        own = trained[index] if name == "train" else outputs[index][name]
+        found[index] = count_answers(found[index], name, split, own)
+    return found
 
 
 def _as_ensemble(runs: Sequence[Run]) -> Adapter:

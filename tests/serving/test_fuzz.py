@@ -175,6 +175,7 @@ VALID_REQUESTS: list[tuple[str, dict[str, str], Any]] = [
     ("PUT /admin/aliases/{alias}/{name}", STABLE, {"version": 1}),
     ("DELETE /admin/aliases/{alias}/{name}", STABLE, None),
     ("GET /admin/verify/{name}", INTENT, None),
+    ("GET /admin/drift/{name}", INTENT, None),
     ("POST /admin/unload/{name}", INTENT, None),
     ("POST /admin/rollback/{name}", INTENT, None),
     ("DELETE /admin/adapters/{name}", {"name": "acme/copy"}, None),

@@ -70,6 +70,15 @@ def test_trained_saved_and_served_answers_are_the_same(
         assert score is None or 0.0 <= score <= 1.0
         for key in again.task.tensor_keys & answer.keys():
             assert type(answer[key]) in (str, int, float, list), key
+    counted = [d for answer in together[:-1] if (d := again.task.decision(answer)) is not None]
+    assert len(counted) == (len(requests) if again.task.has_decisions else 0)
+    assert again.task.has_decisions == ("answers" in adapter.training)
+    if counted:
+        record = adapter.training["answers"]
+        assert record["rows"] == adapter.training["rows"][record["split"]]
+    for labels, confidence in counted:
+        assert all(type(label) is str for label in labels)
+        assert confidence is None or 0.0 <= confidence <= 1.0
 
 
 @every_task
