@@ -128,6 +128,14 @@ def serve(
     log_texts: Annotated[
         bool, typer.Option("--log-texts", help="Write the texts of requests to the log.")
     ] = False,
+    log_masked_texts: Annotated[
+        bool,
+        typer.Option(
+            "--log-masked-texts",
+            help="The same with e-mail addresses, phone, card and account numbers masked; needs "
+            "the extra adapterkit[mask].",
+        ),
+    ] = False,
 ) -> None:
     """Serve the adapters of a store over HTTP, mixed in one batch over their backbones.
 
@@ -145,6 +153,8 @@ def serve(
 
         if not 0 <= port <= 65535:
             raise AdapterkitError(f"--port {port}: expected 0 to 65535")
+        if log_texts and log_masked_texts:
+            raise AdapterkitError("give either --log-texts or --log-masked-texts, not both")
         counts = {
             "--batch-tokens": batch_tokens,
             "--queue-tokens": queue_tokens,
@@ -172,6 +182,7 @@ def serve(
                 any_backbone=any_backbone,
                 trust=trust,
                 log_texts=log_texts,
+                log_masked_texts=log_masked_texts,
                 limits=ServingLimits(
                     row_characters=row_characters, timeout=timeout, read_timeout=read_timeout
                 ),

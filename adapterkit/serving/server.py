@@ -38,6 +38,7 @@ from .json_logs import log, log_as_json
 from .key_file import VARIABLE, KeyFile, parse_keys
 from .metrics import Metrics
 from .service import Service, ServingLimits
+from .text_mask import TextMask
 from .tls import TlsHandshake, load_tls
 from .tracing import Traces
 
@@ -71,6 +72,7 @@ class Settings:
         any_backbone: Whether adapters that were trained on other weights are accepted.
         trust: Trust file; without it, signatures are not read.
         log_texts: Whether the texts of requests are logged.
+        log_masked_texts: Whether they are logged with personal numbers and addresses masked.
         limits: Limits of one request.
         max_connections, max_connections_per_address: Most open connections; if None, as in
             `ConnectionLimits.of_process`.
@@ -93,6 +95,7 @@ class Settings:
     any_backbone: bool = False
     trust: Path | None = None
     log_texts: bool = False
+    log_masked_texts: bool = False
     limits: ServingLimits = field(default_factory=ServingLimits)
     max_connections: int | None = None
     max_connections_per_address: int | None = None
@@ -110,6 +113,7 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
         AdapterkitError: The store or a backbone is not valid.
     """
     check_origins(settings.cors_origins, has_keys=keys is not None)
+    mask = TextMask() if settings.log_masked_texts else None
     trust = None if settings.trust is None else Trust.read(settings.trust)
     store = Store(settings.store, settings.cache, trust)
     if store.remote is None and not store.root.is_dir():
@@ -146,7 +150,14 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
     )
     metrics.observe(engine, cache)
     return Service(
-        cache, engine, keys, metrics, settings.limits, settings.log_texts, settings.cors_origins
+        cache,
+        engine,
+        keys,
+        metrics,
+        settings.limits,
+        settings.log_texts,
+        settings.cors_origins,
+        mask,
     )
 
 

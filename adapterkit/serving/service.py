@@ -37,6 +37,7 @@ from .imported_folder import FolderImport, ImportOptions
 from .json_logs import log
 from .metrics import Metrics
 from .pending_row import Output
+from .text_mask import TextMask
 from .tokenizing import estimate_tokens
 from .wrong_keys import WrongKeys
 
@@ -101,6 +102,7 @@ class Service:
         limits: Limits of one request.
         log_texts: Whether the texts of requests are logged.
         origins: Origins of the pages of other sites that may send requests (CORS).
+        mask: Masks them in the log; they are then logged in any case.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Service:
         limits: ServingLimits,
         log_texts: bool = False,
         origins: Collection[str] = (),
+        mask: TextMask | None = None,
     ) -> None:
         self.cache = cache
         self.engine = engine
@@ -120,6 +123,7 @@ class Service:
         self.limits = limits
         self.log_texts = log_texts
         self.origins = origins
+        self.mask = mask
         self.wrong_keys = WrongKeys()
         metrics.observe_wrong_keys(self.wrong_keys)
 
@@ -143,7 +147,7 @@ class Service:
         """The owner of a key; None if the server has keys and this is not one of them."""
         return EVERYONE if self.keys is None else self.keys.find(key)
 
-    def admit(self, caller: Caller, rows: Sequence[tuple[str | None, Text]]) -> None:
+    async def admit(self, caller: Caller, rows: Sequence[tuple[str | None, Text]]) -> None:
         """Checks the number of a request's rows, and takes them from the caller's quota.
 
         Raises:
@@ -152,9 +156,10 @@ class Service:
         """
         self.limits.check_rows(len(rows))
         caller.tenant.rows.take(len(rows), "rows")
-        if self.log_texts:
-            facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}
-            log.info("asked", extra={"facts": facts})
+        if self.mask is not None:
+            self._log_texts(caller, await self.in_thread(self.mask.masked_rows, rows))
+        elif self.log_texts:
+            self._log_texts(caller, rows)
 
     async def answer(
         self,
@@ -184,7 +189,7 @@ class Service:
             UnavailableError: The server is closing, or the timeout has passed.
         """
         began = time.monotonic()
-        self.admit(caller, rows)
+        await self.admit(caller, rows)
         by_reference = await self._load(caller, {reference or BASE for reference, _ in rows})
         loaded = [by_reference[reference or BASE] for reference, _ in rows]
         adapters = [None if one is None else one.adapter for one in loaded]
@@ -334,6 +339,10 @@ class Service:
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Runs work on files in a thread."""
         return await asyncio.to_thread(work, *arguments)
+
+    def _log_texts(self, caller: Caller, rows: Sequence[tuple[str | None, Any]]) -> None:
+        facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}
+        log.info("asked", extra={"facts": facts})
 
     async def _load(self, caller: Caller, references: set[str]) -> dict[str, LoadedAdapter | None]:
         for reference in references:

@@ -49,7 +49,7 @@ async def tokenize(
     """
     texts: list[str] = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     reference = chosen_adapter(body, named)
-    service.admit(caller, [(reference, text) for text in texts])
+    await service.admit(caller, [(reference, text) for text in texts])
     n_characters = sum(map(len, texts))
     if n_characters > MAX_CHARACTERS:
         raise TooLargeError(
@@ -83,7 +83,7 @@ async def decode(
         raise TooLargeError(
             f"the request has {sum(sizes)} token ids, at most {MAX_IDS} are accepted; send fewer"
         )
-    service.admit(caller, [(reference, f"{size} token ids") for size in sizes])
+    await service.admit(caller, [(reference, f"{size} token ids") for size in sizes])
     backbone = service.backbones.for_adapter(await service.adapter(caller, reference))
     _check_vocabulary(ids, backbone)
     caller.tenant.tokens.take(sum(sizes), "tokens")

@@ -40,6 +40,7 @@ from adapterkit.serving.key_file import KeyFile, parse_keys
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.server import check_host
 from adapterkit.serving.service import Service, ServingLimits
+from adapterkit.serving.text_mask import TextMask
 from adapterkit.serving.tracing import VARIABLE, Traces
 from adapterkit.serving.uploads import unpack
 from adapterkit.tasks.base import tasks
@@ -681,11 +682,15 @@ def test_logs_hold_no_texts(client: TestClient, monkeypatch: pytest.MonkeyPatch)
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     service.log_texts = True
     ask(client, {"inputs": "a secret text", "adapter_id": "acme/intent"})
+    service.mask = TextMask()
+    ask(client, {"inputs": ["a secret text", "secret@example.org"], "adapter_id": "acme/intent"})
     log.setLevel(before)
     assert [json.loads(line)["status"] for line in quiet] == [200, 422]
     assert "secret" not in "".join(quiet)
     record = json.loads(kept.getvalue().splitlines()[2])
     assert record["asked"] == [["acme/intent", "a secret text"]]
+    record = json.loads(kept.getvalue().splitlines()[4])
+    assert [text for _, text in record["asked"]] == ["a secret text <EMAIL>"]
 
 
 def test_bodies_of_common_clients_are_accepted(client: TestClient) -> None:
