@@ -30,7 +30,7 @@ from helpers.paths import ROOT
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    ROOT / "recipes" / "router" / "README.md",
+    *(ROOT / "recipes" / name / "README.md" for name in ("deploy", "monitor", "router")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 README_LINES = 150
