@@ -81,7 +81,7 @@ class Checkpoint:
         if faults:
             raise BackboneError(f"{folder / 'config.json'}: {'; '.join(faults)}")
         tokenizer = _tokenizer_settings(folder)
-        weights = StoredWeights.read(folder, family.prefix)
+        weights = StoredWeights.read(folder, family.prefix, family.stored_names)
         has_pooler = any(map(family.is_pooler_weight, weights.backbone))
         head = _head(weights, family)
         has_decoder = BIAS in head and settings.get("tie_word_embeddings", True)

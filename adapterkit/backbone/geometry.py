@@ -10,9 +10,10 @@ from .sequence_head import SequenceHead
 LINEAR_SITES = ("query", "key", "value", "attention_output", "ffn_up", "ffn_down")
 """The six linears of a layer: an edit reads the linear's input and adds to its output."""
 
-FUSED_SITES = ("qkv",)
+OPTIONAL_SITES = ("qkv", "ffn_gate")
 """Linears that some families have besides: query, key and value as one, which is how PEFT edits a
-linear that computes all three."""
+linear that computes all three, and the gate of a feed-forward block if it is a linear of its own
+beside `ffn_up`."""
 
 INPUT_SITES = {"attention_output_input": "attention_output", "ffn_down_input": "ffn_down"}
 """Sites that are the input of a linear, to the linear: what attention has mixed, and what follows
@@ -165,7 +166,7 @@ class Geometry:
             return end - first
         if linear is not None and linear.width is not None:
             return linear.width
-        return self.intermediate if site == "ffn_up" else self.hidden
+        return self.intermediate if site in ("ffn_up", "ffn_gate") else self.hidden
 
     def peft_path(self, layer: int, site: str) -> str:
         """Path of a linear site inside the backbone, as a PEFT weights file names it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -128,10 +129,7 @@ class EditHooks:
             if isinstance(module, nn.Identity):  # its output is its input, which others read
                 return layer.apply(site, output.clone(), output)
 
-            def normed(x: Tensor) -> Tensor:
-                return F.layer_norm(x, module.normalized_shape, None, None, module.eps)
-
-            return layer.apply(site, output, args[0], read=normed)
+            return layer.apply(site, output, args[0], read=partial(_normed, module))
 
         return hook
 
@@ -170,6 +168,13 @@ class EditHooks:
             return F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
         return (layer.apply("ffn_norm", args[0], read=normed),)
+
+
+def _normed(module: Any, x: Tensor) -> Tensor:
+    """What a norm returns before its own weights."""
+    if isinstance(module, nn.RMSNorm):
+        return F.rms_norm(x, module.normalized_shape, None, module.eps)
+    return F.layer_norm(x, module.normalized_shape, None, None, module.eps)
 
 
 def _apply_side_by_side(

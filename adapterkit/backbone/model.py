@@ -19,7 +19,7 @@ from .edits import Edits
 from .families.base import Family
 from .fingerprint import fingerprint
 from .frozen_weights import FrozenWeights
-from .geometry import LINEAR_SITES, Geometry
+from .geometry import Geometry
 from .hooks import EditHooks
 from .lm_head import LMHead, head_shape, transform
 from .load_options import Device, DeviceMap, Dtype, LoadOptions, Quantization
@@ -201,7 +201,7 @@ class Backbone:
     def linears(self) -> list[nn.Module]:
         """The frozen linears of every layer, in the order in which they are computed; one that
         several layers share is there once."""
-        paths = dict.fromkeys(self.geometry.sites[site].path for site in LINEAR_SITES)
+        paths = dict.fromkeys(site.path for site in self.geometry.sites.values())
         layers = dict.fromkeys(self.layers)
         return [layer.get_submodule(path) for layer in layers for path in paths]
 

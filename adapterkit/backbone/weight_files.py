@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import BackboneError
 from .json_object import read_json_object
 from .regular_file import check_regular_file
+from .stored_names import StoredNames, model_names
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -33,7 +34,7 @@ OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a safetensors file.
+    """A tensor in a safetensors file, or some rows of one.
 
     Attributes:
         file: The file.
@@ -41,6 +42,7 @@ class StoredTensor:
         dtype: Its dtype as the format spells it, such as `F32`.
         shape: Its shape.
         digest: SHA-256 of dtype, shape and bytes.
+        rows: First and past-the-last row of the tensor in the file; None for all of it.
     """
 
     file: Path
@@ -48,6 +50,7 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     digest: str
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,19 +67,20 @@ class StoredWeights:
     root: str
 
     @classmethod
-    def read(cls, folder: Path, prefix: str) -> StoredWeights:
+    def read(cls, folder: Path, prefix: str, stored_names: StoredNames) -> StoredWeights:
         """Reads every byte of a checkpoint's weights.
 
         Args:
             folder: The checkpoint.
             prefix: Name of the backbone inside task models, without a dot.
+            stored_names: Parts of names that are others in the model (`Family.stored_names`).
 
         Raises:
             BackboneError: The files are missing or not sound.
         """
         stored: dict[str, StoredTensor] = {}
         for file in weight_files(folder):
-            for name, tensor in _stored_tensors(file).items():
+            for name, tensor in _stored_tensors(file, stored_names):
                 if name in stored:
                     raise BackboneError(f"{file}: {name!r:.80} is also in {stored[name].file.name}")
                 stored[name] = tensor
@@ -137,8 +141,8 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file, by their names.
+def _stored_tensors(path: Path, stored_names: StoredNames) -> list[tuple[str, StoredTensor]]:
+    """The tensors of a safetensors file with their names in the model.
 
     The file has eight bytes with the length of the header, a JSON header, and the tensors' bytes.
     The library checks that the tensors fill the file end to end, so no byte is read twice.
@@ -153,17 +157,39 @@ def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
             size = int.from_bytes(file.read(8), "little")
             header: dict[str, Any] = json.loads(file.read(size))
             header.pop("__metadata__", None)
-            found = {}
+            found: list[tuple[str, StoredTensor]] = []
             for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
                 begin, end = entry["data_offsets"]
                 file.seek(8 + size + begin)
-                dtype, shape = entry["dtype"], entry["shape"]
-                digest = hashlib.sha256(f"{dtype} {shape} ".encode() + file.read(end - begin))
-                found[name] = StoredTensor(path, name, dtype, tuple(shape), digest.hexdigest())
+                whole = StoredTensor(path, name, entry["dtype"], tuple(entry["shape"]), "")
+                found += _parts(whole, file.read(end - begin), model_names(name, stored_names))
             return found
     except (SafetensorError, OSError, ValueError, MemoryError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BackboneError(f"{path}: not a sound safetensors file ({reason:.300})") from None
+
+
+def _parts(
+    tensor: StoredTensor, content: bytes, names: Sequence[str]
+) -> Iterator[tuple[str, StoredTensor]]:
+    """A tensor, or equal shares of its rows, with names and digests.
+
+    Args:
+        tensor: The whole tensor.
+        content: Its bytes, row after row.
+        names: The names of its parts; the tensor keeps its own if it has no such rows.
+    """
+    n_rows = tensor.shape[0] if tensor.shape else 1
+    if n_rows % len(names):
+        names = [tensor.name]
+    n_rows, n_bytes = n_rows // len(names), len(content) // len(names)
+    for index, name in enumerate(names):
+        shape, rows = tensor.shape, None
+        if len(names) > 1:
+            shape, rows = (n_rows, *shape[1:]), (index * n_rows, (index + 1) * n_rows)
+        own = content[index * n_bytes : (index + 1) * n_bytes]
+        digest = hashlib.sha256(f"{tensor.dtype} {list(shape)} ".encode() + own).hexdigest()
+        yield name, replace(tensor, shape=shape, rows=rows, digest=digest)
 
 
 def read_tensors(wanted: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
@@ -177,7 +203,10 @@ def read_tensors(wanted: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             for name, tensor in wanted.items():
                 if tensor.file == path:
-                    content[name] = file.get_tensor(tensor.name)
+                    if tensor.rows is None:
+                        content[name] = file.get_tensor(tensor.name)
+                    else:
+                        content[name] = file.get_slice(tensor.name)[slice(*tensor.rows)]
     return content
 
 

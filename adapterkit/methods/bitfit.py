@@ -33,8 +33,9 @@ class BitFit(Method):
 
     Attributes:
         targets: What gets a bias: query, key, value, attention_output, ffn_up, ffn_down,
-            attention_layer_norm, ffn_layer_norm. By default all but key, whose bias adds the same
-            number to all scores of a token, which changes nothing.
+            attention_layer_norm, ffn_layer_norm; and ffn_gate where a layer has such a linear. By
+            default all but key, whose bias adds the same number to all scores of a token, which
+            changes nothing, and the gate.
         layers: Layers to edit, counted from 0; all if omitted.
     """
 
@@ -60,7 +61,7 @@ class BitFit(Method):
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_sites("targets", self.targets, (*LINEAR_SITES, *NORM_SITES))
+        check_sites("targets", self.targets, (*LINEAR_SITES, "ffn_gate", *NORM_SITES))
         check_layers(self.layers)
 
     @property
@@ -69,6 +70,7 @@ class BitFit(Method):
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         geometry.check_norms(self.targets)
+        geometry.check_linears([site for site in self.targets if site not in NORM_SITES])
         n_layers = len(chosen_layers(self.layers, geometry))
         return {f"{site}.bias": (n_layers, geometry.width_out(site)) for site in self.targets}
 

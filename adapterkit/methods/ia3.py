@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import FUSED_SITES, INPUT_SITES, LINEAR_SITES, Geometry
+from ..backbone.geometry import INPUT_SITES, LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import (
     Change,
@@ -40,8 +40,9 @@ class IA3(Method):
     """`l * (W x + b)`, or `W (l * x) + b`, with one trained number for each output or input.
 
     Attributes:
-        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; and qkv
-            where one linear computes query, key and value, as PEFT edits it.
+        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; qkv where
+            one linear computes query, key and value, as PEFT edits it; and ffn_gate where the gate
+            of the feed-forward block is a linear of its own.
         feedforward: Those of the targets whose input is multiplied in place of their output:
             attention_output and ffn_down.
         layers: Layers to edit, counted from 0; all if omitted.
@@ -63,7 +64,7 @@ class IA3(Method):
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_sites("targets", self.targets, (*LINEAR_SITES, *FUSED_SITES))
+        check_sites("targets", self.targets, (*LINEAR_SITES, *OPTIONAL_SITES))
         if self.feedforward:
             known = [site for site in self.targets if site in INPUT_OF]
             check_sites("feedforward", self.feedforward, known)
@@ -209,8 +210,8 @@ def _check_overlap(targets: Sequence[str]) -> None:
     Raises:
         ValueError: There are such.
     """
-    if {*FUSED_SITES} & {*targets} and {"query", "key", "value"} & {*targets}:
-        raise ValueError(f"{FUSED_SITES[0]} and a part of it are multiplied")
+    if "qkv" in targets and {"query", "key", "value"} & {*targets}:
+        raise ValueError("qkv and a part of it are multiplied")
 
 
 def _scale(op: ScaleAndShift, index: int, y: Tensor, x: Tensor) -> Tensor:

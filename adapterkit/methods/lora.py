@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import FUSED_SITES, LINEAR_SITES, Geometry
+from ..backbone.geometry import OPTIONAL_SITES, LINEAR_SITES, Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
 from ..schema import check_factor, check_least, check_share
@@ -48,8 +48,9 @@ class LoRA(Method):
         alpha: `scale` is alpha / r.
         dropout: Probability, in training, that a number of the input becomes zero for the
             low-rank path.
-        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; and qkv
-            where one linear computes query, key and value, as PEFT edits it.
+        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; qkv where
+            one linear computes query, key and value, as PEFT edits it; and ffn_gate where the gate
+            of the feed-forward block is a linear of its own.
         rank_stabilised: `scale` is alpha / sqrt(r) instead (Kalajdzievski 2023).
         layers: Layers to edit, counted from 0; all if omitted.
         init_lora_weights: What A and B start as: default (random and zero), pissa (the largest
@@ -88,7 +89,7 @@ class LoRA(Method):
         check_least(self, 1, "r")
         check_share(self, "dropout")
         check_factor(self, "alpha")
-        check_sites("targets", self.targets, (*LINEAR_SITES, *FUSED_SITES))
+        check_sites("targets", self.targets, (*LINEAR_SITES, *OPTIONAL_SITES))
         check_layers(self.layers)
         if self.init_lora_weights == "default":
             return

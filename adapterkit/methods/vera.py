@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import FUSED_SITES, LINEAR_SITES, Geometry
+from ..backbone.geometry import OPTIONAL_SITES, LINEAR_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from ..schema import check_factor, check_least, check_share
 from .base import (
@@ -45,8 +45,9 @@ class VeRA(Method):
         projection_seed: Seed of the random matrices, `projection_prng_key` in PEFT.
         dropout: Probability, in training, that a number of the input becomes zero for the
             low-rank path.
-        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; and qkv
-            where one linear computes query, key and value, as PEFT edits it.
+        targets: Linears to edit: query, key, value, attention_output, ffn_up, ffn_down; qkv where
+            one linear computes query, key and value, as PEFT edits it; and ffn_gate where the gate
+            of the feed-forward block is a linear of its own.
         layers: Layers to edit, counted from 0; all if omitted.
     """
 
@@ -75,7 +76,7 @@ class VeRA(Method):
             raise ValueError(f"projection_seed: expected 0 to 2^63 - 1, got {self.projection_seed}")
         check_factor(self, "d_initial")
         check_share(self, "dropout")
-        check_sites("targets", self.targets, (*LINEAR_SITES, *FUSED_SITES))
+        check_sites("targets", self.targets, (*LINEAR_SITES, *OPTIONAL_SITES))
         check_layers(self.layers)
 
     @property

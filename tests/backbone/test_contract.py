@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from adapterkit.backbone.checkpoint import Checkpoint
 from adapterkit.backbone.families.base import families, family_of
-from adapterkit.backbone.geometry import FUSED_SITES, LINEAR_SITES
+from adapterkit.backbone.geometry import LINEAR_SITES, OPTIONAL_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import forward
 from helpers.adapters import MakeAdapter
@@ -53,7 +53,7 @@ def test_the_paths_of_a_family_exist_in_its_models(model_type: str) -> None:
     assert (geometry.layers_path, geometry.prefix) == (family.layers_path, family.prefix)
     assert model.base_model_prefix == family.prefix
     assert len(layers) == geometry.layers
-    assert set(LINEAR_SITES) <= set(geometry.sites) <= {*LINEAR_SITES, *FUSED_SITES}
+    assert set(LINEAR_SITES) <= set(geometry.sites) <= {*LINEAR_SITES, *OPTIONAL_SITES}
     for layer in layers:
         for name, site in geometry.sites.items():
             linear: Any = layer.get_submodule(site.path)

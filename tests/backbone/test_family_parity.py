@@ -35,6 +35,7 @@ from adapterkit.ops.launch_table import LaunchTable
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from helpers.adapters import MakeAdapter
+from helpers.families import MODEL_TYPES
 from helpers.folder_faults import change_json
 from helpers.sequences import outputs_by_row, tokenise
 from helpers.vocabulary import WORDS
@@ -43,28 +44,17 @@ VOCABULARY = 90
 LENGTHS = (17, 1, 40, 33, 6)
 """Tokens of the sequences of a batch; two of them are pairs."""
 
+ELSEWHERE = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
+"""Model types with tests of their own."""
+
 MODELS: dict[str, dict[str, Any]] = {
-    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
-    "data2vec-text": {},
-    "deberta-v2": {
-        "relative_attention": True,
-        "position_buckets": 8,
-        "max_relative_positions": 40,
-        "pos_att_type": ["c2p", "p2c"],
-        "share_att_key": True,
-        "norm_rel_ebd": "layer_norm",
-        "position_biased_input": False,
-    },
+    **{name: MODEL_TYPES[name] for name in MODEL_TYPES if name not in ELSEWHERE},
     "deberta-v2 linears of positions": {
         "relative_attention": True,
         "pos_att_type": ["p2c"],
         "type_vocab_size": 2,
         "embedding_size": 16,
     },
-    "distilbert": {"hidden_dim": 48},
-    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
-    "mpnet": {},
-    "splinter": {},
 }
 """Model types, with a name for further ones of one type, and settings beside those of all."""
 
@@ -225,7 +215,8 @@ def test_lora_equals_peft_forward_and_backward(
 ) -> None:
     backbone = Backbone.load(str(checkpoints(model_type, size)), device="cpu")
     inputs = random_inputs(backbone)
-    adapter = make_adapter(backbone, "lora", r=3, alpha=3.0, targets=LINEAR_SITES)
+    targets = tuple(backbone.geometry.sites)
+    adapter = make_adapter(backbone, "lora", r=3, alpha=3.0, targets=targets)
     theirs, owners = peft_copy(random_model(model_type, size), adapter, backbone)
     for tensor in adapter.tensors.values():
         tensor.requires_grad_()
@@ -234,7 +225,8 @@ def test_lora_equals_peft_forward_and_backward(
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     for states in (found, expected):
         (states * weights).sum().backward()
-    assert sum(len(layers) for _, layers in owners.values()) == 12 * backbone.geometry.layers
+    n_tensors = 2 * len(targets) * backbone.geometry.layers
+    assert sum(len(layers) for _, layers in owners.values()) == n_tensors
     for parameter, (name, layers) in owners.items():
         gradient, right = adapter.tensors[name].grad, parameter.grad
         assert gradient is not None

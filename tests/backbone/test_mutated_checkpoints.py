@@ -20,6 +20,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import BackboneError
 from helpers.backbone_faults import FAULTS
 from helpers.byte_level import save_byte_level_roberta
+from helpers.families import MODEL_TYPES
 from helpers.sequences import states_of
 from helpers.time_limit import limited_time
 
@@ -29,23 +30,8 @@ LONGEST = 16
 """At least as many tokens as any of the texts has."""
 
 
-OTHERS: dict[str, dict[str, Any]] = {
-    "albert": {"embedding_size": 16, "num_hidden_groups": 2, "initializer_range": 0.2},
-    "deberta-v2": {
-        "relative_attention": True,
-        "position_buckets": 8,
-        "pos_att_type": ["c2p", "p2c"],
-        "share_att_key": True,
-        "norm_rel_ebd": "layer_norm",
-        "position_biased_input": False,
-        "initializer_range": 0.2,
-    },
-    "distilbert": {"hidden_dim": 48, "initializer_range": 0.2},
-    "ernie": {"use_task_id": True, "initializer_range": 0.2},
-    "modernbert": {"pad_token_id": 0, "local_attention": 4, "initializer_range": 0.2},
-    "mpnet": {"initializer_range": 0.2},
-}
-"""Model types with layers of their own, and settings beside those of all."""
+LIKE_BERT = ("bert", "roberta", "xlm-roberta", "data2vec-text", "electra", "splinter")
+"""Model types with the layers of BERT."""
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +49,12 @@ def sound(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
     AutoModel.from_pretrained(tiny_folder).save_pretrained(folders[2], max_shard_size="20KB")
     shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
     shape |= {"num_hidden_layers": 3, "vocab_size": 90, "max_position_embeddings": 64}
-    for model_type, settings in OTHERS.items():
+    shape |= {"initializer_range": 0.2}
+    for model_type in (name for name in MODEL_TYPES if name not in LIKE_BERT):
         folders.append(root / model_type)
         shutil.copytree(tiny_folder, folders[-1], ignore=shutil.ignore_patterns("*.safetensors"))
         torch.manual_seed(5)
-        config = AutoConfig.for_model(model_type, **shape, **settings)
+        config = AutoConfig.for_model(model_type, **{**shape, **MODEL_TYPES[model_type]})
         AutoModel.from_config(config).save_pretrained(folders[-1])
     return [*folders, save_byte_level_roberta(root / "roberta")]
 
@@ -83,17 +70,21 @@ def states_by_transformers(folder: Path) -> torch.Tensor:
     config = AutoConfig.from_pretrained(folder)
     config._attn_implementation, config.chunk_size_feed_forward = "eager", 0
     config.initializer_range = 0.02  # of the weights before they are loaded; it may be negative
-    model = AutoModel.from_config(config).eval()
-    wrappers = rf"(?:module|model|0\.auto_model|{model.base_model_prefix})\."
+    with torch.device("meta"):
+        kind = type(AutoModel.from_config(config))
+    wrappers = rf"(?:module|model|0\.auto_model|{kind.base_model_prefix})\."
     weights = {
         re.sub(f"^(?:{wrappers})*", "", name): tensor
         for path in weight_files(folder)
         for name, tensor in load_file(path).items()
     }
-    left = model.load_state_dict(weights, strict=False)
-    parts = ("embeddings.", "encoder.", "transformer.", "layers.", "final_norm.")
-    assert all(name.startswith("pooler.") for name in left.missing_keys)
-    assert not any(name.startswith(parts) for name in left.unexpected_keys)
+    model, left = kind.from_pretrained(
+        None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
+    )
+    model.eval()
+    parts = ("embeddings.", "emb_ln.", "encoder.", "transformer.", "layers.", "final_norm.")
+    assert all(name.startswith("pooler.") for name in left["missing_keys"])
+    assert not any(name.startswith(parts) for name in left["unexpected_keys"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

@@ -12,27 +12,29 @@ MODEL_TYPES: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
     "data2vec-text": {},
-    "ernie": {},
+    "ernie": {"use_task_id": True, "task_type_vocab_size": 3},
     "electra": {"embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
-    "albert": {"embedding_size": 16, "num_hidden_groups": 2, "num_hidden_layers": 3},
+    "distilbert": {"hidden_dim": 48},
+    "albert": {"embedding_size": 16, "num_hidden_groups": 2},
     "deberta-v2": {
         "relative_attention": True,
         "position_buckets": 8,
+        "max_relative_positions": 40,
         "pos_att_type": ["c2p", "p2c"],
         "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
         "position_biased_input": False,
     },
     "mpnet": {},
-    "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "splinter": {},
 }
-"""Model types, with settings beside those of all."""
+"""Model types, with settings beside those of size."""
 
 SHAPE = {
     "hidden_size": 32,
     "num_attention_heads": 4,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
 }

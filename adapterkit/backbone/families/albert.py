@@ -33,7 +33,7 @@ class Albert(Bert):
     type: ClassVar[str] = "albert"
     model_types: ClassVar[tuple[str, ...]] = ("albert",)
     prefix: ClassVar[str] = "albert"
-    activation_path: ClassVar[str] = "activation"
+    activation_path: ClassVar[str | None] = "activation"
     residual_path: ClassVar[str | None] = None
     norm_path: ClassVar[str] = "full_layer_layer_norm"
     sequence_head: ClassVar[SequenceHead | None] = SequenceHead(pooling="pooler", pooler="pooler")

@@ -17,6 +17,7 @@ from ...errors import BackboneError
 from ...registry import discover
 from ..geometry import Geometry
 from ..sequence_head import SequenceHead
+from ..stored_names import StoredNames
 
 BUFFERS = ("position_ids", "token_type_ids")
 """Last parts of the names of tensors that old checkpoints hold beside the weights."""
@@ -70,6 +71,10 @@ class Family(ABC):
 
     pooler_path: ClassVar[str | None] = None
     """Path of the pooler inside the backbone; None for a family without one."""
+
+    stored_names: ClassVar[StoredNames] = {}
+    """What checkpoints call otherwise than the model: transformers writes the names of the files
+    that a model was published with."""
 
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Names of tensors that checkpoints may hold in vain, for models that have them or not."""

@@ -35,10 +35,12 @@ class Bert(Family):
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
     prefix: ClassVar[str] = "bert"
     layers_path: ClassVar[str] = "encoder.layer"
-    activation_path: ClassVar[str] = "intermediate.intermediate_act_fn"
+    activation_path: ClassVar[str | None] = "intermediate.intermediate_act_fn"
     residual_path: ClassVar[str | None] = "output"
     norm_path: ClassVar[str] = "output.LayerNorm"
     pooler_path: ClassVar[str | None] = "pooler"
+    position_kinds: ClassVar[tuple[str, ...]] = ("absolute",)
+    """The kinds of positions that a configuration may name, if it names one."""
     linear_sites: ClassVar[Mapping[str, Site]] = SITES
     norms: ClassVar[Mapping[str, str]] = NORMS
     sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
@@ -86,10 +88,11 @@ class Bert(Family):
         return {**super().settings(config), "activation": config.hidden_act}
 
     def setting_faults(self, settings: Mapping[str, Any]) -> list[str]:
-        kind = settings.get("position_embedding_type") or "absolute"
+        kind, known = settings.get("position_embedding_type"), self.position_kinds
         faults = super().setting_faults(settings)
-        if kind != "absolute":
-            faults.append(f"position_embedding_type: {kind!r:.80} is not supported, only absolute")
+        if kind and kind not in known:
+            only = ", ".join(known)
+            faults.append(f"position_embedding_type: {kind!r:.80} is not supported, only {only}")
         return faults
 
     def embed(

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ...ops.gated_gelu import gated_gelu
@@ -24,14 +23,11 @@ from ..edits import LayerEdits
 from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
 from ..residual_sum import ResidualSum
+from ..rotary_angles import check_rotary, rotary_angles
 from .base import Family
 
 LOCAL = "sliding_attention"
 """What a configuration calls layers that attend within the window alone."""
-
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Rotary positions whose angles depend on the position alone. Those of the others depend on the
-longest text of a batch."""
 
 
 class ModernBertLayer(nn.Module):
@@ -145,17 +141,12 @@ class ModernBert(Family):
         """Replaces the layers by `ModernBertLayer`.
 
         Raises:
-            ValueError: Rotary positions depend on more than the position, or heads have no halves.
+            ValueError: Its rotary positions are not computed here.
         """
-        config = model.config
+        config, rotary = model.config, model.rotary_emb
         for kind in set(config.layer_types):
-            rope = model.rotary_emb.rope_type.get(kind)
-            if rope not in ROPE_TYPES:
-                valid = ", ".join(ROPE_TYPES)
-                raise ValueError(f"rope_type: expected one of {valid} for {kind}, got {rope!r:.80}")
-        width = model.layers[0].attn.head_dim
-        if width % 2:
-            raise ValueError(f"rotary positions need heads of an even width, not {width}")
+            width = model.layers[0].attn.head_dim
+            check_rotary(rotary, rotary.rope_type.get(kind), width, kind)
         for index, layer in enumerate(model.layers):
             model.layers[index] = ModernBertLayer(layer, config)
 
@@ -175,12 +166,7 @@ class ModernBert(Family):
 
     def layer_arguments(self, model: Any, position_ids: Tensor) -> Sequence[Mapping[str, Any]]:
         kinds = model.config.layer_types
-        dtype = torch.empty(0, device=position_ids.device)  # angles are float32 in all models
-        angles = {}
-        for kind in set(kinds):
-            # transformers repeats the angles for the second half of a head.
-            both = model.rotary_emb(dtype, position_ids[None], kind)
-            angles[kind] = tuple(part[0].chunk(2, dim=-1)[0] for part in both)
+        angles = {kind: rotary_angles(model.rotary_emb, position_ids, kind) for kind in set(kinds)}
         return [{"angles": angles[kind]} for kind in kinds]
 
     def finish(self, model: Any, states: Tensor) -> Tensor:
