@@ -28,6 +28,7 @@ MODEL_TYPES: dict[str, dict[str, Any]] = {
     "mpnet": {},
     "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "nomic_bert": {},
+    "jina_embeddings_v3": {},
     "splinter": {},
 }
 """Model types, with settings beside those of size."""
