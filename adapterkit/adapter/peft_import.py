@@ -167,7 +167,7 @@ def read_head(
         if backbone.geometry.sequence_head is None:
             raise ValueError(UNKNOWN_HEADS)
         path = "qa_outputs" if task_type == QUESTIONS else "classifier"
-        own = _take(head, path, path)
+        own = _take(head, path, path, folder.root)
         # PEFT's model for question answering does not hand on the token types of the tokenizer.
         found = ForeignHead(len(own[f"{path}.weight"]), facts.labels, pair_token_types=False)
     unread = [name for name in head if not _is_frozen(folder, name, head[name])]
@@ -222,24 +222,30 @@ def _sequence_head(
     spec = folder.backbone.geometry.sequence_head
     if spec is None:
         raise ValueError(UNKNOWN_HEADS)
-    own = _take(head, spec.linear, "classifier")
+    own = _take(head, spec.linear, "classifier", folder.root)
     pooling, activation = spec.pooling, None
     pooler = spec.pooler and folder.root + spec.pooler
     if spec.dense is not None:
-        own |= _take(head, spec.dense, "dense")
+        own |= _take(head, spec.dense, "dense", folder.root)
         activation = spec.activation
     elif pooler and (pooler in changes or any(name.startswith(f"{pooler}.") for name in head)):
         for name, tensor in folder.frozen_linear(pooler).items():
             head.setdefault(f"{pooler}.{name}", tensor)
-        own |= _take(head, pooler, "dense")
+        own |= _take(head, pooler, "dense", folder.root)
         own["dense.weight"] = own["dense.weight"] + changes.pop(pooler, 0.0)
         pooling, activation = "cls", spec.activation
     n_outputs = len(own["classifier.weight"])
     return ForeignHead(n_outputs, facts.labels, pooling, activation), own
 
 
-def _take(head: Tensors, path: str, name: str) -> Tensors:
+def _take(head: Tensors, path: str, name: str, root: str) -> Tensors:
     """Removes weight and bias of a linear from a head, and returns them under another path.
+
+    Args:
+        head: The head.
+        path: Path of the linear inside the task model.
+        name: Its new path.
+        root: Path of the backbone inside the task model.
 
     Raises:
         ValueError: One of them is missing.
@@ -248,7 +254,7 @@ def _take(head: Tensors, path: str, name: str) -> Tensors:
         if f"{path}.{part}" not in head:
             raise ValueError(
                 f"'{path}.{part}' is missing: the head was not saved with the adapter (in PEFT: "
-                f"modules_to_save=['{path.partition('.')[0]}'])"
+                f"modules_to_save=['{path.removeprefix(root).partition('.')[0]}'])"
             )
     return {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in HEAD_PARTS}
 

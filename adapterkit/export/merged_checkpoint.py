@@ -147,7 +147,7 @@ def _checkpoint_tensors(
         written.add(parameter)
         module, _, end = name.rpartition(".")
         own = name.removeprefix(root) if name.startswith(root) else ""
-        tensor = merged.get(own) if own else head.get(name)
+        tensor = head.get(name, merged.get(own))  # a head may be the pooler of task models alone
         if tensor is None and not own and adapter.task.masks_tokens:
             tensor = _lm_head_tensor(lm_head, f"{family.lm_head.get(module)}.{end}", parameter)
         if own and family.is_pooler_weight(own) and not backbone.has_pooler:
