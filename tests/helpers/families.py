@@ -29,6 +29,7 @@ MODEL_TYPES: dict[str, dict[str, Any]] = {
     "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
     "nomic_bert": {},
     "jina_embeddings_v3": {},
+    "gte": {},
     "splinter": {},
 }
 """Model types, with settings beside those of size."""
