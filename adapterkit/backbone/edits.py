@@ -66,8 +66,9 @@ class LayerEdits:
         """Attention within each sequence and its prefix.
 
         Args:
-            query, key, value: Of the batch's own tokens, `[R, h]` each.
-            heads: Number of heads.
+            query, key, value: Of the batch's own tokens, `[R, h]` each; keys and values are
+                narrower if several heads of queries share each of their heads.
+            heads: Number of heads of queries.
             scaling: Factor on the scores.
             window: Greatest distance of a token that is attended to; None for no limit. All tokens
                 attend to all of their prefix.
@@ -76,7 +77,11 @@ class LayerEdits:
         Returns:
             `[R, h]`.
         """
-        key, value = self.with_prefixes(key, value, heads, flash=bias is None)
+        width = query.shape[-1] // heads
+        key, value = self.with_prefixes(key, value, width, flash=bias is None)
+        shared = query.shape[-1] // key.shape[-1]
+        if shared > 1:
+            key, value = (repeat_heads(x, width, shared) for x in (key, value))
         return packed_attention(query, key, value, self.plan, heads, scaling, window, bias)
 
     def positions(self, buckets: Tensor) -> PositionPlan:
@@ -122,18 +127,18 @@ class LayerEdits:
         Returns:
             `[R, h]`.
         """
-        key, value = self.with_prefixes(key, value, heads, flash=False)
+        key, value = self.with_prefixes(key, value, query.shape[-1] // heads, flash=False)
         plan = self.positions(buckets)
         return disentangled_attention(query, key, value, plan, tables, heads, scaling)
 
     def with_prefixes(
-        self, key: Tensor, value: Tensor, heads: int, *, flash: bool
+        self, key: Tensor, value: Tensor, width: int, *, flash: bool
     ) -> tuple[Tensor, Tensor]:
         """Keys and values in the order of the plan, prefix tokens included.
 
         Args:
             key, value: Of the batch's own tokens, `[R, h]` each.
-            heads: Number of attention heads.
+            width: Of a head.
             flash: Whether flash attention may compute the batch: nothing is added to scores.
 
         Returns:
@@ -143,7 +148,7 @@ class LayerEdits:
         """
         if self.prefixes is None:
             return key, value
-        flash = flash and uses_flash_attention(key.device, key.dtype, key.shape[-1] // heads)
+        flash = flash and uses_flash_attention(key.device, key.dtype, width)
         if flash and self.plan.ragged_table is not None:
             return self.plan.ragged.gather_keys(key, value, self.index)
         keys, values = self.prefixes.layer(self.index)
@@ -182,6 +187,18 @@ class LayerEdits:
             if after is not before:
                 before.copy_(after)
         return y
+
+
+def repeat_heads(x: Tensor, width: int, n: int) -> Tensor:
+    """Keys or values with each head n times in a row, `[t, heads * d]` to `[t, heads * n * d]`.
+
+    Args:
+        x: The keys or values.
+        width: Of a head, d.
+        n: How many heads of queries share a head.
+    """
+    heads = x.view(len(x), -1, 1, width)
+    return heads.expand(-1, -1, n, -1).reshape(len(x), -1)
 
 
 def _levels(blocks: Sequence[Block]) -> Iterator[list[Block]]:

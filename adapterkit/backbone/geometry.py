@@ -93,6 +93,8 @@ class Geometry:
         hidden: Width of the hidden state, h.
         intermediate: Width inside the feed-forward block.
         heads: Number of attention heads.
+        key_value_heads: Number of heads of keys and values, each of which serves as many heads of
+            queries (grouped-query attention, Ainslie et al. 2023); `heads` if omitted.
         positions: The most tokens a text may have, special tokens included.
         first_position: Position id of a text's first token if no prefix stands before it.
         window: Greatest distance of the tokens that local layers attend to; None if all layers
@@ -115,6 +117,7 @@ class Geometry:
     intermediate: int
     heads: int
     positions: int
+    key_value_heads: int | None = None
     first_position: int = 0
     window: int | None = None
     shared_layers: bool = False
@@ -129,6 +132,12 @@ class Geometry:
                 raise ValueError(f"{name}: expected a positive integer, got {value!r:.80}")
         if self.window is not None and (type(self.window) is not int or self.window < 0):
             raise ValueError(f"window: expected 0 or more tokens, got {self.window!r:.80}")
+
+    @property
+    def key_value_width(self) -> int:
+        """Width of the keys, and of the values, of a token."""
+        heads = self.heads if self.key_value_heads is None else self.key_value_heads
+        return self.hidden // self.heads * heads
 
     def check_linears(self, targets: Sequence[str]) -> None:
         """Refuses targets of an adapter that are no linears of the backbone.
@@ -166,6 +175,8 @@ class Geometry:
             return end - first
         if linear is not None and linear.width is not None:
             return linear.width
+        if site in ("key", "value"):
+            return self.key_value_width
         return self.intermediate if site in ("ffn_up", "ffn_gate") else self.hidden
 
     def peft_path(self, layer: int, site: str) -> str:

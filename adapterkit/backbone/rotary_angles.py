@@ -26,18 +26,23 @@ def rotary_angles(module: Any, position_ids: Tensor, *kind: str) -> tuple[Tensor
     return cos, sin
 
 
-def check_rotary(module: Any, rope_type: Any, width: int, *kind: str) -> None:
-    """Refuses rotary positions that are not computed here.
+def check_rotary(module: Any, config: Any, width: int, *kind: str) -> None:
+    """Refuses heads and rotary positions that are not computed here.
 
     Args:
         module: transformers' module of rotary positions.
-        rope_type: How it computes the angles.
+        config: The model's configuration.
         width: Of a head, d.
         kind: As in `rotary_angles`.
 
     Raises:
-        ValueError: The angles depend on more than the position, or are not those of whole heads.
+        ValueError: The heads are not as wide as the states, or the angles depend on more than the
+            position, or are not those of whole heads.
     """
+    usual = config.hidden_size // config.num_attention_heads
+    if width != usual:
+        raise ValueError(f"head_dim: {width} is not supported, only {usual}")
+    rope_type = module.rope_type.get(kind[0]) if kind else module.rope_type
     if rope_type not in ROPE_TYPES:
         valid, layers = ", ".join(ROPE_TYPES), f" for {kind[0]}" if kind else ""
         raise ValueError(f"rope_type: expected one of {valid}{layers}, got {rope_type!r:.80}")

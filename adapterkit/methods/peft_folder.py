@@ -206,7 +206,7 @@ class PeftFolder:
             ValueError: The backbone has no such layer norm.
         """
         norm = self._module(path)
-        if not isinstance(norm, nn.LayerNorm):
+        if not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
             raise ValueError(f"'{path}' is trained, which is no layer norm here")
         return {n: t.detach().to("cpu", torch.float32) for n, t in norm.named_parameters()}
 

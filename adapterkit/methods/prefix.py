@@ -86,7 +86,8 @@ class Prefix(Method):
                 f"num_virtual_tokens: {self.position_offset} leave no room for a text; "
                 f"the backbone has {geometry.positions} positions"
             )
-        return {"prefix": (self.num_virtual_tokens, geometry.layers * 2 * geometry.hidden)}
+        width = geometry.layers * 2 * geometry.key_value_width
+        return {"prefix": (self.num_virtual_tokens, width)}
 
     def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         prefix = torch.randn(self.shapes(geometry)["prefix"], generator=generator) * self.init_std
@@ -99,7 +100,7 @@ class Prefix(Method):
         tensors = super().init_from(tensors, geometry, generator)
         if self.projection:
             hidden, size = geometry.hidden, self.projection_size or geometry.hidden
-            out = geometry.layers * 2 * hidden
+            out = geometry.layers * 2 * geometry.key_value_width
             tensors |= {
                 "embedding": torch.randn(self.num_virtual_tokens, hidden, generator=generator),
                 "inner": torch.randn(size, hidden, generator=generator) / hidden**0.5,
@@ -117,10 +118,10 @@ class Prefix(Method):
 
     @classmethod
     def edits(cls, members: Sequence[tuple[Self, Tensors]], group: Group) -> GroupEdits:
-        layers, hidden = group.geometry.layers, group.geometry.hidden
+        layers, width = group.geometry.layers, group.geometry.key_value_width
         return GroupEdits(
             prefixes=[
-                _prefix(tensors).view(-1, layers, 2, hidden).permute(1, 2, 0, 3)
+                _prefix(tensors).view(-1, layers, 2, width).permute(1, 2, 0, 3)
                 for _, tensors in members
             ]
         )
@@ -128,11 +129,12 @@ class Prefix(Method):
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {
             "num_virtual_tokens": self.num_virtual_tokens,
-            "token_dim": geometry.hidden,
+            # As in PEFT, those of keys and values.
+            "token_dim": geometry.key_value_width,
             "num_layers": geometry.layers,
-            "num_attention_heads": geometry.heads,
+            "num_attention_heads": geometry.key_value_heads or geometry.heads,
             "num_transformer_submodules": 1,
-            "encoder_hidden_size": geometry.hidden,
+            "encoder_hidden_size": geometry.key_value_width,
             "prefix_projection": False,
             **({} if self.shift_positions else {"shift_positions": False}),
         }
@@ -142,7 +144,8 @@ class Prefix(Method):
         cls, config: Mapping[str, Any], keys: Iterable[str], geometry: Geometry
     ) -> Self:
         check_settings(config, PEFT_SETTINGS)
-        for setting, expected in (("token_dim", geometry.hidden), ("num_layers", geometry.layers)):
+        measures = {"token_dim": geometry.key_value_width, "num_layers": geometry.layers}
+        for setting, expected in measures.items():
             if config.get(setting, expected) != expected:
                 raise ValueError(f"{setting} is {config[setting]}, the backbone has {expected}")
         return cls(
@@ -155,7 +158,7 @@ class Prefix(Method):
 
 
 def _prefix(tensors: Tensors) -> Tensor:
-    """The prefix `[P, L * 2 * h]`, key before value, with the output of the MLP if there is one."""
+    """The prefix `[P, L * 2 * w]` for keys of width w, key before value, with the output of the MLP if there is one."""
     prefix = tensors["prefix"]
     if "embedding" not in tensors:
         return prefix

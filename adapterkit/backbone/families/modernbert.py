@@ -145,8 +145,7 @@ class ModernBert(Family):
         """
         config, rotary = model.config, model.rotary_emb
         for kind in set(config.layer_types):
-            width = model.layers[0].attn.head_dim
-            check_rotary(rotary, rotary.rope_type.get(kind), width, kind)
+            check_rotary(rotary, config, model.layers[0].attn.head_dim, kind)
         for index, layer in enumerate(model.layers):
             model.layers[index] = ModernBertLayer(layer, config)
 

@@ -76,13 +76,8 @@ class NomicBert(Bert):
         Raises:
             ValueError: Heads or rotary positions are not computed here.
         """
-        config, rotary = model.config, model.rotary_emb
-        heads, width = config.num_attention_heads, model.layers[0].self_attn.head_dim
-        if heads * width != config.hidden_size:
-            raise ValueError(
-                f"head_dim: {width} is not supported, only {config.hidden_size // heads}"
-            )
-        check_rotary(rotary, rotary.rope_type, width)
+        heads = model.config.num_attention_heads
+        check_rotary(model.rotary_emb, model.config, model.layers[0].self_attn.head_dim)
         for layer in self.layers(model):
             setattr(layer, "forward", partial(_forward, layer, heads))  # noqa: B010
 
