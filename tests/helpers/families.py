@@ -27,6 +27,13 @@ MODEL_TYPES: dict[str, dict[str, Any]] = {
     },
     "mpnet": {},
     "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "local_attention": 4},
+    "eurobert": {
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "num_key_value_heads": 2,
+    },
     "nomic_bert": {},
     "jina_embeddings_v3": {},
     "gte": {},
