@@ -129,7 +129,7 @@ def test_a_recipe_is_parsed_as_before(name: str) -> None:
     range_of_numbers = {"minimum": None, "maximum": None}
     task_since: dict[str, Any] = range_of_numbers if found.task.type == "regression" else {}
     if isinstance(found.task, PooledTask):
-        task_since = {**task_since, "hidden_activation": None}
+        task_since = {**task_since, "hidden_activation": None, "hidden_norm_eps": None}
     if found.task.type == "question_answering":
         task_since = {**task_since, "pair_token_types": True}
     method_since: dict[str, Any] = {}

@@ -34,7 +34,8 @@ def peft_config(adapter: Adapter, geometry: Geometry) -> dict[str, Any]:
         "task_type": task_type(adapter, geometry),
         "base_model_name_or_path": _hub_name(adapter),
         "inference_mode": True,
-        "modules_to_save": sorted({path.partition(".")[0] for path in modules.values()}) or None,
+        "modules_to_save": sorted({saved_module(path, geometry) for path in modules.values()})
+        or None,
         **adapter.method.config(geometry),
     }
 
@@ -125,6 +126,16 @@ def head_modules(adapter: Adapter, geometry: Geometry) -> dict[str, str]:
         return {}
     names = {name.rpartition(".")[0] for name in adapter.task.head_shapes(geometry.hidden)}
     return {name: paths.get(name, name) for name in names}
+
+
+def saved_module(path: str, geometry: Geometry) -> str:
+    """The module with a part of a head, as PEFT's `modules_to_save` names it.
+
+    Args:
+        path: Path of the part inside the task model.
+        geometry: The backbone's.
+    """
+    return path.removeprefix(f"{geometry.prefix}.").partition(".")[0]
 
 
 def _head_keys(adapter: Adapter, geometry: Geometry) -> dict[str, str]:

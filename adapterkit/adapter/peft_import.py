@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbone.geometry import Geometry
 from ..methods.base import Method, PeftReading, Tensors, methods
 from ..methods.peft_folder import PeftFolder
 from ..names import check_name
 from ..tasks.base import Task, tasks
 from ..tasks.foreign_head import ForeignHead
 from .adapter import Adapter
-from .peft_format import BARE, CONFIG, base_model
+from .peft_format import BARE, CONFIG, base_model, saved_module
 
 log = logging.getLogger("adapterkit")
 
@@ -58,6 +59,8 @@ def read_peft(name: str, folder: PeftFolder, facts: HeadFacts) -> Adapter:
     Raises:
         ValueError: Something in it cannot be expressed exactly here.
     """
+    if folder.config.get("task_type") not in BARE and not folder.backbone.geometry.sequence_head:
+        raise ValueError(UNKNOWN_HEADS)
     inside, head = split_head(folder)
     reading = reading_of(inside)
     found, own_head = read_head(folder, head, dict(reading.changes), facts)
@@ -137,7 +140,8 @@ def _head_modules(folder: PeftFolder) -> set[str]:
     modules = {"classifier", "qa_outputs"}
     if sequence is not None:
         pooler = sequence.pooler and folder.root + sequence.pooler
-        modules |= {path for path in (sequence.linear, sequence.dense, pooler) if path}
+        paths = (sequence.linear, sequence.dense, sequence.norm, pooler)
+        modules |= {path for path in paths if path}
     return modules
 
 
@@ -164,10 +168,11 @@ def read_head(
     elif task_type == SEQUENCE:
         found, own = _sequence_head(folder, head, changes, facts)
     else:
-        if backbone.geometry.sequence_head is None:
+        geometry, known = backbone.geometry, backbone.geometry.sequence_head
+        if known is None or task_type not in known.linear_models:
             raise ValueError(UNKNOWN_HEADS)
         path = "qa_outputs" if task_type == QUESTIONS else "classifier"
-        own = _take(head, path, path, folder.root)
+        own = _take(head, path, path, geometry)
         # PEFT's model for question answering does not hand on the token types of the tokenizer.
         found = ForeignHead(len(own[f"{path}.weight"]), facts.labels, pair_token_types=False)
     unread = [name for name in head if not _is_frozen(folder, name, head[name])]
@@ -219,44 +224,61 @@ def _sequence_head(
 ) -> tuple[ForeignHead, Tensors]:
     """The head of a sequence classifier, with the hidden layer that its family has, or with that of
     a pooler which was trained as well."""
-    spec = folder.backbone.geometry.sequence_head
+    backbone, geometry = folder.backbone, folder.backbone.geometry
+    spec = geometry.sequence_head
     if spec is None:
         raise ValueError(UNKNOWN_HEADS)
-    own = _take(head, spec.linear, "classifier", folder.root)
-    pooling, activation = spec.pooling, None
+    own = _take(head, spec.linear, "classifier", geometry)
+    pooling, activation, eps = spec.pooling, None, None
     pooler = spec.pooler and folder.root + spec.pooler
-    if spec.dense is not None:
-        own |= _take(head, spec.dense, "dense", folder.root)
+    if spec.norm is not None and backbone.has_pooler and not _is_in(head, spec.dense, spec.norm):
+        pooling = "pooler"  # the layers before the last are those of the base model
+    elif spec.dense is not None:
+        bias = spec.has_dense_bias
+        own |= _take(head, spec.dense, "dense", geometry, has_bias=bias)
         activation = spec.activation
+        if spec.norm is not None:
+            bias, eps = spec.has_norm_bias, spec.norm_eps
+            own |= _take(head, spec.norm, "norm", geometry, has_bias=bias)
     elif pooler and (pooler in changes or any(name.startswith(f"{pooler}.") for name in head)):
         for name, tensor in folder.frozen_linear(pooler).items():
             head.setdefault(f"{pooler}.{name}", tensor)
-        own |= _take(head, pooler, "dense", folder.root)
+        own |= _take(head, pooler, "dense", geometry)
         own["dense.weight"] = own["dense.weight"] + changes.pop(pooler, 0.0)
         pooling, activation = "cls", spec.activation
     n_outputs = len(own["classifier.weight"])
-    return ForeignHead(n_outputs, facts.labels, pooling, activation), own
+    return ForeignHead(n_outputs, facts.labels, pooling, activation, eps), own
 
 
-def _take(head: Tensors, path: str, name: str, root: str) -> Tensors:
-    """Removes weight and bias of a linear from a head, and returns them under another path.
+def _is_in(head: Tensors, *paths: str | None) -> bool:
+    """Whether a head has tensors of any of some modules."""
+    return any(name.rpartition(".")[0] in paths for name in head)
+
+
+def _take(
+    head: Tensors, path: str, name: str, geometry: Geometry, *, has_bias: bool = True
+) -> Tensors:
+    """Removes weight and bias of a module from a head, and returns them under another path.
 
     Args:
         head: The head.
-        path: Path of the linear inside the task model.
+        path: Path of the module inside the task model.
         name: Its new path.
-        root: Path of the backbone inside the task model.
+        geometry: The backbone's.
+        has_bias: Whether the module has a bias; the one that is returned is zero otherwise.
 
     Raises:
         ValueError: One of them is missing.
     """
-    for part in HEAD_PARTS:
+    parts = HEAD_PARTS if has_bias else HEAD_PARTS[:1]
+    for part in parts:
         if f"{path}.{part}" not in head:
             raise ValueError(
                 f"'{path}.{part}' is missing: the head was not saved with the adapter (in PEFT: "
-                f"modules_to_save=['{path.removeprefix(root).partition('.')[0]}'])"
+                f"modules_to_save=['{saved_module(path, geometry)}'])"
             )
-    return {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in HEAD_PARTS}
+    taken = {f"{name}.{part}": head.pop(f"{path}.{part}").clone() for part in parts}
+    return {f"{name}.bias": torch.zeros(len(taken[f"{name}.weight"])), **taken}
 
 
 def _task_type(task_type: Any, head: ForeignHead, facts: HeadFacts) -> type[Task]:

@@ -21,6 +21,12 @@ class SequenceHead:
         activation: Activation after the hidden layer; tanh for that of a pooler.
         pooling: The vector that the first of these layers reads.
         pooler: Path of the pooler's linear layer inside the backbone, if the pooling is `pooler`.
+        norm: Path of the layer norm after the activation, if there is one. The frozen layers of the
+            checkpoint up to it are then the pooling `pooler`.
+        norm_eps: Epsilon of that norm.
+        has_dense_bias, has_norm_bias: Whether these layers have biases.
+        linear_models: PEFT's types of the other task models of the family, as far as their head is
+            one linear layer on the states.
     """
 
     linear: str = "classifier"
@@ -28,3 +34,8 @@ class SequenceHead:
     activation: Activation = "tanh"
     pooling: Pooling = "cls"
     pooler: str | None = None
+    norm: str | None = None
+    norm_eps: float = 1e-5
+    has_dense_bias: bool = True
+    has_norm_bias: bool = True
+    linear_models: tuple[str, ...] = ("TOKEN_CLS", "QUESTION_ANS")

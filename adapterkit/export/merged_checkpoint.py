@@ -148,7 +148,7 @@ def _checkpoint_tensors(
         module, _, end = name.rpartition(".")
         own = name.removeprefix(root) if name.startswith(root) else ""
         tensor = head.get(name, merged.get(own))  # a head may be the pooler of task models alone
-        if tensor is None and not own and adapter.task.masks_tokens:
+        if tensor is None and not own and (adapter.task.masks_tokens or family.pools_by_head):
             tensor = _lm_head_tensor(lm_head, f"{family.lm_head.get(module)}.{end}", parameter)
         if own and family.is_pooler_weight(own) and not backbone.has_pooler:
             continue  # the backbone's checkpoint has none, either, and nothing reads it

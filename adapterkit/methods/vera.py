@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import OPTIONAL_SITES, LINEAR_SITES, Geometry
+from ..backbone.geometry import LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from ..schema import check_factor, check_least, check_share
 from .base import (

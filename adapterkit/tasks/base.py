@@ -207,14 +207,15 @@ class Task(ABC):
         """Where the head's modules are in `transformers_model`, by default under the same names.
 
         Args:
-            head: The head of the family's sequence classifiers. If it is not known, the other task
-                models of the family are not, either.
+            head: The head of the family's sequence classifiers, with what is known of its other
+                task models; None if nothing is.
 
         Returns:
             Path by name of the module here, as far as they differ; None if that model computes
             something else from the backbone's states.
         """
-        return None if self.transformers_model is None or head is None else {}
+        is_known = head is not None and self.peft_task_type in head.linear_models
+        return {} if is_known and self.transformers_model is not None else None
 
     def transformers_form(self, head: Mapping[str, Tensor]) -> tuple[Self, Mapping[str, Tensor]]:
         """The task and its head with logits as `transformers_model` returns them: by default as

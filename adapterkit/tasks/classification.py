@@ -24,5 +24,6 @@ class Classification(SingleLabelTask):
         return cls(
             pooling=head.pooling,
             hidden_activation=head.hidden_activation,
+            hidden_norm_eps=head.hidden_norm_eps,
             labels=head.label_names,
         )

@@ -17,6 +17,7 @@ class ForeignHead:
         labels: Names of the labels, if they are known.
         pooling: The vector that a head of whole sequences reads.
         hidden_activation: The activation of its hidden layer; None without such a layer.
+        hidden_norm_eps: Epsilon of the layer norm after that layer; None without such a norm.
         pair_token_types: Whether it was trained with a token type of its own for the second text.
     """
 
@@ -24,6 +25,7 @@ class ForeignHead:
     labels: tuple[str, ...] | None = None
     pooling: Pooling = "cls"
     hidden_activation: Activation | None = None
+    hidden_norm_eps: float | None = None
     pair_token_types: bool = True
 
     @property

@@ -109,6 +109,7 @@ class MultiLabel(PooledTask):
         return cls(
             pooling=head.pooling,
             hidden_activation=head.hidden_activation,
+            hidden_norm_eps=head.hidden_norm_eps,
             labels=head.label_names,
         )
 

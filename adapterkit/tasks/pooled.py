@@ -113,9 +113,22 @@ class PooledTask(PooledText):
         hidden_activation: Adds to the head a hidden layer, as wide as the backbone's states, with
             this activation: tanh (as RoBERTa has), gelu (ELECTRA) or relu (DistilBERT). If omitted:
             the head is a single linear layer.
+        hidden_norm_eps: Adds a layer norm with this epsilon after the hidden layer, as ModernBERT
+            has. If omitted: there is none.
     """
 
     hidden_activation: Activation | None = None
+    hidden_norm_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_norm_eps is None:
+            return
+        if self.hidden_activation is None or not 0 < self.hidden_norm_eps < 1:
+            raise ValueError(
+                "hidden_norm_eps: expected a number between 0 and 1 beside a hidden_activation, got "
+                f"{self.hidden_norm_eps}"
+            )
 
     @property
     @abstractmethod
@@ -123,7 +136,7 @@ class PooledTask(PooledText):
         """Number of logits of a text, C."""
 
     def same_answers(self, other: Task) -> bool:
-        names = ("labels", "pooling", "hidden_activation")
+        names = ("labels", "pooling", "hidden_activation", "hidden_norm_eps")
         return type(other) is type(self) and all(
             getattr(self, name, None) == getattr(other, name, None) for name in names
         )
@@ -136,10 +149,22 @@ class PooledTask(PooledText):
         }
         if self.hidden_activation is not None:
             shapes |= {"dense.weight": (hidden, hidden), "dense.bias": (hidden,)}
+        if self.hidden_norm_eps is not None:
+            shapes |= {"norm.weight": (hidden,), "norm.bias": (hidden,)}
         return shapes
 
+    def fresh_head(self, hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """As in `Task`, with the norm as the identity."""
+        head = super().fresh_head(hidden, generator)
+        return {k: torch.ones_like(v) if k == "norm.weight" else v for k, v in head.items()}
+
     def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
-        if head is None or self.pooling != head.pooling:
+        if head is None or self.hidden_norm_eps is not None:
+            return None  # a trained norm has a bias here, and none there
+        if head.norm is not None:
+            is_frozen = self.pooling == "pooler" and self.hidden_activation is None
+            return {"classifier": head.linear} if is_frozen else None
+        if self.pooling != head.pooling:
             return None
         if head.dense is None:
             return {"classifier": head.linear} if self.hidden_activation is None else None
@@ -154,6 +179,9 @@ class PooledTask(PooledText):
         if self.hidden_activation is not None:
             hidden = F.linear(states, inputs.head["dense.weight"], inputs.head["dense.bias"])
             states = ACTIVATIONS[self.hidden_activation](hidden)
+            if self.hidden_norm_eps is not None:
+                norm = inputs.head["norm.weight"], inputs.head["norm.bias"]
+                states = F.layer_norm(states, states.shape[-1:], *norm, self.hidden_norm_eps)
             if inputs.dropout is not None:
                 states = inputs.dropout.drop_rows(states, self.dropout)
         return F.linear(states, weight, bias)

@@ -77,6 +77,7 @@ class Regression(PooledTask):
         return cls(
             pooling=head.pooling,
             hidden_activation=head.hidden_activation,
+            hidden_norm_eps=head.hidden_norm_eps,
             center=0.0,
             spread=1.0,
         )

@@ -89,6 +89,10 @@ def expected(family: Any, kind: str, method: str) -> str:
         has_head = True
     elif kind == "multiple_choice":
         has_head = family.sequence_head is not None and family.sequence_head.dense is None
+    elif kind == "question_answering":
+        has_head = family.sequence_head is not None and (
+            tasks()[kind].peft_task_type in family.sequence_head.linear_models
+        )
     else:
         has_head = family.sequence_head is not None
     if not has_head:

@@ -28,26 +28,39 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Model types, and what they call a size by a name of their own."""
 
 FURTHER_FAMILIES: dict[str, dict[str, Any]] = {"modernbert": {"global_attn_every_n_layers": 2}}
-"""Model types whose heads in PEFT are not read here."""
+"""Model types whose heads in PEFT are not all read here."""
+
+TWO_LAYERS: dict[str, dict[str, Any]] = {
+    "modernbert": {},
+    "modernbert with a head": {"classifier_pooling": "mean"},
+    "eurobert": {"classifier_pooling": "bos"},
+    "eurobert of the mean": {"classifier_pooling": "mean", "num_key_value_heads": 2},
+    "eurobert of late means": {},
+    "nomic_bert": {},
+    "gte": {},
+    "jina_embeddings_v3": {},
+}
+"""Model types whose classifiers have a hidden layer, with a name for further ones of one type."""
 
 
 def random_checkpoint(like: Path, family: str, folder: Path) -> Path:
     """Writes a random checkpoint of a family, with the sizes and the vocabulary of another one."""
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
     shape = AutoConfig.from_pretrained(like).to_dict()
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
     shutil.copytree(like, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = AutoConfig.for_model(
-        family,
+        family.partition(" ")[0],
         **{name: shape[name] for name in sizes},
         intermediate_size=64,
         max_position_embeddings=66,
         pad_token_id=0,
-        **(FAMILIES | FURTHER_FAMILIES)[family],
+        **(TWO_LAYERS | FAMILIES | FURTHER_FAMILIES)[family],
     )
     torch.manual_seed(4)
-    model = AutoModel.from_config(config)
+    kind: Any = AutoModelForMaskedLM if family.endswith("with a head") else AutoModel
+    model = kind.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.15)

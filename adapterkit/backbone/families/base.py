@@ -88,9 +88,8 @@ class Family(ABC):
     computes with them."""
 
     sequence_head: ClassVar[SequenceHead | None] = None
-    """The head of the family's sequence classifiers in transformers. None if it is another, or if
-    other task models have more than one linear layer on the states: PEFT adapters with a head are
-    refused then."""
+    """The head of the family's sequence classifiers in transformers. None if it is another: PEFT
+    adapters with a head are refused then."""
 
     lm_head: ClassVar[Mapping[str, str]] = {}
     """Modules of the head for masked language modelling in a checkpoint, to the names in

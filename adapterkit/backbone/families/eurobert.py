@@ -8,6 +8,7 @@ without positions, as in `modernbert.py`, and they are shared as those of the te
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from .base import Family
 POOLINGS: dict[str, Pooling] = {"bos": "cls", "mean": "mean"}
 """What a configuration calls the vectors that classifiers read. The third, `late`, is the mean of
 the logits of all tokens, which no task here computes."""
+
+HEAD = SequenceHead(dense="dense", activation="gelu", linear_models=("TOKEN_CLS",))
 
 
 class EuroBertLayer(nn.Module):
@@ -79,10 +82,9 @@ class EuroBert(Family):
 
     def geometry(self, config: Any) -> Geometry:
         pooling = POOLINGS.get(config.classifier_pooling)
-        head = SequenceHead(dense="dense", activation="gelu", pooling=pooling) if pooling else None
         return Geometry(
             prefix=self.prefix,
-            sequence_head=head,
+            sequence_head=None if pooling is None else replace(HEAD, pooling=pooling),
             layers_path=self.layers_path,
             sites={
                 "query": Site("self_attn.q_proj"),

@@ -17,7 +17,9 @@ class Gte(NomicBert):
     type: ClassVar[str] = "gte"
     model_types: ClassVar[tuple[str, ...]] = ("gte",)
     prefix: ClassVar[str] = "gte"
-    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(dense="gte.pooler.dense")
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        dense="gte.pooler.dense", linear_models=("TOKEN_CLS",)
+    )
     lm_head: ClassVar[Mapping[str, str]] = {
         "lm_head.dense": DENSE,
         "lm_head.layer_norm": NORM,

@@ -24,6 +24,7 @@ from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
 from ..residual_sum import ResidualSum
 from ..rotary_angles import check_rotary, rotary_angles
+from ..sequence_head import SequenceHead
 from .base import Family
 
 LOCAL = "sliding_attention"
@@ -98,6 +99,7 @@ class ModernBert(Family):
         return Geometry(
             prefix=self.prefix,
             layers_path=self.layers_path,
+            sequence_head=self._head(config),
             sites={
                 **parts,
                 "qkv": Site("attn.Wqkv", width=3 * width),
@@ -113,6 +115,21 @@ class ModernBert(Family):
             heads=config.num_attention_heads,
             positions=config.max_position_embeddings,
             window=config.sliding_window if LOCAL in config.layer_types else None,
+        )
+
+    def _head(self, config: Any) -> SequenceHead | None:
+        """That of its classifiers, whose other kinds have the same hidden layer for every token."""
+        if not self.uses_gelu(config):
+            return None
+        return SequenceHead(
+            dense="head.dense",
+            activation="gelu",
+            norm="head.norm",
+            norm_eps=self.norm_eps(config),
+            has_dense_bias=config.classifier_bias,
+            has_norm_bias=config.norm_bias,
+            pooling=self.pooler_input(config),
+            linear_models=(),
         )
 
     def uses_gelu(self, config: Any) -> bool:

@@ -39,7 +39,9 @@ class NomicBert(Bert):
     residual_path: ClassVar[str | None] = None
     norm_path: ClassVar[str] = "post_mlp_layernorm"
     pooler_path: ClassVar[str | None] = None
-    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(dense="nomic_bert.pooler.dense")
+    sequence_head: ClassVar[SequenceHead | None] = SequenceHead(
+        dense="nomic_bert.pooler.dense", linear_models=("TOKEN_CLS",)
+    )
     lm_head: ClassVar[Mapping[str, str]] = {}  # it has the activation of the layers, not GELU
     position_kinds: ClassVar[tuple[str, ...]] = ("absolute", "rotary", "rope")
     linear_sites: ClassVar[Mapping[str, Site]] = {
