@@ -50,7 +50,13 @@ SHAPE = {
 }
 
 
-def save_family(folder: Path, model_type: str, tiny_folder: Path, auto: str = "AutoModel") -> Path:
+def save_family(
+    folder: Path,
+    model_type: str,
+    tiny_folder: Path,
+    auto: str = "AutoModel",
+    **shape: int,
+) -> Path:
     """A checkpoint with random weights and the tokenizer of the tiny backbone.
 
     Args:
@@ -58,11 +64,12 @@ def save_family(folder: Path, model_type: str, tiny_folder: Path, auto: str = "A
         model_type: A key of `MODEL_TYPES`.
         tiny_folder: The tiny backbone.
         auto: transformers' class of the model that is saved.
+        shape: Measures other than those of `SHAPE`.
     """
     import transformers
 
     vocabulary = (tiny_folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    settings = {**SHAPE, **MODEL_TYPES[model_type], "vocab_size": len(vocabulary)}
+    settings = {**SHAPE, **shape, **MODEL_TYPES[model_type], "vocab_size": len(vocabulary)}
     config = transformers.AutoConfig.for_model(model_type, **settings)
     pad = config.pad_token_id  # models that count positions from it must find it there
     vocabulary[0], vocabulary[pad] = vocabulary[pad], vocabulary[0]
@@ -76,7 +83,7 @@ def save_family(folder: Path, model_type: str, tiny_folder: Path, auto: str = "A
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=0.15)
+                parameter.normal_(std=0.85 * settings["hidden_size"] ** -0.5)
             else:  # fresh biases are zero and fresh norms the identity
                 parameter.normal_(mean=float("norm.weight" in name.lower()), std=0.1)
     model.save_pretrained(folder)

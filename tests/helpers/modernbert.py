@@ -14,6 +14,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import TokenSequence
 from helpers import reference
+from helpers.rotary import rotated
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -51,20 +52,6 @@ def save_random_modernbert(folder: Path, tiny_folder: Path, **shape: Any) -> Pat
             torch.nn.init.normal_(parameter, mean=1.0, std=0.1)
     model.save_pretrained(folder)
     return folder
-
-
-def rotated(x: Tensor, first: int, heads: int, theta: float) -> Tensor:
-    """Queries or keys `[n, h]` turned by the angles of positions from `first` on, as complex
-    numbers: number j of a head and number j + d / 2 are one, turned by `position theta^(-2 j / d)`.
-    """
-    n, width = x.shape
-    d = width // heads
-    angles = torch.arange(first, first + n)[:, None] * theta ** (-torch.arange(0, d, 2) / d)
-    halves = x.view(n, heads, 2, d // 2)
-    turned = torch.complex(halves[:, :, 0], halves[:, :, 1]) * torch.polar(
-        torch.ones_like(angles), angles
-    ).unsqueeze(1)
-    return torch.cat([turned.real, turned.imag], dim=-1).reshape(n, width)
 
 
 def layer(backbone: Backbone, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,8 +70,17 @@ def attention(
 
 
 def norm(module: Any, s: Tensor) -> Tensor:
-    """Layer norm with a module's own weights."""
-    return F.layer_norm(s, (s.shape[-1],), module.weight, module.bias, module.eps)
+    """Layer norm, or norm without a mean (RMSNorm), with a module's own weights."""
+    bias = getattr(module, "bias", None)
+    weighted: Tensor = unweighted_norm(module, s) * module.weight
+    return weighted if bias is None else weighted + bias
+
+
+def unweighted_norm(module: Any, s: Tensor) -> Tensor:
+    """What the norm of a module returns before its weights."""
+    if isinstance(module, torch.nn.RMSNorm):
+        return s * ((s * s).mean(-1, keepdim=True) + module.eps).rsqrt()
+    return F.layer_norm(s, (s.shape[-1],), eps=module.eps)
 
 
 def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
@@ -152,53 +162,78 @@ def bottleneck(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:
     return added
 
 
-def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
-    """One BERT layer over one sequence `[n, h]`, with every adapter of the stack."""
-    block, levels = bert.encoder.layer[index], adapter.stack if adapter else ()
+Levels = Sequence[Adapter]
+"""The adapters of a stack, the lowest first."""
 
-    def linear(module: Any, site: str, inner: Tensor) -> Tensor:
-        for level in levels:
-            inner = inner * ia3(level, index, site, is_input=True)
-        y: Tensor = inner @ module.weight.T + module.bias
-        for level in levels:
-            y = y + vera(level, index, site, inner)
-            y = (y + lora(level, index, site, inner)) * ia3(level, index, site, is_input=False)
-            y = (y - module.bias) * dora(level, index, site, module) + module.bias
-            y = y + norm_edit(level, index, site, "bias")
-        return y
 
-    def tuned(module: Any, site: str, s: Tensor) -> Tensor:
-        y, plain = norm(module, s), F.layer_norm(s, (s.shape[-1],), eps=module.eps)
-        for level in levels:
-            y = y + plain * norm_edit(level, index, site, "weight")
-            y = y + norm_edit(level, index, site, "bias")
-        return y
+def linear(levels: Levels, index: int, site: str, module: Any, inner: Tensor) -> Tensor:
+    """A linear of a layer with what every adapter does to it."""
+    bias = torch.zeros(()) if module.bias is None else module.bias
+    for level in levels:
+        inner = inner * ia3(level, index, site, is_input=True)
+    y: Tensor = inner @ module.weight.T + bias
+    for level in levels:
+        y = y + vera(level, index, site, inner)
+        y = (y + lora(level, index, site, inner)) * ia3(level, index, site, is_input=False)
+        y = (y - bias) * dora(level, index, site, module) + bias
+        y = y + norm_edit(level, index, site, "bias")
+    return y
 
-    def hidden(site: str, inner: Tensor, read: Any = lambda inner: inner) -> Tensor:
-        for level in levels:
-            inner = inner + bottleneck(level, index, site, read(inner))
-        return inner
 
+def tuned(levels: Levels, index: int, site: str, module: Any, s: Tensor) -> Tensor:
+    """A norm of a layer with what every adapter does to it."""
+    y, plain = norm(module, s), unweighted_norm(module, s)
+    for level in levels:
+        y = y + plain * norm_edit(level, index, site, "weight")
+        y = y + norm_edit(level, index, site, "bias")
+    return y
+
+
+def edited(
+    levels: Levels, index: int, site: str, inner: Tensor, read: Any = lambda inner: inner
+) -> Tensor:
+    """A state of the residual stream with the bottleneck of every adapter, which reads `read`."""
+    for level in levels:
+        inner = inner + bottleneck(level, index, site, read(inner))
+    return inner
+
+
+def entered(levels: Levels, index: int, x: Tensor) -> Tensor:
+    """What enters a layer, as every adapter changes it."""
     for level in levels:
         x = x + x * norm_edit(level, index, "entry", "weight")
         x = x + norm_edit(level, index, "entry", "bias")
-    own, heads = block.attention.self, block.attention.self.num_attention_heads
-    q, k, v = (linear(getattr(own, site), site, x) for site in ("query", "key", "value"))
+    return x
+
+
+def prefix(levels: Levels, index: int, n_layers: int) -> Any:
+    """Keys and values of all prefixes of a stack in a layer; None if there are none."""
     flat = [
-        level.tensors["prefix"].view(-1, bert.config.num_hidden_layers, 2, x.shape[-1])
+        level.tensors["prefix"].view(level.tensors["prefix"].shape[0], n_layers, 2, -1)
         for level in levels
         if level.method.type == "prefix"
     ]
-    prefix = tuple(torch.cat([one[:, index, i] for one in flat]) for i in (0, 1)) if flat else None
-    mixed = attention(q, k, v, [len(x)], heads, [prefix])
-    r = linear(block.attention.output.dense, "attention_output", mixed)
+    return tuple(torch.cat([one[:, index, i] for one in flat]) for i in (0, 1)) if flat else None
+
+
+def layer(bert: Any, index: int, x: Tensor, adapter: Adapter | None) -> Tensor:
+    """One BERT layer over one sequence `[n, h]`, with every adapter of the stack."""
+    block, levels = bert.encoder.layer[index], adapter.stack if adapter else ()
+    at = levels, index
+    x = entered(*at, x)
+    own, heads = block.attention.self, block.attention.self.num_attention_heads
+    q, k, v = (linear(*at, site, getattr(own, site), x) for site in ("query", "key", "value"))
+    before = prefix(*at, bert.config.num_hidden_layers)
+    mixed = attention(q, k, v, [len(x)], heads, [before])
+    r = linear(*at, "attention_output", block.attention.output.dense, mixed)
     attended = block.attention.output.LayerNorm
-    x = tuned(attended, "attention_layer_norm", hidden("after_attention", r) + x)
-    r = F.gelu(linear(block.intermediate.dense, "ffn_up", x))
-    r = hidden("after_ffn", linear(block.output.dense, "ffn_down", r))
+    x = tuned(*at, "attention_layer_norm", attended, edited(*at, "after_attention", r) + x)
+    r = F.gelu(linear(*at, "ffn_up", block.intermediate.dense, x))
+    r = edited(*at, "after_ffn", linear(*at, "ffn_down", block.output.dense, r))
     last = block.output.LayerNorm
-    summed = hidden("ffn_norm", r + hidden("ffn_residual", x), lambda s: norm(last, s))
-    return tuned(last, "ffn_layer_norm", summed)
+    summed = r + edited(*at, "ffn_residual", x)
+    summed = edited(*at, "ffn_norm", summed, lambda s: norm(last, s))
+    return tuned(*at, "ffn_layer_norm", last, summed)
 
 
 def hidden(backbone: Backbone, adapter: Adapter | None, inputs: TokenSequence) -> Tensor:

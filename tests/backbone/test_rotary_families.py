@@ -1,0 +1,101 @@
+"""Families with rotary positions against plain loops: every method, forward and gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapterkit.adapter.adapter import Adapter
+from adapterkit.backbone.geometry import NORM_SITES
+from adapterkit.backbone.model import Backbone
+from helpers import rotary
+from helpers.adapters import MakeAdapter
+from helpers.families import save_family
+from helpers.sequences import logits_of, outputs_by_row, tokenise
+
+TEXTS = ["where is my card", "a", "rain sun tea " * 9]
+SIZES: dict[str, dict[str, int]] = {
+    "narrow heads": {},
+    "wide heads": {"hidden_size": 128},
+}
+"""Heads of 8 numbers are computed by torch's attention, heads of 32 by the compiled kernel."""
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request: pytest.FixtureRequest) -> dict[str, int]:
+    return SIZES[request.param]
+
+
+@pytest.fixture(scope="module", params=["eurobert", "nomic_bert", "jina_embeddings_v3", "gte"])
+def backbone(
+    request: pytest.FixtureRequest,
+    size: dict[str, int],
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Backbone:
+    folder = tmp_path_factory.mktemp("rotary") / "backbone"
+    save_family(folder, request.param, tiny_folder, **size)
+    return Backbone.load(str(folder), device="cpu")
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 3, "alpha": 2.0},
+    "dora": {"r": 3},
+    "vera": {"r": 5},
+    "ia3": {"feedforward": ("attention_output", "ffn_down")},
+    "bitfit": {},
+    "ln_tuning": {"targets": (*NORM_SITES, "entry")},
+    "prefix": {"num_virtual_tokens": 5},
+    "pfeiffer": {},
+    "houlsby": {"activation": "swish"},
+    "parallel": {"scaling": 2.0},
+}
+"""Methods, the last three of which are placements of a bottleneck."""
+
+
+def adapter_of(backbone: Backbone, make_adapter: MakeAdapter, method: str) -> Adapter:
+    """A random adapter at all linears, on top of a prefix if it is no prefix itself."""
+    settings = dict(METHODS[method])
+    if method in ("lora", "dora", "vera", "ia3", "bitfit"):
+        settings["targets"] = tuple(backbone.geometry.sites)
+    if method in ("pfeiffer", "houlsby", "parallel"):
+        method, settings["placement"] = "bottleneck", method
+    adapter = make_adapter(backbone, method, name="t/top", seed=3, **settings)
+    if method == "prefix":
+        return adapter
+    below = make_adapter(backbone, "prefix", name="t/below", num_virtual_tokens=3)
+    return replace(adapter, on_top_of=below)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapters_equal_the_plain_loop(
+    backbone: Backbone, make_adapter: MakeAdapter, method: str
+) -> None:
+    rows, results = tokenise(backbone, TEXTS, None, 60), []
+    for fast in (True, False):
+        adapter = adapter_of(backbone, make_adapter, method)
+        leaves = {**adapter.tensors, **adapter.head}
+        for tensor in leaves.values():
+            tensor.requires_grad_()
+        if fast:
+            with torch.inference_mode():
+                served = logits_of(backbone, adapter, rows)
+            trained = torch.stack(outputs_by_row(backbone, [(adapter, row) for row in rows]))
+            torch.testing.assert_close(served, trained, rtol=1e-5, atol=1e-5)
+        else:
+            trained = torch.stack([rotary.logits(backbone, adapter, row) for row in rows])
+        (trained * torch.arange(6.0).view(3, 2)).sum().backward()
+        results.append((trained, {name: leaf.grad for name, leaf in leaves.items()}))
+    (found, gradients), (expected, plain) = results
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in plain.items():
+        ours = gradients[name]
+        assert gradient is not None
+        assert ours is not None
+        scale = gradient.abs().max()
+        assert scale > 0, name
+        torch.testing.assert_close(ours / scale, gradient / scale, rtol=0, atol=1e-5)
