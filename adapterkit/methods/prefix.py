@@ -158,7 +158,8 @@ class Prefix(Method):
 
 
 def _prefix(tensors: Tensors) -> Tensor:
-    """The prefix `[P, L * 2 * w]` for keys of width w, key before value, with the output of the MLP if there is one."""
+    """The prefix for keys of width w, `[P, L * 2 * w]`, key before value, with the output of the
+    MLP if there is one."""
     prefix = tensors["prefix"]
     if "embedding" not in tensors:
         return prefix

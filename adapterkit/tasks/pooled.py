@@ -126,8 +126,8 @@ class PooledTask(PooledText):
             return
         if self.hidden_activation is None or not 0 < self.hidden_norm_eps < 1:
             raise ValueError(
-                "hidden_norm_eps: expected a number between 0 and 1 beside a hidden_activation, got "
-                f"{self.hidden_norm_eps}"
+                "hidden_norm_eps: expected a number between 0 and 1, beside a hidden_activation; "
+                f"got {self.hidden_norm_eps}"
             )
 
     @property

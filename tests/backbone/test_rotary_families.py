@@ -18,27 +18,25 @@ from helpers.families import save_family
 from helpers.sequences import logits_of, outputs_by_row, tokenise
 
 TEXTS = ["where is my card", "a", "rain sun tea " * 9]
-SIZES: dict[str, dict[str, int]] = {
-    "narrow heads": {},
-    "wide heads": {"hidden_size": 128},
-}
-"""Heads of 8 numbers are computed by torch's attention, heads of 32 by the compiled kernel."""
+WIDE = {"hidden_size": 128}
+"""Heads of 32 numbers, which the compiled kernel computes; torch computes those of 8."""
+
+MODELS: list[tuple[str, dict[str, int]]] = [
+    ("eurobert", {}),
+    ("eurobert", WIDE),
+    ("nomic_bert", WIDE),
+    ("jina_embeddings_v3", {}),
+]
+"""Model types and measures; GTE has the layers of NomicBERT."""
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def size(request: pytest.FixtureRequest) -> dict[str, int]:
-    return SIZES[request.param]
-
-
-@pytest.fixture(scope="module", params=["eurobert", "nomic_bert", "jina_embeddings_v3", "gte"])
+@pytest.fixture(scope="module", params=MODELS)
 def backbone(
-    request: pytest.FixtureRequest,
-    size: dict[str, int],
-    tiny_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Backbone:
+    model_type, shape = request.param
     folder = tmp_path_factory.mktemp("rotary") / "backbone"
-    save_family(folder, request.param, tiny_folder, **size)
+    save_family(folder, model_type, tiny_folder, **shape)
     return Backbone.load(str(folder), device="cpu")
 
 

@@ -44,7 +44,7 @@ def attended(
     before = reference.prefix(*at, config.num_hidden_layers)
 
     def for_every_head(one: Tensor) -> Tensor:
-        shared = [part for part in one.split(d, dim=1)]
+        shared = list(one.split(d, dim=1))
         times = heads // len(shared)
         return torch.cat([part for part in shared for _ in range(times)], dim=1)
 
