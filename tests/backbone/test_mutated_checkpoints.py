@@ -46,7 +46,7 @@ def sound(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
     BertForMaskedLM.from_pretrained(tiny_folder).save_pretrained(folders[1])
     (folders[2] / "model.safetensors").unlink()
     AutoModel.from_pretrained(tiny_folder).save_pretrained(folders[2], max_shard_size="20KB")
-    shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
+    shape: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48}
     shape |= {"num_hidden_layers": 3, "vocab_size": 90, "max_position_embeddings": 64}
     shape |= {"initializer_range": 0.2}
     for model_type in (name for name in MODEL_TYPES if name not in LIKE_BERT):

@@ -71,7 +71,7 @@ def attention(
 
 def norm(module: Any, s: Tensor) -> Tensor:
     """Layer norm, or norm without a mean (RMSNorm), with a module's own weights."""
-    bias = getattr(module, "bias", None)
+    bias: Tensor | None = getattr(module, "bias", None)
     weighted: Tensor = unweighted_norm(module, s) * module.weight
     return weighted if bias is None else weighted + bias
 

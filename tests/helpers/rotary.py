@@ -15,6 +15,9 @@ from helpers import reference
 from helpers.reference import Levels, edited, linear, tuned
 
 
+ACTIVATIONS: dict[str, Any] = {"gelu": F.gelu, "silu": F.silu}
+
+
 def rotated(x: Tensor, first: int, heads: int, theta: float) -> Tensor:
     """Queries or keys `[n, h]` turned by the angles of positions from `first` on, as complex
     numbers: number j of a head and number j + d / 2 are one, turned by `position theta^(-2 j / d)`.
@@ -57,7 +60,7 @@ def attended(
 
 def fed_forward(model: Any, block: Any, levels: Levels, index: int, x: Tensor) -> Tensor:
     """The feed-forward block of a layer, gated or not."""
-    at, activation = (levels, index), {"gelu": F.gelu, "silu": F.silu}[model.config.hidden_act]
+    at, activation = (levels, index), ACTIVATIONS[model.config.hidden_act]
     if hasattr(block, "gate_proj"):
         inner = activation(linear(*at, "ffn_gate", block.gate_proj, x))
         inner, down = inner * linear(*at, "ffn_up", block.up_proj, x), block.down_proj
@@ -100,4 +103,5 @@ def logits(backbone: Backbone, adapter: Adapter, inputs: TokenSequence) -> Tenso
         x = layer(backbone, index, x, adapter)
     if hasattr(model, "norm"):
         x = model.norm(x)
-    return adapter.head["classifier.weight"] @ x.mean(0) + adapter.head["classifier.bias"]
+    found: Tensor = adapter.head["classifier.weight"] @ x.mean(0) + adapter.head["classifier.bias"]
+    return found
