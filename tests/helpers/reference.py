@@ -71,16 +71,17 @@ def attention(
 
 def norm(module: Any, s: Tensor) -> Tensor:
     """Layer norm, or norm without a mean (RMSNorm), with a module's own weights."""
-    bias: Tensor | None = getattr(module, "bias", None)
+    bias = getattr(module, "bias", None)
     weighted: Tensor = unweighted_norm(module, s) * module.weight
     return weighted if bias is None else weighted + bias
 
 
 def unweighted_norm(module: Any, s: Tensor) -> Tensor:
     """What the norm of a module returns before its weights."""
+    eps: float = module.eps
     if isinstance(module, torch.nn.RMSNorm):
-        return s * ((s * s).mean(-1, keepdim=True) + module.eps).rsqrt()
-    return F.layer_norm(s, (s.shape[-1],), eps=module.eps)
+        return s * ((s * s).mean(-1, keepdim=True) + eps).rsqrt()
+    return F.layer_norm(s, (s.shape[-1],), eps=eps)
 
 
 def lora(level: Adapter, index: int, site: str, x: Tensor) -> Tensor:

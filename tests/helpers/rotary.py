@@ -14,7 +14,6 @@ from adapterkit.backbone.packing import TokenSequence
 from helpers import reference
 from helpers.reference import Levels, edited, linear, tuned
 
-
 ACTIVATIONS: dict[str, Any] = {"gelu": F.gelu, "silu": F.silu}
 
 
