@@ -20,8 +20,8 @@ from .peft_format import BARE, CONFIG, base_model, saved_module
 
 log = logging.getLogger("adapterkit")
 
-SEQUENCE, QUESTIONS = "SEQ_CLS", "QUESTION_ANS"
-"""PEFT's task types of sequence classifiers and of question answering."""
+SEQUENCE, TOKENS, QUESTIONS = "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"
+"""PEFT's task types of sequence and token classifiers and of question answering."""
 
 UNKNOWN_HEADS = "the heads of this family's task models are not known here"
 
@@ -169,7 +169,7 @@ def read_head(
         found, own = _sequence_head(folder, head, changes, facts)
     else:
         geometry, known = backbone.geometry, backbone.geometry.sequence_head
-        if known is None or task_type not in known.linear_models:
+        if known is None or task_type in {TOKENS, QUESTIONS}.difference(known.linear_models):
             raise ValueError(UNKNOWN_HEADS)
         path = "qa_outputs" if task_type == QUESTIONS else "classifier"
         own = _take(head, path, path, geometry)
