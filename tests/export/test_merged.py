@@ -74,6 +74,13 @@ def outcome(adapter: Adapter, backbone: Backbone, folder: Path) -> str:
     return "equal"
 
 
+WITHOUT_BIASES = {
+    "bitfit": ("modernbert", "eurobert", "nomic_bert", "gte"),
+    "ln_tuning": ("modernbert", "eurobert"),
+}
+"""Families whose linears, or norms, have no biases, by the method that adds to them."""
+
+
 def cases(model_type: str) -> Iterator[tuple[str, str, str]]:
     """Task, method and the expected outcome, or a part of it, in a family."""
     family = family_of(model_type)
@@ -101,8 +108,8 @@ def expected(family: Any, kind: str, method: str) -> str:
         return f"a {method} adapter does more than change weights"
     if method != "head" and family.type == "albert":
         return "its layers share their weights but not their adapters"
-    if method in ("bitfit", "ln_tuning") and family.type == "modernbert":
-        return "which the model has not"  # no biases, no norm before the first attention
+    if family.type in WITHOUT_BIASES.get(method, ()):
+        return "which the model has not"
     return "equal"
 
 
