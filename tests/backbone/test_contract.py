@@ -21,6 +21,7 @@ from helpers.adapters import MakeAdapter
 from helpers.sequences import tokenise
 
 TEXTS = ["where is my card", "a", "the network is slow today", "i want to close the account " * 3]
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 WEIGHTS = "model.safetensors"
 every_model_type = pytest.mark.parametrize("model_type", sorted(families()))
 
@@ -61,8 +62,8 @@ def test_the_paths_of_a_family_exist_in_its_models(model_type: str) -> None:
             first, end = site.columns or (0, linear.out_features)
             assert end - first == geometry.width_out(name)
         for path in geometry.norms.values():
-            assert isinstance(layer.get_submodule(path), (nn.LayerNorm, nn.Identity))
-        norms = [module for module in layer.modules() if isinstance(module, nn.LayerNorm)]
+            assert isinstance(layer.get_submodule(path), (*NORMS, nn.Identity))
+        norms = [module for module in layer.modules() if isinstance(module, NORMS)]
         assert {norm.eps for norm in norms} == {family.norm_eps(model.config)}
         assert family.norm_path is None or layer.get_submodule(family.norm_path) in norms
         layer.get_submodule(family.activation_path or "")
