@@ -197,8 +197,8 @@ def repeat_heads(x: Tensor, width: int, n: int) -> Tensor:
         width: Of a head, d.
         n: How many heads of queries share a head.
     """
-    heads = x.view(len(x), -1, 1, width)
-    return heads.expand(-1, -1, n, -1).reshape(len(x), -1)
+    heads = x.view(x.shape[0], -1, 1, width)
+    return heads.expand(-1, -1, n, -1).reshape(x.shape[0], -1)
 
 
 def _levels(blocks: Sequence[Block]) -> Iterator[list[Block]]:
