@@ -50,15 +50,21 @@ class PaddedAttention:
         """States of the batch's tokens by row, with the keys and values of the prefix.
 
         Args:
-            query, key, value: Of all tokens, `[n * t, heads * d]` each.
+            query, key, value: Of all tokens, `[n * t, heads * d]` each; keys and values are
+                narrower if several heads of queries share each of their heads.
             layer: Number of the layer.
-            heads: Number of heads.
+            heads: Number of heads of queries.
         """
-        q, k, v = (x.view(*self.mask.shape, heads, -1).transpose(1, 2) for x in (query, key, value))
-        if self.prefixes is None:
-            return RowStates(q, k, v)
-        before = self.prefixes[:, layer].unflatten(-1, (heads, -1)).transpose(2, 3)
-        return RowStates(q, *(torch.cat([before[:, i], x], dim=2) for i, x in enumerate((k, v))))
+        width = query.shape[-1] // heads
+        states = (x.view(*self.mask.shape, -1, width).transpose(1, 2) for x in (query, key, value))
+        q, k, v = states
+        if self.prefixes is not None:
+            before = self.prefixes[:, layer].unflatten(-1, (-1, width)).transpose(2, 3)
+            k, v = (torch.cat([before[:, i], x], dim=2) for i, x in enumerate((k, v)))
+        shared = query.shape[-1] // key.shape[-1]
+        if shared > 1:
+            k, v = (x[:, :, None].expand(-1, -1, shared, -1, -1).flatten(1, 2) for x in (k, v))
+        return RowStates(q, k, v)
 
     @property
     def _attended(self) -> Tensor:

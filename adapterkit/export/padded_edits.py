@@ -190,7 +190,7 @@ def _padded_prefixes(
         weights: The backbone's.
     """
     geometry = weights.geometry
-    none = torch.zeros(geometry.layers, 2, 0, geometry.hidden)
+    none = torch.zeros(geometry.layers, 2, 0, geometry.key_value_width)
     joined = [torch.cat([none, *own], dim=2) for own in prefixes]
     counts = [own.shape[2] for own in joined]
     mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]

@@ -63,7 +63,7 @@ def every_method(backbone: Backbone, make: MakeAdapter) -> list[Adapter]:
     ]
 
 
-@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "eurobert"])
 def test_rows_of_every_method_are_those_of_the_adapters(
     model_type: str, tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
