@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import FUSED_SITES, LINEAR_SITES, NORM_SITES, Geometry
+from ..backbone.geometry import LINEAR_SITES, NORM_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import (
     FileKeys,
@@ -32,7 +32,7 @@ from .peft_products import PRODUCT_KINDS, lora_scale, read_modules
 ENTRY = "entry"
 """Site of the states that enter the layers."""
 
-BIAS_SITES = (*LINEAR_SITES, *FUSED_SITES, *NORM_SITES, ENTRY)
+BIAS_SITES = (*LINEAR_SITES, *OPTIONAL_SITES, *NORM_SITES, ENTRY)
 
 PRODUCT_BIAS = "lora_B.bias"
 """Last part of PEFT's name for the bias of the second matrix of a product."""
