@@ -75,6 +75,7 @@ def outcome(adapter: Adapter, backbone: Backbone, folder: Path) -> str:
 
 
 WITHOUT_BIASES = {
+    "biased_lora": ("modernbert", "eurobert", "nomic_bert", "gte"),
     "bitfit": ("modernbert", "eurobert", "nomic_bert", "gte"),
     "ln_tuning": ("modernbert", "eurobert"),
 }
