@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def write_onnx_graph(model: PaddedModel, file: Path) -> None:
     shapes = tuple({0: axes[0]} if name == OWNERS else axes for name in model.inputs)
     arguments = tuple(example.values())
     model(*arguments)  # what adapters compute once and keep must be numbers, not a part of a graph
-    with warnings.catch_warnings(), quiet_warnings():
+    with quiet_warnings():
         program: Any = torch.onnx.export(
             model,
             arguments,
