@@ -205,7 +205,7 @@ def test_kafka_is_read_if_its_client_is_installed(
 
 @pytest.mark.slow
 def test_trained_adapters_hear_the_surge_and_not_the_noise(script: Script) -> None:
-    assert run_command("train", *RECIPES, "--store", "shelf").code == 0
+    assert run_command("train", *RECIPES, "--output", "shelf").code == 0
     for arguments, expected in (
         (("--days", "3", "--surge", "delivery"), "delivery"),
         (("--days", "7", "--seed", "1"), None),
