@@ -287,7 +287,7 @@ def test_a_family_trains_saves_loads_and_is_quantised(
                 "data": {},
                 "backbone": {"model": str(folder), "device": "cpu"},
                 "method": method,
-                "training": {"epochs": 4, "batch_size": 6, "learning_rate": 1e-2},
+                "training": {"epochs": 8, "batch_size": 6, "learning_rate": 1e-2},
             }
         )
         adapter = train(recipe, rows=rows, progress=False)

@@ -75,7 +75,6 @@ def outcome(adapter: Adapter, backbone: Backbone, folder: Path) -> str:
 
 
 WITHOUT_BIASES = {
-    "biased_lora": ("modernbert", "eurobert", "nomic_bert", "gte"),
     "bitfit": ("modernbert", "eurobert", "nomic_bert", "gte"),
     "ln_tuning": ("modernbert", "eurobert"),
 }
@@ -105,7 +104,7 @@ def expected(family: Any, kind: str, method: str) -> str:
         has_head = family.sequence_head is not None
     if not has_head:
         return "as no task model of transformers of type"
-    if method in ("prefix", "bottleneck"):
+    if method in ("prefix", "bottleneck", "biased_lora"):
         return f"a {method} adapter does more than change weights"
     if method != "head" and family.type == "albert":
         return "its layers share their weights but not their adapters"
