@@ -1,4 +1,4 @@
-"""`aliases.json`: the version that `latest` and each alias of a name means."""
+"""`aliases.json`: what `latest` and each alias of a name means, a version or a rollout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from ..errors import AdapterError
+from ..errors import AdapterError, AdapterkitError
+from .rollout import Rollout
 
 LATEST = "latest"
 ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,31}")
@@ -18,7 +19,28 @@ CHANGE = "_change"
 gives a file that was there before, and a writer can recognise its own. It is not a valid alias."""
 
 
-def parse_aliases(content: Mapping[str, Any], where: object) -> dict[str, int]:
+Target = int | Rollout
+"""What an alias means. `latest` is always a version."""
+
+Aliases = dict[str, Target]
+
+
+def main_version(target: Target) -> int:
+    """The version that an alias means where one is needed."""
+    return target if isinstance(target, int) else target.main
+
+
+def versions_of(target: Target) -> frozenset[int]:
+    """All versions behind an alias."""
+    return frozenset([target]) if isinstance(target, int) else target.versions
+
+
+def latest_of(aliases: Mapping[str, Target]) -> int:
+    """The version that `latest` means; 0 without one."""
+    return main_version(aliases.get(LATEST, 0))
+
+
+def parse_aliases(content: Mapping[str, Any], where: object) -> Aliases:
     """The aliases in the JSON object of the file.
 
     Args:
@@ -26,19 +48,37 @@ def parse_aliases(content: Mapping[str, Any], where: object) -> dict[str, int]:
         where: The file, for messages.
 
     Raises:
-        AdapterError: A value is not a number.
+        AdapterError: A value is neither a number nor a rollout.
     """
-    if not all(isinstance(version, int) for version in content.values()):
-        raise AdapterError(f'{where}: expected version numbers, such as {{"latest": 1}}')
-    return {alias: version for alias, version in content.items() if alias != CHANGE}
+    aliases: Aliases = {}
+    for alias, value in content.items():
+        if isinstance(value, int):
+            aliases[alias] = value
+        elif isinstance(value, Mapping) and alias != LATEST:
+            aliases[alias] = _parse_rollout(value, f"{where}: {alias}")
+        else:
+            raise AdapterError(f'{where}: expected version numbers, such as {{"latest": 1}}')
+    aliases.pop(CHANGE, None)
+    return aliases
 
 
-def aliases_to_json(aliases: Mapping[str, int]) -> bytes:
+def _parse_rollout(content: Mapping[str, Any], where: str) -> Rollout:
+    try:
+        return Rollout.of_json(content)
+    except (ValueError, AdapterkitError) as error:
+        raise AdapterError(f"{where}: {error}") from None
+
+
+def aliases_to_json(aliases: Mapping[str, Target]) -> bytes:
     """The content of the file."""
-    return (json.dumps(dict(aliases), indent=2) + "\n").encode()
+    content = {
+        alias: target if isinstance(target, int) else target.to_json()
+        for alias, target in aliases.items()
+    }
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def read_changed_aliases(content: bytes, where: str) -> dict[str, int]:
+def read_changed_aliases(content: bytes, where: str) -> Aliases:
     """The aliases in a file of a shared store.
 
     Raises:
@@ -53,6 +93,6 @@ def read_changed_aliases(content: bytes, where: str) -> dict[str, int]:
     return parse_aliases(parsed, where)
 
 
-def changed_aliases_to_json(aliases: Mapping[str, int]) -> bytes:
+def changed_aliases_to_json(aliases: Mapping[str, Target]) -> bytes:
     """The content of the file in a shared store, different at each call."""
     return aliases_to_json({**aliases, CHANGE: uuid4().int >> 75})

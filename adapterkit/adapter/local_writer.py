@@ -10,7 +10,7 @@ from filelock import FileLock
 from ..atomic import remove_folder, sweep, write_file, write_folder
 from ..errors import AdapterError, AdapterkitError
 from ..names import ALIASES, check_name
-from .aliases import LATEST, aliases_to_json
+from .aliases import LATEST, Target, aliases_to_json
 from .checksums import folder_digest
 from .children import find_child
 from .peft_format import CONFIG
@@ -92,7 +92,7 @@ class LocalWriter:
         named = {n for n in numbers if (home / f"{n}" / ALIASES).is_file()}
         return next_number(numbers - named, named)
 
-    def _write_aliases(self, name: str, aliases: Mapping[str, int] | None) -> None:
+    def _write_aliases(self, name: str, aliases: Mapping[str, Target] | None) -> None:
         """Writes the file that makes a change visible to readers; None removes the name.
 
         Raises:

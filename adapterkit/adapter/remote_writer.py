@@ -23,7 +23,15 @@ from uuid import uuid4
 from ..atomic import DRAFT, remove_folder, write_folder
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError
 from ..names import ALIASES, VERSION, check_name
-from .aliases import LATEST, changed_aliases_to_json, read_changed_aliases
+from .aliases import (
+    LATEST,
+    Aliases,
+    Target,
+    changed_aliases_to_json,
+    latest_of,
+    read_changed_aliases,
+    versions_of,
+)
 from .checksums import SUMS, folder_digest
 from .peft_format import CONFIG
 from .remote_store import CLAIM, Remote, set_aside_other
@@ -71,7 +79,7 @@ class RemoteWriter:
     def change_aliases(self, name: str, change: Change) -> None:
         """Changes the aliases of a name, as `StoreWriter` says."""
 
-        def change_known(aliases: dict[str, int], versions: set[int]) -> Mapping[str, int]:
+        def change_known(aliases: Aliases, versions: set[int]) -> Mapping[str, Target]:
             if not versions:
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
             return change(aliases, versions)
@@ -82,7 +90,7 @@ class RemoteWriter:
         """Deletes a version or a name, as `StoreWriter` says; its children are not searched."""
         numbers: set[int] = set()
 
-        def without(aliases: dict[str, int], versions: set[int]) -> Mapping[str, int]:
+        def without(aliases: Aliases, versions: set[int]) -> Mapping[str, Target]:
             check_deletable(name, version, aliases, versions)
             numbers.clear()
             numbers.update(versions if version is None else {version})
@@ -164,8 +172,8 @@ class RemoteWriter:
             self._keep_claim(f"{name}/{number}")
             self._remove_files(f"{name}/{number}", [SUMS])
 
-        def check(aliases: dict[str, int], _: set[int]) -> Mapping[str, int]:
-            pointing = [(a, n) for a, n in aliases.items() if n in numbers]
+        def check(aliases: Aliases, _: set[int]) -> Mapping[str, Target]:
+            pointing = [(a, n) for a, one in aliases.items() for n in versions_of(one) & numbers]
             if pointing:
                 for number, content in sums.items():
                     if content is not None:
@@ -202,8 +210,8 @@ class RemoteWriter:
         return f"{self._remote.url}/{name}/{ALIASES}"
 
 
-def _with_latest(number: int, aliases: dict[str, int], versions: set[int]) -> Mapping[str, int]:
+def _with_latest(number: int, aliases: Aliases, versions: set[int]) -> Mapping[str, Target]:
     """The aliases after a version was published; a later version stays the latest."""
     if number not in versions:
         raise AdapterError(f"version {number} was deleted while it was published; publish it again")
-    return {**aliases, LATEST: max(number, aliases.get(LATEST, 0))}
+    return {**aliases, LATEST: max(number, latest_of(aliases))}

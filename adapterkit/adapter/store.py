@@ -20,7 +20,8 @@ from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name
 from .adapter import Adapter
-from .aliases import ALIAS, LATEST
+from .alias_changes import pointed, promoted, rolled_back, rolled_out
+from .aliases import LATEST, main_version
 from .card import backbone_of, read_parent
 from .checksums import checksum_errors, folder_digest, read_sums, with_checksums
 from .folder import SignatureCheck, adapter_files
@@ -29,6 +30,7 @@ from .local_writer import LocalWriter
 from .peft_format import CONFIG
 from .remote_store import Remote, is_url
 from .remote_writer import RemoteWriter
+from .rollout import Rollout
 from .stacking import ParentRef
 from .store_index import StoreIndex, Version
 from .store_writer import StoreWriter
@@ -147,39 +149,50 @@ class Store:
             AdapterkitError: The alias is not a valid one.
             UnknownAdapterError: There is no such adapter, version or alias.
         """
-        if not ALIAS.fullmatch(alias) or (version is None and alias == LATEST):
-            raise AdapterkitError(
-                f"'{alias}' is not an alias one can {'set' if version else 'remove'}: expected a "
-                "small letter, then up to 31 small letters, digits, '.', '_' or '-'"
-            )
+        self._writer.change_aliases(name, pointed(name, alias, version))
 
-        def change(aliases: dict[str, int], versions: set[int]) -> dict[str, int]:
-            if version is None:
-                if alias not in aliases:
-                    raise UnknownAdapterError(f"'{name}' has no alias '{alias}'")
-                return {other: number for other, number in aliases.items() if other != alias}
-            if version not in versions:
-                raise UnknownAdapterError(f"'{name}' has no version '{version}'")
-            return {**aliases, alias: version}
+    def roll_out(self, name: str, alias: str, rollout: Rollout) -> None:
+        """Lets an alias mean several versions while a new one is tried.
 
-        self._writer.change_aliases(name, change)
-
-    def roll_back(self, name: str) -> Version:
-        """Makes the version before `latest` the latest one; no version is deleted.
+        Args:
+            name: The adapter's name.
+            alias: The alias, which may be new; not `latest`, which every publication moves.
+            rollout: The versions.
 
         Raises:
-            UnknownAdapterError: There is no such adapter, or no earlier version.
+            AdapterkitError: The alias is not a valid one.
+            UnknownAdapterError: There is no such adapter or version.
         """
+        self._writer.change_aliases(name, rolled_out(name, alias, rollout))
 
-        def change(aliases: dict[str, int], versions: set[int]) -> dict[str, int]:
-            latest = aliases.get(LATEST, 0)
-            before = max((version for version in versions if version < latest), default=None)
-            if before is None:
-                raise UnknownAdapterError(f"'{name}' has no version before {latest} to go back to")
-            return {**aliases, LATEST: before}
+    def promote(
+        self, name: str, alias: str, version: int | None = None, only: Rollout | None = None
+    ) -> Version:
+        """Ends a rollout: from now on the alias means one of its versions alone.
 
-        self._writer.change_aliases(name, change)
-        return self.find(name)
+        Args:
+            name: The adapter's name.
+            alias: The alias.
+            version: The version; if None, the only one beside the main version.
+            only: End this rollout and no other; if None, whatever the alias means now.
+
+        Raises:
+            AdapterkitError: There is no rollout of the alias, or another one than `only`, or it has
+                no such version.
+            UnknownAdapterError: There is no such adapter.
+        """
+        self._writer.change_aliases(name, promoted(name, alias, version, only))
+        return self.find(f"{name}@{alias}")
+
+    def roll_back(self, name: str, alias: str = LATEST) -> Version:
+        """Ends the rollout of an alias at its main version. An alias without a rollout, such as
+        `latest`, is pointed at the version before. No version is deleted.
+
+        Raises:
+            UnknownAdapterError: There is no such adapter or alias, or no earlier version.
+        """
+        self._writer.change_aliases(name, rolled_back(name, alias))
+        return self.find(f"{name}@{alias}")
 
     def delete(self, name: str, version: int | None = None) -> None:
         """Deletes a version, or a name with all its versions.
@@ -253,8 +266,13 @@ class Store:
         """The file for the log of a training, until its adapter is published with the log."""
         return self.root / LOGS / f"{check_name(name)}.jsonl"
 
-    def find(self, reference: str) -> Version:
+    def find(self, reference: str, position: float | None = None) -> Version:
         """The version that `name`, `name@version` or `name@alias` means; `name` is `@latest`.
+
+        Args:
+            reference: The reference.
+            position: The place of a caller in a rollout (`Rollout.choose`); if None, a rollout
+                means its main version.
 
         Raises:
             AdapterkitError: The name is not valid.
@@ -264,9 +282,9 @@ class Store:
         name, at, wanted = reference.partition("@")
         index = self._index.of(name)
         wanted = wanted if at else LATEST
-        number = index.number(wanted)
+        number = index.number(wanted, position)
         if number == 0:
-            known = [*(a for a, v in index.aliases.items() if v in index.versions)]
+            known = [a for a, one in index.aliases.items() if main_version(one) in index.versions]
             known += map(str, sorted(index.versions))
             raise UnknownAdapterError(
                 f"'{name}' has no version '{wanted}'; {did_you_mean(wanted, known)}"
@@ -282,11 +300,30 @@ class Store:
                     self.parent_folder(parent)
         return index.found[number]
 
-    def known(self, reference: str) -> Version | None:
+    def known(self, reference: str, position: float | None = None) -> Version | None:
         """The version that `find` last returned for a reference, without a look at the store."""
         name, at, wanted = reference.partition("@")
         index = self._index.known(name)
-        return None if index is None else index.found.get(index.number(wanted if at else LATEST))
+        if index is None:
+            return None
+        return index.found.get(index.number(wanted if at else LATEST, position))
+
+    def known_rollout(self, reference: str) -> Rollout | None:
+        """The rollout that `name@alias` meant at the last look at the store; None for a single
+        version."""
+        name, _, alias = reference.partition("@")
+        index = self._index.known(name)
+        return None if index is None else index.rollout(alias)
+
+    def rollouts(self, name: str) -> dict[str, Rollout]:
+        """The rollouts of a name by alias.
+
+        Raises:
+            AdapterkitError: The name is not valid.
+            UnknownAdapterError: There is no such adapter.
+        """
+        aliases = self._index.of(name).aliases
+        return {alias: one for alias, one in aliases.items() if isinstance(one, Rollout)}
 
     def parent_folder(self, parent: ParentRef) -> Path:
         """The folder of an adapter's parent.
@@ -324,14 +361,16 @@ class Store:
         return self._index.names()
 
     def versions(self, name: str) -> tuple[list[int], dict[str, int]]:
-        """The versions of a name, ascending, and its aliases.
+        """The versions of a name, ascending, and the version that each alias means; of a rollout,
+        its main version.
 
         Raises:
             AdapterkitError: The name is not valid.
             UnknownAdapterError: There is no such adapter.
         """
         index = self._index.of(name)
-        return sorted(index.versions), dict(index.aliases)
+        aliases = {alias: main_version(target) for alias, target in index.aliases.items()}
+        return sorted(index.versions), aliases
 
 
 def find_folder(reference: str, store: Store) -> Path:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, UnreachableStoreError
 from ..names import ALIASES, NAME, VERSION, check_name
-from .aliases import parse_aliases
+from .aliases import Aliases, main_version, parse_aliases
 from .card import CARD, read_parent
 from .json_file import read_json
 from .remote_store import Remote
+from .rollout import Rollout
 from .stacking import ParentRef
 
 
@@ -46,22 +47,39 @@ class NameIndex:
 
     Attributes:
         signature: Of its `aliases.json`. While the file has it, all that is here is valid.
-        aliases: Alias to number of a version.
+        aliases: Alias to a version, or to a rollout of several.
         versions: Numbers of its versions.
         found: The versions that were looked up.
         parents: The adapters that its versions stand on, as far as they were looked up.
     """
 
     signature: tuple[int, int, int]
-    aliases: dict[str, int]
+    aliases: Aliases
     versions: set[int]
     found: dict[int, Version] = field(default_factory=dict)
     parents: dict[int, ParentRef | None] = field(default_factory=dict)
 
-    def number(self, wanted: str) -> int:
-        """The number that an alias or a number in digits means; 0 if it means no version."""
-        number = self.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
+    def number(self, wanted: str, position: float | None = None) -> int:
+        """The number that an alias or a number in digits means; 0 if it means no version.
+
+        Args:
+            wanted: The alias, or the number.
+            position: The place of a caller in a rollout (`Rollout.choose`); if None, a rollout
+                means its main version.
+        """
+        target = self.aliases.get(wanted) or (int(wanted) if VERSION.fullmatch(wanted) else 0)
+        if position is None or isinstance(target, int):
+            number = main_version(target)
+        else:
+            number = target.choose(position)
         return number if number in self.versions else 0
+
+    def rollout(self, alias: str) -> Rollout | None:
+        """The rollout that an alias means, if all its versions are there."""
+        target = self.aliases.get(alias)
+        if target is None or isinstance(target, int) or not target.versions <= self.versions:
+            return None
+        return target
 
 
 class StoreIndex:
@@ -152,8 +170,8 @@ class StoreIndex:
         entries = [entry.name for entry in home.iterdir()] if home.is_dir() else []
         return {int(entry) for entry in entries if VERSION.fullmatch(entry)}
 
-    def aliases(self, name: str) -> dict[str, int]:
-        """Aliases of a name with the versions that they mean, read now; none for an unknown name.
+    def aliases(self, name: str) -> Aliases:
+        """Aliases of a name with what they mean, read now; none for an unknown name.
 
         Raises:
             AdapterError: The file is garbled.

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError
+from .aliases import Aliases, Target, versions_of
 from .store_index import Version
 
 Check = Callable[[Path, int], object]
 """Looks at the folder of a new version and its number, and raises to refuse it."""
 
-Change = Callable[[dict[str, int], set[int]], Mapping[str, int]]
+Change = Callable[[Aliases, set[int]], Mapping[str, Target]]
 """From aliases and versions to the new aliases. It is called again if another writer was faster."""
 
 
@@ -73,7 +74,7 @@ def next_number(numbers: Collection[int], named: Collection[int]) -> int:
 
 
 def check_deletable(
-    name: str, version: int | None, aliases: Mapping[str, int], versions: Collection[int]
+    name: str, version: int | None, aliases: Mapping[str, Target], versions: Collection[int]
 ) -> None:
     """Checks that a version, or a name with all versions (None), is there and can be deleted.
 
@@ -85,7 +86,7 @@ def check_deletable(
         raise UnknownAdapterError(f"there is no adapter '{name}'")
     if version is not None and version not in versions:
         raise UnknownAdapterError(f"'{name}' has no version '{version}'")
-    pointing = [alias for alias, number in aliases.items() if number == version]
+    pointing = [alias for alias, target in aliases.items() if version in versions_of(target)]
     if pointing:
         raise AdapterkitError(
             f"'{name}@{version}' is what '{pointing[0]}' means; point that elsewhere first"

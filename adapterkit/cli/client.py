@@ -33,6 +33,8 @@ KeyOption = Annotated[
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter's name.")]
 
+AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="stable, or another word.")]
+
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -132,7 +134,7 @@ def publish(
 @app.command()
 def alias(
     name: NameArgument,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="stable, or another word.")],
+    alias: AliasArgument,
     version: Annotated[
         int | None,
         typer.Argument(metavar="[VERSION]", help="Version that it points at.", min=1),
@@ -156,16 +158,88 @@ def alias(
     typer.echo(json_text({"name": name, "aliases": aliases}) if as_json else "\n".join(lines))
 
 
-@app.command("rollback")
-def roll_back(
+@app.command("rollout")
+def roll_out(
     name: NameArgument,
+    alias: AliasArgument,
+    weights: Annotated[
+        list[str],
+        typer.Argument(metavar="VERSION=WEIGHT", help="Part of the requests: 3=90 4=10."),
+    ],
+    shadow: Annotated[
+        int | None,
+        typer.Option("--shadow", help="Version whose answers are only compared, not sent.", min=1),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", help="Compared rows after which the rollout ends by itself.", min=1),
+    ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            "--agreement",
+            help="Least share of equal answers with which the shadow is promoted then; with "
+            "fewer, the rollout ends at its main version.",
+        ),
+    ] = None,
     url: UrlOption = DEFAULT_URL,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the version before the latest one the latest again, at once."""
+    """Divide the requests to an alias among versions, and compare a shadow.
+
+    The same version answers a session (header x-session-id), or else an API key, each time. End the
+    rollout with `promote` or `rollback --alias`.
+
+    \b
+    adapterkit client rollout acme/intent stable 3=90 4=10
+    adapterkit client rollout acme/intent stable 3=1 --shadow 4 --rows 1000 --agreement 0.98
+    """
+    if (rows is None) != (agreement is None):
+        raise AdapterkitError("give both --rows and --agreement, or neither")
+    rule = None if rows is None or agreement is None else {"rows": rows, "agreement": agreement}
+    parsed = dict(map(_parse_weight, weights))
+    if len(parsed) < len(weights):
+        raise AdapterkitError(f"{' '.join(weights)}: a version is given twice")
     with _client(url, key) as client:
-        _print_published(client.roll_back(name), as_json)
+        rollouts = client.roll_out(name, alias, parsed, shadow, rule)
+    lines = [f"{name}@{word} is {_rollout_text(one)}" for word, one in rollouts.items()]
+    typer.echo(json_text({"name": name, "rollouts": rollouts}) if as_json else "\n".join(lines))
+
+
+@app.command()
+def promote(
+    name: NameArgument,
+    alias: AliasArgument,
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="[VERSION]", help="If omitted, the one beside the main version.", min=1
+        ),
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a rollout: from now on the alias means one of its versions alone."""
+    with _client(url, key) as client:
+        _print_published(client.promote(name, alias, version), as_json)
+
+
+@app.command("rollback")
+def roll_back(
+    name: NameArgument,
+    alias: Annotated[
+        str,
+        typer.Option("--alias", help="End the rollout of this alias at its main version."),
+    ] = "latest",
+    url: UrlOption = DEFAULT_URL,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the version before the latest one the latest again, or end a rollout, at once."""
+    with _client(url, key) as client:
+        _print_published(client.roll_back(name, alias), as_json)
 
 
 @app.command()
@@ -188,6 +262,23 @@ def delete(
     typer.echo(
         json_text({"name": name, "deleted": version}) if as_json else f"deleted {name}, {deleted}"
     )
+
+
+def _parse_weight(text: str) -> tuple[int, int]:
+    version, _, weight = text.partition("=")
+    if not (version.isdecimal() and weight.isdecimal()):
+        raise AdapterkitError(f"{text}: expected a version and its weight, such as 3=90")
+    return int(version), int(weight)
+
+
+def _rollout_text(rollout: Mapping[str, Any]) -> str:
+    total = sum(rollout["weights"].values())
+    parts = [
+        f"version {version} for {100 * weight / total:.4g} %"
+        for version, weight in rollout["weights"].items()
+    ]
+    shadow = rollout["shadow"]
+    return ", ".join(parts) + ("" if shadow is None else f", with version {shadow} as a shadow")
 
 
 def _client(url: str, key: str | None) -> Client:

@@ -251,13 +251,63 @@ class Endpoints:
         aliases: dict[str, int] = (await self._object(request))["aliases"]
         return aliases
 
-    async def roll_back(self, name: str) -> dict[str, Any]:
-        """Points the alias `latest` at the version before.
+    async def roll_out(
+        self,
+        name: str,
+        alias: str,
+        weights: Mapping[int, int],
+        shadow: int | None = None,
+        rule: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """Divides the requests to an alias among versions while a new one is tried.
+
+        Args:
+            name: The adapter.
+            alias: The alias, such as `stable`; not `latest`.
+            weights: Weight by version, such as `{3: 90, 4: 10}`.
+            shadow: A version that answers as well, and whose answers are only compared.
+            rule: `{"rows": 1000, "agreement": 0.98}`: after so many compared rows, the shadow is
+                promoted if it agreed in this share of them, and the rollout ends at its main
+                version otherwise.
 
         Returns:
-            `name`, `version` and `digest` of the version that is `latest` now.
+            By alias, all rollouts of the name.
         """
-        return await self._object(Request("POST", f"/admin/rollback/{_path(name)}"))
+        body = {
+            "weights": {str(version): weight for version, weight in weights.items()},
+            "shadow": shadow,
+            "rule": None if rule is None else dict(rule),
+        }
+        path = f"/admin/rollouts/{_path(alias)}/{_path(name)}"
+        rollouts: dict[str, Any] = (await self._object(Request("PUT", path, to_json(body))))[
+            "rollouts"
+        ]
+        return rollouts
+
+    async def promote(self, name: str, alias: str, version: int | None = None) -> dict[str, Any]:
+        """Ends a rollout: the alias means one of its versions alone.
+
+        Args:
+            name: The adapter.
+            alias: The alias.
+            version: The version; if omitted, the only one beside the main version.
+
+        Returns:
+            `name`, `version` and `digest` of what the alias means now.
+        """
+        query = "" if version is None else f"?version={version}"
+        path = f"/admin/promote/{_path(alias)}/{_path(name)}{query}"
+        return await self._object(Request("POST", path))
+
+    async def roll_back(self, name: str, alias: str = "latest") -> dict[str, Any]:
+        """Ends the rollout of an alias at its main version; an alias without one is pointed at the
+        version before.
+
+        Returns:
+            `name`, `version` and `digest` of what the alias means now.
+        """
+        query = "" if alias == "latest" else f"?alias={quote(alias, safe='', errors='replace')}"
+        return await self._object(Request("POST", f"/admin/rollback/{_path(name)}{query}"))
 
     async def unload(self, name: str) -> bool:
         """Removes an adapter from the memory of the server; the next request loads it again.

@@ -154,8 +154,12 @@ class AdapterCache:
         """Number of adapters that are being loaded."""
         return len(self._loading)
 
-    async def get(self, reference: str) -> LoadedAdapter:
+    async def get(self, reference: str, position: float | None = None) -> LoadedAdapter:
         """The adapter that a reference means at this moment; it is loaded if necessary.
+
+        Args:
+            reference: The reference.
+            position: The place of the caller in a rollout (`Rollout.choose`).
 
         Raises:
             AdapterkitError: The reference is not valid.
@@ -165,12 +169,12 @@ class AdapterCache:
             UnreachableStoreError: A remote store does not answer, and the version was not used
                 before.
         """
-        version = await self._find(reference)
+        version = await self._find(reference, position)
         try:
             return LoadedAdapter(await self._ready(version), version)
         except AdapterError:
             # It may have been deleted or published again since `_find`; then try once more.
-            current = await self._find(reference)
+            current = await self._find(reference, position)
             if current == version:
                 raise
             return LoadedAdapter(await self._ready(current), current)
@@ -219,14 +223,14 @@ class AdapterCache:
         self._searchers.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _find(self, reference: str) -> Version:
+    async def _find(self, reference: str, position: float | None) -> Version:
         if self.store.remote is None:  # a single stat is faster than another thread
-            return self.store.find(reference)
-        known = self.store.known(reference)
+            return self.store.find(reference, position)
+        known = self.store.known(reference, position)
         if known is not None and reference in self._late:
             return known
         loop = asyncio.get_running_loop()
-        search = loop.run_in_executor(self._searchers, self.store.find, reference)
+        search = loop.run_in_executor(self._searchers, self.store.find, reference, position)
         if known is None:
             try:
                 return await asyncio.wait_for(search, TIMEOUT)

@@ -1,4 +1,4 @@
-"""Admin routes: publish, alias, roll back, unload, verify and delete adapters at run time.
+"""Admin routes: publish, alias, roll out, unload, verify and delete adapters at run time.
 
 Each needs a role and the permission for the adapter, and each is one record of the audit log.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from ..adapter.aliases import ALIAS, LATEST
 from ..adapter.card import CARD, read_card
 from ..adapter.folder_files import REQUIRED_FILES
 from ..adapter.store import Store
@@ -34,7 +35,7 @@ from .responses import (
     Verification,
 )
 from .routes import ServiceDep
-from .schemas import MAX_VERSION, Alias, Name, VersionBody
+from .schemas import MAX_VERSION, Alias, Name, RolloutBody, VersionBody
 from .service import Service
 from .strict_json import StrictJsonRoute
 from .uploads import received_folder
@@ -131,6 +132,7 @@ async def describe(name: Name, service: ServiceDep, action: ActionDep) -> Respon
             "name": name,
             "versions": [{"version": v.number, "digest": v.digest} for v in versions],
             "aliases": aliases,
+            "rollouts": _rollouts(service.store, name),
         }
 
     with action.on(name, "describe"):
@@ -213,11 +215,52 @@ async def remove_alias(
     return await _aliases(service, name)
 
 
+@router.put("/rollouts/{alias}/{name:adapter}", response_model=Aliases)
+async def roll_out(
+    alias: Alias, name: Name, body: RolloutBody, service: ServiceDep, action: ActionDep
+) -> Response:
+    """Divide the requests to an alias among versions, and let a shadow answer them as well.
+
+    The same version answers a session (header `x-session-id`), or else an API key, each time.
+    """
+    with action.on(name, "roll out") as record:
+        rollout = body.rollout()
+        record |= {"alias": alias, "rollout": rollout.to_json()}
+        await service.in_thread(service.store.roll_out, name, alias, rollout)
+    return await _aliases(service, name)
+
+
+@router.post("/promote/{alias}/{name:adapter}", response_model=NamedVersion)
+async def promote(
+    alias: Alias,
+    name: Name,
+    service: ServiceDep,
+    action: ActionDep,
+    version: Annotated[
+        int | None,
+        Query(ge=1, le=MAX_VERSION, description="If omitted, the one beside the main version"),
+    ] = None,
+) -> Response:
+    """End a rollout: the alias means one of its versions alone."""
+    with action.on(name, "promote") as record:
+        record["alias"] = alias
+        found = await service.in_thread(service.store.promote, name, alias, version)
+        record |= {"version": found.number, "digest": found.digest}
+    return JSONResponse({"name": name, "version": found.number, "digest": found.digest})
+
+
 @router.post("/rollback/{name:adapter}", response_model=NamedVersion)
-async def roll_back(name: Name, service: ServiceDep, action: ActionDep) -> Response:
-    """Point `latest` at the version before."""
+async def roll_back(
+    name: Name,
+    service: ServiceDep,
+    action: ActionDep,
+    alias: Annotated[str, Query(pattern=f"^{ALIAS.pattern}$")] = LATEST,
+) -> Response:
+    """End the rollout of an alias at its main version; point an alias without one, such as
+    `latest`, at the version before."""
     with action.on(name, "roll back") as record:
-        version = await service.in_thread(service.store.roll_back, name)
+        record["alias"] = alias
+        version = await service.in_thread(service.store.roll_back, name, alias)
         record |= {"version": version.number, "digest": version.digest}
     return JSONResponse({"name": name, "version": version.number, "digest": version.digest})
 
@@ -280,7 +323,12 @@ async def drift(
 async def _aliases(service: Service, name: str) -> Response:
     """The aliases of a name, after a change of them."""
     _, aliases = await service.in_thread(service.store.versions, name)
-    return JSONResponse({"name": name, "aliases": aliases})
+    rollouts = await service.in_thread(_rollouts, service.store, name)
+    return JSONResponse({"name": name, "aliases": aliases, "rollouts": rollouts})
+
+
+def _rollouts(store: Store, name: str) -> dict[str, Any]:
+    return {alias: rollout.to_json() for alias, rollout in store.rollouts(name).items()}
 
 
 def _digests(store: Store, name: str) -> dict[int, str]:

@@ -53,12 +53,15 @@ class Caller:
         key_id: Name of the key in logs.
         role: What it may do with the adapters of the tenant.
         expires: Last day, in UTC, on which it is accepted; None for no end.
+        session: Whom it sends the request for, if it says so, or a random text if it has no key.
+            One version of a rollout answers all requests of a session.
     """
 
     tenant: Tenant
     key_id: str = ""
     role: Role = "user"
     expires: date | None = None
+    session: str = ""
 
     def may_use(self, name: str) -> bool:
         """Whether it may use an adapter; every caller may use the plain backbone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import getrandbits
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -24,6 +26,10 @@ class _Name(StringConvertor):
 
 
 register_url_convertor("adapter", _Name())
+
+
+SESSION_HEADER = "x-session-id"
+"""Names whom a caller sends the request for (`Caller.session`)."""
 
 
 class DeniedError(Exception):
@@ -96,7 +102,10 @@ class Authentication:
             return error(401, "send a known API key: Authorization: Bearer ak-...")
         if caller.is_expired:
             return DeniedError(401, f"the API key was accepted until {caller.expires}")
-        return caller
+        session = headers.get(SESSION_HEADER)
+        if not session and not caller.key_id:  # nothing else tells callers apart
+            session = f"{getrandbits(64):x}"
+        return replace(caller, session=session) if session else caller
 
 
 class ApiKeyAuth(SecurityBase):

@@ -60,6 +60,7 @@ def cors_options(origins: Collection[str]) -> dict[str, Any]:
             "inference-header-content-length",
             "x-adapter-id",
             "x-request-id",
+            "x-session-id",
         ],
         "expose_headers": [
             "inference-header-content-length",

@@ -18,6 +18,7 @@ from .adapter_cache import AdapterCache, LoadedAdapter
 from .answer_watch import AnswerCollector, AnswerWatch
 from .connections import Connections, Phase
 from .engine import Engine, EngineObserver
+from .rollout_counts import RolloutCounter
 from .tracing import Traces
 from .wrong_keys import WrongKeys
 
@@ -84,6 +85,10 @@ class Metrics(EngineObserver):
     def observe_wrong_keys(self, wrong_keys: WrongKeys) -> None:
         """Adds the number of wrong API keys at the time of a scrape."""
         self.registry.register(_WrongKeyCollector(wrong_keys))
+
+    def observe_rollouts(self, counter: RolloutCounter) -> None:
+        """Adds the counts of rollouts at the time of a scrape."""
+        self.registry.register(counter)
 
     def observe_connections(self, connections: Connections) -> None:
         """Adds the open connections at the time of a scrape, and those that the server closed."""

@@ -137,7 +137,8 @@ class AdapterDetails(AdapterDescription):
 
     settings: dict[str, Any] = Field(description="The task and its settings")
     versions: list[int]
-    aliases: dict[str, int]
+    aliases: dict[str, int] = Field(description="Version; of a rollout, its main version")
+    rollouts: dict[str, RolloutReport] = Field(description="Aliases with several versions")
 
 
 class ModelList(ResponseBody):
@@ -146,6 +147,51 @@ class ModelList(ResponseBody):
     object: Literal["list"]
     data: list[AdapterDescription | BackboneDescription]
     has_more: bool
+
+
+class PromotionRuleFacts(ResponseBody):
+    """When a shadow ends its rollout by itself."""
+
+    rows: int
+    agreement: float
+
+
+class RolloutDescription(ResponseBody):
+    """The versions behind an alias while a new one is tried."""
+
+    weights: dict[str, int]
+    shadow: int | None
+    rule: PromotionRuleFacts | None
+
+
+class ServedCounts(ResponseBody):
+    """What a version has computed since the rollout began, on this server."""
+
+    requests: int
+    rows: int
+    mean_seconds: float | None = Field(description="Mean seconds of a request")
+
+
+class ShadowCounts(ServedCounts):
+    """What a shadow has computed."""
+
+    compared: int = Field(description="Rows with an answer or an error")
+    agreed: int = Field(description="Rows with the answer that the caller got")
+    skipped: int = Field(description="Rows that were left out because the server was busy")
+    agreement: float | None
+
+
+class RolloutCountsBody(ResponseBody):
+    """The counts of a rollout."""
+
+    served: dict[str, ServedCounts]
+    shadow: ShadowCounts | None
+
+
+class RolloutReport(RolloutDescription):
+    """A rollout, and its counts on this server."""
+
+    counts: RolloutCountsBody
 
 
 class CardResponse(ResponseBody):
@@ -296,7 +342,8 @@ class Aliases(ResponseBody):
     """The aliases of an adapter."""
 
     name: str
-    aliases: dict[str, int]
+    aliases: dict[str, int] = Field(description="Version; of a rollout, its main version")
+    rollouts: dict[str, RolloutDescription] = Field(description="Aliases with several versions")
 
 
 class AdapterVersions(Aliases):

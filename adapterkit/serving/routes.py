@@ -139,7 +139,13 @@ async def model(name: Name, service: ServiceDep, caller: CallerDep) -> Response:
     description = await service.in_thread(service.describe, version)
     card = await service.in_thread(read_card, version.folder)
     versions, aliases = await service.in_thread(service.store.versions, version.name)
-    more = {"settings": card["task"], "versions": versions, "aliases": aliases}
+    rollouts = await service.in_thread(service.store.rollouts, version.name)
+    more = {
+        "settings": card["task"],
+        "versions": versions,
+        "aliases": aliases,
+        "rollouts": service.rollouts.counter.to_json(version.name, rollouts),
+    }
     return JSONResponse({**_model(description), **more})
 
 

@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from ..adapter.aliases import ALIAS
-from ..errors import did_you_mean
+from ..adapter.rollout import MAX_VERSIONS, MAX_WEIGHT, Rollout
+from ..errors import DataError, did_you_mean
 from ..names import NAME, VERSION
 from .pipeline_options import without_fixed_options
 from .row_inputs import Inputs, Row, TextOrTexts, Texts
@@ -46,6 +47,8 @@ MAX_VERSION = 999_999_999
 
 MAX_KEYS = 32
 """Most keys of a body; each unknown one is an error with a message."""
+
+VersionKey = Annotated[str, StringConstraints(pattern=f"^{VERSION.pattern}$")]
 
 VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
@@ -260,6 +263,38 @@ class VersionBody(Body):
     """A version of an adapter."""
 
     version: VersionNumber
+
+
+class PromotionRuleBody(Body):
+    """When a shadow ends its rollout by itself."""
+
+    rows: int = Field(ge=1, le=MAX_VERSION, description="Compared rows after which it is decided")
+    agreement: float = Field(
+        gt=0, le=1, description="Least share of equal answers with which the shadow is promoted"
+    )
+
+
+class RolloutBody(Body):
+    """The versions behind an alias while a new one is tried."""
+
+    weights: dict[VersionKey, Annotated[int, Field(ge=1, le=MAX_WEIGHT)]] = Field(
+        min_length=1, max_length=MAX_VERSIONS, description="Weight by version: {'3': 90, '4': 10}"
+    )
+    shadow: VersionNumber | None = Field(
+        None, description="A version that answers as well, and whose answers are only compared"
+    )
+    rule: PromotionRuleBody | None = None
+
+    def rollout(self) -> Rollout:
+        """The rollout.
+
+        Raises:
+            DataError: It is not valid.
+        """
+        try:
+            return Rollout.of_json(self.model_dump())
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
 
 class ErrorBody(BaseModel):

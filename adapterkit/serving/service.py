@@ -37,6 +37,7 @@ from .imported_folder import FolderImport, ImportOptions
 from .json_logs import log
 from .metrics import Metrics
 from .pending_row import Output
+from .rollouts import Rollouts, position_of, served_rows
 from .text_mask import TextMask
 from .tokenizing import estimate_tokens
 from .wrong_keys import WrongKeys
@@ -125,7 +126,9 @@ class Service:
         self.origins = origins
         self.mask = mask
         self.wrong_keys = WrongKeys()
+        self.rollouts = Rollouts(cache, engine, limits.timeout)
         metrics.observe_wrong_keys(self.wrong_keys)
+        metrics.observe_rollouts(self.rollouts.counter)
 
     def start(self) -> None:
         """Starts the engine; must be called on the running event loop."""
@@ -206,6 +209,7 @@ class Service:
             if check is not None:
                 check(adapters, examples)
 
+        asked = time.monotonic()
         answers = await self.engine.ask(
             share_of(caller, rows[0][0]),
             list(zip(adapters, texts, strict=True)),
@@ -217,6 +221,8 @@ class Service:
             self.metrics.rows(name, n)
         if output is Output.ANSWER:
             self.metrics.count_answers(zip(loaded, answers, strict=True))
+            for served in served_rows(rows, loaded, answers, time.monotonic() - asked):
+                self.rollouts.follow(served)
         self.metrics.activity.request(len(rows), time.monotonic() - began)
         return [RowAnswer(*parts) for parts in zip(loaded, answers, tokens, strict=True)]
 
@@ -349,8 +355,11 @@ class Service:
             self._check_permission(caller, reference)
         names = sorted(references - {BASE})
         if len(names) == 1:  # without the cost of a task
-            return {BASE: None, names[0]: await self.cache.get(names[0])}
-        loaded = await asyncio.gather(*map(self.cache.get, names))
+            position = position_of(caller, names[0])
+            return {BASE: None, names[0]: await self.cache.get(names[0], position)}
+        loaded = await asyncio.gather(
+            *(self.cache.get(name, position_of(caller, name)) for name in names)
+        )
         return {BASE: None, **dict(zip(names, loaded, strict=True))}
 
     def _check_permission(self, caller: Caller, reference: str) -> None:

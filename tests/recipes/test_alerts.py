@@ -40,13 +40,16 @@ def metrics(
     make_adapter: MakeAdapter,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Metrics:
-    """The metrics of a server that has answered enough to report drift."""
+    """The metrics of a server with a rollout, which has answered enough to report drift."""
     store = Store(tmp_path_factory.mktemp("shelf"))
     trained = AnswerDistribution.of([Decision(("yes",), 0.9)] * 9)
     record = {"answers": {"split": "test", **trained.plain()}}
     adapter = make_adapter(tiny, "lora", name="acme/intent")
-    store.publish(replace(adapter, training=record), tiny.geometry)
+    for _ in range(2):
+        store.publish(replace(adapter, training=record), tiny.geometry)
     with serving(store.root, tiny_folder) as url, Client(url) as client:
+        client.roll_out("acme/intent", "stable", {1: 1}, shadow=2)
+        client.predict("acme/intent@stable", "my card")
         client.ask([("acme/intent", "my card")] * answer_watch.LEAST_ROWS)
         text = httpx2.get(f"{url}/metrics").text
     found: dict[str, set[str]] = {"up": {"job"}}

@@ -96,6 +96,8 @@ ADMIN_REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("PUT", "/admin/adapters/globex/{name}", {"content": b"x"}),
     ("PUT", "/admin/aliases/stable/globex/{name}", {"json": {"version": 1}}),
     ("DELETE", "/admin/aliases/stable/globex/{name}", {}),
+    ("PUT", "/admin/rollouts/stable/globex/{name}", {"json": {"weights": {"1": 1, "2": 1}}}),
+    ("POST", "/admin/promote/stable/globex/{name}", {}),
     ("POST", "/admin/rollback/globex/{name}", {}),
     ("POST", "/admin/unload/globex/{name}", {}),
     ("GET", "/admin/verify/globex/{name}", {}),

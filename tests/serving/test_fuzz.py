@@ -126,6 +126,7 @@ SENTENCES = {"source_sentence": "my card", "sentences": ["the rain", "a card"]}
 QUERY = {"query": "my card", "texts": ["the rain", "a card"], "return_text": True}
 INTENT, BASE = {"name": "acme/intent"}, {"name": "base"}
 STABLE = {"alias": "stable", "name": "acme/intent"}
+CANARY = {"weights": {"1": 9, "2": 1}, "shadow": 2, "rule": {"rows": 9, "agreement": 0.5}}
 
 VALID_REQUESTS: list[tuple[str, dict[str, str], Any]] = [
     ("POST /predict", {}, ROWS),
@@ -173,6 +174,9 @@ VALID_REQUESTS: list[tuple[str, dict[str, str], Any]] = [
     ("GET /admin/adapters/{name}", INTENT, None),
     ("PUT /admin/adapters/{name}", {"name": "acme/copy"}, "the folder"),
     ("PUT /admin/aliases/{alias}/{name}", STABLE, {"version": 1}),
+    ("PUT /admin/rollouts/{alias}/{name}", STABLE, CANARY),
+    ("GET /v1/models/{name}", INTENT, None),
+    ("POST /admin/promote/{alias}/{name}", STABLE, None),
     ("DELETE /admin/aliases/{alias}/{name}", STABLE, None),
     ("GET /admin/verify/{name}", INTENT, None),
     ("GET /admin/drift/{name}", INTENT, None),

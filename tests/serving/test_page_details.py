@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from adapterkit.backbone.model import Backbone
+from adapterkit.client.http import Client
 from adapterkit.inference import attribution_html
 from adapterkit.inference.page_style import PAGE_STYLE
 from adapterkit.serving.page import page as serve_page
@@ -354,3 +355,15 @@ def test_the_card_is_served_to_those_who_may_use_the_adapter(url: str, locked: s
     with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         get(f"{locked}/v1/cards/globex/regression", key=KEY)
     assert "there is no adapter" in json.loads(refused.value.read())["error"]
+
+
+def test_a_rollout_is_described(page: Page, url: str) -> None:
+    with Client(url) as client:
+        client.roll_out("acme/intent", "trial", {1: 9, 2: 1})
+        client.predict("acme/intent@trial", ["my card", "a bank"])
+        choose(page, url, "acme/intent")
+        page.locator("#about", has_text="Rollout of trial:").wait_for()
+        about = page.locator("#about").inner_text()
+        client.alias("acme/intent", "trial", None)
+    assert re.search(r"version [12] for (90|10) % \(2 rows in [0-9.]+ ms\)", about), about
+    assert re.search(r"version [12] for (90|10) % \(0 rows\)", about), about
