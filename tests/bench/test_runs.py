@@ -144,6 +144,7 @@ def test_residents_are_measured_on_the_way_up_and_down() -> None:
         assert counts == [4, 4, 2]
 
 
+@pytest.mark.slow
 def test_bench_start_measures_seconds(tiny_folder: Path) -> None:
     options = ("--rounds", "1", "--no-peers", "--json")
     result = run_command("bench", "start", "--backbone", tiny_folder, *options).json

@@ -19,10 +19,9 @@ from adapterkit.serving import metrics
 from helpers.adapters import MakeAdapter
 from helpers.chart import render_chart
 from helpers.command_line import run_command
-from helpers.paths import ROOT
+from helpers.paths import DEPLOY, ROOT
 from helpers.tolerance import assert_close
 
-DEPLOY = ROOT / "recipes" / "deploy"
 CHART = DEPLOY / "chart"
 VALUES = {
     "default": {},

@@ -13,7 +13,7 @@ from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
 from adapterkit.training.recipe import BackboneSection, Recipe, Training
 from adapterkit.training.recipe_keys import describe_keys
-from helpers.paths import ROOT, SHARED
+from helpers.paths import RECIPES, SHARED
 from helpers.recipe_faults import GOOD_RECIPE, RECIPE_CHANGES, RECIPE_FAULTS
 
 
@@ -195,7 +195,7 @@ def test_every_key_is_described() -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_the_recipes_that_come_along_are_sound(file: Path) -> None:
     recipe = Recipe.load(file)
     folder = recipe.folder
