@@ -177,11 +177,12 @@ def _parts(
     Args:
         tensor: The whole tensor.
         content: Its bytes, row after row.
-        names: The names of its parts; the tensor keeps its own if it has no such rows.
+        names: The names of its parts. If its rows cannot be shared, it gets the first name, under
+            which it is refused as surplus or of a wrong shape.
     """
     n_rows = tensor.shape[0] if tensor.shape else 1
     if n_rows % len(names):
-        names = [tensor.name]
+        names = names[:1]
     n_rows, n_bytes = n_rows // len(names), len(content) // len(names)
     for index, name in enumerate(names):
         shape, rows = tensor.shape, None
