@@ -104,19 +104,29 @@ def _check_training(content: Mapping[str, Any]) -> None:
     task = tasks().get(content["task"]["type"])
     if task is not None:
         Inputs.of(task, training)
-    parents = training.get("composed", {}).get("parents", [])
-    if not isinstance(parents, list) or not all(
-        isinstance(parent, Mapping) and {"name", "digest", "weight"} <= parent.keys()
-        for parent in parents
-    ):
-        raise ValueError(
-            f"training.composed: expected parents with name, digest and weight, got {parents!r:.80}"
-        )
+    _check_parents("composed", training.get("composed", {}).get("parents", []), "weight")
+    _check_parents("parents", training.get("parents", []))
     members = training.get("members", [])
     if not isinstance(members, list) or not all(
         isinstance(member, Mapping) and {"seed", "epoch"} <= member.keys() for member in members
     ):
         raise ValueError(f"training.members: expected seeds and epochs, got {members!r:.80}")
+
+
+def _check_parents(key: str, parents: Any, *further: str) -> None:
+    """Checks the parents in a training record.
+
+    Args:
+        key: Where they are in the record.
+        parents: The parents.
+        further: Keys that each must have beside name and digest.
+    """
+    keys = ["name", "digest", *further]
+    if not isinstance(parents, list) or not all(
+        isinstance(parent, Mapping) and {*keys} <= parent.keys() for parent in parents
+    ):
+        words = f"{', '.join(keys[:-1])} and {keys[-1]}"
+        raise ValueError(f"training.{key}: expected parents with {words}, got {parents!r:.80}")
 
 
 def _check_values(value: Any, depth: int) -> None:

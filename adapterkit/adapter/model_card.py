@@ -127,6 +127,8 @@ def _facts(adapter: Adapter) -> Iterator[tuple[str, str]]:
         yield "stands on", f"`{parent.name}`, weights `{parent.digest}`"
     for part in adapter.training.get("composed", {}).get("parents", ()):
         yield "composed of", f"{part['weight']} times `{part['name']}`, weights `{part['digest']}`"
+    for part in adapter.training.get("parents", ()):
+        yield "contains", f"`{part['name']}`, weights `{part['digest']}`"
     yield "parameters", f"{adapter.n_parameters:,} ({adapter.n_bytes / 1000:,.0f} kB)"
     if adapter.extra_members:
         yield "members", f"{adapter.n_members}, whose raw scores are averaged"

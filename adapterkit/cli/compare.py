@@ -50,7 +50,8 @@ def compare(
 
     The method head is a linear probe of the frozen backbone, and full trains all of its weights:
     the two that adapters are compared with. The recipe's own method keeps its settings; the others
-    have their defaults. Nothing is published.
+    have their defaults. A fusion of saved adapters is compared by a recipe of that method alone.
+    Nothing is published.
 
     A comparison that was ended, by a signal or by a fault, goes on with --resume: until it has
     ended, the result of each training and checkpoints of the one at work are in the store.
@@ -67,10 +68,10 @@ def compare(
     from ..training.comparison import compare as compare_methods
     from ..training.comparison_table import comparison_table
 
-    names = method_names()
+    names = method_names(plan)
     if methods is not None:
         names = [name.strip() for name in methods.split(",") if name.strip()]
-    check_names(names)
+    check_names(names, plan)
     results = Store(store)
     results.check_target(plan.name)
     result = compare_methods(plan, names, seeds, store=results, resume=resume)

@@ -123,6 +123,9 @@ class Method(ABC):
     peft_type: ClassVar[str]
     """`peft_type` in `adapter_config.json`: PEFT's own name if PEFT has the method."""
 
+    parent_type: ClassVar[str | None] = None
+    """The method of the saved adapters that a training needs (`parents`); None if it needs none."""
+
     reads_peft_types: ClassVar[tuple[str, ...]] = ()
     """Every `peft_type` whose folders `from_peft` reads beside its own. The method that `wrote` a
     folder is tried first."""
@@ -173,6 +176,11 @@ class Method(ABC):
         return self.num_virtual_tokens
 
     @property
+    def parents(self) -> tuple[str, ...]:
+        """The saved adapters whose tensors it has, by folder or by name in the store."""
+        return ()
+
+    @property
     @abstractmethod
     def sites(self) -> tuple[str, ...]:
         """The sites it edits (`LINEAR_SITES`, `HIDDEN_SITES`); none for a method that only adds
@@ -196,6 +204,24 @@ class Method(ABC):
     def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
         """New tensors to train, float32; they may be more than those of `shapes`."""
 
+    def with_parents(
+        self, parents: Mapping[str, tuple[Method, Tensors]], geometry: Geometry
+    ) -> tuple[Self, Tensors]:
+        """The method over its saved adapters, called before a training if it has a `parent_type`.
+
+        Args:
+            parents: Method and tensors of each adapter that `parents` names, by that name.
+            geometry: The backbone's.
+
+        Returns:
+            The method with the settings that follow from them, and the tensors that take the place
+            of those of `init_tensors` with the same names; `is_trained` excludes them.
+
+        Raises:
+            ValueError: The adapters do not fit; the message begins with the setting.
+        """
+        return self, {}
+
     def begin(self, tensors: Tensors, weights: FrozenWeights) -> Tensors:
         """New tensors to train over given frozen weights, by default as they were drawn.
 
@@ -211,7 +237,7 @@ class Method(ABC):
     def is_trained(self, name: str) -> bool:
         """Whether training changes a tensor of `begin`, by default every one.
 
-        The others follow from settings and frozen weights, so they are in no checkpoint.
+        The others follow from settings, frozen weights and parents, so they are in no checkpoint.
         """
         return True
 

@@ -33,7 +33,7 @@ class LowRank:
         scales: Factor on the output of each adapter.
         down_bias: `[L, r]` of each adapter.
         up_bias: `[L, out]` of each adapter.
-        activation: Elementwise; None is the identity.
+        activation: From `[..., r]` to `[..., r]` of each token; None is the identity.
     """
 
     segments: Segments

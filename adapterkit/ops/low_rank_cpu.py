@@ -31,7 +31,7 @@ class LowRankCPU:
         down, up: The layers.
         down_biases, up_biases: Addresses of their biases; None without biases.
         scales: Factor of each segment.
-        activation: f, elementwise; None is the identity.
+        activation: f, from `[..., r]` to `[..., r]` of each token; None is the identity.
     """
 
     starts: NDArray[np.int64]

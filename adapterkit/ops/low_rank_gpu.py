@@ -111,7 +111,7 @@ class LowRankGPU:
         tiles: Tiles of the segments.
         down, up: The layers.
         scales: Factor of each segment.
-        activation: f, elementwise; None is the identity.
+        activation: f, from `[..., r]` to `[..., r]` of each token; None is the identity.
     """
 
     table: LaunchTable

@@ -67,7 +67,7 @@ def read_all_rows(
     rows = recipe.data.load(recipe.folder, recipe.training.seed, recipe.task, tell)
     everything = [row for part in rows.values() for row in part]
     plan = replace(recipe, training=replace(recipe.training, start_from=None, on_top_of=None))
-    adapter = fresh_adapter(plan, backbone, everything)
+    adapter = fresh_adapter(plan, backbone, everything, parents=False)
     limit, task, reader = text_limit(backbone, adapter), adapter.task, backbone.reader
     found = CheckedRows(task, limit, rows, {}, {}, {}, synonyms)
     with progress_bar(progress, total=len(everything), unit="row") as bar:

@@ -164,6 +164,8 @@ def origin_of(plan: Plan) -> dict[str, Any]:
         "synonyms": file_digest(recipe.folder / synonyms) if synonyms else None,
         "augment": plan.augmented.own if plan.augmented is not None else None,
     }
+    if "parents" in plan.adapter.training:
+        origin["adapters of the method"] = plan.adapter.training["parents"]
     found: dict[str, Any] = json.loads(json.dumps(origin))
     return found
 

@@ -113,20 +113,33 @@ def compare(
     }
 
 
-def method_names() -> list[str]:
-    """The methods that `compare` takes: every registered one, then `full` for full fine-tuning."""
-    return [*methods(), FULL]
+def method_names(recipe: Recipe | None = None) -> list[str]:
+    """The methods that `compare` takes: every registered one, then `full` for full fine-tuning.
+
+    A method that needs saved adapters is one of them only if it is the recipe's, which names them.
+
+    Args:
+        recipe: The recipe to compare by.
+    """
+    own = None if recipe is None else recipe.method.type
+    known = [name for name, kind in methods().items() if kind.parent_type is None or name == own]
+    return [*known, FULL]
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuses what is no method, or is there twice.
+def check_names(names: Sequence[str], recipe: Recipe) -> None:
+    """Refuses what is no method, is there twice, or needs adapters that the recipe does not name.
 
     Raises:
         RecipeError: One is.
     """
-    known = method_names()
+    known = method_names(recipe)
     for name in names:
-        check_method_name(name, known)
+        check_method_name(name, [*methods(), FULL])
+        if name not in known:
+            raise RecipeError(
+                f"the method '{name}' needs saved adapters; compare it by a recipe of that method, "
+                "which names them"
+            )
         if names.count(name) > 1:
             raise RecipeError(f"the method '{name}' is there twice; give each once")
     if not names:
@@ -139,7 +152,7 @@ def _check_comparable(recipe: Recipe, names: Sequence[str], seeds: int) -> None:
     Raises:
         RecipeError: A method is not known, or the recipe or the number of seeds does not allow it.
     """
-    check_names(names)
+    check_names(names, recipe)
     if seeds < 1:
         raise RecipeError(f"seeds: expected at least 1, got {seeds}")
     if recipe.training.ensemble > 1:
@@ -224,8 +237,9 @@ class _Comparison:
             return _trial_of(full.adapter, {}, full.n_parameters, 1.0, 4 * full.n_parameters)
         adapter = train_part(recipe, self.backbone, rows, self.store, place, progress=self.progress)
         n_bytes = sum(map(len, adapter_files(adapter, self.backbone.geometry).values()))
-        own, settings = adapter.n_parameters, adapter.training["recipe"]["method"]
-        return _trial_of(adapter, settings, own, own / (own + self.backbone.n_parameters), n_bytes)
+        own, settings = adapter.n_trained_parameters, adapter.training["recipe"]["method"]
+        share = own / (adapter.n_parameters + self.backbone.n_parameters)
+        return _trial_of(adapter, settings, own, share, n_bytes)
 
 
 def _trial_of(

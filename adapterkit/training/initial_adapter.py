@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from ..adapter.store import Store, find_folder
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
 from ..errors import RecipeError, UnknownAdapterError
-from ..methods.base import Method
+from ..methods.base import Method, Tensors
 from ..schema import dump
 from ..tasks.base import LEAST_TOKENS, Task
 from ..tasks.types import Row
@@ -40,24 +41,56 @@ class Start:
     note: str | None = None
 
 
+@dataclass(frozen=True)
+class MethodParents:
+    """The saved adapters that a method needs.
+
+    Attributes:
+        tensors: What the method takes from them.
+        record: Name and digest of each, for the card.
+    """
+
+    tensors: Tensors = field(default_factory=dict)
+    record: Sequence[Mapping[str, str]] = ()
+
+
 def fresh_adapter(
-    recipe: Recipe, backbone: Backbone, rows: Sequence[Row], store: Store | None = None
+    recipe: Recipe,
+    backbone: Backbone,
+    rows: Sequence[Row],
+    store: Store | None = None,
+    *,
+    parents: bool = True,
 ) -> Adapter:
     """The adapter before its first step: drawn from the recipe's seed, or a saved one to continue.
 
     An ensemble has all its members, each drawn from its own seed.
+
+    Args:
+        recipe: The recipe.
+        backbone: Its backbone.
+        rows: Its training rows.
+        store: The store of the adapters that it names.
+        parents: Load the saved adapters that its method needs; without them it cannot be trained.
 
     Raises:
         AdapterkitError: Method or task do not fit the backbone, the rows or the saved adapter.
     """
     task = recipe.task.fit(rows, backbone.pooling).bind_backbone(backbone.lm_head)
     below = _below(recipe, backbone, store)
+    needs_parents = parents and recipe.method.parent_type is not None
+    method_parents = MethodParents()
+    if needs_parents:
+        recipe, method_parents = _with_parents(recipe, backbone, store)
     _check_fit(recipe, backbone, below)
     start = _start(recipe, backbone, task, below, store)
     first, *others = (
-        _drawn(recipe, backbone, task, recipe.training.seed + number, member)
+        _drawn(recipe, backbone, task, recipe.training.seed + number, member, method_parents)
         for number, member in enumerate(start.members)
     )
+    record: dict[str, Any] = {} if start.note is None else {"start": start.note}
+    if method_parents.record:
+        record["parents"] = [*method_parents.record]
     return Adapter(
         name=recipe.name,
         method=recipe.method,
@@ -67,7 +100,7 @@ def fresh_adapter(
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         lower_case=backbone.lower_case,
-        training={"start": start.note} if start.note is not None else {},
+        training=record,
         on_top_of=below,
         extra_members=tuple(others),
     )
@@ -100,24 +133,65 @@ def _check_fit(recipe: Recipe, backbone: Backbone, below: Adapter | None) -> Non
         )
 
 
+def _with_parents(
+    recipe: Recipe, backbone: Backbone, store: Store | None
+) -> tuple[Recipe, MethodParents]:
+    """The recipe with its method over the saved adapters that it needs, and what it takes of them.
+
+    Raises:
+        RecipeError: An adapter does not fit the method.
+        AdapterkitError: It cannot be loaded, or was trained on another backbone.
+    """
+    method = recipe.method
+    check = None if store is None else store.check_signature
+    found, record = {}, []
+    for reference in method.parents:
+        folder = _folder(recipe, "method.of", reference, store)
+        adapter = load_adapter(folder, backbone, check_signature=check)
+        below = adapter.on_top_of
+        if adapter.extra_members or below is not None:
+            fault = f"is an ensemble of {adapter.n_members} members"
+            fault = fault if below is None else f"stands on '{below.name}'"
+            raise RecipeError(f"method.of: {reference} {fault}; only single adapters fit")
+        found[reference] = (adapter.method, adapter.to("cpu").tensors)
+        record.append(vars(ParentRef.of(adapter)))
+    try:
+        method, tensors = method.with_parents(found, backbone.geometry)
+    except ValueError as error:
+        raise RecipeError(f"method.{error}") from None
+    return replace(recipe, method=method), MethodParents(tensors, record)
+
+
 def _drawn(
-    recipe: Recipe, backbone: Backbone, task: Task, seed: int, saved: MemberWeights | None
+    recipe: Recipe,
+    backbone: Backbone,
+    task: Task,
+    seed: int,
+    saved: MemberWeights | None,
+    parents: MethodParents,
 ) -> MemberWeights:
     """The first tensors and head of one member: drawn from its seed, or those of a saved one, of
     which an empty head is drawn too.
 
     Raises:
-        RecipeError: The method needs frozen weights that cannot be read.
+        RecipeError: The method needs frozen weights that cannot be read, or the saved member has
+            other parents.
     """
     geometry = backbone.geometry
     generator = torch.Generator().manual_seed(seed)
-    tensors = recipe.method.init_tensors(geometry, generator)
+    tensors = recipe.method.init_tensors(geometry, generator) | parents.tensors
     head = task.fresh_head(geometry.hidden, generator)
     if saved is None:
         try:
             return MemberWeights(recipe.method.begin(tensors, backbone.frozen_weights), head)
         except ValueError as error:
             raise RecipeError(f"method.type: {recipe.method.type}: {error}") from None
+    for name, tensor in parents.tensors.items():
+        if not torch.equal(saved.tensors[name].cpu(), tensor):
+            raise RecipeError(
+                f"training.start_from: {recipe.training.start_from} was trained over other weights "
+                f"of {', '.join(recipe.method.parents)}; name the same versions (method.of)"
+            )
     return MemberWeights(
         recipe.method.init_from(saved.tensors, geometry, generator), saved.head or head
     )
@@ -137,7 +211,7 @@ def _start(
     reference, wanted = recipe.training.start_from, recipe.training.ensemble
     if reference is None:
         return Start([None] * wanted)
-    folder = _folder(recipe, "start_from", reference, store)
+    folder = _folder(recipe, "training.start_from", reference, store)
     if not (folder / CARD).is_file():
         method, tensors = load_foreign_method(folder, backbone)
         _check_same_method(reference, method, recipe.method, backbone.geometry)
@@ -202,7 +276,7 @@ def _folder(recipe: Recipe, key: str, reference: str, store: Store | None) -> Pa
     """The folder of a saved adapter: a path from the recipe's folder, or a name in the store.
 
     Raises:
-        UnknownAdapterError: It is neither; the message names the key of the section `training`.
+        UnknownAdapterError: It is neither; the message names the key.
     """
     folder = recipe.folder / reference
     if (folder / CONFIG).is_file():
@@ -210,7 +284,7 @@ def _folder(recipe: Recipe, key: str, reference: str, store: Store | None) -> Pa
     try:
         return find_folder(reference, store or Store("adapters"))
     except UnknownAdapterError as error:
-        raise UnknownAdapterError(f"training.{key}: {error}") from None
+        raise UnknownAdapterError(f"{key}: {error}") from None
 
 
 def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter | None:
@@ -219,7 +293,7 @@ def _below(recipe: Recipe, backbone: Backbone, store: Store | None) -> Adapter |
     if reference is None:
         return None
     check = None if store is None else store.check_signature
-    folder = _folder(recipe, "on_top_of", reference, store)
+    folder = _folder(recipe, "training.on_top_of", reference, store)
     below = load_adapter(folder, backbone, check_signature=check)
     if below.extra_members:
         raise RecipeError(

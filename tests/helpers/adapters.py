@@ -23,6 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "head": {},
     "prefix": {"num_virtual_tokens": 2},
     "bottleneck": {"size": 4},
+    "fusion": {"sizes": (4, 3)},
     "vera": {"r": 5, "targets": LINEAR_SITES},
     "ia3": {},
     "bitfit": {},

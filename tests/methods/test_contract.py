@@ -289,20 +289,25 @@ def test_a_method_trains_and_predicts_from_a_store(
         label = ("money", "weather")[n % 2]
         lines.append(f"{' '.join(rng.choices(topics[label].split(), k=4))},{label},train")
     (tmp_path / "rows.csv").write_text("\n".join(lines))
+    settings, store = {"type": kind.type}, Store(tmp_path / "store")
+    if kind.parent_type is not None:
+        settings = dump(kind(**kind.examples[0]))
+        for seed, name in enumerate(kind(**kind.examples[0]).parents):
+            parent = random_adapter(tiny, kind.parent_type, name=name, seed=seed)
+            store.publish(parent, tiny.geometry)
     recipe = Recipe.of(
         {
             "name": "t/topic",
             "data": {"path": "rows.csv", "validation": 0},
             "task": {"type": "classification", "pooling": "mean"},
-            "method": {"type": kind.type},
+            "method": settings,
             "training": {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2},
         },
         tmp_path,
     )
-    adapter = train(recipe, tiny, progress=False)
+    adapter = train(recipe, tiny, store=store, progress=False)
     first, *_, last = adapter.training["history"]
     assert last["train_loss"] < 0.8 * first["train_loss"]
-    store = Store(tmp_path / "store")
     store.publish(adapter, tiny.geometry)
     again = load_adapter(store.path("t/topic"), tiny)
     rows = [("t/topic", "money bank"), ("t/topic", "rain sun")]

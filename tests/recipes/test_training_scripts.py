@@ -12,7 +12,7 @@ import pytest
 from adapterkit.adapter.card import read_card
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
-from adapterkit.methods.base import methods
+from adapterkit.training.comparison import method_names
 from helpers.paths import ROOT
 
 SCRIPTS = ROOT / "recipes" / "scripts"
@@ -82,7 +82,7 @@ def test_compare_methods_prints_a_line_for_each(
     run("compare_methods.py", rows, "--backbone", tiny_folder, "--epochs", 1, "--plot", plot)
     header, *lines, last = capsys.readouterr().out.splitlines()
     assert header.split()[:3] == ["method", "validation", "accuracy"]
-    assert sorted(line.split()[0] for line in lines) == sorted([*methods(), "full"])
+    assert sorted(line.split()[0] for line in lines) == sorted(method_names())
     assert all(0.0 <= float(one) <= 1.0 for line in lines for one in line.split()[1:3])
     assert last == "accuracy of the test rows (12 train, 4 validation, 4 test)"
     assert plot.read_bytes().startswith(b"\x89PNG")
