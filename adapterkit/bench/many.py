@@ -61,6 +61,10 @@ class ManyBench:
 
     def __post_init__(self) -> None:
         check_method_name(self.method, methods())
+        if methods()[self.method].parent_type is not None:
+            raise AdapterkitError(
+                f"the method '{self.method}' needs saved adapters; name another one (--method)"
+            )
         if min(self.tenants, self.batch, self.epochs, self.rounds) < 1:
             raise AdapterkitError("tenants, batch, epochs and rounds must be at least 1")
 

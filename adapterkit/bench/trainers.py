@@ -21,11 +21,14 @@ from typing import Any
 from torch import Tensor, autograd, randn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from ..adapter.folder import save_adapter
 from ..backbone.model import Backbone
+from ..methods.base import methods
 from ..quiet import quiet_warnings
 from ..training.recipe import Recipe
 from ..training.train import train
 from .machine import peak_bytes
+from .workload import random_adapter
 
 Job = Mapping[str, Any]
 
@@ -45,6 +48,25 @@ def record_step_ends() -> Iterator[list[float]]:
         handle.remove()
 
 
+def _method_settings(job: Job, folder: str) -> dict[str, Any]:
+    """The settings of the job's method; if it needs saved adapters, over random ones in a folder.
+
+    Args:
+        job: The job.
+        folder: Where these adapters are written.
+    """
+    settings: dict[str, Any] = job["method"]
+    parent = methods()[settings["type"]].parent_type
+    if parent is None:
+        return settings
+    backbone = Backbone.load(job["model"], device="cpu", prepared=False)
+    names = ["first", "second"]
+    for seed, name in enumerate(names):
+        adapter = random_adapter(backbone, parent, {}, seed, 2)
+        save_adapter(adapter, Path(folder) / name, backbone.geometry)
+    return {**settings, "of": names}
+
+
 def train_adapterkit(job: Job) -> list[float]:
     """Our training from a CSV file and a recipe, as a user runs it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +78,7 @@ def train_adapterkit(job: Job) -> list[float]:
             {
                 "name": "bench",
                 "data": {"path": "rows.csv", "validation": 0.0},
-                "method": job["method"],
+                "method": _method_settings(job, folder),
                 "backbone": {"model": job["model"], "dtype": job["dtype"], "device": "cpu"},
                 "training": {"epochs": 1, "batch_size": job["batch"]},
             },

@@ -177,7 +177,8 @@ class Method(ABC):
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The saved adapters whose tensors it has, by folder or by name in the store."""
+        """The saved adapters whose tensors it has, by folder or by name in the store: its setting
+        `of`."""
         return ()
 
     @property

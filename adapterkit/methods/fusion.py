@@ -101,7 +101,7 @@ class Fusion(Method):
         """As in `Method`: the bottlenecks stand beside each other; their factors are in what leads
         out of them."""
         if not parents:
-            raise ValueError(f"of: name two or more saved adapters of the method {self.parent_type}")
+            raise ValueError(f"of: name two or more saved {self.parent_type} adapters")
         members: list[tuple[Bottleneck, Tensors]] = []
         for name, (method, tensors) in parents.items():
             if not isinstance(method, Bottleneck):
@@ -137,7 +137,7 @@ class Fusion(Method):
         """
         first = members[0][0]
         site = first.sites[0]
-        taken = {
+        taken: dict[str, Any] = {
             "placement": first.placement,
             "sizes": tuple(own[f"{site}.down"].shape[1] for _, own in members),
             "activations": tuple(method.activation for method, _ in members),
@@ -171,7 +171,7 @@ class Fusion(Method):
         return shapes
 
     def init_tensors(self, geometry: Geometry, generator: torch.Generator) -> Tensors:
-        """Q and K are normal with BERT's standard deviation, 0.02, V is the identity, and q is zero.
+        """Q and K are normal with BERT's standard deviation, 0.02; V is the identity; q is zero.
 
         The bottlenecks are new ones, in whose place `with_parents` gives those of the adapters.
         """
@@ -248,9 +248,7 @@ class Fusion(Method):
             )
         ]
         factors = inner[..., width : 2 * width].split(self.sizes, -1)
-        products = [
-            (own * factor).sum(-1) for own, factor in zip(units, factors, strict=True)
-        ]
+        products = [(own * factor).sum(-1) for own, factor in zip(units, factors, strict=True)]
         scores = torch.stack(products, -1) + inner[..., 2 * width : 2 * width + n]
         shares = scores.softmax(-1)
         weighted = [own * shares[..., i, None] for i, own in enumerate(units)]

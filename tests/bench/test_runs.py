@@ -17,10 +17,12 @@ from adapterkit.bench.adapter_hosts import (
     PublishedAdapters,
     publish_adapters,
 )
+from adapterkit.bench.many import ManyBench
 from adapterkit.bench.swap import Measurements, SwapBench
 from adapterkit.bench.trainers import SYSTEMS, UnsupportedMethodError
 from adapterkit.bench.training import TrainBench
 from adapterkit.bench.workload import tenant_rows
+from adapterkit.errors import AdapterkitError
 from adapterkit.methods.base import methods
 from adapterkit.quiet import quiet_warnings
 from helpers.command_line import run_command
@@ -71,6 +73,13 @@ def test_a_method_that_peft_does_not_have_is_omitted(tiny_folder: Path) -> None:
 def test_every_method_can_be_measured() -> None:
     for kind in (*methods(), "all"):
         assert TrainBench(method=kind).method == kind
+
+
+def test_a_method_over_saved_adapters_is_trained_over_random_ones(tiny_folder: Path) -> None:
+    job = TrainBench(str(tiny_folder), steps=4).job(tiny_folder, "fusion")
+    assert len(SYSTEMS["adapterkit"](job)) == 4
+    with pytest.raises(AdapterkitError, match="the method 'fusion' needs saved adapters"):
+        ManyBench(method="fusion")
 
 
 def test_bench_swap_measures_times_and_memory(tiny_folder: Path) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from adapterkit import AdapterkitError, Recipe, Store, train
 from adapterkit.adapter.adapter import Adapter, MemberWeights
-from adapterkit.adapter.folder import load_adapter, read_card
+from adapterkit.adapter.card import read_card
+from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.model_card import model_card
 from adapterkit.backbone.model import Backbone
 from adapterkit.methods.base import Group, Tensors, methods
@@ -165,7 +166,7 @@ def test_only_the_attention_is_trained_and_in_checkpoints(
 @pytest.mark.parametrize(
     ("changes", "of", "settings", "words"),
     [
-        ({}, [], {}, "method.of: name two or more saved adapters of the method bottleneck"),
+        ({}, [], {}, "method.of: name two or more saved bottleneck adapters"),
         ({}, ["acme/a", "acme/x"], {}, "method.of: there is no adapter 'acme/x'"),
         ({}, ["acme/a", "acme/lora"], {}, "method.of: acme/lora is a lora adapter; only those of"),
         ({}, ["acme/a", "acme/top"], {}, "method.of: acme/top stands on 'acme/a'; only single"),

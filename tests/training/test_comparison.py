@@ -112,6 +112,7 @@ def test_validation_rows_judge_where_there_are_no_test_rows(recipe: Recipe) -> N
         (["lora", "loar"], 1, {}, r"there is no method 'loar'; did you mean 'lora'\?"),
         (["lora", "full", "lora"], 1, {}, "the method 'lora' is there twice"),
         ([], 1, {}, "there is no method to compare; give some of lora, "),
+        (["lora", "fusion"], 1, {}, "the method 'fusion' needs saved adapters; compare it by a"),
         (["head"], 0, {}, "seeds: expected at least 1, got 0"),
         (["head"], 1, {"ensemble": 2}, r"training\.ensemble: methods are compared by single"),
         (["head", "full"], 1, {"on_top_of": "x"}, r"training\.on_top_of: full fine-tuning has no"),
