@@ -34,7 +34,7 @@ def compose(
     Equal weights that sum to 1 average adapters; others are task arithmetic (Ilharco et al. 2023),
     in which a negative weight subtracts what an adapter has learned. The sum is exact, so it is
     refused for methods that have none (prefix tuning, DoRA, VeRA, fusion). A single adapter without
-    weights stays as it is, for example to be put on top of another one (Pfeiffer et al. 2020, MAD-X).
+    weights stays as it is, for example to be put on top of another (Pfeiffer et al. 2020, MAD-X).
 
     Args:
         adapters: Saved adapters of one method.
