@@ -22,6 +22,8 @@ CONFIG = "adapter_config.json"
 STATES = "FEATURE_EXTRACTION"
 """PEFT's task type of adapters whose outputs are the states of the backbone."""
 
+NO_MODEL = "No task model of transformers has"
+
 BARE = (None, STATES)
 """PEFT's task types whose model is the backbone itself and not a task model around it."""
 
@@ -65,11 +67,13 @@ def peft_note(adapter: Adapter, geometry: Geometry) -> str | None:
     if fault is not None:
         return f"PEFT cannot compute what it computes: {fault}."
     base = f'"{_hub_name(adapter)}"'
-    if not has_transformers_head(adapter, geometry):
+    if not answers_in_peft(adapter, geometry):
         note = f"PEFT computes the states: `{_peft_call('AutoModel', base)}`."
         if adapter.head:
             names = ", ".join(f"`{key}`" for key in _head_keys(adapter, geometry).values())
-            note += f" No task model of transformers has this head ({names} in the weights file)"
+            has_head = has_transformers_head(adapter, geometry)
+            lacks = "It has no prefixes in a model with" if has_head else NO_MODEL
+            note += f" {lacks} this head ({names} in the weights file)"
             note += f", which reads {head_input(adapter.task)}."
         return note
     n_labels = len(next((t for n, t in adapter.head.items() if n == "classifier.bias"), ()))
@@ -87,6 +91,8 @@ def peft_fault(adapter: Adapter, geometry: Geometry) -> str | None:
         return f"it stands on '{adapter.on_top_of.name}', and PEFT would leave that out"
     if adapter.position_offset != adapter.num_virtual_tokens:
         return "its texts start at position 0, and in PEFT after the prefix"
+    if adapter.num_virtual_tokens and not geometry.takes_past_keys:
+        return "its model in transformers takes no keys and values of a prefix"
     if adapter.method.sites and geometry.shared_layers:
         return "its layers share their weights but not their adapters"
     parts = [s for s in adapter.method.sites if s in geometry.sites and geometry.sites[s].columns]
@@ -116,6 +122,14 @@ def _hub_name(adapter: Adapter) -> str:
 def has_transformers_head(adapter: Adapter, geometry: Geometry) -> bool:
     """Whether a task model of transformers has the head of an adapter."""
     return adapter.task.transformers_head(geometry.sequence_head) is not None
+
+
+def answers_in_peft(adapter: Adapter, geometry: Geometry) -> bool:
+    """Whether PEFT gives the answers of an adapter, and not its states alone: a task model of
+    transformers has its head, and PEFT has its method there. It has prefixes for the models that it
+    has a task type for, and drops the token types of others."""
+    has_method = not adapter.num_virtual_tokens or adapter.task.peft_claim is not None
+    return has_method and has_transformers_head(adapter, geometry)
 
 
 def head_modules(adapter: Adapter, geometry: Geometry) -> dict[str, str]:

@@ -103,6 +103,8 @@ class Geometry:
         norms: Canonical name of each layer norm to its path in a layer.
         entry_norm: Path inside the backbone of the layer norm whose output enters the first layer;
             None if there is none, or if more follows it.
+        takes_past_keys: Whether its model in transformers takes keys and values that stand before
+            those of a text, as PEFT's prefixes do.
         sequence_head: The head of its sequence classifiers in transformers, if it is known.
 
     Raises:
@@ -123,6 +125,7 @@ class Geometry:
     shared_layers: bool = False
     norms: Mapping[str, str] = field(default_factory=dict)
     entry_norm: str | None = None
+    takes_past_keys: bool = False
     sequence_head: SequenceHead | None = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from ..adapter.adapter import Adapter
 from ..adapter.folder import adapter_files
-from ..adapter.peft_format import CONFIG, has_transformers_head, head_input, peft_fault
+from ..adapter.peft_format import (
+    CONFIG,
+    answers_in_peft,
+    has_transformers_head,
+    head_input,
+    peft_fault,
+)
 from ..adapter.weights import WEIGHTS
 from ..backbone.model import Backbone
 from ..errors import AdapterError
@@ -31,6 +37,8 @@ def peft_folder(adapter: Adapter, backbone: Backbone) -> dict[str, bytes]:
         fault = f"PEFT has no method '{plain.method.type}'"
     elif fault is None and plain.head and not has_transformers_head(plain, geometry):
         fault = f"its head reads {head_input(plain.task)}, as no task model of transformers does"
+    elif fault is None and plain.head and not answers_in_peft(plain, geometry):
+        fault = f"PEFT has no prefixes for {plain.task.transformers_model}"
     if fault is not None:
         raise AdapterError(
             f"'{adapter.name}' has no exact form as a folder of PEFT: {fault}; serve it with "

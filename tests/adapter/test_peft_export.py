@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,30 +16,11 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import forward
 from adapterkit.tasks.base import tasks
 from helpers.adapters import MakeAdapter
+from helpers.peft_readme import as_the_readme_says
 from helpers.sequences import logits_of, tokenise
 
 TEXTS = ["where is my card", "a", "i want to close the account"]
 PAIRS = ["the card is lost", "rain", "fast help"]
-CALL = re.compile(
-    r"`PeftModel\.from_pretrained\((\w+)\.from_pretrained\(\"(.+?)\"(.*?)\), \"folder\"\)`"
-)
-
-
-def as_the_readme_says(folder: Path) -> Any:
-    """PEFT's model from the call in the README of a folder."""
-    import peft
-    import transformers
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    found = CALL.search((folder / "README.md").read_text())
-    assert found is not None
-    auto, base, rest = found.groups()
-    options = {"num_labels": int(rest.rpartition("=")[2])} if rest else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = getattr(transformers, auto).from_pretrained(base, **options)
-        return peft.PeftModel.from_pretrained(model, folder).eval()
 
 
 def outputs(model: Any, backbone: Backbone) -> list[Any]:

@@ -33,6 +33,7 @@ class Albert(Bert):
     type: ClassVar[str] = "albert"
     model_types: ClassVar[tuple[str, ...]] = ("albert",)
     prefix: ClassVar[str] = "albert"
+    takes_past_keys: ClassVar[bool] = False
     activation_path: ClassVar[str | None] = "activation"
     residual_path: ClassVar[str | None] = None
     norm_path: ClassVar[str] = "full_layer_layer_norm"

@@ -72,6 +72,9 @@ class Family(ABC):
     pooler_path: ClassVar[str | None] = None
     """Path of the pooler inside the backbone; None for a family without one."""
 
+    takes_past_keys: ClassVar[bool] = False
+    """Whether the model of transformers takes keys and values that stand before those of a text."""
+
     stored_names: ClassVar[StoredNames] = {}
     """What checkpoints call otherwise than the model: transformers writes the names of the files
     that a model was published with."""

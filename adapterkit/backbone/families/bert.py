@@ -39,6 +39,7 @@ class Bert(Family):
     residual_path: ClassVar[str | None] = "output"
     norm_path: ClassVar[str] = "output.LayerNorm"
     pooler_path: ClassVar[str | None] = "pooler"
+    takes_past_keys: ClassVar[bool] = True
     position_kinds: ClassVar[tuple[str, ...]] = ("absolute",)
     """The kinds of positions that a configuration may name, if it names one."""
     linear_sites: ClassVar[Mapping[str, Site]] = SITES
@@ -76,6 +77,7 @@ class Bert(Family):
             heads=config.num_attention_heads,
             positions=config.max_position_embeddings - first,
             first_position=first,
+            takes_past_keys=self.takes_past_keys,
         )
 
     def uses_gelu(self, config: Any) -> bool:

@@ -77,6 +77,7 @@ class DebertaV2(Bert):
     type: ClassVar[str] = "deberta-v2"
     model_types: ClassVar[tuple[str, ...]] = ("deberta-v2",)
     prefix: ClassVar[str] = "deberta"
+    takes_past_keys: ClassVar[bool] = False
     pooler_path: ClassVar[str | None] = None
     lm_head: ClassVar[Mapping[str, str]] = {}
     uses_graphs: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class Mpnet(Roberta):
     type: ClassVar[str] = "mpnet"
     model_types: ClassVar[tuple[str, ...]] = ("mpnet",)
     prefix: ClassVar[str] = "mpnet"
+    takes_past_keys: ClassVar[bool] = False
     uses_graphs: ClassVar[bool] = False
     norms: ClassVar[Mapping[str, str]] = {
         "attention_layer_norm": "attention.LayerNorm",

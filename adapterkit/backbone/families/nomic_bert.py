@@ -34,6 +34,7 @@ class NomicBert(Bert):
     type: ClassVar[str] = "nomic_bert"
     model_types: ClassVar[tuple[str, ...]] = ("nomic_bert",)
     prefix: ClassVar[str] = "nomic_bert"
+    takes_past_keys: ClassVar[bool] = False
     layers_path: ClassVar[str] = "layers"
     activation_path: ClassVar[str | None] = None
     residual_path: ClassVar[str | None] = None

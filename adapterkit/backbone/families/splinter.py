@@ -15,6 +15,7 @@ class Splinter(Bert):
     type: ClassVar[str] = "splinter"
     model_types: ClassVar[tuple[str, ...]] = ("splinter",)
     prefix: ClassVar[str] = "splinter"
+    takes_past_keys: ClassVar[bool] = False
     pooler_path: ClassVar[str | None] = None
     sequence_head: ClassVar[SequenceHead | None] = None
     lm_head: ClassVar[Mapping[str, str]] = {}
