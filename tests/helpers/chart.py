@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+
+SAFE = YAML(typ="safe", pure=True)
+"""Reads and writes plain values."""
 
 
 def render_chart(chart: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -20,9 +24,9 @@ def render_chart(chart: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]
     """
     from gotpl import Template
 
-    own = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
+    own = SAFE.load((chart / "values.yaml").read_text(encoding="utf-8"))
     data = {
-        "Chart": {"Name": yaml.safe_load((chart / "Chart.yaml").read_text("utf-8"))["name"]},
+        "Chart": {"Name": SAFE.load((chart / "Chart.yaml").read_text("utf-8"))["name"]},
         "Release": {"Name": "adapters"},
         "Values": merged(own, values),
     }
@@ -38,13 +42,13 @@ def render_chart(chart: Path, values: Mapping[str, Any]) -> list[dict[str, Any]]
         sources,
         functions={
             "include": include,
-            "toYaml": lambda value: yaml.safe_dump(_plain(value), sort_keys=False).rstrip("\n"),
+            "toYaml": _to_yaml,
             "nindent": lambda n, text: "\n" + indent(text, " " * n),
             "quote": lambda value: json.dumps(str(value)),
         },
     )
     texts = (templates.render_template(name, data) for name in sources if name.endswith(".yaml"))
-    return [one for text in texts for one in yaml.safe_load_all(text) if one is not None]
+    return [one for text in texts for one in SAFE.load_all(text) if one is not None]
 
 
 def merged(own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +58,12 @@ def merged(own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
         found[key] = merged(own[key], value) if nested else value
     return found
+
+
+def _to_yaml(value: Any) -> str:
+    text = io.StringIO()
+    SAFE.dump(_plain(value), text)
+    return text.getvalue().rstrip("\n")
 
 
 def _plain(value: Any) -> Any:

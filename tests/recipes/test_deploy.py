@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
@@ -39,7 +39,7 @@ VALUES = {
 
 
 def documents(name: str) -> list[Any]:
-    return list(yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")))
+    return list(YAML(typ="safe", pure=True).load_all((DEPLOY / name).read_text(encoding="utf-8")))
 
 
 def servers() -> Iterator[tuple[str, Sequence[str]]]:
