@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,8 @@ def outcome(adapter: Adapter, backbone: Backbone, folder: Path) -> str:
 def test_a_family_says_whether_its_model_takes_a_prefix(model_type: str) -> None:
     import transformers
 
-    model = transformers.MODEL_MAPPING[type(transformers.AutoConfig.for_model(model_type))]
+    mapping: Any = transformers.MODEL_MAPPING
+    model = mapping[type(transformers.AutoConfig.for_model(model_type))]
     takes = "past_key_values" in inspect.signature(model.forward).parameters
     assert family_of(model_type).takes_past_keys is takes
 
