@@ -43,7 +43,7 @@ class Comparison:
 
     Attributes:
         rows: Number of rows.
-        difference: Largest difference of a probability, or of an output that is none.
+        difference: Largest difference of a probability, or of a logit if there are none.
         of_probabilities: Whether it is that of a probability.
         same_answers: Rows with the same labels or places in the text; None for other answers.
     """

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..atomic import write_file
 from ..errors import DataError
+from .file_systems import file_system
 
 MANIFEST = "_manifest.json"
 RECORDS = "_records"
@@ -61,13 +62,8 @@ class JobFolder:
     """
 
     def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
-
         self.url = url
-        try:
-            self._files, self._root = url_to_fs(url, use_listings_cache=False)
-        except (ValueError, ImportError) as error:
-            raise DataError(f"--output {url}: {error}") from None
+        self._files, self._root = file_system(url, f"--output {url}")
         self._is_local = "file" in self._files.protocol
 
     def begin(self, facts: Mapping[str, Any]) -> dict[int, PartRecord]:

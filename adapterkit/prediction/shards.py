@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.readers import FORMATS
 from ..errors import DataError
+from .file_systems import file_system
 
 SHARD_BYTES = 2**19
 """About how many bytes of a file a shard has: some thousand rows, which are answered again if a
@@ -78,7 +79,7 @@ class Shard:
     def _whole_file(self, target: Path) -> Path:
         if self.url.startswith(LOCAL):
             return Path(self.url.removeprefix(LOCAL))
-        files, path = _file_system(self.url)
+        files, path = file_system(self.url, self.url)
         files.get_file(path, str(target))
         return target
 
@@ -100,7 +101,7 @@ def find_shards(source: str, shard_bytes: int | None = None) -> list[Shard]:
     Raises:
         DataError: There is no such file, or a file has another format or cannot be read.
     """
-    files, path = _file_system(source)
+    files, path = file_system(source, source)
     try:
         paths = _paths(files, path, source)
         if shard_bytes is None:
@@ -181,23 +182,8 @@ def _copy_row_groups(file: Any, groups: range, target: Path) -> None:
 
 
 def _opened(url: str) -> Any:
-    files, path = _file_system(url)
+    files, path = file_system(url, url)
     return files.open(path, "rb")
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
-
-    Raises:
-        DataError: The protocol is not known, or its package is not installed.
-    """
-    from fsspec.core import url_to_fs
-
-    try:
-        files, path = url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise DataError(f"{url}: {error}") from None
-    return files, path
 
 
 def _suffix(path: str) -> str:

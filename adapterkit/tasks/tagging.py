@@ -106,7 +106,7 @@ class Tagging(Task):
         check_least(self, 0, "stride")
 
     @property  # the only task whose metric kind depends on its labels
-    def metric_kind(self) -> str:  # type: ignore[override]
+    def metric_kind(self) -> str:  # type: ignore[override]  # an attribute of the class elsewhere
         """Metrics of whole entities if the tags have any, else of single tags."""
         return "entities" if has_entities(known_labels(self.labels)) else "tags"
 
