@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from os.path import isfile
 
 from filelock import FileLock
 
@@ -88,8 +89,8 @@ class LocalWriter:
         self._index.aliases(name)  # raises if they are garbled
 
     def _next_number(self, name: str) -> int:
-        home, numbers = self._root / name, self._index.numbers(name)
-        named = {n for n in numbers if (home / f"{n}" / ALIASES).is_file()}
+        numbers = self._index.numbers(name)
+        named = {n for n in numbers if isfile(f"{self._root}/{name}/{n}/{ALIASES}")}
         return next_number(numbers - named, named)
 
     def _write_aliases(self, name: str, aliases: Mapping[str, Target] | None) -> None:

@@ -23,6 +23,13 @@ from .remote_store import Remote
 from .rollout import Rollout
 from .stacking import ParentRef
 
+Signature = tuple[int, int, int]
+"""Time of the last change, inode and size of a file. Another file under the same name has another
+one, so what was read of it is read again."""
+
+Parents = dict[tuple[int, Signature], ParentRef | None]
+"""What versions stand on, by their numbers and the signatures of their cards."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -50,14 +57,14 @@ class NameIndex:
         aliases: Alias to a version, or to a rollout of several.
         versions: Numbers of its versions.
         found: The versions that were looked up.
-        parents: The adapters that its versions stand on, as far as they were looked up.
+        parents: The adapters that its versions stand on, once they were looked up.
     """
 
-    signature: tuple[int, int, int]
+    signature: Signature
     aliases: Aliases
     versions: set[int]
     found: dict[int, Version] = field(default_factory=dict)
-    parents: dict[int, ParentRef | None] = field(default_factory=dict)
+    parents: dict[int, ParentRef | None] | None = None
 
     def number(self, wanted: str, position: float | None = None) -> int:
         """The number that an alias or a number in digits means; 0 if it means no version.
@@ -95,6 +102,7 @@ class StoreIndex:
         self.remote = remote
         # Threads share it: reading and setting a single entry is atomic in Python.
         self._indices: dict[str, NameIndex] = {}
+        self._parents: dict[str, Parents] = {}
 
     @property
     def n_cached(self) -> int:
@@ -122,11 +130,10 @@ class StoreIndex:
         if self.remote is not None:
             self.remote.refresh(f"{name}/{ALIASES}", Path(file))
         try:
-            status = os.stat(file)
+            signature = _signature(file)
         except (FileNotFoundError, NotADirectoryError):
-            self._indices.pop(name, None)
+            self._forget(name)
             raise UnknownAdapterError(f"there is no adapter '{name}'") from None
-        signature = (status.st_mtime_ns, status.st_ino, status.st_size)
         index = self._indices.get(name)
         if index is None or index.signature != signature:
             try:
@@ -136,7 +143,7 @@ class StoreIndex:
                     raise
                 return index
             if not new.versions:
-                self._indices.pop(name, None)
+                self._forget(name)
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
             self._indices[name] = index = new
         return index
@@ -149,25 +156,45 @@ class StoreIndex:
         """Numbers of the versions of a name, read now; none for an unknown name."""
         if self.remote is not None:
             return self.remote.versions(name)
-        return {n for n in self.numbers(name) if (self.root / name / f"{n}" / CARD).is_file()}
+        return {n for n in self.numbers(name) if isfile(f"{self.root}/{name}/{n}/{CARD}")}
 
     def parents(self, name: str) -> dict[int, ParentRef | None]:
-        """The adapter that each version of a name in this folder stands on; None without one, or
-        if its card is garbled. A card is read once."""
+        """The adapter that each version of a name in this folder stands on, ascending; None without
+        one, or if its card is garbled.
+
+        A name may have hundreds of versions and change several times a second, so a card is not
+        read again when other versions come or go.
+        """
         try:
             index = self.of(name)
         except AdapterkitError:  # its aliases are garbled, or it was deleted
             index = NameIndex((0, 0, 0), {}, self.versions(name))
-        for number in index.versions - set(index.parents):
-            index.parents[number] = None
-            with suppress(AdapterError):
-                index.parents[number] = read_parent(self.root / name / f"{number}")
-        return {number: index.parents[number] for number in sorted(index.versions)}
+        if index.parents is None:
+            before, now = self._parents.get(name, {}), Parents()
+            for number in sorted(index.versions):
+                with suppress(OSError):  # it was deleted meanwhile
+                    key = number, _signature(f"{self.root}/{name}/{number}/{CARD}")
+                    now[key] = before[key] if key in before else self._parent(name, number)
+            self._parents[name] = now
+            index.parents = {number: parent for (number, _), parent in now.items()}
+        return index.parents
+
+    def _parent(self, name: str, number: int) -> ParentRef | None:
+        try:
+            return read_parent(self.root / name / f"{number}")
+        except AdapterError:
+            return None
+
+    def _forget(self, name: str) -> None:
+        self._indices.pop(name, None)
+        self._parents.pop(name, None)
 
     def numbers(self, name: str) -> set[int]:
         """The files and folders of a name in this folder that are called like versions."""
-        home = self.root / name
-        entries = [entry.name for entry in home.iterdir()] if home.is_dir() else []
+        try:
+            entries = os.listdir(self.root / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
         return {int(entry) for entry in entries if VERSION.fullmatch(entry)}
 
     def aliases(self, name: str) -> Aliases:
@@ -180,6 +207,11 @@ class StoreIndex:
         if not (home / ALIASES).is_file():
             return {}
         return parse_aliases(read_json(home, ALIASES), home / ALIASES)
+
+
+def _signature(file: str) -> Signature:
+    status = os.stat(file)
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _folders(folder: Path) -> list[str]:

@@ -178,10 +178,18 @@ def test_honest_clients_of_a_server_under_attack(
     assert max(memory[-third:]) - max(memory[:third]) < GROWTH
 
 
+def p99_of_tenths(load: Load) -> list[float]:
+    """The p99 of each tenth of the answers, in milliseconds: it must not grow with time."""
+    n = len(load.seconds)
+    parts = (load.seconds[n * tenth // 10 : n * (tenth + 1) // 10] for tenth in range(10))
+    return [Load(seconds=part).quantile(0.99) for part in parts]
+
+
 def summary(quiet: Load, load: Load, memory: list[int], counts: Mapping[str, int]) -> str:
     lines = [
         table(["phase", *ROW], [row("quiet", quiet), row("attacked", load)]),
         f"p99 under attack / quiet: {load.quantile(0.99) / quiet.quantile(0.99):.2f}",
+        f"p99 ms by tenths of the attack: {' '.join(map(str, p99_of_tenths(load)))}",
         f"published {counts['+']}, deleted {counts['-']}, kills of a server {counts['k']}",
         f"MB of the server: {' '.join(str(n // 2**20) for n in memory)}",
     ]
