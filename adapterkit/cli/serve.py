@@ -8,13 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from ..backbone.load_options import LoadOptions
 from ..errors import AdapterkitError
 from .options import DeviceMapOption, DeviceOption, DtypeOption, QuantizationOption, TrustOption
+
+if TYPE_CHECKING:
+    from ..serving.server import Settings
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -51,6 +54,35 @@ def serve(
         typer.Option(
             "--ssl-keyfile",
             help="Private key of the certificate (PEM); if omitted, it is in --ssl-certfile.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["ray"] | None,
+        typer.Option(
+            "--engine",
+            help="Serve with several replicas on a Ray cluster: that of RAY_ADDRESS, else one on this "
+            "machine. Needs the extra adapterkit[ray].",
+        ),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            "--replicas",
+            metavar="N|N..M",
+            help="Number of replicas, 2 if omitted; a range such as 2..8 follows the load.",
+        ),
+    ] = None,
+    replica_cpus: Annotated[
+        int | None,
+        typer.Option("--replica-cpus", min=1, help="CPU cores of a replica, 1 if omitted."),
+    ] = None,
+    replica_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--replica-tokens",
+            min=1,
+            help="Mean tokens, waiting or being computed, of a replica, beyond which there is one "
+            "more; if omitted, those of two batches a lane.",
         ),
     ] = None,
     memory: Annotated[
@@ -146,6 +178,9 @@ def serve(
 
     The page is at /, and the description of every route at /docs. An adapter that is published to
     the store, by train or by an admin over HTTP, is served at once.
+
+    With --engine ray, Ray Serve starts, scales and replaces several such servers, and each request
+    goes to one that has the adapters of its tenant in memory.
     """
     with _ended_by_sigterm():
         from ..serving.server import Settings, run_server
@@ -164,35 +199,76 @@ def serve(
             "--max-connections-per-address": max_connections_per_address,
         }
         _check_ranges(counts, {"--timeout": timeout, "--read-timeout": read_timeout})
-        run_server(
-            Settings(
-                store=store,
-                cache=cache,
-                backbones=tuple(backbone or ["minilm"]),
-                load_options=LoadOptions(dtype, quantization, device, device_map),
-                memory=bytes_of(memory, "--memory"),
-                device_memory=bytes_of(device_memory, "--device-memory"),
-                pinned=tuple(pin or ()),
-                batch_tokens=batch_tokens,
-                queue_tokens=queue_tokens,
-                lanes=lanes,
-                keys=keys,
-                ssl_certfile=ssl_certfile,
-                ssl_keyfile=ssl_keyfile,
-                any_backbone=any_backbone,
-                trust=trust,
-                log_texts=log_texts,
-                log_masked_texts=log_masked_texts,
-                limits=ServingLimits(
-                    row_characters=row_characters, timeout=timeout, read_timeout=read_timeout
-                ),
-                max_connections=max_connections,
-                max_connections_per_address=max_connections_per_address,
-                cors_origins=tuple(cors_origin or ()),
+        settings = Settings(
+            store=store,
+            cache=cache,
+            backbones=tuple(backbone or ["minilm"]),
+            load_options=LoadOptions(dtype, quantization, device, device_map),
+            memory=bytes_of(memory, "--memory"),
+            device_memory=bytes_of(device_memory, "--device-memory"),
+            pinned=tuple(pin or ()),
+            batch_tokens=batch_tokens,
+            queue_tokens=queue_tokens,
+            lanes=lanes,
+            keys=keys,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
+            any_backbone=any_backbone,
+            trust=trust,
+            log_texts=log_texts,
+            log_masked_texts=log_masked_texts,
+            limits=ServingLimits(
+                row_characters=row_characters, timeout=timeout, read_timeout=read_timeout
             ),
-            host,
-            port,
+            max_connections=max_connections,
+            max_connections_per_address=max_connections_per_address,
+            cors_origins=tuple(cors_origin or ()),
         )
+        if engine is None:
+            of_engine = {
+                "--replicas": replicas,
+                "--replica-cpus": replica_cpus,
+                "--replica-tokens": replica_tokens,
+            }
+            _refuse_given(of_engine, "give --engine ray as well")
+            run_server(settings, host, port)
+        else:
+            of_proxy = {
+                "--max-connections": max_connections,
+                "--max-connections-per-address": max_connections_per_address,
+            }
+            _refuse_given(
+                of_proxy,
+                "with --engine ray, Ray Serve accepts the connections; limit them in a proxy before it",
+            )
+            _refuse_given({"--device-map": device_map}, "with --engine ray, a replica has one GPU")
+            _run_replicas(settings, replicas, replica_cpus, replica_tokens, host, port)
+
+
+def _run_replicas(
+    settings: Settings,
+    number: str | None,
+    cpus: int | None,
+    tokens: int | None,
+    host: str,
+    port: int,
+) -> None:
+    from ..serving.ray_server import run_replicas
+    from ..serving.replicas import Replicas, read_range
+
+    least, most = read_range(number or "2")
+    if tokens is not None and least == most:
+        raise AdapterkitError(
+            f"--replica-tokens {tokens}: a fixed number of replicas does not follow the load; give "
+            f"--replicas {least}..{2 * least}"
+        )
+    run_replicas(settings, Replicas(least, most, cpus or 1, tokens), host, port)
+
+
+def _refuse_given(options: Mapping[str, object], reason: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise AdapterkitError(f"{option} {value}: {reason}")
 
 
 @contextmanager

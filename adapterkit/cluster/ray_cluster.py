@@ -23,6 +23,9 @@ R = TypeVar("R")
 RAISED = re.compile(r"^(?:\w+\.)*\w*Error: (.+)$", re.MULTILINE)
 """The line of a traceback that has the message of the exception."""
 
+OURS = re.compile(r"^adapterkit\.errors\.\w+: (.+)$", re.MULTILINE)
+"""The same of an error of ours, which says best what is wrong."""
+
 MOST_RETRIES = 3
 """How often work is done again whose worker was lost."""
 
@@ -34,23 +37,58 @@ class RayCluster:
         n_workers: Number of workers; one for each `worker_cpus` of the cluster if None.
         worker_cpus: CPUs, and threads, of a worker.
         address: The cluster; if None, that of `RAY_ADDRESS`, else one on this machine is started.
+        log_to_driver: Whether what workers write is repeated on standard error.
+
+    Attributes:
+        ray: The module.
+        cpus, gpus: Number of CPUs and GPUs of the cluster at present.
+        may_grow: Whether it may get more of them, as a cluster that has an address.
+        log_folder: Folder of what workers write, on each machine; empty if it is not known.
 
     Raises:
         AdapterkitError: Ray is not installed, or the cluster cannot be reached.
     """
 
     def __init__(
-        self, n_workers: int | None = None, worker_cpus: int = 1, address: str | None = None
+        self,
+        n_workers: int | None = None,
+        worker_cpus: int = 1,
+        address: str | None = None,
+        *,
+        log_to_driver: bool = True,
     ) -> None:
         self.ray = _import_ray()
         self.worker_cpus = worker_cpus
+        self.may_grow = address is not None or "RAY_ADDRESS" in os.environ
+        self.log_folder = ""
         if not self.ray.is_initialized():
             try:
-                self.ray.init(address, include_dashboard=False, logging_level="ERROR")
+                context = self.ray.init(
+                    address,
+                    include_dashboard=False,
+                    logging_level="ERROR",
+                    log_to_driver=log_to_driver,
+                )
             except (ConnectionError, ValueError) as error:
                 raise AdapterkitError(f"--engine ray: {error}") from None
-        cpus = int(self.ray.cluster_resources().get("CPU", 1))
-        self.n_workers = n_workers or max(1, cpus // worker_cpus)
+            self.log_folder = f"{context.address_info['session_dir']}/logs"
+        resources = self.ray.cluster_resources()
+        self.cpus, self.gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        self.n_workers = n_workers or max(1, self.cpus // worker_cpus)
+
+    @property
+    def serve(self) -> Any:
+        """The module of Ray Serve.
+
+        Raises:
+            AdapterkitError: It is not installed.
+        """
+        try:
+            import ray.serve
+        except ImportError:
+            message = "--engine ray needs Ray Serve: pip install 'adapterkit[ray]'"
+            raise AdapterkitError(message) from None
+        return ray.serve
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -62,7 +100,7 @@ class RayCluster:
         try:
             yield
         except self.ray.exceptions.RayError as error:
-            raise AdapterkitError(f"--engine ray: {_cause(error)}") from None
+            raise AdapterkitError(f"--engine ray: {cause_of(str(error))}") from None
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Does some work for each item on a worker of its own.
@@ -115,7 +153,11 @@ def _import_ray() -> Any:
     return ray
 
 
-def _cause(error: Exception) -> str:
-    """What happened in a worker: Ray's error has its traceback as text."""
-    raised = RAISED.findall(str(error))
-    return raised[0] if raised else str(error).strip().splitlines()[0]
+def cause_of(message: str) -> str:
+    """What happened in a worker.
+
+    Args:
+        message: That of Ray's error, which has the traceback of the worker.
+    """
+    raised: list[str] = OURS.findall(message) or RAISED.findall(message)
+    return raised[0] if raised else message.strip().splitlines()[0]

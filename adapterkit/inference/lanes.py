@@ -151,14 +151,18 @@ def _lanes(threads: int) -> WorkerLanes:
     return WorkerLanes(n, threads // n)
 
 
-def server_lanes(device: torch.device, n: int | None = None) -> WorkerLanes:
-    """New lanes that share all cores this process may use.
+def server_lanes(
+    device: torch.device, n: int | None = None, cores: int | None = None
+) -> WorkerLanes:
+    """New lanes that share CPU cores.
 
     Args:
         device: Where batches are computed. There is a single lane on anything but a CPU.
         n: Number of lanes on a CPU; one a core, up to `MOST`, if None.
+        cores: Number of cores; all that this process may use if None.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    if cores is None:
+        has_affinity = hasattr(os, "sched_getaffinity")
+        cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     n = (n or min(MOST, cores)) if device.type == "cpu" else 1
     return WorkerLanes(n, max(1, cores // n))

@@ -123,6 +123,11 @@ class AdapterCache:
         device: Most bytes of the GPU tier; unused if the backbone is on the CPU.
         pinned: Names that are never evicted.
         any_backbone: Whether adapters that were trained on other weights are accepted.
+
+    Attributes:
+        loads: Number of adapters that were read from disk.
+        hits, misses: How often a requested adapter was in the tier that computes, and how often a
+            request had to wait for it.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class AdapterCache:
         self.device = self.memory if on_cpu else LruTier(device)
         for tier in (self.memory, self.device):
             tier.pinned = set(pinned)
-        self.loads = 0
+        self.loads = self.hits = self.misses = 0
         self._parents = ParentCache()
         self._any_backbone = any_backbone
         self._loading: dict[Key, asyncio.Task[Adapter]] = {}
@@ -254,7 +259,9 @@ class AdapterCache:
         key = (version.name, version.digest)
         adapter = self.device.get(key)
         if adapter is not None:
+            self.hits += 1
             return adapter
+        self.misses += 1
         task = self._loading.get(key)
         if task is None:
             task = asyncio.create_task(self._load(key, version))

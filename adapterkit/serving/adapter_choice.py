@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from ..errors import DataError
+from .request_tenant import ADAPTER_HEADER
 from .schemas import AdapterBody
 
-QUERY, HEADER, PATH = "adapter_id", "x-adapter-id", "name"
+QUERY, HEADER, PATH = "adapter_id", ADAPTER_HEADER, "name"
 
 ADAPTER_PARAMETERS: dict[str, Any] = {
     "parameters": [

@@ -16,7 +16,7 @@ from ..adapter.aliases import ALIAS, LATEST
 from ..adapter.card import CARD, read_card
 from ..adapter.folder_files import REQUIRED_FILES
 from ..adapter.store import Store
-from ..errors import AdapterkitError
+from ..errors import AdapterkitError, DataError
 from ..names import check_name
 from ..tasks.answer_distribution import AnswerDistribution
 from ..tasks.drift import Drift
@@ -39,6 +39,11 @@ from .schemas import MAX_VERSION, Alias, Name, RolloutBody, VersionBody
 from .service import Service
 from .strict_json import StrictJsonRoute
 from .uploads import received_folder
+
+DRIFT_OF_REPLICAS = (
+    "each replica counts its own answers: compare adapterkit_drift_psi of each in /metrics, or give "
+    "`adapterkit drift` a file of answers"
+)
 
 router = APIRouter(
     prefix="/admin",
@@ -189,6 +194,7 @@ async def delete(
         await service.in_thread(service.store.delete, name, version)
     if version is None:
         service.cache.unload(name)
+        service.peers.unload(name)
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
@@ -267,9 +273,13 @@ async def roll_back(
 
 @router.post("/unload/{name:adapter}", response_model=Unloading)
 async def unload(name: Name, service: ServiceDep, action: ActionDep) -> Response:
-    """Remove an adapter from memory; the next request loads it again."""
+    """Remove an adapter from memory; the next request loads it again.
+
+    Of several replicas, `unloaded` counts the versions of one; the others follow within seconds.
+    """
     with action.on(name, "unload", "admin"):
         unloaded = service.cache.unload(check_name(name))
+        service.peers.unload(name)
     return JSONResponse({"name": name, "unloaded": unloaded})
 
 
@@ -296,9 +306,12 @@ async def drift(
     """Compare the answers of a version with those of its training: labels, scores, abstentions.
 
     They are counted since the start of the server, for a day at most. `reference` is null for an
-    adapter whose card does not have the distribution of its answers.
+    adapter whose card does not have the distribution of its answers. Replicas count their own
+    answers, so none of them can say it for all.
     """
     with action.on(name, "drift"):
+        if service.peers.name:
+            raise DataError(DRIFT_OF_REPLICAS)
         reference = name if version is None else f"{name}@{version}"
         found = await service.find(action.caller, reference)
         training = (await service.in_thread(read_card, found.folder))["training"]

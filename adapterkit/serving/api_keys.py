@@ -22,6 +22,10 @@ at their versions; also delete and unload them and see metrics. Each role may do
 it may."""
 
 
+Unit = Literal["rows", "tokens"]
+"""What a quota counts."""
+
+
 @dataclass(frozen=True)
 class Tenant:
     """An owner of API keys.
@@ -42,6 +46,10 @@ class Tenant:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", TokenBucket(self.rows_per_second))
         object.__setattr__(self, "tokens", TokenBucket(self.tokens_per_second))
+
+    def bucket(self, unit: Unit) -> TokenBucket:
+        """The quota of a unit."""
+        return self.rows if unit == "rows" else self.tokens
 
 
 @dataclass(frozen=True)

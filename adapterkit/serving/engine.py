@@ -116,6 +116,11 @@ class Engine:
         """The rows that wait to be tokenised."""
         return self._tokenizing.queue
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that wait or are being computed; those of texts to tokenise are estimated."""
+        return self.untokenized.tokens + self.queue.tokens + self._computing.tokens_in_work
+
     def start(self) -> None:
         """Starts to answer; must be called on the running event loop."""
         self._tokenizing.start()

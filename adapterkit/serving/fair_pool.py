@@ -41,6 +41,11 @@ class FairPool(Generic[P, R]):
         batch_tokens: Most tokens of a batch; a single part may exceed it.
         queue_tokens: Most tokens that may wait.
         on_batch: Called with the number of parts, their tokens and the seconds of each batch.
+
+    Attributes:
+        queue: The parts that wait.
+        tokens_per_second: Recent mean of one thread.
+        tokens_in_work: Tokens of the batches that are being done.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class FairPool(Generic[P, R]):
     ) -> None:
         self.queue = Queue(queue_tokens)
         self.tokens_per_second = 0.0
+        self.tokens_in_work = 0
         self._work = work
         self._submit = submit
         self._n_threads = n_threads
@@ -127,6 +133,7 @@ class FairPool(Generic[P, R]):
             for part in taken:
                 part.request.started = part.request.started or began
                 self._usage.add(part.request.tenant, part.tokens)
+                self.tokens_in_work += part.tokens
             batch = self._submit(self._work, [part.request.parts[part.index] for part in taken])
             self._running[batch] = {part.request.tenant for part in taken}
             batch.add_done_callback(partial(self._notify_loop, taken, began))
@@ -157,6 +164,7 @@ class FairPool(Generic[P, R]):
         del self._running[batch]
         self._fill_threads()  # first, so that no thread waits while answers are sent
         tokens = sum(part.tokens for part in taken)
+        self.tokens_in_work -= tokens
         rate = tokens / seconds
         before = self.tokens_per_second
         self.tokens_per_second = 0.9 * before + 0.1 * rate if before else rate

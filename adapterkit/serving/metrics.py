@@ -185,6 +185,12 @@ class _StateCollector(Collector):
         yield GaugeMetricFamily("adapterkit_queue_tokens", "Tokens that wait", queue.tokens)
         yield GaugeMetricFamily("adapterkit_queue_tenants", "Tenants that wait", queue.tenants)
         yield CounterMetricFamily("adapterkit_loads", "Adapters read from disk", cache.loads)
+        yield CounterMetricFamily(
+            "adapterkit_cache_hits", "Requested adapters that were in memory", cache.hits
+        )
+        yield CounterMetricFamily(
+            "adapterkit_cache_misses", "Requested adapters that had to be loaded first", cache.misses
+        )
         adapters = GaugeMetricFamily(
             "adapterkit_resident_adapters", "Cached adapters", labels=["tier"]
         )

@@ -15,9 +15,11 @@ from ..errors import DataError, UnavailableError
 from ..inference.pipeline import plain_task, summarize
 from ..names import BASE
 from ..tasks.types import Answer, Text
+from .activity_report import activity_of, merged_activity
 from .adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
 from .api_keys import Caller
 from .auth import CallerDep, admin, service_of
+from .merged_metrics import merged_text
 from .responses import (
     ActivityReport,
     AdapterDetails,
@@ -155,12 +157,13 @@ async def activity(service: ServiceDep, caller: CallerDep) -> Response:
 
     All values are sums over all callers: seconds since the start; answered requests, rows, tokens
     and batches; the median seconds of the requests of the last ten seconds; waiting rows and
-    tokens; adapters in memory and their bytes.
+    tokens; adapters in memory and their bytes. Replicas of one service are summed; the latency is
+    that of the slowest.
     """
-    queue, memory = service.engine.queue, service.cache.memory
-    waiting = {"queue_rows": queue.parts, "queue_tokens": queue.tokens}
-    cached = {"adapters": len(memory), "bytes": memory.bytes}
-    return JSONResponse({**service.metrics.activity.snapshot(), **waiting, **cached})
+    reports = await service.peers.reports()
+    if reports:
+        return JSONResponse(merged_activity(one.activity for one in reports.values()))
+    return JSONResponse(activity_of(service))
 
 
 @router.get("/info", tags=["server"], response_model=Info)
@@ -211,11 +214,15 @@ async def ready(service: ServiceDep) -> Response:
 async def metrics(service: ServiceDep, caller: Annotated[Caller, Depends(admin)]) -> Response:
     """Report queue, batches, latencies, rows by adapter, loads and evictions to Prometheus.
 
-    Rows are reported of the adapters that the key may use.
+    Rows are reported of the adapters that the key may use. Of several replicas, each sample has the
+    label `replica`.
     """
-    return PlainTextResponse(
-        service.metrics.text(caller.may_use), media_type="text/plain; version=0.0.4"
-    )
+    if service.peers.name:
+        reports = {name: one.metrics for name, one in (await service.peers.reports()).items()}
+        text = await service.in_thread(merged_text, reports, caller.may_use)
+    else:
+        text = service.metrics.text(caller.may_use)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
 def _row(inputs: Any) -> Text:

@@ -37,6 +37,7 @@ from .http_protocol import BoundedHttp
 from .json_logs import log, log_as_json
 from .key_file import VARIABLE, KeyFile, parse_keys
 from .metrics import Metrics
+from .peers import Peers
 from .service import Service, ServingLimits
 from .text_mask import TextMask
 from .tls import TlsHandshake, load_tls
@@ -67,6 +68,7 @@ class Settings:
         batch_tokens: Most tokens of a batch; if None, 512 on a CPU and 16384 on a GPU.
         queue_tokens: Most tokens that may wait.
         lanes: Number of batches computed at the same time on a CPU; if None, one per core, up to 4.
+        cores: CPU cores that compute batches; all of the process if None.
         keys: Key file, if any.
         ssl_certfile, ssl_keyfile: TLS certificate and private key in PEM format, if any.
         any_backbone: Whether adapters that were trained on other weights are accepted.
@@ -89,6 +91,7 @@ class Settings:
     batch_tokens: int | None = None
     queue_tokens: int = 100_000
     lanes: int | None = None
+    cores: int | None = None
     keys: Path | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
@@ -102,29 +105,25 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
 
 
-def make_service(settings: Settings, keys: Keys | None) -> Service:
+def make_service(settings: Settings, keys: Keys | None, peers: Peers | None = None) -> Service:
     """Loads the backbones and makes a service, which is not started yet.
 
     Args:
         settings: The settings.
         keys: The keys that they name, as `load_keys` returns them.
+        peers: The other servers of the service, if there are any.
 
     Raises:
         AdapterkitError: The store or a backbone is not valid.
     """
     check_origins(settings.cors_origins, has_keys=keys is not None)
     mask = TextMask() if settings.log_masked_texts else None
-    trust = None if settings.trust is None else Trust.read(settings.trust)
-    store = Store(settings.store, settings.cache, trust)
-    if store.remote is None and not store.root.is_dir():
-        raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
-    for name in settings.pinned:
-        _check_pin(store, name)
+    store = open_store(settings)
     backbones = Backbones(
         Backbone.load_with(name, settings.load_options) for name in settings.backbones
     )
     device = backbones.default.device
-    lanes = server_lanes(device, settings.lanes)
+    lanes = server_lanes(device, settings.lanes, settings.cores)
     # The first batch prepares a backbone, and on a CPU compiled loops are loaded: no request should
     # wait for that, and the garbage collector's freeze comes after it.
     if device.type == "cpu":
@@ -143,7 +142,7 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
     on_cpu = device.type == "cpu"
     engine = Engine(
         backbones,
-        settings.batch_tokens or (512 if on_cpu else 16384),
+        settings.batch_tokens or default_batch_tokens(on_cpu=on_cpu),
         settings.queue_tokens,
         lanes,
         metrics,
@@ -158,7 +157,28 @@ def make_service(settings: Settings, keys: Keys | None) -> Service:
         settings.log_texts,
         settings.cors_origins,
         mask,
+        peers,
     )
+
+
+def default_batch_tokens(*, on_cpu: bool) -> int:
+    """Most tokens of a batch."""
+    return 512 if on_cpu else 16384
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of a server.
+
+    Raises:
+        AdapterkitError: It does not exist, or a pinned adapter or the trust file is not valid.
+    """
+    trust = None if settings.trust is None else Trust.read(settings.trust)
+    store = Store(settings.store, settings.cache, trust)
+    if store.remote is None and not store.root.is_dir():
+        raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
+    for name in settings.pinned:
+        _check_pin(store, name)
+    return store
 
 
 def _check_pin(store: Store, name: str) -> None:
@@ -198,6 +218,15 @@ def check_host(host: str, keys: Keys | None) -> None:
         )
 
 
+def warn_of_plain_http(host: str) -> None:
+    """Logs a warning if other machines can reach a server without TLS."""
+    if not is_loopback(host):
+        log.warning(
+            f"--host {host} is open to other machines without TLS: keys and texts can be read "
+            "on the way; give --ssl-certfile, or put a proxy with TLS in front"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server that listens on an address."""
     try:
@@ -218,19 +247,15 @@ def run_server(settings: Settings, host: str, port: int) -> None:
     limits = ConnectionLimits.of_process(
         settings.max_connections, settings.max_connections_per_address
     )
-    with _bound(host, port) as sock:
+    with bound(host, port) as sock:
         service = make_service(settings, keys)
         with _address_errors(host, port):  # another server may have bound it and listened meanwhile
             sock.listen(BACKLOG)
         log_as_json()
-        if tls is None and not is_loopback(host):
-            log.warning(
-                f"--host {host} is open to other machines without TLS: keys and texts can be read "
-                "on the way; give --ssl-certfile, or put a proxy with TLS in front"
-            )
-        scheme = "http" if tls is None else "https"
+        if tls is None:
+            warn_of_plain_http(host)
         facts = {
-            "url": f"{scheme}://{_address(sock)}",
+            "url": url_of(*sock.getsockname()[:2], is_tls=tls is not None),
             "store": settings.store,
             "backbones": {one.name: {"bytes": one.n_bytes} for one in service.backbones},
             "keys": service.keys is not None,
@@ -241,13 +266,20 @@ def run_server(settings: Settings, host: str, port: int) -> None:
 
 
 def _run(config: uvicorn.Config, sock: socket.socket, facts: dict[str, Any]) -> None:
-    # All objects that exist now stay. Frozen, the garbage collector no longer traverses them, which
-    # would stop all threads; it collects only the objects of requests.
+    freeze_objects()
+    _Server(config, facts).run([sock])
+    log.info("ended")
+
+
+def freeze_objects() -> None:
+    """Excludes all objects that exist now from garbage collection: they stay.
+
+    The collector would stop all threads while it traverses them. It collects only the objects of
+    requests then.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
-    _Server(config, facts).run([sock])
-    log.info("ended")
 
 
 def uvicorn_config(
@@ -282,14 +314,19 @@ def uvicorn_config(
     )
 
 
-def _address(sock: socket.socket) -> str:
-    address, port = sock.getsockname()[:2]
-    return f"{address if ':' not in address else f'[{address}]'}:{port}"
+def url_of(address: str, port: int, *, is_tls: bool) -> str:
+    """The URL of a server."""
+    host = f"[{address}]" if ":" in address else address
+    return f"{'https' if is_tls else 'http'}://{host}:{port}"
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A bound socket, made before the backbone is loaded, so that a port in use fails early. It
-    listens only when the server is ready, so that probes are not kept waiting."""
+    listens only when the server is ready, so that probes are not kept waiting.
+
+    Raises:
+        AdapterkitError: The port is in use, or the host is not an address of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

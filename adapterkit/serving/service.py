@@ -36,6 +36,7 @@ from .engine import Engine
 from .imported_folder import FolderImport, ImportOptions
 from .json_logs import log
 from .metrics import Metrics
+from .peers import Peers
 from .pending_row import Output
 from .rollouts import Rollouts, position_of, served_rows
 from .text_mask import TextMask
@@ -104,6 +105,7 @@ class Service:
         log_texts: Whether the texts of requests are logged.
         origins: Origins of the pages of other sites that may send requests (CORS).
         mask: Masks them in the log; they are then logged in any case.
+        peers: The other servers of the service, if there are any.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Service:
         log_texts: bool = False,
         origins: Collection[str] = (),
         mask: TextMask | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self.cache = cache
         self.engine = engine
@@ -125,6 +128,8 @@ class Service:
         self.log_texts = log_texts
         self.origins = origins
         self.mask = mask
+        self.peers = peers or Peers()
+        self.quotas = self.peers.quotas
         self.wrong_keys = WrongKeys()
         self.rollouts = Rollouts(cache, engine, limits.timeout)
         metrics.observe_wrong_keys(self.wrong_keys)
@@ -156,9 +161,10 @@ class Service:
         Raises:
             DataError: There are no rows, or too many.
             OverloadedError: The quota is used up.
+            UnavailableError: The quota cannot be read now.
         """
         self.limits.check_rows(len(rows))
-        caller.tenant.rows.take(len(rows), "rows")
+        await self.quotas.take(caller.tenant, "rows", len(rows))
         if self.mask is not None:
             self._log_texts(caller, await self.in_thread(self.mask.masked_rows, rows))
         elif self.log_texts:
@@ -189,7 +195,8 @@ class Service:
             DataError: A row is not valid, or there are too many rows.
             TooLargeError: A row, or the request, has too many characters.
             OverloadedError: A quota is used up, or the queue is full.
-            UnavailableError: The server is closing, or the timeout has passed.
+            UnavailableError: The server is closing, the timeout has passed, or a quota cannot be
+                read now.
         """
         began = time.monotonic()
         await self.admit(caller, rows)
@@ -198,12 +205,12 @@ class Service:
         adapters = [None if one is None else one.adapter for one in loaded]
         texts = [text for _, text in rows]
         estimate = self._estimate(adapters, texts)
-        caller.tenant.tokens.take(estimate, "tokens")
+        await self.quotas.take(caller.tenant, "tokens", estimate)
         tokens: list[int] = []
 
         def charge(examples: list[Example]) -> None:
             tokens.extend(map(n_tokens, adapters, examples))
-            caller.tenant.tokens.correct(sum(tokens) - estimate)
+            self.quotas.correct(caller.tenant, "tokens", sum(tokens) - estimate)
             if not truncate:
                 self._refuse_truncated(adapters, examples)
             if check is not None:

@@ -58,12 +58,12 @@ async def tokenize(
         )
     reader = service.backbones.for_adapter(await service.adapter(caller, reference)).reader
     estimates = [estimate_tokens(len(text)) for text in texts]
-    caller.tenant.tokens.take(sum(estimates), "tokens")
+    await service.quotas.take(caller.tenant, "tokens", sum(estimates))
     calls = [partial(reader.split, text, special_tokens=body.add_special_tokens) for text in texts]
     found = await service.engine.call_tokenizers(
         share_of(caller, reference), calls, estimates, service.limits.timeout
     )
-    caller.tenant.tokens.correct(sum(map(len, found)) - sum(estimates))
+    service.quotas.correct(caller.tenant, "tokens", sum(map(len, found)) - sum(estimates))
     content = await service.in_thread(_tokens_json, found)
     return Response(content, media_type="application/json")
 
@@ -86,7 +86,7 @@ async def decode(
     await service.admit(caller, [(reference, f"{size} token ids") for size in sizes])
     backbone = service.backbones.for_adapter(await service.adapter(caller, reference))
     _check_vocabulary(ids, backbone)
-    caller.tenant.tokens.take(sum(sizes), "tokens")
+    await service.quotas.take(caller.tenant, "tokens", sum(sizes))
     skip = body.skip_special_tokens
     calls = [partial(backbone.reader.decode, one, skip_special_tokens=skip) for one in ids]
     texts = await service.engine.call_tokenizers(

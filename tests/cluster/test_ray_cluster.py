@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from adapterkit.cluster.ray_cluster import RayCluster, _cause
+from adapterkit.cluster.ray_cluster import RayCluster, cause_of
 from adapterkit.errors import AdapterkitError
 
 TRACEBACK = """ray::MapWorker(Map(_RayWorker)).submit() (pid=1, ip=192.0.2.2)
@@ -33,4 +33,4 @@ def test_a_machine_without_ray_is_told_how_to_get_it(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_an_error_of_a_worker_is_one_line(text: str, line: str) -> None:
-    assert _cause(RuntimeError(text)) == line
+    assert cause_of(text) == line

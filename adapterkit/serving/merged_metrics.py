@@ -1,0 +1,45 @@
+"""The metrics of several replicas as one text, in which each sample names its replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from ..names import BASE
+
+LABEL = "replica"
+"""The label that names the replica of a sample."""
+
+
+def merged_text(reports: Mapping[str, Sequence[Metric]], may_see: Callable[[str], bool]) -> bytes:
+    """The metrics of several replicas in the text format of Prometheus, each metric once.
+
+    Args:
+        reports: The metrics of each replica, by its name.
+        may_see: Whether the samples of an adapter are among them.
+    """
+    merged: dict[str, Metric] = {}
+    for replica, metrics in sorted(reports.items()):
+        for metric in metrics:
+            family = merged.setdefault(
+                metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            )
+            family.samples += [
+                one._replace(labels={LABEL: replica, **one.labels})
+                for one in metric.samples
+                if may_see(one.labels.get("adapter", BASE))
+            ]
+    registry = CollectorRegistry()
+    registry.register(_Merged(list(merged.values())))
+    return generate_latest(registry)
+
+
+class _Merged(Collector):
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._metrics

@@ -1,0 +1,32 @@
+"""The other servers of a service. A plain server has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .coordinator import ReplicaReport
+from .quotas import Quotas
+
+
+class Peers:
+    """The servers that answer for one service together: by default a single one.
+
+    Args:
+        name: Name of this server among them; empty if there are no others.
+        quotas: Counts the quotas of tenants.
+    """
+
+    def __init__(self, name: str = "", quotas: Quotas | None = None) -> None:
+        self.name = name
+        self.quotas = quotas or Quotas()
+
+    async def reports(self) -> Mapping[str, ReplicaReport]:
+        """The last report of every server, also of this one, by name.
+
+        Raises:
+            UnavailableError: They cannot be read now.
+        """
+        return {}
+
+    def unload(self, name: str) -> None:
+        """Lets the other servers remove all versions of an adapter from memory."""

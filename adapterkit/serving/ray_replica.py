@@ -1,0 +1,48 @@
+"""A replica of Ray Serve: the whole server but its connections, which Serve's proxies hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from ..cluster.ray_cluster import enter
+from .app import make_app
+from .coordinator_client import CoordinatorClient
+from .json_logs import log_as_json
+from .key_file import KeyFile
+from .replica_peers import ReplicaPeers
+from .replica_scaling import TOKENS
+from .server import Settings, freeze_objects, make_service
+
+
+class Replica:
+    """A deployment of Ray Serve. Rows of all requests to it are mixed in the batches of its engine.
+
+    Args:
+        settings: The settings of its server.
+        folder: Where relative paths begin.
+        coordinator: The actor that has what the replicas share.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, coordinator: Any) -> None:
+        from ray.exceptions import RayError
+        from ray.serve import get_replica_context
+
+        enter(folder)
+        log_as_json()
+        name = get_replica_context().replica_id.unique_id
+        self._peers = ReplicaPeers(name, CoordinatorClient(coordinator, (RayError,)))
+        keys = None if settings.keys is None else KeyFile(settings.keys)
+        self._service = make_service(settings, keys, self._peers)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application. Serve calls it on the event loop that answers the requests."""
+        self._peers.start(self._service)
+        freeze_objects()
+        return make_app(self._service)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the number of replicas is adapted to."""
+        return {TOKENS: float(self._service.engine.tokens)}

@@ -1,0 +1,275 @@
+"""A service of several replicas on a Ray cluster: Ray Serve starts, scales and replaces them.
+
+Serve's proxies, one on each machine that has a replica, hold the connections of clients. A proxy
+passes each request to a replica, which `TenantRequestRouter` chooses.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ..cluster.ray_cluster import RayCluster, cause_of
+from ..errors import AdapterkitError
+from .body_limits import BODY_SECONDS
+from .coordinator import Coordinator
+from .cors import check_origins
+from .json_logs import log, log_as_json
+from .key_file import VARIABLE
+from .ray_replica import Replica
+from .replicas import Replicas
+from .server import (
+    DRAIN_SECONDS,
+    Settings,
+    bound,
+    check_host,
+    load_keys,
+    open_store,
+    url_of,
+    warn_of_plain_http,
+)
+from .tls import load_tls
+
+APPLICATION = "adapterkit"
+"""Name of the application, and of the namespace of the coordinator, on the cluster."""
+
+ROUTER = "adapterkit.serving.ray_request_router.TenantRequestRouter"
+SCALING = "adapterkit.serving.replica_scaling.TokenScaling"
+
+MOST_REQUESTS = 4096
+"""Most requests under way in a replica. Its own queue is limited by tokens, which is earlier."""
+
+MOST_WAITING = 1000
+"""Most requests that wait in a proxy while no replica accepts one; further ones get status 503."""
+
+HEALTH_SECONDS = 2.0
+"""Seconds between two looks at a replica. One that was lost is replaced so much later."""
+
+STARTS = 3
+"""How often Serve tries to start the first replicas."""
+
+
+def run_replicas(settings: Settings, replicas: Replicas, host: str, port: int) -> None:
+    """Serves with several replicas until SIGTERM or SIGINT, then drains.
+
+    Raises:
+        AdapterkitError: The settings are not valid, the port is in use, Ray is not installed, or
+            the cluster cannot start the replicas.
+    """
+    _check(settings, host)
+    with bound(host, port) as sock:  # each proxy binds the port itself
+        port = sock.getsockname()[1]
+    with _ended_by_sigterm():
+        cluster = RayCluster(worker_cpus=replicas.cpus, log_to_driver=False)
+        _check_cluster(cluster, replicas)
+        log_as_json()
+        if settings.ssl_certfile is None:
+            warn_of_plain_http(host)
+        service = _RayService(cluster, settings, replicas)
+        try:
+            with cluster.errors():
+                service.start(host, port)
+            facts = {
+                "url": url_of(host, port, is_tls=settings.ssl_certfile is not None),
+                "store": settings.store,
+                "replicas": [replicas.least, replicas.most],
+                "keys": settings.keys is not None,
+                "logs": cluster.log_folder,
+            }
+            _wait_for_signal(facts)
+        finally:
+            service.stop()
+    log.info("ended")
+
+
+def _check(settings: Settings, host: str) -> None:
+    """Finds what is wrong before a cluster is started.
+
+    Raises:
+        AdapterkitError: A setting is not valid.
+    """
+    if settings.keys is None and VARIABLE in os.environ:
+        raise AdapterkitError(
+            f"--engine ray reads the keys from a file, on every machine of the cluster: give "
+            f"--keys FILE in place of {VARIABLE}"
+        )
+    keys = load_keys(settings.keys)
+    check_host(host, keys)
+    check_origins(settings.cors_origins, has_keys=keys is not None)
+    load_tls(settings.ssl_certfile, settings.ssl_keyfile)
+    open_store(settings)
+
+
+def _check_cluster(cluster: RayCluster, replicas: Replicas) -> None:
+    """Checks that the cluster is large enough and not in use by another service.
+
+    Raises:
+        AdapterkitError: It is not.
+    """
+    needed = replicas.least * replicas.cpus
+    if not cluster.may_grow and needed > cluster.cpus:
+        raise AdapterkitError(
+            f"--replicas {replicas.least} with --replica-cpus {replicas.cpus} need {needed} CPUs, "
+            f"this machine has {cluster.cpus}; give fewer, or connect to a cluster (RAY_ADDRESS)"
+        )
+    if cluster.serve.status().proxies:
+        raise AdapterkitError(
+            "Ray Serve runs on this cluster already, with a port and options of its own; end it "
+            "with `serve shutdown`, or use another cluster"
+        )
+
+
+class _RayService:
+    """The application of Ray Serve, and the coordinator beside it.
+
+    Args:
+        cluster: The cluster.
+        settings: Settings of each replica.
+        replicas: Their number and size.
+    """
+
+    def __init__(self, cluster: RayCluster, settings: Settings, replicas: Replicas) -> None:
+        self._ray = cluster.ray
+        self._serve = cluster.serve
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        device = settings.load_options.device
+        self._on_gpu = device == "cuda" or (device == "auto" and cluster.gpus > 0)
+        self._settings = replace(
+            settings, cores=replicas.cpus, keys=settings.keys and settings.keys.absolute()
+        )
+        self._replicas = replicas
+        self._coordinator: Any = None
+
+    def start(self, host: str, port: int) -> None:
+        """Starts proxies, coordinator and replicas, and waits for them.
+
+        Raises:
+            AdapterkitError: A replica or a proxy does not start.
+        """
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        self._serve.start(http_options=self._http_options(host, port), logging_config=quiet)
+        # With its name it is found again if this process was killed and is started again.
+        self._coordinator = (
+            self._ray.remote(Coordinator)
+            .options(
+                name="coordinator",
+                namespace=APPLICATION,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0,
+                max_restarts=-1,
+            )
+            .remote()
+        )
+        deployment = self._serve.deployment(
+            self._serve.ingress()(Replica), **self._deployment_options()
+        )
+        application = deployment.bind(self._settings, Path.cwd(), self._coordinator)
+        try:
+            self._serve.run(application, name=APPLICATION, logging_config=quiet)
+        except (RuntimeError, TimeoutError) as error:
+            raise AdapterkitError(f"--engine ray: {cause_of(str(error))}") from None
+
+    def stop(self) -> None:
+        """Lets the replicas answer what they have accepted, and ends what was started."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            self._serve.delete(APPLICATION)
+        except (self._serve.exceptions.RayServeException, TimeoutError):
+            log.warning("not all requests were answered in time")
+        self._serve.shutdown()
+        if self._coordinator is not None:
+            self._ray.kill(self._coordinator)
+        self._ray.shutdown()
+
+    def _http_options(self, host: str, port: int) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            # A replica ends requests sooner. This is for those that wait for one.
+            "request_timeout_s": BODY_SECONDS + self._settings.limits.timeout,
+        }
+        certificate, key = self._settings.ssl_certfile, self._settings.ssl_keyfile
+        if certificate is not None:
+            options["ssl_certfile"] = str(certificate.absolute())
+            options["ssl_keyfile"] = str((key or certificate).absolute())
+        return options
+
+    def _deployment_options(self) -> dict[str, Any]:
+        config = self._serve.config
+        keys = self._settings.keys
+        router = config.RequestRouterConfig(
+            request_router_class=ROUTER,
+            request_router_kwargs={
+                "keys": None if keys is None else str(keys),
+                "by_tenant": self._replicas.by_tenant,
+            },
+        )
+        return {
+            "name": "Replica",
+            "ray_actor_options": {
+                "num_cpus": self._replicas.cpus,
+                "num_gpus": int(self._on_gpu),
+            },
+            "max_ongoing_requests": MOST_REQUESTS,
+            "max_queued_requests": MOST_WAITING,
+            "backpressure_config": {"status_code": 503, "retry_after_s": 1},
+            "graceful_shutdown_wait_loop_s": 0.5,
+            "graceful_shutdown_timeout_s": DRAIN_SECONDS,
+            "health_check_period_s": HEALTH_SECONDS,
+            "max_constructor_retry_count": STARTS,
+            "request_router_config": router,
+            **self._number(),
+        }
+
+    def _number(self) -> dict[str, Any]:
+        replicas, config = self._replicas, self._serve.config
+        if replicas.least == replicas.most:
+            return {"num_replicas": replicas.least}
+        target = replicas.target(self._settings, on_cpu=not self._on_gpu)
+        with warnings.catch_warnings():  # the period will be an environment variable one day
+            warnings.simplefilter("ignore")
+            scaling = config.AutoscalingConfig(
+                min_replicas=replicas.least,
+                max_replicas=replicas.most,
+                metrics_interval_s=replicas.period,
+                look_back_period_s=replicas.window,
+                upscale_delay_s=replicas.upscale_delay,
+                downscale_delay_s=replicas.downscale_delay,
+                policy=config.AutoscalingPolicy(
+                    policy_function=SCALING, policy_kwargs={"target": target}
+                ),
+            )
+        return {"autoscaling_config": scaling}
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Ends with exit code 143 on SIGTERM, after what was started on the cluster has ended."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for_signal(facts: dict[str, Any]) -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    log.info("listening", extra={"facts": facts})
+    stopped.wait()

@@ -1,0 +1,63 @@
+"""The other replicas of a service on a cluster, which the coordinator knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+from ..errors import UnavailableError
+from .activity_report import activity_of
+from .coordinator import ReplicaReport
+from .coordinator_client import CoordinatorClient
+from .peers import Peers
+from .quotas import SharedQuotas
+from .service import Service
+
+REPORT_SECONDS = 1.0
+"""Seconds between two reports of a replica."""
+
+
+class ReplicaPeers(Peers):
+    """The replicas of a service.
+
+    Args:
+        name: Name of this one.
+        coordinator: What they share.
+    """
+
+    def __init__(self, name: str, coordinator: CoordinatorClient) -> None:
+        super().__init__(name, SharedQuotas(coordinator))
+        self._coordinator = coordinator
+        self._reporting: asyncio.Task[None] | None = None
+
+    def start(self, service: Service) -> None:
+        """Starts to report; must be called on the running event loop.
+
+        Args:
+            service: The service of this replica.
+        """
+        self._reporting = asyncio.get_running_loop().create_task(self._report_forever(service))
+
+    async def reports(self) -> Mapping[str, ReplicaReport]:
+        reports: dict[str, ReplicaReport] = await self._coordinator.call("reports")
+        return reports
+
+    def unload(self, name: str) -> None:
+        self._coordinator.send("unload", self.name, name)
+
+    async def report(self, service: Service) -> None:
+        """Reports once, and unloads what other replicas were asked to unload.
+
+        Raises:
+            UnavailableError: The coordinator is away.
+        """
+        report = ReplicaReport(list(service.metrics.registry.collect()), activity_of(service))
+        for name in await self._coordinator.call("report", self.name, report):
+            service.cache.unload(name)
+
+    async def _report_forever(self, service: Service) -> None:
+        while True:
+            with suppress(UnavailableError):  # it is back soon, and the next report tells the same
+                await self.report(service)
+            await asyncio.sleep(REPORT_SECONDS)
