@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,17 @@ def server_process(store: Path, *options: str) -> Iterator[tuple[str, subprocess
         AdapterkitError: The server does not start.
     """
     command = [sys.executable, "-m", "adapterkit", "serve", str(store), "--port", "0", *options]
+    with started_server(command) as started:
+        yield started
+
+
+@contextmanager
+def started_server(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Starts a server by any command and yields its URL and process; it ends with the block.
+
+    Raises:
+        AdapterkitError: The server does not start.
+    """
     with (
         tempfile.NamedTemporaryFile("w") as log,
         subprocess.Popen(command, stderr=log, text=True) as process,  # noqa: S603

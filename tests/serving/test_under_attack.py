@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 import subprocess
 import time
 from collections import Counter, defaultdict
@@ -18,26 +16,21 @@ from typing import Any
 
 import pytest
 
-from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import save_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.bench.clients import Load
-from adapterkit.bench.connection import Connection, run_load
-from adapterkit.bench.population import Population, same_answer, without_adapter
+from adapterkit.bench.connection import run_load
+from adapterkit.bench.population import Population
 from adapterkit.bench.server_process import memory_of, server_process
 from adapterkit.client.tar import tar_of
-from adapterkit.serving.api_keys import hash_key
 from adapterkit.text_table import table
 from helpers.adapters import MakeAdapter
 from helpers.attacks import Scene, under_attack
+from helpers.honest_clients import HonestClients, write_keys
 from helpers.task_adapters import random_task_adapter
 
 N_ADAPTERS = 300
-N_CLIENTS = 64
-N_TENANTS = 10
-"""Tenants of a `mixed_store`: t0 to t9."""
-
 SECONDS = 60.0
 QUIET_SECONDS = 120.0
 """Most seconds of the quiet phase."""
@@ -48,56 +41,6 @@ of their time, so that there is time left to attack."""
 
 GROWTH = 100 * 2**20
 """Most bytes by which memory may grow between the first and the last third of the attack."""
-
-
-class HonestClients:
-    """Clients of all tenants, whose answers are compared with those computed offline.
-
-    Args:
-        population: Makes the store.
-        adapters: The adapters that they ask.
-    """
-
-    def __init__(self, population: Population, adapters: list[Adapter]) -> None:
-        self._expected = population.expected_answers(adapters)
-        self._requests: dict[str, list[tuple[str, int, bytes]]] = defaultdict(list)
-        for adapter in adapters:
-            for index, text in enumerate(population.texts):
-                row = {"adapter_id": adapter.name, "inputs": population.input_of(adapter, text)}
-                body = json.dumps({"requests": [row]}).encode()
-                self._requests[adapter.name.partition("/")[0]].append((adapter.name, index, body))
-
-    async def load(self, url: str, seconds: float) -> Load:
-        """Asks for some seconds."""
-        load = Load()
-        clients = (self._client(url, number, seconds, load) for number in range(N_CLIENTS))
-        await asyncio.gather(*clients)
-        load.lasted = time.perf_counter() - load.began
-        return load
-
-    async def _client(self, url: str, number: int, seconds: float, load: Load) -> None:
-        tenant, rng = f"t{number % N_TENANTS}", random.Random(number)
-        connection = Connection(url, f"ak-{tenant}")
-        await asyncio.sleep(PAUSE * rng.random())
-        while time.perf_counter() < load.began + seconds:
-            name, index, body = rng.choice(self._requests[tenant])
-            reply = await connection.send("POST", "/predict", body)
-            right = reply.status != 200 or same_answer(
-                without_adapter(reply.content[0]), self._expected[name][index]
-            )
-            load.record(reply, 1, right)
-            await asyncio.sleep(2 * PAUSE * rng.random())
-        connection.close()
-
-
-def write_keys(path: Path) -> Path:
-    tenants = [f"t{number}" for number in range(N_TENANTS)] + ["loud"]
-    keys: dict[str, Any] = {
-        name: {"key": hash_key(f"ak-{name}"), "adapters": [f"{name}/*"]} for name in tenants
-    }
-    keys["ops"] = {"key": hash_key("ak-ops"), "adapters": ["*"], "role": "admin"}
-    path.write_text(json.dumps(keys))
-    return path
 
 
 async def memory_samples(process: subprocess.Popen[str], seconds: float) -> list[int]:
@@ -146,7 +89,7 @@ def test_honest_clients_of_a_server_under_attack(
 ) -> None:
     population = Population(minilm, tmp_path)
     store, adapters = population.mixed_store(N_ADAPTERS)
-    honest = HonestClients(population, adapters)
+    honest = HonestClients(population, adapters, PAUSE)
     for name, kind in (("loud/long", "question_answering"), ("loud/choice", "multiple_choice")):
         adapter = random_task_adapter(minilm, kind, tmp_path)
         store.publish(replace(adapter, name=name), minilm.geometry)
@@ -155,7 +98,8 @@ def test_honest_clients_of_a_server_under_attack(
     archive.write_bytes(
         tar_of(save_adapter(make_adapter(minilm), tmp_path / "one", minilm.geometry))
     )
-    keys, seconds, log = write_keys(tmp_path / "keys.json"), SECONDS * scale, tmp_path / "log"
+    keys = write_keys(tmp_path / "keys.json", loud={"adapters": ["loud/*"]})
+    seconds, log = SECONDS * scale, tmp_path / "log"
     log.touch()
 
     async def attacked(url: str, process: subprocess.Popen[str]) -> tuple[Load, list[int]]:

@@ -1,0 +1,286 @@
+"""What replicas share: quotas, reports and unloads; the coordinator may be away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from adapterkit.adapter.store import Store
+from adapterkit.backbone.model import Backbone
+from adapterkit.errors import OverloadedError, UnavailableError
+from adapterkit.inference.lanes import WorkerLanes
+from adapterkit.serving import coordinator_client
+from adapterkit.serving.activity_report import merged_activity
+from adapterkit.serving.adapter_cache import AdapterCache
+from adapterkit.serving.api_keys import Tenant
+from adapterkit.serving.app import make_app
+from adapterkit.serving.coordinator import LOST_SECONDS, Coordinator, ReplicaReport
+from adapterkit.serving.coordinator_client import CoordinatorClient
+from adapterkit.serving.engine import Engine
+from adapterkit.serving.merged_metrics import merged_text
+from adapterkit.serving.metrics import Metrics
+from adapterkit.serving.quotas import Quotas, SharedQuotas
+from adapterkit.serving.replica_peers import ReplicaPeers
+from adapterkit.serving.service import Service, ServingLimits
+from helpers.adapters import MakeAdapter
+
+LIMITED = Tenant("acme", rows_per_second=1, tokens_per_second=10)
+FREE = Tenant("globex")
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class LostError(Exception):
+    """The actor is away."""
+
+
+class Actor:
+    """A coordinator that is called as an actor of Ray, and may be away, or answer nothing."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.calls: list[str] = []
+        self.is_away = False
+        self.is_stuck = False
+
+    def __getattr__(self, method: str) -> Any:
+        return _Method(self, method)
+
+
+class _Method:
+    def __init__(self, actor: Actor, name: str) -> None:
+        self._actor = actor
+        self._name = name
+
+    def remote(self, *arguments: Any) -> asyncio.Future[Any]:
+        self._actor.calls.append(self._name)
+        done = asyncio.get_running_loop().create_future()
+        if self._actor.is_away:
+            done.set_exception(LostError())
+            done.exception()  # a call that nobody waits for is no error
+        elif not self._actor.is_stuck:
+            done.set_result(getattr(self._actor.coordinator, self._name)(*arguments))
+        return done
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def actor(clock: Clock) -> Actor:
+    return Actor(Coordinator(clock))
+
+
+@pytest.fixture
+def client(actor: Actor) -> CoordinatorClient:
+    return CoordinatorClient(actor, (LostError,))
+
+
+def test_a_server_alone_counts_its_quotas_itself() -> None:
+    async def take() -> None:
+        tenant = Tenant("acme", rows_per_second=1)
+        for _ in range(10):
+            await Quotas().take(tenant, "rows", 1)
+        with pytest.raises(OverloadedError, match="the quota of 1 rows per second is used up"):
+            await Quotas().take(tenant, "rows", 1)
+        Quotas().correct(tenant, "rows", -5)
+        await Quotas().take(tenant, "rows", 5)
+
+    asyncio.run(take())
+
+
+def test_replicas_share_a_quota(client: CoordinatorClient, clock: Clock) -> None:
+    async def take() -> None:
+        one, other = SharedQuotas(client), SharedQuotas(client)
+        for _ in range(5):
+            await one.take(LIMITED, "rows", 1)
+            await other.take(LIMITED, "rows", 1)
+        with pytest.raises(OverloadedError, match="the quota of 1 rows") as error:
+            await other.take(LIMITED, "rows", 1)
+        assert error.value.retry_after == pytest.approx(1)
+        await one.take(LIMITED, "tokens", 100)
+        one.correct(LIMITED, "tokens", -40)
+        await other.take(LIMITED, "tokens", 40)
+        with pytest.raises(OverloadedError, match="the quota of 10 tokens"):
+            await one.take(LIMITED, "tokens", 1)
+        clock.now = 2.0
+        await other.take(LIMITED, "rows", 2)
+
+    asyncio.run(take())
+
+
+def test_a_changed_quota_begins_anew(client: CoordinatorClient) -> None:
+    async def take() -> None:
+        quotas = SharedQuotas(client)
+        await quotas.take(LIMITED, "rows", 10)
+        await quotas.take(Tenant("acme", rows_per_second=2), "rows", 20)
+
+    asyncio.run(take())
+
+
+def test_a_tenant_without_a_quota_does_not_ask(client: CoordinatorClient, actor: Actor) -> None:
+    async def take() -> None:
+        actor.is_away = True
+        await SharedQuotas(client).take(FREE, "rows", 10**9)
+        SharedQuotas(client).correct(FREE, "rows", 10**9)
+
+    asyncio.run(take())
+    assert actor.calls == []
+
+
+def test_a_coordinator_that_is_away_is_no_hang(
+    client: CoordinatorClient, actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator_client, "PATIENCE", 0.01)
+
+    async def take() -> None:
+        quotas = SharedQuotas(client)
+        actor.is_away = True
+        with pytest.raises(UnavailableError, match="try again later"):
+            await quotas.take(LIMITED, "rows", 1)
+        quotas.correct(LIMITED, "rows", 1)
+        actor.is_away, actor.is_stuck = False, True
+        with pytest.raises(UnavailableError, match="try again later"):
+            await quotas.take(LIMITED, "rows", 1)
+        actor.is_stuck = False
+        await quotas.take(LIMITED, "rows", 1)
+
+    asyncio.run(take())
+
+
+def report_of(requests: int) -> ReplicaReport:
+    return ReplicaReport([], {"requests": requests})
+
+
+def test_a_replica_that_is_lost_is_forgotten(clock: Clock) -> None:
+    coordinator = Coordinator(clock)
+    coordinator.report("a", report_of(1))
+    clock.now = 0.8 * LOST_SECONDS
+    coordinator.report("b", report_of(2))
+    assert set(coordinator.reports()) == {"a", "b"}
+    clock.now = 1.2 * LOST_SECONDS
+    assert coordinator.reports() == {"b": report_of(2)}
+
+
+def test_an_adapter_is_unloaded_by_all_other_replicas_once(clock: Clock) -> None:
+    coordinator = Coordinator(clock)
+    for name in ("a", "b", "c"):
+        coordinator.report(name, report_of(0))
+    coordinator.unload("a", "acme/intent")
+    coordinator.unload("b", "acme/topic")
+    assert coordinator.report("a", report_of(0)) == ["acme/topic"]
+    assert coordinator.report("b", report_of(0)) == ["acme/intent"]
+    assert coordinator.report("c", report_of(0)) == ["acme/intent", "acme/topic"]
+    assert coordinator.report("c", report_of(0)) == []
+
+
+def registry_of(replica: int) -> CollectorRegistry:
+    """A registry with a metric of each kind."""
+    registry = CollectorRegistry()
+    Gauge("waiting", "Tokens that wait", registry=registry).set(replica)
+    rows = Counter("rows", "Rows answered", ["adapter"], registry=registry)
+    rows.labels("acme/intent").inc(replica)
+    rows.labels("globex/topic").inc(10 * replica)
+    Histogram("seconds", "Seconds", buckets=(1, 2), registry=registry).observe(replica)
+    return registry
+
+
+def test_the_metrics_of_replicas_are_one_valid_text() -> None:
+    reports = {f"r{number}": list(registry_of(number).collect()) for number in (1, 2)}
+    text = merged_text(reports, lambda name: not name.startswith("globex/")).decode()
+    for family in ("waiting", "rows_total", "seconds"):
+        assert text.count(f"# HELP {family} ") == text.count(f"# TYPE {family} ") == 1
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    waiting = {one.labels["replica"]: one.value for one in families["waiting"].samples}
+    assert waiting == {"r1": 1, "r2": 2}
+    rows = [one for one in families["rows"].samples if one.name == "rows_total"]
+    assert [(one.labels, one.value) for one in rows] == [
+        ({"replica": "r1", "adapter": "acme/intent"}, 1),
+        ({"replica": "r2", "adapter": "acme/intent"}, 2),
+    ]
+    counts = [one for one in families["seconds"].samples if one.name == "seconds_count"]
+    assert [one.value for one in counts] == [1, 1]
+
+
+def test_the_activity_of_replicas_is_summed() -> None:
+    one = {"uptime": 5.0, "requests": 3, "p50": None, "queue_tokens": 4}
+    other = {"uptime": 9.0, "requests": 4, "p50": 0.2, "queue_tokens": 0}
+    slow = {"uptime": 1.0, "requests": 0, "p50": 0.5, "queue_tokens": 0}
+    merged = {"uptime": 9.0, "requests": 7, "p50": 0.5, "queue_tokens": 4}
+    assert merged_activity([one, other, slow]) == merged
+    assert merged_activity([one]) == one
+
+
+@pytest.fixture
+def replicas(
+    client: CoordinatorClient, tiny: Backbone, make_adapter: MakeAdapter, tmp_path: Any
+) -> Iterator[list[Service]]:
+    """Two services of one store."""
+    store = Store(tmp_path / "store")
+    store.publish(make_adapter(tiny, name="acme/intent"), tiny.geometry)
+    services = []
+    for name in ("one", "two"):
+        metrics = Metrics()
+        cache = AdapterCache(store, tiny, 10**9, 0)
+        engine = Engine(tiny, 256, 20_000, WorkerLanes(1, 1), metrics)
+        metrics.observe(engine, cache)
+        peers = ReplicaPeers(name, client)
+        services.append(Service(cache, engine, None, metrics, ServingLimits(), peers=peers))
+    yield services
+    for service in services:
+        service.cache.close()
+
+
+def peers_of(service: Service) -> ReplicaPeers:
+    assert isinstance(service.peers, ReplicaPeers)
+    return service.peers
+
+
+def test_any_replica_shows_and_unloads_for_all(replicas: list[Service], actor: Actor) -> None:
+    one, other = replicas
+
+    async def report() -> None:
+        for service in replicas:
+            await peers_of(service).report(service)
+
+    with TestClient(make_app(one)) as first, TestClient(make_app(other)) as second:
+        for client in (first, first, second):
+            body = {"adapter_id": "acme/intent", "inputs": "sun"}
+            assert client.post("/predict", json=body).status_code == 200
+        assert len(one.cache.memory) == len(other.cache.memory) == 1
+        asyncio.run(report())
+        for client in (first, second):
+            lines = client.get("/metrics").text.splitlines()
+            row = 'adapterkit_adapter_rows_total{adapter="acme/intent",replica="'
+            assert sorted(line for line in lines if line.startswith(row)) == [
+                f'{row}one"}} 2.0',
+                f'{row}two"}} 1.0',
+            ]
+            activity = client.get("/v1/activity").json()
+            assert (activity["requests"], activity["adapters"]) == (3, 2)
+        reply = first.post("/admin/unload/acme/intent")
+        assert reply.json() == {"name": "acme/intent", "unloaded": 1}
+        asyncio.run(report())
+        assert len(one.cache.memory) == len(other.cache.memory) == 0
+        reply = first.get("/admin/drift/acme/intent")
+        assert reply.status_code == 422
+        assert "each replica counts its own answers" in reply.text
+        actor.is_away = True
+        reply = second.get("/metrics")
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
