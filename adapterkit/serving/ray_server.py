@@ -10,13 +10,16 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+
+import httpx2
 
 from ..cluster.ray_cluster import RayCluster, cause_of
 from ..errors import AdapterkitError
@@ -57,6 +60,9 @@ HEALTH_SECONDS = 2.0
 STARTS = 3
 """How often Serve tries to start the first replicas."""
 
+ROUTE_SECONDS = 10.0
+"""Most seconds until a proxy knows the replicas. It is told at once."""
+
 
 def run_replicas(settings: Settings, replicas: Replicas, host: str, port: int) -> None:
     """Serves with several replicas until SIGTERM or SIGINT, then drains.
@@ -68,18 +74,21 @@ def run_replicas(settings: Settings, replicas: Replicas, host: str, port: int) -
     _check(settings, host)
     with bound(host, port) as sock:  # each proxy binds the port itself
         port = sock.getsockname()[1]
-    with _ended_by_sigterm():
-        cluster = RayCluster(worker_cpus=replicas.cpus, log_to_driver=False)
-        _check_cluster(cluster, replicas)
+    cluster = RayCluster(worker_cpus=replicas.cpus, log_to_driver=False)
+    with _ended_by_sigterm():  # after Ray, which has a handler of its own
+        on_gpu = _uses_gpu(settings, cluster)
+        _check_cluster(cluster, replicas, on_gpu=on_gpu)
         log_as_json()
         if settings.ssl_certfile is None:
             warn_of_plain_http(host)
-        service = _RayService(cluster, settings, replicas)
+        service = _RayService(cluster, settings, replicas, on_gpu=on_gpu)
         try:
             with cluster.errors():
                 service.start(host, port)
+            url = url_of(host, port, is_tls=settings.ssl_certfile is not None)
+            _wait_for_route(url)
             facts = {
-                "url": url_of(host, port, is_tls=settings.ssl_certfile is not None),
+                "url": url,
                 "store": settings.store,
                 "replicas": [replicas.least, replicas.most],
                 "keys": settings.keys is not None,
@@ -109,18 +118,27 @@ def _check(settings: Settings, host: str) -> None:
     open_store(settings)
 
 
-def _check_cluster(cluster: RayCluster, replicas: Replicas) -> None:
+def _uses_gpu(settings: Settings, cluster: RayCluster) -> bool:
+    """Whether each replica has a GPU."""
+    device = settings.load_options.device
+    return device == "cuda" or (device == "auto" and cluster.gpus > 0)
+
+
+def _check_cluster(cluster: RayCluster, replicas: Replicas, *, on_gpu: bool) -> None:
     """Checks that the cluster is large enough and not in use by another service.
 
     Raises:
         AdapterkitError: It is not.
     """
-    needed = replicas.least * replicas.cpus
-    if not cluster.may_grow and needed > cluster.cpus:
-        raise AdapterkitError(
-            f"--replicas {replicas.least} with --replica-cpus {replicas.cpus} need {needed} CPUs, "
-            f"this machine has {cluster.cpus}; give fewer, or connect to a cluster (RAY_ADDRESS)"
-        )
+    needed = {"CPUs": (replicas.least * replicas.cpus, cluster.cpus)}
+    if on_gpu:
+        needed["GPUs"] = (replicas.least, cluster.gpus)
+    for kind, (n, there) in needed.items():
+        if n > there and not cluster.may_grow:
+            raise AdapterkitError(
+                f"--replicas {replicas.least} with --replica-cpus {replicas.cpus}: {n} {kind} are "
+                f"needed, this machine has {there}; give fewer, or connect to a cluster (RAY_ADDRESS)"
+            )
     if cluster.serve.status().proxies:
         raise AdapterkitError(
             "Ray Serve runs on this cluster already, with a port and options of its own; end it "
@@ -135,14 +153,16 @@ class _RayService:
         cluster: The cluster.
         settings: Settings of each replica.
         replicas: Their number and size.
+        on_gpu: Whether each has a GPU.
     """
 
-    def __init__(self, cluster: RayCluster, settings: Settings, replicas: Replicas) -> None:
+    def __init__(
+        self, cluster: RayCluster, settings: Settings, replicas: Replicas, *, on_gpu: bool
+    ) -> None:
         self._ray = cluster.ray
         self._serve = cluster.serve
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        device = settings.load_options.device
-        self._on_gpu = device == "cuda" or (device == "auto" and cluster.gpus > 0)
+        self._on_gpu = on_gpu
         self._settings = replace(
             settings, cores=replicas.cpus, keys=settings.keys and settings.keys.absolute()
         )
@@ -183,13 +203,19 @@ class _RayService:
         """Lets the replicas answer what they have accepted, and ends what was started."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        lost = (
+            self._ray.exceptions.RayError,
+            self._serve.exceptions.RayServeException,
+            TimeoutError,
+        )
         try:
             self._serve.delete(APPLICATION)
-        except (self._serve.exceptions.RayServeException, TimeoutError):
-            log.warning("not all requests were answered in time")
-        self._serve.shutdown()
-        if self._coordinator is not None:
-            self._ray.kill(self._coordinator)
+        except lost as error:
+            log.warning(f"not all requests were answered: {cause_of(str(error))}")
+        with suppress(*lost):
+            self._serve.shutdown()
+            if self._coordinator is not None:
+                self._ray.kill(self._coordinator)
         self._ray.shutdown()
 
     def _http_options(self, host: str, port: int) -> dict[str, Any]:
@@ -258,6 +284,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     """Ends with exit code 143 on SIGTERM, after what was started on the cluster has ended."""
 
     def end(number: int, _: FrameType | None) -> NoReturn:
+        log.warning("ended by SIGTERM while loading; no request was accepted")
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)
@@ -265,6 +292,18 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for_route(url: str) -> None:
+    """Waits until the proxy of this machine, if it has one, knows where requests go."""
+    end = time.monotonic() + ROUTE_SECONDS
+    with suppress(httpx2.TransportError):
+        while time.monotonic() < end:
+            # The certificate need not name the address by which it is asked here.
+            reply = httpx2.get(f"{url}/ready", verify=False)  # noqa: S501
+            if reply.status_code != 404:
+                return
+            time.sleep(0.1)
 
 
 def _wait_for_signal(facts: dict[str, Any]) -> None:
