@@ -16,6 +16,10 @@ from hashlib import blake2b
 BOUND = 1.25
 """How many times the mean load a replica may have before it is passed over."""
 
+FEW = 8
+"""Requests under way with which it is not passed over, whatever the mean: short rows of so many
+requests are one batch, so another replica would not answer sooner."""
+
 MAX_TENANTS = 10_000
 """Most tenants whose orders are stored. A header of a request can name any tenant."""
 
@@ -42,7 +46,7 @@ class TenantRouter:
         """
         if tenant is None:
             return self._less_loaded_of_two(loads)
-        most = BOUND * sum(loads.values()) / len(loads) + 1
+        most = max(FEW, BOUND * sum(loads.values()) / len(loads) + 1)
         order = self.order(tenant, loads)
         free = [replica for replica in order if loads[replica] <= most]
         return free + [replica for replica in order if loads[replica] > most]
