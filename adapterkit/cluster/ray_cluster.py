@@ -160,4 +160,4 @@ def cause_of(message: str) -> str:
         message: That of Ray's error, which has the traceback of the worker.
     """
     raised: list[str] = OURS.findall(message) or RAISED.findall(message)
-    return raised[0] if raised else message.strip().splitlines()[0]
+    return (raised or message.strip().splitlines() or ["no reason is known"])[0]

@@ -28,18 +28,10 @@ from .coordinator import Coordinator
 from .cors import check_origins
 from .json_logs import log, log_as_json
 from .key_file import VARIABLE
+from .listening import bound, check_host, url_of, warn_of_plain_http
 from .ray_replica import Replica
 from .replicas import Replicas
-from .server import (
-    DRAIN_SECONDS,
-    Settings,
-    bound,
-    check_host,
-    load_keys,
-    open_store,
-    url_of,
-    warn_of_plain_http,
-)
+from .server import DRAIN_SECONDS, Settings, load_keys, open_store
 from .tls import load_tls
 
 APPLICATION = "adapterkit"

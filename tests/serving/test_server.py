@@ -38,7 +38,7 @@ from adapterkit.serving.engine import Engine
 from adapterkit.serving.json_logs import JsonFormatter, log
 from adapterkit.serving.key_file import KeyFile, parse_keys
 from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.server import check_host
+from adapterkit.serving.listening import check_host
 from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.serving.text_mask import TextMask
 from adapterkit.serving.tracing import VARIABLE, Traces
