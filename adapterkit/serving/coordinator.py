@@ -7,11 +7,9 @@ begins with full quotas.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
-
-from prometheus_client.core import Metric
 
 from .token_bucket import TokenBucket
 
@@ -24,12 +22,12 @@ class ReplicaReport:
     """The state of a replica, which every other one can show.
 
     Attributes:
-        metrics: Its metrics.
         activity: Its activity, as `activity_of` returns it.
+        metrics: Its metrics, as `pack_metrics` returns them; None if it has not sent them lately.
     """
 
-    metrics: Sequence[Metric]
     activity: dict[str, Any]
+    metrics: bytes | None = None
 
 
 class Coordinator:
@@ -65,11 +63,14 @@ class Coordinator:
         self._bucket(tenant, unit, rate).correct(difference)
 
     def report(self, replica: str, report: ReplicaReport) -> list[str]:
-        """Keeps the report of a replica.
+        """Keeps the report of a replica. Without metrics, those of its report before stay.
 
         Returns:
             Names of adapters to unload since its report before.
         """
+        _, before = self._reports.get(replica, (0.0, report))
+        if report.metrics is None:
+            report = replace(report, metrics=before.metrics)
         self._reports[replica] = (self._clock(), report)
         return sorted(self._unloads.pop(replica, ()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,16 +15,21 @@ LABEL = "replica"
 """The label that names the replica of a sample."""
 
 
-def merged_text(reports: Mapping[str, Sequence[Metric]], may_see: Callable[[str], bool]) -> bytes:
+def pack_metrics(metrics: Sequence[Metric]) -> bytes:
+    """The metrics of a replica as bytes for `merged_text`."""
+    return pickle.dumps(metrics)
+
+
+def merged_text(packed: Mapping[str, bytes], may_see: Callable[[str], bool]) -> bytes:
     """The metrics of several replicas in the text format of Prometheus, each metric once.
 
     Args:
-        reports: The metrics of each replica, by its name.
+        packed: The metrics of each replica by its name, from `pack_metrics`.
         may_see: Whether the samples of an adapter are among them.
     """
     merged: dict[str, Metric] = {}
-    for replica, metrics in sorted(reports.items()):
-        for metric in metrics:
+    for replica, content in sorted(packed.items()):
+        for metric in pickle.loads(content):  # noqa: S301  # a replica has written it
             family = merged.setdefault(
                 metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit)
             )

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
 
 from ..errors import UnavailableError
 from .activity_report import activity_of
 from .coordinator import ReplicaReport
 from .coordinator_client import CoordinatorClient
+from .merged_metrics import pack_metrics
 from .peers import Peers
 from .quotas import SharedQuotas
 from .service import Service
 
 REPORT_SECONDS = 1.0
 """Seconds between two reports of a replica."""
+
+METRICS_EVERY = 3
+"""Every how many reports have the metrics, whose thousands of samples take some milliseconds."""
 
 
 class ReplicaPeers(Peers):
@@ -46,18 +51,26 @@ class ReplicaPeers(Peers):
     def unload(self, name: str) -> None:
         self._coordinator.send("unload", self.name, name)
 
-    async def report(self, service: Service) -> None:
+    async def report(self, service: Service, *, with_metrics: bool = True) -> None:
         """Reports once, and unloads what other replicas were asked to unload.
+
+        Args:
+            service: The service of this replica.
+            with_metrics: Whether its metrics are in the report.
 
         Raises:
             UnavailableError: The coordinator is away.
         """
-        report = ReplicaReport(list(service.metrics.registry.collect()), activity_of(service))
+        packed = None
+        if with_metrics:
+            metrics = list(service.metrics.registry.collect())
+            packed = await service.in_thread(pack_metrics, metrics)
+        report = ReplicaReport(activity_of(service), packed)
         for name in await self._coordinator.call("report", self.name, report):
             service.cache.unload(name)
 
     async def _report_forever(self, service: Service) -> None:
-        while True:
+        for number in count():
             with suppress(UnavailableError):  # it is back soon, and the next report tells the same
-                await self.report(service)
+                await self.report(service, with_metrics=number % METRICS_EVERY == 0)
             await asyncio.sleep(REPORT_SECONDS)

@@ -218,8 +218,9 @@ async def metrics(service: ServiceDep, caller: Annotated[Caller, Depends(admin)]
     label `replica`.
     """
     if service.peers.name:
-        reports = {name: one.metrics for name, one in (await service.peers.reports()).items()}
-        text = await service.in_thread(merged_text, reports, caller.may_use)
+        reports = await service.peers.reports()
+        packed = {name: one.metrics for name, one in reports.items() if one.metrics is not None}
+        text = await service.in_thread(merged_text, packed, caller.may_use)
     else:
         text = service.metrics.text(caller.may_use)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")

@@ -23,7 +23,7 @@ from adapterkit.serving.app import make_app
 from adapterkit.serving.coordinator import LOST_SECONDS, Coordinator, ReplicaReport
 from adapterkit.serving.coordinator_client import CoordinatorClient
 from adapterkit.serving.engine import Engine
-from adapterkit.serving.merged_metrics import merged_text
+from adapterkit.serving.merged_metrics import merged_text, pack_metrics
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.quotas import Quotas, SharedQuotas
 from adapterkit.serving.replica_peers import ReplicaPeers
@@ -165,7 +165,7 @@ def test_a_coordinator_that_is_away_is_no_hang(
 
 
 def report_of(requests: int) -> ReplicaReport:
-    return ReplicaReport([], {"requests": requests})
+    return ReplicaReport({"requests": requests}, b"packed")
 
 
 def test_a_replica_that_is_lost_is_forgotten(clock: Clock) -> None:
@@ -176,6 +176,14 @@ def test_a_replica_that_is_lost_is_forgotten(clock: Clock) -> None:
     assert set(coordinator.reports()) == {"a", "b"}
     clock.now = 1.2 * LOST_SECONDS
     assert coordinator.reports() == {"b": report_of(2)}
+
+
+def test_a_report_without_metrics_keeps_those_before(clock: Clock) -> None:
+    coordinator = Coordinator(clock)
+    coordinator.report("a", report_of(1))
+    coordinator.report("a", ReplicaReport({"requests": 2}))
+    coordinator.report("b", ReplicaReport({"requests": 3}))
+    assert coordinator.reports() == {"a": report_of(2), "b": ReplicaReport({"requests": 3})}
 
 
 def test_an_adapter_is_unloaded_by_all_other_replicas_once(clock: Clock) -> None:
@@ -202,8 +210,10 @@ def registry_of(replica: int) -> CollectorRegistry:
 
 
 def test_the_metrics_of_replicas_are_one_valid_text() -> None:
-    reports = {f"r{number}": list(registry_of(number).collect()) for number in (1, 2)}
-    text = merged_text(reports, lambda name: not name.startswith("globex/")).decode()
+    packed = {
+        f"r{number}": pack_metrics(list(registry_of(number).collect())) for number in (1, 2)
+    }
+    text = merged_text(packed, lambda name: not name.startswith("globex/")).decode()
     for family in ("waiting", "rows_total", "seconds"):
         assert text.count(f"# HELP {family} ") == text.count(f"# TYPE {family} ") == 1
     families = {family.name: family for family in text_string_to_metric_families(text)}

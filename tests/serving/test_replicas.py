@@ -82,7 +82,7 @@ def options(backbone: Path, keys: Path, memory: int) -> list[str]:
 
 def resident_share(url: str) -> float:
     """The share of requested adapters that were in memory."""
-    time.sleep(2)  # the last reports
+    time.sleep(5)  # the last reports
     metrics = metrics_by_replica(url).values()
     hits = sum(one["adapterkit_cache_hits_total"] for one in metrics)
     return hits / (hits + sum(one["adapterkit_cache_misses_total"] for one in metrics))
@@ -210,7 +210,7 @@ def ask(url: str, tenant: str, adapter: str, header: bool = False) -> httpx2.Res
 
 
 def requests_by_replica(url: str) -> dict[str, float]:
-    time.sleep(2)  # the last reports
+    time.sleep(5)  # the last reports
     return {
         name: one["adapterkit_requests_total"] for name, one in metrics_by_replica(url).items()
     }
