@@ -60,8 +60,8 @@ def serve(
         Literal["ray"] | None,
         typer.Option(
             "--engine",
-            help="Serve with several replicas on a Ray cluster: that of RAY_ADDRESS, else one on this "
-            "machine. Needs the extra adapterkit[ray].",
+            help="Serve with several replicas on a Ray cluster (RAY_ADDRESS, else one on this "
+            "machine). Needs the extra adapterkit[ray].",
         ),
     ] = None,
     replicas: Annotated[
@@ -239,7 +239,7 @@ def serve(
             }
             _refuse_given(
                 of_proxy,
-                "with --engine ray, Ray Serve accepts the connections; limit them in a proxy before it",
+                "with --engine ray, Ray Serve accepts connections; limit them in a proxy before it",
             )
             _refuse_given({"--device-map": device_map}, "with --engine ray, a replica has one GPU")
             _run_replicas(settings, replicas, replica_cpus, replica_tokens, host, port)

@@ -41,8 +41,8 @@ from .strict_json import StrictJsonRoute
 from .uploads import received_folder
 
 DRIFT_OF_REPLICAS = (
-    "each replica counts its own answers: compare adapterkit_drift_psi of each in /metrics, or give "
-    "`adapterkit drift` a file of answers"
+    "each replica counts its own answers: compare adapterkit_drift_psi of each in /metrics, or "
+    "give `adapterkit drift` a file of answers"
 )
 
 router = APIRouter(
@@ -194,7 +194,7 @@ async def delete(
         await service.in_thread(service.store.delete, name, version)
     if version is None:
         service.cache.unload(name)
-        service.peers.unload(name)
+        service.group.unload(name)
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
@@ -279,7 +279,7 @@ async def unload(name: Name, service: ServiceDep, action: ActionDep) -> Response
     """
     with action.on(name, "unload", "admin"):
         unloaded = service.cache.unload(check_name(name))
-        service.peers.unload(name)
+        service.group.unload(name)
     return JSONResponse({"name": name, "unloaded": unloaded})
 
 
@@ -310,7 +310,7 @@ async def drift(
     answers, so none of them can say it for all.
     """
     with action.on(name, "drift"):
-        if service.peers.name:
+        if service.group.name:
             raise DataError(DRIFT_OF_REPLICAS)
         reference = name if version is None else f"{name}@{version}"
         found = await service.find(action.caller, reference)

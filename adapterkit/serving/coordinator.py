@@ -14,7 +14,7 @@ from typing import Any
 from .token_bucket import TokenBucket
 
 LOST_SECONDS = 10.0
-"""A replica that has not reported for this long is taken for lost, and its last report forgotten."""
+"""A replica that has not reported for this long is lost, and its last report is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -94,4 +94,6 @@ class Coordinator:
     def _forget_lost(self) -> None:
         since = self._clock() - LOST_SECONDS
         self._reports = {name: kept for name, kept in self._reports.items() if kept[0] >= since}
-        self._unloads = {name: kept for name, kept in self._unloads.items() if name in self._reports}
+        self._unloads = {
+            name: kept for name, kept in self._unloads.items() if name in self._reports
+        }

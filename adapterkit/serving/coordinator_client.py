@@ -21,7 +21,7 @@ class CoordinatorClient:
 
     def __init__(self, actor: Any, errors: tuple[type[Exception], ...] = ()) -> None:
         self._actor = actor
-        self._errors = errors
+        self._errors = (TimeoutError, *errors)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Calls a method of `Coordinator` and returns its result.
@@ -32,7 +32,7 @@ class CoordinatorClient:
         try:
             async with asyncio.timeout(PATIENCE):
                 return await getattr(self._actor, method).remote(*arguments)
-        except (TimeoutError, *self._errors):
+        except self._errors:
             raise UnavailableError(
                 "what the replicas share cannot be read now; try again later"
             ) from None

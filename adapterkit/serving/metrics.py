@@ -189,7 +189,9 @@ class _StateCollector(Collector):
             "adapterkit_cache_hits", "Requested adapters that were in memory", cache.hits
         )
         yield CounterMetricFamily(
-            "adapterkit_cache_misses", "Requested adapters that had to be loaded first", cache.misses
+            "adapterkit_cache_misses",
+            "Requested adapters that had to be loaded first",
+            cache.misses,
         )
         adapters = GaugeMetricFamily(
             "adapterkit_resident_adapters", "Cached adapters", labels=["tier"]

@@ -50,7 +50,9 @@ class TenantRequestRouter(RequestRouter):  # type: ignore[misc]  # without Ray i
         replicas = {one.replica_id.unique_id: one for one in candidate_replicas}
         under_way = self.replica_queue_len_cache
         loads = {name: under_way.get(one.replica_id) or 0 for name, one in replicas.items()}
-        return [[replicas[name]] for name in self._router.rank(self._tenant(pending_request), loads)]
+        return [
+            [replicas[name]] for name in self._router.rank(self._tenant(pending_request), loads)
+        ]
 
     def _tenant(self, request: PendingRequest | None) -> str | None:
         if request is None or not self._by_tenant or not request.args:

@@ -129,7 +129,7 @@ def _check_cluster(cluster: RayCluster, replicas: Replicas, *, on_gpu: bool) -> 
         if n > there and not cluster.may_grow:
             raise AdapterkitError(
                 f"--replicas {replicas.least} with --replica-cpus {replicas.cpus}: {n} {kind} are "
-                f"needed, this machine has {there}; give fewer, or connect to a cluster (RAY_ADDRESS)"
+                f"needed, this machine has {there}; give fewer, or name a cluster (RAY_ADDRESS)"
             )
     if cluster.serve.status().proxies:
         raise AdapterkitError(
@@ -292,7 +292,7 @@ def _wait_for_route(url: str) -> None:
     with suppress(httpx2.TransportError):
         while time.monotonic() < end:
             # The certificate need not name the address by which it is asked here.
-            reply = httpx2.get(f"{url}/ready", verify=False)  # noqa: S501
+            reply = httpx2.get(f"{url}/ready", verify=False)
             if reply.status_code != 404:
                 return
             time.sleep(0.1)

@@ -160,7 +160,7 @@ async def activity(service: ServiceDep, caller: CallerDep) -> Response:
     tokens; adapters in memory and their bytes. Replicas of one service are summed; the latency is
     that of the slowest.
     """
-    reports = await service.peers.reports()
+    reports = await service.group.reports()
     if reports:
         return JSONResponse(merged_activity(one.activity for one in reports.values()))
     return JSONResponse(activity_of(service))
@@ -217,8 +217,8 @@ async def metrics(service: ServiceDep, caller: Annotated[Caller, Depends(admin)]
     Rows are reported of the adapters that the key may use. Of several replicas, each sample has the
     label `replica`.
     """
-    if service.peers.name:
-        reports = await service.peers.reports()
+    if service.group.name:
+        reports = await service.group.reports()
         packed = {name: one.metrics for name, one in reports.items() if one.metrics is not None}
         text = await service.in_thread(merged_text, packed, caller.may_use)
     else:

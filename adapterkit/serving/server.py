@@ -37,7 +37,7 @@ from .json_logs import log, log_as_json
 from .key_file import VARIABLE, KeyFile, parse_keys
 from .listening import address_errors, bound, check_host, url_of, warn_of_plain_http
 from .metrics import Metrics
-from .peers import Peers
+from .server_group import ServerGroup
 from .service import Service, ServingLimits
 from .text_mask import TextMask
 from .tls import TlsHandshake, load_tls
@@ -105,13 +105,15 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
 
 
-def make_service(settings: Settings, keys: Keys | None, peers: Peers | None = None) -> Service:
+def make_service(
+    settings: Settings, keys: Keys | None, group: ServerGroup | None = None
+) -> Service:
     """Loads the backbones and makes a service, which is not started yet.
 
     Args:
         settings: The settings.
         keys: The keys that they name, as `load_keys` returns them.
-        peers: The other servers of the service, if there are any.
+        group: The other servers of the service, if there are any.
 
     Raises:
         AdapterkitError: The store or a backbone is not valid.
@@ -157,7 +159,7 @@ def make_service(settings: Settings, keys: Keys | None, peers: Peers | None = No
         settings.log_texts,
         settings.cors_origins,
         mask,
-        peers,
+        group,
     )
 
 

@@ -36,9 +36,9 @@ from .engine import Engine
 from .imported_folder import FolderImport, ImportOptions
 from .json_logs import log
 from .metrics import Metrics
-from .peers import Peers
 from .pending_row import Output
 from .rollouts import Rollouts, position_of, served_rows
+from .server_group import ServerGroup
 from .text_mask import TextMask
 from .tokenizing import estimate_tokens
 from .wrong_keys import WrongKeys
@@ -105,7 +105,7 @@ class Service:
         log_texts: Whether the texts of requests are logged.
         origins: Origins of the pages of other sites that may send requests (CORS).
         mask: Masks them in the log; they are then logged in any case.
-        peers: The other servers of the service, if there are any.
+        group: The other servers of the service, if there are any.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Service:
         log_texts: bool = False,
         origins: Collection[str] = (),
         mask: TextMask | None = None,
-        peers: Peers | None = None,
+        group: ServerGroup | None = None,
     ) -> None:
         self.cache = cache
         self.engine = engine
@@ -128,8 +128,8 @@ class Service:
         self.log_texts = log_texts
         self.origins = origins
         self.mask = mask
-        self.peers = peers or Peers()
-        self.quotas = self.peers.quotas
+        self.group = group or ServerGroup()
+        self.quotas = self.group.quotas
         self.wrong_keys = WrongKeys()
         self.rollouts = Rollouts(cache, engine, limits.timeout)
         metrics.observe_wrong_keys(self.wrong_keys)

@@ -16,9 +16,7 @@ class TokenBucket:
         clock: Returns the time in seconds.
     """
 
-    def __init__(
-        self, rate: float | None, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rate: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = rate
         self._capacity = 10.0 * rate if rate is not None else 0.0
         self._level = self._capacity

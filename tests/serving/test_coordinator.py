@@ -26,7 +26,7 @@ from adapterkit.serving.engine import Engine
 from adapterkit.serving.merged_metrics import merged_text, pack_metrics
 from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.quotas import Quotas, SharedQuotas
-from adapterkit.serving.replica_peers import ReplicaPeers
+from adapterkit.serving.replica_group import ReplicaGroup
 from adapterkit.serving.service import Service, ServingLimits
 from helpers.adapters import MakeAdapter
 
@@ -210,9 +210,7 @@ def registry_of(replica: int) -> CollectorRegistry:
 
 
 def test_the_metrics_of_replicas_are_one_valid_text() -> None:
-    packed = {
-        f"r{number}": pack_metrics(list(registry_of(number).collect())) for number in (1, 2)
-    }
+    packed = {f"r{number}": pack_metrics(list(registry_of(number).collect())) for number in (1, 2)}
     text = merged_text(packed, lambda name: not name.startswith("globex/")).decode()
     for family in ("waiting", "rows_total", "seconds"):
         assert text.count(f"# HELP {family} ") == text.count(f"# TYPE {family} ") == 1
@@ -250,16 +248,16 @@ def replicas(
         cache = AdapterCache(store, tiny, 10**9, 0)
         engine = Engine(tiny, 256, 20_000, WorkerLanes(1, 1), metrics)
         metrics.observe(engine, cache)
-        peers = ReplicaPeers(name, client)
-        services.append(Service(cache, engine, None, metrics, ServingLimits(), peers=peers))
+        group = ReplicaGroup(name, client)
+        services.append(Service(cache, engine, None, metrics, ServingLimits(), group=group))
     yield services
     for service in services:
         service.cache.close()
 
 
-def peers_of(service: Service) -> ReplicaPeers:
-    assert isinstance(service.peers, ReplicaPeers)
-    return service.peers
+def group_of(service: Service) -> ReplicaGroup:
+    assert isinstance(service.group, ReplicaGroup)
+    return service.group
 
 
 def test_any_replica_shows_and_unloads_for_all(replicas: list[Service], actor: Actor) -> None:
@@ -267,7 +265,7 @@ def test_any_replica_shows_and_unloads_for_all(replicas: list[Service], actor: A
 
     async def report() -> None:
         for service in replicas:
-            await peers_of(service).report(service)
+            await group_of(service).report(service)
 
     with TestClient(make_app(one)) as first, TestClient(make_app(other)) as second:
         for client in (first, first, second):

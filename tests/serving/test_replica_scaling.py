@@ -35,7 +35,9 @@ def test_the_number_follows_the_tokens_of_all_replicas(tokens: list[float], want
 
 def test_the_policy_reads_what_replicas_report() -> None:
     scaling = TokenScaling(100)
-    context = SimpleNamespace(aggregated_metrics={TOKENS: {"a": 150, "b": 50}}, target_num_replicas=1)
+    context = SimpleNamespace(
+        aggregated_metrics={TOKENS: {"a": 150, "b": 50}}, target_num_replicas=1
+    )
     assert scaling(context) == (2, {})
     context = SimpleNamespace(aggregated_metrics=None, target_num_replicas=4)
     assert scaling(context) == (4, {})

@@ -211,9 +211,7 @@ def ask(url: str, tenant: str, adapter: str, header: bool = False) -> httpx2.Res
 
 def requests_by_replica(url: str) -> dict[str, float]:
     time.sleep(5)  # the last reports
-    return {
-        name: one["adapterkit_requests_total"] for name, one in metrics_by_replica(url).items()
-    }
+    return {name: one["adapterkit_requests_total"] for name, one in metrics_by_replica(url).items()}
 
 
 def test_replicas_share_the_quota_of_a_tenant(

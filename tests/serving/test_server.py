@@ -37,8 +37,8 @@ from adapterkit.serving.body_limits import BodyLimits
 from adapterkit.serving.engine import Engine
 from adapterkit.serving.json_logs import JsonFormatter, log
 from adapterkit.serving.key_file import KeyFile, parse_keys
-from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.listening import check_host
+from adapterkit.serving.metrics import Metrics
 from adapterkit.serving.service import Service, ServingLimits
 from adapterkit.serving.text_mask import TextMask
 from adapterkit.serving.tracing import VARIABLE, Traces

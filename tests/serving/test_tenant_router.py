@@ -61,7 +61,9 @@ def test_a_tenant_with_many_requests_uses_several_replicas() -> None:
     for under_way in range(1, 200):
         loads[router.rank("hot", loads)[0]] += 1
         assert max(loads.values()) <= max(FEW + 1, BOUND * under_way / len(loads) + 2)
-    assert sum(load > 0 for load in loads.values()) == 7  # the eighth has no share of 1.25 times the mean
+    assert (
+        sum(load > 0 for load in loads.values()) == 7
+    )  # the eighth has no share of 1.25 times the mean
 
 
 def test_a_few_requests_at_a_time_stay_on_one_replica() -> None:

@@ -8,7 +8,7 @@ from .coordinator import ReplicaReport
 from .quotas import Quotas
 
 
-class Peers:
+class ServerGroup:
     """The servers that answer for one service together: by default a single one.
 
     Args:

@@ -12,8 +12,8 @@ from .activity_report import activity_of
 from .coordinator import ReplicaReport
 from .coordinator_client import CoordinatorClient
 from .merged_metrics import pack_metrics
-from .peers import Peers
 from .quotas import SharedQuotas
+from .server_group import ServerGroup
 from .service import Service
 
 REPORT_SECONDS = 1.0
@@ -23,7 +23,7 @@ METRICS_EVERY = 3
 """Every how many reports have the metrics, whose thousands of samples take some milliseconds."""
 
 
-class ReplicaPeers(Peers):
+class ReplicaGroup(ServerGroup):
     """The replicas of a service.
 
     Args:
