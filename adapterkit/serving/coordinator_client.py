@@ -21,7 +21,7 @@ class CoordinatorClient:
 
     def __init__(self, actor: Any, errors: tuple[type[Exception], ...] = ()) -> None:
         self._actor = actor
-        self._errors = (TimeoutError, *errors)
+        self._errors: tuple[type[Exception], ...] = (TimeoutError, *errors)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Calls a method of `Coordinator` and returns its result.
