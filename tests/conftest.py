@@ -18,22 +18,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # run the GPU kernels on the CPU
 
-# numba compiles the kernels when these modules are imported and caches them on disk. pytest-xdist
-# imports this file before it starts its workers, so they are compiled once.
-import adapterkit.ops.gpu_kernels.gather
-import adapterkit.ops.kernels.attention
-import adapterkit.ops.kernels.disentangled
-import adapterkit.ops.kernels.gelu
-import adapterkit.ops.kernels.local_attention
-import adapterkit.ops.kernels.long_attention
-import adapterkit.ops.kernels.low_rank
-import adapterkit.ops.kernels.outer_products  # noqa: F401
+import adapterkit.ops.gpu_kernels.gather  # noqa: F401
 from adapterkit.backbone.model import Backbone
+from adapterkit.ops.kernels.compiling import compile_loops
 from helpers.adapters import MakeAdapter, random_adapter
 from helpers.checkpoints import save_random_bert
 from helpers.command_server import command_server
 from helpers.paths import SHARED
 from helpers.vocabulary import WORDS
+
+# numba caches compiled loops on disk. pytest-xdist imports this file before it starts its workers, so
+# each loop is compiled once.
+compile_loops()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -116,9 +112,12 @@ def anywhere(request: pytest.FixtureRequest, tiny_folder: Path) -> Backbone:
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def programs(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
     """A folder with the programs `adapterkit` and `python`, which start without importing torch."""
-    with command_server(tmp_path_factory.mktemp("commands")) as folder:
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "commands"  # by all workers
+    shared.mkdir(exist_ok=True)
+    with command_server(shared) as folder:
         yield folder
 
 

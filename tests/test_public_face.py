@@ -76,6 +76,17 @@ class Absent:
 
 MODULES = packages_distributions()
 sys.meta_path.insert(0, Absent())
+from adapterkit import Adapter, Backbone
+
+backbone = Backbone.load(sys.argv[2])
+adapter = Adapter.load(sys.argv[3], backbone)  # by this class alone
+
+from adapterkit import Predictor, Store
+
+(answer,) = Predictor(backbone, [adapter])([(adapter.name, "my card")])
+assert answer["adapter"] == adapter.name
+assert not {"evaluate", "matplotlib", "seqeval"} & sys.modules.keys()  # they score and draw
+
 from adapterkit.serving.server import Settings, make_service, uvicorn_config
 from adapterkit.serving.connections import ConnectionLimits
 
@@ -83,12 +94,15 @@ service = make_service(Settings("store", backbones=(sys.argv[2],)), None)
 uvicorn_config(service, ConnectionLimits.of_process(None, None))
 assert len(absent) > 8 and "triton" not in sys.modules
 """
-"""Starts a server in which the packages of all extras, and Triton, cannot be imported."""
+"""Predicts and starts a server where the packages of all extras, and Triton, cannot be imported."""
 
 
-def test_a_server_starts_without_the_packages_of_extras(tiny_folder: Path) -> None:
+def test_a_process_predicts_and_serves_without_the_packages_of_extras(
+    tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
+) -> None:
     Path("store").mkdir()
-    arguments = [str(ROOT / "pyproject.toml"), str(tiny_folder)]
+    adapter = make_adapter(tiny).save("adapter", tiny)
+    arguments = [ROOT / "pyproject.toml", tiny_folder, adapter]
     subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS, *arguments], check=True)
 
 

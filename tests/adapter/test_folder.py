@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -273,18 +272,6 @@ def test_an_adapter_saves_and_loads_itself(
     with pytest.raises(AdapterError, match="does not say which weights"):
         adapterkit.Adapter.load(unknown, tiny)
     assert adapterkit.Adapter.load(unknown, tiny, any_backbone=True).fingerprint is None
-
-
-def test_a_program_that_imports_only_the_class_loads_an_adapter(
-    tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
-) -> None:
-    folder = make_adapter(tiny).save(tmp_path / "a", tiny)
-    program = (
-        "from adapterkit import Adapter, Backbone\n"
-        f"print(Adapter.load({str(folder)!r}, Backbone.load({str(tiny_folder)!r})).name)"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (result.stdout, result.returncode) == ("acme/intent\n", 0), result.stderr
 
 
 def test_the_files_of_a_folder_describe_the_adapter(

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -519,9 +518,10 @@ for _ in sys.stdin:
 
 
 def test_a_store_is_sound_after_a_kill_during_publishing(
-    store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
+    programs: Path, store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
-    command = [sys.executable, "-c", PUBLISH, str(tiny_folder), str(ROOT)]
+    Path("publish.py").write_text(PUBLISH, encoding="utf-8")
+    command = [programs / "python", "publish.py", tiny_folder, ROOT]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as publisher:

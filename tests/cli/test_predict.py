@@ -229,8 +229,8 @@ def test_errors_of_standard_input_name_it(pipe: Any, arguments: tuple[str, ...])
     assert (empty.code, empty.err) == (2, "Error: standard input: there are no rows\n")
 
 
-def test_a_pipe_of_processes(arguments: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "adapterkit", "predict", "globex", "--input", "-"]
+def test_a_pipe_of_processes(programs: Path, arguments: tuple[str, ...]) -> None:
+    command = [programs / "adapterkit", "predict", "globex", "--input", "-"]
     done = subprocess.run(
         [*command, "--format", "txt", "--json", *arguments],
         input="sun\nrain\n",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +60,7 @@ MOST_TOKENS = 12
 def train_in_processes(
     recipes: Sequence[Path],
     folder: Path,
+    programs: Path,
     processes: int = 2,
     together: Sequence[Path] = (),
     sharded: Sequence[Path] = (),
@@ -70,6 +70,7 @@ def train_in_processes(
     Args:
         recipes: Recipe files, which are trained one after the other.
         folder: Where the program and a store of the adapters are written.
+        programs: The folder of the program `python` that runs them.
         processes: Number of processes.
         together: Recipe files of one command more.
         sharded: Recipe files of commands with FSDP. The first is trained with little memory.
@@ -92,11 +93,12 @@ def train_in_processes(
         for files in lists
         if files
     ]
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    python = str(programs / "python")
+    command = [python, "-m", "accelerate.commands.launch"]
     command += ["--multi_gpu", "--num_machines", "1", "--num_processes", str(processes)]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += [str(program), str(store), *commands]
-    variables = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHON_EXEC": python}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
     adapters = []

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import tomllib
 import urllib.error
@@ -27,7 +26,6 @@ import pytest
 import torch
 
 from adapterkit_example.family import RenamedBert, RenamedBertConfig
-from helpers.command_server import command_server
 from helpers.paths import ROOT
 
 HERE = Path(__file__).parent
@@ -97,17 +95,7 @@ def renamed_folder(tiny_folder: Path, tmp_path: Path) -> Path:
 
 def environment(site: Path) -> dict[str, str]:
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="module")
-def program(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The program `adapterkit` where the package is installed."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(site).items():
-            patch.setenv(name, value)
-        with command_server(tmp_path_factory.mktemp("commands")) as folder:
-            yield folder / "adapterkit"
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def run(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -125,13 +113,14 @@ def run(site: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def server(program: Path, backbone: Path) -> Iterator[str]:
+def server(site: Path, program: Path, backbone: Path) -> Iterator[str]:
     """The URL of `adapterkit serve`."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     options = ("--port", str(port), "--backbone", backbone, "--device", "cpu")
     process = subprocess.Popen(
         [program, "serve", "adapters", *options],
+        env=environment(site),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -161,8 +150,9 @@ def post(url: str, body: Any) -> Any:
 
 
 def test_one_file_each_trains_evaluates_predicts_and_serves(
-    site: Path, program: Path, renamed_folder: Path, tmp_path: Path
+    site: Path, programs: Path, renamed_folder: Path, tmp_path: Path
 ) -> None:
+    program = programs / "adapterkit"
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(backbone=renamed_folder))
     (tmp_path / "rows.csv").write_text(ROWS)
     done = run(site, program, "train", "recipe.yaml", "--output", "adapters")
@@ -179,24 +169,25 @@ def test_one_file_each_trains_evaluates_predicts_and_serves(
     done = run(site, program, "predict", "t/topic", json.dumps(ROW), *backbone, "--json")
     (answer,) = json.loads(done.stdout)
     assert (answer["adapter"], answer["label"]) == ("t/topic", "for")
-    with server(program, renamed_folder) as url:
+    with server(site, program, renamed_folder) as url:
         best, *_ = post(f"{url}/predict", {"adapter_id": "t/topic", "inputs": ROW})
     assert best["label"] == answer["label"]
     assert best["score"] == pytest.approx(answer["score"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_a_benchmark_measures_its_method(site: Path, program: Path) -> None:
+def test_a_benchmark_measures_its_method(site: Path, programs: Path) -> None:
     options = "--method red --steps 4 --rounds 1 --no-peers --json".split()
+    program = programs / "adapterkit"
     rows = json.loads(run(site, program, "bench", "train", *options).stdout)["rows"]
     assert [row["rows_per_second"] > 0 for row in rows if row["method"] == "red"] == [True]
 
 
-def test_each_contract_test_runs_with_its_thing(site: Path) -> None:
+def test_each_contract_test_runs_with_its_thing(site: Path, programs: Path) -> None:
     options = ("-q", "-rA", "-n0", "-p", "no:cacheprovider", "--rootdir", ROOT)
     files = [ROOT / "tests" / name for name in CONTRACTS]
     chosen = " or ".join(CONTRACTS.values())
-    done = run(site, sys.executable, "-m", "pytest", *options, "-k", chosen, *files)
+    done = run(site, programs / "python", "-m", "pytest", *options, "-k", chosen, *files)
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
     for file, thing in CONTRACTS.items():
         assert sum(file in line and thing in line for line in passed) >= 4, done.stdout[-2000:]

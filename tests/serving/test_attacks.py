@@ -15,7 +15,7 @@ import pytest
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.serving import http_protocol
+from adapterkit.serving import body_limits, http_protocol
 from adapterkit.serving.api_keys import hash_key
 from adapterkit.serving.binary_tensors import HEADER_LENGTH
 from adapterkit.serving.service import ServingLimits
@@ -123,8 +123,14 @@ def post(port: int, path: str, body: bytes, **fields: Any) -> tuple[int, dict[st
     ],
 )
 def test_a_body_without_permission_is_refused_before_it_is_sent(
-    port: int, method: str, path: str, key: str | None, status: int
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    key: str | None,
+    status: int,
 ) -> None:
+    monkeypatch.setattr(body_limits, "UNREAD_SECONDS", 0.2)
     with Connection(port) as connection:
         fields: dict[str, Any] = {HEADER_LENGTH: 10}
         connection.send(head(path, 1_000_000_000, method=method, key=key, **fields))

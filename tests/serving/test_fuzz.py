@@ -62,7 +62,7 @@ def url(folder: Path, tiny_folder: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-@pytest.mark.parametrize("n_requests", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_requests", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_every_answer_is_as_described(
     url: str,
     mode: GenerationMode,

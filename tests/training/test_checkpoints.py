@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,6 @@ from adapterkit.training import checkpointing
 from adapterkit.training.callbacks.base import Event
 from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import recipe_for, with_changes, write_rows
-from helpers.paths import ROOT
 from helpers.resumable import assert_same, recipes
 from helpers.tolerance import assert_close
 
@@ -302,18 +300,14 @@ def test_a_training_without_checkpoint_begins(
     assert_same(resumed, train(recipe, tiny, progress=False))
 
 
-def started(recipe: Path, *options: str) -> subprocess.Popen[str]:
-    """`adapterkit train` in a process of its own, in which SIGINT is not ignored."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "adapterkit", "train", str(recipe), *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+def started(programs: Path, recipe: Path, *options: str) -> subprocess.Popen[str]:
+    """`adapterkit train` in a process of its own."""
+    return subprocess.Popen(
+        [programs / "adapterkit", "train", recipe, *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    signal.signal(signal.SIGINT, before)
-    return process
 
 
 def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
@@ -343,14 +337,16 @@ def assert_as_undisturbed(recipe: Path, backbone: Backbone) -> None:
     assert not Path("adapters/.checkpoints").exists()
 
 
-def test_a_process_that_was_killed_and_ended_goes_on(tiny: Backbone, tiny_folder: Path) -> None:
+def test_a_process_that_was_killed_and_ended_goes_on(
+    programs: Path, tiny: Backbone, tiny_folder: Path
+) -> None:
     recipe = long_recipe(tiny_folder)
-    killed = started(recipe)
+    killed = started(programs, recipe)
     wait_for_step(killed, 20)
     killed.kill()
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    ended = started(recipe, "--resume")
+    ended = started(programs, recipe, "--resume")
     wait_for_step(ended, 60)
     ended.terminate()
     _, errors = ended.communicate()
@@ -363,10 +359,12 @@ def test_a_process_that_was_killed_and_ended_goes_on(tiny: Backbone, tiny_folder
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_twenty_random_moments(tiny: Backbone, tiny_folder: Path) -> None:
+def test_a_process_killed_at_twenty_random_moments(
+    programs: Path, tiny: Backbone, tiny_folder: Path
+) -> None:
     recipe, draws = long_recipe(tiny_folder), random.Random(0)
     for moment in sorted(draws.sample(range(1, 170), 20)):
-        process = started(recipe, "--resume")
+        process = started(programs, recipe, "--resume")
         wait_for_step(process, moment)
         time.sleep(draws.random() * 0.02)
         process.kill()

@@ -84,7 +84,10 @@ def write_pairs(n: int, path: Path) -> Path:
 
 @pytest.fixture
 def trained(
-    tiny: Backbone, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    programs: Path,
+    tiny: Backbone,
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, tuple[Adapter, Adapter]]:
     """Each adapter trained in this process, and in two processes."""
     folder = tmp_path_factory.mktemp("processes")
@@ -103,7 +106,9 @@ def trained(
         text = RECIPE.format(name=name, model=tiny_folder, rows=rows) + sections
         together[name].write_text(text, encoding="utf-8")
     whole, sharded = files[: len(SECTIONS)], files[len(SECTIONS) :]
-    two = train_in_processes(whole, folder, together=list(together.values()), sharded=sharded)
+    two = train_in_processes(
+        whole, folder, programs, together=list(together.values()), sharded=sharded
+    )
     one = [train(Recipe.load(file), tiny, progress=False) for file in whole]
     one += train_as_divided(tiny, *map(Recipe.load, together.values()))
     one += [train(Recipe.load(file), tiny, progress=False) for file in sharded]
@@ -195,7 +200,9 @@ def test_parts_cost_about_the_same(costs: list[int], parts: list[list[int]]) -> 
     assert divide(costs, 2) == parts
 
 
-def test_the_documented_command_publishes_one_adapter(tiny: Backbone, tiny_folder: Path) -> None:
+def test_the_documented_command_publishes_one_adapter(
+    programs: Path, tiny: Backbone, tiny_folder: Path
+) -> None:
     """Whatever `device` says: the recipe leaves it at `auto`."""
     documented = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^accelerate launch --multi_gpu .* train\b", documented, re.MULTILINE)
@@ -203,6 +210,7 @@ def test_the_documented_command_publishes_one_adapter(tiny: Backbone, tiny_folde
     recipe.write_text(recipe.read_text(encoding="utf-8").replace(", device: cpu", ""))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    variables["PYTHON_EXEC"] = str(programs / "python")  # of the two processes
     done = subprocess.run(
         ["bash", "-c", f"{command} {recipe}"],
         env=variables,
@@ -414,7 +422,9 @@ def test_each_process_keeps_half_of_the_frozen_weights(tiny_folder: Path) -> Non
 
 
 @pytest.mark.slow
-def test_banking77_on_two_processes_is_banking77_on_one(shared_data: Path, tmp_path: Path) -> None:
+def test_banking77_on_two_processes_is_banking77_on_one(
+    programs: Path, shared_data: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"""
@@ -425,6 +435,6 @@ def test_banking77_on_two_processes_is_banking77_on_one(shared_data: Path, tmp_p
         """
     )
     one = train(Recipe.load(recipe), progress=False)
-    (two,) = train_in_processes([recipe], tmp_path)
+    (two,) = train_in_processes([recipe], tmp_path, programs)
     assert_same_losses(one, two)
     assert one.metrics["test"]["accuracy"] == two.metrics["test"]["accuracy"]
