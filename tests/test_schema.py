@@ -11,7 +11,9 @@ from adapterkit.data.dataset import Data
 from adapterkit.methods.base import methods
 from adapterkit.schema import build, build_kind, convert, dump, is_text, keys_of
 from adapterkit.tasks.base import tasks
-from adapterkit.training.recipe import BackboneSection, Recipe, Training
+from adapterkit.training.backbone_section import BackboneSection
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.training_section import Training
 
 KINDS: list[Any] = [*methods().values(), *tasks().values()]
 SECTIONS: list[Any] = [Data, BackboneSection, Training, *KINDS]

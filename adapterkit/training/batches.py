@@ -18,8 +18,8 @@ from ..inference.labelled import Split
 from ..ops.dropout import DropoutSeed
 from ..tasks.base import Task
 from ..tasks.types import Example, Outputs
-from .recipe import Training
 from .shared_batch import SharedBatch
+from .training_section import Training
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from ..errors import TrainingInterruptedError
 from .callbacks.base import Callback, Event
 from .checkpoint import Checkpoints
-from .recipe import CheckpointSection
 from .run import Run, taken_steps
+from .training_section import CheckpointSection
 
 log = logging.getLogger("adapterkit")
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from ..errors import RecipeError
-from .recipe import BackboneSection, Recipe
+from .backbone_section import BackboneSection
+from .recipe import Recipe
 
 
 def check_together(recipes: Sequence[Recipe]) -> None:

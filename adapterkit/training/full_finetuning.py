@@ -22,9 +22,10 @@ from .checkpoint import CheckpointPlace
 from .loop import LoopOptions
 from .plan import Plan, Rows
 from .processes import make_accelerator
-from .recipe import Recipe, Training
+from .recipe import Recipe
 from .train import checkpoint_callbacks, load_backbone, run_plans
 from .trainable import TrainableAdapter, TrainableAdapters
+from .training_section import Training
 
 LEARNING_RATE = 1e-4
 """Peak learning rate of the backbone's weights if the recipe names none."""

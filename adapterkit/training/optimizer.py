@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .recipe import Training
 from .trainable import TrainableAdapter
+from .training_section import Training
 
 ENOUGH_STEPS = 200
 EPOCHS = (3, 24)

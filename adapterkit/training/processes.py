@@ -18,7 +18,8 @@ from torch._C._distributed_c10d import TCPStore  # torch.distributed exports it,
 
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
-from .recipe import BackboneSection, Recipe
+from .backbone_section import BackboneSection
+from .recipe import Recipe
 
 log = logging.getLogger("adapterkit")
 

@@ -12,8 +12,9 @@ from ..metrics.base import metric_kinds
 from ..schema import keys_of
 from ..tasks.base import column_roles, tasks
 from .augmentation import Augmentation
-from .recipe import BackboneSection, Training
+from .backbone_section import BackboneSection
 from .search_space import Range
+from .training_section import Training
 
 
 def describe_keys() -> str:

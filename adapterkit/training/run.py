@@ -16,8 +16,8 @@ from ..errors import AdapterkitError
 from ..inference.labelled import Split
 from .batches import Batches, MicroBatch
 from .optimizer import default_epochs, parameter_groups, schedule_factor
-from .recipe import Training
 from .trainable import TrainableAdapter
+from .training_section import Training
 
 CURVE_POINTS = 200
 

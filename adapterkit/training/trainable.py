@@ -16,7 +16,7 @@ from ..inference.forward import AdapterOutput, forward
 from ..inference.shared_layers import StateCache
 from ..ops.dropout import Dropout
 from .batches import MicroBatch
-from .recipe import Training
+from .training_section import Training
 
 
 class TrainableAdapter(nn.Module):

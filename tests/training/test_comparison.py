@@ -22,7 +22,8 @@ from adapterkit.tasks.types import Row
 from adapterkit.training.comparison import compare
 from adapterkit.training.full_finetuning import LEARNING_RATE, TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
-from adapterkit.training.recipe import Recipe, Training
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.training_section import Training
 from adapterkit.training.run import Run
 from adapterkit.training.train import train
 from adapterkit.training.trainable import TrainableAdapters

@@ -19,7 +19,8 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.predictor import Predictor
 from adapterkit.training.optimizer import default_epochs, schedule_factor
-from adapterkit.training.recipe import Recipe, Training
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.training_section import Training
 from adapterkit.training.train import train
 from helpers.joint_training import assert_same_weights
 from helpers.sequences import tokenise

@@ -11,7 +11,9 @@ from adapterkit.errors import RecipeError
 from adapterkit.methods.base import methods
 from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
-from adapterkit.training.recipe import BackboneSection, Recipe, Training
+from adapterkit.training.backbone_section import BackboneSection
+from adapterkit.training.recipe import Recipe
+from adapterkit.training.training_section import Training
 from adapterkit.training.recipe_keys import describe_keys
 from helpers.paths import RECIPES, SHARED
 from helpers.recipe_faults import GOOD_RECIPE, RECIPE_CHANGES, RECIPE_FAULTS
