@@ -13,7 +13,8 @@ from typing import Any
 from ..backbone.embedded import EMBEDDED, EMBEDDED_HUB_NAME
 from ..tasks.fields import FieldKind
 from .adapter import Adapter
-from .plots import confusions, learning_curve, scatter
+from .confusion_plot import confusions
+from .plots import learning_curve, scatter
 
 REPORT = "report"
 """Folder of figures and tables in an adapter folder; only people read it."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from .plots import ACCENT, BLUE, GRID, INK, TITLE, new_figure, png
+from .figure import ACCENT, BLUE, GRID, INK, TITLE, new_figure, png
 
 WIDE = 3
 """Panels in a row."""

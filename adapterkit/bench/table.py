@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..adapter.plots import ACCENT, BLUE, GRID, INK
+from ..adapter.figure import ACCENT, BLUE, GRID, INK
 from ..atomic import write_output
 from ..text_table import table
 from .systems import OWN

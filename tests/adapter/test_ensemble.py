@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapterkit.adapter import plots as figures
+from adapterkit.adapter import plots
 from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import checksum_errors
@@ -788,8 +788,8 @@ def test_the_card_and_the_command_line_show_every_member(
     (expected,) = Predictor(tiny, [adapter])([("acme/topic", "sun")])
     assert_close(answer["scores"], expected["scores"])
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "png", drawn.append)
-    figures.learning_curve("x", "accuracy", adapter.training)
+    monkeypatch.setattr(plots, "png", drawn.append)
+    plots.learning_curve("x", "accuracy", adapter.training)
     scores, losses = drawn[0].axes
     assert [line.get_alpha() for line in losses.get_lines()] == [0.3] * 4 + [1.0] * 2
     assert len(scores.get_lines()) == 2 * 3

@@ -17,11 +17,12 @@ import sklearn.metrics
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from adapterkit.adapter import plots as figures
+from adapterkit.adapter import confusion_plot, plots
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.model_card import model_card, report_files
-from adapterkit.adapter.plots import MATRIX, confusions
+from adapterkit.adapter.confusion_plot import MATRIX, confusions
+from adapterkit.adapter.figure import font_families
 from adapterkit.adapter.store import Store
 from adapterkit.atomic import write_folder
 from adapterkit.backbone.model import Backbone
@@ -247,7 +248,7 @@ def test_digits_have_enough_contrast_on_every_shade(drawn: list[Any]) -> None:
     ],
 )
 def test_an_axis_of_scores_does_not_exaggerate(scores: list[float], limits: Any) -> None:
-    assert figures._score_range(scores) == pytest.approx(limits)
+    assert plots._score_range(scores) == pytest.approx(limits)
 
 
 def test_a_learning_curve_shows_both_losses_and_names_the_kept_epoch(drawn: list[Any]) -> None:
@@ -256,7 +257,7 @@ def test_a_learning_curve_shows_both_losses_and_names_the_kept_epoch(drawn: list
         for n in (1, 2, 3)
     ]
     record = {"history": history, "losses": [(1, 1.0), (9, 0.2)], "epoch": 1}
-    figures.learning_curve("acme/x", "accuracy", record)
+    plots.learning_curve("acme/x", "accuracy", record)
     above, below = drawn[0].axes
     assert above.figure.get_suptitle() == "acme/x (kept: epoch 1, 0.890)"
     assert [text.get_text() for text in below.get_legend().get_texts()] == [
@@ -279,23 +280,24 @@ def test_numbers_are_drawn_against_the_right_ones(
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are drawn, in place of their files."""
     found: list[Any] = []
-    monkeypatch.setattr(figures, "png", found.append)
+    for module in (confusion_plot, plots):
+        monkeypatch.setattr(module, "png", found.append)
     return found
 
 
 def test_labels_missing_from_every_font_are_numbered(
     drawn: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "font_families", lambda characters: None)
+    monkeypatch.setattr(confusion_plot, "font_families", lambda characters: None)
     confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
-    monkeypatch.setattr(figures, "font_families", lambda characters: ["DejaVu Sans"])
+    monkeypatch.setattr(confusion_plot, "font_families", lambda characters: ["DejaVu Sans"])
     confusions("acme/x", ["体育", "财经"], [[0, 1, 3]])
     for figure, names in zip(drawn, (["1", "2"], ["体育", "财经"]), strict=True):
         axes = figure.axes[0]
         assert [text.get_text() for text in axes.get_yticklabels()] == names
         assert [text.get_text() for text in axes.get_xticklabels()] == names
     assert "per_class.csv" in drawn[0].get_suptitle().replace("\n", " ")
-    assert figures.font_families("абв") == ["DejaVu Sans"]
+    assert font_families("абв") == ["DejaVu Sans"]
 
 
 def test_a_long_title_stays_inside_its_plot(drawn: list[Any]) -> None:
