@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..ops.attention import uses_flash_attention
 from ..ops.dropout import Dropout
 from ..ops.frozen_linear import fuse_gelu, prepack, use_int8
 from .checkpoint import Checkpoint, locate
+from .checkpoint_heads import lm_head_of, pooler_of
 from .cuda_graphs import GraphCache
 from .edits import Edits
 from .families.base import Family
@@ -21,7 +22,6 @@ from .fingerprint import fingerprint
 from .frozen_weights import FrozenWeights
 from .geometry import Geometry
 from .hooks import EditHooks
-from .lm_head import LMHead, head_shape, transform
 from .load_options import Device, DeviceMap, Dtype, LoadOptions, Quantization
 from .malloc import keep_freed_memory
 from .packing import EncoderOutput, Packed, Pooling
@@ -82,11 +82,11 @@ class Backbone:
         self.declares_lower_case = checkpoint.declares_lower_case
         self.quantization = quantization
         self.shards = shards
-        self.lm_head = _lm_head(family, model, self.geometry, checkpoint)
+        self.lm_head = lm_head_of(family, model, self.geometry, checkpoint)
         self._family = family
         self.layers: Sequence[nn.Module] = family.layers(model)
         self.frozen_weights = FrozenWeights(self.layers, self.geometry)
-        self._pool = _pooler(family, model, self.geometry, checkpoint)
+        self._pool = pooler_of(family, model, self.geometry, checkpoint)
         self._hooks = EditHooks(model, family, self.geometry)
         width = self.geometry.hidden // self.geometry.heads
         whole = quantization == "none" and not self.has_stored_layers
@@ -331,50 +331,6 @@ def _torch_device(options: LoadOptions) -> str:
     if options.quantization == "int8":
         raise BackboneError("quantization: 'int8' is for the CPU; use 8bit on a GPU")
     return f"cuda:{torch.cuda.current_device()}"
-
-
-def _lm_head(
-    family: Family, model: Any, geometry: Geometry, checkpoint: Checkpoint
-) -> LMHead | None:
-    weight = model.get_input_embeddings().weight
-    if weight.shape[-1] != geometry.hidden:
-        return None
-    tensors = _head_tensors(checkpoint.lm_head, weight, geometry, checkpoint)
-    if not family.uses_gelu(model.config):  # the head computes GELU alone
-        tensors = {}
-    return LMHead(weight, tensors, family.norm_eps(model.config))
-
-
-def _head_tensors(
-    head: Mapping[str, Tensor], embeddings: Tensor, geometry: Geometry, checkpoint: Checkpoint
-) -> dict[str, Tensor]:
-    """The tensors of a head beside the word embeddings, `[V, h]`.
-
-    Raises:
-        BackboneError: One has a shape that does not fit.
-    """
-    for name, tensor in head.items():
-        expected = head_shape(name, len(embeddings), geometry.hidden)
-        if tuple(tensor.shape) != expected:
-            raise BackboneError(
-                f"{checkpoint.folder}: the head for masked language modelling has {name} of shape "
-                f"{list(tensor.shape)}, by config.json {list(expected)}"
-            )
-    return {name: tensor.to(embeddings.device) for name, tensor in head.items()}
-
-
-def _pooler(
-    family: Family, model: Any, geometry: Geometry, checkpoint: Checkpoint
-) -> Callable[[Tensor], Tensor] | None:
-    """The pooler of a checkpoint, `[n, h] -> [n, h]`; None if it has none."""
-    if checkpoint.has_pooler:
-        return partial(family.pool, model)
-    if not checkpoint.transform or not family.uses_gelu(model.config):
-        return None
-    embeddings = model.get_input_embeddings().weight
-    tensors = _head_tensors(checkpoint.transform, embeddings, geometry, checkpoint)
-    eps = family.norm_eps(model.config)
-    return lambda states: transform(states.float(), tensors, eps).to(states.dtype)
 
 
 def _check_fingerprint(family: Family, model: nn.Module) -> None:
