@@ -8,26 +8,22 @@ is in `local_writer.py`, and who writes a bucket in `remote_writer.py`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from os.path import isdir, isfile, join
 from pathlib import Path
 
 from ..atomic import file_digest
-from ..backbone.embedded import EMBEDDED
 from ..backbone.geometry import Geometry
 from ..errors import AdapterError, AdapterkitError, UnknownAdapterError, did_you_mean
-from ..names import BASE, check_name
+from ..names import check_name
 from .adapter import Adapter
 from .alias_changes import pointed, promoted, rolled_back, rolled_out
 from .aliases import LATEST, main_version
-from .card import backbone_of, read_parent
+from .card import read_parent
 from .checksums import checksum_errors, folder_digest, read_sums, with_checksums
 from .folder import SignatureCheck, adapter_files
-from .hub import HUB, HubRepository
 from .local_writer import LocalWriter
-from .peft_format import CONFIG
 from .remote_store import Remote, is_url
 from .remote_writer import RemoteWriter
 from .rollout import Rollout
@@ -371,41 +367,3 @@ class Store:
         index = self._index.of(name)
         aliases = {alias: main_version(target) for alias, target in index.aliases.items()}
         return sorted(index.versions), aliases
-
-
-def find_folder(reference: str, store: Store) -> Path:
-    """The folder of an adapter that a user names: the folder itself, a local copy of a repository
-    of the Hugging Face hub (`hf://user/repo@revision`), else a name in the store.
-
-    Raises:
-        UnknownAdapterError: It is none of them.
-        AdapterError: The repository cannot be downloaded.
-    """
-    if reference.startswith(HUB):
-        return HubRepository.of(reference.removeprefix(HUB)).download()
-    if isfile(join(reference, CONFIG)):  # os.path: a text too long for a path is not one
-        return Path(reference)
-    is_path = reference.startswith((".", "/"))
-    if is_path or (isdir(reference) and not isdir(store.root / reference)):
-        raise UnknownAdapterError(f"{reference}: not an adapter folder, {CONFIG} is missing")
-    return store.path(reference)
-
-
-def backbone_name(references: Sequence[str], store: Store, chosen: str | None = None) -> str:
-    """Name of the backbone to load for some adapters: that on which the first one was trained.
-
-    Args:
-        references: Adapters as in `find_folder`, or `base` for the plain backbone; every one is
-            looked up.
-        store: The store.
-        chosen: The backbone that the user names, which is taken then.
-
-    Returns:
-        The name; that of the embedded backbone if there is no adapter.
-
-    Raises:
-        UnknownAdapterError: One of them is no adapter.
-        AdapterError: Its card is garbled, or it is a folder of PEFT that names no base model.
-    """
-    folders = [find_folder(reference, store) for reference in references if reference != BASE]
-    return chosen or (backbone_of(folders[0]) if folders else EMBEDDED)

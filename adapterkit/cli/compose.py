@@ -62,7 +62,8 @@ def compose(
     """
     from ..adapter.composition import compose as compose_adapters
     from ..adapter.folder import load_adapter
-    from ..adapter.store import Store, backbone_name, find_folder
+    from ..adapter.references import backbone_name, find_folder
+    from ..adapter.store import Store
     from ..backbone.model import Backbone
 
     if head is not None and head not in adapters:

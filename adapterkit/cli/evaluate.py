@@ -58,7 +58,8 @@ def evaluate(
     """
     from ..adapter.folder import load_adapter
     from ..adapter.model_card import score_text
-    from ..adapter.store import Store, backbone_name, find_folder
+    from ..adapter.references import backbone_name, find_folder
+    from ..adapter.store import Store
     from ..backbone.model import Backbone
     from ..inference.labelled import read_rows
     from ..inference.pipeline import predictions

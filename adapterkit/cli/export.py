@@ -78,7 +78,8 @@ def export(
     adapterkit export acme/intent --format openvino --int8 --rows test.csv --output intent-int8
     """
     from ..adapter.folder import load_adapter
-    from ..adapter.store import Store, backbone_name, find_folder
+    from ..adapter.references import backbone_name, find_folder
+    from ..adapter.store import Store
     from ..backbone.model import Backbone
     from ..export.formats import FORMATS
     from ..export.runtime_folder import RUNTIMES, write_runtime_folder

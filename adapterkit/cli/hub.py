@@ -42,7 +42,8 @@ def push(
     """
     from ..adapter.card import read_parent
     from ..adapter.hub import HubRepository
-    from ..adapter.store import Store, find_folder
+    from ..adapter.references import find_folder
+    from ..adapter.store import Store
 
     target = HubRepository.of(repository)
     folder = find_folder(adapter, Store(store))

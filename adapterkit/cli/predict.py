@@ -148,7 +148,8 @@ def predict(
         survey = RowSurvey.of(requests.rows(log.warning))
         references = references or list(survey.adapters)
         # A fault of the file need not wait for the backbone.
-        from ..adapter.store import Store, backbone_name
+        from ..adapter.references import backbone_name
+        from ..adapter.store import Store
         from ..backbone.model import Backbone
         from ..inference.predictor import Predictor
         from ..prediction.prediction_rows import OutputColumns, PredictionStream

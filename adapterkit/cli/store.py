@@ -83,7 +83,8 @@ def inspect(
     from ..adapter.card import CARD, read_card, read_parent
     from ..adapter.folder import parent_folder
     from ..adapter.model_card import REPORT
-    from ..adapter.store import Store, find_folder
+    from ..adapter.references import find_folder
+    from ..adapter.store import Store
     from ..adapter.weights import WEIGHTS, tensor_shapes
 
     folder = find_folder(adapter, Store(store))
@@ -123,7 +124,8 @@ def verify(
     """
     from ..adapter.peft_format import CONFIG
     from ..adapter.remote_store import is_url
-    from ..adapter.store import Store, find_folder
+    from ..adapter.references import find_folder
+    from ..adapter.store import Store
     from ..adapter.trust import Trust
 
     rows: list[dict[str, Any]] = []

@@ -10,7 +10,8 @@ from ..adapter.adapter import Adapter
 from ..adapter.card import BackboneRef
 from ..adapter.folder import SignatureCheck, check_backbone
 from ..adapter.stacking import ParentCache
-from ..adapter.store import Store, backbone_name, find_folder
+from ..adapter.references import backbone_name, find_folder
+from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean
 from ..names import BASE, check_name

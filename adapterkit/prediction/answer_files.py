@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..adapter.card import read_card
-from ..adapter.store import Store, find_folder
+from ..adapter.references import find_folder
+from ..adapter.store import Store
 from ..data.readers import read_records
 from ..errors import AdapterkitError, DataError
 from ..schema import build_kind

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..adapter.store import Store, backbone_name
+from ..adapter.references import backbone_name
+from ..adapter.store import Store
 from ..errors import DataError
 from ..inference.progress_bar import progress_bar
 from .job_folder import JobFolder, PartRecord

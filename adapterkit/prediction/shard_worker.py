@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..adapter.store import Store, backbone_name, find_folder
+from ..adapter.references import backbone_name, find_folder
+from ..adapter.store import Store
 from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..data.requests import FaultyRow, RequestFile

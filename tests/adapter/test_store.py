@@ -20,7 +20,8 @@ from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import SUMS
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
-from adapterkit.adapter.store import Store, find_folder
+from adapterkit.adapter.references import find_folder
+from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, AdapterkitError, UnknownAdapterError
