@@ -522,7 +522,7 @@ def test_a_store_is_sound_after_a_kill_during_publishing(
     programs: Path, store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
     Path("publish.py").write_text(PUBLISH, encoding="utf-8")
-    command = [programs / "python", "publish.py", tiny_folder, ROOT]
+    command = [str(programs / "python"), "publish.py", str(tiny_folder), str(ROOT)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as publisher:

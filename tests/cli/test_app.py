@@ -810,7 +810,7 @@ def test_a_process_prints_only_json(trained: TrainedStore) -> None:
 
 def test_a_process_that_fails_prints_one_line_and_exits_2(programs: Path) -> None:
     Path("r.yaml").write_text(GOOD_RECIPE.replace("epochs", "epoch"))
-    command = [programs / "adapterkit", "train", "r.yaml"]
+    command = [str(programs / "adapterkit"), "train", "r.yaml"]
     done = subprocess.run(command, capture_output=True, text=True)
     result = CommandResult(done.returncode, done.stdout, done.stderr)
     assert_one_line(result, "r.yaml: training.epoch: there is no such key; did you mean 'epochs'?")

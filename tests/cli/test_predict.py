@@ -230,7 +230,7 @@ def test_errors_of_standard_input_name_it(pipe: Any, arguments: tuple[str, ...])
 
 
 def test_a_pipe_of_processes(programs: Path, arguments: tuple[str, ...]) -> None:
-    command = [programs / "adapterkit", "predict", "globex", "--input", "-"]
+    command = [str(programs / "adapterkit"), "predict", "globex", "--input", "-"]
     done = subprocess.run(
         [*command, "--format", "txt", "--json", *arguments],
         input="sun\nrain\n",
