@@ -45,7 +45,7 @@ RECIPE_FAULTS = {
         "line 4, column 25: not Y",
     ),
     "nothing but depth": (
-        GOOD_RECIPE.replace("r: 2", f"r: {'[' * 1500}"),
+        GOOD_RECIPE.replace("r: 2", f"r: {'[' * 500}"),
         "r.yaml: the YAML is nested",
     ),
     "endless": (
