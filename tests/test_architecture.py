@@ -21,10 +21,10 @@ from adapterkit.metrics.base import metric_kinds
 from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
 from adapterkit.training.augmentation import Augmentation
-from adapterkit.training.callbacks.base import callbacks
 from adapterkit.training.backbone_section import BackboneSection
-from adapterkit.training.training_section import Training
+from adapterkit.training.callbacks.base import callbacks
 from adapterkit.training.recipe_keys import describe_keys
+from adapterkit.training.training_section import Training
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "adapterkit"

@@ -123,8 +123,8 @@ def verify(
     changed or not sound, or an adapter is not signed by a trusted key.
     """
     from ..adapter.peft_format import CONFIG
-    from ..adapter.remote_store import is_url
     from ..adapter.references import find_folder
+    from ..adapter.remote_store import is_url
     from ..adapter.store import Store
     from ..adapter.trust import Trust
 

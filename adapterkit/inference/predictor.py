@@ -9,8 +9,8 @@ from typing import Any, Self
 from ..adapter.adapter import Adapter
 from ..adapter.card import BackboneRef
 from ..adapter.folder import SignatureCheck, check_backbone
-from ..adapter.stacking import ParentCache
 from ..adapter.references import backbone_name, find_folder
+from ..adapter.stacking import ParentCache
 from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError, UnknownAdapterError, did_you_mean

@@ -15,8 +15,8 @@ from ..adapter.folder import load_adapter
 from ..adapter.foreign_folder import load_foreign_method
 from ..adapter.json_file import read_json
 from ..adapter.peft_format import CONFIG, base_model
-from ..adapter.stacking import ParentRef
 from ..adapter.references import find_folder
+from ..adapter.stacking import ParentRef
 from ..adapter.store import Store
 from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone

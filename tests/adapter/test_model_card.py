@@ -19,10 +19,10 @@ from PIL import Image
 
 from adapterkit.adapter import confusion_plot, plots
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.adapter.folder import load_adapter, save_adapter
-from adapterkit.adapter.model_card import model_card, report_files
 from adapterkit.adapter.confusion_plot import MATRIX, confusions
 from adapterkit.adapter.figure import font_families
+from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.model_card import model_card, report_files
 from adapterkit.adapter.store import Store
 from adapterkit.atomic import write_folder
 from adapterkit.backbone.model import Backbone

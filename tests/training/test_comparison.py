@@ -23,10 +23,10 @@ from adapterkit.training.comparison import compare
 from adapterkit.training.full_finetuning import LEARNING_RATE, TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
-from adapterkit.training.training_section import Training
 from adapterkit.training.run import Run
 from adapterkit.training.train import train
 from adapterkit.training.trainable import TrainableAdapters
+from adapterkit.training.training_section import Training
 from helpers.command_line import assert_refused, run_command
 
 TOPICS = {"bank": "money fee bank account card", "sky": "rain sun wait slow fast"}

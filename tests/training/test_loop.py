@@ -20,8 +20,8 @@ from adapterkit.errors import AdapterkitError, DataError
 from adapterkit.inference.predictor import Predictor
 from adapterkit.training.optimizer import default_epochs, schedule_factor
 from adapterkit.training.recipe import Recipe
-from adapterkit.training.training_section import Training
 from adapterkit.training.train import train
+from adapterkit.training.training_section import Training
 from helpers.joint_training import assert_same_weights
 from helpers.sequences import tokenise
 

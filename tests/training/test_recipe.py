@@ -13,8 +13,8 @@ from adapterkit.schema import keys_of
 from adapterkit.tasks.base import tasks
 from adapterkit.training.backbone_section import BackboneSection
 from adapterkit.training.recipe import Recipe
-from adapterkit.training.training_section import Training
 from adapterkit.training.recipe_keys import describe_keys
+from adapterkit.training.training_section import Training
 from helpers.paths import RECIPES, SHARED
 from helpers.recipe_faults import GOOD_RECIPE, RECIPE_CHANGES, RECIPE_FAULTS
 
