@@ -27,8 +27,8 @@ from helpers.command_server import command_server
 from helpers.paths import SHARED
 from helpers.vocabulary import WORDS
 
-# numba caches compiled loops on disk. pytest-xdist imports this file before it starts its workers, so
-# each loop is compiled once.
+# numba caches compiled loops on disk. pytest-xdist imports this file before it starts its workers,
+# so each loop is compiled once.
 compile_loops()
 
 

@@ -2,8 +2,8 @@
 
 A server process imports the package once and forks for every command. The programs `adapterkit` and
 `python` of a folder for the PATH connect to it: the command runs in the fork, with the caller's
-arguments, folder, environment and standard streams, and is killed with the program. Plug-ins are found
-in the caller's PYTHONPATH, because no import of the server looks for them.
+arguments, folder, environment and standard streams, and is killed with the program. Plug-ins are
+found in the caller's PYTHONPATH, because no import of the server looks for them.
 """
 
 from __future__ import annotations
