@@ -32,7 +32,7 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("epochs", [5, pytest.param(12, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("epochs", [6, pytest.param(12, marks=pytest.mark.slow)])
 def test_quickstart_trains_three_methods_and_predicts_a_mixed_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
 ) -> None:
