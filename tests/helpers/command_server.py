@@ -21,16 +21,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 from filelock import FileLock
 
 PRELOADED = """
-accelerate captum.attr datasets evaluate matplotlib.pyplot transformers uvicorn
-adapterkit.adapter.model_card adapterkit.cli.app adapterkit.client.http
-adapterkit.inference.attribution adapterkit.inference.predictor adapterkit.serving.server
-adapterkit.training.comparison adapterkit.training.data_report adapterkit.training.train
+accelerate captum.attr datasets evaluate matplotlib.backends.backend_agg matplotlib.pyplot
+rich.progress sklearn.metrics sklearn.preprocessing transformers.models.bert.modeling_bert
+transformers.models.bert.tokenization_bert uvicorn adapterkit.adapter.model_card adapterkit.cli.app
+adapterkit.client.http adapterkit.inference.attribution adapterkit.inference.predictor
+adapterkit.serving.server adapterkit.training.comparison adapterkit.training.data_report
+adapterkit.training.recipe_group
 """.split()
+PACKAGES = """
+adapterkit.backbone.families adapterkit.methods adapterkit.metrics adapterkit.ops.kernels
+adapterkit.tasks adapterkit.training.callbacks
+""".split()
+"""Packages of which every module is imported. None must be asked for its kinds, since the answer is
+kept and lacks those of plug-ins."""
 
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -103,8 +113,11 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 def serve(folder: Path) -> None:
     """Forks for every command until the last user has gone."""
-    for module in PRELOADED:
-        __import__(module)
+    for name in PRELOADED:
+        import_module(name)
+    for package in PACKAGES:
+        for module in iter_modules(import_module(package).__path__):
+            import_module(f"{package}.{module.name}")
     gc.freeze()  # a command collects only its own garbage
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one waits for the child processes
     commands, users = _listen(folder / "commands"), _listen(folder / "users")
