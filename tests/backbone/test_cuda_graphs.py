@@ -129,8 +129,8 @@ def traffic(
         )
     ]
     rng = random.Random(seed)
-    texts = [" ".join(rng.choices("card money fee the a my".split(), k=n)) for n in range(3, 15)]
-    owners = [*adapters, None, *rng.choices([*adapters, None], k=5)]
+    texts = [" ".join(rng.choices("card money fee the a my".split(), k=n)) for n in range(3, 23)]
+    owners = [*adapters, None, *rng.choices([*adapters, None], k=13)]
     return list(zip(owners, tokenise(backbone, texts, None, 30), strict=True))
 
 
