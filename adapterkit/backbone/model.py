@@ -13,6 +13,7 @@ from ..errors import BackboneError
 from ..ops.attention import uses_flash_attention
 from ..ops.dropout import Dropout
 from ..ops.frozen_linear import fuse_gelu, prepack, use_int8
+from .attention_shape import AttentionShape
 from .checkpoint import Checkpoint, locate
 from .checkpoint_heads import lm_head_of, pooler_of
 from .cuda_graphs import GraphCache
@@ -198,12 +199,21 @@ class Backbone:
             self.shards.settle()
 
     @property
-    def linears(self) -> list[nn.Module]:
+    def computed_linears(self) -> list[nn.Module]:
         """The frozen linears of every layer, in the order in which they are computed; one that
-        several layers share is there once."""
+        several layers share is there for each of them."""
         paths = dict.fromkeys(site.path for site in self.geometry.sites.values())
-        layers = dict.fromkeys(self.layers)
-        return [layer.get_submodule(path) for layer in layers for path in paths]
+        return [layer.get_submodule(path) for layer in self.layers for path in paths]
+
+    @property
+    def linears(self) -> list[nn.Module]:
+        """The same linears, each of them once."""
+        return list(dict.fromkeys(self.computed_linears))
+
+    @property
+    def attention_shapes(self) -> Sequence[AttentionShape]:
+        """What the attention of each layer multiplies."""
+        return self._family.attention_shapes(self.model)
 
     @property
     def n_parameters(self) -> int:

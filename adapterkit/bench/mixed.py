@@ -1,4 +1,4 @@
-"""Mixed inference: one batch of many tenants, against our plain backbone, the floor and peers."""
+"""Mixed inference: one batch of many tenants, against our plain backbone, bounds and peers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from .systems import (
     PEAK,
     PEAK_FLOPS,
     PEFT,
+    PRODUCTS,
     System,
     bare_forward,
     guest_job,
@@ -88,8 +89,9 @@ class MixedBench:
             `bench`, `settings`, `machine`, and `rows`: for each `system`, `batch` and number of
             `tenants` the median `ms` with `min` and `max`, `tokens_per_second`, `base_over_it`,
             `floor_over_it`, and `faster_than_peft`: the time of PEFT's LoRA on query and value with
-            as many tenants, divided by its own. On a GPU also `of_peak`: the operations a second
-            of the backbone's linears, divided by those of one large product.
+            as many tenants, divided by its own. On a CPU also `products_over_it`: the time of the
+            linears and of the products of attention, divided by its own. On a GPU also `of_peak`:
+            the operations a second of the backbone's linears, divided by those of one large product.
 
         Raises:
             AdapterkitError: The backbone or a guest cannot be used.
@@ -149,12 +151,12 @@ def result_rows(
         flops: Operations of the backbone's linears for one token.
     """
 
-    def times_of(owner: str, batch: str) -> Sequence[float]:
-        return next(times[s.label] for s in systems if (s.system, s.batch) == (owner, batch))
+    def times_of(batch: str) -> Sequence[float]:
+        """Times of our system with a batch; empty if it was not measured."""
+        return next((times[s.label] for s in systems if s.batch == batch), [])
 
-    base, floor = times_of(OWN, BASE), times_of(OWN, FLOOR)
+    base, floor, products, peak = map(times_of, (BASE, FLOOR, PRODUCTS, PEAK))
     peft = {s.tenants: times[s.label] for s in systems if s.system == PEFT}
-    peak = next((times[s.label] for s in systems if s.batch == PEAK), [])
     rows = []
     for system in systems:
         if system.batch == PEAK:
@@ -169,6 +171,8 @@ def result_rows(
         line["tokens_per_second"] = round(1000 * n_tokens / line["ms"])
         line["base_over_it"] = ratio(base, measured)
         line["floor_over_it"] = ratio(floor, measured)
+        if products:
+            line["products_over_it"] = ratio(products, measured)
         other = peft.get(system.tenants)
         line["faster_than_peft"] = None if other is None else ratio(other, measured)
         if peak:

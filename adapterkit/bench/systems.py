@@ -1,4 +1,4 @@
-"""The systems of a mixed batch: our forward pass, the floor, the peers, and guests."""
+"""The systems of a mixed batch: our forward pass, its bounds, the peers, and guests."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..inference.lanes import lanes_of
 from ..inference.pipeline import compute_outputs
 from ..quiet import quiet_warnings
 from ..tasks.types import Example
+from .attention_products import attention_alone
 from .guest import Guest
 from .machine import has_peft
 from .peers import PaddedBatch, peft_model, plain_model
@@ -25,7 +26,8 @@ from .timing import Computation
 from .workload import LORA, MIXES, Rows, assign_owners, bench_adapters, owners_of
 
 OWN, TRANSFORMERS, PEFT = "adapterkit", "transformers", "PEFT"
-FLOOR, BASE, PADDED = "linears alone (floor)", "no adapters (base)", "no adapters, padded"
+FLOOR, PRODUCTS = "linears alone (floor)", "products alone"
+BASE, PADDED = "no adapters (base)", "no adapters, padded"
 
 PEAK, SIDE = "one large product (peak)", 8192
 """The peak of a GPU's matrix units: a product of two square matrices of this side."""
@@ -57,10 +59,12 @@ class System(NamedTuple):
 def own_systems(
     backbone: Backbone, inputs: Sequence[TokenSequence], tenants: Sequence[int]
 ) -> Iterator[System]:
-    """The floor, our forward pass without adapters, and with every mix of adapters."""
+    """The bounds, our forward pass without adapters, and with every mix of adapters."""
     if backbone.device.type == "cuda":
         yield System("torch", PEAK, 0, large_product(backbone))
     yield System(OWN, FLOOR, 0, linears_alone(backbone, sum(map(len, inputs))))
+    if backbone.device.type == "cpu":
+        yield System(OWN, PRODUCTS, 0, products_alone(backbone, inputs))
     yield System(OWN, BASE, 0, bare_forward(backbone, inputs))
     for mix in MIXES:
         for n in tenants:
@@ -81,7 +85,7 @@ def own_forward(backbone: Backbone, rows: Rows) -> Computation:
 
 def linears_alone(backbone: Backbone, n_tokens: int) -> Computation:
     """The floor: only the backbone's linears, each by its fastest product."""
-    linears = _linears(backbone)
+    linears: list[Any] = backbone.computed_linears
     inputs = {
         linear.in_features: torch.randn(
             n_tokens, linear.in_features, dtype=backbone.dtype, device=backbone.device
@@ -95,6 +99,21 @@ def linears_alone(backbone: Backbone, n_tokens: int) -> Computation:
 
     plain = backbone.device.type == "cpu" or backbone.quantization != "none"
     return run if plain else _as_cuda_graph(run)
+
+
+def products_alone(backbone: Backbone, inputs: Sequence[TokenSequence]) -> Computation:
+    """The linears, and after them the matrix products of attention, on a CPU.
+
+    On a GPU they would be no bound: its attention is faster than products that write all scores.
+    """
+    lengths = [len(row) for row in inputs]
+    linears, attention = linears_alone(backbone, sum(lengths)), attention_alone(backbone, lengths)
+
+    def run() -> None:
+        linears()
+        attention()
+
+    return run
 
 
 def _as_cuda_graph(run: Callable[[], None]) -> Computation:
@@ -115,11 +134,8 @@ def large_product(backbone: Backbone) -> Computation:
 
 def linear_flops(backbone: Backbone) -> int:
     """Floating-point operations of the backbone's linears for one token."""
-    return sum(2 * linear.in_features * linear.out_features for linear in _linears(backbone))
-
-
-def _linears(backbone: Backbone) -> list[Any]:
-    return backbone.linears
+    linears: list[Any] = backbone.computed_linears
+    return sum(2 * linear.in_features * linear.out_features for linear in linears)
 
 
 def peer_systems(

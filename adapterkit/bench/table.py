@@ -18,6 +18,7 @@ TITLES = {
     "peak_mb": "peak MB",
     "base_over_it": "base/it",
     "floor_over_it": "floor/it",
+    "products_over_it": "products/it",
     "it_over_floor": "it/floor",
     "faster_than_peft": "times PEFT's speed",
     "of_peak": "of the peak",

@@ -146,7 +146,7 @@ def run_linears(job: Job) -> list[float]:
     backbone = Backbone.load(job["model"], dtype=job["dtype"], device="cpu")
     sizes = [len(ids) for ids in backbone.tokenizer(job["texts"])["input_ids"]]
     batches = [sum(sizes[n : n + job["batch"]]) for n in range(0, len(sizes), job["batch"])]
-    linears: list[Any] = backbone.linears
+    linears: list[Any] = backbone.computed_linears
     dtype = next(backbone.model.parameters()).dtype
     inputs = {n: randn(max(batches), n, dtype=dtype) for n in {it.in_features for it in linears}}
     ends = []

@@ -77,7 +77,7 @@ def mixed(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer one batch of many tenants, against base, floor, transformers and PEFT."""
+    """Answer one batch of many tenants, against bounds, base, transformers and PEFT."""
     from ..bench.mixed import MixedBench
     from ..bench.table import draw_bars
 

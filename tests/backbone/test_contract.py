@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from adapterkit.backbone.checkpoint import Checkpoint
+from adapterkit.backbone.edits import LayerEdits
 from adapterkit.backbone.families.base import families, family_of
 from adapterkit.backbone.geometry import LINEAR_SITES, OPTIONAL_SITES
+from adapterkit.backbone.hooks import EditHooks
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.forward import forward
+from adapterkit.ops.attention_plan import AttentionPlan
 from helpers.adapters import MakeAdapter
 from helpers.sequences import tokenise
 
@@ -89,6 +92,56 @@ def test_a_family_embeds_every_position_and_no_other(model_type: str) -> None:
         with pytest.raises(IndexError):
             family.embed(model, ids[:1], last + 1, ids[:1], None)
     assert len(family.layer_arguments(model, ids)) == geometry.layers
+
+
+@every_model_type
+def test_the_shapes_of_attention_are_those_of_its_calls(
+    model_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, model = family_of(model_type), fresh_model(model_type)
+    family.prepare(model)
+    EditHooks(model, family, family.geometry(model.config))
+    found: list[tuple[int | None, ...]] = []
+
+    def attend(
+        self: LayerEdits,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        scaling: float,
+        window: int | None = None,
+        bias: Any = None,
+    ) -> Tensor:
+        found.append((heads, query.shape[1] // heads, window, 0))
+        return query
+
+    def attend_by_position(
+        self: LayerEdits,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        buckets: Tensor,
+        tables: tuple[Any, Any],
+        heads: int,
+        scaling: float,
+    ) -> Tensor:
+        terms = sum(table is not None for table in tables)
+        found.append((heads, query.shape[1] // heads, None, terms))
+        return query
+
+    monkeypatch.setattr(LayerEdits, "attend", attend)
+    monkeypatch.setattr(LayerEdits, "attend_by_position", attend_by_position)
+    ids = torch.arange(5)
+    positions = ids + family.geometry(model.config).first_position
+    states = family.embed(model, ids, positions, torch.zeros_like(ids), None)[None]
+    plan, arguments = AttentionPlan.of([5]), family.layer_arguments(model, positions)
+    for index, (layer, own) in enumerate(zip(family.layers(model), arguments, strict=True)):
+        states = layer(states, edits=LayerEdits({}, plan, index, None), **own)
+    assert found == [
+        (shape.heads, shape.width, shape.window, shape.position_terms)
+        for shape in family.attention_shapes(model)
+    ]
 
 
 @every_model_type

@@ -14,7 +14,7 @@ from adapterkit.bench.guest import Guest
 from adapterkit.bench.machine import machine, peak_bytes, resident_bytes
 from adapterkit.bench.mixed import result_rows as mixed_rows
 from adapterkit.bench.swap import result_rows as swap_rows
-from adapterkit.bench.systems import BASE, FLOOR, OWN, PEAK, PEAK_FLOPS, PEFT, System
+from adapterkit.bench.systems import BASE, FLOOR, OWN, PEAK, PEAK_FLOPS, PEFT, PRODUCTS, System
 from adapterkit.bench.table import result_text
 from adapterkit.bench.timing import ratio, spread, take_turns
 from adapterkit.bench.training import FLOOR as TRAINING_FLOOR
@@ -64,15 +64,16 @@ def test_ratios_are_of_medians() -> None:
 def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
     systems = [
         System(OWN, FLOOR, 0, nothing),
+        System(OWN, PRODUCTS, 0, nothing),
         System(OWN, BASE, 0, nothing),
         System(OWN, "lora q+v", 64, nothing),
         System(PEFT, "lora q+v", 1, nothing),
         System(PEFT, "lora q+v", 64, nothing),
     ]
-    measured = ([30, 40, 90], [50, 50, 9], [80, 100, 1000], [1, 1, 1], [400, 300, 500])
+    measured = ([30, 40, 90], [45, 45, 40], [50, 50, 9], [80, 100, 1000], [1, 1, 1], [400, 300, 500])
     times = {system.label: list(times) for system, times in zip(systems, measured, strict=True)}
     rows = mixed_rows(systems, times, 900, 0)
-    assert rows[2] == {
+    assert rows[3] == {
         "system": OWN,
         "batch": "lora q+v",
         "tenants": 64,
@@ -82,9 +83,10 @@ def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
         "tokens_per_second": 9000,
         "base_over_it": 0.5,
         "floor_over_it": 0.4,
+        "products_over_it": 0.45,
         "faster_than_peft": 4.0,
     }
-    assert [row["faster_than_peft"] for row in rows] == [None, None, 4.0, 1.0, 1.0]
+    assert [row["faster_than_peft"] for row in rows] == [None, None, None, 4.0, 1.0, 1.0]
 
 
 def test_on_a_gpu_a_mixed_row_is_compared_with_one_large_product() -> None:

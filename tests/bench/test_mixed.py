@@ -43,6 +43,7 @@ ROW = {
     "tokens_per_second",
     "base_over_it",
     "floor_over_it",
+    "products_over_it",
     "faster_than_peft",
 }
 
@@ -130,6 +131,7 @@ def test_a_quantised_backbone_is_compared_with_float32(tiny_folder: Path) -> Non
         systems, _ = bench.systems(tiny_folder, backbone, stack)
     assert [system.batch for system in systems if not system.tenants] == [
         "linears alone (floor)",
+        "products alone",
         "no adapters (base)",
         "no adapters, float32",
     ]
@@ -187,4 +189,5 @@ def test_the_command_prints_and_plots_every_system(tiny_folder: Path) -> None:
     assert found["transformers", "no adapters, padded", 0]["ms"] > 0
     assert found["PEFT", LORA, 3]["faster_than_peft"] == 1.0
     assert found["adapterkit", "no adapters (base)", 0]["base_over_it"] == 1.0
+    assert found["adapterkit", "products alone", 0]["products_over_it"] == 1.0
     assert Path("bars.png").read_bytes().startswith(b"\x89PNG")

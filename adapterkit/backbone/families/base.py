@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import BackboneError
 from ...registry import discover
+from ..attention_shape import AttentionShape
 from ..geometry import Geometry
 from ..sequence_head import SequenceHead
 from ..stored_names import StoredNames
@@ -231,6 +232,20 @@ class Family(ABC):
             As many mappings as layers.
         """
         return [{}] * len(self.layers(model))
+
+    def attention_shapes(self, model: Any) -> Sequence[AttentionShape]:
+        """What the attention of each layer multiplies: by default every token with all others.
+
+        A family whose layers attend within a window or score positions overrides it.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            As many as layers.
+        """
+        geometry = self.geometry(model.config)
+        return [AttentionShape(geometry.heads, geometry.hidden // geometry.heads)] * geometry.layers
 
     def finish(self, model: Any, states: Tensor) -> Tensor:
         """Hidden states from those that leave the last layer, both `[T, h]`; by default the same.

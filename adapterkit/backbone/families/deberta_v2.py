@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...ops.disentangled import PositionTable
+from ..attention_shape import AttentionShape
 from ..edits import LayerEdits
 from ..geometry import Geometry, Site
 from ..sequence_head import SequenceHead
@@ -126,6 +127,20 @@ class DebertaV2(Bert):
             positions = None if embeddings is None else Positions(attention, embeddings, buckets)
             setattr(layer, "forward", partial(_forward, layer, positions))  # noqa: B010
 
+    def attention_shapes(self, model: Any) -> Sequence[AttentionShape]:
+        shapes = super().attention_shapes(model)
+        embeddings, buckets = _positions(model, self.geometry(model.config).positions)
+        if embeddings is None:
+            return shapes
+        first: Any = self.layers(model)[0]
+        terms = _position_terms(first.attention.self)
+        return [replace(shape, position_terms=terms, buckets=buckets) for shape in shapes]
+
+
+def _position_terms(block: Any) -> int:
+    """How many scores of a token and a distance transformers' attention `block` adds: 0 to 2."""
+    return len({"c2p", "p2c"} & set(block.pos_att_type))
+
 
 def _positions(model: Any, longest: int) -> tuple[Tensor | None, Tensor]:
     """The embeddings of buckets, `[M, h]`, and the bucket of each distance, `[2 N - 1]`.
@@ -152,7 +167,7 @@ def _forward(
     block = layer.attention.self
     linears = block.query_proj, block.key_proj, block.value_proj
     query, key, value = (linear(states)[0] for linear in linears)
-    n_terms = 1 + len({"c2p", "p2c"} & set(block.pos_att_type))
+    n_terms = 1 + _position_terms(block)
     sizes = block.num_attention_heads, (block.attention_head_size * n_terms) ** -0.5
     if positions is None:
         mixed = edits.attend(query, key, value, *sizes)

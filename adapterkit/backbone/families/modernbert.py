@@ -13,12 +13,14 @@ of the text within the window.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from ...ops.gated_gelu import gated_gelu
 from ...ops.rotary import rotate
+from ..attention_shape import AttentionShape
 from ..edits import LayerEdits
 from ..geometry import Geometry, Site
 from ..lm_head import DECODER, DENSE, NORM
@@ -40,9 +42,10 @@ class ModernBertLayer(nn.Module):
     Args:
         layer: transformers' layer.
         config: The model's configuration.
+        window: Greatest distance of a token that it attends to; None for no limit.
     """
 
-    def __init__(self, layer: Any, config: Any) -> None:
+    def __init__(self, layer: Any, config: Any, window: int | None) -> None:
         super().__init__()
         self.attn_norm, self.attn = layer.attn_norm, layer.attn
         self.mlp_norm, self.mlp = layer.mlp_norm, layer.mlp
@@ -50,7 +53,7 @@ class ModernBertLayer(nn.Module):
         self.heads = config.num_attention_heads
         self.scaling = layer.attn.head_dim**-0.5
         self.is_gelu = config.hidden_activation == "gelu"
-        self.window = config.sliding_window if layer.attention_type == LOCAL else None
+        self.window = window
 
     def forward(
         self, states: Tensor, *, edits: LayerEdits, angles: tuple[Tensor, Tensor]
@@ -163,8 +166,9 @@ class ModernBert(Family):
         config, rotary = model.config, model.rotary_emb
         for kind in set(config.layer_types):
             check_rotary(rotary, config, model.layers[0].attn.head_dim, kind)
-        for index, layer in enumerate(model.layers):
-            model.layers[index] = ModernBertLayer(layer, config)
+        shapes = self.attention_shapes(model)
+        for index, (layer, shape) in enumerate(zip(model.layers, shapes, strict=True)):
+            model.layers[index] = ModernBertLayer(layer, config, shape.window)
 
     def embed(
         self,
@@ -184,6 +188,14 @@ class ModernBert(Family):
         kinds = model.config.layer_types
         angles = {kind: rotary_angles(model.rotary_emb, position_ids, kind) for kind in set(kinds)}
         return [{"angles": angles[kind]} for kind in kinds]
+
+    def attention_shapes(self, model: Any) -> Sequence[AttentionShape]:
+        config, shapes = model.config, super().attention_shapes(model)
+        windows = {LOCAL: config.sliding_window}
+        return [
+            replace(shape, window=windows.get(kind))
+            for shape, kind in zip(shapes, config.layer_types, strict=True)
+        ]
 
     def finish(self, model: Any, states: Tensor) -> Tensor:
         finished: Tensor = model.final_norm(states)
