@@ -16,9 +16,12 @@ from ..backbone.attention_shape import AttentionShape
 from ..backbone.model import Backbone
 from .timing import Computation
 
-BLOCK = 64
-"""Queries of a block. Its scores stay in the processor's cache, and a block of a local layer reads
-few keys that not all of its queries attend to."""
+BLOCK, LOCAL_BLOCK = 64, 32
+"""Queries of a block, in global and in local layers. A smaller block of a local layer reads fewer
+keys that not all of its queries attend to."""
+
+TILE = 256
+"""The most keys of a product: its scores stay in the processor's cache."""
 
 
 class BatchedProduct(NamedTuple):
@@ -36,24 +39,32 @@ class BatchedProduct(NamedTuple):
 
 
 def products_of(shape: AttentionShape, length: int) -> Iterator[BatchedProduct]:
-    """The products of one layer for one row, block by block.
+    """The products of one layer for one row: each block of queries with each tile of keys.
 
-    These are the scores of a block of queries with all keys that some of them attend to, the scores
-    of positions with each bucket of the row's distances, and the weighted sums of values.
+    These are the scores of all keys that some query of the block attends to, the weighted sums of
+    their values, and the scores of positions with each bucket of the row's distances.
 
     Args:
         shape: The layer's attention.
         length: Tokens of the row.
     """
     heads, width, n_buckets = shape.heads, shape.width, shape.n_buckets(length)
-    window = length if shape.window is None else shape.window
-    for first in range(0, length, BLOCK):
-        end = min(first + BLOCK, length)
-        rows, keys = end - first, min(length, end + window) - max(0, first - window)
-        yield BatchedProduct(heads, rows, width, keys)
-        for _ in range(shape.position_terms):
-            yield BatchedProduct(heads, rows, width, n_buckets)
-        yield BatchedProduct(heads, rows, keys, width)
+    window, block = shape.window, LOCAL_BLOCK
+    if window is None or length <= window + 1:
+        window, block = length, BLOCK
+    for first in range(0, length, block):
+        end = min(first + block, length)
+        rows = end - first
+        for keys in _tiles(min(length, end + window) - max(0, first - window)):
+            yield BatchedProduct(heads, rows, width, keys)
+            yield BatchedProduct(heads, rows, keys, width)
+        for buckets in _tiles(n_buckets) * shape.position_terms:
+            yield BatchedProduct(heads, rows, width, buckets)
+
+
+def _tiles(n: int) -> list[int]:
+    """Sizes of the tiles of n keys."""
+    return [min(TILE, n - first) for first in range(0, n, TILE)]
 
 
 def attention_products(backbone: Backbone, lengths: Iterable[int]) -> Counter[BatchedProduct]:

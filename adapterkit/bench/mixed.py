@@ -91,7 +91,7 @@ class MixedBench:
             `floor_over_it`, and `faster_than_peft`: the time of PEFT's LoRA on query and value with
             as many tenants, divided by its own. On a CPU also `products_over_it`: the time of the
             linears and of the products of attention, divided by its own. On a GPU also `of_peak`:
-            the operations a second of the backbone's linears, divided by those of one large product.
+            the operations a second of the linears, divided by those of one large product.
 
         Raises:
             AdapterkitError: The backbone or a guest cannot be used.

@@ -12,7 +12,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_p
 from adapterkit.backbone.attention_shape import AttentionShape
 from adapterkit.backbone.model import Backbone
 from adapterkit.bench.attention_products import (
-    BLOCK,
+    LOCAL_BLOCK,
+    TILE,
     BatchedProduct,
     attention_alone,
     attention_products,
@@ -22,7 +23,7 @@ from adapterkit.bench.systems import linear_flops
 from helpers.families import save_family
 from helpers.modernbert import SMALL, save_random_modernbert
 
-LENGTHS = (2 * BLOCK + 20, 5, 5)
+LENGTHS = (TILE + 44, 5, 5)
 
 
 def load_family(model_type: str, tiny_folder: Path, **shape: int) -> Backbone:
@@ -36,11 +37,11 @@ def counted(backbone: Backbone) -> int:
     return sum(product.multiply_adds * count for product, count in found.items())
 
 
-def visible_pairs(length: int, window: int) -> int:
-    """Pairs of a query and a key that some query of its block attends to."""
+def local_pairs(length: int, window: int) -> int:
+    """Pairs of a query and a key that some query of its block attends to; all in a short row."""
     token = torch.arange(length)
     is_near = (token[:, None] - token[None]).abs() <= window
-    return sum(len(block) * int(block.any(0).sum()) for block in is_near.split(BLOCK))
+    return sum(len(block) * int(block.any(0).sum()) for block in is_near.split(LOCAL_BLOCK))
 
 
 def test_full_layers_multiply_every_pair_twice(tiny: Backbone) -> None:
@@ -63,15 +64,13 @@ def test_local_layers_multiply_the_keys_within_reach(tiny_folder: Path) -> None:
     kinds, window = config.layer_types, SMALL["local_attention"] // 2
     n_local = kinds.count("sliding_attention")
     assert 0 < n_local < len(kinds)
-    pairs = sum(
-        n_local * visible_pairs(n, window) + (len(kinds) - n_local) * n * n for n in LENGTHS
-    )
+    pairs = sum(n_local * local_pairs(n, window) + (len(kinds) - n_local) * n * n for n in LENGTHS)
     assert counted(backbone) == 2 * pairs * backbone.geometry.hidden
 
 
 def test_positions_are_multiplied_once_a_bucket(tiny_folder: Path) -> None:
     """DeBERTa has two further scores for each token and each bucket of the row's distances."""
-    backbone = load_family("deberta-v2", tiny_folder, max_position_embeddings=200)
+    backbone = load_family("deberta-v2", tiny_folder, max_position_embeddings=TILE + 44)
     products = 0
     for n in LENGTHS:
         buckets = make_log_bucket_position(torch.arange(1 - n, n), 8, 40).clamp(-8, 7).unique()

@@ -70,7 +70,14 @@ def test_a_mixed_row_is_compared_with_peft_at_as_many_tenants() -> None:
         System(PEFT, "lora q+v", 1, nothing),
         System(PEFT, "lora q+v", 64, nothing),
     ]
-    measured = ([30, 40, 90], [45, 45, 40], [50, 50, 9], [80, 100, 1000], [1, 1, 1], [400, 300, 500])
+    measured = (
+        [30, 40, 90],
+        [45, 45, 40],
+        [50, 50, 9],
+        [80, 100, 1000],
+        [1, 1, 1],
+        [400, 300, 500],
+    )
     times = {system.label: list(times) for system, times in zip(systems, measured, strict=True)}
     rows = mixed_rows(systems, times, 900, 0)
     assert rows[3] == {
