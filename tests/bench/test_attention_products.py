@@ -27,7 +27,7 @@ LENGTHS = (TILE + 44, 5, 5)
 
 
 def load_family(model_type: str, tiny_folder: Path, **shape: int) -> Backbone:
-    folder = save_family(Path("model"), model_type, tiny_folder, **shape)
+    folder = save_family(Path("model"), model_type, tiny_folder, "AutoModel", **shape)
     return Backbone.load(str(folder), device="cpu", prepared=False)
 
 
@@ -88,7 +88,8 @@ def test_the_counted_products_are_computed(tiny: Backbone, monkeypatch: pytest.M
     found: list[BatchedProduct] = []
 
     def multiply(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
-        found.append(BatchedProduct(*left.shape, right.shape[2]))
+        heads, rows, inner = left.shape
+        found.append(BatchedProduct(heads, rows, inner, right.shape[2]))
         assert out.shape == (*left.shape[:2], right.shape[2])
 
     run = attention_alone(tiny, LENGTHS)
