@@ -301,7 +301,7 @@ def test_a_method_trains_and_predicts_from_a_store(
             "data": {"path": "rows.csv", "validation": 0},
             "task": {"type": "classification", "pooling": "mean"},
             "method": settings,
-            "training": {"epochs": 12, "batch_size": 8, "learning_rate": 1e-2},
+            "training": {"epochs": 6, "batch_size": 8, "learning_rate": 1e-2},
         },
         tmp_path,
     )
