@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from .inference.labelled import read_rows as read_rows
     from .inference.pipeline import evaluate as evaluate
     from .inference.predictor import Predictor as Predictor
-    from .methods.base import Group as Group
-    from .methods.base import GroupEdits as GroupEdits
     from .methods.base import Method as Method
+    from .methods.group import Group as Group
+    from .methods.group import GroupEdits as GroupEdits
     from .metrics.base import Metric as Metric
     from .metrics.base import MetricKind as MetricKind
     from .metrics.base import Predictions as Predictions
@@ -84,8 +84,8 @@ _MODULES = {
     "FieldKind": "tasks.fields",
     "FinishedTrial": "training.tuning_table",
     "Geometry": "backbone.geometry",
-    "Group": "methods.base",
-    "GroupEdits": "methods.base",
+    "Group": "methods.group",
+    "GroupEdits": "methods.group",
     "HeadInput": "tasks.types",
     "LowRank": "ops.low_rank",
     "Method": "methods.base",

@@ -13,12 +13,13 @@ from ..backbone.model import Backbone
 from ..methods.adapterhub import architecture, peft_folders
 from ..methods.base import Method, PeftReading, Tensors
 from ..methods.peft_folder import PeftFolder
-from ..names import check_name
 from ..tasks.adapterhub_head import label_order, plain_task_type, read_adapterhub_head
 from ..tasks.base import Task
 from .adapter import Adapter
+from .foreign_content import ForeignContent
 from .peft_format import base_model
-from .peft_import import HeadFacts, read_head, reading_of, split_head, task_of
+from .peft_head import HeadFacts, read_head, split_head, task_of
+from .peft_import import reading_of
 
 HUB_WEIGHTS = "adapter.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
@@ -84,28 +85,11 @@ class AdapterHubFolder:
         _check_stack(on_top_of, [reading.method for reading in (*below, last)])
         task, head = self._head(facts)
         plain, _ = replace(self, head_config=None, head={})._head(HeadFacts())
+        origin = {"architecture": architecture(self.config), "base_model": base_model(self.config)}
         floor = on_top_of
         for reading in below:
-            floor = self._single(name, reading, plain, {}, floor)
-        return self._single(name, last, task, head, floor)
-
-    def _single(
-        self, name: str, reading: PeftReading, task: Task, head: Tensors, floor: Adapter | None
-    ) -> Adapter:
-        """The adapter of one method, on top of another."""
-        base = base_model(self.config)
-        return Adapter(
-            name=check_name(name),
-            method=reading.method,
-            task=task,
-            tensors=reading.tensors,
-            head=head,
-            backbone=base or self.backbone.name,
-            fingerprint=None,
-            lower_case=self.backbone.lower_case,
-            training={"imported": {"architecture": architecture(self.config), "base_model": base}},
-            on_top_of=floor,
-        )
+            floor = ForeignContent(reading, plain, {}, origin).adapter(name, self.backbone, floor)
+        return ForeignContent(last, task, head, origin).adapter(name, self.backbone, floor)
 
     def method(self) -> tuple[Method, Tensors]:
         """Its method with its tensors; the head is not read.

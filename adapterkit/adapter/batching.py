@@ -12,7 +12,7 @@ from ..backbone.edits import Block, Edits, GraphInputs, LayerEdits
 from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..backbone.packing import Packed
-from ..methods.base import Group
+from ..methods.group import Group
 from ..ops.attention_plan import AttentionPlan
 from ..ops.bucketing import bucket_for_onednn, bucket_size
 from ..ops.dropout import Dropout

@@ -32,8 +32,8 @@ def compose(
     """Makes one adapter of several: at every site it adds the weighted sum of what they add there.
 
     Equal weights that sum to 1 average adapters; others are task arithmetic (Ilharco et al. 2023),
-    in which a negative weight subtracts what an adapter has learned. The sum is exact, so it is
-    refused for methods that have none (prefix tuning, DoRA, VeRA, fusion). A single adapter without
+    in which a negative weight subtracts what an adapter has learned. The sum is exact, so a method
+    that has none is refused (`Method.weighted_sum`). A single adapter without
     weights stays as it is, for example to be put on top of another (Pfeiffer et al. 2020, MAD-X).
 
     Args:

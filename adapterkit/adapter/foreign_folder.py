@@ -27,7 +27,8 @@ from .card import CARD
 from .checksums import changed_files, read_sums
 from .json_file import read_json
 from .peft_format import CONFIG
-from .peft_import import HeadFacts, read_peft, read_peft_method
+from .peft_head import HeadFacts
+from .peft_import import read_peft, read_peft_method
 from .weights import WEIGHTS, read_weights, unexpected_members, value_errors
 
 

@@ -23,7 +23,10 @@ NORM_SITES = ("attention_layer_norm", "ffn_layer_norm")
 """The layer norms of the attention block and of the feed-forward block: an edit reads what is
 normed, before the norm's own weights, and adds to the norm's output."""
 
-HIDDEN_SITES = ("entry", "after_attention", "after_ffn", "ffn_norm", "ffn_residual")
+ENTRY = "entry"
+"""The site of the states that enter a layer."""
+
+HIDDEN_SITES = (ENTRY, "after_attention", "after_ffn", "ffn_norm", "ffn_residual")
 """Sites in the residual stream, all as wide as the hidden state.
 
 `entry`

@@ -50,7 +50,7 @@ def compare(
 
     The method head is a linear probe of the frozen backbone, and full trains all of its weights:
     the two that adapters are compared with. The recipe's own method keeps its settings; the others
-    have their defaults. A fusion of saved adapters is compared by a recipe of that method alone.
+    have their defaults. A method over saved adapters is compared by a recipe of that method alone.
     Nothing is published.
 
     A comparison that was ended, by a signal or by a fault, goes on with --resume: until it has

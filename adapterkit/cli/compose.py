@@ -53,8 +53,9 @@ def compose(
     """Publish one adapter made of several of one method, without training.
 
     It adds exactly the weighted sum of what they add: an average, or task arithmetic with any
-    weights. LoRA, bottlenecks, IA3, BitFit, LN tuning and linear probes have such a sum. A single
-    adapter of any method can be put on top of another one. The card names the parents.
+    weights. Methods whose adapters add what is linear in their weights, such as LoRA, have such a
+    sum; others are refused. A single adapter of any method can be put on top of another one. The
+    card names the parents.
 
     \b
     adapterkit compose acme/a acme/b --weights 0.5,0.5 --name acme/both

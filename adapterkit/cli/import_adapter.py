@@ -51,7 +51,7 @@ def import_adapter(
     from ..adapter.folder import load_adapter
     from ..adapter.foreign_folder import load_foreign_adapter
     from ..adapter.foreign_publication import publish_foreign
-    from ..adapter.peft_import import HeadFacts
+    from ..adapter.peft_head import HeadFacts
     from ..adapter.references import backbone_name, find_folder
     from ..adapter.store import Store
     from ..backbone.model import Backbone

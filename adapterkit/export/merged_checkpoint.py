@@ -18,11 +18,13 @@ from ..adapter.json_file import to_json
 from ..adapter.model_card import merged_card
 from ..adapter.peft_format import STATES, has_transformers_head, head_input, head_modules
 from ..backbone.families.base import Family, family_of
+from ..backbone.geometry import ENTRY
 from ..backbone.model import Backbone
 from ..backbone.weight_files import SINGLE
 from ..errors import AdapterError
 from ..inference.forward import text_limit
-from ..methods.base import Change, Tensors
+from ..methods.base import Tensors
+from ..methods.merged_form import ParameterChange
 from .plain_task import with_plain_task
 from .sentence_transformers import sentence_transformers_files
 
@@ -221,11 +223,11 @@ def _parameter_places(backbone: Backbone) -> dict[tuple[int, str], Place]:
         for name, path in geometry.norms.items():
             found[index, name] = names[layer.get_submodule(path)], None
     if geometry.entry_norm is not None:
-        found[0, "entry"] = geometry.entry_norm, None
+        found[0, ENTRY] = geometry.entry_norm, None
     return found
 
 
-def _check_without_effect(change: Change, parameter: str) -> None:
+def _check_without_effect(change: ParameterChange, parameter: str) -> None:
     """Refuses to add to a parameter that the model has not.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..adapter.adapter import Adapter
 from ..backbone.edits import Block, Delta, Edits, LayerEdits
 from ..backbone.frozen_weights import FrozenWeights
-from ..methods.base import Group
+from ..methods.group import Group
 from ..ops.attention_plan import AttentionPlan
 from ..ops.disentangled import PositionTable
 from ..ops.relative_bias import RelativeBias

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .adapterhub_part import WAY_OUT, AdapterHubPart, check_complete
-from .base import layers_setting
 from .bottleneck import ACTIVATIONS, PLACEMENTS
 from .peft_folder import PeftFolder
+from .places import layers_setting
 
 MODULE = re.compile(
     r"\.(?P<layer>\d+)\.(?:(?P<attention>attention\.output|attention_adapters)|output(?:_adapters)?)"

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 
-from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..errors import RecipeError, did_you_mean
-from ..ops.dropout import Dropout
-from ..ops.segments import Segments
 from ..registry import discover
 from ..schema import build, dump
-from .peft_folder import FileKeys as FileKeys
-from .peft_folder import PeftFolder
+from .group import Group, GroupEdits
+from .merged_form import MergedForm
+from .peft_folder import FileKeys, PeftFolder
 
 Tensors = dict[str, Tensor]
 
@@ -43,73 +41,7 @@ class PeftReading(NamedTuple):
     changes: Mapping[str, Tensor] = {}
 
 
-class Change(NamedTuple):
-    """What an adapter does to a frozen parameter p: `factor * p + shift`.
-
-    Attributes:
-        shift: A number, or a tensor of the parameter's shape.
-        factor: A number, or a tensor that multiplies the parameter, such as `[out, 1]`.
-    """
-
-    shift: Tensor | float = 0.0
-    factor: Tensor | float = 1.0
-
-
-@dataclass(frozen=True)
-class GroupEdits:
-    """What the adapters of one group do to a batch.
-
-    Attributes:
-        deltas: (layer, site) to the edit of the group's tokens there: a function `(y, x)` that
-            returns the new y, `[t, out]`, from y, the output at the site, and x, its input,
-            `[t, in]`. If gradients are off, it may change y in place and return it.
-        prefixes: For each adapter the keys and values before its texts, `[L, 2, P, h]`; None for a
-            method without prefix tokens.
-    """
-
-    deltas: Mapping[tuple[int, str], Delta] = field(default_factory=dict)
-    prefixes: Sequence[Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Group:
-    """The tokens of a batch that belong to adapters with one `group_key`.
-
-    Attributes:
-        segments: Tokens of each adapter, one segment after the other.
-        geometry: The backbone's.
-        dropout: Draws the dropout masks of these adapters; None outside training.
-    """
-
-    segments: Segments
-    geometry: Geometry
-    dropout: Dropout | None = None
-
-    def drop(self, x: Tensor, p: float) -> Tensor:
-        """Applies dropout to the group's tokens.
-
-        Args:
-            x: `[t, d]`.
-            p: Probability that a number becomes zero.
-
-        Returns:
-            `[t, d]`; x itself outside training.
-        """
-        return x if self.dropout is None else self.dropout.drop_tokens(x, p)
-
-    def per_token(self, values: Tensor) -> Tensor:
-        """Repeats the row of each adapter for each of its tokens.
-
-        Args:
-            values: `[G, ...]`, in the order of the segments.
-
-        Returns:
-            `[t, ...]`.
-        """
-        return self.segments.per_token(values)
-
-
-class Method(ABC):
+class Method(MergedForm, ABC):
     """One adapter method with the settings of one adapter; a frozen dataclass.
 
     The fields are the keys of the recipe's section `method`; the docstring's `Attributes` explain
@@ -163,12 +95,6 @@ class Method(ABC):
     def num_virtual_tokens(self) -> int:
         """Number of prefix tokens before a text."""
         return 0
-
-    @property
-    def multiplies(self) -> bool:
-        """Whether it multiplies what frozen weights and other adapters compute, so that what it
-        changes does not add up with what others change."""
-        return False
 
     @property
     def position_offset(self) -> int:
@@ -281,72 +207,15 @@ class Method(ABC):
             Deltas at the declared sites only, and prefixes.
         """
 
-    def weight_changes(
-        self, tensors: Tensors, weights: FrozenWeights
-    ) -> dict[tuple[int, str], Tensor]:
-        """What an adapter adds to the frozen weights, if that is all it does.
-
-        Args:
-            tensors: Its tensors.
-            weights: The backbone's.
-
-        Returns:
-            (layer, site) to `[out, in]`.
-
-        Raises:
-            ValueError: It does more, as methods do by default.
-        """
-        raise ValueError(f"a {self.type} adapter does more than change weights")
-
-    def parameter_changes(
-        self, tensors: Tensors, weights: FrozenWeights
-    ) -> dict[tuple[int, str], dict[str, Change]]:
-        """What an adapter does to frozen parameters, if that is all it does: by default it adds
-        `weight_changes`.
-
-        Args:
-            tensors: Its tensors.
-            weights: The backbone's.
-
-        Returns:
-            (layer, site of a linear or a norm) to the changes of `weight` and `bias`. The site
-            `entry` of layer 0 is the norm whose output enters the layers.
-
-        Raises:
-            ValueError: It does more.
-        """
-        changes = self.weight_changes(tensors, weights)
-        return {place: {"weight": Change(change)} for place, change in changes.items()}
-
-    @classmethod
-    def weighted_sum(
-        cls, members: Sequence[tuple[Self, Tensors]], weights: Sequence[float], geometry: Geometry
-    ) -> tuple[Self, Tensors]:
-        """The adapter that adds at every site the weighted sum of what some adapters add there.
-
-        Args:
-            members: Settings and tensors of each adapter.
-            weights: A factor for each.
-            geometry: The backbone's.
-
-        Returns:
-            Its method and tensors.
-
-        Raises:
-            ValueError: No adapter of this method does exactly that, by default.
-        """
-        raise ValueError(
-            f"the method {cls.type} has no weighted sum: what its adapters add is not linear in "
-            "their tensors"
-        )
-
     def config(self, geometry: Geometry) -> dict[str, Any]:
         """The method's part of `adapter_config.json`: by default its settings."""
         return {key: value for key, value in dump(self).items() if key != "type"}
 
     @classmethod
     def wrote(cls, config: Mapping[str, Any]) -> bool:
-        """Whether this method has the settings of a folder, by default if it has its `peft_type`.
+        """Whether a folder has the settings of this method, by default if it has its `peft_type`.
+
+        A method that extends another one goes before it (`writers_of`).
 
         Args:
             config: The content of `adapter_config.json`.
@@ -409,6 +278,17 @@ def default_method() -> str:
     return next(iter(methods()))
 
 
+def writers_of(config: Mapping[str, Any]) -> list[type[Method]]:
+    """The methods that say that they wrote a folder (`Method.wrote`), the right one first: one that
+    extends another stands before it.
+
+    Args:
+        config: The content of `adapter_config.json`.
+    """
+    found = [method for method in methods().values() if method.wrote(config)]
+    return sorted(found, key=lambda method: -len(method.__mro__))
+
+
 def check_method_name(name: str, known: Collection[str]) -> None:
     """Refuses the name of a method that is not known.
 
@@ -421,52 +301,3 @@ def check_method_name(name: str, known: Collection[str]) -> None:
     """
     if name not in known:
         raise RecipeError(f"there is no method '{name}'; {did_you_mean(name, known)}")
-
-
-def check_sites(key: str, sites: Sequence[str], known: Collection[str]) -> None:
-    """Refuses sites that are not distinct and known.
-
-    Args:
-        key: The setting.
-        sites: Its value.
-        known: The sites that are valid here.
-
-    Raises:
-        ValueError: One is unknown or named twice, or there are none.
-    """
-    if not sites or len(set(sites)) != len(sites) or not set(sites) <= set(known):
-        raise ValueError(f"{key}: expected distinct of {', '.join(known)}; got {list(sites)}")
-
-
-def check_layers(layers: tuple[int, ...] | None) -> None:
-    """Refuses layer numbers that are not ascending.
-
-    Raises:
-        ValueError: They are not, or there are none.
-    """
-    if layers is not None and (not layers or list(layers) != sorted(set(layers))):
-        raise ValueError(f"layers: expected ascending layer numbers, got {list(layers)}")
-
-
-def chosen_layers(layers: tuple[int, ...] | None, geometry: Geometry) -> tuple[int, ...]:
-    """The layers an adapter edits: the given ones, or all if they are None.
-
-    Raises:
-        ValueError: The backbone has no such layer.
-    """
-    for layer in layers or ():
-        if not 0 <= layer < geometry.layers:
-            last = geometry.layers - 1
-            raise ValueError(f"layers: there is no layer {layer}; the backbone has 0 to {last}")
-    return tuple(range(geometry.layers)) if layers is None else layers
-
-
-def all_layers(settings: Iterable[tuple[int, ...] | None], geometry: Geometry) -> tuple[int, ...]:
-    """The layers that at least one of some adapters edits, ascending."""
-    layers = (chosen_layers(one, geometry) for one in settings)
-    return tuple(sorted(set[int]().union(*layers)))
-
-
-def layers_setting(layers: tuple[int, ...], geometry: Geometry) -> tuple[int, ...] | None:
-    """The setting for which `chosen_layers` returns these layers: None if they are all."""
-    return None if layers == chosen_layers(None, geometry) else layers

@@ -12,25 +12,15 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import LINEAR_SITES, NORM_SITES, OPTIONAL_SITES, Geometry
+from ..backbone.geometry import ENTRY, LINEAR_SITES, NORM_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
-from .base import (
-    FileKeys,
-    Group,
-    GroupEdits,
-    Method,
-    PeftReading,
-    Tensors,
-    check_sites,
-    chosen_layers,
-    layers_setting,
-)
+from .base import Method, PeftReading, Tensors
+from .group import Group, GroupEdits
 from .lora import LoRA
-from .peft_folder import OFF, PeftFolder, Place
-from .peft_products import PRODUCT_KINDS, lora_scale, read_modules
-
-ENTRY = "entry"
-"""Site of the states that enter the layers."""
+from .peft_folder import OFF, FileKeys, PeftFolder, Place
+from .peft_lora import lora_scale
+from .peft_products import PRODUCT_KINDS, read_modules
+from .places import check_sites, chosen_layers, layers_at, layers_setting
 
 BIAS_SITES = (*LINEAR_SITES, *OPTIONAL_SITES, *NORM_SITES, ENTRY)
 
@@ -87,7 +77,7 @@ class BiasedLoRA(LoRA):
 
     def _bias_layers(self, site: str, geometry: Geometry) -> tuple[int, ...]:
         """The layers that get a bias at a site."""
-        return (0,) if site == ENTRY else chosen_layers(self.layers, geometry)
+        return layers_at(site, self.layers, geometry)
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         geometry.check_norms(self.biases)
@@ -198,17 +188,17 @@ class BiasedLoRA(LoRA):
         return super().file_keys(geometry, root) | biases
 
 
-Change = tuple[tuple[int, str], Tensor]
+BiasChange = tuple[tuple[int, str], Tensor]
 """A layer and a site, and what is added there."""
 
 
-def _changes(places: Sequence[Place], change: Tensor) -> Iterator[Change]:
+def _changes(places: Sequence[Place], change: Tensor) -> Iterator[BiasChange]:
     """A change of all outputs of a linear or a norm, at each place where it is computed."""
     for layer, site, columns in places:
         yield (layer, site), change if columns is None else change[slice(*columns)]
 
 
-def _trained_biases(folder: PeftFolder) -> Iterator[Change]:
+def _trained_biases(folder: PeftFolder) -> Iterator[BiasChange]:
     """How the biases of a folder differ from those of the backbone.
 
     Raises:
@@ -239,7 +229,7 @@ def _norm_places(folder: PeftFolder, path: str) -> list[Place]:
     return [Place(layer, site, None) for layer, site in folder.norm_places(path)]
 
 
-def _product_biases(folder: PeftFolder, products: PeftFolder) -> Iterator[Change]:
+def _product_biases(folder: PeftFolder, products: PeftFolder) -> Iterator[BiasChange]:
     """What the biases of the products' second matrices add to the linears of the layers.
 
     Args:

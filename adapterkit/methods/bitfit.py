@@ -13,18 +13,10 @@ from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import LINEAR_SITES, NORM_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
-from .base import (
-    Change,
-    Group,
-    GroupEdits,
-    Method,
-    Tensors,
-    all_layers,
-    check_layers,
-    check_sites,
-    chosen_layers,
-    layers_setting,
-)
+from .base import Method, Tensors
+from .group import Group, GroupEdits
+from .merged_form import ParameterChange
+from .places import all_layers, check_layers, check_sites, chosen_layers, layers_setting
 
 
 @dataclass(frozen=True)
@@ -91,9 +83,9 @@ class BitFit(Method):
 
     def parameter_changes(
         self, tensors: Tensors, weights: FrozenWeights
-    ) -> dict[tuple[int, str], dict[str, Change]]:
+    ) -> dict[tuple[int, str], dict[str, ParameterChange]]:
         return {
-            (layer, site): {"bias": Change(tensors[f"{site}.bias"][index])}
+            (layer, site): {"bias": ParameterChange(tensors[f"{site}.bias"][index])}
             for index, layer in enumerate(chosen_layers(self.layers, weights.geometry))
             for site in self.targets
         }

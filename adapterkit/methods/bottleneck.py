@@ -16,16 +16,9 @@ from ..backbone.geometry import Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
 from ..schema import check_factor, check_least
-from .base import (
-    Group,
-    GroupEdits,
-    Method,
-    Tensors,
-    all_layers,
-    check_layers,
-    chosen_layers,
-    layers_setting,
-)
+from .base import Method, Tensors
+from .group import Group, GroupEdits
+from .places import all_layers, check_layers, chosen_layers, layers_setting
 
 PLACEMENTS = {
     "houlsby": ("after_attention", "after_ffn"),

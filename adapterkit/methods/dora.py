@@ -14,10 +14,13 @@ from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import LINEAR_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
-from .base import FileKeys, Group, GroupEdits, PeftReading, Tensors, chosen_layers
+from .base import PeftReading, Tensors
+from .group import Group, GroupEdits
 from .lora import LoRA
-from .peft_folder import PeftFolder
-from .peft_products import KEEPS_BASE, initialisation, read_products
+from .peft_folder import FileKeys, PeftFolder
+from .peft_lora import KEEPS_BASE, initialisation
+from .peft_products import read_products
+from .places import chosen_layers
 
 MAGNITUDE = "lora_magnitude_vector"
 """PEFT's name of the trained lengths."""
@@ -53,7 +56,7 @@ class DoRA(LoRA):
 
     @classmethod
     def wrote(cls, config: Mapping[str, Any]) -> bool:
-        return config.get("peft_type") == cls.peft_type and bool(config.get("use_dora"))
+        return super().wrote(config) and bool(config.get("use_dora"))
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         n_layers = len(chosen_layers(self.layers, geometry))
@@ -146,8 +149,9 @@ class DoRA(LoRA):
 
         A linear outside the layers has no low-rank path here: its change is that of the weight.
         """
-        if initialisation(folder.config) not in KEEPS_BASE:
-            raise ValueError("its initialisation changed the frozen weights")
+        start = initialisation(folder.config)
+        if start not in KEEPS_BASE:
+            raise ValueError(f"init_lora_weights = {start!r:.80} with use_dora is not supported")
         products = {n: t for n, t in folder.tensors.items() if not n.endswith(f".{MAGNITUDE}")}
         plain = replace(folder, config={**folder.config, "use_dora": False}, tensors=products)
         reading = super().from_peft(plain)

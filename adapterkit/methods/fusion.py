@@ -16,8 +16,10 @@ from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
-from .base import Group, GroupEdits, Method, Tensors, check_layers, chosen_layers
+from .base import Method, Tensors
 from .bottleneck import ACTIVATIONS, PLACEMENTS, Bottleneck
+from .group import Group, GroupEdits
+from .places import check_layers, chosen_layers
 
 TRAINED = ("query", "query_bias", "key", "value")
 """Ends of the names of the trained tensors; the others are those of the fused adapters."""

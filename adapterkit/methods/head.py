@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import Geometry
-from .base import Group, GroupEdits, Method, Tensors
+from .base import Method, Tensors
+from .group import Group, GroupEdits
 
 
 @dataclass(frozen=True)

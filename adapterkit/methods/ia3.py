@@ -15,21 +15,11 @@ from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import INPUT_SITES, LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
-from .base import (
-    Change,
-    FileKeys,
-    Group,
-    GroupEdits,
-    Method,
-    PeftReading,
-    Tensors,
-    all_layers,
-    check_layers,
-    check_sites,
-    chosen_layers,
-    layers_setting,
-)
-from .peft_folder import PeftFolder, check_settings
+from .base import Method, PeftReading, Tensors
+from .group import Group, GroupEdits
+from .merged_form import ParameterChange
+from .peft_folder import FileKeys, PeftFolder, check_settings
+from .places import all_layers, check_layers, check_sites, chosen_layers, layers_setting
 
 INPUT_OF = {linear: site for site, linear in INPUT_SITES.items()}
 """Linear to the site that is its input."""
@@ -134,15 +124,15 @@ class IA3(Method):
 
     def parameter_changes(
         self, tensors: Tensors, weights: FrozenWeights
-    ) -> dict[tuple[int, str], dict[str, Change]]:
+    ) -> dict[tuple[int, str], dict[str, ParameterChange]]:
         _check_overlap(self.targets)
-        changes: dict[tuple[int, str], dict[str, Change]] = {}
+        changes: dict[tuple[int, str], dict[str, ParameterChange]] = {}
         for index, layer in enumerate(chosen_layers(self.layers, weights.geometry)):
             for linear in self.targets:
                 factor = tensors[linear][index]  # [out, 1] or [1, in]
-                changes[layer, linear] = {"weight": Change(factor=factor)}
+                changes[layer, linear] = {"weight": ParameterChange(factor=factor)}
                 if linear not in self.feedforward:
-                    changes[layer, linear]["bias"] = Change(factor=factor[:, 0])
+                    changes[layer, linear]["bias"] = ParameterChange(factor=factor[:, 0])
         return changes
 
     def config(self, geometry: Geometry) -> dict[str, Any]:

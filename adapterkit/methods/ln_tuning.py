@@ -12,25 +12,13 @@ from torch import Tensor
 
 from ..backbone.edits import Delta
 from ..backbone.frozen_weights import FrozenWeights
-from ..backbone.geometry import NORM_SITES, Geometry
+from ..backbone.geometry import ENTRY, NORM_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
-from .base import (
-    Change,
-    Group,
-    GroupEdits,
-    Method,
-    PeftReading,
-    Tensors,
-    all_layers,
-    check_layers,
-    check_sites,
-    chosen_layers,
-    layers_setting,
-)
+from .base import Method, PeftReading, Tensors
+from .group import Group, GroupEdits
+from .merged_form import ParameterChange
 from .peft_folder import PeftFolder, check_settings
-
-ENTRY = "entry"
-"""Site of the states that enter the layers."""
+from .places import all_layers, check_layers, check_sites, layers_at, layers_setting
 
 PARTS = {"ln_tuning_layers.weight": "weight", "ln_tuning_layers.bias": "bias"}
 """Last parts of the names of tensors in PEFT's files, to the parameters of a layer norm."""
@@ -79,7 +67,7 @@ class LNTuning(Method):
 
     def _layers(self, site: str, geometry: Geometry) -> tuple[int, ...]:
         """The layers that are edited at a site."""
-        return (0,) if site == ENTRY else chosen_layers(self.layers, geometry)
+        return layers_at(site, self.layers, geometry)
 
     def shapes(self, geometry: Geometry) -> dict[str, tuple[int, ...]]:
         geometry.check_norms(self.targets)
@@ -112,16 +100,19 @@ class LNTuning(Method):
 
     def parameter_changes(
         self, tensors: Tensors, weights: FrozenWeights
-    ) -> dict[tuple[int, str], dict[str, Change]]:
-        changes: dict[tuple[int, str], dict[str, Change]] = {}
+    ) -> dict[tuple[int, str], dict[str, ParameterChange]]:
+        changes: dict[tuple[int, str], dict[str, ParameterChange]] = {}
         for site in self.targets:
             for index, layer in enumerate(self._layers(site, weights.geometry)):
                 weight, bias = (tensors[f"{site}.{part}"][index] for part in ("weight", "bias"))
                 if site == ENTRY:  # all that the norm before the layers returns
                     factor = 1 + weight
-                    own = {"weight": Change(factor=factor), "bias": Change(bias, factor)}
+                    own = {
+                        "weight": ParameterChange(factor=factor),
+                        "bias": ParameterChange(bias, factor),
+                    }
                 else:
-                    own = {"weight": Change(weight), "bias": Change(bias)}
+                    own = {"weight": ParameterChange(weight), "bias": ParameterChange(bias)}
                 changes[layer, site] = own
         return changes
 

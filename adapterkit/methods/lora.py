@@ -17,22 +17,13 @@ from ..backbone.geometry import LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
 from ..schema import check_factor, check_least, check_share
-from .base import (
-    FileKeys,
-    Group,
-    GroupEdits,
-    Method,
-    PeftReading,
-    Tensors,
-    all_layers,
-    check_layers,
-    check_sites,
-    chosen_layers,
-    layers_setting,
-)
+from .base import Method, PeftReading, Tensors
+from .group import Group, GroupEdits
 from .initial_product import INITIAL_PRODUCTS
-from .peft_folder import PeftFolder, target_settings
-from .peft_products import PRODUCT_KINDS, Product, read_products
+from .peft_folder import FileKeys, PeftFolder, target_settings
+from .peft_products import PRODUCT_KINDS, read_products
+from .places import all_layers, check_layers, check_sites, chosen_layers, layers_setting
+from .product import Product
 
 START_A, START_B = ".start_a", ".start_b"
 """Ends of the names of the first A, and of the first B times -1, of a training that starts from
@@ -235,10 +226,6 @@ class LoRA(Method):
                 tensors[f"{site}.b"][rows, :, ranks] = own[f"{site}.b"] * (weight * method.scale)
             first += method.r
         return total, tensors
-
-    @classmethod
-    def wrote(cls, config: Mapping[str, Any]) -> bool:
-        return config.get("peft_type") == cls.peft_type and not config.get("use_dora")
 
     def config(self, geometry: Geometry) -> dict[str, Any]:
         return {

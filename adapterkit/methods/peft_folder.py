@@ -157,7 +157,7 @@ class PeftFolder:
             if ending is None:
                 if "." in name:
                     raise ValueError(f"tensor '{name}' does not belong here")
-                continue  # one of the whole folder, such as `vera_A`
+                continue  # one of the whole folder, such as `vblora_vector_bank`
             found.setdefault(name.removesuffix(f".{ending}"), {})[ending] = tensor.float()
         return found
 

@@ -22,7 +22,7 @@ class PeftModule:
     Attributes:
         path: Path in the model that PEFT changed, such as `bert.encoder.layer.0.output.dense`.
         tensors: Trained tensors by the last part of their name, such as `lora_A`, float32.
-        shared: Trained tensors of the whole folder, such as `vera_A`, float32.
+        shared: Trained tensors of the whole folder, such as `vblora_vector_bank`, float32.
         config: The content of `adapter_config.json`.
         shape: Width out and width in.
         weight: Returns the frozen weight, `[out, in]` float32.

@@ -7,48 +7,17 @@ smaller side has. So an adapter of any of these methods is an exact LoRA adapter
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .initial_product import INITIAL_PRODUCTS
 from .peft_folder import PeftFolder, check_settings
+from .peft_lora import lora_product
 from .peft_module import PeftModule
-
-KEEPS_BASE: tuple[Any, ...] = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Initialisations of LoRA that leave the frozen weights as they are."""
-
-
-class Product(NamedTuple):
-    """The change of a frozen weight, scale * up @ down.
-
-    Attributes:
-        down: `[r, in]`.
-        up: `[out, r]`.
-        scale: Factor on the product.
-    """
-
-    down: Tensor
-    up: Tensor
-    scale: float = 1.0
-
-    def columns(self, columns: tuple[int, int] | None) -> Product:
-        """The change of some outputs alone.
-
-        Args:
-            columns: First and past-the-last output; None for all of them.
-        """
-        return self if columns is None else self._replace(up=self.up[slice(*columns)])
-
-    @property
-    def delta(self) -> Tensor:
-        """The change, `[out, in]`."""
-        return self.scale * self.up @ self.down
+from .product import Product
 
 
 @dataclass(frozen=True)
@@ -57,7 +26,7 @@ class ProductKind:
 
     Attributes:
         tensors: Last parts of the names of its tensors.
-        settings: Settings that `factors` reads, or that only training reads; all others must be
+        settings: Settings that `product` reads, or that only training reads; all others must be
             switched off.
         product: Returns the change of a module.
     """
@@ -108,84 +77,8 @@ def read_products(folder: PeftFolder) -> dict[str, Product]:
         module.check_shape(len(product.up), product.down.shape[-1])
         if product.up.shape[-1] != len(product.down):
             raise ValueError(f"'{path}': the matrices of the product have different ranks")
-        products[path] = _narrow(product)
+        products[path] = product.narrow()
     return products
-
-
-def _dense(delta: Tensor) -> Product:
-    """Any change of a weight, `[out, in]`: its smaller side is the inner one of the product."""
-    n_out, n_in = delta.shape
-    return Product(delta, torch.eye(n_out)) if n_out < n_in else Product(torch.eye(n_in), delta)
-
-
-def _narrow(product: Product) -> Product:
-    """The same change, with no more inner dimensions than it needs."""
-    most = min(len(product.up), product.down.shape[-1])
-    return product if len(product.down) <= most else _dense(product.delta)
-
-
-def _lora(module: PeftModule) -> Product:
-    """LoRA (Hu et al. 2021), also from PiSSA and OLoRA, and with magnitudes (DoRA)."""
-    down, up = _lora_down(module), module.tensor("lora_B.weight")
-    module.check_shape(len(up), down.shape[-1])
-    product = _less_initial_product(module, Product(down, up, lora_scale(module)))
-    if not module.config.get("use_dora"):
-        return product
-    # DoRA (Liu et al. 2024): the rows of the new weight are scaled to trained lengths.
-    magnitude = module.tensor("lora_magnitude_vector").flatten()
-    frozen = module.weight()
-    changed = frozen + product.delta
-    lengths = torch.linalg.norm(changed, dim=1)
-    return _dense(changed * (magnitude / lengths)[:, None] - frozen)
-
-
-def lora_scale(module: PeftModule) -> float:
-    """Factor on the product of a LoRA.
-
-    Raises:
-        ValueError: The folder has no alpha, or no product for the module.
-    """
-    alpha, rank = float(module.setting("lora_alpha", "alpha_pattern")), len(_lora_down(module))
-    return alpha / (math.sqrt(rank) if module.config.get("use_rslora") else rank)
-
-
-def _lora_down(module: PeftModule) -> Tensor:
-    return module.tensor("lora_A.weight")
-
-
-def initialisation(config: Mapping[str, Any]) -> Any:
-    """How the product of a LoRA was initialised.
-
-    Args:
-        config: The content of `adapter_config.json`.
-    """
-    name = config.get("init_lora_weights", True)
-    return name.lower() if isinstance(name, str) else name
-
-
-def _less_initial_product(module: PeftModule, product: Product) -> Product:
-    """A product less the one that PEFT took from the frozen weight at the start.
-
-    PEFT repeats that whenever it loads the adapter. Only initialisations without random numbers can
-    be repeated here: PiSSA by the exact singular values, and OLoRA.
-
-    Raises:
-        ValueError: The initialisation changed the frozen weights in a way that is not known here.
-    """
-    name = initialisation(module.config)
-    down, up, scale = product
-    rank = len(down)
-    if name in KEEPS_BASE:
-        return product
-    if module.config.get("use_dora"):
-        raise ValueError(f"init_lora_weights = {name!r:.80} with use_dora is not supported")
-    if name not in INITIAL_PRODUCTS:
-        raise ValueError(
-            f"init_lora_weights = {name!r:.80} changed the frozen weights in a way that cannot be "
-            "repeated here; save it again with path_initial_model_for_weight_conversion"
-        )
-    first = INITIAL_PRODUCTS[name](module.weight(), rank, scale)
-    return Product(torch.cat([down, first.down]), torch.cat([up, -first.up], dim=1), scale)
 
 
 def _adalora(module: PeftModule) -> Product:
@@ -219,7 +112,7 @@ def _loha(module: PeftModule) -> Product:
     for up, down in ((up1, down1), (up2, down2)):
         module.check_shape(len(up), down.shape[-1])
     if len(down1) * len(down2) > min(module.shape):
-        return _dense((up1 @ down1) * (up2 @ down2) * _ratio(module))
+        return Product.of((up1 @ down1) * (up2 @ down2) * _ratio(module))
     up = torch.einsum("oi,oj->oij", up1, up2).flatten(1)
     down = torch.einsum("in,jn->ijn", down1, down2).flatten(0, 1)
     return Product(down, up, _ratio(module))
@@ -234,7 +127,7 @@ def _lokr(module: PeftModule) -> Product:
     left, right = ([module.tensor(name) for name in parts] for parts in names)
     module.check_shape(len(left[0]) * len(right[0]), left[-1].shape[-1] * right[-1].shape[-1])
     whole = (parts[0] if len(parts) == 1 else parts[0] @ parts[1] for parts in (left, right))
-    return _dense(torch.kron(*whole) * _ratio(module))
+    return Product.of(torch.kron(*whole) * _ratio(module))
 
 
 def _ratio(module: PeftModule) -> float:
@@ -251,7 +144,7 @@ def _c3a(module: PeftModule) -> Product:
     shift = torch.arange(size)
     blocks = kernel[:, :, (shift - shift[:, None]) % size]  # [out, in, size, size]
     delta = blocks.permute(0, 2, 1, 3).reshape(module.shape)
-    return _dense(delta / module.shape[1])
+    return Product.of(delta / module.shape[1])
 
 
 def _delora(module: PeftModule) -> Product:
@@ -301,7 +194,7 @@ def _fourierft(module: PeftModule) -> Product:
     dense = torch.zeros(n_out * n_in)
     dense[places] = spectrum
     delta = torch.fft.ifft2(dense.view(n_out, n_in)).real * float(module.setting("scaling"))
-    return _dense(delta)
+    return Product.of(delta)
 
 
 def _hra(module: PeftModule) -> Product:
@@ -313,7 +206,7 @@ def _hra(module: PeftModule) -> Product:
         raise ValueError(f"'{module.path}': {vectors.shape[1]} reflections, more than inputs")
     for vector in vectors.T:
         changed = changed - 2 * torch.outer(changed @ vector, vector)
-    return _dense(changed - frozen)
+    return Product.of(changed - frozen)
 
 
 def _shira(module: PeftModule) -> Product:
@@ -321,7 +214,7 @@ def _shira(module: PeftModule) -> Product:
     rows, columns = module.tensor("shira_indices").long()
     delta = torch.zeros(module.shape)
     delta.index_put_((rows, columns), module.tensor("shira_weight"), accumulate=True)
-    return _dense(delta)
+    return Product.of(delta)
 
 
 def _kind(
@@ -334,7 +227,7 @@ def _kind(
 
 PRODUCT_KINDS: Mapping[str, ProductKind] = {
     "LORA": _kind(
-        _lora,
+        lora_product,
         "lora_A.weight lora_B.weight lora_magnitude_vector",
         "r lora_alpha use_rslora rank_pattern alpha_pattern init_lora_weights use_dora",
         "lora_dropout eva_config corda_config loftq_config lora_ga_config megatron_config "

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..backbone.geometry import Geometry
 from ..schema import check_least
-from .base import FileKeys, Group, GroupEdits, Method, Tensors
-from .peft_folder import check_settings
+from .base import Method, Tensors
+from .group import Group, GroupEdits
+from .peft_folder import FileKeys, check_settings
 
 PEFT_SETTINGS = frozenset(
     (

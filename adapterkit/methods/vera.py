@@ -17,19 +17,10 @@ from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from ..schema import check_factor, check_least, check_share
-from .base import (
-    FileKeys,
-    Group,
-    GroupEdits,
-    Method,
-    PeftReading,
-    Tensors,
-    check_layers,
-    check_sites,
-    chosen_layers,
-    layers_setting,
-)
-from .peft_folder import PeftFolder, check_settings, target_settings
+from .base import Method, PeftReading, Tensors
+from .group import Group, GroupEdits
+from .peft_folder import FileKeys, PeftFolder, check_settings, target_settings
+from .places import check_layers, check_sites, chosen_layers, layers_setting
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..adapter.folder import adapter_files
 from ..adapter.foreign_folder import load_foreign_adapter
 from ..adapter.json_file import read_json
 from ..adapter.peft_format import CONFIG, base_model
-from ..adapter.peft_import import HeadFacts
+from ..adapter.peft_head import HeadFacts
 from ..backbone.model import Backbone
 from ..errors import AdapterError, DataError, MissingBackboneError, TooLargeError
 from ..inference.backbones import Backbones

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from adapterkit.adapter.checksums import SUMS, with_checksums
 from adapterkit.adapter.foreign_folder import load_foreign_adapter, load_foreign_method
-from adapterkit.adapter.peft_import import HeadFacts
+from adapterkit.adapter.peft_head import HeadFacts
 from adapterkit.errors import AdapterError
 from helpers.adapterhub import (
     FOLDERS,

@@ -16,7 +16,7 @@ from adapterkit.adapter.card import CARD
 from adapterkit.adapter.checksums import SUMS
 from adapterkit.adapter.folder import save_adapter
 from adapterkit.adapter.foreign_folder import load_foreign_adapter
-from adapterkit.adapter.peft_import import HeadFacts
+from adapterkit.adapter.peft_head import HeadFacts
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from helpers.peft_folders import (

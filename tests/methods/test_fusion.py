@@ -18,9 +18,10 @@ from adapterkit.adapter.card import read_card
 from adapterkit.adapter.folder import load_adapter
 from adapterkit.adapter.model_card import model_card
 from adapterkit.backbone.model import Backbone
-from adapterkit.methods.base import Group, Tensors, methods
+from adapterkit.methods.base import Tensors, methods
 from adapterkit.methods.bottleneck import ACTIVATIONS, Bottleneck
 from adapterkit.methods.fusion import TRAINED, Fusion
+from adapterkit.methods.group import Group
 from adapterkit.ops.segments import Segments
 from adapterkit.training.plan import Plan
 from adapterkit.training.run import Run
