@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .methods.base import Method as Method
     from .methods.group import Group as Group
     from .methods.group import GroupEdits as GroupEdits
+    from .methods.merged_form import ParameterChange as ParameterChange
     from .metrics.base import Metric as Metric
     from .metrics.base import MetricKind as MetricKind
     from .metrics.base import Predictions as Predictions
@@ -92,6 +93,7 @@ _MODULES = {
     "Metric": "metrics.base",
     "MetricKind": "metrics.base",
     "Outputs": "tasks.types",
+    "ParameterChange": "methods.merged_form",
     "Part": "tasks.types",
     "PooledTask": "tasks.pooled",
     "Predictions": "metrics.base",

@@ -238,6 +238,26 @@ def test_only_its_own_package_names_a_kind(package: str) -> None:
     assert found == set()
 
 
+EXTENDED_METHODS = {"methods.bottleneck", "methods.lora"}
+"""Modules of methods that others extend, or whose tables they read."""
+
+
+def test_a_method_is_known_in_its_own_file_alone() -> None:
+    """So it is added or removed with that file (`tests/methods/test_one_file.py` removes each)."""
+    modules = {name: kind.__module__.partition(".")[2] for name, kind in methods().items()}
+    alone = {name for name, module in modules.items() if module not in EXTENDED_METHODS}
+    files = {modules[name] for name in alone}
+    assert len(files) == len(alone) >= 3
+    for module in INNER:
+        imported = imports_of(module) & files
+        assert not imported - {module}, f"{module} imports {imported}"
+    for module in MODULES:
+        if module.startswith("methods."):
+            others = {name for name in alone if modules[name] != module}
+            named = [text for text in strings_of(module) if names_in(text, others)]
+            assert named == [], f"{module} names {named}"
+
+
 def test_every_key_of_a_recipe_has_a_meaning() -> None:
     own = (BackboneSection, Training, Augmentation)
     for section in (*methods().values(), *tasks().values(), *own):
