@@ -15,17 +15,14 @@ from torch import Tensor
 
 from ..backbone.lm_head import LMHead
 from ..backbone.packing import Packed, Pooling
-from ..backbone.sequence_head import SequenceHead
 from ..backbone.tokenizer import TextEncoder
-from ..errors import AdapterkitError, did_you_mean
-from ..metrics.base import Predictions, metric_kinds
-from ..metrics.bootstrap import interval
-from ..metrics.hf_evaluate import measure
+from ..errors import AdapterkitError
 from ..registry import discover
 from .columns import Column, input_columns, request_fields
 from .fields import FieldKind, Fields
-from .foreign_head import ForeignHead
+from .foreign_form import ForeignForm
 from .labels import similar_labels
+from .scoring import Scoring
 from .types import (
     Answer,
     AnswerSummary,
@@ -45,7 +42,7 @@ LEAST_TOKENS = 3
 """Least tokens of a sequence: a word between two special tokens."""
 
 
-class Task(ABC):
+class Task(ForeignForm, Scoring, ABC):
     """A task with one adapter's settings; subclasses are frozen dataclasses."""
 
     type: ClassVar[str]
@@ -54,27 +51,9 @@ class Task(ABC):
     is_default: ClassVar[bool] = False
     """Whether this is the task of a recipe that names none, and of texts for the plain backbone."""
 
-    pipeline_tag: ClassVar[str | None] = None
-    """Name of the task on the Hugging Face hub; None if it has none."""
-
-    peft_task_type: ClassVar[str | None] = None
-    """`task_type` in `adapter_config.json`."""
-
-    foreign: ClassVar[bool] = False
-    """Whether a PEFT folder of that `peft_task_type` may be read as this task."""
-
-    transformers_model: ClassVar[str | None] = None
-    """Name of transformers' class of models with a head for this task; None if it has none."""
-
-    problem_type: ClassVar[str | None] = None
-    """transformers' `problem_type` of its sequence classifiers; None for other tasks."""
-
     columns: ClassVar[Mapping[str, Column]]
     """Columns of a row by role, such as `text` and `label`. A request that gives several texts
     without their roles gives them in this order, required ones first."""
-
-    metric_kind: ClassVar[str]
-    """Kind of its predictions: the `type` of the `MetricKind` that scores them."""
 
     per_token: ClassVar[bool] = False
     """Whether the head returns logits for every token, or else for every sequence."""
@@ -101,14 +80,8 @@ class Task(ABC):
     document_role: ClassVar[str] = "text"
     """Role of the text that the character positions of an answer refer to."""
 
-    main_metric: ClassVar[str]
-    """The metric that decides which epoch is kept; higher is better."""
-
     sample_rows: ClassVar[Sequence[Mapping[str, Any]]] = ()
     """Some labelled rows, values by role: a plug-in's contract test trains with them."""
-
-    extra_metrics: tuple[str, ...]
-    """Metrics that the recipe adds to those of the metric kind."""
 
     max_length: int | None
     """Most tokens of a sequence, special tokens included. None: as many as the backbone takes."""
@@ -190,47 +163,6 @@ class Task(ABC):
     @abstractmethod
     def same_answers(self, other: Task) -> bool:
         """Whether the outputs of a head that was trained for the other task mean the same here."""
-
-    @classmethod
-    def from_head(cls, head: ForeignHead) -> Self:
-        """Returns the task of a PEFT folder, which has a head and no card.
-
-        Args:
-            head: What is known of the head.
-
-        Raises:
-            ValueError: It is not a head of this task.
-        """
-        raise ValueError(f"a {cls.type} head alone does not say what it answers")
-
-    def transformers_head(self, head: SequenceHead | None) -> Mapping[str, str] | None:
-        """Where the head's modules are in `transformers_model`, by default under the same names.
-
-        Args:
-            head: The head of the family's sequence classifiers, with what is known of its other
-                task models; None if nothing is.
-
-        Returns:
-            Path by name of the module here, as far as they differ; None if that model computes
-            something else from the backbone's states.
-        """
-        is_known = head is not None and self.peft_task_type in head.linear_models
-        return {} if is_known and self.transformers_model is not None else None
-
-    def transformers_form(self, head: Mapping[str, Tensor]) -> tuple[Self, Mapping[str, Tensor]]:
-        """The task and its head with logits as `transformers_model` returns them: by default as
-        they are.
-
-        Args:
-            head: The head's tensors.
-        """
-        return self, head
-
-    @property
-    def peft_claim(self) -> str | None:
-        """`task_type` of folders whose head is that of `transformers_model`: None if PEFT's model
-        for `peft_task_type` would read other inputs."""
-        return self.peft_task_type
 
     @abstractmethod
     def head_shapes(self, hidden: int) -> dict[str, tuple[int, ...]]:
@@ -360,13 +292,6 @@ class Task(ABC):
             )
         ]
 
-    def to_hf_pipeline(self, answer: Answer) -> Any:
-        """Returns an answer in the format of Hugging Face pipelines and TEI: for a task with labels
-        a list of `{label, score}`, the best first."""
-        if "scores" not in answer:
-            return answer
-        return [{"label": label, "score": score} for label, score in answer["scores"].items()]
-
     @property
     def tunable_key(self) -> str | None:
         """The recipe key whose value asks for `tune`, if one does."""
@@ -376,39 +301,6 @@ class Task(ABC):
         """Returns the task with a setting chosen on the validation rows after training, such as a
         threshold. The test rows are never passed."""
         return self
-
-    @abstractmethod
-    def predictions(
-        self, outputs: Outputs, examples: Sequence[Example], targets: Sequence[Any]
-    ) -> Predictions:
-        """Predictions and targets of a split, as the metrics of `metric_kind` take them."""
-
-    def metrics(self, predictions: Predictions) -> dict[str, float]:
-        """The metrics of a split, `main_metric` among them; without those that these rows leave
-        undefined.
-
-        Raises:
-            AdapterkitError: The metric kind has no `main_metric`.
-        """
-        kind = metric_kinds()[self.metric_kind]
-        if self.main_metric not in kind.metrics:
-            raise AdapterkitError(
-                f"the main metric '{self.main_metric}' of task '{self.type}' is none of the kind "
-                f"'{self.metric_kind}'; {did_you_mean(self.main_metric, kind.metrics)}"
-            )
-        names = dict.fromkeys((*kind.defaults, self.main_metric, *self.extra_metrics))
-        return measure(kind, names, predictions)
-
-    def report(self, predictions: Predictions) -> dict[str, Any]:
-        """Tables about a split: `per_class` and `confusion` (see `metrics/per_class.py`), if the
-        task has classes, with their `labels`, if those are not the task's; right and predicted
-        `numbers`, if its answers are numbers."""
-        return {}
-
-    def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:
-        """The main metric's 95% bootstrap interval over the rows of a split."""
-        metric = metric_kinds()[self.metric_kind].metrics[self.main_metric]
-        return {self.main_metric: interval(metric, predictions)}
 
 
 def default_task() -> type[Task]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,6 +21,7 @@ from ..schema import check_least, check_share
 from .base import LEAST_TOKENS, Task
 from .columns import Column
 from .fields import FieldKind, Fields
+from .sentences import join_sentences, split_sentences
 from .token_head import token_logits
 from .types import (
     NOTHING,
@@ -36,22 +36,6 @@ from .types import (
     Text,
 )
 
-END = re.compile(
-    r"(?<![.!?…])[.!?…]++[\"'”’)\]»]*+(?=\s|$)|[。！？]+[”’」』）》]*|\n"  # noqa: RUF001
-)
-"""A possible end of a sentence: a sign and closing quotes or brackets, or the end of a line. A run
-of signs is tried once, from its first sign, so that a long run takes linear time."""
-
-ABBREVIATION = re.compile(r"(^|[^\w.])([A-HJ-Z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Sra)\.$")
-"""A title or an initial, whose full stop does not end a sentence."""
-
-ABBREVIATION_LENGTH = 6
-"""Most characters of an abbreviation, its full stop and the character before it."""
-
-FOLLOWING = re.compile(r"[^\S\n]*(\S?)")
-"""The first character after a sign that is not blank, in the same line."""
-
-CHINESE_END = re.compile(r"[。！？]+[”’」』）》]*$")  # noqa: RUF001
 OUTSIDE = -1
 
 
@@ -71,7 +55,7 @@ class Document:
 
     def text_of(self, sentences: Iterable[int]) -> str:
         """Some sentences, joined to one text."""
-        return join([self.text[slice(*self.spans[number])] for number in sentences])
+        return join_sentences([self.text[slice(*self.spans[number])] for number in sentences])
 
 
 @dataclass(frozen=True)
@@ -215,7 +199,8 @@ class Summarisation(Task):
                 }
                 for number in self._chosen(row, document)
             ]
-            found.append({"summary": join([part["text"] for part in extract]), "extract": extract})
+            summary = join_sentences([part["text"] for part in extract])
+            found.append({"summary": summary, "extract": extract})
         return found
 
     def scores(self, outputs: Outputs, example: Example) -> list[Score]:
@@ -282,51 +267,12 @@ def _located(row: Fields) -> tuple[str, tuple[tuple[int, int], ...]]:
     """The text of a document, and the characters of its sentences in it."""
     if isinstance(row["sentences"], str):
         text = row["sentences"]
-        return text, tuple(split(text))
+        return text, tuple(split_sentences(text))
     spans, start = [], 0
     for sentence in row["sentences"]:
         spans.append((start, start + len(sentence)))
         start += len(sentence) + 1
     return " ".join(row["sentences"]), tuple(spans)
-
-
-def split(text: str) -> list[tuple[int, int]]:
-    """First and past-the-last character of each sentence of a text, without blanks around it.
-
-    A sentence ends at `.`, `!`, `?` or `…` before a blank unless a small letter follows, at `。`,
-    `！` or `？` anywhere, and at the end of a line. It does not end after a title, after an initial
-    or before it has a letter (the number of a list item).
-    """  # noqa: RUF002
-    spans, start, read, has_letter = [], 0, 0, False
-    for match in END.finditer(text):
-        has_letter = has_letter or any(map(str.isalpha, text[read : match.end()]))
-        read = match.end()
-        if match.group() == "\n" or (has_letter and not _continues(text, start, match)):
-            spans.append((start, read))
-            start, has_letter = read, False
-    spans.append((start, len(text)))
-    return [
-        (start + len(part) - len(part.lstrip()), start + len(part.rstrip()))
-        for start, end in spans
-        if (part := text[start:end]).strip()
-    ]
-
-
-def _continues(text: str, start: int, sign: re.Match[str]) -> bool:
-    """Whether a sentence that begins at `start` continues after a sign."""
-    if CHINESE_END.match(sign.group()):
-        return False
-    following = FOLLOWING.match(text, sign.end())
-    if following is not None and following[1].islower():
-        return True
-    last = text[max(start, sign.end() - ABBREVIATION_LENGTH) : sign.end()]
-    return bool(ABBREVIATION.search(last))
-
-
-def join(sentences: Sequence[str]) -> str:
-    """Joins sentences by spaces, without a space after a Chinese sign."""
-    parts = [part if CHINESE_END.search(part) else f"{part} " for part in sentences]
-    return "".join(parts).rstrip()
 
 
 def greedy(document: Document, reference: str, most: int) -> tuple[int, ...]:

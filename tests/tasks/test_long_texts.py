@@ -20,7 +20,7 @@ from adapterkit.inference.forward import text_limit
 from adapterkit.tasks.masked_language_modelling import MAX_FILLS, TOP, MaskedLanguageModelling
 from adapterkit.tasks.multiple_choice import MultipleChoice
 from adapterkit.tasks.relation import marked
-from adapterkit.tasks.summarisation import split
+from adapterkit.tasks.sentences import split_sentences
 from adapterkit.tasks.types import Outputs, n_characters
 from helpers.task_adapters import random_task_adapter, read_example, request_row
 from helpers.task_rows import every_task
@@ -204,7 +204,7 @@ def test_the_marks_of_a_long_relation_are_found(tiny: Backbone, tmp_path: Path) 
 def test_runs_of_signs_are_one_sentence(unit: str, last: str, times: int) -> None:
     """With a quadratic search the long runs take minutes."""
     text = unit * times * 10 + last
-    assert split(text) == [(0, len(text))]
+    assert split_sentences(text) == [(0, len(text))]
 
 
 def masked_outputs(example: Any) -> Outputs:

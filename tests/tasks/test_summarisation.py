@@ -18,7 +18,8 @@ from adapterkit.metrics.rouge import rouge_l, rouge_words
 from adapterkit.prediction.answers import answer_row, answers_table
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.fields import FieldKind
-from adapterkit.tasks.summarisation import greedy, join, split
+from adapterkit.tasks.sentences import join_sentences, split_sentences
+from adapterkit.tasks.summarisation import greedy
 from adapterkit.tasks.types import Outputs, Row
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.train import train
@@ -46,20 +47,20 @@ def summarisation(**settings: Any) -> Any:
 def test_sentences_end_where_a_reader_says(sentences: list[str]) -> None:
     for between in (" ", "  \n", "\n\n"):
         text = f" {between.join(sentences)}\n"
-        spans = split(text)
+        spans = split_sentences(text)
         assert [text[start:end] for start, end in spans] == sentences
-    text = join(sentences)
-    assert [text[start:end] for start, end in split(text)] == sentences
+    text = join_sentences(sentences)
+    assert [text[start:end] for start, end in split_sentences(text)] == sentences
 
 
 def test_lines_are_sentences_and_nothing_is_lost() -> None:
     for text in ("A title\nthe first line\r\n\nthe next", "no end", "?!", "。。", "5", "a。b。"):
-        spans = split(text)
+        spans = split_sentences(text)
         assert "".join(text[a:b] for a, b in spans) == "".join(
             part for line in text.split("\n") for part in [line.strip()]
         )
         assert all(text[a:b].strip() for a, b in spans)
-    assert len(split("A title\nthe first line\r\n\nthe next")) == 3
+    assert len(split_sentences("A title\nthe first line\r\n\nthe next")) == 3
 
 
 def said_of(backbone: Backbone, text: Any, limit: int, task: Any) -> tuple[Any, list[Any]]:
