@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from adapterkit.adapter.adapter import Adapter
-from adapterkit.backbone.geometry import NORM_SITES
+from adapterkit.backbone.geometry import ENTRY, LINEAR_SITES, NORM_SITES
 from adapterkit.backbone.model import Backbone
+from adapterkit.methods.base import methods
 from helpers import rotary
 from helpers.adapters import MakeAdapter
 from helpers.families import save_family
@@ -46,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "vera": {"r": 5},
     "ia3": {"feedforward": ("attention_output", "ffn_down")},
     "bitfit": {},
-    "ln_tuning": {"targets": (*NORM_SITES, "entry")},
+    "ln_tuning": {"targets": (*NORM_SITES, ENTRY)},
     "prefix": {"num_virtual_tokens": 5},
     "pfeiffer": {},
     "houlsby": {"activation": "swish"},
@@ -58,10 +59,10 @@ METHODS: dict[str, dict[str, Any]] = {
 def adapter_of(backbone: Backbone, make_adapter: MakeAdapter, method: str) -> Adapter:
     """A random adapter at all linears, on top of a prefix if it is no prefix itself."""
     settings = dict(METHODS[method])
-    if method in ("lora", "dora", "vera", "ia3", "bitfit"):
-        settings["targets"] = tuple(backbone.geometry.sites)
     if method in ("pfeiffer", "houlsby", "parallel"):
         method, settings["placement"] = "bottleneck", method
+    if {*LINEAR_SITES} & {*getattr(methods()[method], "targets", ())}:
+        settings["targets"] = tuple(backbone.geometry.sites)
     adapter = make_adapter(backbone, method, name="t/top", seed=3, **settings)
     if method == "prefix":
         return adapter

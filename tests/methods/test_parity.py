@@ -44,8 +44,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("bottleneck", {"placement": "houlsby", "activation": "swish", "reduction_factor": 8.0}),
     ("bottleneck", {"placement": "parallel", "scaling": 4.0, "activation": "gelu"}),
 ]
-PEFT_METHODS = ("lora", "dora", "prefix", "ia3", "vera")
-"""Methods that PEFT has too."""
+PEFT_SETTINGS = [(kind, own) for kind, own in SETTINGS if methods()[kind].head_prefix]
+"""Those of methods that PEFT has too."""
 every = pytest.mark.parametrize(
     ("kind", "settings"), SETTINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS)]
 )
@@ -105,9 +105,7 @@ def test_a_loaded_adapter_has_the_same_outputs(
     assert torch.equal(logits_of(anywhere, adapter, inputs), logits_of(anywhere, again, inputs))
 
 
-@pytest.mark.parametrize(
-    "kind", ["lora", "dora", "bottleneck", "ia3", "bitfit", "ln_tuning", "vera"]
-)
+@pytest.mark.parametrize("kind", [kind for kind in reference.METHODS if kind != "prefix"])
 def test_a_new_adapter_leaves_outputs_unchanged(
     tiny: Backbone, make_adapter: MakeAdapter, kind: str
 ) -> None:
@@ -209,8 +207,8 @@ def source(request: pytest.FixtureRequest, tiny_folder: Path) -> tuple[Backbone,
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [s for s in SETTINGS if s[0] in PEFT_METHODS],
-    ids=[f"{k}-{i}" for i, (k, _) in enumerate(SETTINGS) if k in PEFT_METHODS],
+    PEFT_SETTINGS,
+    ids=[f"{kind}-{number}" for number, (kind, _) in enumerate(PEFT_SETTINGS)],
 )
 def test_peft_loads_our_folder(
     source: tuple[Backbone, Path],
