@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class InitialProduct(NamedTuple):
-    """What a low-rank product starts as.
-
-    Attributes:
-        down: A, `[r, in]`.
-        up: B, `[out, r]`.
-    """
-
-    down: Tensor
-    up: Tensor
+from .product import Product
 
 
-def principal_product(weight: Tensor, rank: int, scale: float) -> InitialProduct:
-    """PiSSA (Meng et al. 2024): `scale * B A` is the best approximation of the weight.
+def principal_product(weight: Tensor, rank: int, scale: float) -> Product:
+    """PiSSA (Meng et al. 2024): the best approximation of the weight.
 
     Signs of singular vectors differ between libraries; the product has none.
 
@@ -33,22 +22,23 @@ def principal_product(weight: Tensor, rank: int, scale: float) -> InitialProduct
     """
     left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
     roots = (values[:rank] / scale).sqrt()
-    return InitialProduct((roots[:, None] * right[:rank]).float(), (left[:, :rank] * roots).float())
+    down, up = roots[:, None] * right[:rank], left[:, :rank] * roots
+    return Product(down.float(), up.float(), scale)
 
 
-def orthonormal_product(weight: Tensor, rank: int, scale: float) -> InitialProduct:
+def orthonormal_product(weight: Tensor, rank: int, scale: float) -> Product:
     """OLoRA (Büyükakyüz 2024): the first columns and rows of the weight's QR decomposition.
 
     Args:
         weight: The frozen weight, `[out, in]`.
         rank: r.
-        scale: Has no effect.
+        scale: The factor on the product, which the matrices do not depend on.
     """
     q, r = torch.linalg.qr(weight.double())
-    return InitialProduct(r[:rank].float(), q[:, :rank].float())
+    return Product(r[:rank].float(), q[:, :rank].float(), scale)
 
 
-INITIAL_PRODUCTS: Mapping[str, Callable[[Tensor, int, float], InitialProduct]] = {
+INITIAL_PRODUCTS: Mapping[str, Callable[[Tensor, int, float], Product]] = {
     "pissa": principal_product,
     "olora": orthonormal_product,
 }
