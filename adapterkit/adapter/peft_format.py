@@ -12,7 +12,7 @@ from typing import Any
 from ..backbone.embedded import EMBEDDED, EMBEDDED_HUB_NAME
 from ..backbone.geometry import Geometry
 from ..methods.base import Tensors
-from ..methods.peft_folder import FileKeys, shapes_in_file, stack_layers
+from ..methods.file_keys import FileKeys, shapes_in_file, stack_layers
 from ..tasks.base import Task
 from .adapter import Adapter, MemberWeights
 from .weights import Shapes

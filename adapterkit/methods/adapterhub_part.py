@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..backbone.model import Backbone
-from .peft_folder import OFF, PeftFolder
+from .peft_folder import PeftFolder
+from .peft_settings import OFF
 
 Modules = Mapping[str, Mapping[str, Tensor]]
 """Path of a module to its tensors, float32, by the rest of their names."""

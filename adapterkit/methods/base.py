@@ -20,9 +20,10 @@ from ..backbone.geometry import Geometry
 from ..errors import RecipeError, did_you_mean
 from ..registry import discover
 from ..schema import build, dump
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
 from .merged_form import MergedForm
-from .peft_folder import FileKeys, PeftFolder
+from .peft_folder import PeftFolder
 
 Tensors = dict[str, Tensor]
 

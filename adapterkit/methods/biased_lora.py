@@ -15,11 +15,13 @@ from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import ENTRY, LINEAR_SITES, NORM_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import Method, PeftReading, Tensors
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
 from .lora import LoRA
-from .peft_folder import OFF, FileKeys, PeftFolder, Place
+from .peft_folder import PeftFolder, Place
 from .peft_lora import lora_scale
 from .peft_products import PRODUCT_KINDS, read_modules
+from .peft_settings import OFF
 from .places import check_sites, chosen_layers, layers_at, layers_setting
 
 BIAS_SITES = (*LINEAR_SITES, *OPTIONAL_SITES, *NORM_SITES, ENTRY)

@@ -15,9 +15,10 @@ from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import LINEAR_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import PeftReading, Tensors
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
 from .lora import LoRA
-from .peft_folder import FileKeys, PeftFolder
+from .peft_folder import PeftFolder
 from .peft_lora import KEEPS_BASE, initialisation
 from .peft_products import read_products
 from .places import chosen_layers

@@ -16,9 +16,11 @@ from ..backbone.frozen_weights import FrozenWeights
 from ..backbone.geometry import INPUT_SITES, LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from .base import Method, PeftReading, Tensors
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
 from .merged_form import ParameterChange
-from .peft_folder import FileKeys, PeftFolder, check_settings
+from .peft_folder import PeftFolder
+from .peft_settings import check_settings
 from .places import all_layers, check_layers, check_sites, chosen_layers, layers_setting
 
 INPUT_OF = {linear: site for site, linear in INPUT_SITES.items()}

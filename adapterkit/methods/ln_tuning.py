@@ -17,7 +17,8 @@ from ..ops.scale_and_shift import ScaleAndShift
 from .base import Method, PeftReading, Tensors
 from .group import Group, GroupEdits
 from .merged_form import ParameterChange
-from .peft_folder import PeftFolder, check_settings
+from .peft_folder import PeftFolder
+from .peft_settings import check_settings
 from .places import all_layers, check_layers, check_sites, layers_at, layers_setting
 
 PARTS = {"ln_tuning_layers.weight": "weight", "ln_tuning_layers.bias": "bias"}

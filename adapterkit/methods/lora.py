@@ -18,10 +18,12 @@ from ..ops.low_rank import LowRank
 from ..ops.stacked_weights import StackedWeights
 from ..schema import check_factor, check_least, check_share
 from .base import Method, PeftReading, Tensors
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
 from .initial_product import INITIAL_PRODUCTS
-from .peft_folder import FileKeys, PeftFolder, target_settings
+from .peft_folder import PeftFolder
 from .peft_products import PRODUCT_KINDS, read_products
+from .peft_settings import target_settings
 from .places import all_layers, check_layers, check_sites, chosen_layers, layers_setting
 from .product import Product
 

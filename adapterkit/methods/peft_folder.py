@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbone.frozen_weights import linear_parameters
-from ..backbone.geometry import Geometry
 from ..backbone.model import Backbone
-
-FileKeys = dict[str, tuple[str, int | None]]
-"""Name of a tensor in the weights file to its name in memory and its index there: files hold one
-tensor a layer, memory holds them stacked. The index is None for a tensor that is not stacked."""
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a tensor to its shape."""
+from .file_keys import FileKeys, Shapes, shapes_in_file, stack_layers
 
 PREFIXES = ("base_model.model.", "base_model.")
 """What the names of all tensors of a weights file start with: the first with modules inside the
@@ -27,64 +20,6 @@ model, the second around it."""
 
 OLD_PARTS = re.compile(r"\.(?:default|base_layer|modules_to_save(?:\.default)?)(?=\.|$)")
 """Parts of names that PEFT's wrappers of a module add, in some versions and for some tensors."""
-
-COMMON_SETTINGS = frozenset(
-    (
-        *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path"),
-        *("revision", "inference_mode", "target_modules", "exclude_modules", "layers_to_transform"),
-        *("layers_pattern", "modules_to_save", "init_weights"),
-        "fan_in_fan_out",  # PEFT ignores it for the linears of an encoder
-    )
-)
-"""Settings of every method that do not change what a finished adapter computes."""
-
-OFF: tuple[Any, ...] = (None, False, "none", {}, [])
-"""Values of a setting that switch it off."""
-
-
-def check_settings(config: Mapping[str, Any], known: Collection[str]) -> None:
-    """Refuses settings that may change answers and are not read here, unknown ones included.
-
-    Args:
-        config: The content of `adapter_config.json`.
-        known: Settings beside `COMMON_SETTINGS` that are read, or that only training reads.
-
-    Raises:
-        ValueError: There is such a setting, and it is not switched off.
-    """
-    for name, value in config.items():
-        if name not in COMMON_SETTINGS and name not in known and value not in OFF:
-            raise ValueError(
-                f"{name} = {value!r:.80} is not supported; train without it, or merge the adapter "
-                "into its base model in PEFT"
-            )
-
-
-def target_settings(
-    targets: Sequence[str], layers: tuple[int, ...] | None, geometry: Geometry
-) -> dict[str, Any]:
-    """The settings by which PEFT finds the linears that an adapter edits.
-
-    Args:
-        targets: Canonical names of the linears.
-        layers: Layers that are edited; None for all.
-        geometry: The backbone's.
-    """
-    names = [geometry.sites[site].peft_name(site) for site in targets]
-    # PEFT matches by suffix, so a name may also be the end of another linear's.
-    endings = tuple(f".{name}" for name in names)
-    excluded = [
-        other
-        for site, linear in geometry.sites.items()
-        if site not in targets and (other := linear.peft_name(site)).endswith(endings)
-    ]
-    layer_list = geometry.layers_path.rpartition(".")[2]
-    return {
-        "target_modules": names,
-        "exclude_modules": excluded or None,
-        "layers_to_transform": list(layers) if layers is not None else None,
-        "layers_pattern": layer_list if layers is not None else None,
-    }
 
 
 class Place(NamedTuple):
@@ -279,41 +214,6 @@ class PeftFolder:
         if faults:
             raise ValueError("; ".join(faults))
         return stack_layers(self.tensors, names)
-
-
-def shapes_in_file(keys: FileKeys, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Shapes of a method's tensors in a weights file, which has one tensor a layer.
-
-    Args:
-        keys: `Method.file_keys`.
-        shapes: `Method.shapes`.
-    """
-    return {
-        key: shapes[name] if index is None else shapes[name][1:]
-        for key, (name, index) in keys.items()
-    }
-
-
-def stack_layers(tensors: Mapping[str, Tensor], keys: FileKeys) -> dict[str, Tensor]:
-    """A method's tensors from those of a weights file, stacked over layers, float32.
-
-    They are copies: tensors of safetensors are mapped and would change with the file.
-
-    Args:
-        tensors: The tensors of the file.
-        keys: `Method.file_keys`.
-    """
-    found: dict[str, Tensor] = {}
-    layers: dict[str, dict[int, Tensor]] = {}
-    for key, (name, index) in keys.items():
-        if index is None:
-            found[name] = tensors[key].to(torch.float32, copy=True)
-        else:
-            layers.setdefault(name, {})[index] = tensors[key].float()
-    stacked = {
-        name: torch.stack([parts[n] for n in sorted(parts)]) for name, parts in layers.items()
-    }
-    return found | stacked
 
 
 def plain_name(key: str) -> str:

@@ -14,9 +14,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .peft_folder import PeftFolder, check_settings
+from .peft_folder import PeftFolder
 from .peft_lora import lora_product
 from .peft_module import PeftModule
+from .peft_settings import check_settings
 from .product import Product
 
 

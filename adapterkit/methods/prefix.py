@@ -13,8 +13,9 @@ from torch import Tensor
 from ..backbone.geometry import Geometry
 from ..schema import check_least
 from .base import Method, Tensors
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
-from .peft_folder import FileKeys, check_settings
+from .peft_settings import check_settings
 
 PEFT_SETTINGS = frozenset(
     (

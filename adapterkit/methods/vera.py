@@ -18,8 +18,10 @@ from ..backbone.geometry import LINEAR_SITES, OPTIONAL_SITES, Geometry
 from ..ops.scale_and_shift import ScaleAndShift
 from ..schema import check_factor, check_least, check_share
 from .base import Method, PeftReading, Tensors
+from .file_keys import FileKeys
 from .group import Group, GroupEdits
-from .peft_folder import FileKeys, PeftFolder, check_settings, target_settings
+from .peft_folder import PeftFolder
+from .peft_settings import check_settings, target_settings
 from .places import check_layers, check_sites, chosen_layers, layers_setting
 
 
