@@ -168,6 +168,15 @@ def serve(
             "the extra adapterkit[mask].",
         ),
     ] = False,
+    mask_with: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-with",
+            metavar="NAME",
+            help="Tagging adapter whose entities --log-masked-texts masks as well, such as "
+            "acme/pii@stable.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the adapters of a store over HTTP, mixed in one batch over their backbones.
 
@@ -190,6 +199,8 @@ def serve(
             raise AdapterkitError(f"--port {port}: expected 0 to 65535")
         if log_texts and log_masked_texts:
             raise AdapterkitError("give either --log-texts or --log-masked-texts, not both")
+        if mask_with is not None and not log_masked_texts:
+            raise AdapterkitError(f"--mask-with {mask_with} needs --log-masked-texts")
         counts = {
             "--batch-tokens": batch_tokens,
             "--queue-tokens": queue_tokens,
@@ -217,6 +228,7 @@ def serve(
             trust=trust,
             log_texts=log_texts,
             log_masked_texts=log_masked_texts,
+            mask_with=mask_with,
             limits=ServingLimits(
                 row_characters=row_characters, timeout=timeout, read_timeout=read_timeout
             ),

@@ -75,6 +75,8 @@ def make_app(service: Service) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
+        if service.text_log is not None:
+            await service.text_log.drain()
         await service.engine.drain()
         service.cache.close()
         if service.metrics.traces is not None:

@@ -32,14 +32,16 @@ from .app import make_app
 from .connections import ConnectionLimits, Connections
 from .cors import check_origins
 from .engine import Engine
+from .entity_finder import EntityFinder, check_finder
 from .http_protocol import BoundedHttp
 from .json_logs import log, log_as_json
 from .key_file import VARIABLE, KeyFile, parse_keys
 from .listening import address_errors, bound, check_host, url_of, warn_of_plain_http
 from .metrics import Metrics
+from .recognisers import Recognisers
 from .server_group import ServerGroup
 from .service import Service, ServingLimits
-from .text_mask import TextMask
+from .text_log import MaskedTextLog, TextLog
 from .tls import TlsHandshake, load_tls
 from .tracing import Traces
 
@@ -75,6 +77,7 @@ class Settings:
         trust: Trust file; without it, signatures are not read.
         log_texts: Whether the texts of requests are logged.
         log_masked_texts: Whether they are logged with personal numbers and addresses masked.
+        mask_with: Adapter whose entities are masked there as well, if any.
         limits: Limits of one request.
         max_connections, max_connections_per_address: Most open connections; if None, as in
             `ConnectionLimits.of_process`.
@@ -99,6 +102,7 @@ class Settings:
     trust: Path | None = None
     log_texts: bool = False
     log_masked_texts: bool = False
+    mask_with: str | None = None
     limits: ServingLimits = field(default_factory=ServingLimits)
     max_connections: int | None = None
     max_connections_per_address: int | None = None
@@ -119,11 +123,14 @@ def make_service(
         AdapterkitError: The store or a backbone is not valid.
     """
     check_origins(settings.cors_origins, has_keys=keys is not None)
-    mask = TextMask() if settings.log_masked_texts else None
+    recognisers = Recognisers() if settings.log_masked_texts else None
     store = open_store(settings)
     backbones = Backbones(
         Backbone.load_with(name, settings.load_options) for name in settings.backbones
     )
+    if settings.mask_with is not None:
+        with _naming("--mask-with", settings.mask_with):
+            check_finder(settings.mask_with, store, backbones, settings.any_backbone)
     device = backbones.default.device
     lanes = server_lanes(device, settings.lanes, settings.cores)
     # The first batch prepares a backbone, and on a CPU compiled loops are loaded: no request should
@@ -156,9 +163,8 @@ def make_service(
         keys,
         metrics,
         settings.limits,
-        settings.log_texts,
+        _text_log(settings, recognisers, cache, engine),
         settings.cors_origins,
-        mask,
         group,
     )
 
@@ -172,27 +178,48 @@ def open_store(settings: Settings) -> Store:
     """The store of a server.
 
     Raises:
-        AdapterkitError: It does not exist, or a pinned adapter or the trust file is not valid.
+        AdapterkitError: It does not exist, or a named adapter or the trust file is not valid.
     """
     trust = None if settings.trust is None else Trust.read(settings.trust)
     store = Store(settings.store, settings.cache, trust)
     if store.remote is None and not store.root.is_dir():
         raise AdapterkitError(f"there is no store {settings.store}; train one adapter first")
-    for name in settings.pinned:
-        _check_pin(store, name)
+    _check_names(settings, store)
     return store
 
 
-def _check_pin(store: Store, name: str) -> None:
-    """Checks that a pinned adapter exists; its version is chosen with each request.
+def _check_names(settings: Settings, store: Store) -> None:
+    """Checks that the adapters that settings name exist.
 
     Raises:
-        AdapterkitError: It does not, or a version of it is named.
+        AdapterkitError: One does not, or a pin names a version, which is chosen with each request.
     """
+    for name in settings.pinned:
+        with _naming("--pin", name):
+            store.path(check_name(name))
+    if settings.mask_with is not None:
+        with _naming("--mask-with", settings.mask_with):
+            store.path(settings.mask_with)
+
+
+@contextmanager
+def _naming(option: str, value: str) -> Iterator[None]:
+    """Names an option and its value in the messages of errors."""
     try:
-        store.path(check_name(name))
+        yield
     except AdapterkitError as error:
-        raise AdapterkitError(f"--pin {name}: {error}") from None
+        raise AdapterkitError(f"{option} {value}: {error}") from None
+
+
+def _text_log(
+    settings: Settings, recognisers: Recognisers | None, cache: AdapterCache, engine: Engine
+) -> TextLog | None:
+    if recognisers is None:
+        return TextLog() if settings.log_texts else None
+    finder = None
+    if settings.mask_with is not None:
+        finder = EntityFinder(settings.mask_with, cache, engine, settings.limits.timeout)
+    return MaskedTextLog(recognisers, finder)
 
 
 def load_keys(path: Path | None) -> Keys | None:

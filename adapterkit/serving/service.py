@@ -39,7 +39,7 @@ from .metrics import Metrics
 from .pending_row import Output
 from .rollouts import Rollouts, position_of, served_rows
 from .server_group import ServerGroup
-from .text_mask import TextMask
+from .text_log import TextLog
 from .tokenizing import estimate_tokens
 from .wrong_keys import WrongKeys
 
@@ -102,9 +102,8 @@ class Service:
         keys: The known callers; None to accept every caller.
         metrics: Counts the work.
         limits: Limits of one request.
-        log_texts: Whether the texts of requests are logged.
+        text_log: Logs the texts of requests; None if they are not logged.
         origins: Origins of the pages of other sites that may send requests (CORS).
-        mask: Masks them in the log; they are then logged in any case.
         group: The other servers of the service, if there are any.
     """
 
@@ -115,9 +114,8 @@ class Service:
         keys: Keys | None,
         metrics: Metrics,
         limits: ServingLimits,
-        log_texts: bool = False,
+        text_log: TextLog | None = None,
         origins: Collection[str] = (),
-        mask: TextMask | None = None,
         group: ServerGroup | None = None,
     ) -> None:
         self.cache = cache
@@ -125,9 +123,8 @@ class Service:
         self.keys = keys
         self.metrics = metrics
         self.limits = limits
-        self.log_texts = log_texts
+        self.text_log = text_log
         self.origins = origins
-        self.mask = mask
         self.group = group or ServerGroup()
         self.quotas = self.group.quotas
         self.wrong_keys = WrongKeys()
@@ -165,10 +162,8 @@ class Service:
         """
         self.limits.check_rows(len(rows))
         await self.quotas.take(caller.tenant, "rows", len(rows))
-        if self.mask is not None:
-            self._log_texts(caller, await self.in_thread(self.mask.masked_rows, rows))
-        elif self.log_texts:
-            self._log_texts(caller, rows)
+        if self.text_log is not None:
+            self.text_log.write(caller.tenant.name, rows)
 
     async def answer(
         self,
@@ -352,10 +347,6 @@ class Service:
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Runs work on files in a thread."""
         return await asyncio.to_thread(work, *arguments)
-
-    def _log_texts(self, caller: Caller, rows: Sequence[tuple[str | None, Any]]) -> None:
-        facts = {"tenant": caller.tenant.name, "asked": [[name, text] for name, text in rows]}
-        log.info("asked", extra={"facts": facts})
 
     async def _load(self, caller: Caller, references: set[str]) -> dict[str, LoadedAdapter | None]:
         for reference in references:

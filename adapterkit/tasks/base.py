@@ -263,6 +263,12 @@ class Task(ForeignForm, Scoring, ABC):
         return None
 
     @property
+    def entity_kinds(self) -> tuple[str, ...]:
+        """Kinds of the `entities` in its answers, which have `entity_group`, `start` and `end` in its
+        document; empty if they have none."""
+        return ()
+
+    @property
     def has_decisions(self) -> bool:
         """Whether its answers can be counted (`decision`)."""
         return type(self).decision is not Task.decision

@@ -235,6 +235,11 @@ class Tagging(Task):
         kinds = dict.fromkeys(one["entity_group"] for one in entities)
         return Decision(tuple(kinds), min((one["score"] for one in entities), default=None))
 
+    @property
+    def entity_kinds(self) -> tuple[str, ...]:
+        parts = map(split_tag, known_labels(self.labels))
+        return tuple(dict.fromkeys(part[1] for part in parts if part is not None))
+
     def scores(self, outputs: Outputs, example: Example) -> Iterator[Score]:
         """For each entity, and each tag outside entities, the mean logit of its words' tags. They
         come one by one, because each has a weight for every token of the row."""

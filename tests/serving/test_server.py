@@ -39,8 +39,9 @@ from adapterkit.serving.json_logs import JsonFormatter, log
 from adapterkit.serving.key_file import KeyFile, parse_keys
 from adapterkit.serving.listening import check_host
 from adapterkit.serving.metrics import Metrics
+from adapterkit.serving.recognisers import Recognisers
 from adapterkit.serving.service import Service, ServingLimits
-from adapterkit.serving.text_mask import TextMask
+from adapterkit.serving.text_log import MaskedTextLog, TextLog
 from adapterkit.serving.tracing import VARIABLE, Traces
 from adapterkit.serving.uploads import unpack
 from adapterkit.tasks.base import tasks
@@ -680,17 +681,19 @@ def test_logs_hold_no_texts(client: TestClient, monkeypatch: pytest.MonkeyPatch)
     ask(client, {"inputs": {"secret": 1}, "adapter_id": "acme/answers"})
     quiet = kept.getvalue().splitlines()
     service: Service = client.app.state.service  # type: ignore[attr-defined]
-    service.log_texts = True
+    service.text_log = TextLog()
     ask(client, {"inputs": "a secret text", "adapter_id": "acme/intent"})
-    service.mask = TextMask()
+    service.text_log = MaskedTextLog(Recognisers())
     ask(client, {"inputs": ["a secret text", "secret@example.org"], "adapter_id": "acme/intent"})
+    assert client.portal is not None
+    client.portal.call(service.text_log.drain)
     log.setLevel(before)
     assert [json.loads(line)["status"] for line in quiet] == [200, 422]
     assert "secret" not in "".join(quiet)
-    record = json.loads(kept.getvalue().splitlines()[2])
-    assert record["asked"] == [["acme/intent", "a secret text"]]
-    record = json.loads(kept.getvalue().splitlines()[4])
-    assert [text for _, text in record["asked"]] == ["a secret text <EMAIL>"]
+    records = map(json.loads, kept.getvalue().splitlines())
+    plain, masked = (record["asked"] for record in records if record["message"] == "asked")
+    assert plain == [["acme/intent", "a secret text"]]
+    assert [text for _, text in masked] == ["a secret text <EMAIL>"]
 
 
 def test_bodies_of_common_clients_are_accepted(client: TestClient) -> None:
