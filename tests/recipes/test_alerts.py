@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from adapterkit.serving import answer_watch
 from adapterkit.tasks.answer_distribution import AnswerDistribution
 from adapterkit.tasks.types import Decision
 from helpers.adapters import MakeAdapter
-from helpers.paths import ROOT
+from helpers.alerts import expressions, metric_names
+from helpers.paths import DEPLOY
 from helpers.server import serving
 
-FOLDER = ROOT / "recipes" / "deploy"
 PROMTOOL = shutil.which("promtool")
 
 Metrics = Mapping[str, set[str]]
@@ -62,21 +62,11 @@ def metrics(
     return found
 
 
-def expressions() -> Iterator[tuple[str, str]]:
-    """Place and PromQL of every rule and panel."""
-    for group in YAML(typ="safe").load(FOLDER / "alerts.yaml")["groups"]:
-        for rule in group["rules"]:
-            yield rule["alert"], rule["expr"]
-    for panel in json.loads((FOLDER / "dashboard.json").read_text())["panels"]:
-        for target in panel["targets"]:
-            yield panel["title"], target["expr"]
-
-
 def test_rules_and_panels_use_metrics_and_labels_that_the_server_has(metrics: Metrics) -> None:
     used = set()
     given_by_prometheus = {"instance", "job"}
     for place, promql in expressions():
-        names = set(re.findall(r"\b(?:adapterkit_\w+|up)\b", promql))
+        names = metric_names(promql)
         assert names, place
         assert names <= metrics.keys(), place
         labels = given_by_prometheus.union(*(metrics[name] for name in names))
@@ -92,19 +82,19 @@ def test_rules_and_panels_use_metrics_and_labels_that_the_server_has(metrics: Me
 
 
 def test_every_rule_has_a_severity_and_a_summary() -> None:
-    (group,) = YAML(typ="safe").load(FOLDER / "alerts.yaml")["groups"]
+    (group,) = YAML(typ="safe").load(DEPLOY / "alerts.yaml")["groups"]
     names = [rule["alert"] for rule in group["rules"]]
     assert len(set(names)) == len(names)
     for rule in group["rules"]:
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"]["summary"]
-    cases = YAML(typ="safe").load(FOLDER / "alerts_test.yaml")["tests"]
+    cases = YAML(typ="safe").load(DEPLOY / "alerts_test.yaml")["tests"]
     tested = {one["alertname"] for case in cases for one in case["alert_rule_test"]}
     assert tested <= set(names)
 
 
 def test_the_dashboard_can_be_imported() -> None:
-    board: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
+    board: dict[str, Any] = json.loads((DEPLOY / "dashboard.json").read_text())
     panels = board["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     squares = [
@@ -133,6 +123,6 @@ def test_promtool_accepts_all_files(tmp_path: Path) -> None:
         ("check", "rules", str(panels)),
     ):
         done = subprocess.run(
-            [str(PROMTOOL), *words], cwd=FOLDER, capture_output=True, text=True, check=False
+            [str(PROMTOOL), *words], cwd=DEPLOY, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
