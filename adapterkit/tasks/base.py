@@ -264,8 +264,8 @@ class Task(ForeignForm, Scoring, ABC):
 
     @property
     def entity_kinds(self) -> tuple[str, ...]:
-        """Kinds of the `entities` in its answers, which have `entity_group`, `start` and `end` in its
-        document; empty if they have none."""
+        """Kinds of the `entities` in its answers, which have an `entity_group` and the characters
+        `start` to `end` of its document; empty if they have none."""
         return ()
 
     @property

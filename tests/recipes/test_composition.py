@@ -278,7 +278,8 @@ def test_alerts_fire_when_the_server_or_its_bucket_is_lost(
                 assert_close(client.predict("acme/used", TEXT), {**expected, "version": 1})
                 body = {"adapter_id": "acme/other", "inputs": TEXT}
                 headers = {"authorization": f"Bearer {key}"}
-                refused = httpx2.post(f"{client.url}/predict", json=body, headers=headers, timeout=60)
+                url = f"{client.url}/predict"
+                refused = httpx2.post(url, json=body, headers=headers, timeout=60)
                 assert refused.status_code == 503
                 return prometheus.firing("AdapterkitErrors")
 

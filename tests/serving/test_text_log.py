@@ -148,8 +148,8 @@ def tagger(backbone: Backbone, make_adapter: MakeAdapter) -> Adapter:
             targets.append(labels.index(TAGS.get(found.text[start:end], "O")))
     wanted = torch.nn.functional.one_hot(torch.tensor(targets), len(labels)).float()
     solution = torch.linalg.lstsq(torch.stack(states), wanted).solution.T.contiguous()
-    head = {"classifier.weight": solution[:, :-1].clone(), "classifier.bias": solution[:, -1].clone()}
-    return replace(adapter, head=head)
+    weight, bias = solution[:, :-1].clone(), solution[:, -1].clone()
+    return replace(adapter, head={"classifier.weight": weight, "classifier.bias": bias})
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,10 @@ REQUESTS: list[tuple[Any, Any]] = [
     ("jane doe, jane.doe@mail.org, 0171/1234567", "<PERSON>, <EMAIL>, <NUMBER>"),
     ("张三在北京丢了卡", "<PERSON>在<PLACE>丢了卡"),
     ("我的卡7张三" * 9, "我的卡7<PERSON>" * 9),
-    ("rain " * 380 + "jane " + "rain " * 18 + "jane doe rain", "rain " * 380 + "<PERSON> " + "rain " * 18 + "<PERSON>..."),
+    (
+        "rain " * 380 + "jane " + "rain " * 18 + "jane doe rain",
+        "rain " * 380 + "<PERSON> " + "rain " * 18 + "<PERSON>...",
+    ),
 ]
 """Inputs, and how the log shows them. The long text has several windows, and is cut in an entity."""
 
@@ -288,6 +291,7 @@ def test_an_adapter_masks_only_a_log_that_is_masked() -> None:
 
 def test_tags_that_are_no_parts_of_entities_have_no_kinds() -> None:
     tagging = tasks()["tagging"]
-    assert tagging(labels=("O", "B-PERSON", "I-PERSON", "S-CITY")).entity_kinds == ("PERSON", "CITY")
+    some = tagging(labels=("O", "B-PERSON", "I-PERSON", "S-CITY"))
+    assert some.entity_kinds == ("PERSON", "CITY")
     assert tagging(labels=("NOUN", "VERB")).entity_kinds == ()
     assert tasks()["regression"]().entity_kinds == ()
