@@ -29,9 +29,7 @@ class EntityFinder:
         timeout: Seconds after which a search fails.
     """
 
-    def __init__(
-        self, reference: str, cache: AdapterCache, engine: Engine, timeout: float
-    ) -> None:
+    def __init__(self, reference: str, cache: AdapterCache, engine: Engine, timeout: float) -> None:
         self._reference = reference
         self._cache = cache
         self._engine = engine

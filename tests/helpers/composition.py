@@ -23,7 +23,7 @@ VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::([-?])([^}]*))?\})")
 ABSOLUTE = re.compile(r"(?<![^\s=])/")
 """Where a path of a container begins in an argument, and not a part of a URL."""
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104
+EVERYWHERE = "0.0.0.0"
 
 
 def interpolated(value: Any, variables: Mapping[str, str]) -> Any:
