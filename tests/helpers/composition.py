@@ -79,21 +79,21 @@ class Composition:
         for name, service in self.content["services"].items():
             self._mount(name, service)
 
-    def command(self, name: str, entrypoint: Sequence[str] | None = None) -> list[str]:
+    def command(self, name: str, entrypoint: Sequence[str]) -> list[str]:
         """The command of a service.
 
         Args:
             name: The service.
-            entrypoint: That of its image, for a service that has none of its own.
+            entrypoint: That of its image, as a command of this machine.
         """
         service = self.content["services"][name]
-        words = [*service.get("entrypoint", entrypoint or ()), *service["command"]]
         ports = {
             key.partition(":")[2]: here.rpartition(":")[2]
             for key, here in self.addresses.items()
             if key.startswith(f"{name}:")
         }
-        return [self.local(ports.get(word, word)) for word in words]
+        words = [self.local(ports.get(word, word)) for word in service["command"]]
+        return [*service.get("entrypoint", entrypoint), *words]
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of a service."""

@@ -48,7 +48,6 @@ INTERVAL = "2s"
 """Between two looks of Prometheus at the server, and the duration of an alert before it fires."""
 
 CONDITIONAL = {
-    "adapterkit_closed_connections_total",
     "adapterkit_drift_js_distance",
     "adapterkit_drift_psi",
     "adapterkit_drift_psi_limit",
@@ -57,8 +56,8 @@ CONDITIONAL = {
     "adapterkit_rollout_seconds_total",
     "adapterkit_shadow_rows_total",
 }
-"""Metrics without a sample before the server has closed a connection, has answered enough rows to
-report drift, or has a rollout."""
+"""Metrics without a sample before the server has answered enough rows to report drift, or has a
+rollout."""
 
 MC = """#!{python}
 import json, sys
@@ -168,7 +167,7 @@ def make_bucket(composition: Composition, folder: Path) -> None:
     program.chmod(0o755)
     environment = here(composition.environment("bucket"))
     environment["PATH"] = os.pathsep.join([str(folder), environment["PATH"]])
-    subprocess.run(composition.command("bucket"), env=environment, check=True)
+    subprocess.run(composition.command("bucket", ["mc"]), env=environment, check=True)
 
 
 @contextmanager
