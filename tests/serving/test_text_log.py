@@ -29,7 +29,8 @@ from adapterkit.serving.recognisers import Recognisers
 from adapterkit.serving.row_texts import LONGEST, RowTexts
 from adapterkit.serving.text_log import MaskedTextLog
 from adapterkit.serving.text_span import TextSpan, mask_text, merge_spans
-from adapterkit.tasks.base import tasks
+from adapterkit.tasks.regression import Regression
+from adapterkit.tasks.tagging import Tagging
 from helpers.adapters import MakeAdapter
 from helpers.checkpoints import save_random_bert
 from helpers.command_line import assert_one_line, assert_refused, run_command
@@ -135,9 +136,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tagger(backbone: Backbone, make_adapter: MakeAdapter) -> Adapter:
     """An adapter that tags words as `TAGS` says, by least squares over the backbone's states."""
     labels = ("O", *dict.fromkeys(TAGS.values()))
-    adapter = replace(
-        make_adapter(backbone, "head", name="acme/pii"), task=tasks()["tagging"](labels=labels)
-    )
+    adapter = replace(make_adapter(backbone, "head", name="acme/pii"), task=Tagging(labels=labels))
     rng = random.Random(0)
     words = [*OTHERS, *UNKNOWN, *list(TAGS) * 4]
     lengths = [*range(1, 63), *[61, 62] * 12]  # all positions of a window
@@ -295,8 +294,7 @@ def test_an_adapter_masks_only_a_log_that_is_masked() -> None:
 
 
 def test_tags_that_are_no_parts_of_entities_have_no_kinds() -> None:
-    tagging = tasks()["tagging"]
-    some = tagging(labels=("O", "B-PERSON", "I-PERSON", "S-CITY"))
+    some = Tagging(labels=("O", "B-PERSON", "I-PERSON", "S-CITY"))
     assert some.entity_kinds == ("PERSON", "CITY")
-    assert tagging(labels=("NOUN", "VERB")).entity_kinds == ()
-    assert tasks()["regression"]().entity_kinds == ()
+    assert Tagging(labels=("NOUN", "VERB")).entity_kinds == ()
+    assert Regression().entity_kinds == ()
