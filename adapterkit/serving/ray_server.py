@@ -49,8 +49,8 @@ MOST_WAITING = 1000
 HEALTH_SECONDS = 2.0
 """Seconds between two looks at a replica. One that was lost is replaced so much later."""
 
-STARTS = 3
-"""How often Serve tries to start the first replicas."""
+STARTS = 1
+"""How often Serve tries to start the first replicas. What prevents one prevents the next."""
 
 ROUTE_SECONDS = 10.0
 """Most seconds until a proxy knows the replicas. It is told at once."""
@@ -189,7 +189,14 @@ class _RayService:
         try:
             self._serve.run(application, name=APPLICATION, logging_config=quiet)
         except (RuntimeError, TimeoutError) as error:
-            raise AdapterkitError(f"--engine ray: {cause_of(str(error))}") from None
+            message = "\n".join([*self._failures(), str(error)])
+            raise AdapterkitError(f"--engine ray: {cause_of(message)}") from None
+
+    def _failures(self) -> list[str]:
+        """What Ray Serve says of replicas that did not start, with their tracebacks."""
+        application = self._serve.status().applications.get(APPLICATION)
+        deployments = {} if application is None else application.deployments
+        return [one.message for one in deployments.values() if one.message]
 
     def stop(self) -> None:
         """Lets the replicas answer what they have accepted, and ends what was started."""

@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -177,6 +178,41 @@ def test_requests_of_a_tenant_find_their_adapters_in_memory(
         rows.append([rule, f"{shares[by_tenant]:.3f}", *figures(load)])
     report(table(["routing", "resident", *FIGURES], rows))
     assert shares[True] > shares[False]
+
+
+def test_requests_that_were_accepted_are_answered_at_the_end(
+    population: Population, tiny_folder: Path, tmp_path: Path, report: Callable[[str], None]
+) -> None:
+    store, adapters = population.mixed_store(30)
+    honest = HonestClients(population, adapters, 0.0)
+    keys = write_keys(tmp_path / "keys.json")
+    ended_at: list[float] = []
+
+    async def ended(url: str, process: subprocess.Popen[str]) -> Load:
+        load = asyncio.create_task(honest.load(url, SECONDS / 2))
+        await asyncio.sleep(SECONDS / 4)
+        ended_at.append(time.perf_counter())
+        process.send_signal(signal.SIGTERM)
+        return await load
+
+    with server_process(store.root, *options(tiny_folder, keys, 10**9)) as (url, process):
+        load = run_load(ended(url, process))
+        assert process.wait(PATIENCE) == 0
+    assert load.wrong == 0
+    assert load.statuses[200] > 0
+    assert all(failure.sent > ended_at[0] for failure in honest.failures)
+    report(f"ended under load: {dict(load.statuses)}")
+
+
+def test_a_replica_that_cannot_start_is_one_line(population: Population, tmp_path: Path) -> None:
+    store, _ = population.mixed_store(30)
+    command = [sys.executable, "-m", "adapterkit", "serve", str(store.root), "--port", "0"]
+    command += options(tmp_path / "missing", write_keys(tmp_path / "keys.json"), 10**9)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 2
+    line = result.stderr.splitlines()[0]
+    assert line.startswith("Error: --engine ray: backbone '")
+    assert line.endswith("missing': there is no such folder")
 
 
 READERS = [f"reader{number}" for number in range(12)]
