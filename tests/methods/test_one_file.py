@@ -44,8 +44,12 @@ for name in [*sys.modules]:  # the process has every method; backbone and operat
 import_module("adapterkit.methods").__path__ = [folder]
 if everything:
     for info in pkgutil.walk_packages(adapterkit.__path__, "adapterkit."):
-        if info.name != "adapterkit.__main__":
-            import_module(info.name)
+        try:
+            if info.name != "adapterkit.__main__":
+                import_module(info.name)
+        except ModuleNotFoundError as error:  # an extra that is not installed
+            if error.name.startswith("adapterkit"):
+                raise
 
 from adapterkit import Backbone, Predictor, Recipe, train
 from adapterkit.methods.base import methods
