@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..adapter.adapter import Adapter
+from ..adapter.card import CARD, read_card
 from ..adapter.store import Store
 from ..errors import AdapterError
-from ..inference.backbones import Backbones
+from ..schema import build_kind
+from ..tasks.base import Task, tasks
 from .adapter_cache import AdapterCache
 from .engine import Engine
 from .text_span import TextSpan
@@ -42,7 +43,7 @@ class EntityFinder:
             AdapterkitError: They cannot be computed, or not in a whole text.
         """
         adapter = (await self._cache.get(self._reference)).adapter
-        _check_entities(adapter, self._reference)
+        _check_entities(adapter.task, self._reference)
         found: list[list[TextSpan]] = [[] for _ in texts]
         numbers = [number for number, text in enumerate(texts) if text.strip()]
         if not numbers:  # a task refuses blank texts
@@ -59,31 +60,27 @@ class EntityFinder:
         return found
 
 
-def check_finder(reference: str, store: Store, backbones: Backbones, any_backbone: bool) -> None:
-    """Checks that an adapter can be loaded and finds entities.
+def check_finder(reference: str, store: Store) -> None:
+    """Checks that an adapter exists and finds entities, before a backbone is loaded.
 
     Args:
         reference: The adapter.
         store: Where it is.
-        backbones: The backbones of the engine.
-        any_backbone: Whether adapters that were trained on other weights are accepted.
 
     Raises:
-        AdapterkitError: It cannot, or does not.
+        AdapterkitError: It does not.
     """
-    version = store.find(reference)
-    adapter = backbones.load_adapter(
-        version.folder,
-        name=f"'{version.name}'",
-        any_backbone=any_backbone,
-        check_signature=store.check_signature,
-    )
-    _check_entities(adapter, reference)
+    content = read_card(store.path(reference))
+    try:
+        task: Task = build_kind(tasks(), content["task"], f"{CARD}: task")
+    except ValueError as error:
+        raise AdapterError(f"'{reference}': {error}") from None
+    _check_entities(task, reference)
 
 
-def _check_entities(adapter: Adapter, reference: str) -> None:
-    if not adapter.task.entity_kinds:
+def _check_entities(task: Task, reference: str) -> None:
+    if not task.entity_kinds:
         raise AdapterError(
-            f"'{reference}' is a {adapter.task.type} adapter whose answers have no entities; "
+            f"'{reference}' is a {task.type} adapter whose answers have no entities; "
             "name a tagging adapter with tags such as B-PERSON and I-PERSON"
         )

@@ -130,7 +130,13 @@ def make_service(
     )
     if settings.mask_with is not None:
         with _naming("--mask-with", settings.mask_with):
-            check_finder(settings.mask_with, store, backbones, settings.any_backbone)
+            version = store.find(settings.mask_with)
+            backbones.load_adapter(  # its backbone may not be here, or its files be damaged
+                version.folder,
+                name=f"'{version.name}'",
+                any_backbone=settings.any_backbone,
+                check_signature=store.check_signature,
+            )
     device = backbones.default.device
     lanes = server_lanes(device, settings.lanes, settings.cores)
     # The first batch prepares a backbone, and on a CPU compiled loops are loaded: no request should
@@ -199,7 +205,7 @@ def _check_names(settings: Settings, store: Store) -> None:
             store.path(check_name(name))
     if settings.mask_with is not None:
         with _naming("--mask-with", settings.mask_with):
-            store.path(settings.mask_with)
+            check_finder(settings.mask_with, store)
 
 
 @contextmanager

@@ -283,8 +283,14 @@ def test_a_text_that_cannot_be_masked_is_not_logged(
     ],
 )
 def test_an_adapter_that_cannot_mask_is_refused_at_the_start(
-    pii_store: Path, folder: Path, name: str, words: str
+    pii_store: Path,
+    folder: Path,
+    name: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if name != "acme/lost":  # nothing is loaded to find out
+        monkeypatch.delattr(Backbone, "load_with")
     options = ("--port", "0", "--backbone", folder, "--device", "cpu", "--log-masked-texts")
     assert_refused("serve", pii_store, *options, "--mask-with", name, words=words)
 
