@@ -80,7 +80,7 @@ class Coordinator:
         return {replica: report for replica, (_, report) in self._reports.items()}
 
     def unload(self, replica: str, name: str) -> None:
-        """A replica was asked to unload an adapter; the others are told with their next report."""
+        """Lets the other replicas unload an adapter: the answer to their next report names it."""
         self._forget_lost()
         for other in self._reports.keys() - {replica}:
             self._unloads.setdefault(other, set()).add(name)

@@ -53,7 +53,7 @@ STARTS = 1
 """How often Serve tries to start the first replicas. What prevents one prevents the next."""
 
 ROUTE_SECONDS = 10.0
-"""Most seconds until a proxy knows the replicas. It is told at once."""
+"""Most seconds to wait until a proxy knows the replicas."""
 
 
 def run_replicas(settings: Settings, replicas: Replicas, host: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""What runs have trained: adapters with their records, evaluated on every held-out split."""
+"""The adapters that runs have trained, with their records and their scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def evaluated_adapters(
     finished: Sequence[tuple[Plan, Sequence[Run]]],
     n_together: int,
 ) -> list[Adapter]:
-    """The trained adapters with their records, evaluated on every held-out split.
+    """The adapters of finished runs, with records that have their scores on every held-out split.
 
     Args:
         accelerator: Accelerate's.

@@ -6,6 +6,7 @@ import random
 import shutil
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from adapterkit.training.train import train
 from helpers import modernbert
 from helpers.adapters import MakeAdapter
 from helpers.folder_faults import change_json
+from helpers.plain_loop import check_against_plain_loop
 from helpers.sequences import logits_of, outputs_by_row, tokenise
 from helpers.vocabulary import WORDS
 
@@ -113,35 +115,15 @@ def test_adapters_equal_the_plain_loop(
     settings: dict[str, Any],
     on_prefix: bool,
 ) -> None:
-    make = stacked if on_prefix else make_adapter
-    rows, results = tokenise(backbone, TEXTS, None, 200), []
-    for fast in (True, False):
-        adapter: Adapter = (
-            stacked(backbone, make_adapter, method, **settings)
-            if make is stacked
-            else make_adapter(backbone, method, **settings)
-        )
-        leaves = {**adapter.tensors, **adapter.head}
-        for tensor in leaves.values():
-            tensor.requires_grad_()
-        if fast:
-            with torch.inference_mode():
-                served = logits_of(backbone, adapter, rows)
-            trained = torch.stack(outputs_by_row(backbone, [(adapter, row) for row in rows]))
-            torch.testing.assert_close(served, trained, rtol=1e-5, atol=1e-5)
-        else:
-            trained = torch.stack([modernbert.logits(backbone, adapter, row) for row in rows])
-        (trained * torch.arange(8.0).view(4, 2)).sum().backward()
-        results.append((trained, {name: leaf.grad for name, leaf in leaves.items()}))
-    (found, gradients), (expected, plain) = results
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    for name, gradient in plain.items():
-        ours = gradients[name]
-        assert gradient is not None
-        assert ours is not None
-        scale = gradient.abs().max()
-        assert scale > 0, name
-        torch.testing.assert_close(ours / scale, gradient / scale, rtol=0, atol=1e-5)
+    make = (
+        partial(stacked, backbone, make_adapter) if on_prefix else partial(make_adapter, backbone)
+    )
+    check_against_plain_loop(
+        backbone,
+        tokenise(backbone, TEXTS, None, 200),
+        partial(make, method, **settings),
+        modernbert.logits,
+    )
 
 
 def test_lora_equals_peft_forward_and_backward(

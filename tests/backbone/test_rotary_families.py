@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.backbone.geometry import ENTRY, LINEAR_SITES, NORM_SITES
@@ -16,7 +16,8 @@ from adapterkit.methods.base import methods
 from helpers import rotary
 from helpers.adapters import MakeAdapter
 from helpers.families import save_family
-from helpers.sequences import logits_of, outputs_by_row, tokenise
+from helpers.plain_loop import check_against_plain_loop
+from helpers.sequences import tokenise
 
 TEXTS = ["where is my card", "a", "rain sun tea " * 9]
 WIDE = {"hidden_size": 128}
@@ -74,27 +75,9 @@ def adapter_of(backbone: Backbone, make_adapter: MakeAdapter, method: str) -> Ad
 def test_adapters_equal_the_plain_loop(
     backbone: Backbone, make_adapter: MakeAdapter, method: str
 ) -> None:
-    rows, results = tokenise(backbone, TEXTS, None, 60), []
-    for fast in (True, False):
-        adapter = adapter_of(backbone, make_adapter, method)
-        leaves = {**adapter.tensors, **adapter.head}
-        for tensor in leaves.values():
-            tensor.requires_grad_()
-        if fast:
-            with torch.inference_mode():
-                served = logits_of(backbone, adapter, rows)
-            trained = torch.stack(outputs_by_row(backbone, [(adapter, row) for row in rows]))
-            torch.testing.assert_close(served, trained, rtol=1e-5, atol=1e-5)
-        else:
-            trained = torch.stack([rotary.logits(backbone, adapter, row) for row in rows])
-        (trained * torch.arange(6.0).view(3, 2)).sum().backward()
-        results.append((trained, {name: leaf.grad for name, leaf in leaves.items()}))
-    (found, gradients), (expected, plain) = results
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    for name, gradient in plain.items():
-        ours = gradients[name]
-        assert gradient is not None
-        assert ours is not None
-        scale = gradient.abs().max()
-        assert scale > 0, name
-        torch.testing.assert_close(ours / scale, gradient / scale, rtol=0, atol=1e-5)
+    check_against_plain_loop(
+        backbone,
+        tokenise(backbone, TEXTS, None, 60),
+        partial(adapter_of, backbone, make_adapter, method),
+        rotary.logits,
+    )

@@ -69,6 +69,24 @@ def until(is_done: Callable[[], bool]) -> float:
     return time.perf_counter() - began
 
 
+class Crowd(NamedTuple):
+    """Clients of all tenants, the store and the key file, and the bytes of a replica's memory, in
+    which a part of the adapters has room."""
+
+    honest: HonestClients
+    store: Store
+    keys: Path
+    memory: int
+
+
+@pytest.fixture
+def crowd(population: Population, tmp_path: Path) -> Crowd:
+    store, adapters = population.mixed_store(N_ADAPTERS)
+    memory = int(RESIDENT * sum(one.n_bytes + OVERHEAD for one in adapters))
+    honest = HonestClients(population, adapters, PAUSE)
+    return Crowd(honest, store, write_keys(tmp_path / "keys.json"), memory)
+
+
 def options(backbone: Path, keys: Path, memory: int) -> list[str]:
     settings = {
         "--engine": "ray",
@@ -102,16 +120,9 @@ class Lookups(NamedTuple):
 
 
 def test_a_killed_replica_loses_only_what_it_was_answering(
-    population: Population,
-    tiny_folder: Path,
-    tmp_path: Path,
-    scale: float,
-    report: Callable[[str], None],
+    crowd: Crowd, tiny_folder: Path, scale: float, report: Callable[[str], None]
 ) -> None:
-    store, adapters = population.mixed_store(N_ADAPTERS)
-    honest = HonestClients(population, adapters, PAUSE)
-    keys = write_keys(tmp_path / "keys.json")
-    memory = int(RESIDENT * sum(one.n_bytes + OVERHEAD for one in adapters))
+    honest, store, keys, memory = crowd
     killed_at: list[float] = []
     replaced_at: list[float] = []
 
@@ -155,16 +166,9 @@ def figures(load: Load) -> list[Any]:
 
 
 def test_requests_of_a_tenant_find_their_adapters_in_memory(
-    population: Population,
-    tiny_folder: Path,
-    tmp_path: Path,
-    scale: float,
-    report: Callable[[str], None],
+    crowd: Crowd, tiny_folder: Path, scale: float, report: Callable[[str], None]
 ) -> None:
-    store, adapters = population.mixed_store(N_ADAPTERS)
-    honest = HonestClients(population, adapters, PAUSE)
-    keys = write_keys(tmp_path / "keys.json")
-    memory = int(RESIDENT * sum(one.n_bytes + OVERHEAD for one in adapters))
+    honest, store, keys, memory = crowd
     shares, rows = {}, []
     for by_tenant in (True, False):
         service = replica_service(store.root, tiny_folder, keys, memory, by_tenant=by_tenant)
