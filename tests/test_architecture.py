@@ -44,6 +44,15 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+def places_on(line: str) -> dict[str, int]:
+    """Each name's place on a line of directions, from the left."""
+    return {
+        name.strip(): place
+        for place, stop in enumerate(line.split(" -> "))
+        for name in stop.split("|")
+    }
+
+
 def direction() -> tuple[dict[str, int], set[str]]:
     """The direction line of CONTRIBUTING.md.
 
@@ -53,12 +62,7 @@ def direction() -> tuple[dict[str, int], set[str]]:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^__main__ -> .+$", text, re.MULTILINE)
     (ground,) = re.findall(r"^ground: (.+)$", text, re.MULTILINE)
-    places = {
-        name.strip(): place
-        for place, stop in enumerate(line.split(" -> "))
-        for name in stop.split("|")
-    }
-    return places, set(ground.split(", "))
+    return places_on(line), set(ground.split(", "))
 
 
 PLACES, GROUND_MODULES = direction()
@@ -116,6 +120,32 @@ def test_imports_go_from_left_to_right() -> None:
 def test_imports_have_no_cycle() -> None:
     order = TopologicalSorter({name: imports_of(name) - {name} for name in INNER})
     order.prepare()  # raises CycleError, which names the cycle
+
+
+def test_imports_in_serving_go_from_left_to_right() -> None:
+    """Also those by way of the modules beside the sub-packages."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^replicas -> .+$", text, re.MULTILINE)
+    places = places_on(line)
+    assert set(places) == {path.parent.name for path in PACKAGE.glob("serving/*/__init__.py")}
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module in INNER:
+        if part := part_of_serving(module):
+            graph[part] |= {part_of_serving(other) for other in imports_of(module)} - {part, ""}
+    wrong = [
+        f"{part} imports {other}"
+        for part in places
+        for other in graph[part] & set(places)
+        if places[part] >= places[other]
+    ]
+    assert wrong == []
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+
+
+def part_of_serving(module: str) -> str:
+    """The sub-package of `serving` with a module, else the module; empty for other packages."""
+    package, _, rest = module.partition(".")
+    return rest.partition(".")[0] if package == "serving" else ""
 
 
 def test_few_modules_lie_loose() -> None:
@@ -188,9 +218,9 @@ OTHER_MEANING = {
     ("tasks.multiple_choice", "head"),  # likewise
     ("tasks.relation", "head"),  # the first argument of a relation
     ("methods.prefix", "embedding"),  # a tensor
-    ("serving.vector_routes", "embedding"),  # a key of OpenAI's format
-    ("serving.responses", "embedding"),  # likewise
-    ("serving.pipeline_options", "multi_label"),  # an option of zero-shot pipelines
+    ("serving.routes.vectors", "embedding"),  # a key of OpenAI's format
+    ("serving.bodies.responses", "embedding"),  # likewise
+    ("serving.bodies.pipeline_options", "multi_label"),  # an option of zero-shot pipelines
 }
 """Module and string that is equal to the name of a kind, and what it means there."""
 

@@ -88,7 +88,7 @@ assert answer["adapter"] == adapter.name
 assert not {"evaluate", "matplotlib", "seqeval"} & sys.modules.keys()  # they score and draw
 
 from adapterkit.serving.server import Settings, make_service, uvicorn_config
-from adapterkit.serving.connections import ConnectionLimits
+from adapterkit.serving.http.connections import ConnectionLimits
 
 service = make_service(Settings("store", backbones=(sys.argv[2],)), None)
 uvicorn_config(service, ConnectionLimits.of_process(None, None))

@@ -75,7 +75,7 @@ class Population:
         Returns:
             The store, and the bytes that one adapter takes in a server's memory.
         """
-        from ..serving.adapter_cache import OVERHEAD
+        from ..serving.engine.adapter_cache import OVERHEAD
 
         store = Store(self.work / f"large{n}")
         for number in tqdm(range(n), "publish", unit="adapter", leave=False):

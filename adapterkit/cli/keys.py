@@ -13,7 +13,7 @@ import typer
 from ..errors import AdapterkitError
 
 if TYPE_CHECKING:
-    from ..serving.key_file_editor import NewKey
+    from ..serving.keys.key_file_editor import NewKey
 
 
 def keys(
@@ -61,9 +61,9 @@ def keys(
     """
     from ..names import check_tenant
     from ..schema import build
-    from ..serving.api_keys import hash_key, new_key
-    from ..serving.key_file import KeySection
-    from ..serving.key_file_editor import NewKey, add_to_file
+    from ..serving.keys.api_keys import hash_key, new_key
+    from ..serving.keys.key_file import KeySection
+    from ..serving.keys.key_file_editor import NewKey, add_to_file
 
     check_tenant(tenant)
     if admin and role not in (None, "admin"):
@@ -91,7 +91,7 @@ def _print_lines(new: NewKey) -> None:
     Raises:
         AdapterkitError: Standard output is appended to a key file, which would no longer be valid.
     """
-    from ..serving.key_file_editor import with_new_key
+    from ..serving.keys.key_file_editor import with_new_key
 
     lines = with_new_key("", new, "the new key")
     before = _output_so_far()
@@ -106,7 +106,7 @@ def _print_lines(new: NewKey) -> None:
 
 def _key_file_error(text: str) -> str | None:
     """What is wrong with the content of a key file; None if it is valid."""
-    from ..serving.key_file import parse_keys
+    from ..serving.keys.key_file import parse_keys
 
     try:
         parse_keys(text, "standard output")

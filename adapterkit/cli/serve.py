@@ -193,7 +193,7 @@ def serve(
     """
     with _ended_by_sigterm():
         from ..serving.server import Settings, run_server
-        from ..serving.service import ServingLimits
+        from ..serving.serving_limits import ServingLimits
 
         if not 0 <= port <= 65535:
             raise AdapterkitError(f"--port {port}: expected 0 to 65535")
@@ -265,8 +265,8 @@ def _run_replicas(
     host: str,
     port: int,
 ) -> None:
-    from ..serving.ray_server import run_replicas
-    from ..serving.replicas import Replicas, read_range
+    from ..serving.replicas.ray_server import run_replicas
+    from ..serving.replicas.replicas import Replicas, read_range
 
     least, most = read_range(number or "2")
     if tokens is not None and least == most:

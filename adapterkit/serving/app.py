@@ -28,32 +28,34 @@ from ..errors import (
     UnknownAdapterError,
     UnreachableStoreError,
 )
-from . import (
-    admin,
-    card_routes,
-    open_inference,
-    routes,
-    sagemaker,
-    token_routes,
-    vector_routes,
-)
-from .auth import Authentication, DeniedError
-from .binary_tensors import BinaryTensors
-from .body_limits import BodyLimits
-from .cors import cors_options
+from .bodies.schemas import ErrorBody
 from .description_page import description_page
-from .disconnects import DisconnectWatch
-from .errors import ERROR_TYPES, error_response, openai_error
-from .fast_path import FastPath
-from .head_requests import HeadRequests
+from .http.binary_tensors import BinaryTensors
+from .http.cors import cors_options
+from .http.errors import ERROR_TYPES, error_response, openai_error
+from .http.head_requests import HeadRequests
+from .http.query_keys import check_query
+from .http.relative_redirects import RelativeRedirects
+from .http.validation_errors import validation_message
 from .json_logs import log
+from .middleware.auth import Authentication, DeniedError
+from .middleware.body_limits import BodyLimits
+from .middleware.disconnects import DisconnectWatch
+from .middleware.fast_path import FastPath
+from .middleware.request_log import RequestLog
 from .page import page
-from .query_keys import check_query
-from .relative_redirects import RelativeRedirects
-from .request_log import RequestLog
-from .schemas import ErrorBody
+from .routes import (
+    admin,
+    cards,
+    models,
+    open_inference,
+    predictions,
+    sagemaker,
+    server_state,
+    tokens,
+    vectors,
+)
 from .service import Service
-from .validation_errors import validation_message
 
 
 class App(FastAPI):
@@ -104,15 +106,16 @@ def make_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.one_upload = asyncio.Lock()  # an upload is in memory while it is published
     direct = (
-        routes.text_router,
-        vector_routes.vector_router,
-        token_routes.token_router,
+        predictions.router,
+        vectors.router,
+        tokens.router,
         sagemaker.invocation_router,
     )
     others = (
-        routes.router,
+        models.router,
+        server_state.router,
         sagemaker.router,
-        card_routes.router,
+        cards.router,
         open_inference.router,
         admin.router,
     )
@@ -207,7 +210,7 @@ def _in_format_of_path(handler: Handler) -> Handler:
 
     async def handle(request: Request, error: Any) -> Response:
         response = await handler(request, error)
-        is_openai = request.url.path.endswith(vector_routes.OPENAI_PATH)
+        is_openai = request.url.path.endswith(vectors.OPENAI_PATH)
         return openai_error(response) if is_openai else response
 
     return handle

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import AdapterkitError
-from .api_keys import Keys
 from .json_logs import log
+from .keys.api_keys import Keys
 
 
 def check_host(host: str, keys: Keys | None) -> None:

@@ -19,11 +19,11 @@ from ..errors import (
 )
 from ..names import VERSION
 from ..tasks.types import Answer, Text
-from .adapter_cache import AdapterCache, LoadedAdapter
-from .api_keys import Caller
-from .engine import Engine
+from .engine.adapter_cache import AdapterCache, LoadedAdapter
+from .engine.engine import Engine
 from .json_logs import log
-from .rollout_counts import RolloutCounter, RolloutCounts, VersionCounts
+from .keys.api_keys import Caller
+from .metrics.rollout_counts import RolloutCounter, RolloutCounts, VersionCounts
 
 SHADOW = "(shadow)"
 """The tenant whose share of the machine all shadows use together; no adapter and no key has such a

@@ -26,23 +26,24 @@ from ..inference.lanes import server_lanes
 from ..inference.predictor import Predictor
 from ..names import check_name
 from ..ops.kernels.compiling import compile_loops
-from .adapter_cache import AdapterCache
-from .api_keys import Keys
 from .app import make_app
-from .connections import ConnectionLimits, Connections
-from .cors import check_origins
-from .engine import Engine
-from .entity_finder import EntityFinder, check_finder
-from .http_protocol import BoundedHttp
+from .engine.adapter_cache import AdapterCache
+from .engine.engine import Engine
+from .http.connections import ConnectionLimits, Connections
+from .http.cors import check_origins
+from .http.http_protocol import BoundedHttp
+from .http.tls import TlsHandshake, load_tls
 from .json_logs import log, log_as_json
-from .key_file import VARIABLE, KeyFile, parse_keys
+from .keys.api_keys import Keys
+from .keys.key_file import VARIABLE, KeyFile, parse_keys
 from .listening import address_errors, bound, check_host, url_of, warn_of_plain_http
-from .metrics import Metrics
-from .recognisers import Recognisers
+from .metrics.metrics import Metrics
 from .server_group import ServerGroup
-from .service import Service, ServingLimits
-from .text_log import MaskedTextLog, TextLog
-from .tls import TlsHandshake, load_tls
+from .service import Service
+from .serving_limits import ServingLimits
+from .text_log.entity_finder import EntityFinder, check_finder
+from .text_log.recognisers import Recognisers
+from .text_log.text_log import MaskedTextLog, TextLog
 from .tracing import Traces
 
 DRAIN_SECONDS = 60.0

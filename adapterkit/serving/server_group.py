@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from .coordinator import ReplicaReport
-from .quotas import Quotas
+from .keys.quotas import Quotas
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """The state of a server, which every other one of its group can show.
+
+    Attributes:
+        activity: Its activity, as `activity_of` returns it.
+        metrics: Its metrics, as `pack_metrics` returns them; None if it has not sent them lately.
+    """
+
+    activity: dict[str, Any]
+    metrics: bytes | None = None
 
 
 class ServerGroup:
@@ -20,7 +34,7 @@ class ServerGroup:
         self.name = name
         self.quotas = quotas or Quotas()
 
-    async def reports(self) -> Mapping[str, ReplicaReport]:
+    async def reports(self) -> Mapping[str, ServerReport]:
         """The last report of every server, also of this one, by name.
 
         Raises:

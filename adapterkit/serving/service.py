@@ -5,77 +5,45 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..adapter.adapter import Adapter
-from ..adapter.card import BackboneRef, CardSummary, read_parent
-from ..adapter.inputs import Inputs
+from ..adapter.card import read_parent
 from ..adapter.store import Store
 from ..adapter.store_index import Version
 from ..errors import (
     AdapterError,
-    AdapterkitError,
     DataError,
     TooLargeError,
     UnknownAdapterError,
 )
 from ..inference.backbones import Backbones
 from ..inference.forward import text_limit
-from ..inference.pipeline import members_of, n_characters, n_tokens, plain_task
+from ..inference.pipeline import members_of, n_characters, n_tokens
 from ..names import BASE, check_name
-from ..tasks.base import Task, tasks
 from ..tasks.types import Answer, Example, Text
-from .adapter_cache import AdapterCache, LoadedAdapter
-from .api_keys import EVERYONE, Caller, Keys
-from .engine import Engine
+from .adapter_descriptions import AdapterDescriptions
+from .engine.adapter_cache import AdapterCache, LoadedAdapter
+from .engine.engine import Engine
+from .engine.pending_row import Output
+from .engine.tokenizing import estimate_tokens
 from .imported_folder import FolderImport, ImportOptions
-from .json_logs import log
-from .metrics import Metrics
-from .pending_row import Output
+from .keys.api_keys import EVERYONE, Caller, Keys
+from .keys.wrong_keys import WrongKeys
+from .metrics.metrics import Metrics
 from .rollouts import Rollouts, position_of, served_rows
 from .server_group import ServerGroup
-from .text_log import TextLog
-from .tokenizing import estimate_tokens
-from .wrong_keys import WrongKeys
+from .serving_limits import ServingLimits
+from .text_log.text_log import TextLog
 
 T = TypeVar("T")
 
 RowCheck = Callable[[Sequence[Adapter | None], Sequence[Example]], None]
 """Looks at the adapters and the tokenised rows of a request, and raises to refuse it."""
-
-
-@dataclass(frozen=True)
-class ServingLimits:
-    """Limits of one request.
-
-    Attributes:
-        rows: Most rows of a request.
-        row_characters: Most characters of a row. A text that is tokenised several times, once
-            beside each of several choices, counts as often.
-        request_characters: Most characters of all rows of a request.
-        body_bytes: Most bytes of its body.
-        upload_bytes: Most bytes of a published adapter.
-        timeout: Seconds after which a request fails.
-        read_timeout: Most seconds for the head of a request, and between two parts of its body.
-    """
-
-    rows: int = 256
-    row_characters: int = 200_000
-    request_characters: int = 2_000_000
-    body_bytes: int = 2_000_000
-    upload_bytes: int = 256_000_000
-    timeout: float = 30.0
-    read_timeout: float = 10.0
-
-    def check_rows(self, n: int) -> None:
-        """Raises `DataError` if a request has no rows, or too many."""
-        if not 1 <= n <= self.rows:
-            raise DataError(f"expected 1 to {self.rows} rows per request, got {n}")
 
 
 @dataclass(frozen=True)
@@ -128,6 +96,7 @@ class Service:
         self.group = group or ServerGroup()
         self.quotas = self.group.quotas
         self.wrong_keys = WrongKeys()
+        self.descriptions = AdapterDescriptions(cache)
         self.rollouts = Rollouts(cache, engine, limits.timeout)
         metrics.observe_wrong_keys(self.wrong_keys)
         metrics.observe_rollouts(self.rollouts.counter)
@@ -259,57 +228,6 @@ class Service:
         await self.in_thread(self.cache.check_backbone, version)
         return version
 
-    async def models(
-        self, caller: Caller, after: str, limit: int, search: str = ""
-    ) -> list[dict[str, Any]]:
-        """Descriptions of the adapters that the caller may use, in the order of their names.
-
-        Args:
-            caller: The caller.
-            after: Only names after this one.
-            limit: Most adapters.
-            search: Only names that contain this text, in upper or lower case.
-        """
-        part = search.casefold()
-
-        def read() -> list[dict[str, Any]]:
-            matches = (name for name in self.store.names() if part in name.casefold())
-            names = (name for name in matches if caller.may_use(name) and name > after)
-            return list(islice(self._descriptions(names), limit))
-
-        return await self.in_thread(read)
-
-    def _descriptions(self, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-        for name in names:
-            try:
-                yield self.describe(self.store.find(name))
-            except AdapterkitError as error:  # a broken folder must not hide the others
-                log.warning(f"not listed: {error}")
-
-    def describe(self, version: Version) -> dict[str, Any]:
-        """A short description of a version, from its card."""
-        card = CardSummary.read(version.folder)
-        split, scores = card.last_scores
-        task = tasks().get(card.task)
-        loaded = self.cache.backbone_of(card.backbone)
-        backbone = card.backbone if loaded is None else BackboneRef(loaded.name, loaded.fingerprint)
-        return {
-            "name": version.name,
-            "version": version.number,
-            "digest": version.digest,
-            "backbone": {**vars(backbone), "loaded": loaded is not None},
-            "task": card.task,
-            "main_metric": card.main_metric,
-            **describe_inputs(task, card.inputs),
-            "method": card.method,
-            "members": card.n_members,
-            "labels": card.labels,
-            "scores": {k: v for k, v in scores.items() if isinstance(v, float)},
-            "score_split": split or None,
-            "score_rows": card.rows.get(split),
-            "bytes": card.n_bytes,
-        }
-
     async def publish(
         self, caller: Caller, name: str, files: Mapping[str, bytes], options: ImportOptions
     ) -> Version:
@@ -402,25 +320,3 @@ def share_of(caller: Caller, reference: str | None) -> str:
     """The tenant whose share of the machine a request uses: that of the key or, on a server
     without keys, the one in the name of the first adapter (None for the plain backbone)."""
     return caller.tenant.name or (reference or BASE).partition("/")[0]
-
-
-def plain_inputs() -> Inputs:
-    """What a request to the plain backbone must and may hold."""
-    return Inputs.of(plain_task(), {})
-
-
-def describe_inputs(task: Task | type[Task] | None, inputs: Inputs | None) -> dict[str, Any]:
-    """The required (`reads`) and optional (`may_read`) inputs of an adapter, as kind by role, and
-    the role of the text that positions in its answers refer to (`document`).
-
-    Args:
-        task: Its task; None if it is not known here.
-        inputs: Its inputs.
-    """
-    if task is None or inputs is None:
-        return {"reads": None, "may_read": None, "document": None}
-    return {
-        "reads": {role: column.kind.name for role, column in inputs.required.items()},
-        "may_read": {role: column.kind.name for role, column in inputs.optional.items()},
-        "document": task.document_role,
-    }

@@ -36,11 +36,11 @@ from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.methods.base import methods
 from adapterkit.serving import service as service_module
-from adapterkit.serving.adapter_cache import OVERHEAD, LruTier
-from adapterkit.serving.api_keys import Caller, Tenant
-from adapterkit.serving.pending_row import PendingRow
-from adapterkit.serving.queue import Queue
-from adapterkit.serving.tokenizing import estimate_tokens
+from adapterkit.serving.engine.adapter_cache import OVERHEAD, LruTier
+from adapterkit.serving.engine.pending_row import PendingRow
+from adapterkit.serving.engine.queue import Queue
+from adapterkit.serving.engine.tokenizing import estimate_tokens
+from adapterkit.serving.keys.api_keys import Caller, Tenant
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Example, Outputs
 from adapterkit.training.comparison import compare

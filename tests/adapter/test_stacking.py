@@ -32,7 +32,7 @@ from adapterkit.inference.forward import forward, text_limit
 from adapterkit.inference.pipeline import evaluate
 from adapterkit.inference.predictor import Predictor
 from adapterkit.ops.dropout import Dropout, DropoutSeed
-from adapterkit.serving.adapter_cache import AdapterCache
+from adapterkit.serving.engine.adapter_cache import AdapterCache
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from helpers import reference

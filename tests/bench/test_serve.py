@@ -25,7 +25,7 @@ from adapterkit.bench.serve import ServeBench, load_summary, percentile, with_en
 from adapterkit.bench.table import result_text
 from adapterkit.bench.traffic import ClosedLoop, PoissonArrivals, Traffic
 from adapterkit.client.http import Client
-from adapterkit.serving.api_keys import hash_key, new_key
+from adapterkit.serving.keys.api_keys import hash_key, new_key
 from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_one_line, run_command
 from helpers.server import Canned, serving, stub

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from adapterkit.errors import AdapterkitError
-from adapterkit.serving.api_keys import Caller, hash_key
-from adapterkit.serving.key_file import parse_keys
+from adapterkit.serving.keys.api_keys import Caller, hash_key
+from adapterkit.serving.keys.key_file import parse_keys
 from helpers.command_line import CommandResult, assert_refused, run_command
 
 FILE = Path("keys.yaml")

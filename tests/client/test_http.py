@@ -32,7 +32,7 @@ from adapterkit.errors import (
     UnavailableError,
     UnknownAdapterError,
 )
-from adapterkit.serving.api_keys import hash_key, new_key
+from adapterkit.serving.keys.api_keys import hash_key, new_key
 from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_one_line, run_command
 from helpers.server import Canned, serving, stub

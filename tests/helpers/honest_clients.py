@@ -14,7 +14,7 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.bench.clients import Load
 from adapterkit.bench.connection import Connection
 from adapterkit.bench.population import Population, same_answer, without_adapter
-from adapterkit.serving.api_keys import hash_key
+from adapterkit.serving.keys.api_keys import hash_key
 
 N_CLIENTS = 64
 N_TENANTS = 10

@@ -22,12 +22,13 @@ from adapterkit.adapter.adapter import Adapter, MemberWeights
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.lanes import WorkerLanes
-from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Keys
 from adapterkit.serving.app import make_app
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.service import Service, ServingLimits
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.keys.api_keys import Keys
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
 from adapterkit.tasks.base import Task, tasks
 from helpers.adapters import MakeAdapter
 

@@ -20,8 +20,8 @@ import json, sys
 from pathlib import Path
 
 from adapterkit.backbone.load_options import LoadOptions
-from adapterkit.serving.ray_server import run_replicas
-from adapterkit.serving.replicas import Replicas
+from adapterkit.serving.replicas.ray_server import run_replicas
+from adapterkit.serving.replicas.replicas import Replicas
 from adapterkit.serving.server import Settings
 
 store, backbone, keys, memory, replicas = json.loads(sys.argv[1])

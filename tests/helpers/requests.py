@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from adapterkit.serving.queue import QueuedRequest
+from adapterkit.serving.engine.queue import QueuedRequest
 
 
 def queued_request(tenant: str, *sizes: int, deadline: float = 1e12) -> QueuedRequest[Any, Any]:

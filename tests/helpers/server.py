@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from adapterkit.backbone.load_options import LoadOptions
-from adapterkit.serving.connections import ConnectionLimits
+from adapterkit.serving.http.connections import ConnectionLimits
+from adapterkit.serving.http.tls import load_tls
 from adapterkit.serving.server import Settings, load_keys, make_service, uvicorn_config
-from adapterkit.serving.tls import load_tls
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.http import Client
-from adapterkit.serving import answer_watch
+from adapterkit.serving.metrics import answer_watch
 from adapterkit.tasks.answer_distribution import AnswerDistribution
 from adapterkit.tasks.types import Decision
 from helpers.adapters import MakeAdapter

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import metrics
+from adapterkit.serving.metrics import metrics
 from helpers.adapters import MakeAdapter
 from helpers.chart import render_chart
 from helpers.command_line import run_command

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.serving.api_keys import Keys, hash_key
-from adapterkit.serving.key_file import parse_keys
+from adapterkit.serving.keys.api_keys import Keys, hash_key
+from adapterkit.serving.keys.key_file import parse_keys
 from helpers.adapters import MakeAdapter
 from helpers.page import KEY, fill_store, served
 

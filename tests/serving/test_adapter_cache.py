@@ -18,7 +18,7 @@ from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError, UnknownAdapterError
 from adapterkit.inference import backbones
-from adapterkit.serving.adapter_cache import OVERHEAD, AdapterCache, LruTier
+from adapterkit.serving.engine.adapter_cache import OVERHEAD, AdapterCache, LruTier
 from helpers.adapters import MakeAdapter
 
 

@@ -13,9 +13,11 @@ from starlette.testclient import TestClient
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.lanes import WorkerLanes
-from adapterkit.serving import answer_watch
-from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.answer_watch import (
+from adapterkit.serving.app import make_app
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.metrics import answer_watch
+from adapterkit.serving.metrics.answer_watch import (
     KEPT_WINDOWS,
     MAX_LABELS,
     MAX_VERSIONS,
@@ -24,10 +26,9 @@ from adapterkit.serving.answer_watch import (
     AnswerWatch,
     AnswerWindows,
 )
-from adapterkit.serving.app import make_app
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.service import Service, ServingLimits
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
 from adapterkit.tasks.answer_distribution import AnswerDistribution
 from adapterkit.tasks.drift import OTHER, Drift
 from adapterkit.tasks.types import Decision

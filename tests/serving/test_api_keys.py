@@ -18,10 +18,10 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.tar import tar_of
 from adapterkit.errors import AdapterkitError, OverloadedError
-from adapterkit.serving import wrong_keys
-from adapterkit.serving.api_keys import Caller, Tenant, hash_key
-from adapterkit.serving.key_file import CHECK_SECONDS, KeyFile, parse_keys
-from adapterkit.serving.wrong_keys import FREE_ATTEMPTS, MAX_ADDRESSES, WrongKeys
+from adapterkit.serving.keys import wrong_keys
+from adapterkit.serving.keys.api_keys import Caller, Tenant, hash_key
+from adapterkit.serving.keys.key_file import CHECK_SECONDS, KeyFile, parse_keys
+from adapterkit.serving.keys.wrong_keys import FREE_ATTEMPTS, MAX_ADDRESSES, WrongKeys
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 

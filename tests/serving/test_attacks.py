@@ -15,11 +15,12 @@ import pytest
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.serving import body_limits, http_protocol
-from adapterkit.serving.api_keys import hash_key
-from adapterkit.serving.binary_tensors import HEADER_LENGTH
-from adapterkit.serving.service import ServingLimits
-from adapterkit.serving.strict_json import MAX_PARTS
+from adapterkit.serving.http import http_protocol
+from adapterkit.serving.http.binary_tensors import HEADER_LENGTH
+from adapterkit.serving.http.strict_json import MAX_PARTS
+from adapterkit.serving.keys.api_keys import hash_key
+from adapterkit.serving.middleware import body_limits
+from adapterkit.serving.serving_limits import ServingLimits
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 

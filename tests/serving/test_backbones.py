@@ -25,11 +25,12 @@ from adapterkit.client.tar import as_tar
 from adapterkit.inference.backbones import Backbones
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.app import make_app
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.service import Service, ServingLimits
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
 from helpers import modernbert
 from helpers.adapters import MakeAdapter
 from helpers.command_line import run_command

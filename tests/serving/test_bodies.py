@@ -15,11 +15,12 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving.adapter_cache import AdapterCache
 from adapterkit.serving.app import make_app
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.service import Service, ServingLimits
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
 from helpers.adapters import MakeAdapter
 from helpers.tolerance import assert_close
 

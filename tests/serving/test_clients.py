@@ -21,7 +21,8 @@ from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import token_routes, vector_routes
+from adapterkit.serving.routes import tokens as token_routes
+from adapterkit.serving.routes import vectors as vector_routes
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 from helpers.task_adapters import random_task_adapter

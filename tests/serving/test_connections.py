@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from adapterkit.errors import AdapterkitError
-from adapterkit.serving.connections import (
+from adapterkit.serving.http.connections import (
     LOG_SECONDS,
     RESERVED_DESCRIPTORS,
     ConnectionLimits,

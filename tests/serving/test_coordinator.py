@@ -15,19 +15,22 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import OverloadedError, UnavailableError
 from adapterkit.inference.lanes import WorkerLanes
-from adapterkit.serving import coordinator_client
 from adapterkit.serving.activity_report import merged_activity
-from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Tenant
 from adapterkit.serving.app import make_app
-from adapterkit.serving.coordinator import LOST_SECONDS, Coordinator, ReplicaReport
-from adapterkit.serving.coordinator_client import CoordinatorClient
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.merged_metrics import merged_text, pack_metrics
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.quotas import Quotas, SharedQuotas
-from adapterkit.serving.replica_group import ReplicaGroup
-from adapterkit.serving.service import Service, ServingLimits
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.keys.api_keys import Tenant
+from adapterkit.serving.keys.quotas import Quotas
+from adapterkit.serving.metrics.merged_metrics import merged_text, pack_metrics
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.replicas import coordinator_client
+from adapterkit.serving.replicas.coordinator import LOST_SECONDS, Coordinator
+from adapterkit.serving.replicas.coordinator_client import CoordinatorClient
+from adapterkit.serving.replicas.replica_group import ReplicaGroup
+from adapterkit.serving.replicas.shared_quotas import SharedQuotas
+from adapterkit.serving.server_group import ServerReport
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
 from helpers.adapters import MakeAdapter
 
 LIMITED = Tenant("acme", rows_per_second=1, tokens_per_second=10)
@@ -164,8 +167,8 @@ def test_a_coordinator_that_is_away_is_no_hang(
     asyncio.run(take())
 
 
-def report_of(requests: int) -> ReplicaReport:
-    return ReplicaReport({"requests": requests}, b"packed")
+def report_of(requests: int) -> ServerReport:
+    return ServerReport({"requests": requests}, b"packed")
 
 
 def test_a_replica_that_is_lost_is_forgotten(clock: Clock) -> None:
@@ -181,9 +184,9 @@ def test_a_replica_that_is_lost_is_forgotten(clock: Clock) -> None:
 def test_a_report_without_metrics_keeps_those_before(clock: Clock) -> None:
     coordinator = Coordinator(clock)
     coordinator.report("a", report_of(1))
-    coordinator.report("a", ReplicaReport({"requests": 2}))
-    coordinator.report("b", ReplicaReport({"requests": 3}))
-    assert coordinator.reports() == {"a": report_of(2), "b": ReplicaReport({"requests": 3})}
+    coordinator.report("a", ServerReport({"requests": 2}))
+    coordinator.report("b", ServerReport({"requests": 3}))
+    assert coordinator.reports() == {"a": report_of(2), "b": ServerReport({"requests": 3})}
 
 
 def test_an_adapter_is_unloaded_by_all_other_replicas_once(clock: Clock) -> None:

@@ -13,8 +13,8 @@ import pytest
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
-from adapterkit.serving.api_keys import hash_key
-from adapterkit.serving.cors import check_origins
+from adapterkit.serving.http.cors import check_origins
+from adapterkit.serving.keys.api_keys import hash_key
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 

@@ -17,9 +17,9 @@ from adapterkit.errors import DataError, OverloadedError, UnavailableError
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.pipeline import compute_outputs
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import pending_row as module
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.queue import ACTIVE_SECONDS, Queue, Usage
+from adapterkit.serving.engine import pending_row as module
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.engine.queue import ACTIVE_SECONDS, Queue, Usage
 from adapterkit.tasks.types import Answer, Example
 from helpers.adapters import MakeAdapter
 from helpers.requests import queued_request

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.serving.api_keys import hash_key
+from adapterkit.serving.keys.api_keys import hash_key
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 from helpers.task_adapters import random_task_adapter

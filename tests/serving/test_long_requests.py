@@ -23,16 +23,17 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import UnavailableError
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.pipeline import answer_rows, compute_outputs, encode_rows
-from adapterkit.serving import pending_row, tokenizing
-from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import Keys, hash_key
 from adapterkit.serving.app import make_app
-from adapterkit.serving.disconnects import DisconnectWatch
-from adapterkit.serving.engine import MAX_INLINE_CHARACTERS, Engine
-from adapterkit.serving.key_file import parse_keys
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.service import Service, ServingLimits
-from adapterkit.serving.tokenizing import estimate_tokens
+from adapterkit.serving.engine import pending_row, tokenizing
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import MAX_INLINE_CHARACTERS, Engine
+from adapterkit.serving.engine.tokenizing import estimate_tokens
+from adapterkit.serving.keys.api_keys import Keys, hash_key
+from adapterkit.serving.keys.key_file import parse_keys
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.middleware.disconnects import DisconnectWatch
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 from helpers.task_adapters import random_task_adapter, read_example, request_row

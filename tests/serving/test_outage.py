@@ -14,7 +14,7 @@ import pytest
 from adapterkit.adapter import remote_store as remote
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.serving import adapter_cache
+from adapterkit.serving.engine import adapter_cache
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from adapterkit.errors import AdapterkitError
-from adapterkit.serving.fair_pool import FairPool
-from adapterkit.serving.replica_scaling import TOKENS, TokenScaling, wanted_replicas
-from adapterkit.serving.replicas import Replicas, read_range
+from adapterkit.serving.engine.fair_pool import FairPool
+from adapterkit.serving.replicas.replica_scaling import TOKENS, TokenScaling, wanted_replicas
+from adapterkit.serving.replicas.replicas import Replicas, read_range
 from adapterkit.serving.server import Settings
 from helpers.command_line import assert_refused
 from helpers.requests import queued_request

@@ -25,7 +25,7 @@ from adapterkit.bench.clients import Load
 from adapterkit.bench.connection import run_load
 from adapterkit.bench.population import Population
 from adapterkit.bench.server_process import server_process
-from adapterkit.serving.adapter_cache import OVERHEAD
+from adapterkit.serving.engine.adapter_cache import OVERHEAD
 from adapterkit.text_table import table
 from helpers.adapters import MakeAdapter
 from helpers.honest_clients import N_CLIENTS, HonestClients, write_keys

@@ -19,7 +19,7 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.http import Client
 from adapterkit.errors import AccessError, AdapterkitError
-from adapterkit.serving.api_keys import hash_key
+from adapterkit.serving.keys.api_keys import hash_key
 from helpers.adapters import MakeAdapter
 from helpers.command_line import run_command
 from helpers.server import serving

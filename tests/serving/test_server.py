@@ -28,22 +28,23 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
 from adapterkit.inference.lanes import WorkerLanes
 from adapterkit.inference.predictor import Predictor
-from adapterkit.serving import body_limits
-from adapterkit.serving.adapter_cache import AdapterCache
-from adapterkit.serving.api_keys import EVERYONE, Keys, hash_key
 from adapterkit.serving.app import make_app
-from adapterkit.serving.binary_tensors import HEADER_LENGTH
-from adapterkit.serving.body_limits import BodyLimits
-from adapterkit.serving.engine import Engine
+from adapterkit.serving.bodies.uploads import unpack
+from adapterkit.serving.engine.adapter_cache import AdapterCache
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.http.binary_tensors import HEADER_LENGTH
 from adapterkit.serving.json_logs import JsonFormatter, log
-from adapterkit.serving.key_file import KeyFile, parse_keys
+from adapterkit.serving.keys.api_keys import EVERYONE, Keys, hash_key
+from adapterkit.serving.keys.key_file import KeyFile, parse_keys
 from adapterkit.serving.listening import check_host
-from adapterkit.serving.metrics import Metrics
-from adapterkit.serving.recognisers import Recognisers
-from adapterkit.serving.service import Service, ServingLimits
-from adapterkit.serving.text_log import MaskedTextLog, TextLog
+from adapterkit.serving.metrics.metrics import Metrics
+from adapterkit.serving.middleware import body_limits
+from adapterkit.serving.middleware.body_limits import BodyLimits
+from adapterkit.serving.service import Service
+from adapterkit.serving.serving_limits import ServingLimits
+from adapterkit.serving.text_log.recognisers import Recognisers
+from adapterkit.serving.text_log.text_log import MaskedTextLog, TextLog
 from adapterkit.serving.tracing import VARIABLE, Traces
-from adapterkit.serving.uploads import unpack
 from adapterkit.tasks.base import tasks
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
@@ -346,7 +347,7 @@ def test_an_unexpected_exception_is_status_500(
         raise ZeroDivisionError
 
     monkeypatch.setattr(Service, "answer", broken)
-    monkeypatch.setattr(Service, "models", broken)
+    monkeypatch.setattr(Service, "in_thread", broken)
     reply = client.get(path) if path == "/v1/models" else ask(client, {"inputs": "hello"})
     assert reply.status_code == 500
     assert reply.json() == {

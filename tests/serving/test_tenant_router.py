@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from adapterkit.serving import tenant_router
-from adapterkit.serving.api_keys import Keys, hash_key
-from adapterkit.serving.key_file import parse_keys
-from adapterkit.serving.request_tenant import tenant_of
-from adapterkit.serving.tenant_router import BOUND, FEW, TenantRouter
+from adapterkit.serving.keys.api_keys import Keys, hash_key
+from adapterkit.serving.keys.key_file import parse_keys
+from adapterkit.serving.keys.request_tenant import tenant_of
+from adapterkit.serving.replicas import tenant_router
+from adapterkit.serving.replicas.tenant_router import BOUND, FEW, TenantRouter
 
 REPLICAS = [f"replica{number}" for number in range(8)]
 TENANTS = [f"tenant{number}" for number in range(2000)]

@@ -22,13 +22,13 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError, OverloadedError
 from adapterkit.inference.pipeline import encode_requests
 from adapterkit.inference.token_vectors import compute_token_vectors
-from adapterkit.serving import text_log
-from adapterkit.serving.engine import Engine
-from adapterkit.serving.entity_finder import MASK, EntityFinder
-from adapterkit.serving.recognisers import Recognisers
-from adapterkit.serving.row_texts import LONGEST, RowTexts
-from adapterkit.serving.text_log import MaskedTextLog
-from adapterkit.serving.text_span import TextSpan, mask_text, merge_spans
+from adapterkit.serving.engine.engine import Engine
+from adapterkit.serving.text_log import text_log
+from adapterkit.serving.text_log.entity_finder import MASK, EntityFinder
+from adapterkit.serving.text_log.recognisers import Recognisers
+from adapterkit.serving.text_log.row_texts import LONGEST, RowTexts
+from adapterkit.serving.text_log.text_log import MaskedTextLog
+from adapterkit.serving.text_log.text_span import TextSpan, mask_text, merge_spans
 from adapterkit.tasks.regression import Regression
 from adapterkit.tasks.tagging import Tagging
 from helpers.adapters import MakeAdapter

@@ -20,10 +20,10 @@ from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError
 from adapterkit.serving import server
-from adapterkit.serving.api_keys import hash_key
+from adapterkit.serving.http.tls import load_tls
+from adapterkit.serving.keys.api_keys import hash_key
 from adapterkit.serving.server import Settings, run_server
-from adapterkit.serving.service import ServingLimits
-from adapterkit.serving.tls import load_tls
+from adapterkit.serving.serving_limits import ServingLimits
 from helpers.adapters import MakeAdapter
 from helpers.server import serving
 

@@ -28,8 +28,8 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.client.tar import as_tar
 from adapterkit.errors import DataError
 from adapterkit.serving.app import make_app
+from adapterkit.serving.bodies.uploads import unpack
 from adapterkit.serving.server import Settings, make_service
-from adapterkit.serving.uploads import unpack
 from helpers.adapters import MakeAdapter
 from helpers.backbone_faults import FOLDER_FAULTS
 from helpers.time_limit import limited_time

@@ -1,0 +1,1 @@
+"""HTTP without adapters: connections, TLS, strict bodies, errors as JSON."""

@@ -1,0 +1,1 @@
+"""The log of the texts of requests, as they are or masked."""

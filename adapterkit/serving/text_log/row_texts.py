@@ -1,0 +1,85 @@
+"""The texts in the rows of a request, as a log masks and shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from ...tasks.base import column_roles
+from .text_span import TextSpan, mask_text
+
+LONGEST = 2000
+"""Characters after which a text is cut in the log."""
+
+MARGIN = 200
+"""Characters beyond the last one of the log that are read to recognise what it begins."""
+
+LoggedRow = tuple[str | None, Any]
+"""Adapter reference and request of one row."""
+
+
+class RowTexts:
+    """The texts of a request's rows, and their places in the rows.
+
+    A list of words becomes one text, because a number or a name may be cut into words. Keys are
+    texts as well, unless they are roles of a task: a client can write anything into them.
+
+    Args:
+        rows: The rows, which are not checked yet. They are not stored.
+
+    Attributes:
+        texts: The texts, each cut after `LONGEST + MARGIN` characters.
+    """
+
+    def __init__(self, rows: Sequence[LoggedRow]) -> None:
+        self.texts: list[str] = []
+        self._rows = [(name, self._place(request)) for name, request in rows]
+
+    @property
+    def n_characters(self) -> int:
+        """Number of characters of the texts."""
+        return sum(map(len, self.texts))
+
+    def masked(self, spans: Sequence[Sequence[TextSpan]]) -> list[LoggedRow]:
+        """The rows as the log shows them.
+
+        Args:
+            spans: For each text what is masked in it.
+        """
+        pairs = zip(self.texts, spans, strict=True)
+        texts = [mask_text(text, found, LONGEST) for text, found in pairs]
+        return [(name, _filled(place, texts)) for name, place in self._rows]
+
+    def _place(self, request: Any) -> Any:
+        """The request with the number of each text in the place of the text."""
+        if isinstance(request, Mapping):
+            return {self._key(key): self._place(value) for key, value in request.items()}
+        if isinstance(request, (list, tuple)):
+            if all(isinstance(part, str) for part in request):
+                return self._add(" ".join(request))
+            return [self._place(part) for part in request]
+        return self._add(str(request))
+
+    def _key(self, key: Any) -> Any:
+        return key if key in _roles() else self._add(str(key))
+
+    def _add(self, text: str) -> int:
+        self.texts.append(text[: LONGEST + MARGIN])
+        return len(self.texts) - 1
+
+
+@cache
+def _roles() -> frozenset[str]:
+    return frozenset(column_roles())
+
+
+def _filled(place: Any, texts: Sequence[str]) -> Any:
+    if isinstance(place, dict):
+        return {
+            texts[key] if isinstance(key, int) else key: _filled(value, texts)
+            for key, value in place.items()
+        }
+    if isinstance(place, list):
+        return [_filled(part, texts) for part in place]
+    return texts[place]
