@@ -38,7 +38,8 @@ class Data:
         subset: Configuration of the data set.
         revision: Branch, tag or commit of the data set on the hub.
         validation: A file, or the share of the training rows to set aside (drawn by seed, for each
-            label); 0 for none. If omitted: the rows of the split column, else 0.1.
+            label) if they have no such split; 0 for none. If omitted: the rows of the split column,
+            else 0.1.
         test: A file or a share, likewise. If omitted: the rows of the split column, else none.
         folds: Number of folds of all rows but the test rows (drawn by seed, for each label).
         fold: Number of the fold with the validation rows, from 0; the others are trained on.
@@ -189,13 +190,20 @@ class Data:
             task: The task, by whose labels splits are drawn.
 
         Raises:
-            DataError: There are no training rows, or fewer than folds.
+            DataError: There are no training rows, or fewer than folds; or a share is to be drawn
+                for a split that has rows.
         """
         splits = {"train": [], **{name: list(rows) for name, rows in read.items()}}
         shares = {"validation": self.validation, "test": self.test}
         for name, share in shares.items():
             if share == 0:
                 splits.pop(name, None)
+            elif isinstance(share, float) and name in splits:
+                raise DataError(
+                    f"data.{name}: {share} is a share of the training rows, and there are "
+                    f"{len(splits[name])} {name} rows already; leave it out, or give 0 to leave "
+                    "those rows out"
+                )
         if self.folds is not None:
             del shares["validation"]
             splits["train"] = [*splits["train"], *splits.pop("validation", [])]
@@ -247,14 +255,20 @@ class Data:
         if self.dataset is not None:
             yield from self._dataset(folder, self.dataset)
             return
-        yield (
-            None if self.train is None else "train",
-            read_records(self._main(folder), tell, self.file_format),
-        )
-        for name in ("validation", "test"):
+        files: dict[Path, str] = {}
+        for name in ("path", "train", "validation", "test"):
             source = getattr(self, name)
-            if isinstance(source, str):
-                yield name, read_records(folder / source, tell, self.file_format)
+            if not isinstance(source, str):
+                continue
+            file = folder / source
+            other = files.setdefault(file.resolve(), name)
+            if other != name:
+                raise DataError(
+                    f"data.{name}: {file} is data.{other} as well; a score on rows that were used "
+                    "before says nothing, so name another file or leave it out"
+                )
+            split = None if name == "path" else name
+            yield split, read_records(file, tell, self.file_format)
 
     def _dataset(self, folder: Path, source: str) -> Iterator[tuple[str | None, Records]]:
         splits = hf_datasets.load(source, folder, self.subset, self.revision, self.streaming)

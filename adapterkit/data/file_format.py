@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,5 +45,5 @@ class FileFormat:
     @property
     def codec(self) -> str:
         """The encoding to open a file with; a byte order mark is no part of the text."""
-        is_utf8 = self.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+        is_utf8 = codecs.lookup(self.encoding).name == "utf-8"  # also "U8" or "utf_8"
         return "utf-8-sig" if is_utf8 else self.encoding

@@ -116,19 +116,28 @@ def choose(given: Mapping[str, Any], splits: Mapping[str, Any], source: str) -> 
         Name of the data set's split by train, validation and test; without those it has none for.
 
     Raises:
-        DataError: A split does not exist, or there is none to train on.
+        DataError: A split does not exist or is named twice, or there is none to train on.
     """
+    named = {split: name for split, name in given.items() if isinstance(name, str)}
+    for split, name in named.items():
+        if name not in splits:
+            raise DataError(
+                f"data.{split}: '{source}' has no split '{name}'; {did_you_mean(name, splits)}"
+            )
+        first = next(other for other in named if named[other] == name)
+        if first != split:
+            raise DataError(
+                f"data.{split}: the split '{name}' is data.{first} as well; a score on rows that "
+                "were used before says nothing, so name another one or leave it out"
+            )
     chosen = {}
     for split, name in given.items():
-        if isinstance(name, str):
-            if name not in splits:
-                raise DataError(
-                    f"data.{split}: '{source}' has no split '{name}'; {did_you_mean(name, splits)}"
-                )
-            chosen[split] = name
-        elif name != 0:
-            usual = [usual for usual in NAMES[split] if usual in splits]
-            chosen |= {split: usual[0]} if usual else {}
+        # A split that is named for other rows is not taken for these as well.
+        usual = [one for one in NAMES[split] if one in splits and one not in named.values()]
+        if split in named:
+            chosen[split] = named[split]
+        elif name != 0 and usual:
+            chosen[split] = usual[0]
     if "train" not in chosen:
         raise DataError(
             f"data.train: '{source}' has the splits {', '.join(splits)}; name the one to train on"

@@ -9,6 +9,7 @@ from ..errors import DataError
 from .hf_datasets import read_split
 from .readers import Records
 from .splits import SPLITS
+from .tables import repeated
 
 RowsInMemory = Any
 """A list of mappings, a data frame of pandas or Polars, or a data set of `datasets`; or a mapping
@@ -37,6 +38,8 @@ def _records(rows: Any, name: str) -> Records:
     if hasattr(rows, "to_dicts"):  # polars.DataFrame
         return _numbered(rows.to_dicts(), name)
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas.DataFrame
+        if twice := repeated(list(rows.columns)):  # of which it would give the last one
+            raise DataError(f"{name}: the column {twice[0]!r} is there twice")
         return _numbered(rows.to_dict("records"), name)
     if isinstance(rows, Iterable) and not isinstance(rows, (str, bytes)):
         return _numbered(rows, name)

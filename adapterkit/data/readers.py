@@ -47,8 +47,8 @@ def read_records(
         tell: Called if the file is missing, empty or unreadable, and for each row that is broken.
         file_format: How it is written.
         name: How messages call the file; its path if omitted.
-        tell_empty: Called for each row of a table whose fields are all empty. If omitted, one
-            warning is logged that such rows were skipped.
+        tell_empty: Called for each row of a table whose fields are all empty, and for each blank
+            line of plain text. If omitted, one warning is logged that such rows were skipped.
     """
     name = name or str(path)
     if not path.is_file():
@@ -89,8 +89,8 @@ def read_records(
 def _txt(path: Path, file_format: FileFormat) -> NumberedRows:
     with path.open(encoding=file_format.codec, newline="") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, {"text": line.strip()}
+            text = line.strip()
+            yield number, {"text": text} if text else EMPTY
 
 
 def _parquet(path: Path, file_format: FileFormat) -> NumberedRows:

@@ -78,7 +78,8 @@ class RequestFile:
 
     def rows(self, warn: Warn = log.warning) -> Iterator[RequestRow | FaultyRow]:
         """Yields the rows one by one, with those that are not valid in their place. Empty rows at
-        the end of a table, as spreadsheets leave them, are skipped.
+        the end of a table, as spreadsheets leave them, and blank lines at the end of plain text are
+        skipped.
 
         Args:
             warn: Called with each warning.

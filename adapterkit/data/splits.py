@@ -24,7 +24,8 @@ def draw(
 ) -> tuple[list[Row], list[Row]]:
     """Sets a share of the rows of each stratum aside, at random.
 
-    The only row of a label is not set aside: a label that is not trained cannot be evaluated.
+    The only row of a label is not set aside: a label that is not trained cannot be evaluated. Its
+    share is not taken from other labels instead.
 
     Returns:
         The remaining rows in their order, and the rows that were set aside.
@@ -36,7 +37,7 @@ def draw(
         # The rounding error of one label is carried over to the next, so that rare labels count.
         remainder += share * len(indices)
         size = min(int(remainder + 0.5), len(indices) - 1)
-        remainder -= size
+        remainder = min(remainder - size, 0.5)  # more is no rounding error, but a row that stays
         aside.update(generator.sample(indices, size))
     return _divided(rows, aside)
 

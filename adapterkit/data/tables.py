@@ -69,7 +69,7 @@ def _rows(
     file: TextIO, separator: str, file_format: FileFormat, check: CheckFields
 ) -> NumberedRows:
     records = _records(file, separator, file_format, check)
-    line, header = next(records, (1, []))
+    line, header = next((one for one in records if one[1]), (1, []))
     if isinstance(header, str):
         yield line, header
         return
@@ -79,6 +79,8 @@ def _rows(
     for line, fields in records:
         if isinstance(fields, str):
             yield line, fields
+        elif not fields and len(header) > 1:
+            continue  # a blank line is a row of a table with a single column alone
         elif not any(map(str.strip, fields)):
             yield line, EMPTY
         else:
@@ -105,7 +107,7 @@ def _values(header: Sequence[str], fields: Sequence[str]) -> dict[str, Any] | st
 def _records(
     file: TextIO, separator: str, file_format: FileFormat, check: CheckFields
 ) -> Iterator[tuple[int, list[str] | str]]:
-    """Yields the number of the first line and the fields of every row that is not blank."""
+    """Yields the number of the first line and the fields of every row; a blank line has none."""
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(
         file,
@@ -126,7 +128,6 @@ def _records(
         else:
             if fields is None:
                 return
-            if fields:
-                fault = check(fields, reader.line_num + 1 - line, separator)
-                yield line, fault or fields
+            fault = check(fields, reader.line_num + 1 - line, separator) if fields else None
+            yield line, fault or fields
         line = reader.line_num + 1

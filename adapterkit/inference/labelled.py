@@ -78,11 +78,19 @@ def read_rows(
     """
     if split not in SPLITS:
         raise DataError(f"split {split}: expected {', '.join(SPLITS)}")
+    for role in columns or {}:
+        if role not in adapter.task.columns:
+            raise DataError(
+                f"{role}: the task {adapter.task.type} of '{adapter.name}' has no such column, "
+                f"only {', '.join(adapter.task.columns)}"
+            )
     section = adapter.training.get("recipe", {}).get("data", {})
     written = {key.name: section[key.name] for key in fields(FileFormat) if key.name in section}
     records = read_records(Path(path), file_format=FileFormat(**written))
-    found = _parsed(records, adapter, columns or {})
-    rows = [row for part, row in found if part in (split, None)]
+    found = list(_parsed(records, adapter, columns or {}))
+    # As in training, a row that names no split beside others that do is a training row.
+    unnamed = "train" if any(part is not None for part, _ in found) else split
+    rows = [row for part, row in found if (part or unnamed) == split]
     if not rows:
         raise DataError(f"{path}: there are no rows of split '{split}'")
     return rows

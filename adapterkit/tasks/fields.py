@@ -260,8 +260,9 @@ def _answers(value: Any, where: str) -> tuple[tuple[str, int], ...]:
             f"{where}: expected {{text: [...], answer_start: [...]}}, as many of each, or a list "
             f"of {{text, answer_start}}, got {value!r:.60}"
         )
-    if not all(is_text(t) for t in texts) or not all(type(start) is int for start in starts):
-        raise DataError(f"{where}: expected texts and whole numbers, got {value!r:.60}")
+    are_places = all(type(start) is int and start >= 0 for start in starts)
+    if not all(is_text(t) for t in texts) or not are_places:
+        raise DataError(f"{where}: expected texts and whole numbers from 0, got {value!r:.60}")
     return tuple(zip(texts, starts, strict=True))
 
 

@@ -45,10 +45,12 @@ def train_and_predict(folder: Path, csv: Path | None, model: str, epochs: int) -
         path.write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
 
     # 2. Describe the training. `adapterkit train --keys` lists every key of a recipe.
+    # Of a CSV file, the rows that its column 'split' names are held out, or else a tenth.
+    held_out = {"validation": 0} if csv is None else {}
     recipe = Recipe.of(
         {
             "name": "acme/topic",
-            "data": {"path": path.name, "validation": 0 if csv is None else 0.1},
+            "data": {"path": path.name, **held_out},
             "method": {"type": "lora", "r": 8},  # or vera, ia3, prefix, ...
             "training": {"epochs": epochs, "batch_size": 8},
         },

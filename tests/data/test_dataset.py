@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from adapterkit.data.dataset import Data, fingerprint, parse_rows
+from adapterkit.data.file_format import FileFormat
 from adapterkit.data.readers import read_records
 from adapterkit.data.splits import draw, first, fold, shuffled
 from adapterkit.errors import DataError
@@ -82,6 +83,15 @@ def test_an_error_names_file_and_line(fault: str) -> None:
             "there is no column 'second' for text_pair; vali",
         ),
         (Data(path="c.csv", test="a.csv"), "c.csv has rows of split 'test', and data.test names a"),
+        (Data(path="a.csv", test="./a.csv"), "data.test: a.csv is data.path as well; a score on "),
+        (
+            Data(train="c.csv", validation="a.csv", test="a.csv"),
+            "data.test: a.csv is data.validation as well; a score on rows that were used before",
+        ),
+        (
+            Data(path="c.csv", test=0.5),
+            "data.test: 0.5 is a share of the training rows, and there are 1 test rows already; ",
+        ),
     ],
 )
 def test_a_missing_file_or_column_is_an_error(data: Data, words: str) -> None:
@@ -162,6 +172,13 @@ def test_texts_in_another_encoding_are_read(encoding: str) -> None:
     assert texts(rows) == ["my card", "the bank", "señor"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "U8", "utf_8_sig"])
+def test_a_byte_order_mark_is_no_part_of_a_text(encoding: str) -> None:
+    write("a.txt", "\ufefffirst")
+    ((_, record),) = read_records(Path("a.txt"), file_format=FileFormat(encoding=encoding))
+    assert record == {"text": "first"}
+
+
 def test_a_file_in_another_encoding_than_the_recipe_says_is_refused() -> None:
     write("x.csv", CSV)
     assert_told(Data(path="x.csv", encoding="utf-16"), "x.csv: not utf-16 text (")
@@ -196,6 +213,22 @@ def test_empty_rows_and_columns_are_skipped(caplog: pytest.LogCaptureFixture) ->
     write("x.csv", ",text,label,,\n0,my card,no,,\n,,,,\n1,the bank,yes,,\n,,,,\n,,,,\n")
     assert texts(load(Data(path="x.csv", validation=0.0))["train"]) == ["my card", "the bank"]
     assert caplog.messages == ["x.csv: skipped 3 empty rows, the first in line 3"]
+
+
+def test_a_blank_line_is_an_empty_row_if_a_line_has_one_text(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, content in (
+        ("a.txt", "first\n\nsecond\n"),
+        ("a.csv", "text\nfirst\n\nsecond\n"),
+        ("b.csv", "text,label\nfirst,no\n\nsecond,no\n"),
+    ):
+        found = [record["text"] for _, record in read_records(write(name, content))]
+        assert found == ["first", "second"]
+    assert caplog.messages == [
+        "a.txt: skipped 1 empty row, the first in line 2",
+        "a.csv: skipped 1 empty row, the first in line 3",
+    ]
 
 
 def test_a_json_file_holds_an_array_of_objects() -> None:
@@ -356,6 +389,12 @@ def test_a_random_split_has_its_size_with_many_small_labels() -> None:
     assert {row.fields["label"] for row in kept} == {f"l{n}" for n in range(100)}
 
 
+def test_labels_with_a_single_row_take_no_rows_of_other_labels() -> None:
+    counts = {**{f"a{n:03}": 1 for n in range(200)}, "b": 20}
+    _, aside = draw(many(counts), 0.1, seed=0, stratum=by_label)
+    assert Counter(row.fields["label"] for row in aside) == {"b": 3}
+
+
 def test_a_random_split_keeps_every_row_in_order() -> None:
     rows = many({"a": 30, "b": 9, "c": 1})
     kept, aside = draw(rows, 0.3, seed=1, stratum=by_label)
@@ -458,7 +497,8 @@ def test_a_fold_replaces_the_validation_rows_and_keeps_the_test_rows() -> None:
     assert all(texts(splits["test"]) == texts(found[0]["test"]) for splits in found)
     checked = [text for splits in found for text in texts(splits["validation"])]
     assert sorted(checked) == sorted(f"t{n}" for n, part in enumerate(parts) if part != "test")
-    shares = [load(Data(path="x.csv", test=0.25, folds=4, fold=number)) for number in range(2)]
+    write("y.csv", "\n".join(["text,label", *(line.rpartition(",")[0] for line in lines)]))
+    shares = [load(Data(path="y.csv", test=0.25, folds=4, fold=number)) for number in range(2)]
     assert texts(shares[0]["test"]) == texts(shares[1]["test"])
 
 

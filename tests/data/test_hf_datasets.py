@@ -96,6 +96,9 @@ def test_splits_may_be_renamed_and_omitted() -> None:
     assert splits["validation"][0].where == "saved:validation_matched:1"
     splits = load(Data(dataset="saved", train="test"))
     assert splits["train"][0].where == "saved:test:1"
+    assert list(splits) == ["train", "validation"], "rows that are trained on are not test rows"
+    words = "data.test: the split 'validation' is data.validation as well; a score on rows that"
+    assert_told(Data(dataset="saved", validation="validation", test="validation"), words)
 
 
 def test_classes_inside_lists_become_names() -> None:

@@ -52,6 +52,10 @@ def test_a_split_column_names_the_split_of_each_row() -> None:
         (["a text"], r"^rows:1: expected a mapping of columns, got str$"),
         ([{"text": "a"}], r"^rows:1: there is no column 'label' for label"),
         (pd.DataFrame([{"text": "a", "label": None}]), r"^rows:1: column 'label': expected a text"),
+        (
+            pd.DataFrame([["a", "b", "c"]], columns=["text", "label", "text"]),
+            r"^rows: the column 'text' is there twice$",
+        ),
         ({"dev": RECORDS}, r"^rows: the split 'dev' is none of train, validation, test$"),
         ({"train": RECORDS, "test": [{}]}, r"^rows\[test\]:1: there is no column 'text'"),
         ([], r"^rows: there are no training rows$"),

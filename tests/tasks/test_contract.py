@@ -209,6 +209,11 @@ def test_rows_that_are_compared_need_each_other(tmp_path: Path, kind: str) -> No
         ("summarisation", {"sentences": ["a"], "summary": []}, "sentences from 0, or a text"),
         ("summarisation", {"sentences": [], "summary": [0]}, "column 'sentences' is empty"),
         ("multiple_choice", {"text": "a", "choices": "b|c", "label": "7"}, "from 0 to 1"),
+        (
+            "question_answering",
+            {"question": "a", "context": "tea", "answers": {"text": ["e"], "answer_start": [-2]}},
+            "expected texts and whole numbers from 0",
+        ),
     ],
 )
 def test_faulty_rows_are_told_by_file_and_row(
