@@ -42,8 +42,9 @@ def learning_curve(name: str, metric: str, training: Mapping[str, Any]) -> bytes
     if scored:
         panels[0].set_ylabel(f"validation {metric}", color=INK)
         panels[0].set_ylim(*_score_range([y for r in records for _, y in _scores(r, metric)]))
-        score = dict(_scores(training, metric))[_kept_step(training)]
-        title += f" (kept: epoch {training['epoch']}, {score:.3f})"
+        score = dict(_scores(training, metric)).get(_kept_step(training))
+        value = "" if score is None else f", {score:.3f}"
+        title += f" (kept: epoch {training['epoch']}{value})"
     add_title(figure, title)
     panels[-1].set_xlabel("step", color=INK)
     panels[-1].set_ylabel("loss", color=INK)

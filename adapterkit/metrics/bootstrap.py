@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .base import Metric, Predictions
@@ -27,7 +29,8 @@ def interval(
         seed: Seed of the draws.
 
     Returns:
-        The 2.5th and the 97.5th percentile.
+        The 2.5th and the 97.5th percentile of the resamples that leave it defined; NaN if none
+        does.
     """
     rng, n = np.random.default_rng(seed), len(predictions)
     if metric.counts is None:
@@ -39,5 +42,8 @@ def interval(
             metric.combine(np.bincount(rng.integers(n, size=n), minlength=n) @ counts)
             for _ in range(resamples)
         ]
-    low, high = np.nanpercentile(values, (2.5, 97.5))
+    defined = [value for value in values if math.isfinite(value)]
+    if not defined:
+        return math.nan, math.nan
+    low, high = np.percentile(defined, (2.5, 97.5))
     return float(low), float(high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -56,6 +57,8 @@ class Scoring(ABC):
         return {}
 
     def intervals(self, predictions: Predictions) -> dict[str, tuple[float, float]]:
-        """The main metric's 95% bootstrap interval over the rows of a split."""
+        """The main metric's 95% bootstrap interval over the rows of a split, unless they leave it
+        undefined."""
         metric = metric_kinds()[self.metric_kind].metrics[self.main_metric]
-        return {self.main_metric: interval(metric, predictions)}
+        ends = interval(metric, predictions)
+        return {self.main_metric: ends} if all(map(math.isfinite, ends)) else {}

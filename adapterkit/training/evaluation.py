@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,11 +47,11 @@ def split_outputs(
 
 
 def score(task: Task, split: Split, outputs: Outputs) -> dict[str, float]:
-    """The `loss` and the metrics of outputs for a split."""
-    return {
-        "loss": split.loss(task, outputs),
-        **task.metrics(split.predictions(task, outputs)),
-    }
+    """The `loss` and the metrics of outputs for a split, without those that are not finite, which a
+    card cannot hold."""
+    loss = split.loss(task, outputs)
+    metrics = task.metrics(split.predictions(task, outputs))
+    return {"loss": loss, **metrics} if math.isfinite(loss) else metrics
 
 
 def tune_and_score(

@@ -108,6 +108,11 @@ class Plan:
                     f"task.{adapter.task.tunable_key}: it is tuned on validation rows, and there "
                     "are none; give some, or set data.validation above 0"
                 )
+            if recipe.training.patience is not None and "validation" not in rows:
+                raise RecipeError(
+                    "training.patience: validation rows say whether an epoch is better, and there "
+                    "are none; give some, or leave it out"
+                )
             splits = {name: prepare_rows(backbone, adapter, part) for name, part in rows.items()}
             splits |= {n: splits[n].for_evaluation(adapter.task) for n in HELD_OUT if n in splits}
             augmented = _augmented(

@@ -109,6 +109,23 @@ class Run:
         return math.ceil(len(self.losses) / self.batches.steps_per_epoch)
 
     @property
+    def best_epoch(self) -> int:
+        """The epoch with the best main metric on the validation rows so far, counted from 1. The
+        lower loss decides a tie, and then the earlier epoch. Without such rows it is the last
+        epoch."""
+        scores = [entry["validation"] for entry in self.history if "validation" in entry]
+        if len(scores) < len(self.history):
+            return len(self.history)
+        metric = self.trainable.initial.task.main_metric
+
+        def rank(index: int) -> tuple[float, float, int]:
+            # An epoch may leave them undefined, and another one not.
+            found = scores[index]
+            return found.get(metric, -math.inf), -found.get("loss", math.inf), -index
+
+        return max(range(len(scores)), key=rank, default=-1) + 1
+
+    @property
     def ended(self) -> bool:
         """Whether there is no further step."""
         return self.fault is not None or self._stopped or len(self.losses) == self.n_steps

@@ -39,7 +39,8 @@ def _last_rise(run: Run) -> tuple[str, float, float] | None:
     """The main metric, its best value before the last epoch and that of the last epoch, which is
     higher; None if it is not."""
     metric = run.trainable.initial.task.main_metric
-    values = [entry["validation"][metric] for entry in run.history if "validation" in entry]
+    scores = [entry.get("validation", {}) for entry in run.history]
+    values = [found[metric] for found in scores if metric in found]
     if len(values) < 2 or values[-1] <= max(values[:-1]):
         return None
     return metric, max(values[:-1]), values[-1]

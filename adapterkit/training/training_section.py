@@ -53,7 +53,8 @@ class Training:
             for a GPU and does nothing on a CPU.
         seed: Fixes initial tensors, order of rows, dropout and the drawn split.
         keep_best: Keep the epoch with the best main validation metric, and not the last one.
-        patience: Stop after so many epochs without a better one; if omitted, never.
+        patience: Stop after so many epochs without a better one by the validation rows; if omitted,
+            never.
         start_from: A saved adapter (folder, or name in the store) or a PEFT folder to go on from,
             of the same method and settings. If it was trained for another task or other labels,
             the head is a new one.

@@ -252,7 +252,7 @@ def test_an_axis_of_scores_does_not_exaggerate(scores: list[float], limits: Any)
 
 
 def test_a_learning_curve_shows_both_losses_and_names_the_kept_epoch(drawn: list[Any]) -> None:
-    history = [
+    history: list[dict[str, Any]] = [
         {"epoch": n, "step": 3 * n, "validation": {"loss": 1 / n, "accuracy": 0.9 - n / 100}}
         for n in (1, 2, 3)
     ]
@@ -265,6 +265,9 @@ def test_a_learning_curve_shows_both_losses_and_names_the_kept_epoch(drawn: list
         "validation",
     ]
     assert list(below.get_lines()[1].get_ydata()) == [1.0, 0.5, pytest.approx(1 / 3)]
+    del history[0]["validation"]["accuracy"]
+    plots.learning_curve("acme/x", "accuracy", record)
+    assert drawn[1].axes[0].figure.get_suptitle() == "acme/x (kept: epoch 1)"
 
 
 def test_numbers_are_drawn_against_the_right_ones(

@@ -24,6 +24,7 @@ from adapterkit.metrics.bootstrap import interval
 from adapterkit.metrics.entity_tags import entities_of
 from adapterkit.metrics.hf_evaluate import local_metric, measure
 from adapterkit.tasks.base import tasks
+from adapterkit.tasks.classification import Classification
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.recipe_keys import describe_keys
 from helpers.predictions import PREDICTIONS, SQUAD, classes, labels, numbers, tagged
@@ -378,6 +379,17 @@ def test_an_interval_is_near_the_binomial_one() -> None:
     low, high = interval(metric_kinds()["choices"].metrics["accuracy"], Predictions(result, target))
     margin = 1.96 * (0.9 * 0.1 / 1000) ** 0.5
     assert (low, high) == pytest.approx((0.9 - margin, 0.9 + margin), abs=0.003)
+
+
+def test_a_main_metric_that_the_rows_leave_undefined_has_no_interval() -> None:
+    class ByArea(Classification):
+        main_metric: ClassVar[str] = "roc_auc"
+
+    rows = np.zeros(4, dtype=int)
+    one_class = Predictions(rows, rows, np.full((4, 2), 0.5))
+    assert ByArea(labels=("a", "b")).intervals(one_class) == {}
+    often = Metric(lambda p: 1.0 if p.references.any() else float("nan"))
+    assert interval(often, Predictions(rows, np.array([0, 0, 0, 1])), resamples=50) == (1.0, 1.0)
 
 
 def test_an_interval_is_reproducible_and_contains_its_score() -> None:

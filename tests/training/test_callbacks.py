@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +18,7 @@ from helpers.joint_training import (
     assert_same_weights,
     recipe_for,
     train_alone,
+    with_changes,
     write_rows,
 )
 from helpers.paths import ROOT
@@ -106,6 +109,44 @@ def test_a_callback_ends_a_run_and_no_other(tiny: Backbone) -> None:
     first, second = train_many(recipes, tiny, callbacks=[StopFirst()], progress=False)
     assert [len(adapter.training["history"]) for adapter in (first, second)] == [1, 3]
     assert first.training["epoch"] == 1
+
+
+class Scores(Callback):
+    """Replaces the accuracy of each epoch; None leaves it undefined."""
+
+    order: ClassVar[int] = 25  # after the evaluation
+
+    def __init__(self, values: Sequence[float | None]) -> None:
+        self.values = values
+
+    def on_epoch(self, event: Event) -> None:
+        for run in event.runs:
+            scores, value = run.history[-1]["validation"], self.values[run.epoch - 1]
+            del scores["accuracy"]
+            if value is not None:
+                scores["accuracy"] = value
+
+
+@pytest.mark.parametrize(
+    ("values", "best"), [([0.5, 0.7, 0.6, 0.6], 2), ([None, 0.2, None, 0.1], 2), ([0.5, 0, 0], 1)]
+)
+def test_patience_counts_from_the_best_epoch_whether_or_not_it_is_kept(
+    tiny: Backbone, values: list[float | None], best: int
+) -> None:
+    recipe = recipe_for("t", write_rows(1, 30), epochs=9, patience=2)
+    for keep_best, kept in ((True, best), (False, len(values))):
+        own = with_changes(recipe, training={"keep_best": keep_best})
+        adapter = train(own, tiny, callbacks=[Scores(values)], progress=False)
+        assert len(adapter.training["history"]) == len(values)
+        assert adapter.training["epoch"] == kept
+
+
+def test_patience_needs_validation_rows(tiny: Backbone) -> None:
+    recipe = recipe_for("t", write_rows(1, 30), patience=2)
+    recipe = replace(recipe, data=replace(recipe.data, validation=0.0))
+    words = r"^t: training\.patience: validation rows say whether an epoch is better, and there are"
+    with pytest.raises(AdapterkitError, match=words):
+        train(recipe, tiny, progress=False)
 
 
 def test_the_end_is_heard_after_an_error_too(tiny: Backbone) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 from itertools import pairwise
@@ -17,12 +18,19 @@ from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterkitError, DataError
+from adapterkit.inference.labelled import Split
 from adapterkit.inference.predictor import Predictor
+from adapterkit.metrics.base import Predictions
+from adapterkit.tasks.base import Task
+from adapterkit.tasks.classification import Classification
+from adapterkit.tasks.types import Outputs
+from adapterkit.training.evaluation import score
 from adapterkit.training.optimizer import default_epochs, schedule_factor
 from adapterkit.training.recipe import Recipe
 from adapterkit.training.train import train
 from adapterkit.training.training_section import Training
 from helpers.joint_training import assert_same_weights
+from helpers.predictions import classes
 from helpers.sequences import tokenise
 
 TOPICS = {"money": "money fee bank account card", "weather": "rain sun wait slow fast"}
@@ -117,6 +125,21 @@ def test_patience_ends_a_run_that_gets_no_better(tiny: Backbone, rows_file: Path
     history = adapter.training["history"]
     assert len(history) < 30
     assert history[-1]["epoch"] - adapter.training["epoch"] == 2
+
+
+class Overflown(Split):
+    """Rows with an infinite loss."""
+
+    def loss(self, task: Task, outputs: Outputs) -> float:
+        return math.inf
+
+    def predictions(self, task: Task, outputs: Outputs) -> Predictions:
+        return classes(c=2)
+
+
+def test_a_loss_that_is_not_finite_is_no_score() -> None:
+    task, outputs = Classification(labels=("a", "b")), Outputs(torch.empty(0), ())
+    assert score(task, Overflown([], []), outputs).keys() == {"accuracy", "f1_macro"}
 
 
 def test_without_validation_the_last_epoch_is_kept(tiny: Backbone, rows_file: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from ..run import Best, Run
+from ..run import Best
 from .base import Callback, Event
 
 
@@ -17,16 +17,5 @@ class KeepBest(Callback):
 
     def on_epoch(self, event: Event) -> None:
         for run in event.runs:
-            chooses = run.settings.keep_best and "validation" in run.history[-1]
-            if not chooses or _is_best(run):
+            if not run.settings.keep_best or run.best_epoch == run.epoch:
                 run.best = Best(run.epoch, run.trainable.snapshot())
-
-
-def _is_best(run: Run) -> bool:
-    """Whether the last epoch has the best main metric so far; the lower loss decides a tie."""
-    metric = run.trainable.initial.task.main_metric
-
-    def rank(entry: dict[str, Any]) -> tuple[float, float]:
-        return entry["validation"][metric], -entry["validation"]["loss"]
-
-    return all(rank(run.history[-1]) > rank(entry) for entry in run.history[:-1])

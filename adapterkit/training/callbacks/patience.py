@@ -8,14 +8,14 @@ from .base import Callback, Event
 
 
 class Patience(Callback):
-    """Stops a run that has kept no new epoch for `training.patience` epochs."""
+    """Stops a run of which no epoch was better for `training.patience` epochs, whether or not the
+    best one is kept."""
 
     type: ClassVar[str] = "patience"
     order: ClassVar[int] = 40
 
     def on_epoch(self, event: Event) -> None:
         for run in event.runs:
-            best = 0 if run.best is None else run.best.epoch
             patience = run.settings.patience
-            if patience is not None and len(run.history) - best >= patience:
+            if patience is not None and run.epoch - run.best_epoch >= patience:
                 run.stop()
