@@ -66,8 +66,9 @@ def load_foreign_adapter(
         return replace(adapter, digest=digest)
 
 
-def load_foreign_method(folder: Path, backbone: Backbone) -> tuple[Method, Tensors]:
-    """The method of a folder that another program wrote, with its tensors, whatever its task is.
+def load_foreign_method(folder: Path, backbone: Backbone) -> tuple[Method, Tensors, str]:
+    """The method of a folder that another program wrote, its tensors and the digest of its weights
+    file, whatever its task is.
 
     Args:
         folder: The folder, without a card.
@@ -76,10 +77,10 @@ def load_foreign_method(folder: Path, backbone: Backbone) -> tuple[Method, Tenso
     Raises:
         AdapterError: The folder is not sound, or cannot be computed exactly here.
     """
-    with _content(folder, backbone, read_sums(folder)) as (content, _):
+    with _content(folder, backbone, read_sums(folder)) as (content, digest):
         if isinstance(content, AdapterHubFolder):
-            return content.method()
-        return read_peft_method(content)
+            return *content.method(), digest
+        return *read_peft_method(content), digest
 
 
 @contextmanager

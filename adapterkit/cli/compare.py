@@ -77,9 +77,9 @@ def compare(
     result = compare_methods(plan, names, seeds, store=results, resume=resume)
     if not PartialState().is_main_process:
         return
-    if plot is not None:
+    typer.echo(json_text(result) if as_json else comparison_table(result))
+    if plot is not None:  # at the end, since it may fail, and the results are kept nowhere else
         from ..adapter.plots import plot_comparison
 
         write_output(plot, plot_comparison(result))
         typer.echo(f"the plot is in {plot}", err=True)
-    typer.echo(json_text(result) if as_json else comparison_table(result))

@@ -55,7 +55,8 @@ def cross_validate(
     from ..text_table import table
 
     names = list(result["mean"])
-    lines = [[entry["fold"], *entry["metrics"].values()] for entry in result["folds"]]
-    lines += [[key, *result[key].values()] for key in ("mean", "std")]
-    rows = [[str(first), *(f"{value:.4f}" for value in rest)] for first, *rest in lines]
+    lines = [(entry["fold"], entry["metrics"]) for entry in result["folds"]]
+    lines += [(key, result[key]) for key in ("mean", "std")]
+    # A fold may have a metric that another one leaves undefined.
+    rows = [[str(first), *(f"{scores[name]:.4f}" for name in names)] for first, scores in lines]
     typer.echo(table(["fold", *names], rows))

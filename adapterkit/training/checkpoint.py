@@ -166,6 +166,8 @@ def origin_of(plan: Plan) -> dict[str, Any]:
     }
     if "parents" in plan.adapter.training:
         origin["adapters of the method"] = plan.adapter.training["parents"]
+    if "start_digest" in plan.adapter.training:
+        origin["adapter to start from"] = plan.adapter.training["start_digest"]
     found: dict[str, Any] = json.loads(json.dumps(origin))
     return found
 
@@ -191,7 +193,7 @@ def check_origin(saved: Mapping[str, Any], own: Mapping[str, Any], what: str) ->
 def _differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[str]:
     """What differs between the origins of two trainings, each as a part of a message."""
     yield from _differing_keys(saved["recipe"], own["recipe"], "")
-    yield from (f"other {key}" for key in own if key != "recipe" and saved[key] != own[key])
+    yield from (f"other {key}" for key in own if key != "recipe" and saved.get(key) != own[key])
 
 
 def _differing_keys(saved: Any, own: Any, path: str) -> Iterator[str]:

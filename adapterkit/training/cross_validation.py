@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,11 +16,16 @@ from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..backbone.packing import Pooling
 from ..errors import RecipeError
+from ..tasks.types import Row
 from .checkpoint import CheckpointPlace
+from .duplicates import across
 from .partial_results import PartialResults
 from .plan import Plan, Rows, load_rows_once
+from .processes import join_processes
 from .recipe import Recipe
 from .train import load_backbone, train_part
+
+log = logging.getLogger("adapterkit")
 
 FOLDS = 5
 """Number of folds if the recipe names none."""
@@ -67,6 +73,8 @@ def cross_validate(
     rows = load_rows_once(recipes)
     if backbone is None:
         backbone = load_backbone([recipe])
+    if join_processes(recipe, cpu=backbone.device.type == "cpu").is_main_process:
+        _warn_of_copies(recipe, [one["validation"] for one in rows])
     recipes = _with_all_labels(recipes, rows[0], backbone.pooling)
     folds = _fold_results(list(zip(recipes, rows, strict=True)), backbone, store, resume, progress)
     scores = {
@@ -80,6 +88,18 @@ def cross_validate(
         "mean": {name: mean(values) for name, values in scores.items()},
         "std": {name: stdev(values) for name, values in scores.items()},
     }
+
+
+def _warn_of_copies(recipe: Recipe, folds: Sequence[Sequence[Row]]) -> None:
+    """Warns of rows that were trained on as well when their fold was scored."""
+    copies = across(folds, recipe.task)
+    if copies:
+        row, other = copies[0]
+        log.warning(
+            f"{recipe.name}: {len(copies)} of {sum(map(len, folds))} rows have the text of a row "
+            f"in another fold ({row.where} and {other.where}), so the scores are too good; leave "
+            "copies out"
+        )
 
 
 def _fold_recipes(recipe: Recipe) -> list[Recipe]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -28,8 +28,7 @@ def duplicates(rows: Mapping[str, Sequence[Row]], task: Task) -> dict[str, Any]:
     answer = target_columns(task.columns).keys()
     for split, part in rows.items():
         for row in part:
-            inputs = [row.fields[role] for role in sorted(row.fields.keys() - answer)]
-            same[_normal(tuple(inputs))][split].append(row)
+            same[_inputs(row, answer)][split].append(row)
     pairs: defaultdict[tuple[str, ...], list[tuple[Row, Row]]] = defaultdict(list)
     for group in same.values():
         for split, (first, *others) in group.items():
@@ -41,6 +40,31 @@ def duplicates(rows: Mapping[str, Sequence[Row]], task: Task) -> dict[str, Any]:
     }
     inside = {key: value for key, value in by_splits.items() if key in rows}
     return {"inside": inside, "across": {k: v for k, v in by_splits.items() if k not in rows}}
+
+
+def across(parts: Sequence[Sequence[Row]], task: Task) -> list[tuple[Row, Row]]:
+    """The rows that have the same text as a row of another part, each with the first such row."""
+    answer = target_columns(task.columns).keys()
+    first: defaultdict[Any, dict[int, Row]] = defaultdict(dict)
+    for number, part in enumerate(parts):
+        for row in part:
+            first[_inputs(row, answer)].setdefault(number, row)
+    return [
+        (row, other)
+        for number, part in enumerate(parts)
+        for row in part
+        for other in [one for n, one in first[_inputs(row, answer)].items() if n != number][:1]
+    ]
+
+
+def _inputs(row: Row, answer: Collection[str]) -> Any:
+    """What a task reads of a row, apart from case, spaces and width of characters.
+
+    Args:
+        row: The row.
+        answer: Roles of the answer.
+    """
+    return _normal(tuple(row.fields[role] for role in sorted(row.fields.keys() - set(answer))))
 
 
 def _pairs_summary(pairs: Sequence[tuple[Row, Row]], task: Task) -> dict[str, Any]:

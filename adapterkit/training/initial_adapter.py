@@ -36,10 +36,12 @@ class Start:
         members: For each member the weights that it continues; with an empty head if that is drawn
             anew, None if the recipe names no adapter to start from.
         note: Says what they are; None if there are none.
+        digest: sha256 of the weights that are continued.
     """
 
     members: Sequence[MemberWeights | None]
     note: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def fresh_adapter(
         _drawn(recipe, backbone, task, recipe.training.seed + number, member, method_parents)
         for number, member in enumerate(start.members)
     )
-    record: dict[str, Any] = {} if start.note is None else {"start": start.note}
+    record: dict[str, Any] = {}
+    if start.note is not None:
+        record = {"start": start.note, "start_digest": start.digest}
     if method_parents.record:
         record["parents"] = [*method_parents.record]
     return Adapter(
@@ -214,11 +218,11 @@ def _start(
         return Start([None] * wanted)
     folder = _folder(recipe, "training.start_from", reference, store)
     if not (folder / CARD).is_file():
-        method, tensors = load_foreign_method(folder, backbone)
+        method, tensors, digest = load_foreign_method(folder, backbone)
         _check_same_method(reference, method, recipe.method, backbone.geometry)
         base = base_model(read_json(folder, CONFIG))
         note = f"{reference}, a PEFT folder that names '{base}' as its backbone"
-        return Start([MemberWeights(tensors, {})] * wanted, f"{note}, with a new head")
+        return Start([MemberWeights(tensors, {})] * wanted, f"{note}, with a new head", digest)
     saved = load_adapter(folder, backbone)
     _check_same_method(reference, saved.method, recipe.method, backbone.geometry)
     if [floor.digest for floor in saved.stack[:-1]] != (
@@ -236,11 +240,12 @@ def _start(
     members = [MemberWeights(member.tensors, member.head) for member in saved.members]
     members = members if saved.extra_members else members * wanted
     if task.same_answers(saved.task):
-        return Start(members, f"{reference}, with its head")
+        return Start(members, f"{reference}, with its head", saved.digest)
     answers = f"{saved.task.type} with other answers"
     return Start(
         [MemberWeights(member.tensors, {}) for member in members],
         f"{reference}, which was trained for {answers}, with a new head",
+        saved.digest,
     )
 
 

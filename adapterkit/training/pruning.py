@@ -31,7 +31,10 @@ class Pruning(Callback):
         self._follow(max(run.epoch for run in event.runs))
         for run in event.runs:
             judge, metric = self._judges[run.label], run.trainable.initial.task.main_metric
-            judge.report(run.history[-1]["validation"][metric], step=run.epoch)
+            score = run.history[-1]["validation"].get(metric)
+            if score is None:  # the rows leave it undefined after this epoch
+                continue
+            judge.report(score, step=run.epoch)
             if not run.ended and judge.should_prune():
                 self.pruned.add(run.label)
                 run.stop()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from ..errors import RecipeError
 from .recipe import Recipe
@@ -25,6 +28,36 @@ WARM_UP = 1
 
 FIRST_UNPRUNED = 5
 """Trials that end before any is pruned, which is when there is a median to compare with."""
+
+
+@contextmanager
+def exclusive(file: Path | None) -> Iterator[None]:
+    """Keeps other processes from the file of a search meanwhile: they would take the trials that
+    are under way for those of a killed process.
+
+    Args:
+        file: The SQLite file, as in `open_study`.
+
+    Raises:
+        RecipeError: Another process searches with it.
+    """
+    if file is None:
+        yield
+        return
+    lock = FileLock(file.with_name(f".{file.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise RecipeError(
+            f"{file}: another process searches with this file; wait for it, or give another file "
+            "(--study)"
+        ) from None
+    except OSError as error:
+        raise RecipeError(f"{file}: cannot be used as the file of a search ({error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_study(recipe: Recipe, file: Path | None, origin: Mapping[str, Any]) -> Study:

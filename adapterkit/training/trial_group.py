@@ -105,10 +105,15 @@ def train_trials(
             adapters, faults = [], {recipes[0].name: str(error)}
     outcomes = {label: TrialOutcome(fault=fault) for label, fault in faults.items()}
     for adapter in adapters:
-        epochs = len(adapter.training["history"])
-        score = adapter.metrics["validation"][adapter.task.main_metric]
-        is_pruned = adapter.name in pruning.pruned
-        outcomes[adapter.name] = TrialOutcome(None if is_pruned else score, epochs)
+        epochs, metric = len(adapter.training["history"]), adapter.task.main_metric
+        score = adapter.metrics["validation"].get(metric)
+        if adapter.name in pruning.pruned:
+            outcomes[adapter.name] = TrialOutcome(None, epochs)
+        elif score is None:
+            fault = f"the validation rows leave {metric} undefined"
+            outcomes[adapter.name] = TrialOutcome(None, epochs, fault)
+        else:
+            outcomes[adapter.name] = TrialOutcome(score, epochs)
     return outcomes
 
 

@@ -29,6 +29,7 @@ from .search_space import Value, with_values
 from .study import (
     EPOCHS,
     REASON,
+    exclusive,
     finished_trial,
     finished_trials,
     median_scores,
@@ -136,8 +137,8 @@ def tune(
         progress: Show a progress bar, and a line a trial.
 
     Raises:
-        RecipeError: There is nothing to search or to compare by, the file is of another search, or
-            Optuna is not installed.
+        RecipeError: There is nothing to search or to compare by, the file is of another search or
+            used by another process, or Optuna is not installed.
         TrainingInterruptedError: Ctrl-C ended the search; the file has the trials that have ended.
         AdapterkitError: Recipe, data or backbone do not allow the training.
     """
@@ -150,11 +151,12 @@ def tune(
         backbone = load_backbone([recipe])
     if PartialState().num_processes > 1:
         raise RecipeError("tune trains side by side in one process; start it without a launcher")
-    search = _Search(recipe, backbone, rows, options, cluster)
-    started = time.perf_counter()
-    search.run()
-    seconds = time.perf_counter() - started
-    found = search.finished()
+    with exclusive(options.study):
+        search = _Search(recipe, backbone, rows, options, cluster)
+        started = time.perf_counter()
+        search.run()
+        seconds = time.perf_counter() - started
+        found = search.finished()
     complete = [trial for trial in found if trial.state == "complete" and trial.score is not None]
     if not complete:
         reasons = [trial.reason for trial in found if trial.reason]

@@ -178,7 +178,7 @@ def test_files_without_a_version_name_activations_by_their_old_names(tmp_path: P
     old = changed_folder("pfeiffer_leave_out", tmp_path / "old", **whole)
     text = (old / "adapter_config.json").read_text()
     (old / "adapter_config.json").write_text(text.replace('"version"', '"no_version"'))
-    method, _ = load_foreign_method(old, backbone_of("bert"))
+    method, *_ = load_foreign_method(old, backbone_of("bert"))
     assert method.activation == "gelu_new"  # type: ignore[attr-defined]
 
 

@@ -24,6 +24,7 @@ from adapterkit.adapter.folder import load_adapter
 from adapterkit.errors import RecipeError, TrainingInterruptedError
 from adapterkit.training import checkpointing
 from adapterkit.training.callbacks.base import Event
+from helpers.adapters import MakeAdapter
 from helpers.command_line import run_command, write_recipe
 from helpers.joint_training import recipe_for, with_changes, write_rows
 from helpers.resumable import assert_same, recipes
@@ -186,6 +187,17 @@ def test_another_recipe_other_rows_and_another_backbone_are_refused(
     with pytest.raises(AdapterkitError, match="of another training: other rows"):
         train(recipe, tiny, store=store, resume=True, progress=False)
     assert checkpoints_in(store) == before
+
+
+def test_another_version_to_start_from_is_refused(
+    tiny: Backbone, store: Store, make_adapter: MakeAdapter
+) -> None:
+    recipe = recipe_for("t", write_rows(1, 30), start_from="a/base", **EVERY_STEP)
+    store.publish(make_adapter(tiny, name="a/base", seed=1), tiny.geometry)
+    fail(recipe, tiny, store, 2)
+    store.publish(make_adapter(tiny, name="a/base", seed=2), tiny.geometry)
+    with pytest.raises(AdapterkitError, match="of another training: other adapter to start from"):
+        train(recipe, tiny, store=store, resume=True, progress=False)
 
 
 @pytest.fixture

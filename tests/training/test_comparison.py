@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from adapterkit.backbone.model import Backbone
-from adapterkit.errors import RecipeError
+from adapterkit.errors import DataError, RecipeError
 from adapterkit.inference.labelled import prepare_rows
 from adapterkit.methods.base import methods
 from adapterkit.tasks.base import tasks
@@ -207,7 +208,9 @@ def test_full_fine_tuning_repeats_itself_and_leaves_the_generator_alone(recipe: 
     assert other.training["losses"] != one.training["losses"]
 
 
-def test_the_command_prints_a_table_and_draws(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_draws(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = run_command(
         "compare", "r.yaml", "--methods", "lora, full", "--seeds", "2", "--plot", "c.png"
     )
@@ -221,8 +224,14 @@ def test_the_command_prints_a_table_and_draws(recipe: Recipe, tmp_path: Path) ->
     with Image.open(tmp_path / "c.png") as image:
         assert image.width > 600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.png", "r.yaml", "rows.csv"]
-    document = run_command("compare", "r.yaml", "--methods", "head", "--json").json
-    assert [entry["method"] for entry in document["methods"]] == ["head"]
+
+    def fail(path: Path, content: bytes) -> None:
+        raise DataError(f"{path}: cannot be written (no space left on device)")
+
+    monkeypatch.setattr("adapterkit.cli.compare.write_output", fail)
+    failed = run_command("compare", "r.yaml", "--methods", "head", "--plot", "d.png", "--json")
+    assert (failed.code, failed.err.count("cannot be written")) == (2, 1)
+    assert [entry["method"] for entry in json.loads(failed.out)["methods"]] == ["head"]
 
 
 def test_faulty_commands_are_one_line(recipe: Recipe) -> None:

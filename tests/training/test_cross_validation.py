@@ -73,6 +73,19 @@ def test_a_metric_that_one_fold_leaves_undefined_has_no_mean(tiny: Backbone) -> 
     assert result["mean"].keys() == result["std"].keys() == {"loss", "accuracy", "f1_macro"}
 
 
+def test_copies_in_several_folds_are_worth_a_warning(
+    tiny: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = plan(8, folds=4)
+    copies = "Card  my 0,银行\n" * 3  # that differ from the first row in case and spaces
+    with Path("rows.csv").open("a", encoding="utf-8") as file:
+        file.write(f"\n{copies}")
+    cross_validate(recipe, tiny, progress=False)
+    (warning,) = (message for message in caplog.messages if "another fold" in message)
+    assert warning.startswith("t/topic: 4 of 11 rows have the text of a row in another fold (rows.")
+    assert warning.endswith("), so the scores are too good; leave copies out")
+
+
 def test_nothing_is_tuned_on_the_rows_that_judge_it(tiny: Backbone) -> None:
     recipe = plan(task={"type": "multi_label", "threshold": "tuned"})
     with pytest.raises(RecipeError, match=r"^task\.threshold: .* give a number"):
@@ -107,5 +120,12 @@ def test_the_command_tells_people_and_programs_and_publishes_nothing(tiny_folder
     assert found.keys() == {"name", "folds", "mean", "std"}
     assert lines[2].split()[1] == f"{found['mean']['loss']:.4f}"
     assert sorted(os.listdir()) == before
+    # A fold of one row leaves the area undefined, and that of the others stays out of the table.
+    lines = Path("rows.csv").read_text(encoding="utf-8").splitlines()[:6]
+    Path("rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    changes = ("--set", "data={path: rows.csv, folds: 3}", "--set", "task.extra_metrics=[roc_auc]")
+    result = run_command("cross-validate", "r.yaml", *changes)
+    assert result.out.splitlines()[0].split() == ["fold", "loss", "accuracy", "f1_macro"]
+    assert [len(line.split()) for line in result.out.splitlines()] == [4] * 6
     words = "r.yaml: data.folds: expected 2 or more, got 1"
     assert_one_line(run_command("cross-validate", "r.yaml", "--set", "data.folds=1"), words)

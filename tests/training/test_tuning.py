@@ -13,19 +13,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import optuna
 import pytest
+from filelock import FileLock
 
-from adapterkit import AdapterkitError, Recipe, train, train_many, tune
+from adapterkit import AdapterkitError, Callback, Recipe, train, train_many, tune
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import TrainingInterruptedError
 from adapterkit.training import trial_group, tuning
+from adapterkit.training.callbacks.base import Event
+from adapterkit.training.plan import load_rows
 from adapterkit.training.pruning import Pruning
 from adapterkit.training.study import FIRST_UNPRUNED, WARM_UP, median_scores
 from adapterkit.training.train import StoppedError
-from adapterkit.training.trial_group import MedianJudge
+from adapterkit.training.trial_group import MedianJudge, TrialOutcome
 from adapterkit.training.tuning_table import tuning_table
 from helpers.command_line import assert_refused, run_command, write_recipe
 from helpers.joint_training import assert_equals_solo, write_rows
@@ -85,6 +88,8 @@ def test_a_search_goes_on_with_the_same_file_and_refuses_another_one(tiny: Backb
     assert len({tuple(trial.values.values()) for trial in second.trials}) == 3
     with pytest.raises(AdapterkitError, match=r"^s\.db: .* another search \(other recipe\)"):
         tune(recipe(seed=5), tiny, trials=3, study=file, progress=False)
+    with FileLock(".s.db.lock"), pytest.raises(AdapterkitError, match="another process searches"):
+        tune(plan, tiny, trials=4, study=file, progress=False)
     Path("text.db").write_text("no database")
     with pytest.raises(AdapterkitError, match=r"^text\.db: cannot be used as the file"):
         tune(plan, tiny, trials=1, study="text.db", progress=False)
@@ -103,6 +108,31 @@ def test_a_run_below_the_median_is_pruned(tiny: Backbone) -> None:
     assert pruning.pruned == {"t/1", "t/2"}
     assert [len(adapter.training["history"]) for adapter in adapters] == [1, 1]
     assert epochs == [1]
+
+
+def test_a_trial_whose_score_is_undefined_has_failed(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Undefined(Callback):
+        order: ClassVar[int] = 25  # after the evaluation
+
+        def on_epoch(self, event: Event) -> None:
+            for run in event.runs:
+                del run.history[-1]["validation"]["accuracy"]
+
+    def trained(*args: Any, callbacks: Any, **options: Any) -> Any:
+        adapters = train_many(*args, callbacks=[*callbacks, Undefined()], **options)
+        scores = [dict(adapter.metrics["validation"]) for adapter in adapters]
+        del scores[0]["accuracy"]
+        metrics = [{"validation": one} for one in scores]
+        return [replace(a, metrics=own) for a, own in zip(adapters, metrics, strict=True)]
+
+    monkeypatch.setattr(trial_group, "train_many", trained)
+    plan = recipe(epochs=1)
+    rows = {name: part for name, part in load_rows(plan).items() if name != "test"}
+    outcomes = trial_group.train_trials([plan], tiny, rows, {"a/t": MedianJudge({})}, int)
+    words = "the validation rows leave accuracy undefined"
+    assert outcomes == {"a/t": TrialOutcome(None, 1, words)}
 
 
 def test_a_judge_elsewhere_decides_as_the_median_pruner() -> None:
