@@ -72,6 +72,8 @@ def compose(
         method, tensors = _weighted_sum(local, factors, backbone)
     task, own_head = _average_head(local, factors) if head is None else (head.task, head.head)
     inputs = (adapters[0] if head is None else head).without_record().training
+    if len(local) > 1 or factors[0] != 1.0 or on_top_of is not adapters[0].on_top_of:
+        inputs = {key: value for key, value in inputs.items() if key != "answers"}  # of another one
     composed = replace(
         local[0],
         name=check_name(name),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os.path import isfile
+from pathlib import Path
 
 from filelock import FileLock
 
 from ..atomic import remove_folder, sweep, write_file, write_folder
-from ..errors import AdapterError, AdapterkitError
+from ..errors import AdapterError, AdapterkitError, UnknownAdapterError
 from ..names import ALIASES, check_name
 from .aliases import LATEST, Target, aliases_to_json
 from .checksums import folder_digest
@@ -21,6 +22,9 @@ from .store_writer import Change, Check, check_deletable, check_writable, next_n
 
 class LocalWriter:
     """Writes to a store in a folder.
+
+    Numbers of versions are not used again as long as the name exists. An empty file stands in place
+    of a deleted version that had the highest number.
 
     Args:
         index: The store's.
@@ -49,8 +53,11 @@ class LocalWriter:
     def change_aliases(self, name: str, change: Change) -> None:
         """Changes the aliases of a name, as `StoreWriter` says."""
         with self._writing(name):
-            index = self._index.of(name)
-            self._write_aliases(name, change(dict(index.aliases), index.versions))
+            # Read now: the index would miss a change in the same tick of the file system's clock.
+            aliases, versions = self._index.aliases(name), self._index.versions(name)
+            if not versions or not (self._root / name / ALIASES).is_file():
+                raise UnknownAdapterError(f"there is no adapter '{name}'")
+            self._write_aliases(name, change(aliases, versions))
 
     def delete(self, name: str, version: int | None) -> None:
         """Deletes a version or a name, as `StoreWriter` says.
@@ -67,16 +74,21 @@ class LocalWriter:
                 which = name if version is None else f"{name}@{version}"
                 raise AdapterkitError(f"'{child}' stands on '{which}'; delete that one first")
             # The aliases go first: a reader finds the complete version or none.
+            home = self._root / name
             if version is None:
                 self._write_aliases(name, None)
             for number in numbers:
-                remove_folder(self._root / name / str(number))
+                remove_folder(home / str(number))
             if version is None:
-                home = self._root / name
+                for number in self._index.numbers(name):
+                    if self._is_placeholder(home / str(number)):
+                        (home / str(number)).unlink()
                 for folder in (home, home.parent) if "/" in name else (home,):
                     with suppress(OSError):  # another adapter of the tenant is there
                         folder.rmdir()
             else:
+                if self._next_number(name) <= version:
+                    (home / str(version)).touch()
                 self._write_aliases(name, aliases)
 
     def check_target(self, name: str) -> None:
@@ -92,6 +104,11 @@ class LocalWriter:
         numbers = self._index.numbers(name)
         named = {n for n in numbers if isfile(f"{self._root}/{name}/{n}/{ALIASES}")}
         return next_number(numbers - named, named)
+
+    @staticmethod
+    def _is_placeholder(path: Path) -> bool:
+        """Whether it is the empty file in place of a deleted version."""
+        return path.is_file() and not path.stat().st_size
 
     def _write_aliases(self, name: str, aliases: Mapping[str, Target] | None) -> None:
         """Writes the file that makes a change visible to readers; None removes the name.

@@ -95,9 +95,14 @@ class Store:
             AdapterError: It cannot be written, or its parent is not in this store. The store is
                 unchanged then.
         """
+        check: Callable[[Path], object] | None = None
         if adapter.on_top_of is not None:
-            self.parent_folder(ParentRef.of(adapter.on_top_of))
-        published = self.publish_files(adapter.name, adapter_files(adapter, geometry)).folder
+            parent = ParentRef.of(adapter.on_top_of)
+            self.parent_folder(parent)
+            # Once more while nobody else writes to the folder, so that it is not deleted meanwhile.
+            check = partial(self._check_parent, parent)
+        files = adapter_files(adapter, geometry)
+        published = self.publish_files(adapter.name, files, check).folder
         for folder in self.checkpoint_dir(adapter.name).parent.glob("member=*"):
             self.discard(folder)
         self.discard(self.log_file(adapter.name))
@@ -132,6 +137,14 @@ class Store:
             self.trust.check(draft, name, number, read_sums(draft))
         if check is not None:
             check(draft)
+
+    def _check_parent(self, parent: ParentRef, draft: Path) -> None:
+        """Checks, for the folder of a new version, that its parent is in the store.
+
+        Raises:
+            AdapterError: No version has its weights.
+        """
+        self.parent_folder(parent)
 
     def alias(self, name: str, alias: str, version: int | None) -> None:
         """Points an alias at a version, or removes it.

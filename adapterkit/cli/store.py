@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,12 +34,8 @@ def list_adapters(
     opened = Store(store)
     rows = []
     for name in opened.names():
-        try:
-            rows.append({"name": name, **_summary(opened.find(name).folder)})
-        except UnknownAdapterError:
-            continue  # its versions were deleted by hand
-        except (AdapterkitError, OSError) as error:  # one broken folder must not hide the others
-            rows.append({"name": name, "error": str(error)})
+        with suppress(UnknownAdapterError):  # it was deleted meanwhile, or its versions by hand
+            rows.append({"name": name, **_summary_or_error(opened, name)})
     if as_json:
         typer.echo(json_text(rows))
         return
@@ -168,6 +165,22 @@ def _faults(find: Callable[[], Path], store: Store) -> list[str]:
     except (AdapterkitError, OSError) as error:
         return [str(error)]
     return faults
+
+
+def _summary_or_error(store: Store, name: str) -> dict[str, Any]:
+    """What `list` shows of an adapter; one that is broken must not hide the others.
+
+    Raises:
+        UnknownAdapterError: There is no such adapter, perhaps any more.
+    """
+    try:
+        return _summary(store.find(name).folder)
+    except UnknownAdapterError:
+        raise
+    except (AdapterkitError, OSError) as error:
+        with suppress(AdapterError, OSError):
+            store.versions(name)  # it may have been deleted while it was read
+        return {"error": str(error)}
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from adapterkit.backbone.geometry import LINEAR_SITES
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import pack
 from adapterkit.errors import AdapterError
+from adapterkit.tasks.answer_distribution import AnswerDistribution
 from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_refused, run_command
 from helpers.peft_reference import TEXTS, bert_for
@@ -197,6 +198,10 @@ def test_the_record_names_the_parents(tiny: Backbone, make_parts: Any, tmp_path:
     ]
     head = {"name": "t/1", "digest": adapters[1].digest}
     assert composed.training == {"composed": {"parents": parents, "head_of": head}}
+    counted = {"answers": AnswerDistribution(rows=1, labels={"no": 1}).plain()}
+    one, two = (replace(adapter, training=counted) for adapter in adapters)
+    assert "answers" not in compose([one, two], tiny, name="t/sum", head=two).training
+    assert compose([one], tiny, name="t/one").training["answers"] == counted["answers"]
     again = saved(composed, tiny, tmp_path / "sum")
     assert again.training == composed.training
     readme = (tmp_path / "sum" / "README.md").read_text(encoding="utf-8")

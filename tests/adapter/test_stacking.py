@@ -18,13 +18,13 @@ from adapterkit.adapter import store_index
 from adapterkit.adapter.adapter import Adapter
 from adapterkit.adapter.batching import assemble_edits, batching_key
 from adapterkit.adapter.card import CARD, read_parent
-from adapterkit.adapter.folder import load_adapter, save_adapter
+from adapterkit.adapter.folder import adapter_files, load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.stacking import ParentRef
 from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
 from adapterkit.atomic import file_digest
-from adapterkit.backbone.geometry import LINEAR_SITES
+from adapterkit.backbone.geometry import LINEAR_SITES, Geometry
 from adapterkit.backbone.model import Backbone
 from adapterkit.backbone.packing import pack
 from adapterkit.errors import AdapterError, AdapterkitError, RecipeError
@@ -332,6 +332,26 @@ def test_the_parent_of_another_adapter_is_not_deleted(
     stacked_store.delete("acme/task")
     stacked_store.delete("acme/domain")
     assert stacked_store.names() == ["globex/other"]
+
+
+def test_a_parent_that_is_deleted_meanwhile_gets_no_child(
+    tiny: Backbone,
+    make_adapter: MakeAdapter,
+    stacked_store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = stacked_store.publish(make_adapter(tiny, name="acme/ground"), tiny.geometry)
+    ground = load_adapter(folder, tiny)
+    top = replace(make_adapter(tiny, name="acme/top"), on_top_of=ground)
+
+    def deleted_meanwhile(adapter: Adapter, geometry: Geometry) -> dict[str, bytes]:
+        Store(stacked_store.root).delete("acme/ground")
+        return adapter_files(adapter, geometry)
+
+    monkeypatch.setattr("adapterkit.adapter.store.adapter_files", deleted_meanwhile)
+    with pytest.raises(AdapterError, match=r"'acme/ground' with weights .*, which is neither in "):
+        stacked_store.publish(top, tiny.geometry)
+    assert "acme/top" not in stacked_store.names()
 
 
 def test_a_card_is_read_once_however_often_its_name_changes(

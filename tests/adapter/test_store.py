@@ -416,6 +416,33 @@ def test_deleting_versions_and_names(store: Store) -> None:
         store.delete("acme/intent")
 
 
+def test_the_number_of_a_deleted_version_is_not_used_again(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    for number in (3, 4):
+        store.roll_back("acme/intent")
+        store.delete("acme/intent", number - 1)
+        assert store.versions("acme/intent") == ([1], {"latest": 1})
+        folder = store.publish(make_adapter(tiny, seed=number), tiny.geometry)
+        assert folder.name == str(number)
+    store.delete("acme/intent")
+    assert not (ROOT / "acme").exists()
+
+
+def test_a_change_of_aliases_keeps_what_another_writer_has_just_changed(store: Store) -> None:
+    store.alias("acme/intent", "stable", 1)
+    assert store.versions("acme/intent")[1]["stable"] == 1
+    # A change in the same tick of the clock, by a file that got the inode of the one before it.
+    file = ROOT / "acme/intent" / ALIASES
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    content = file.read_text().replace('"stable": 1', '"stable": 2')
+    with file.open("r+") as out:
+        out.write(content)
+    os.utime(file, ns=times)
+    store.alias("acme/intent", "tried", 1)
+    assert Store(ROOT).versions("acme/intent")[1] == {"latest": 2, "stable": 2, "tried": 1}
+
+
 def test_deleting_a_name_keeps_the_names_below_it(
     store: Store, tiny: Backbone, make_adapter: MakeAdapter
 ) -> None:

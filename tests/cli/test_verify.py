@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterkit.adapter.card import CARD
+from adapterkit.adapter.card import CARD, CardSummary
 from adapterkit.adapter.checksums import SUMS
 from adapterkit.adapter.store import Store
 from adapterkit.adapter.weights import WEIGHTS
@@ -94,3 +94,19 @@ def test_a_broken_folder_is_at_most_one_line_of_list(shelf: Path, fault: str) ->
     shown = run_command("inspect", "acme/bad", "--store", shelf)
     assert shown.code in (0, 2)
     assert len(shown.err.splitlines()) <= 1
+
+
+def test_an_adapter_that_is_deleted_meanwhile_is_not_listed(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = CardSummary.read
+
+    def read_late(folder: Path) -> CardSummary:
+        if folder.parent.name == "good":
+            Store(shelf).delete("acme/good")
+        return read(folder)
+
+    monkeypatch.setattr(CardSummary, "read", staticmethod(read_late))
+    found = run_command("list", shelf, "--json").json
+    assert [row["name"] for row in found] == [name for name in NAMES if name != "acme/good"]
+    assert not any("error" in row for row in found)
