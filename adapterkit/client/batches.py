@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..errors import ServerError
 from .messages import Request, Send, read_content, read_object
 
 
@@ -56,6 +57,9 @@ class BatchSender:
 
         Returns:
             One answer for each row.
+
+        Raises:
+            AdapterkitError: A reply is an error, or has more or fewer answers.
         """
         limits = await self._limits_for(len(rows) + batch.head_rows)
         free_bytes = limits.n_bytes - len(batch.head) - len(batch.tail)
@@ -64,7 +68,10 @@ class BatchSender:
             body = b"".join((batch.head, b",".join(part), batch.tail))
             prefix = f"rows {len(answers) + 1} to {len(answers) + len(part)}: "
             reply = await self._send(Request("POST", batch.path, body))
-            answers += read_content(reply, prefix if len(part) < len(rows) else "")
+            found = read_content(reply, prefix if len(part) < len(rows) else "")
+            if not isinstance(found, list) or len(found) != len(part):
+                raise ServerError(f"{prefix}the server has not given one answer for each row")
+            answers += found
         return answers
 
     async def _limits_for(self, n_rows: int) -> BatchLimits:

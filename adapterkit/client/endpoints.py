@@ -226,8 +226,15 @@ class Endpoints:
 
         Raises:
             AdapterError: It is not an adapter folder.
+            AdapterkitError: A label has a comma, which separates labels in the request.
             DataError: The server refuses it, for example because it does not fit the backbone.
         """
+        for label in labels or ():
+            if "," in label:
+                raise AdapterkitError(
+                    f"labels: '{label}' has a comma, which separates labels in the request; give "
+                    "the folder other labels"
+                )
         options = {
             "labels": None if labels is None else ",".join(labels),
             "problem": problem,

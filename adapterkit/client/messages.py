@@ -69,7 +69,7 @@ class Reply:
     def retry_after(self) -> float | None:
         """Seconds to wait before the next attempt; None if the server does not name a time."""
         value = self.headers.get("retry-after", "")
-        if value.isdigit():
+        if value.isascii() and value.isdigit():
             return float(value)
         try:
             return max(0.0, parsedate_to_datetime(value).timestamp() - time())

@@ -142,7 +142,16 @@ def check_adapters(adapters: Sequence[Adapter]) -> None:
                 f"{other.task.type}; export each task to a file of its own"
             )
     for adapter in adapters if len(adapters) > 1 else ():
+        if _has_pair_types(adapter) != _has_pair_types(first):
+            raise AdapterError(
+                f"'{first.name}' and '{adapter.name}' read pairs with other token types, and a "
+                "file has one tokenizer; export each to a file of its own"
+            )
         if adapter.extra_members:
             raise AdapterError(
                 f"'{adapter.name}' is an ensemble of {adapter.n_members} members; export it alone"
             )
+
+
+def _has_pair_types(adapter: Adapter) -> bool:
+    return bool(getattr(adapter.task, "pair_token_types", True))

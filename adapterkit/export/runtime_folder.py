@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +15,7 @@ from ..atomic import write_folder
 from ..backbone.model import Backbone
 from ..errors import AdapterError
 from ..inference.pipeline import encode_requests
+from ..schema import dump
 from ..tasks.types import Text
 from .comparison import Comparison, Request, compare
 from .merged_checkpoint import name_labels, tokenizer_files
@@ -64,7 +66,7 @@ def write_runtime_folder(
     if int8 and not rows:
         raise AdapterError("8-bit weights change answers: give --rows FILE to measure the change")
     model = PaddedModel(adapters, backbone)
-    requests = _requests(model, backbone, rows)
+    requests = compared_requests(model, backbone, rows)
     with TemporaryDirectory() as drafts:
         graph, written = Path(drafts) / "graph.onnx", Path(drafts) / "model"
         written.mkdir()
@@ -81,28 +83,39 @@ def write_runtime_folder(
     return found[0]
 
 
-def _requests(model: PaddedModel, backbone: Backbone, rows: Iterable[NamedRow]) -> list[Request]:
-    """The rows to compare, tokenised.
+def compared_requests(
+    model: PaddedModel, backbone: Backbone, rows: Iterable[NamedRow]
+) -> list[Request]:
+    """The rows to compare, tokenised. A row is for every adapter of its name, of which there may be
+    several versions, and one without a name is for all adapters.
 
     Raises:
         AdapterError: A row names an adapter that is not in the file.
         DataError: A row is not valid.
     """
-    numbers = {adapter.name: number for number, adapter in enumerate(model.adapters)}
+    numbers: dict[str | None, list[int]] = {None: list(range(len(model.adapters)))}
+    for number, adapter in enumerate(model.adapters):
+        numbers.setdefault(adapter.name, []).append(number)
     named: list[tuple[int, Text, str]] = []
     for name, text, where in rows:
-        if name is not None and name not in numbers:
+        if name not in numbers:
             raise AdapterError(f"{where}: '{name}' is none of the adapters that are exported")
-        own = numbers.values() if name is None else [numbers[name]]
-        named += [(number, text, where) for number in own]
+        named += [(number, text, where) for number in numbers[name]]
     if not named:
         for number, adapter in enumerate(model.adapters):
             example = adapter.task.example_request(adapter.inputs.required)
             named.append((number, example, f"the example of '{adapter.name}'"))
-    owners = [model.adapters[number] for number, _, _ in named]
+    readers = [_cut_to(model.limit, adapter) for adapter in model.adapters]
+    owners = [readers[number] for number, _, _ in named]
     texts, places = [text for _, text, _ in named], [where for _, _, where in named]
     examples = encode_requests(backbone, owners, texts, places)
     return [(number, example) for (number, _, _), example in zip(named, examples, strict=True)]
+
+
+def _cut_to(limit: int, adapter: Adapter) -> Adapter:
+    """An adapter that reads no more tokens than the tokenizer of a file gives."""
+    task: Any = adapter.task
+    return replace(adapter, task=replace(task, max_length=limit))
 
 
 def _settings_files(model: PaddedModel, backbone: Backbone) -> dict[str, bytes]:
@@ -111,17 +124,23 @@ def _settings_files(model: PaddedModel, backbone: Backbone) -> dict[str, bytes]:
     config: Any = copy.deepcopy(backbone.model.config)
     if not others:
         name_labels(config, first)
-    listed = [
+    return {
+        **tokenizer_files(first, backbone, model.limit),
+        "config.json": config.to_json_string().encode(),
+        ADAPTERS: to_json({"adapters": listed_adapters(model)}),
+    }
+
+
+def listed_adapters(model: PaddedModel) -> list[dict[str, Any]]:
+    """What `adapters.json` says of each adapter: its name, task, number of logits and labels, and
+    all settings of the task, such as the thresholds with which answers are made of the logits."""
+    return [
         {
             "name": adapter.name,
             "task": adapter.task.type,
             "outputs": width,
             "labels": getattr(adapter.task, "labels", None),
+            "settings": {key: value for key, value in dump(adapter.task).items() if key != "type"},
         }
         for adapter, width in zip(model.adapters, model.widths, strict=True)
     ]
-    return {
-        **tokenizer_files(first, backbone, model.limit),
-        "config.json": config.to_json_string().encode(),
-        ADAPTERS: to_json({"adapters": listed}),
-    }

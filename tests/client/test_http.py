@@ -385,6 +385,7 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert wait(formatdate(time() - 100, usegmt=True)) == 0.0
     assert wait("soon") is None
     assert Reply(429, {}, b"").retry_after is None
+    assert wait("²") is None, "a digit that is no number"
 
 
 def test_a_server_that_drains_is_not_ready() -> None:
@@ -417,6 +418,19 @@ def test_replies_of_other_servers_are_shown(
 ) -> None:
     with stub(lambda number: canned) as server, pytest.raises(kind, match=words):
         with_client(server.url, Client.info, attempts=1)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'[{"adapter_id": "a"}, {"adapter_id": "a"}]', b"{}"])
+def test_a_reply_with_more_or_fewer_answers_than_rows_is_refused(body: bytes) -> None:
+    words = "the server has not given one answer for each row"
+    with stub(lambda number: Canned(200, body)) as server, pytest.raises(ServerError, match=words):
+        with_client(server.url, lambda client: client.predict("a", "my card"))
+
+
+def test_a_label_with_a_comma_is_not_sent(store_folder: Path) -> None:
+    client = Client("http://127.0.0.1:9")
+    with pytest.raises(AdapterkitError, match="'a, b' has a comma, which separates labels"):
+        client.publish("t/x", store_folder / "initech/1", labels=["a, b", "c"])
 
 
 def test_a_server_that_cannot_be_reached() -> None:

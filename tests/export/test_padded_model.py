@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.export.comparison import Request, compare
 from adapterkit.export.padded_model import PaddedModel
+from adapterkit.export.runtime_folder import compared_requests, listed_adapters
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Example
 from helpers.adapters import METHODS, MakeAdapter, of_method
@@ -168,3 +170,36 @@ def test_adapters_that_are_not_one_model_are_refused(
     refused([lora, vectors[0]], "for classification and .* for embedding")
     ensemble = replace(lora, extra_members=(member(tiny, make_adapter),))
     refused([lora, ensemble], "is an ensemble of 2 members")
+    kind = "question_answering"
+    pairs = [
+        random_task_adapter(tiny, kind, tmp_path, pair_token_types=has) for has in (True, False)
+    ]
+    refused(pairs, "read pairs with other token types, and a file has one tokenizer")
+
+
+def test_rows_are_compared_for_every_adapter_of_their_name(
+    tiny_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    tiny = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
+    names = ("acme/a", "acme/a", "acme/b")  # two versions and another adapter
+    adapters = [make_adapter(tiny, name=name, seed=n) for n, name in enumerate(names)]
+    short: Any = adapters[2].task
+    adapters[2] = replace(adapters[2], task=replace(short, max_length=4))
+    model = PaddedModel(adapters, tiny)
+    rows = [(None, "my card", "1"), ("acme/a", TEXTS[-1], "2"), ("acme/b", "a bank", "3")]
+    found = compared_requests(model, tiny, rows)
+    assert [number for number, _ in found] == [0, 1, 2, 0, 1, 2]
+    assert max(len(example.inputs[0]) for _, example in found) == 4, "as the file's tokenizer cuts"
+    compare(session_of(model), model, tiny, found, exact=True)
+    with pytest.raises(AdapterError, match=r"^4: 'acme/c' is none of the adapters that are export"):
+        compared_requests(model, tiny, [("acme/c", "a", "4")])
+
+
+def test_the_list_of_adapters_has_the_settings_of_their_answers(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    tiny = Backbone.load(str(tiny_folder), device="cpu", prepared=False)
+    adapter = random_task_adapter(tiny, "multi_label", tmp_path, threshold=0.3)
+    (found,) = listed_adapters(PaddedModel([adapter], tiny))
+    assert found["settings"]["threshold"] == 0.3
+    assert (found["task"], found["outputs"]) == ("multi_label", len(found["labels"]))
