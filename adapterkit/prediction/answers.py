@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,13 +73,13 @@ def _csv(rows: AnswerRows) -> Iterator[str]:
         yield _csv_line(columns)
         for line in waiting:
             cells = json.loads(line)
-            yield _csv_line([cells.get(column, "") for column in columns])
+            yield _csv_line([cells.get(column) for column in columns])
 
 
 def _csv_line(cells: Iterable[Any]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(cells)
-    return _escaped(out.getvalue())
+    csv.writer(out).writerow(cells)  # with "\r\n": a cell with either of them is quoted
+    return _escaped(out.getvalue().removesuffix("\r\n") + "\n")
 
 
 def _cell(value: Any) -> Any:
@@ -88,8 +89,25 @@ def _cell(value: Any) -> Any:
 
 
 def _to_json(value: Any, spaces: int | None = None) -> str:
-    """JSON of a value; what JSON has no type for, such as a date of a Parquet file, is a text."""
-    return _escaped(json.dumps(value, ensure_ascii=False, indent=spaces, default=str))
+    """JSON of a value; what JSON has no type for, such as a date of a Parquet file, is a text. NaN,
+    by which a Parquet file marks a missing number, is null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=spaces, default=str, allow_nan=False)
+    except ValueError:
+        plain = _with_finite_numbers(value)
+        text = json.dumps(plain, ensure_ascii=False, indent=spaces, default=str)
+    return _escaped(text)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    """A value with null in place of NaN, and a text in place of an infinite number."""
+    if isinstance(value, Mapping):
+        return {key: _with_finite_numbers(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_finite_numbers(inner) for inner in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)
 
 
 def _escaped(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,7 +28,8 @@ def in_this_process(job: Job, shards: Sequence[Shard]) -> Iterator[PartRecord]:
 
 
 def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
-    """Answers all rows of some files; a job that was interrupted goes on.
+    """Answers all rows of some files; a job that was interrupted goes on. Parts of a file that has
+    changed since then are answered again.
 
     Args:
         job: The job. Its adapters are pinned to the versions that their names mean now.
@@ -49,7 +50,7 @@ def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
     first = job.references or job.named_in(shards[0])[:1]
     job = replace(job, backbone=backbone_name(first, store, job.backbone))
     folder, facts = JobFolder(job.output), job_facts(job, shards)
-    records = folder.begin(facts)
+    records = _unchanged(folder.begin(facts), shards)
     if records:
         log.info(f"{job.output}: {len(records)} of {len(shards)} parts are done already")
     left = [shard for shard in shards if shard.number not in records]
@@ -63,6 +64,15 @@ def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
     _check_versions(records.values())
     folder.end(facts, records.values())
     return records
+
+
+def _unchanged(records: Mapping[int, PartRecord], shards: Sequence[Shard]) -> dict[int, PartRecord]:
+    """The records of shards whose files are as they were; the others are answered again."""
+    states = {shard.number: shard.state for shard in shards}
+    kept = {n: one for n, one in records.items() if one.state in (None, states[n])}
+    if len(kept) < len(records):
+        log.info(f"{len(records) - len(kept)} parts are answered again: their files have changed")
+    return kept
 
 
 def job_facts(job: Job, shards: Sequence[Shard]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class PartRecord:
         error: Why no row of the shard could be read; there is no part then.
         versions: Version of every adapter of the store that answered, by reference.
         seconds: Time that it took.
+        state: What the file of the shard was (`Shard`); None if it is not known.
     """
 
     shard: int
@@ -49,6 +50,7 @@ class PartRecord:
     error: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    state: str | None = None
 
 
 class JobFolder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,6 +97,8 @@ class ShardWorker:
         for reference in job.references:
             self._load(reference)
         self._everyone = [self._names[reference] for reference in job.references] or [BASE]
+        # Rows may name these without the version. Of other adapters a name alone is the latest one.
+        self._names |= {name: name for name in self._everyone}
 
     def __call__(self, shard: Shard) -> PartRecord:
         """Answers a shard, writes its part, and then its record.
@@ -113,6 +115,7 @@ class ShardWorker:
                 record = PartRecord(shard.number, error=str(error))
             else:
                 record = self._answer(shard, rows, Path(folder) / f"part{self._job.ending}", began)
+        record = replace(record, state=shard.state)
         self._folder.write_record(record)
         return record
 
@@ -168,14 +171,23 @@ class ShardWorker:
         if reference == BASE:
             return
         folder = find_folder(reference, self._store)
-        if folder.is_relative_to(self._store.root):
-            version = self._store.find(reference)
-            self._versions[reference] = f"{version.name}@{version.number}"
-        found = self._predictor.load_references(
-            [reference], self._store, any_backbone=self._job.any_backbone
+        adapter = self._predictor.backbones.load_adapter(
+            folder,
+            any_backbone=self._job.any_backbone,
+            on_top_of=self._store.root,
+            check_signature=self._store.check_signature,
         )
-        name = found[reference]
-        self._names |= {reference: name, name: name}
+        for other, name in self._names.items():
+            if name == adapter.name:
+                raise DataError(
+                    f"'{other}' and '{reference}' are both named '{name}'; a job answers by one of "
+                    "them"
+                )
+        self._predictor.add(adapter, any_backbone=self._job.any_backbone)
+        self._names[reference] = adapter.name
+        version = _version_of(folder, self._store)
+        if version is not None:
+            self._versions[reference] = version
 
 
 def pinned(reference: str, store: Store) -> str:
@@ -184,10 +196,17 @@ def pinned(reference: str, store: Store) -> str:
     Raises:
         AdapterkitError: There is no such adapter.
     """
-    if reference == BASE or not find_folder(reference, store).is_relative_to(store.root):
+    if reference == BASE:
         return reference
-    version = store.find(reference)
-    return f"{version.name}@{version.number}"
+    return _version_of(find_folder(reference, store), store) or reference
+
+
+def _version_of(folder: Path, store: Store) -> str | None:
+    """`name@version` of a folder of a store; None for another folder."""
+    if not folder.is_relative_to(store.root):
+        return None
+    inside = folder.relative_to(store.root)
+    return f"{inside.parent.as_posix()}@{inside.name}"
 
 
 def _named_in(rows: Iterable[RowOrFault]) -> list[str]:

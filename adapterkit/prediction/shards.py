@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,12 +33,15 @@ class Shard:
         url: The file, as fsspec names it.
         begin, end: The bytes from `begin` up to `end` of a file of lines, or these row groups of a
             Parquet file; both None for a whole file.
+        state: Size of the file, and when it was changed or what else its store says of that.
+            Another file in its place has another one.
     """
 
     number: int
     url: str
     begin: int | None = None
     end: int | None = None
+    state: str | None = None
 
     @property
     def name(self) -> str:
@@ -106,11 +109,21 @@ def find_shards(source: str, shard_bytes: int | None = None) -> list[Shard]:
         paths = _paths(files, path, source)
         if shard_bytes is None:
             shard_bytes = max(SHARD_BYTES, sum(map(files.size, paths)) // MOST_SHARDS)
-        urls = map(files.unstrip_protocol, paths)
-        ranges = [(url, *part) for url in urls for part in _ranges(url, shard_bytes)]
+        states = {files.unstrip_protocol(one): _state(files.info(one)) for one in paths}
+        ranges = [
+            (url, *part, state)
+            for url, state in states.items()
+            for part in _ranges(url, shard_bytes)
+        ]
     except OSError as error:
         raise DataError(f"--input {source}: cannot be read ({error.strerror or error})") from None
     return [Shard(number, *part) for number, part in enumerate(ranges)]
+
+
+def _state(info: Mapping[str, Any]) -> str:
+    """The state of a file (`Shard`), from what fsspec knows of it; stores differ in the keys."""
+    keys = ("size", "mtime", "ETag", "etag", "generation", "LastModified", "last_modified")
+    return " ".join(str(info[key]) for key in keys if key in info)
 
 
 def _paths(files: Any, path: str, source: str) -> list[str]:

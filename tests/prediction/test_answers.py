@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -48,15 +50,35 @@ def test_json_answers_are_read_back_unchanged(ending: str) -> None:
     assert content.endswith("\n")
 
 
+@pytest.mark.parametrize("ending", sorted(FORMATS))
+def test_numbers_that_json_does_not_have_are_missing_or_texts(ending: str) -> None:
+    def fail(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    path = Path(f"answers{ending}")
+    write_answers(path, [answered("a", age=math.nan, sizes=[1.0, math.inf], left=math.inf)])
+    content = path.read_text(encoding="utf-8")
+    if ending == ".csv":
+        (row,) = csv.DictReader(io.StringIO(content))
+        assert (row["age"], row["left"]) == ("", "inf")
+        found = {"sizes": json.loads(row["sizes"], parse_constant=fail)}
+    else:
+        found = json.loads(content, parse_constant=fail)
+        found = found if ending == ".jsonl" else found[0]
+        assert (found["age"], found["left"]) == (None, "inf")
+    assert found["sizes"] == [1.0, "inf"]
+
+
 def test_csv_answers_are_read_back_cell_by_cell() -> None:
-    rows = [answered(text) for text in SCRIPTS]
+    texts = [*SCRIPTS, "old\rMac", "\r", "a\r\nb"]
+    rows = [answered(text) for text in texts]
     rows.append(answered(("a", "b"), scores={"银行": 0.25}, truncated=True))
     write_answers(Path("answers.csv"), rows)
     with Path("answers.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
-    assert [row["text"] for row in found[:-1]] == SCRIPTS
+    assert [row["text"] for row in found[:-1]] == texts
     assert {row["label"] for row in found} == {"sí"}
-    assert [row["truncated"] for row in found] == ["", "", "", "", "True"]
+    assert [row["truncated"] for row in found] == [*[""] * len(texts), "True"]
     assert json.loads(found[-1]["text"]) == ["a", "b"]
     assert json.loads(found[-1]["scores"]) == {"银行": 0.25}
 

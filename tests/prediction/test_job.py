@@ -194,6 +194,23 @@ def test_a_file_that_cannot_be_read_is_told_and_tried_again(job: Job) -> None:
     assert len(answers()) == 3
 
 
+def test_a_file_that_has_changed_is_answered_again(job: Job) -> None:
+    Path("in").mkdir()
+    Path("in/a.csv").write_text("id,text,adapter\n1,sun,globex\n")
+    Path("in/b.csv").write_text("id,text,adapter\n3,sun,globex\n")
+    run_job(job, "in", in_this_process)
+    Path("in/a.csv").write_text("id,text,adapter\n1,sun,globex\n2,rain,globex\n")
+    computed: list[int] = []
+
+    def counted(job: Job, shards: Sequence[Shard]) -> Iterator[PartRecord]:
+        computed.extend(shard.number for shard in shards)
+        return in_this_process(job, shards)
+
+    run_job(job, "in", counted)
+    assert computed == [0]
+    assert [row["id"] for row in answers()] == ["1", "2", "3"]
+
+
 def test_two_versions_in_one_job_are_refused(
     job: Job,
     store: Store,
@@ -212,6 +229,27 @@ def test_two_versions_in_one_job_are_refused(
 
     with pytest.raises(DataError, match=r"^'globex' was published again .* globex@1 and globex@2;"):
         run_job(job, "in.jsonl", slow)
+
+
+def test_two_versions_of_a_name_are_not_mixed_up(
+    job: Job, store: Store, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
+) -> None:
+    adapter = make_adapter(tiny, "lora", name="globex", seed=5, labels=("bad", "good"))
+    store.publish(adapter, tiny.geometry)
+    write_jsonl("in.jsonl", [{"text": "sun", "adapter": name} for name in ("globex@1", "globex")])
+    run_job(job, "in.jsonl", in_this_process)
+    first, second = answers()
+    assert "prediction" in first
+    assert "'globex@1' and 'globex' are both named 'globex'; a job answers" in second["error"]
+    both = Job("other", "store", ["globex@1", "globex@2"], backbone=str(tiny_folder))
+    with pytest.raises(DataError, match=r"^'globex@1' and 'globex@2' are both named 'globex'"):
+        run_job(both, "in.jsonl", in_this_process)
+
+
+def test_a_folder_of_the_store_is_pinned_as_its_version(job: Job, tiny_folder: Path) -> None:
+    write_jsonl("in.jsonl", [{"text": "sun"}])
+    folder = Job("answers", "store", ["./store/globex/1"], backbone=str(tiny_folder))
+    assert run_job(folder, "in.jsonl", in_this_process)[0].versions == {"globex@1": "globex@1"}
 
 
 def test_options_of_a_single_process_are_refused(store: Store) -> None:
