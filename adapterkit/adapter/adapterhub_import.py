@@ -140,7 +140,7 @@ class AdapterHubFolder:
             raise ValueError(f"tensor '{next(iter(rest.tensors))}' belongs to no head here")
         head, own = read_head(folder, tensors, {}, known)
         head = replace(head, pair_token_types=True)  # the library hands them on
-        return task_of(task_type, head, own, known, hidden), own
+        return task_of(task_type, head, own, facts, hidden), own
 
 
 def _check_stack(below: Adapter | None, methods: Sequence[Method]) -> None:

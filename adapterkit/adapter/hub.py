@@ -111,7 +111,8 @@ class HubRepository:
         Args:
             folder: The adapter folder.
             message: Of the commit.
-            private: Whether a repository that is created is private.
+            private: Whether the repository must be private, as which it is created. If not, a new
+                one has the visibility that its owner's repositories have by default.
 
         Returns:
             The address of the commit.
@@ -125,7 +126,14 @@ class HubRepository:
         api = _client()
         operations: list[Any] = [CommitOperationAdd(name, files[name]) for name in sorted(files)]
         with self._as_adapter_error():
-            api.create_repo(self.name, private=private, exist_ok=True)
+            api.create_repo(self.name, private=private or None, exist_ok=True)
+            is_public = private and not api.model_info(self.name).private
+        if is_public:
+            raise AdapterError(
+                f"{HUB}{self}: is there already and public; make it private on the hub, or leave "
+                "out --private"
+            )
+        with self._as_adapter_error():
             for name in api.list_repo_files(self.name, revision=self.revision):
                 if ALLOWED_FILES.fullmatch(name) and name not in files:
                     operations.append(CommitOperationDelete(name))

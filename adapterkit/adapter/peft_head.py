@@ -109,6 +109,8 @@ def task_of(
         ValueError: There is no such task, or head and facts do not suit it.
     """
     task = _task_type(task_type, head, facts).from_head(head)
+    if facts.labels is not None and getattr(task, "labels", None) is None:
+        raise ValueError(f"labels: {task.type}, as which this folder is read, has none")
     shapes = task.head_shapes(hidden)
     if tensors.keys() != shapes.keys():
         raise ValueError(f"the head has {sorted(tensors)}, expected {sorted(shapes)}")

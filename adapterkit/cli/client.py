@@ -10,7 +10,7 @@ import typer
 
 from ..errors import AdapterkitError
 from .group import CommandGroup
-from .options import JsonOption, LabelsOption, ProblemOption, json_text
+from .options import JsonOption, LabelsOption, ProblemOption, json_text, label_names
 
 if TYPE_CHECKING:
     from ..client.http import Client
@@ -125,7 +125,7 @@ def publish(
     \b
     adapterkit client publish acme/intent adapters/acme/intent/2
     """
-    names = None if labels is None else labels.split(",")
+    names = label_names(labels)
     with _client(url, key) as client:
         published = client.publish(name, folder, labels=names, problem=problem, backbone=backbone)
     _print_published(published, as_json)

@@ -92,6 +92,8 @@ def export(
             f"the format '{kind}' takes one adapter, and neither --int8 nor --rows; those are for "
             f"{' and '.join(RUNTIMES)}"
         )
+    if text_pair is not None and rows is None:
+        raise AdapterkitError("--text-pair is a column of --rows; give that file, or leave it out")
     compared = _read_rows(rows, text, text_pair)
     opened = Store(store)
     folders = [find_folder(name, opened) for name in names]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..backbone.load_options import LoadOptions
+from ..errors import AdapterkitError
 from .options import (
     BackboneOption,
     JsonOption,
@@ -15,6 +16,7 @@ from .options import (
     ProblemOption,
     StoreOption,
     json_text,
+    label_names,
 )
 
 # As in the other commands, modules that need torch are imported inside them.
@@ -48,6 +50,7 @@ def import_adapter(
     (DoRA, AdaLoRA, VeRA, LoHa, LoKr, ...), prefix tuning, IA3, and AdapterHub's bottlenecks and
     unions, with or without a head. A union is published as a stack of adapters.
     """
+    from ..adapter.card import CARD
     from ..adapter.folder import load_adapter
     from ..adapter.foreign_folder import load_foreign_adapter
     from ..adapter.foreign_publication import publish_foreign
@@ -59,9 +62,14 @@ def import_adapter(
     opened = Store(store)
     opened.check_target(name)
     found = find_folder(folder, opened)
+    if (found / CARD).is_file():
+        raise AdapterkitError(
+            f"{folder}: an adapter of adapterkit, whose {CARD} would be lost; `adapterkit compose "
+            f"{folder} --name {name}` publishes it as it is"
+        )
     base = Backbone.load_with(backbone_name([folder], opened, backbone), LoadOptions())
     below = None if on_top_of is None else load_adapter(find_folder(on_top_of, opened), base)
-    facts = HeadFacts(tuple(labels.split(",")) if labels is not None else None, problem)
+    facts = HeadFacts(label_names(labels), problem)
     adapter = load_foreign_adapter(found, base, facts, below)
     *below_folders, published = publish_foreign(adapter, name, opened, base)
     if as_json:

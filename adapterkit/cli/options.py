@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..backbone.load_options import Device, Dtype, Quantization
+from ..errors import AdapterkitError
 from ..names import ALIASES
 
 
@@ -75,6 +76,30 @@ TrustOption = Annotated[
         help="Trust file: only adapters are accepted that one of its keys has signed.",
     ),
 ]
+
+
+def label_names(labels: str | None) -> tuple[str, ...] | None:
+    """The names in `--labels`; None if it is omitted.
+
+    Raises:
+        AdapterkitError: One is empty.
+    """
+    if labels is None:
+        return None
+    names = tuple(name.strip() for name in labels.split(","))
+    if not all(names):
+        raise AdapterkitError(f"--labels '{labels}': expected names with commas between them")
+    return names
+
+
+def check_workers(workers: int | None, engine: str | None) -> None:
+    """Checks that the number of workers is given together with an engine.
+
+    Raises:
+        AdapterkitError: It is given alone, and would have no effect.
+    """
+    if workers is not None and engine is None:
+        raise AdapterkitError("--workers is for an engine; give --engine ray too, or leave it out")
 
 
 def json_text(content: Any) -> str:

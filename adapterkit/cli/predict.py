@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from ..backbone.load_options import LoadOptions
-from ..errors import AdapterkitError
+from ..errors import AdapterkitError, did_you_mean
 from ..names import BASE
 from .options import (
     AnyBackboneOption,
@@ -21,6 +21,7 @@ from .options import (
     QuantizationOption,
     StoreOption,
     TextPairOption,
+    check_workers,
     complete_adapters,
 )
 
@@ -122,6 +123,12 @@ def predict(
     """
     from ..prediction.request_rows import RowSurvey, assign_adapters, known_names, open_requests
 
+    check_workers(workers, engine)
+    if text_pair is not None and source is None:
+        raise AdapterkitError(
+            "--text-pair is a column of --input; two texts on the command line are one JSON object "
+            "with a value for each role"
+        )
     words, references = list(adapter_and_texts or []), list(adapters or [])
     if not references and words:
         references.append(words.pop(0))
@@ -146,6 +153,11 @@ def predict(
     file, output_file = (None if one is None else Path(one) for one in (source, target))
     with open_requests(words, file, roles, column, ending) as requests:
         survey = RowSurvey.of(requests.rows(log.warning))
+        if column != "adapter" and column not in survey.columns:
+            raise AdapterkitError(
+                f"--adapter-column: {requests} has no column '{column}'; "
+                f"{did_you_mean(column, survey.columns)}"
+            )
         references = references or list(survey.adapters)
         # A fault of the file need not wait for the backbone.
         from ..adapter.references import backbone_name

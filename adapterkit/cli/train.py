@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import AdapterError, AdapterkitError
-from .options import JsonOption, json_text
+from .options import JsonOption, check_workers, json_text
 
 # As in the other commands, modules that need torch are imported inside them.
 
@@ -96,6 +96,7 @@ def train(
         return
     if not recipes:
         raise AdapterkitError("train needs a RECIPE; --keys lists the keys of one")
+    check_workers(workers, engine)
     columns = {role: column for role, column in (("text", text), ("label", label)) if column}
     from ..adapter.store import Store
     from ..training.compatibility import check_together

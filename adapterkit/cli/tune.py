@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..atomic import check_output, write_output
-from .options import JsonOption, json_text
+from .options import JsonOption, check_workers, json_text
 
 if TYPE_CHECKING:
     from ..training.tuning import SearchResult
@@ -75,6 +75,7 @@ def tune(
     """
     from ..training.recipe import Recipe, read_content
 
+    check_workers(workers, engine)
     plan = Recipe.load(recipe, changes or [])
     content = read_content(recipe, changes or [])
     best, plot = recipe.with_suffix(".best.yaml"), recipe.with_suffix(".trials.png")

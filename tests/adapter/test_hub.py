@@ -101,6 +101,19 @@ def test_a_revision_stays_and_a_new_version_removes_old_files(
     assert not Path(pulled["folder"], "notes.txt").exists()
 
 
+def test_what_must_be_private_is_not_written_to_a_public_repository(
+    hub: FakeHub, published: Adapter
+) -> None:
+    secret = "my-name/secret"
+    for _ in range(2):
+        assert run_command("push", published.name, secret, "--private").code == 0
+    assert hub.private == {secret}
+    run_command("push", published.name, REPO)
+    before = len(hub.repositories[REPO])
+    refused(hub, "push", published.name, REPO, "--private", words="is there already and public")
+    assert len(hub.repositories[REPO]) == before
+
+
 def refused(hub: FakeHub, *arguments: str, words: str) -> None:
     assert_one_line(without_token(run_command(*arguments), hub), words)
 

@@ -191,6 +191,15 @@ def test_facts_name_labels_and_problem(
             load_foreign_adapter(tmp_path / "a", backbones["bert"], wrong)
 
 
+@pytest.mark.parametrize("task_type", ["QUESTION_ANS", "FEATURE_EXTRACTION"])
+def test_labels_that_no_task_reads_are_refused(
+    task_type: str, bases: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
+) -> None:
+    write_with_peft(bases["bert"], tmp_path / "a", lora()(task_type))
+    with pytest.raises(AdapterError, match=r"labels: \w+, as which this folder is read, has none"):
+        load_foreign_adapter(tmp_path / "a", backbones["bert"], HeadFacts(("yes", "no")))
+
+
 def refusals() -> dict[str, tuple[Config, str]]:
     return {
         "pissa with random numbers": (

@@ -486,6 +486,11 @@ USAGE_FAULTS = {
     "predict globex a --device gpu": "Invalid value for '--device': ",
     "predict globex a --quantization 8": "Invalid value for '--quantization': ",
     "predict globex a --adapter": "Option '--adapter' requires an argument.",
+    "predict globex a --workers 2": "--workers is for an engine; give --engine ray too",
+    "train r.yaml --workers 2": "--workers is for an engine; give --engine ray too",
+    "tune r.yaml --workers 2": "--workers is for an engine; give --engine ray too",
+    "predict globex a --text-pair b": "--text-pair is a column of --input; two texts on the",
+    "export globex --format onnx --output o --text-pair b": "--text-pair is a column of --rows",
 }
 
 

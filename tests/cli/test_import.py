@@ -40,7 +40,16 @@ def test_a_folder_of_peft_becomes_an_adapter_of_the_store(
     theirs: Path, tiny: Backbone, tiny_folder: Path
 ) -> None:
     found = run_command(
-        *("import", theirs, "--name", "shop/intent", "--labels", "yes,no,其他", "--store", "shelf"),
+        *(
+            "import",
+            theirs,
+            "--name",
+            "shop/intent",
+            "--labels",
+            "yes, no,其他",
+            "--store",
+            "shelf",
+        ),
         "--json",
     )
     assert found.json["task"] == "classification"
@@ -68,10 +77,20 @@ def test_what_does_not_fit_is_one_line(theirs: Path) -> None:
     folder = str(theirs)
     assert_refused("import", folder, "--name", "a/b/c/d", words="a/b/c/d")
     assert_refused("import", folder, "--name", "x", "--labels", "a,b", words="labels: 2 names")
+    words = "--labels 'a,,b': expected names with commas between them"
+    assert_refused("import", folder, "--name", "x", "--labels", "a,,b", words=words)
     assert_refused("import", folder, "--name", "x", "--problem", "rank", words="single_label")
     assert_refused("import", "no/folder", "--name", "x", words="no/folder")
     assert_refused("predict", folder, "a", words="adapterkit import")
     assert not Path("adapters").exists()
+
+
+def test_an_adapter_of_ours_is_not_imported_without_its_card(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    ours = save_adapter(make_adapter(tiny, pooling="pooler"), "ours", tiny.geometry)
+    words = "`adapterkit compose ours --name x` publishes it as it is"
+    assert_refused("import", ours, "--name", "x", words=words)
 
 
 BERT = FOLDERS / "bert"

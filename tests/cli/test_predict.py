@@ -21,7 +21,7 @@ from adapterkit.prediction import prediction_rows
 from adapterkit.prediction.answers import write_answers
 from adapterkit.prediction.request_rows import RowSurvey
 from helpers.adapters import MakeAdapter
-from helpers.command_line import CommandResult, run_command
+from helpers.command_line import CommandResult, assert_one_line, run_command
 
 MIXED_FAULTS = (
     '{"text": "sun", "id": 1}\n'
@@ -123,6 +123,13 @@ def test_the_adapter_column_says_who_answered_and_another_one_is_kept(
     assert (row["adapter"], row["who"], row["predicted_adapter"]) == ("USB", "globex", "globex")
 
 
+def test_an_adapter_column_that_is_named_must_be_there(arguments: tuple[str, ...]) -> None:
+    write("in.csv", "text,modell\nsun,globex\n")
+    given = ("globex", "--input", "in.csv", "--adapter-column", "model", *arguments)
+    words = "--adapter-column: in.csv has no column 'model'; did you mean 'modell'?"
+    assert_one_line(run_command("predict", *given), words)
+
+
 def test_a_parquet_files_values_are_kept(arguments: tuple[str, ...]) -> None:
     from datetime import date
 
@@ -197,6 +204,18 @@ def test_an_empty_row_keeps_its_place_unless_it_is_at_the_end(arguments: tuple[s
         "in.csv: skipped 2 empty rows at its end",
         "Error: 1 of 3 rows have no answer; the first: in.csv:3: all fields are empty",
     ]
+
+
+@pytest.mark.parametrize(("name", "content"), [("in.txt", ""), ("in.csv", "text\n")])
+def test_a_blank_line_keeps_its_place_unless_it_is_at_the_end(
+    arguments: tuple[str, ...], name: str, content: str
+) -> None:
+    write(name, f"{content}sun\n\nrain\n\n")
+    result = run_command("predict", "globex", "--input", name, "--json", *arguments)
+    first, blank, last = json.loads(result.out)
+    assert (first["text"], last["text"]) == ("sun", "rain")
+    assert blank["error"] == f"{name}:{2 + bool(content)}: all fields are empty"
+    assert result.code == 1
 
 
 # Standard input.

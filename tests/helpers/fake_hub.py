@@ -29,6 +29,7 @@ class FakeHub:
         token: The token that may write.
         repositories: Commits of each repository, the newest last.
         objects: Large files by their SHA-256, uploaded but not yet part of a commit.
+        private: Names of the repositories that are private.
         breaks_at: A file whose content ends in the middle.
         requests: Method and path of every request.
     """
@@ -37,6 +38,7 @@ class FakeHub:
     token: str = "hf_secret"
     repositories: dict[str, list[Files]] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
+    private: set[str] = field(default_factory=set)
     breaks_at: str | None = None
     requests: list[str] = field(default_factory=list)
 
@@ -131,12 +133,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(409, {"url": f"{self.hub.url}/{name}"})
             else:
                 self.hub.repositories[name] = [{}]
+                if content.get("visibility") == "private" or content.get("private"):
+                    self.hub.private.add(name)
                 self._send(200, {"url": f"{self.hub.url}/{name}", "name": name})
 
     def info(self, repo: str, revision: str = "main") -> None:
         name, files = self.hub.commit_of(repo, revision)
         siblings = [{"rfilename": path} for path in files]
-        self._send(200, {"id": repo, "sha": name, "siblings": siblings})
+        is_private = repo in self.hub.private
+        self._send(200, {"id": repo, "sha": name, "siblings": siblings, "private": is_private})
 
     def tree(self, repo: str, revision: str) -> None:
         _, files = self.hub.commit_of(repo, revision)
