@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbone.packing import Pooling
 from ..backbone.sequence_head import SequenceHead
 from ..backbone.tokenizer import TextEncoder, truncate
 from ..errors import DataError
@@ -60,6 +61,23 @@ class MultipleChoice(PooledTask):
     @property
     def n_outputs(self) -> int:
         return 1
+
+    def fit(self, rows: Sequence[Row], pooling: Pooling) -> Self:
+        if self.long_text == "windows":
+            raise DataError(
+                "task.long_text: windows would be choices of their own here; give another way"
+            )
+        return super().fit(rows, pooling)
+
+    def warnings(self, rows: Sequence[Row], targets: Sequence[Any]) -> list[str]:
+        found = super().warnings(rows, targets)
+        unclear = [row for row in rows if _has_two_meanings(row.fields)]
+        if unclear:
+            found.append(
+                f"{len(unclear)} of {len(rows)} rows have a label that is a choice and also the "
+                f"number of another one ({unclear[0].where}); it is read as the choice"
+            )
+        return found
 
     def examples(self, rows: Sequence[Fields], reader: TextEncoder, limit: int) -> list[Example]:
         pairs = [(row["text"], choice) for row in rows for choice in row["choices"]]
@@ -150,6 +168,13 @@ class MultipleChoice(PooledTask):
         """Index of each row's choice."""
         choices = [int(torch.cat(row)[:, 0].argmax()) for row in outputs.rows()]
         return Predictions(np.array(choices), np.array(targets))
+
+
+def _has_two_meanings(fields: Fields) -> bool:
+    """Whether the label of a row is one choice and the number of another."""
+    label = fields["label"]
+    is_number = label.isdecimal() and int(label) < len(fields["choices"])
+    return is_number and _right_choice(fields) != int(label)
 
 
 def _right_choice(fields: Fields) -> int | None:

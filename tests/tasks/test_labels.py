@@ -203,3 +203,16 @@ def test_a_choice_is_named_in_any_spelling() -> None:
     for label, index in ((" go\u00a0home ", 0), ("Señor", 1), ("1", 2), ("0", 0)):
         row = Row({"text": "a", "choices": choices, "label": label}, "x")
         assert kind().target(row, NONE) == index
+
+
+def test_a_number_that_is_a_choice_and_names_another_one_is_worth_a_warning() -> None:
+    kind: Any = tasks()["multiple_choice"]
+    rows = [
+        Row({"text": "a", "choices": choices, "label": "1"}, f"x:{number}")
+        for number, choices in enumerate((("0", "1"), ("1", "2"), ("a", "b")))
+    ]
+    (warning,) = kind().warnings(rows, [1, 0, 1])
+    assert warning.startswith("1 of 3 rows have a label that is a choice and also the number of ")
+    assert "(x:1)" in warning
+    with pytest.raises(DataError, match=r"^task\.long_text: windows would be choices of their own"):
+        kind(long_text="windows").fit(rows, "cls")
