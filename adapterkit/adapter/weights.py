@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from ..atomic import file_digest
@@ -21,6 +21,9 @@ WEIGHTS = "adapter_model.safetensors"
 
 MEMBERS = "members"
 """Folder of the weights of an ensemble's further members; nothing else may be in it."""
+
+LARGEST_FILE = 2**32
+"""Bytes of a weights file above which it is not read. Adapters have megabytes."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -35,7 +38,7 @@ def member_file(number: int) -> str:
 
 
 def read_weights(folder: Path, name: str = WEIGHTS) -> Tensors:
-    """The tensors of an adapter folder's weights file, mapped into memory and not checked.
+    """The tensors of an adapter folder's weights file, not checked.
 
     Args:
         folder: The folder.
@@ -54,7 +57,7 @@ def read_weights(folder: Path, name: str = WEIGHTS) -> Tensors:
         )
         raise AdapterError(f"{folder}: {name} is missing{hint if pickled else ''}")
     try:
-        return load_file(path)
+        return _tensors(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"{path}: truncated or not safetensors ({error})") from None
 
@@ -76,7 +79,7 @@ def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tenso
     if not path.is_file():
         raise AdapterError(f"{name} is missing")
     try:
-        tensors = load_file(path)
+        tensors = _tensors(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"{name}: truncated or not safetensors ({error})") from None
     errors = tensor_errors(tensors, shapes)
@@ -85,6 +88,18 @@ def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tenso
     if errors:
         raise AdapterError("; ".join(f"{name}: {error}" for error in errors))
     return tensors
+
+
+def _tensors(path: Path) -> Tensors:
+    """The tensors of a file. It is read and not mapped: a mapped file that is truncated later would
+    end the process, and every tensor of a mapped file leaves 64 bytes behind for ever."""
+    n_bytes = path.stat().st_size
+    if n_bytes > LARGEST_FILE:
+        raise ValueError(f"it has {n_bytes} bytes, at most {LARGEST_FILE} are read")
+    try:
+        return load(path.read_bytes())
+    except KeyError as error:
+        raise ValueError(f"unknown dtype {error}") from None
 
 
 def tensor_errors(tensors: Tensors, shapes: Shapes) -> list[str]:

@@ -31,7 +31,7 @@ def shapes_in_file(keys: FileKeys, shapes: Shapes) -> dict[str, tuple[int, ...]]
 def stack_layers(tensors: Mapping[str, Tensor], keys: FileKeys) -> dict[str, Tensor]:
     """A method's tensors from those of a weights file, stacked over layers, float32.
 
-    They are copies: tensors of safetensors are mapped and would change with the file.
+    They are copies in memory of torch, whose alignment its products expect.
 
     Args:
         tensors: The tensors of the file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from adapterkit.adapter.checksums import SUMS, checksum_errors
 from adapterkit.adapter.folder import load_adapter, save_adapter
 from adapterkit.adapter.peft_format import CONFIG
 from adapterkit.adapter.store import Store
-from adapterkit.adapter.weights import WEIGHTS, tensor_shapes
+from adapterkit.adapter.weights import LARGEST_FILE, WEIGHTS, read_weights, tensor_shapes
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import AdapterError
 from adapterkit.inference.predictor import Predictor
@@ -56,6 +57,15 @@ def write(file: str, text: str) -> Fault:
     return fault
 
 
+def make_huge(folder: Path) -> None:
+    os.truncate(folder / WEIGHTS, LARGEST_FILE + 1)  # it takes no space on the disk
+
+
+def unknown_dtype(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content.replace(b'"F32"', b'"F99"'))
+
+
 def to_pickle(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
@@ -76,6 +86,8 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "weights cut in the header": (cut(WEIGHTS, 0.01), "truncated or not safetensors"),
     "weights cut in the data": (cut(WEIGHTS, 0.9), "truncated or not safetensors"),
     "weights empty": (cut(WEIGHTS, 0.0), "truncated or not safetensors"),
+    "weights huge": (make_huge, f"at most {LARGEST_FILE} are read"),
+    "weights of an unknown type": (unknown_dtype, "truncated or not safetensors"),
     "weights missing": (remove_file(WEIGHTS), f"{WEIGHTS} is missing"),
     "weights pickled": (
         to_pickle,
@@ -233,6 +245,24 @@ def test_a_loaded_adapter_does_not_depend_on_its_file(
         file.write(b"\xff" * (folder / WEIGHTS).stat().st_size)
         file.truncate(0)
     assert predictor([("acme/intent", "my card")]) == before
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not say it elsewhere")
+def test_reading_weights_again_takes_no_more_memory(tmp_path: Path) -> None:
+    """As a server does whose memory is smaller than its store, for weeks."""
+    save_file({f"{number}": torch.zeros(2) for number in range(500)}, tmp_path / WEIGHTS)
+    sizes = []
+    for _ in range(3):
+        for _ in range(80):
+            assert len(read_weights(tmp_path)) == 500
+        gc.collect()
+        sizes.append(resident_bytes())
+    assert sizes[-1] - sizes[0] < 2**21  # 64 bytes of each tensor would be 5 MB
 
 
 def test_saving_does_not_replace_a_folder(
