@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 
+from ..errors import AdapterkitError, DataError
+
 log = logging.getLogger("adapterkit")
 
 
@@ -36,3 +38,9 @@ def log_as_json() -> None:
         logger.propagate = False
     log.setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def loggable_reason(error: Exception) -> str:
+    """What a log may say of an error: its message, unless that may quote the text of a request."""
+    may_quote = isinstance(error, DataError) or not isinstance(error, AdapterkitError)
+    return type(error).__name__ if may_quote else str(error)

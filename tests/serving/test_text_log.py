@@ -7,10 +7,13 @@ import json
 import logging
 import random
 import sys
+import threading
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import pytest
@@ -26,7 +29,7 @@ from adapterkit.serving.engine.engine import Engine
 from adapterkit.serving.text_log import text_log
 from adapterkit.serving.text_log.entity_finder import MASK, EntityFinder
 from adapterkit.serving.text_log.recognisers import Recognisers
-from adapterkit.serving.text_log.row_texts import LONGEST, RowTexts
+from adapterkit.serving.text_log.row_texts import LONGEST, MARGIN, RowTexts
 from adapterkit.serving.text_log.text_log import MaskedTextLog
 from adapterkit.serving.text_log.text_span import TextSpan, mask_text, merge_spans
 from adapterkit.tasks.regression import Regression
@@ -71,10 +74,15 @@ def masked(text: Any) -> Any:
         ("3 items, order 12345, 99 euros", "3 items, order 12345, 99 euros"),
         (
             {"text": "a@b.de", "c@d.de": ["x", 5, True]},
-            {"text": "<EMAIL>", "<EMAIL>": ["x", "5", "True"]},
+            {"text": "<EMAIL>", "<EMAIL>": "x 5 True"},
         ),
         ({"text": "a@b.de", "tokens": ["4111", "1111", "1111", "1111"]}, None),
         ([["a@b.de"], 5], ["<EMAIL>", "5"]),
+        ({"tokens": ["card", 4111, "1111", 1111, 1111]}, {"tokens": "card <CARD>"}),
+        ("write to o'neil/x!y@example.org or jane@intranet", "write to <EMAIL> or <EMAIL>"),
+        (["mail", "jane", "@", "example", ".", "org", ",", "please"], "mail <EMAIL> , please"),
+        ("0171 / 12 34 56, 0171_1234567", "<NUMBER>, <NUMBER>"),
+        ("GB82-WEST-1234-5698-7654-32", "<IBAN>"),
         ("x" * (LONGEST - 8) + " 4111 1111 1111 1111 and a@b.de" + 300 * " y", None),
         ("y " * LONGEST, "y " * (LONGEST // 2) + "..."),
         ("", ""),
@@ -86,6 +94,53 @@ def test_numbers_and_addresses_are_masked(text: Any, expected: Any) -> None:
         assert shown == expected
     assert "@" not in json.dumps(shown)
     assert "1111" not in json.dumps(shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4111{space}1111{space}1111{space}1111", "<CARD>"),
+        ("4111{dash}1111{dash}1111{dash}1111", "<CARD>"),
+        ("DE89{space}3704{space}0044{space}0532{space}0130{space}00", "<IBAN>"),
+        ("call +49{space}171{dash}1234567", "call <PHONE>"),
+        ("0171{space}12{dash}345", "<NUMBER>"),
+    ],
+)
+def test_numbers_are_masked_with_any_spaces_and_dashes(text: str, expected: str) -> None:
+    spaces = ("\N{NO-BREAK SPACE}", "\N{NARROW NO-BREAK SPACE}", "\n", "\t")
+    dashes = ("\N{EN DASH}", "\N{NON-BREAKING HYPHEN}", "\N{SOFT HYPHEN}")
+    for space, dash in product(spaces, dashes):
+        assert masked(text.format(space=space, dash=dash)) == expected, (space, dash)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\N{FULLWIDTH DIGIT FOUR}111 1111 1111 111\N{FULLWIDTH DIGIT ONE}", "<CARD>"),
+        ("4\N{ZERO WIDTH SPACE}111111111111111", "<CARD>"),
+        ("\u0660\u0661\u0667\u0661 \u0661\u0662\u0663\u0664\u0665\u0666\u0667", "<NUMBER>"),
+        (
+            "请发到 jane\N{FULLWIDTH COMMERCIAL AT}example\N{FULLWIDTH FULL STOP}org。",
+            "请发到 <EMAIL>。",
+        ),
+        ("to jose\N{COMBINING ACUTE ACCENT}@example.org", "to <EMAIL>"),
+        ("to josé@exämple.org", "to <EMAIL>"),
+        ("संपर्क@डाटामेल.भारत", "<EMAIL>"),
+        ("一二三四\uff0c在北京", "一二三四\uff0c在北京"),
+        ("🙂 jane@example.org 🙂", "🙂 <EMAIL> 🙂"),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_numbers_and_addresses_are_masked_in_any_script(
+    text: str, expected: str, form: Literal["NFC", "NFD"]
+) -> None:
+    assert masked(unicodedata.normalize(form, text)) == expected
+
+
+def test_many_small_values_are_few_texts() -> None:
+    texts = RowTexts([(None, {"text": [1] * 100_000, "question": [[1, 2], 3, "x", {"text": 5}]})])
+    assert [len(one) for one in texts.texts] == [LONGEST + MARGIN, 3, 3, 1]
+    assert texts.size > sum(map(len, texts.texts))
 
 
 def test_a_text_is_cut_behind_what_is_masked_at_its_end() -> None:
@@ -271,6 +326,33 @@ def test_a_text_that_cannot_be_masked_is_not_logged(
     assert all(one["tenant"] == "acme" and one["rows"] == 1 for one in found)
     assert facts(caplog, "asked") == []
     assert "jane" not in str([vars(one) for one in caplog.records])
+
+
+class Waiting(Recognisers):
+    """Recognises nothing, and not before an event."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def find(self, text: str) -> list[TextSpan]:
+        assert self.event.wait(60)
+        return []
+
+
+def test_masking_takes_no_thread_from_other_work() -> None:
+    async def write() -> str:
+        event = threading.Event()
+        log = MaskedTextLog(Waiting(event))
+        for _ in range(40):
+            log.write("acme", [(None, "sun")])
+        await asyncio.sleep(0)
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(str, "done"), 30)
+        finally:
+            event.set()
+            await log.drain()
+
+    assert asyncio.run(write()) == "done"
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import AdapterkitError
+from .plain_characters import PLAIN_CHARACTERS
 from .text_span import TextSpan
 
-EMAIL = re.compile(r"[\w.+%'-]+@[\w-]+(?:\.[\w-]+)+")
+_LOCAL = r"[\w.!#$%&'*+/=?^`{|}~-]"
+_LABEL = r"[\w-]+"
+EMAIL = re.compile(
+    rf"(?<!{_LOCAL}){_LOCAL}+"
+    rf"(?:(?:@| @ ){_LABEL}(?:(?:\.| \. ){_LABEL})+|(?:@{_LABEL}(?:\.{_LABEL})*)+)"
+)
+"""Also the words of an address that a list of words divides: `jane @ example . org`."""
+
 CARD = re.compile(r"(?<!\d)\d(?:[ -]?\d){11,18}(?!\d)")
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}")
+IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
 LEAST_IBAN = 15
 """Characters of the shortest IBAN, that of Norway."""
 
-NUMBER = re.compile(r"\+?\d(?:[ ()/.-]{0,2}\d){6,}")
+NUMBER = re.compile(r"\+?\d(?:[ ()/._-]{0,4}\d){6,}")
 """Seven digits or more: a phone number without its country, or an account number of a country
 without IBANs. A wrongly masked number in a log is a smaller harm than one that is not."""
+
+DIGIT = re.compile(r"\d")
 
 BLANK = "\0"
 """Replaces the characters that were recognised, so that no other recogniser reads them."""
@@ -26,6 +36,9 @@ BLANK = "\0"
 class Recognisers:
     """Recognise e-mail addresses, account numbers (IBAN), card numbers and phone numbers, and every
     other number of seven digits or more (`NUMBER`).
+
+    Characters of the same meaning are read as one (`PlainCharacters`), so that a number is found
+    whatever spaces, dashes and digits it is written with.
 
     Check digits and formats are those of python-stdnum (IBAN: ISO 13616, cards: Luhn, ISO 7812) and
     of Google's libphonenumber in its Python port. Names and postal addresses are not recognised.
@@ -49,14 +62,17 @@ class Recognisers:
 
     def find(self, text: str) -> list[TextSpan]:
         """What is recognised in a text; no two spans overlap."""
+        text = text.translate(PLAIN_CHARACTERS)
+        recognisers = [self._find_emails] if "@" in text else []
+        if DIGIT.search(text):
+            recognisers += [
+                self._find_ibans,
+                self._find_cards,
+                self._find_phones,
+                self._find_numbers,
+            ]
         spans: list[TextSpan] = []
-        for recognise in (
-            self._find_emails,
-            self._find_ibans,
-            self._find_cards,
-            self._find_phones,
-            self._find_numbers,
-        ):
+        for recognise in recognisers:
             found = list(recognise(text))
             for start, end, _ in found:
                 text = text[:start] + BLANK * (end - start) + text[end:]
@@ -77,7 +93,7 @@ class Recognisers:
         """Length of the longest beginning that is an IBAN, or 0: the words after it look like a
         part."""
         for end in range(len(text), LEAST_IBAN - 1, -1):
-            if text[end - 1] != " " and self._is_iban(text[:end]):
+            if text[end - 1] not in " -" and self._is_iban(text[:end]):
                 return end
         return 0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import groupby, islice
 from typing import Any
 
 from ...tasks.base import column_roles
@@ -15,6 +16,12 @@ LONGEST = 2000
 MARGIN = 200
 """Characters beyond the last one of the log that are read to recognise what it begins."""
 
+OVERHEAD = 50
+"""For how many characters a text counts in addition: a short one takes time and memory as well."""
+
+NESTED = (Mapping, list, tuple)
+"""Values that have others in them."""
+
 LoggedRow = tuple[str | None, Any]
 """Adapter reference and request of one row."""
 
@@ -22,8 +29,9 @@ LoggedRow = tuple[str | None, Any]
 class RowTexts:
     """The texts of a request's rows, and their places in the rows.
 
-    A list of words becomes one text, because a number or a name may be cut into words. Keys are
-    texts as well, unless they are roles of a task: a client can write anything into them.
+    Words and numbers that stand side by side in a list become one text, because a number or a name
+    may be cut into them. Keys are texts as well, unless they are roles of a task: a client can
+    write anything into them.
 
     Args:
         rows: The rows, which are not checked yet. They are not stored.
@@ -37,9 +45,9 @@ class RowTexts:
         self._rows = [(name, self._place(request)) for name, request in rows]
 
     @property
-    def n_characters(self) -> int:
-        """Number of characters of the texts."""
-        return sum(map(len, self.texts))
+    def size(self) -> int:
+        """Number of characters of the texts, with `OVERHEAD` for each text."""
+        return sum(map(len, self.texts)) + OVERHEAD * len(self.texts)
 
     def masked(self, spans: Sequence[Sequence[TextSpan]]) -> list[LoggedRow]:
         """The rows as the log shows them.
@@ -55,11 +63,17 @@ class RowTexts:
         """The request with the number of each text in the place of the text."""
         if isinstance(request, Mapping):
             return {self._key(key): self._place(value) for key, value in request.items()}
-        if isinstance(request, (list, tuple)):
-            if all(isinstance(part, str) for part in request):
-                return self._add(" ".join(request))
-            return [self._place(part) for part in request]
-        return self._add(str(request))
+        if not isinstance(request, (list, tuple)):
+            return self._add(str(request))
+        if not any(issubclass(kind, NESTED) for kind in set(map(type, request))):
+            return self._add(_joined(request))
+        places: list[Any] = []
+        for nested, parts in groupby(request, _is_nested):
+            if nested:
+                places += map(self._place, parts)
+            else:
+                places.append(self._add(_joined(parts)))
+        return places
 
     def _key(self, key: Any) -> Any:
         return key if key in _roles() else self._add(str(key))
@@ -72,6 +86,15 @@ class RowTexts:
 @cache
 def _roles() -> frozenset[str]:
     return frozenset(column_roles())
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, NESTED)
+
+
+def _joined(parts: Iterable[Any]) -> str:
+    """The beginning of some words and numbers as one text."""
+    return " ".join(map(str, islice(parts, LONGEST + MARGIN)))
 
 
 def _filled(place: Any, texts: Sequence[str]) -> Any:
