@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from ..errors import AdapterkitError, UnknownAdapterError
 from .aliases import ALIAS, LATEST, Aliases
 from .rollout import Rollout
@@ -44,9 +47,11 @@ def rolled_out(name: str, alias: str, rollout: Rollout) -> Change:
             "publication moves; choose one such as stable"
         )
 
+    begun = replace(rollout, began=datetime.now(UTC).isoformat())
+
     def change(aliases: Aliases, versions: set[int]) -> Aliases:
         _check_versions(name, rollout.versions, versions)
-        return {**aliases, alias: rollout}
+        return {**aliases, alias: begun}
 
     return change
 

@@ -43,6 +43,8 @@ class Rollout:
         weights: Weight by version, ascending: its part of the callers' requests.
         shadow: A version that also answers the requests, and whose answers are only compared.
         rule: When the shadow is promoted or given up.
+        began: When it began, in UTC; None if it has not. Rollouts of the same versions differ in
+            it, so what is counted of one does not end another.
 
     Raises:
         ValueError: There are no weights or too many, or one version alone.
@@ -51,6 +53,7 @@ class Rollout:
     weights: Mapping[int, int]
     shadow: int | None = None
     rule: PromotionRule | None = None
+    began: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.weights) <= MAX_VERSIONS:
@@ -103,7 +106,7 @@ class Rollout:
         """The rollout as a JSON object."""
         rule = None if self.rule is None else vars(self.rule)
         weights = {str(version): weight for version, weight in self.weights.items()}
-        return {"weights": weights, "shadow": self.shadow, "rule": rule}
+        return {"weights": weights, "shadow": self.shadow, "rule": rule, "began": self.began}
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Rollout:

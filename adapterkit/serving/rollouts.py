@@ -21,7 +21,7 @@ from ..names import VERSION
 from ..tasks.types import Answer, Text
 from .engine.adapter_cache import AdapterCache, LoadedAdapter
 from .engine.engine import Engine
-from .json_logs import log
+from .json_logs import log, loggable_reason
 from .keys.api_keys import Caller
 from .metrics.rollout_counts import RolloutCounter, RolloutCounts, VersionCounts
 
@@ -117,14 +117,13 @@ class Rollouts:
     def follow(self, served: ServedRows) -> None:
         """Counts rows that were answered. If their alias has a shadow, it answers them later."""
         rollout = self._cache.store.known_rollout(served.reference)
-        if rollout is None:
+        version = served.loaded.version.number
+        if rollout is None or version not in rollout.versions:  # it began after the request
             return
         name, _, alias = served.reference.partition("@")
         counts = self.counter.of(name, alias, rollout)
-        version = served.loaded.version.number
-        if version in rollout.versions:  # otherwise the rollout began after the request
-            one = counts.served.setdefault(version, VersionCounts())
-            one.add(len(served.texts), served.seconds)
+        one = counts.served.setdefault(version, VersionCounts())
+        one.add(len(served.texts), served.seconds)
         if rollout.shadow in (None, version):
             return
         if len(self._tasks) >= MAX_SHADOWS:
@@ -148,7 +147,7 @@ class Rollouts:
             counts.skipped += n
             return
         except Exception as error:
-            log.warning(f"shadow {name}@{rollout.shadow}: {error}")
+            log.warning(f"shadow {name}@{rollout.shadow}: {loggable_reason(error)}")
             counts.compared += n
         else:
             counts.shadow.add(n, time.monotonic() - began)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,23 @@ def test_a_growing_share_keeps_those_it_had() -> None:
 
 def test_an_alias_is_rolled_out_promoted_and_rolled_back(store: Store) -> None:
     store.roll_out(NAME, "stable", CANARY)
-    assert store.rollouts(NAME) == {"stable": CANARY}
+    begun = store.rollouts(NAME)["stable"]
+    assert replace(begun, began=None) == CANARY
     assert store.versions(NAME) == ([1, 2, 3, 4], {"latest": 4, "stable": 1})
     assert [store.find(STABLE, position).number for position in (None, 0.5, 0.95)] == [1, 1, 2]
     known = store.known(STABLE, 0.95)
     assert known is not None
     assert known.number == 2
-    assert store.known_rollout(STABLE) == CANARY
+    assert store.known_rollout(STABLE) == begun
     with pytest.raises(AdapterkitError, match="name the version to promote, one of 1, 2, 3"):
         store.promote(NAME, "stable")
     with pytest.raises(AdapterkitError, match="no such rollout that could end"):
         store.promote(NAME, "stable", 3, only=Rollout({1: 1, 2: 1}))
-    assert store.promote(NAME, "stable", 3, only=CANARY).number == 3
+    store.roll_out(NAME, "stable", CANARY)
+    with pytest.raises(AdapterkitError, match="no such rollout that could end"):
+        store.promote(NAME, "stable", 3, only=begun)
+    again = store.rollouts(NAME)["stable"]
+    assert store.promote(NAME, "stable", 3, only=again).number == 3
     assert store.rollouts(NAME) == {}
     store.roll_out(NAME, "stable", Rollout({3: 1}, 4))
     assert store.promote(NAME, "stable").number == 4

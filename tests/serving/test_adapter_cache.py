@@ -82,6 +82,34 @@ def test_pinned_adapters_are_not_evicted(store: Store, tiny: Backbone) -> None:
     with_cache(store, tiny, 2 * size, use, pinned=("t0/task",))
 
 
+def test_versions_that_are_asked_in_turn_stay_in_memory(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    store.publish(make_adapter(tiny, name="t0/task", seed=20), tiny.geometry)
+
+    async def use(cache: AdapterCache) -> None:
+        for reference in ("t1/task", "t2/task", *["t0/task@1", "t0/task@2"] * 5):
+            await cache.get(reference)
+        assert set(cache.memory.names()) == {"t0/task", "t2/task"}
+        assert (len(cache.memory), cache.loads) == (3, 5)
+
+    with_cache(store, tiny, 3 * size_of(store, tiny), use)
+
+
+def test_versions_of_a_pinned_name_do_not_fill_the_memory(
+    store: Store, tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    for seed in (20, 21, 22):
+        store.publish(make_adapter(tiny, name="t0/task", seed=seed), tiny.geometry)
+
+    async def use(cache: AdapterCache) -> None:
+        for number in (4, 3, 2, 1):
+            await cache.get(f"t0/task@{number}")
+        assert len(cache.memory) == 2
+
+    with_cache(store, tiny, 2 * size_of(store, tiny), use, pinned=("t0/task",))
+
+
 def test_an_adapter_larger_than_the_budget_still_answers(store: Store, tiny: Backbone) -> None:
     async def use(cache: AdapterCache) -> None:
         loaded = await cache.get("t0/task")

@@ -10,16 +10,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
+from adapterkit.adapter.rollout import Rollout
 from adapterkit.adapter.store import Store
+from adapterkit.adapter.store_index import Version
 from adapterkit.backbone.model import Backbone
 from adapterkit.client.http import Client
-from adapterkit.errors import AccessError, AdapterkitError
+from adapterkit.errors import AccessError, AdapterkitError, DataError
+from adapterkit.serving.engine.adapter_cache import LoadedAdapter
+from adapterkit.serving.engine.engine import Engine
 from adapterkit.serving.keys.api_keys import hash_key
+from adapterkit.serving.rollouts import SHADOW, Rollouts, ServedRows
 from helpers.adapters import MakeAdapter
 from helpers.command_line import run_command
 from helpers.server import serving
@@ -143,6 +149,50 @@ def test_a_rule_ends_a_rollout(url: str, ops: Client, shadow: int, verdict: int)
             ask(http, url, session=f"s{i}")
         wait_for(lambda: not ops.model(NAME)["rollouts"])
         assert ask(http, url)["version"] == verdict
+
+
+def test_a_rule_ends_the_same_rollout_again(url: str, ops: Client) -> None:
+    for _ in range(2):
+        ops.roll_out(NAME, "stable", {1: 1}, OTHER, {"rows": 3, "agreement": 0.9})
+        assert report(ops)["counts"]["served"] == {}
+        with httpx2.Client() as http:
+            for i in range(3):
+                ask(http, url, session=f"s{i}")
+        wait_for(lambda: not ops.model(NAME)["rollouts"])
+
+
+def test_what_was_answered_before_a_rollout_is_not_counted() -> None:
+    rollout = Rollout({2: 1}, shadow=3)
+    cache: Any = SimpleNamespace(store=SimpleNamespace(known_rollout=lambda _: rollout))
+    engine: Any = None
+    adapter: Any = None
+    rollouts = Rollouts(cache, engine, 1.0)
+    loaded = LoadedAdapter(adapter, Version(NAME, 1, Path(), ""))
+    rollouts.follow(ServedRows(STABLE, loaded, [TEXT], [{}], 0.1))
+    found = rollouts.counter.to_json(NAME, {"stable": rollout})["stable"]["counts"]
+    assert (found["served"], found["shadow"]["skipped"]) == ({}, 0)
+
+
+def test_the_log_does_not_quote_a_text_that_a_shadow_cannot_answer(
+    url: str,
+    ops: Client,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = Engine.ask
+
+    async def failing(engine: Engine, tenant: str, rows: Any, *arguments: Any) -> Any:
+        if tenant == SHADOW:
+            raise DataError(f"there is no [MASK] to fill in '{rows[0][1]}'")
+        return await before(engine, tenant, rows, *arguments)
+
+    monkeypatch.setattr(Engine, "ask", failing)
+    ops.roll_out(NAME, "stable", {1: 1}, SAME)
+    with httpx2.Client() as http:
+        ask(http, url)
+    wait_for(lambda: report(ops)["counts"]["shadow"]["compared"] == 1)
+    assert f"shadow {NAME}@{SAME}: DataError" in caplog.messages
+    assert TEXT not in caplog.text
 
 
 def test_what_cannot_be_rolled_out_is_refused(url: str, ops: Client) -> None:

@@ -162,6 +162,7 @@ class RolloutDescription(ResponseBody):
     weights: dict[str, int]
     shadow: int | None
     rule: PromotionRuleFacts | None
+    began: str | None = Field(description="When it began, in UTC")
 
 
 class ServedCounts(ResponseBody):

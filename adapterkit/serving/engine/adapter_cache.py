@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from ...adapter.adapter import Adapter
@@ -49,7 +50,7 @@ class LruTier:
         self.evictions = 0
         self.pinned: set[str] = set()
         self._adapters: OrderedDict[Key, Adapter] = OrderedDict()
-        self._versions: dict[str, list[Key]] = {}
+        self._versions: dict[str, dict[Key, int]] = {}
 
     def __len__(self) -> int:
         return len(self._adapters)
@@ -61,16 +62,22 @@ class LruTier:
             self._adapters.move_to_end(key)
         return adapter
 
-    def put(self, key: Key, adapter: Adapter) -> None:
+    def put(self, key: Key, adapter: Adapter, number: int = 0) -> None:
         """Adds an adapter and evicts others until the tier is within its budget.
 
-        Older versions of the same name are evicted first, because few requests name them.
+        Older versions of the same name are evicted first, because few requests name them. One that
+        is requested all the same, as in a rollout, evicts no newer one.
+
+        Args:
+            key: Its key.
+            adapter: The adapter.
+            number: Number of its version.
         """
         if key not in self._adapters:
             self._adapters[key] = adapter
-            self._versions.setdefault(key[0], []).append(key)
+            self._versions.setdefault(key[0], {})[key] = number
             self.bytes += adapter.n_bytes + OVERHEAD
-        while self.bytes > self.budget and (victim := self._victim(key[0])) is not None:
+        while self.bytes > self.budget and (victim := self._victim(key)) is not None:
             self._drop(victim)
             self.evictions += 1
 
@@ -88,16 +95,18 @@ class LruTier:
             sizes[name] = sizes.get(name, 0) + adapter.n_bytes + OVERHEAD
         return sizes
 
-    def _victim(self, name: str) -> Key | None:
-        """The adapter to evict after a name was added: an older version of the name, otherwise the
-        least recently used. Its cost does not depend on the number of adapters."""
-        older = self._versions.get(name, ())[:-1]
-        return next(iter(older), None) or next(
-            (key for key in self._adapters if key[0] not in self.pinned), None
-        )
+    def _victim(self, key: Key) -> Key | None:
+        """The adapter to evict after one was added: an older version of its name, otherwise the
+        least recently used, otherwise another version of a pinned name. The cost does not depend on
+        the number of adapters."""
+        own = self._versions.get(key[0], {})
+        older = (one for one, number in own.items() if number < own.get(key, 0))
+        unpinned = (one for one in self._adapters if one[0] not in self.pinned)
+        others = (one for one in own if one != key)
+        return next(chain(older, unpinned, others), None)
 
     def _drop(self, key: Key) -> None:
-        self._versions[key[0]].remove(key)
+        del self._versions[key[0]][key]
         if not self._versions[key[0]]:
             del self._versions[key[0]]
         self.bytes -= self._adapters.pop(key).n_bytes + OVERHEAD
@@ -277,13 +286,13 @@ class AdapterCache:
             adapter = await loop.run_in_executor(self._threads, self._read, version)
             adapter = self._parents.share(adapter)
             self.loads += 1
-            self.memory.put(key, adapter)
+            self.memory.put(key, adapter, version.number)
         if self.device is self.memory:
             return adapter
         device = self.backbones.for_adapter(adapter).device
         moved = await loop.run_in_executor(self._threads, adapter.to, device)
         moved = self._parents.share(moved)
-        self.device.put(key, moved)
+        self.device.put(key, moved, version.number)
         return moved
 
     def _read(self, version: Version) -> Adapter:
