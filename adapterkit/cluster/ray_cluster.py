@@ -59,7 +59,8 @@ class RayCluster:
     ) -> None:
         self.ray = _import_ray()
         self.worker_cpus = worker_cpus
-        self.may_grow = address is not None or "RAY_ADDRESS" in os.environ
+        named = address or os.environ.get("RAY_ADDRESS")
+        self.may_grow = named not in (None, "", "local")
         self.log_folder = ""
         if not self.ray.is_initialized():
             try:
@@ -69,7 +70,7 @@ class RayCluster:
                     logging_level="ERROR",
                     log_to_driver=log_to_driver,
                 )
-            except (ConnectionError, ValueError) as error:
+            except (ConnectionError, RuntimeError, ValueError) as error:
                 raise AdapterkitError(f"--engine ray: {error}") from None
             self.log_folder = f"{context.address_info['session_dir']}/logs"
         resources = self.ray.cluster_resources()

@@ -34,13 +34,20 @@ class ServerGroup:
         self.name = name
         self.quotas = quotas or Quotas()
 
-    async def reports(self) -> Mapping[str, ServerReport]:
+    async def reports(self, *, with_metrics: bool = True) -> Mapping[str, ServerReport]:
         """The last report of every server, also of this one, by name.
+
+        Args:
+            with_metrics: Whether they have their metrics.
 
         Raises:
             UnavailableError: They cannot be read now.
         """
         return {}
 
-    def unload(self, name: str) -> None:
-        """Lets the other servers remove all versions of an adapter from memory."""
+    async def unload(self, name: str) -> None:
+        """Lets the other servers remove all versions of an adapter from memory.
+
+        Raises:
+            UnavailableError: They cannot be reached now.
+        """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,59 @@ def test_a_machine_without_ray_is_told_how_to_get_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(AdapterkitError, match=r"^--engine ray needs Ray: pip install 'adapterkit"):
         RayCluster()
+
+
+class FakeRay:
+    """Ray without a cluster.
+
+    Args:
+        error: What `init` raises, if anything.
+    """
+
+    exceptions = SimpleNamespace(RayError=RuntimeError)
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.data = SimpleNamespace(DataContext=SimpleNamespace(get_current=SimpleNamespace))
+
+    def is_initialized(self) -> bool:
+        return self.error is None
+
+    def init(self, *_: Any, **__: Any) -> None:
+        assert self.error is not None
+        raise self.error
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no such cluster"), RuntimeError("Version mismatch: Python 3.9")]
+)
+def test_a_cluster_that_cannot_be_joined_is_an_error_of_the_user(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, FakeRay(error))
+    with pytest.raises(AdapterkitError, match=f"^--engine ray: {error}$"):
+        RayCluster()
+
+
+@pytest.mark.parametrize(
+    ("address", "may_grow"), [(None, False), ("", False), ("local", False), ("10.0.0.1:6379", True)]
+)
+def test_only_a_named_cluster_may_grow(
+    address: str | None, may_grow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, FakeRay())
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert RayCluster().may_grow is may_grow
 
 
 @pytest.mark.parametrize(

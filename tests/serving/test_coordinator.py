@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from starlette.testclient import TestClient
 
 from adapterkit.adapter.store import Store
@@ -23,8 +25,8 @@ from adapterkit.serving.keys.api_keys import Tenant
 from adapterkit.serving.keys.quotas import Quotas
 from adapterkit.serving.metrics.merged_metrics import merged_text, pack_metrics
 from adapterkit.serving.metrics.metrics import Metrics
-from adapterkit.serving.replicas import coordinator_client
-from adapterkit.serving.replicas.coordinator import LOST_SECONDS, Coordinator
+from adapterkit.serving.replicas import coordinator_client, replica_group
+from adapterkit.serving.replicas.coordinator import FIRST_SECONDS, LOST_SECONDS, Coordinator
 from adapterkit.serving.replicas.coordinator_client import CoordinatorClient
 from adapterkit.serving.replicas.replica_group import ReplicaGroup
 from adapterkit.serving.replicas.shared_quotas import SharedQuotas
@@ -69,14 +71,15 @@ class _Method:
         self._actor = actor
         self._name = name
 
-    def remote(self, *arguments: Any) -> asyncio.Future[Any]:
+    def remote(self, *arguments: Any, **options: Any) -> asyncio.Future[Any]:
         self._actor.calls.append(self._name)
         done = asyncio.get_running_loop().create_future()
         if self._actor.is_away:
             done.set_exception(LostError())
             done.exception()  # a call that nobody waits for is no error
         elif not self._actor.is_stuck:
-            done.set_result(getattr(self._actor.coordinator, self._name)(*arguments))
+            method = getattr(self._actor.coordinator, self._name)
+            done.set_result(method(*arguments, **options))
         return done
 
 
@@ -86,8 +89,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def actor(clock: Clock) -> Actor:
-    return Actor(Coordinator(clock))
+def coordinator(clock: Clock) -> Coordinator:
+    """One that has run for so long that each replica has reported to it."""
+    clock.now = -FIRST_SECONDS
+    found = Coordinator(clock)
+    clock.now = 0.0
+    return found
+
+
+@pytest.fixture
+def actor(coordinator: Coordinator) -> Actor:
+    return Actor(coordinator)
 
 
 @pytest.fixture
@@ -114,7 +126,7 @@ def test_replicas_share_a_quota(client: CoordinatorClient, clock: Clock) -> None
         for _ in range(5):
             await one.take(LIMITED, "rows", 1)
             await other.take(LIMITED, "rows", 1)
-        with pytest.raises(OverloadedError, match="the quota of 1 rows") as error:
+        with pytest.raises(OverloadedError, match=r"the quota of . rows") as error:
             await other.take(LIMITED, "rows", 1)
         assert error.value.retry_after == pytest.approx(1)
         await one.take(LIMITED, "tokens", 100)
@@ -133,6 +145,18 @@ def test_a_changed_quota_begins_anew(client: CoordinatorClient) -> None:
         quotas = SharedQuotas(client)
         await quotas.take(LIMITED, "rows", 10)
         await quotas.take(Tenant("acme", rows_per_second=2), "rows", 20)
+
+    asyncio.run(take())
+
+
+def test_replicas_that_know_different_quotas_do_not_fill_them(client: CoordinatorClient) -> None:
+    async def take() -> None:
+        quotas, changed = SharedQuotas(client), Tenant("acme", rows_per_second=2)
+        await quotas.take(LIMITED, "rows", 10)
+        await quotas.take(changed, "rows", 20)
+        for tenant in (LIMITED, changed, LIMITED):
+            with pytest.raises(OverloadedError, match=r"the quota of . rows"):
+                await quotas.take(tenant, "rows", 1)
 
     asyncio.run(take())
 
@@ -171,34 +195,58 @@ def report_of(requests: int) -> ServerReport:
     return ServerReport({"requests": requests}, b"packed")
 
 
-def test_a_replica_that_is_lost_is_forgotten(clock: Clock) -> None:
-    coordinator = Coordinator(clock)
+def test_a_replica_that_is_lost_is_forgotten(coordinator: Coordinator, clock: Clock) -> None:
     coordinator.report("a", report_of(1))
     clock.now = 0.8 * LOST_SECONDS
     coordinator.report("b", report_of(2))
-    assert set(coordinator.reports()) == {"a", "b"}
+    assert coordinator.reports() == {"a": report_of(1), "b": report_of(2)}
     clock.now = 1.2 * LOST_SECONDS
     assert coordinator.reports() == {"b": report_of(2)}
 
 
-def test_a_report_without_metrics_keeps_those_before(clock: Clock) -> None:
+def test_lost_replicas_are_forgotten_also_if_nobody_reads_the_reports(
+    coordinator: Coordinator, clock: Clock
+) -> None:
+    for number in range(50):  # a service whose number of replicas follows the load
+        clock.now = number * LOST_SECONDS
+        coordinator.report(f"r{number}", report_of(number))
+        coordinator.unload(f"r{number}", "acme/intent")
+    assert len(coordinator._reports) <= 2
+    assert len(coordinator._unloads) <= 2
+
+
+def test_the_first_reports_to_a_new_coordinator_are_waited_for(clock: Clock) -> None:
     coordinator = Coordinator(clock)
+    coordinator.report("a", report_of(1))
+    clock.now = 0.9 * FIRST_SECONDS
+    assert coordinator.reports() is None
+    clock.now = FIRST_SECONDS
+    assert coordinator.reports() == {"a": report_of(1)}
+
+
+def test_a_report_without_metrics_keeps_those_before(coordinator: Coordinator) -> None:
     coordinator.report("a", report_of(1))
     coordinator.report("a", ServerReport({"requests": 2}))
     coordinator.report("b", ServerReport({"requests": 3}))
     assert coordinator.reports() == {"a": report_of(2), "b": ServerReport({"requests": 3})}
+    short = coordinator.reports(with_metrics=False)
+    assert short == {name: ServerReport({"requests": n}) for name, n in (("a", 2), ("b", 3))}
 
 
-def test_an_adapter_is_unloaded_by_all_other_replicas_once(clock: Clock) -> None:
-    coordinator = Coordinator(clock)
-    for name in ("a", "b", "c"):
-        coordinator.report(name, report_of(0))
+def test_each_other_replica_is_told_for_some_seconds_what_to_unload(
+    coordinator: Coordinator, clock: Clock
+) -> None:
+    def names(replica: str) -> list[str]:
+        return [unload.name for unload in coordinator.report(replica, report_of(0))]
+
     coordinator.unload("a", "acme/intent")
+    clock.now = 0.5 * LOST_SECONDS
     coordinator.unload("b", "acme/topic")
-    assert coordinator.report("a", report_of(0)) == ["acme/topic"]
-    assert coordinator.report("b", report_of(0)) == ["acme/intent"]
-    assert coordinator.report("c", report_of(0)) == ["acme/intent", "acme/topic"]
-    assert coordinator.report("c", report_of(0)) == []
+    for _ in range(2):  # an answer may be lost
+        assert (names("a"), names("b")) == (["acme/topic"], ["acme/intent"])
+        assert names("c") == ["acme/intent", "acme/topic"]
+    clock.now = 1.2 * LOST_SECONDS
+    assert names("c") == ["acme/topic"]
 
 
 def registry_of(replica: int) -> CollectorRegistry:
@@ -289,9 +337,50 @@ def test_any_replica_shows_and_unloads_for_all(replicas: list[Service], actor: A
         assert reply.json() == {"name": "acme/intent", "unloaded": 1}
         asyncio.run(report())
         assert len(one.cache.memory) == len(other.cache.memory) == 0
+        assert second.post("/predict", json=body).status_code == 200
+        asyncio.run(report())
+        assert len(other.cache.memory) == 1, "it was unloaded once"
         reply = first.get("/admin/drift/acme/intent")
         assert reply.status_code == 422
         assert "each replica counts its own answers" in reply.text
         actor.is_away = True
         reply = second.get("/metrics")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        assert first.post("/admin/unload/acme/intent").status_code == 503
+        assert first.delete("/admin/adapters/acme/intent").status_code == 200
+
+
+def test_a_new_coordinator_shows_no_part_of_the_replicas(
+    replicas: list[Service], actor: Actor, clock: Clock
+) -> None:
+    actor.coordinator = Coordinator(clock)
+    with TestClient(make_app(replicas[0])) as client:
+        asyncio.run(group_of(replicas[0]).report(replicas[0]))
+        for path in ("/metrics", "/v1/activity"):
+            assert client.get(path).status_code == 503
+        clock.now = FIRST_SECONDS
+        assert client.get("/metrics").status_code == 200
+        assert client.get("/v1/activity").json()["requests"] == 0
+
+
+def test_a_report_that_fails_is_not_the_last_one(
+    replicas: list[Service], actor: Actor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_group, "REPORT_SECONDS", 0.001)
+    service = replicas[0]
+
+    class Broken(Collector):
+        """Fails once."""
+
+        def collect(self) -> Iterator[Metric]:
+            service.metrics.registry.unregister(self)
+            raise RuntimeError("a metric cannot be read")
+
+    async def report() -> None:
+        service.metrics.registry.register(Broken())
+        group_of(service).start(service)
+        async with asyncio.timeout(30):
+            while "report" not in actor.calls:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(report())

@@ -12,6 +12,7 @@ import pytest
 
 from adapterkit.errors import AdapterkitError
 from adapterkit.serving.engine.fair_pool import FairPool
+from adapterkit.serving.replicas.ray_server import check_cluster
 from adapterkit.serving.replicas.replica_scaling import TOKENS, TokenScaling, wanted_replicas
 from adapterkit.serving.replicas.replicas import Replicas, read_range
 from adapterkit.serving.server import Settings
@@ -100,3 +101,16 @@ def test_keys_of_the_environment_are_refused(
     monkeypatch.setenv("ADAPTERKIT_KEYS", "{}")
     words = "give --keys FILE in place of ADAPTERKIT_KEYS"
     assert_refused("serve", tmp_path, "--engine", "ray", words=words)
+
+
+def test_a_cluster_that_is_too_small_may_grow(caplog: pytest.LogCaptureFixture) -> None:
+    no_service = SimpleNamespace(status=lambda: SimpleNamespace(proxies={}))
+    cluster: Any = SimpleNamespace(cpus=3, gpus=0, may_grow=True, serve=no_service)
+    check_cluster(cluster, Replicas(least=2, most=8, cpus=2), on_gpu=False)
+    assert caplog.messages == [
+        "--replicas 2 with --replica-cpus 2: 4 CPUs are needed, the cluster has 3 now; waiting "
+        "until it grows"
+    ]
+    cluster.may_grow = False
+    with pytest.raises(AdapterkitError, match="4 CPUs are needed, this machine has 3; give fewer"):
+        check_cluster(cluster, Replicas(least=2, most=8, cpus=2), on_gpu=False)

@@ -23,7 +23,7 @@ class CoordinatorClient:
         self._actor = actor
         self._errors: tuple[type[Exception], ...] = (TimeoutError, *errors)
 
-    async def call(self, method: str, *arguments: Any) -> Any:
+    async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Calls a method of `Coordinator` and returns its result.
 
         Raises:
@@ -31,13 +31,16 @@ class CoordinatorClient:
         """
         try:
             async with asyncio.timeout(PATIENCE):
-                return await getattr(self._actor, method).remote(*arguments)
+                return await getattr(self._actor, method).remote(*arguments, **options)
         except self._errors:
-            raise UnavailableError(
-                "what the replicas share cannot be read now; try again later"
-            ) from None
+            raise unreadable() from None
 
     def send(self, method: str, *arguments: Any) -> None:
         """Calls a method without waiting for its end. The call is lost if the coordinator is
         away."""
         getattr(self._actor, method).remote(*arguments)
+
+
+def unreadable() -> UnavailableError:
+    """The error of a request that needs what the replicas share while it cannot be read."""
+    return UnavailableError("what the replicas share cannot be read now; try again later")

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import httpx2
 
@@ -35,7 +36,7 @@ from .ray_replica import Replica
 from .replicas import Replicas
 
 APPLICATION = "adapterkit"
-"""Name of the application, and of the namespace of the coordinator, on the cluster."""
+"""Name of the application, and of the namespace of its coordinator, on the cluster."""
 
 ROUTER = "adapterkit.serving.replicas.ray_request_router.TenantRequestRouter"
 SCALING = "adapterkit.serving.replicas.replica_scaling.TokenScaling"
@@ -69,7 +70,7 @@ def run_replicas(settings: Settings, replicas: Replicas, host: str, port: int) -
     cluster = RayCluster(worker_cpus=replicas.cpus, log_to_driver=False)
     with _ended_by_sigterm():  # after Ray, which has a handler of its own
         on_gpu = _uses_gpu(settings, cluster)
-        _check_cluster(cluster, replicas, on_gpu=on_gpu)
+        check_cluster(cluster, replicas, on_gpu=on_gpu)
         log_as_json()
         if settings.ssl_certfile is None:
             warn_of_plain_http(host)
@@ -116,7 +117,7 @@ def _uses_gpu(settings: Settings, cluster: RayCluster) -> bool:
     return device == "cuda" or (device == "auto" and cluster.gpus > 0)
 
 
-def _check_cluster(cluster: RayCluster, replicas: Replicas, *, on_gpu: bool) -> None:
+def check_cluster(cluster: RayCluster, replicas: Replicas, *, on_gpu: bool) -> None:
     """Checks that the cluster is large enough and not in use by another service.
 
     Raises:
@@ -126,11 +127,17 @@ def _check_cluster(cluster: RayCluster, replicas: Replicas, *, on_gpu: bool) -> 
     if on_gpu:
         needed["GPUs"] = (replicas.least, cluster.gpus)
     for kind, (n, there) in needed.items():
-        if n > there and not cluster.may_grow:
+        if n <= there:
+            continue
+        options = f"--replicas {replicas.least} with --replica-cpus {replicas.cpus}"
+        if not cluster.may_grow:
             raise AdapterkitError(
-                f"--replicas {replicas.least} with --replica-cpus {replicas.cpus}: {n} {kind} are "
-                f"needed, this machine has {there}; give fewer, or name a cluster (RAY_ADDRESS)"
+                f"{options}: {n} {kind} are needed, this machine has {there}; give fewer, or name "
+                "a cluster (RAY_ADDRESS)"
             )
+        log.warning(
+            f"{options}: {n} {kind} are needed, the cluster has {there} now; waiting until it grows"
+        )
     if cluster.serve.status().proxies:
         raise AdapterkitError(
             "Ray Serve runs on this cluster already, with a port and options of its own; end it "
@@ -169,14 +176,13 @@ class _RayService:
         """
         quiet = {"log_level": "WARNING", "enable_access_log": False}
         self._serve.start(http_options=self._http_options(host, port), logging_config=quiet)
-        # With its name it is found again if this process was killed and is started again.
+        self._end_coordinators()
         self._coordinator = (
             self._ray.remote(Coordinator)
             .options(
-                name="coordinator",
+                name=uuid4().hex,
                 namespace=APPLICATION,
                 lifetime="detached",
-                get_if_exists=True,
                 num_cpus=0,
                 max_restarts=-1,
             )
@@ -191,6 +197,14 @@ class _RayService:
         except (RuntimeError, TimeoutError) as error:
             message = "\n".join([*self._failures(), str(error)])
             raise AdapterkitError(f"--engine ray: {cause_of(message)}") from None
+
+    def _end_coordinators(self) -> None:
+        """Ends those of services whose process was killed: another version may have written them,
+        and nothing else would end them."""
+        for actor in self._ray.util.list_named_actors(all_namespaces=True):
+            if actor["namespace"] == APPLICATION:
+                with suppress(ValueError):  # it has just ended
+                    self._ray.kill(self._ray.get_actor(**actor))
 
     def _failures(self) -> list[str]:
         """What Ray Serve says of replicas that did not start, with their tracebacks."""

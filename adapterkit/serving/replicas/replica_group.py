@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import count
 
 from ...errors import UnavailableError
 from ..activity_report import activity_of
+from ..json_logs import log
 from ..metrics.merged_metrics import pack_metrics
 from ..server_group import ServerGroup, ServerReport
 from ..service import Service
-from .coordinator_client import CoordinatorClient
+from .coordinator import METRICS_EVERY, REPORT_SECONDS, Unload
+from .coordinator_client import CoordinatorClient, unreadable
 from .shared_quotas import SharedQuotas
-
-REPORT_SECONDS = 1.0
-"""Seconds between two reports of a replica."""
-
-METRICS_EVERY = 3
-"""Every how many reports have the metrics, whose thousands of samples take some milliseconds."""
 
 
 class ReplicaGroup(ServerGroup):
@@ -34,6 +29,7 @@ class ReplicaGroup(ServerGroup):
         super().__init__(name, SharedQuotas(coordinator))
         self._coordinator = coordinator
         self._reporting: asyncio.Task[None] | None = None
+        self._unloaded: frozenset[str] = frozenset()
 
     def start(self, service: Service) -> None:
         """Starts to report; must be called on the running event loop.
@@ -43,12 +39,16 @@ class ReplicaGroup(ServerGroup):
         """
         self._reporting = asyncio.get_running_loop().create_task(self._report_forever(service))
 
-    async def reports(self) -> Mapping[str, ServerReport]:
-        reports: dict[str, ServerReport] = await self._coordinator.call("reports")
+    async def reports(self, *, with_metrics: bool = True) -> Mapping[str, ServerReport]:
+        reports: dict[str, ServerReport] | None = await self._coordinator.call(
+            "reports", with_metrics=with_metrics
+        )
+        if reports is None:
+            raise unreadable()
         return reports
 
-    def unload(self, name: str) -> None:
-        self._coordinator.send("unload", self.name, name)
+    async def unload(self, name: str) -> None:
+        await self._coordinator.call("unload", self.name, name)
 
     async def report(self, service: Service, *, with_metrics: bool = True) -> None:
         """Reports once, and unloads what other replicas were asked to unload.
@@ -65,11 +65,18 @@ class ReplicaGroup(ServerGroup):
             metrics = list(service.metrics.registry.collect())
             packed = await service.in_thread(pack_metrics, metrics)
         report = ServerReport(activity_of(service), packed)
-        for name in await self._coordinator.call("report", self.name, report):
-            service.cache.unload(name)
+        unloads: list[Unload] = await self._coordinator.call("report", self.name, report)
+        for unload in unloads:
+            if unload.number not in self._unloaded:
+                service.cache.unload(unload.name)
+        self._unloaded = frozenset(unload.number for unload in unloads)
 
     async def _report_forever(self, service: Service) -> None:
         for number in count():
-            with suppress(UnavailableError):  # it is back soon, and the next report tells the same
+            try:
                 await self.report(service, with_metrics=number % METRICS_EVERY == 0)
+            except UnavailableError:
+                pass  # it is back soon, and the next report tells the same
+            except Exception:  # without reports the others would take this replica for lost
+                log.exception("a report to the other replicas failed")
             await asyncio.sleep(REPORT_SECONDS)

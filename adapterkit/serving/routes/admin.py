@@ -16,7 +16,7 @@ from ...adapter.aliases import ALIAS, LATEST
 from ...adapter.card import CARD, read_card
 from ...adapter.folder_files import REQUIRED_FILES
 from ...adapter.store import Store
-from ...errors import AdapterkitError, DataError
+from ...errors import AdapterkitError, DataError, UnavailableError
 from ...names import check_name
 from ...tasks.answer_distribution import AnswerDistribution
 from ...tasks.drift import Drift
@@ -193,7 +193,8 @@ async def delete(
         await service.in_thread(service.store.delete, name, version)
     if version is None:
         service.cache.unload(name)
-        service.group.unload(name)
+        with suppress(UnavailableError):  # it only takes memory there
+            await service.group.unload(name)
     return JSONResponse({"name": name, "deleted": version or "all versions"})
 
 
@@ -230,7 +231,7 @@ async def roll_out(
     """
     with action.on(name, "roll out") as record:
         rollout = body.rollout()
-        record |= {"alias": alias, "rollout": rollout.to_json()}
+        record |= {"alias": alias, "rollout": body.model_dump()}
         await service.in_thread(service.store.roll_out, name, alias, rollout)
     return await _aliases(service, name)
 
@@ -278,7 +279,7 @@ async def unload(name: Name, service: ServiceDep, action: ActionDep) -> Response
     """
     with action.on(name, "unload", "admin"):
         unloaded = service.cache.unload(check_name(name))
-        service.group.unload(name)
+        await service.group.unload(name)
     return JSONResponse({"name": name, "unloaded": unloaded})
 
 

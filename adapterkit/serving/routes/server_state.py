@@ -28,7 +28,7 @@ async def activity(service: ServiceDep, caller: CallerDep) -> Response:
     tokens; adapters in memory and their bytes. Replicas of one service are summed; the latency is
     that of the slowest.
     """
-    reports = await service.group.reports()
+    reports = await service.group.reports(with_metrics=False)
     if reports:
         return JSONResponse(merged_activity(one.activity for one in reports.values()))
     return JSONResponse(activity_of(service))
