@@ -158,7 +158,7 @@ def predict(
                 f"--adapter-column: {requests} has no column '{column}'; "
                 f"{did_you_mean(column, survey.columns)}"
             )
-        references = references or list(survey.adapters)
+        references = references or sorted(survey.adapters)
         # A fault of the file need not wait for the backbone.
         from ..adapter.references import backbone_name
         from ..adapter.store import Store
@@ -217,8 +217,9 @@ def _run_job(job: Job, source: str, workers: int | None) -> None:
 
     records = run_job(job, source, RayEngine(RayCluster(workers)))
     n_rows, n_faults = (sum(getattr(one, key) for one in records.values()) for key in TOTALS)
-    typer.echo(f"{n_rows - n_faults} answers in {len(records)} parts in {job.output}", err=True)
     unread = [one.error for one in records.values() if one.error is not None]
+    n_parts = len(records) - len(unread)
+    typer.echo(f"{n_rows - n_faults} answers in {n_parts} parts in {job.output}", err=True)
     if unread:
         typer.echo(f"Error: {len(unread)} parts were not read; the first: {unread[0]}", err=True)
         raise typer.Exit(1)

@@ -64,9 +64,14 @@ class AnswerFiles:
 
     def _decisions(self, path: Path, start: datetime | None) -> Iterator[Decision]:
         for where, row in read_records(path):
-            answer = {key: _value(key, value) for key, value in self._own_columns(row).items()}
+            renamed = self._renamed_columns(row)
+            answer = {key: _value(key, value) for key, value in {**row, **renamed}.items()}
             of_other = str(answer.get("adapter") or "").partition("@")[0] not in self._names
-            if of_other or answer.get("error") or (start and _time(row, where) < start):
+            # A column `error` of the input itself says nothing of the answer.
+            has_none = renamed.get("error") or (
+                answer.get("error") and not answer.get("prediction")
+            )
+            if of_other or has_none or (start and _time(row, where) < start):
                 continue
             try:
                 decision = self._task.decision(answer)
@@ -79,11 +84,10 @@ class AnswerFiles:
             if decision is not None:
                 yield decision
 
-    def _own_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a row by their names in an answer, whatever `predict` has called them."""
+    def _renamed_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that `predict` has renamed, by their names in an answer."""
         before = self._prefix or CLASH
-        own = {key.removeprefix(before): row[key] for key in row if key.startswith(before)}
-        return {**row, **own}
+        return {key.removeprefix(before): row[key] for key in row if key.startswith(before)}
 
 
 def _value(key: str, value: Any) -> Any:

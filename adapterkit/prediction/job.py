@@ -33,7 +33,7 @@ def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
 
     Args:
         job: The job. Its adapters are pinned to the versions that their names mean now.
-        source: Files, as `find_shards` takes them.
+        source: Files, as `find_shards` takes them. Those of the output are none of them.
         engine: Runs the workers.
 
     Returns:
@@ -41,10 +41,11 @@ def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
 
     Raises:
         DataError: The input cannot be read, or the output folder belongs to another job; or an
-            adapter that rows name was published again while the job ran.
+            adapter that rows name was published again while the job ran, or a column of the answers
+            would have two names.
         AdapterkitError: An adapter or the backbone cannot be loaded.
     """
-    shards = find_shards(source)
+    shards = find_shards(source, output=job.output)
     store = Store(job.store)
     job = replace(job, references=[pinned(reference, store) for reference in job.references])
     first = job.references or job.named_in(shards[0])[:1]
@@ -54,9 +55,13 @@ def run_job(job: Job, source: str, engine: Engine) -> dict[int, PartRecord]:
     if records:
         log.info(f"{job.output}: {len(records)} of {len(shards)} parts are done already")
     left = [shard for shard in shards if shard.number not in records]
+    names: dict[str, str] = {}
+    for record in records.values():
+        _check_columns(names, record)
     with progress_bar(True, total=len(shards), initial=len(records), unit="part") as bar:
         for record in engine(job, left) if left else ():
             records[record.shard] = record
+            _check_columns(names, record)
             bar.update()
     lost = [shard.name for shard in shards if shard.number not in records]
     if lost:
@@ -82,19 +87,47 @@ def job_facts(job: Job, shards: Sequence[Shard]) -> dict[str, Any]:
     return {**facts, "input": [[shard.url, shard.begin, shard.end] for shard in shards]}
 
 
+def _check_columns(names: dict[str, str], record: PartRecord) -> None:
+    """Refuses a column of the answers that has another name in another part, as it has if only some
+    rows of the input have a column that is called like it.
+
+    Args:
+        names: Name of each column in the parts so far, by its own name. The record adds to it.
+        record: The record of the part.
+
+    Raises:
+        DataError: A column has two names.
+    """
+    for key, name in record.columns.items():
+        other = names.setdefault(key, name)
+        if other != name:
+            raise DataError(
+                f"only some rows of the input have a column '{key}', so the answers would be in "
+                f"'{other}' and in '{name}'; give a --prefix, and choose another output"
+            )
+
+
 def _check_versions(records: Iterable[PartRecord]) -> None:
     """Refuses answers of two versions of an adapter.
 
     Raises:
-        DataError: An adapter was published again while the job ran.
+        DataError: An adapter was published again while the job ran, or rows name two versions.
     """
-    found: defaultdict[str, set[str]] = defaultdict(set)
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for record in records:
         for reference, version in record.versions.items():
-            found[reference].add(version)
-    for reference, versions in found.items():
-        if len(versions) > 1:
+            found[version.partition("@")[0]][version] = reference
+    for references in found.values():
+        if len(references) == 1:
+            continue
+        versions = " and ".join(sorted(references))
+        first, *others = sorted(set(references.values()))
+        if not others:
             raise DataError(
-                f"'{reference}' was published again while the job ran, so its rows have answers "
-                f"of {' and '.join(sorted(versions))}; name one version, and choose another output"
+                f"'{first}' was published again while the job ran, so its rows have answers of "
+                f"{versions}; name one version, and choose another output"
             )
+        raise DataError(
+            f"rows have answers of {versions}, and a job has one version of an adapter; answer "
+            "them in two jobs"
+        )

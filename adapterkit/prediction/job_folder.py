@@ -17,16 +17,21 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..atomic import write_file
 from ..errors import DataError
-from .file_systems import file_system
+from .file_systems import file_errors, file_system
 
 MANIFEST = "_manifest.json"
 RECORDS = "_records"
+
+CHUNK = 2**20
+"""Bytes of a part that are in memory at the same time."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class PartRecord:
         first_fault: What is wrong with the first of them.
         error: Why no row of the shard could be read; there is no part then.
         versions: Version of every adapter of the store that answered, by reference.
+        columns: Name in the part of each column that was added, by its own name.
         seconds: Time that it took.
         state: What the file of the shard was (`Shard`); None if it is not known.
     """
@@ -49,6 +55,7 @@ class PartRecord:
     first_fault: str | None = None
     error: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     state: str | None = None
 
@@ -96,8 +103,10 @@ class JobFolder:
 
     def records(self) -> dict[int, PartRecord]:
         """The records of all parts, by shard."""
-        paths = self._files.glob(posixpath.join(self._root, RECORDS, "*.json"))
-        found = (PartRecord(**json.loads(self._files.cat_file(path))) for path in paths)
+        with file_errors(f"{self.url}/{RECORDS}: cannot be read"):
+            paths = self._files.find(posixpath.join(self._root, RECORDS))
+            contents = [self._files.cat_file(path) for path in paths if path.endswith(".json")]
+            found = [PartRecord(**json.loads(content)) for content in contents]
         return {one.shard: one for one in found}
 
     def write_part(self, shard: int, file: Path) -> None:
@@ -107,13 +116,12 @@ class JobFolder:
             DataError: It cannot be written.
         """
         name = f"part-{shard:05}{file.suffix}"
-        try:
+        with self._writing(name):
             if self._is_local:
-                write_file(Path(self._root, name), file.read_bytes())
+                with file.open("rb") as content:
+                    write_file(Path(self._root, name), iter(partial(content.read, CHUNK), b""))
             else:
                 self._files.put_file(str(file), posixpath.join(self._root, name))
-        except OSError as error:
-            raise self._unwritten(name, error) from None
 
     def write_record(self, record: PartRecord) -> None:
         """Writes the record of a part, which must be there.
@@ -139,30 +147,27 @@ class JobFolder:
         self._write(MANIFEST, {"job": facts, "totals": totals})
 
     def _check_empty(self) -> None:
-        if self._files.exists(self._root) and self._files.find(self._root):
+        with file_errors(f"--output {self.url}: cannot be read"):
+            has_files = self._files.exists(self._root) and bool(self._files.find(self._root))
+        if has_files:
             raise DataError(
                 f"--output {self.url}: has files that no job wrote; choose an empty or a new folder"
             )
 
     def _read(self, name: str) -> Any:
-        try:
+        with file_errors(f"{self.url}/{name}: cannot be read"), suppress(FileNotFoundError):
             return json.loads(self._files.cat_file(posixpath.join(self._root, name)))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.url}/{name}: cannot be read ({error})") from None
+        return None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         data = json.dumps(content, ensure_ascii=False, indent=1).encode()
         path = posixpath.join(self._root, name)
-        try:
+        with self._writing(name):
             if self._is_local:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 write_file(Path(path), data)
             else:
                 self._files.pipe_file(path, data)
-        except OSError as error:
-            raise self._unwritten(name, error) from None
 
-    def _unwritten(self, name: str, error: OSError) -> DataError:
-        return DataError(f"{self.url}/{name}: cannot be written ({error.strerror or error})")
+    def _writing(self, name: str) -> AbstractContextManager[None]:
+        return file_errors(f"{self.url}/{name}: cannot be written")

@@ -127,10 +127,12 @@ class OutputColumns:
         taken: Columns of the input, which are kept as they are.
         prefix: Before the name of every column of ours. If it is empty, only a column that the
             input has already is called otherwise, `predicted_...`.
+        names: Name in the output of each column of ours so far, by its own name.
     """
 
     taken: Collection[str]
     prefix: str = ""
+    names: dict[str, str] = field(default_factory=dict, init=False)
 
     @classmethod
     def beside(cls, columns: Collection[str], adapter_column: str, prefix: str) -> Self:
@@ -161,7 +163,10 @@ class OutputColumns:
             own["explanation"] = prediction.explanation.plain()
         if prediction.error is not None:
             own["error"] = str(prediction.error)
-        named = {self._name(key): value for key, value in own.items()}
+        for key in own:
+            if key not in self.names:
+                self.names[key] = self._name(key)
+        named = {self.names[key]: value for key, value in own.items()}
         return {**self._kept(prediction.row), **named}
 
     def _kept(self, row: RowOrFault) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ class RequestSource:
             DataError: The whole file is not valid.
         """
         if self.file is not None:
-            yield from self.file.rows(warn or _ignore)
+            yield from self.file.rows(warn or ignore)
         for number, word in enumerate(self.words, start=1):
             yield RequestRow(None, parse_text(word), f"text {number}")
 
@@ -58,8 +58,8 @@ class RowSurvey:
     Attributes:
         n_rows: Number of rows, with those that are not valid.
         n_open: Number of valid rows that name no adapter.
-        adapters: Names of the adapters that rows name.
-        columns: Columns of all rows, in the order in which they appear.
+        adapters: Names of the adapters that rows name, in the order in which they appear.
+        columns: Columns of all rows, likewise.
     """
 
     n_rows: int
@@ -68,14 +68,18 @@ class RowSurvey:
     columns: Sequence[str]
 
     @classmethod
-    def of(cls, rows: Iterable[RowOrFault]) -> RowSurvey:
+    def of(cls, rows: Iterable[RowOrFault], *, lenient: bool = False) -> RowSurvey:
         """Reads all rows once.
+
+        Args:
+            rows: The rows.
+            lenient: Whether they may all be invalid.
 
         Raises:
             AdapterkitError: There are no rows, or none of them is valid.
         """
         n_rows, n_open, first_fault, has_valid = 0, 0, None, False
-        adapters: set[str] = set()
+        adapters: dict[str, None] = {}
         columns: dict[str, None] = {}
         for row in rows:
             n_rows += 1
@@ -85,12 +89,13 @@ class RowSurvey:
             else:
                 has_valid = True
                 n_open += row.adapter is None
-                adapters |= {row.adapter} if row.adapter is not None else set()
-        if first_fault is not None and not has_valid:
+                if row.adapter is not None:
+                    adapters[row.adapter] = None
+        if first_fault is not None and not has_valid and not lenient:
             raise first_fault
         if not n_rows:
             raise AdapterkitError("there is nothing to answer: give a TEXT or --input FILE")
-        return cls(n_rows, n_open, sorted(adapters), list(columns))
+        return cls(n_rows, n_open, list(adapters), list(columns))
 
     def n_answers(self, n_adapters: int) -> int:
         """Number of rows of the output, if so many adapters answer a row that names none."""
@@ -197,5 +202,5 @@ def _check_format(ending: str | None) -> str:
     return ending
 
 
-def _ignore(warning: str) -> None:
+def ignore(warning: str) -> None:
     """Drops a warning that was given before."""

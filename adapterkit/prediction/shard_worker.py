@@ -15,14 +15,14 @@ from ..adapter.store import Store
 from ..backbone.load_options import LoadOptions
 from ..backbone.model import Backbone
 from ..data.requests import FaultyRow, RequestFile
-from ..errors import AdapterkitError, DataError
+from ..errors import AdapterkitError, DataError, UnavailableError
 from ..inference.predictor import Predictor
 from ..inference.progress_bar import progress_bar
 from ..names import BASE
 from .answers import write_answers
 from .job_folder import JobFolder, PartRecord
 from .prediction_rows import OutputColumns, PredictionStream
-from .request_rows import RowOrFault, assign_adapters
+from .request_rows import RowOrFault, RowSurvey, assign_adapters, ignore
 from .shards import Shard
 
 log = logging.getLogger("adapterkit")
@@ -65,7 +65,7 @@ class Job:
         return RequestFile(path, self.columns, self.adapter_column, name)
 
     def named_in(self, shard: Shard) -> list[str]:
-        """The adapters that the first rows of a shard name.
+        """The adapters that the first rows of a shard name, without the plain backbone.
 
         Raises:
             DataError: It cannot be read.
@@ -77,6 +77,9 @@ class Job:
 
 class ShardWorker:
     """Answers shards and writes their parts.
+
+    The rows of a shard are read twice, so that they need not fit into memory: a table is one shard,
+    whatever its size.
 
     Args:
         job: The job.
@@ -92,6 +95,7 @@ class ShardWorker:
         backbone = backbone_name(job.references, self._store, job.backbone)
         self._predictor = Predictor(Backbone.load_with(backbone, job.options))
         self._names: dict[str, str] = {BASE: BASE}
+        self._loaded: dict[str, tuple[str, Path]] = {}  # reference and folder by name
         self._versions: dict[str, str] = {}
         self._faults: dict[str, AdapterkitError] = {}
         for reference in job.references:
@@ -110,22 +114,22 @@ class ShardWorker:
         with TemporaryDirectory() as folder:
             try:
                 requests = self._job.requests(shard.copy(Path(folder)), shard.name)
-                rows = list(requests.rows(log.warning))
+                survey = RowSurvey.of(requests.rows(log.warning), lenient=True)
             except DataError as error:
                 record = PartRecord(shard.number, error=str(error))
             else:
-                record = self._answer(shard, rows, Path(folder) / f"part{self._job.ending}", began)
-        record = replace(record, state=shard.state)
+                part = Path(folder) / f"part{self._job.ending}"
+                record = self._answer(shard, requests, survey, part)
+        record = replace(record, state=shard.state, seconds=time.perf_counter() - began)
         self._folder.write_record(record)
         return record
 
     def _answer(
-        self, shard: Shard, rows: Sequence[RowOrFault], file: Path, began: float
+        self, shard: Shard, requests: RequestFile, survey: RowSurvey, file: Path
     ) -> PartRecord:
-        named = _named_in(rows)
-        for reference in named:
+        for reference in survey.adapters:
             self._load_named(reference)
-        known = [self._checked(row) for row in rows]
+        known = map(self._checked, requests.rows(ignore))
         stream = PredictionStream(
             self._predictor,
             assign_adapters(known, self._names, self._everyone),
@@ -134,18 +138,17 @@ class ShardWorker:
             bar=progress_bar(False),
             lenient=True,
         )
-        taken = {column: None for row in rows for column in row.columns}
-        columns = OutputColumns.beside(list(taken), self._job.adapter_column, self._job.prefix)
+        columns = OutputColumns.beside(survey.columns, self._job.adapter_column, self._job.prefix)
         write_answers(file, map(columns.row, stream))
         self._folder.write_part(shard.number, file)
-        used = self._versions.keys() & {*named, *self._job.references}
+        used = self._versions.keys() & {*survey.adapters, *self._job.references}
         return PartRecord(
             shard.number,
             stream.n_rows,
             stream.n_faults,
             None if stream.first_fault is None else str(stream.first_fault),
             versions={reference: self._versions[reference] for reference in sorted(used)},
-            seconds=time.perf_counter() - began,
+            columns=columns.names,
         )
 
     def _checked(self, row: RowOrFault) -> RowOrFault:
@@ -156,7 +159,11 @@ class ShardWorker:
         return FaultyRow(DataError(f"{row.where}: {error}"), row.columns)
 
     def _load_named(self, reference: str) -> None:
-        """Loads an adapter that rows name, unless that was tried before."""
+        """Loads an adapter that rows name, unless that was tried before.
+
+        Raises:
+            UnavailableError: The store cannot be reached now. The job ends, and can go on later.
+        """
         if reference in self._names or reference in self._faults:
             return
         try:
@@ -164,6 +171,8 @@ class ShardWorker:
                 given = ", ".join(self._job.references)
                 raise DataError(f"the adapter '{reference}' is not among --adapter ({given})")
             self._load(reference)
+        except UnavailableError:
+            raise
         except AdapterkitError as error:
             self._faults[reference] = error
 
@@ -177,13 +186,14 @@ class ShardWorker:
             on_top_of=self._store.root,
             check_signature=self._store.check_signature,
         )
-        for other, name in self._names.items():
-            if name == adapter.name:
-                raise DataError(
-                    f"'{other}' and '{reference}' are both named '{name}'; a job answers by one of "
-                    "them"
-                )
+        other, known = self._loaded.get(adapter.name, (reference, folder))
+        if folder != known:
+            raise DataError(
+                f"'{other}' and '{reference}' are both named '{adapter.name}'; a job answers by "
+                "one of them"
+            )
         self._predictor.add(adapter, any_backbone=self._job.any_backbone)
+        self._loaded[adapter.name] = (reference, folder)
         self._names[reference] = adapter.name
         version = _version_of(folder, self._store)
         if version is not None:
@@ -210,6 +220,6 @@ def _version_of(folder: Path, store: Store) -> str | None:
 
 
 def _named_in(rows: Iterable[RowOrFault]) -> list[str]:
-    """The adapters that rows name, in their order."""
+    """The adapters that rows name, in their order, without the plain backbone."""
     named = (row.adapter for row in rows if not isinstance(row, FaultyRow))
-    return list(dict.fromkeys(name for name in named if name is not None))
+    return list(dict.fromkeys(name for name in named if name is not None and name != BASE))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.readers import FORMATS
 from ..errors import DataError
-from .file_systems import file_system
+from .file_systems import file_errors, file_system
 
 SHARD_BYTES = 2**19
 """About how many bytes of a file a shard has: some thousand rows, which are answered again if a
@@ -66,7 +66,7 @@ class Shard:
         """
         suffix = _suffix(self.url)
         target = folder / f"shard{suffix}"
-        try:
+        with file_errors(f"{self.name}: cannot be read"):
             if self.begin is None:
                 return self._whole_file(target)
             with _opened(self.url) as file:
@@ -75,8 +75,6 @@ class Shard:
                 else:
                     file.seek(self.begin)
                     target.write_bytes(file.read((self.end or 0) - self.begin))
-        except OSError as error:
-            raise DataError(f"{self.name}: cannot be read ({error.strerror or error})") from None
         return target
 
     def _whole_file(self, target: Path) -> Path:
@@ -87,7 +85,7 @@ class Shard:
         return target
 
 
-def find_shards(source: str, shard_bytes: int | None = None) -> list[Shard]:
+def find_shards(source: str, shard_bytes: int | None = None, output: str = "") -> list[Shard]:
     """Divides the files of a job.
 
     Files of lines are divided at line ends and Parquet files at row groups. A file of any other
@@ -97,27 +95,24 @@ def find_shards(source: str, shard_bytes: int | None = None) -> list[Shard]:
         source: A file, a folder, a pattern such as `part-*.parquet`, or an fsspec URL of these.
         shard_bytes: About how many bytes a shard has; by the size of all files if omitted, so that
             the same input always has the same shards.
+        output: A folder whose files are none of the input.
 
     Returns:
         The shards, in the order of the names of their files.
 
     Raises:
-        DataError: There is no such file, or a file has another format or cannot be read.
+        DataError: There is no such file, or no row in the files, or one of them has another format
+            or cannot be read.
     """
     files, path = file_system(source, source)
-    try:
-        paths = _paths(files, path, source)
+    with file_errors(f"--input {source}: cannot be read"):
+        paths = _paths(files, path, source, output)
         if shard_bytes is None:
             shard_bytes = max(SHARD_BYTES, sum(map(files.size, paths)) // MOST_SHARDS)
-        states = {files.unstrip_protocol(one): _state(files.info(one)) for one in paths}
-        ranges = [
-            (url, *part, state)
-            for url, state in states.items()
-            for part in _ranges(url, shard_bytes)
-        ]
-    except OSError as error:
-        raise DataError(f"--input {source}: cannot be read ({error.strerror or error})") from None
-    return [Shard(number, *part) for number, part in enumerate(ranges)]
+        parts = [part for one in paths for part in _parts(files, one, shard_bytes)]
+    if not parts:
+        raise DataError(f"--input {source}: there are no rows")
+    return [Shard(number, *part) for number, part in enumerate(parts)]
 
 
 def _state(info: Mapping[str, Any]) -> str:
@@ -126,15 +121,12 @@ def _state(info: Mapping[str, Any]) -> str:
     return " ".join(str(info[key]) for key in keys if key in info)
 
 
-def _paths(files: Any, path: str, source: str) -> list[str]:
-    if files.isdir(path):
-        found = [one for one in files.find(path) if _suffix(one) in FORMATS]
-    elif files.exists(path):
-        found = [path]
-    else:
-        found = files.glob(path)
-    hidden = [one for one in found if PurePosixPath(one).name.startswith((".", "_"))]
-    found = sorted(set(found) - set(hidden))
+def _paths(files: Any, path: str, source: str, output: str) -> list[str]:
+    found = sorted(_matching(files, path))
+    if output:
+        others, folder = file_system(output, f"--output {output}")
+        if others.protocol == files.protocol:
+            found = [one for one in found if not PurePosixPath(one).is_relative_to(folder)]
     if not found:
         raise DataError(f"--input {source}: there is no such file")
     for one in found:
@@ -142,6 +134,32 @@ def _paths(files: Any, path: str, source: str) -> list[str]:
             *some, last = FORMATS
             raise DataError(f"{one}: expected a file ending in {', '.join(some)} or {last}")
     return found
+
+
+def _matching(files: Any, path: str) -> Iterator[str]:
+    """The files that a path means; those of a folder without what is hidden in it."""
+    if files.isdir(path):
+        for one in files.find(path):
+            is_hidden = any(map(_is_hidden, one.removeprefix(path).split("/")))
+            if _suffix(one) in FORMATS and not is_hidden:
+                yield one
+    else:
+        for one in [path] if files.exists(path) else files.glob(path):
+            if not _is_hidden(PurePosixPath(one).name):
+                yield one
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _parts(
+    files: Any, path: str, shard_bytes: int
+) -> Iterator[tuple[str, int | None, int | None, str]]:
+    """The shards of a file, without their numbers."""
+    url, state = files.unstrip_protocol(path), _state(files.info(path))
+    for begin, end in _ranges(url, shard_bytes):
+        yield url, begin, end, state
 
 
 def _ranges(url: str, shard_bytes: int) -> Iterator[tuple[int | None, int | None]]:
@@ -165,7 +183,7 @@ def _line_ranges(file: Any, shard_bytes: int) -> Iterator[tuple[int, int]]:
         file.readline()
         end = file.tell()
         file.seek(begin)
-        if file.read(end - begin).strip():
+        if file.read(end - begin).decode(errors="replace").strip():
             yield begin, end
         begin = end
 

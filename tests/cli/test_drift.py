@@ -60,7 +60,9 @@ def shelf(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_output_of_predict_is_compared_with_the_training(
     shelf: Store, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    lines = "".join(json.dumps({"text": row["text"], "label": "x"}) + "\n" for row in ROWS)
+    lines = "".join(
+        json.dumps({"text": row["text"], "label": "x", "error": "late"}) + "\n" for row in ROWS
+    )
     Path("texts.jsonl").write_text(lines)
     store = ("--store", shelf.root)
     for target in ("answers.csv", "answers.jsonl"):
@@ -82,7 +84,8 @@ def test_output_of_predict_is_compared_with_the_training(
     assert against_file.json["drift"]["labels"]["psi"] == pytest.approx(0, abs=1e-9)
     assert_one_line(run_command(*arguments, "--since", "1h"), "column `time` in ISO 8601")
     assert_one_line(run_command(*arguments, "--since", "soon"), "--since soon: expected a time")
-    assert_one_line(run_command(*arguments, "--reference", "texts.jsonl"), "texts.jsonl:1")
+    Path("plain.jsonl").write_text('{"text": "sun", "label": "x"}')
+    assert_one_line(run_command(*arguments, "--reference", "plain.jsonl"), "plain.jsonl:1")
 
 
 def test_a_server_is_asked_for_its_counts(shelf: Store, tiny_folder: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec import AbstractFileSystem
 
+from adapterkit.adapter.references import find_folder
 from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
-from adapterkit.errors import DataError
+from adapterkit.errors import DataError, UnreachableStoreError
+from adapterkit.prediction import shard_worker
 from adapterkit.prediction.job import in_this_process, run_job
 from adapterkit.prediction.job_folder import PartRecord
 from adapterkit.prediction.shard_worker import Job, ShardWorker
@@ -51,7 +56,7 @@ def rows(n: int) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: str, content: Sequence[dict[str, Any]]) -> None:
-    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in content)
     Path(path).write_text("".join(lines), encoding="utf-8")
 
@@ -63,7 +68,8 @@ def answers(folder: str = "answers") -> list[dict[str, Any]]:
 
 def small_shards(monkeypatch: pytest.MonkeyPatch, n_bytes: int = 400) -> None:
     monkeypatch.setattr(
-        "adapterkit.prediction.job.find_shards", lambda source: find_shards(source, n_bytes)
+        "adapterkit.prediction.job.find_shards",
+        lambda source, output: find_shards(source, n_bytes, output),
     )
 
 
@@ -71,7 +77,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch, n_bytes: int = 400) -> None:
 @pytest.mark.parametrize("last", ["", "\n", "\n\n  \n"])
 @pytest.mark.parametrize("n_bytes", [1, 2, 7, 30, 1000])
 def test_every_line_is_in_one_shard(n_bytes: int, line_end: str, last: str) -> None:
-    lines = ["雨", "", "a", "sun and rain", "卡" * 9, "b"]
+    lines = ["雨", "", "a", "sun and rain", "\u3000", "卡" * 9, "b"]
     Path("texts.txt").write_bytes((line_end.join(lines) + last).encode())
     found = []
     for shard in find_shards("texts.txt", n_bytes):
@@ -103,6 +109,47 @@ def test_files_are_found_by_folder_and_pattern() -> None:
         find_shards("in/notes.md")
     with pytest.raises(DataError, match=r"^nowhere://x: "):
         find_shards("nowhere://x")
+
+
+def test_hidden_folders_and_the_output_are_not_read() -> None:
+    for name in ("a.jsonl", "_temporary/b.jsonl", "deep/.git/c.jsonl", "out/_records/0.json"):
+        write_jsonl(f"in/{name}", [{"text": "sun"}])
+    write_jsonl("in/out/part-00000.jsonl", [{"text": "sun"}])
+    write_jsonl("in/outside/d.jsonl", [{"text": "sun"}])
+    found = find_shards("in", output="in/out")
+    assert [Path(one.url).name for one in found] == ["a.jsonl", "d.jsonl"]
+    found = find_shards("in/**/*.jsonl", output="in/out")
+    assert "part-00000.jsonl" not in {Path(one.url).name for one in found}
+
+
+def test_files_without_a_row_are_refused() -> None:
+    for name in ("a.jsonl", "b.txt"):
+        Path(name).write_text("\n \n")
+        with pytest.raises(DataError, match=f"^--input {name}: there are no rows$"):
+            find_shards(name)
+
+
+class NoCredentials(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A file system that refuses everything with an exception of its own, as that of S3 does."""
+
+    protocol = "broken"
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        raise RuntimeError("Unable to locate\ncredentials")
+
+    ls = cat_file = pipe_file = info
+
+
+def test_a_file_system_that_refuses_is_one_line(job: Job) -> None:
+    fsspec.register_implementation("broken", NoCredentials, clobber=True)
+    reason = r"\(Unable to locate credentials\)$"
+    with pytest.raises(DataError, match=rf"^--input broken://in: cannot be read {reason}"):
+        find_shards("broken://in")
+    write_jsonl("in.jsonl", rows(1))
+    with pytest.raises(DataError, match=rf"^broken://out/_manifest.json: cannot be read {reason}"):
+        run_job(replace(job, output="broken://out"), "in.jsonl", in_this_process)
+    with pytest.raises(DataError, match=rf"^broken://in.csv: cannot be read {reason}"):
+        Shard(0, "broken://in.csv").copy(Path())
 
 
 def test_a_job_gives_the_answers_of_one_process(
@@ -211,6 +258,40 @@ def test_a_file_that_has_changed_is_answered_again(job: Job) -> None:
     assert [row["id"] for row in answers()] == ["1", "2", "3"]
 
 
+def test_a_job_may_write_below_its_input(job: Job) -> None:
+    write_jsonl("in/a.jsonl", rows(2))
+    below = replace(job, output="in/answers[1]")
+    first = run_job(below, "in", in_this_process)
+
+    def nothing(_: Job, __: Sequence[Shard]) -> Iterator[PartRecord]:
+        pytest.fail("all is done")
+
+    assert run_job(below, "in", nothing) == first
+
+
+def test_a_column_of_some_rows_alone_is_no_answer_of_others(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = rows(2)
+    content[1]["label"] = "good"
+    write_jsonl("in.jsonl", content)
+    small_shards(monkeypatch, 1)
+    with pytest.raises(
+        DataError, match=r"a column 'label', so .* in 'label' and in 'predicted_label'"
+    ):
+        run_job(job, "in.jsonl", in_this_process)
+    with pytest.raises(DataError, match="a column 'label'"):  # also when it goes on
+        run_job(job, "in.jsonl", in_this_process)
+    run_job(replace(job, output="other", prefix="model_"), "in.jsonl", in_this_process)
+    assert [row.get("label") for row in answers("other")] == [None, "good"]
+
+
+def test_the_backbone_is_that_of_the_first_adapter_also_after_a_plain_row(job: Job) -> None:
+    write_jsonl("in.jsonl", [{"text": "sun", "adapter": "base"}, *rows(1)])
+    run_job(replace(job, backbone=None), "in.jsonl", in_this_process)
+    assert "prediction" in answers()[1]
+
+
 def test_two_versions_in_one_job_are_refused(
     job: Job,
     store: Store,
@@ -229,6 +310,26 @@ def test_two_versions_in_one_job_are_refused(
 
     with pytest.raises(DataError, match=r"^'globex' was published again .* globex@1 and globex@2;"):
         run_job(job, "in.jsonl", slow)
+
+
+@pytest.mark.parametrize("n_bytes", [1, 10_000])
+@pytest.mark.parametrize("names", [("globex@1", "globex"), ("globex", "globex@1")])
+def test_two_versions_that_rows_name_are_never_mixed_up(
+    n_bytes: int,
+    names: tuple[str, str],
+    job: Job,
+    store: Store,
+    tiny: Backbone,
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.publish(make_adapter(tiny, "lora", name="globex", seed=5), tiny.geometry)
+    write_jsonl("in.jsonl", [{"text": "rain and sun", "adapter": name} for name in names])
+    small_shards(monkeypatch, n_bytes)
+    records = run_job(job, "in.jsonl", in_this_process)
+    faults = [row["error"] for row in answers() if "error" in row]
+    assert len(faults) == sum(one.n_faults for one in records.values()) == 1
+    assert "are both named 'globex'; a job answers by one of them" in faults[0]
 
 
 def test_two_versions_of_a_name_are_not_mixed_up(
@@ -250,6 +351,42 @@ def test_a_folder_of_the_store_is_pinned_as_its_version(job: Job, tiny_folder: P
     write_jsonl("in.jsonl", [{"text": "sun"}])
     folder = Job("answers", "store", ["./store/globex/1"], backbone=str(tiny_folder))
     assert run_job(folder, "in.jsonl", in_this_process)[0].versions == {"globex@1": "globex@1"}
+
+
+def test_versions_that_two_workers_answered_are_refused(
+    job: Job,
+    store: Store,
+    tiny: Backbone,
+    make_adapter: MakeAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.publish(make_adapter(tiny, "lora", name="globex", seed=5), tiny.geometry)
+    content = [{"text": "rain and sun", "adapter": f"globex@{number}"} for number in (1, 2)]
+    write_jsonl("in.jsonl", content)
+    small_shards(monkeypatch, 1)
+
+    def two_workers(job: Job, shards: Sequence[Shard]) -> Iterator[PartRecord]:
+        return (ShardWorker(job)(shard) for shard in shards)
+
+    with pytest.raises(DataError, match=r"^rows have answers of globex@1 and globex@2, and a job"):
+        run_job(job, "in.jsonl", two_workers)
+
+
+def test_an_outage_of_the_store_is_no_answer(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl("in.jsonl", rows(2))
+    is_away = True
+
+    def find(reference: str, store: Store) -> Path:
+        if is_away:
+            raise UnreachableStoreError("s3://shelf: cannot be reached")
+        return find_folder(reference, store)
+
+    monkeypatch.setattr(shard_worker, "find_folder", find)
+    with pytest.raises(UnreachableStoreError):
+        run_job(job, "in.jsonl", in_this_process)
+    is_away = False
+    run_job(job, "in.jsonl", in_this_process)
+    assert ["error" in row for row in answers()] == [False, False]
 
 
 def test_options_of_a_single_process_are_refused(store: Store) -> None:
