@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import httpx2
 from share_history import ShareHistory
@@ -33,6 +33,12 @@ TOPIC, SENTIMENT = ADAPTERS = ("monitor/topic", "monitor/sentiment")
 NEGATIVE = "negative"
 BATCH = 64
 """Most messages that are answered in one call."""
+
+LONGEST = 10_000
+"""Characters after which a text is cut: the adapters read the beginning of a text alone."""
+
+AHEAD = timedelta(minutes=5)
+"""How far ahead of now the time of a message may be: a later one would end all earlier windows."""
 
 NEVER = "0001-01-01T00:00:00Z"
 """The end of an alert that has not ended, as Alertmanager writes it."""
@@ -57,15 +63,19 @@ def parse(line: str | bytes) -> Message | None:
         time = datetime.now(UTC) if given is None else datetime.fromisoformat(given)
         if not isinstance(text, str) or not text.strip():
             raise ValueError("text: expected some words")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        text.encode()  # half of a surrogate pair is no text
+        time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+        if time > datetime.now(UTC) + AHEAD:
+            raise ValueError("time: is in the future")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         print(f"skipped: {error!r} in {line!r:.100}", file=sys.stderr)
         return None
-    return Message(text, time if time.tzinfo is not None else time.replace(tzinfo=UTC))
+    return Message(text[:LONGEST], time)
 
 
-def read_lines(lines: TextIO) -> Iterator[list[Message]]:
+def read_lines(lines: Iterable[bytes]) -> Iterator[list[Message]]:
     """Messages of a stream of lines: as many at a time as have arrived, at most `BATCH`."""
-    waiting: queue.Queue[str | None] = queue.Queue(4 * BATCH)
+    waiting: queue.Queue[bytes | None] = queue.Queue(4 * BATCH)
 
     def fill() -> None:
         for line in lines:
@@ -74,7 +84,7 @@ def read_lines(lines: TextIO) -> Iterator[list[Message]]:
         waiting.put(None)
 
     threading.Thread(target=fill, daemon=True).start()
-    line: str | None = ""
+    line: bytes | None = b""
     while line is not None:
         batch = [line := waiting.get()]
         while line is not None and len(batch) < BATCH and not waiting.empty():
@@ -197,7 +207,10 @@ class Monitor:
         counts: dict[str, dict[str, int]] = {}
         for (topic, sentiment), n in sorted(self._counts.items()):
             counts.setdefault(topic, {})[sentiment] = n
-        alerts = [alert for topic in counts for alert in self._judge(topic, counts[topic], began)]
+        judged = sorted(counts.keys() | self._alerts.keys())  # an alert ends without messages, too
+        alerts = [
+            one for topic in judged for one in self._judge(topic, counts.get(topic, {}), began)
+        ]
         self._counts.clear()
         return {"time": began.isoformat(), "counts": counts, "late": self.late, "alerts": alerts}
 
@@ -259,7 +272,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("adapters"))
     parser.add_argument("--url", help="ask this server, and load no model here")
     options = parser.parse_args()
-    batches = read_kafka(options.kafka) if options.kafka else read_lines(sys.stdin)
+    batches = read_kafka(options.kafka) if options.kafka else read_lines(sys.stdin.buffer)
     predictor: Any = None if options.url else Predictor.open(ADAPTERS, options.store)
     ask: Ask = Client(options.url).ask if options.url else predictor
     monitor = Monitor(options.window, options.limit, options.half_life)

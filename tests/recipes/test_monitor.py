@@ -51,12 +51,13 @@ Script = Callable[..., Output]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Script:
-    """Runs a script in this process, with a text as its standard input."""
+    """Runs a script in this process, with a text or bytes as its standard input."""
     monkeypatch.syspath_prepend(str(FOLDER))
 
-    def run(name: str, *arguments: str | Path, stdin: str = "") -> Output:
+    def run(name: str, *arguments: str | Path, stdin: str | bytes = "") -> Output:
+        content = stdin.encode() if isinstance(stdin, str) else stdin
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         runpy.run_path(str(FOLDER / name), run_name="__main__")
         return Output(*capsys.readouterr())
 
@@ -133,6 +134,19 @@ def test_the_tail_of_a_history_is_the_sum_of_beta_binomial_probabilities(
     ).tail(40, 80)
 
 
+def test_an_alert_ends_also_if_its_topic_has_no_more_messages(
+    names: Callable[[str], SimpleNamespace],
+) -> None:
+    monitor, begin = names("monitor.py").Monitor(HOUR), datetime(2025, 3, 3, tzinfo=UTC)
+    moods = [*[("app", "neutral")] * 60, *[("app", "negative")] * 60, ("billing", "neutral")]
+    records: list[dict[str, Any]] = []
+    for hour, (topic, mood) in zip((*[0] * 60, *[1] * 60, 2), moods, strict=True):
+        records += monitor.add(begin + hour * HOUR, topic, mood)
+    records.append(monitor.close())
+    found = [[payload["status"] for payload in record["alerts"]] for record in records]
+    assert found == [[], ["firing"], ["resolved"]]
+
+
 @pytest.fixture
 def shelf(tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter, tmp_path: Path) -> Store:
     """Adapters with the names and labels of the recipes, and random weights."""
@@ -153,10 +167,21 @@ def test_the_script_counts_answers_and_sends_alerts(shelf: Store, script: Script
         for hour in (1, 2, 2, 4)
         for text in texts
     )
-    lines += 'no json\n{"text": " "}\n{"text": "late", "time": "2025-03-03T01:00:00"}\n'
+    lines += '{"text": "late", "time": "2025-03-03T01:00:00"}\n'
+    ahead = (datetime.now(UTC) + HOUR).isoformat()
+    no_messages = [
+        b"no json",
+        b'{"text": " "}',
+        b'{"text": "\xff"}',
+        b'{"text": "\\ud800"}',
+        b"[" * 100_000,
+        json.dumps({"text": "sun", "time": ahead}).encode(),
+        json.dumps({"text": "sun", "time": "9999-12-31T23:59:59-14:00"}).encode(),
+    ]
+    stdin = b"\n".join([*no_messages, lines.encode()])
     with stub(lambda n: Canned(200 if n > 1 else 500, b"")) as receiver:
         options = ("--store", shelf.root, "--limit", 2.0, "--webhook", receiver.url)
-        found = script("monitor.py", *map(str, options), stdin=lines)
+        found = script("monitor.py", *map(str, options), stdin=stdin)
     hours = [datetime.fromisoformat(window["time"]).hour for window in found.windows]
     assert hours == [1, 2, 4]
     sizes = [sum(sum(moods.values()) for moods in one["counts"].values()) for one in found.windows]
@@ -164,7 +189,7 @@ def test_the_script_counts_answers_and_sends_alerts(shelf: Store, script: Script
     assert found.windows[-1]["late"] == 1
     assert len(receiver.seen) == len(found.alerts) == len(found.windows[0]["counts"])
     assert {status for status, _ in found.alerts} == {"firing"}
-    assert found.err.count("skipped:") == 2
+    assert found.err.count("skipped:") == len(no_messages)
     assert found.err.count("alert not sent:") == 1
     payload = found.windows[0]["alerts"][0]
     assert (payload["version"], payload["alerts"][0]["endsAt"]) == ("4", "0001-01-01T00:00:00Z")
