@@ -149,7 +149,7 @@ def _import_ray() -> Any:
         import ray.data
     except ImportError:
         raise AdapterkitError("--engine ray needs Ray: pip install 'adapterkit[ray]'") from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs it raises as well
     ray.data.DataContext.get_current().enable_progress_bars = False  # commands have their own
     return ray
 

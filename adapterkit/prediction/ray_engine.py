@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,15 @@ class _RayWorker:
     """
 
     def __init__(self, job: Job, folder: Path) -> None:
-        enter(folder)
-        self._worker = ShardWorker(job)
+        self._job = job
+        self._folder = folder
+
+    @cached_property
+    def _worker(self) -> ShardWorker:
+        """The worker, not made before the first shard: Ray prints the traceback of an error that an
+        actor raises while it starts."""
+        enter(self._folder)
+        return ShardWorker(self._job)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {"record": json.dumps(asdict(self._worker(Shard(**row))))}

@@ -21,7 +21,7 @@ from adapterkit.prediction.ray_engine import RayEngine
 from adapterkit.prediction.shard_worker import Job
 from adapterkit.text_table import table
 from helpers.adapters import MakeAdapter
-from helpers.command_line import run_command
+from helpers.command_line import assert_one_line, run_command
 from helpers.tolerance import assert_close
 
 METHODS = ("lora", "prefix", "bottleneck", "lora")
@@ -126,7 +126,8 @@ def test_every_row_is_answered_once_although_a_worker_is_killed(
 def test_the_command_answers_and_tells_what_a_worker_cannot_do(
     ray: Any, tiny: Backbone, tiny_folder: Path, make_adapter: MakeAdapter
 ) -> None:
-    Store("store").publish(make_adapter(tiny, name="t/0"), tiny.geometry)
+    store = Store("store")
+    store.publish(make_adapter(tiny, name="t/0"), tiny.geometry)
     write_rows(Path("in"), 8, 1)
     arguments = ("--store", "store", "--backbone", str(tiny_folder), "--engine", "ray")
     result = run_command("predict", *arguments, "--input", "in", "--output", "out")
@@ -134,6 +135,9 @@ def test_the_command_answers_and_tells_what_a_worker_cannot_do(
     assert "1 answers in 1 parts in out" in result.err
     assert "7 of 8 rows have no answer; the first: " in result.err
     assert set(answers("out")) == set(range(8))
+    missing = ("--engine", "ray", "--input", "in", "--output", "none", "--backbone", "missing")
+    result = run_command("predict", "t/0", "--store", str(store.root), *missing)
+    assert_one_line(result, "backbone 'missing'")
     Path("in/0.jsonl").write_text('{"text": "sun"}\n')
     result = run_command("predict", "t/0", *arguments, "--input", "in", "--output", "out")
     assert result.code == 2
