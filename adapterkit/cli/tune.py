@@ -49,7 +49,8 @@ def tune(
         bool, typer.Option("--publish", help="Publish the adapter of the best recipe.")
     ] = False,
     output: Annotated[
-        Path, typer.Option("--output", help="Store that --publish publishes it in.")
+        Path,
+        typer.Option("--output", help="Store of adapters that RECIPE names, and of --publish."),
     ] = Path("adapters"),
     as_json: JsonOption = False,
 ) -> None:
@@ -97,7 +98,15 @@ def tune(
         from ..cluster.ray_cluster import RayCluster
 
         cluster = RayCluster(workers)
-    result = search(plan, backbone, trials=trials, parallel=parallel, study=study, cluster=cluster)
+    result = search(
+        plan,
+        backbone,
+        trials=trials,
+        parallel=parallel,
+        study=study,
+        store=store,
+        cluster=cluster,
+    )
     write_output(best, _best_recipe(content, result, recipe.name))
     write_output(plot, plot_trials(result.plain()))
     files = {"recipe": str(best), "plot": str(plot), "study": str(study)}

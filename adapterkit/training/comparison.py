@@ -245,8 +245,15 @@ class _Comparison:
 def _trial_of(
     adapter: Adapter, settings: Mapping[str, Any], n_parameters: int, share: float, n_bytes: int
 ) -> Trial:
-    """The trial of a trained adapter; the other arguments are its attributes."""
+    """The trial of a trained adapter; the other arguments are its attributes.
+
+    Raises:
+        RecipeError: The rows of a split leave its main metric undefined.
+    """
     metric = adapter.task.main_metric
+    undefined = [split for split, metrics in adapter.metrics.items() if metric not in metrics]
+    if undefined:
+        raise RecipeError(f"the {undefined[0]} rows leave {metric} undefined; give others")
     scores = {split: metrics[metric] for split, metrics in adapter.metrics.items()}
     return Trial(settings, n_parameters, share, n_bytes, adapter.training["seconds"], scores)
 

@@ -110,6 +110,7 @@ def train_many(
     *,
     rows: Mapping[str, Rows] | None = None,
     store: Store | None = None,
+    parents: Store | None = None,
     augment: Mapping[str, Augment] | None = None,
     callbacks: Sequence[Callback] = (),
     resume: bool = False,
@@ -126,6 +127,8 @@ def train_many(
         backbone: A loaded backbone; if omitted, the recipes' backbone is loaded.
         rows: Name of a recipe to its rows, as `load_rows` returns them; those of others are read.
         store: As in `train`.
+        parents: The store in which adapters that the recipes name are looked up if `store` is
+            omitted; nothing is written in it.
         augment: Name of a recipe to its augmentation, as in `train`.
         callbacks: As in `train`; one instance follows all runs.
         resume: As in `train`; each recipe has checkpoints of its own.
@@ -155,9 +158,11 @@ def train_many(
     if is_sharded():
         check_sharding(recipes, backbone)
     plans = [
-        Plan.of(recipe, backbone, store, augment.get(recipe.name), rows)
+        Plan.of(recipe, backbone, store or parents, augment.get(recipe.name), rows)
         for recipe, rows in zip(recipes, by_recipe, strict=True)
     ]
+    if store is None:
+        plans = [replace(plan, log_file=None) for plan in plans]
     if store is None and resume:
         raise RecipeError("resume: checkpoints are in a store; give one (store=)")
     place = CheckpointPlace(store.checkpoint_dir, resume) if store is not None else None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..errors import AdapterkitError
 from .plan import Rows, load_rows
@@ -71,6 +72,7 @@ def train_trials(
     rows: Rows,
     judges: Mapping[str, Judge],
     follow: Callable[[int], object],
+    store: Store | None = None,
 ) -> dict[str, TrialOutcome]:
     """Trains trials side by side.
 
@@ -80,6 +82,7 @@ def train_trials(
         rows: Their rows.
         judges: What decides about each, by label.
         follow: Called after every epoch with its number.
+        store: The store of the adapters that the recipes name.
 
     Returns:
         The outcome of each, by label.
@@ -94,6 +97,7 @@ def train_trials(
                 recipes,
                 backbone,
                 rows={recipe.name: rows for recipe in recipes},
+                parents=store,
                 callbacks=[pruning],
                 progress=False,
             )
@@ -125,11 +129,13 @@ class TrialGroup:
         recipes: The recipe of each, whose name is its label.
         medians: As in `MedianJudge`.
         fingerprint: Of the backbone of the search.
+        store: Folder or URL of the store of the adapters that the recipes name.
     """
 
     recipes: Sequence[Recipe]
     medians: Mapping[int, float]
     fingerprint: str
+    store: str | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,8 @@ def train_group(group: TrialGroup) -> GroupOutcome:
             f"the workers load the recipe's backbone '{backbone.name}', and the search was given "
             "another one; name it in the recipe (backbone.model)"
         )
-    outcomes = train_trials(group.recipes, backbone, rows, judges, follow=int)
+    store = None if group.store is None else Store(group.store)
+    outcomes = train_trials(group.recipes, backbone, rows, judges, follow=int, store=store)
     return GroupOutcome(outcomes, {label: judge.scores for label, judge in judges.items()})
 
 

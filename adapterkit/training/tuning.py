@@ -19,11 +19,13 @@ from accelerate.state import PartialState
 from tqdm import tqdm
 
 from ..adapter.adapter import Adapter
+from ..adapter.store import Store
 from ..backbone.model import Backbone
 from ..cluster.ray_cluster import RayCluster
 from ..data.dataset import fingerprint
 from ..errors import RecipeError, TrainingInterruptedError
-from .plan import Rows, load_rows
+from .checkpoint import origin_of
+from .plan import Plan, Rows, load_rows
 from .recipe import Recipe
 from .search_space import Value, with_values
 from .study import (
@@ -116,6 +118,7 @@ def tune(
     trials: int = TRIALS,
     parallel: int = PARALLEL,
     study: str | Path | None = None,
+    store: Store | None = None,
     cluster: RayCluster | None = None,
     progress: bool = True,
 ) -> SearchResult:
@@ -132,6 +135,8 @@ def tune(
         parallel: Trials that train side by side, in shared steps.
         study: SQLite file of the trials; a search that is there goes on. Without it, an interrupted
             search is lost.
+        store: The store in which adapters that the recipe names are looked up, `adapters` if
+            omitted; nothing is written in it.
         cluster: A Ray cluster, each worker of which trains `parallel` trials at a time. A trial is
             then compared with those that had ended when its group began.
         progress: Show a progress bar, and a line a trial.
@@ -152,7 +157,7 @@ def tune(
     if PartialState().num_processes > 1:
         raise RecipeError("tune trains side by side in one process; start it without a launcher")
     with exclusive(options.study):
-        search = _Search(recipe, backbone, rows, options, cluster)
+        search = _Search(recipe, backbone, rows, options, store, cluster)
         started = time.perf_counter()
         search.run()
         seconds = time.perf_counter() - started
@@ -164,7 +169,7 @@ def tune(
     best = max(complete, key=lambda trial: (trial.score or 0.0, -trial.number))
     chosen = changed_recipe(recipe, best.values)
     by_name = {recipe.name: rows}
-    (adapter,) = train_many([chosen], backbone, rows=by_name, progress=progress)
+    (adapter,) = train_many([chosen], backbone, rows=by_name, parents=store, progress=progress)
     return SearchResult(chosen, adapter, best, found, round(seconds, 1))
 
 
@@ -194,6 +199,13 @@ def changed_recipe(recipe: Recipe, values: Mapping[str, Value]) -> Recipe:
     return Recipe.of(with_values(recipe.plain(), values), recipe.folder)
 
 
+def _named(recipe: Recipe) -> list[str | None]:
+    """The adapters and files that a recipe names beside its rows, which may change meanwhile."""
+    training = recipe.training
+    synonyms, parents = recipe.augmentation.synonyms, recipe.method.parent_type
+    return [training.start_from, training.on_top_of, synonyms, parents]
+
+
 class _Search:
     """The trials of one search.
 
@@ -202,6 +214,7 @@ class _Search:
         backbone: Its backbone.
         rows: Its rows.
         options: Number of trials and the file.
+        store: The store of the adapters that the recipe names.
         cluster: Where the trials train; in this process if None.
     """
 
@@ -211,12 +224,14 @@ class _Search:
         backbone: Backbone,
         rows: Rows,
         options: SearchOptions,
+        store: Store | None = None,
         cluster: RayCluster | None = None,
     ) -> None:
         self._recipe = recipe
         self._backbone = backbone
         self._rows = without_test(rows)
         self._options = options
+        self._store = store
         self._cluster = cluster
         self._at_once = options.parallel * (1 if cluster is None else cluster.n_workers)
         origin = {
@@ -225,6 +240,9 @@ class _Search:
             "rows": fingerprint(rows),
             "backbone": backbone.fingerprint,
         }
+        if any(_named(recipe)):
+            facts = origin_of(Plan.of(recipe, backbone, store, rows=self._rows))
+            origin = {**{key: facts[key] for key in facts if facts[key]}, **origin}
         self._study = open_study(recipe, options.study, json.loads(json.dumps(origin)))
 
     def run(self) -> None:
@@ -282,12 +300,14 @@ class _Search:
                 self._rows,
                 trials,
                 lambda epoch: bar.set_postfix(epoch=epoch),
+                self._store,
             )
             self._end_all(trials, outcomes, bar)
             return
         size, medians = self._options.parallel, median_scores(self._study)
+        store = None if self._store is None else self._store.display_name
         groups = [
-            TrialGroup(recipes[start : start + size], medians, self._backbone.fingerprint)
+            TrialGroup(recipes[start : start + size], medians, self._backbone.fingerprint, store)
             for start in range(0, len(recipes), size)
         ]
         for group in self._cluster.map(train_group, groups):

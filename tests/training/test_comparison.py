@@ -20,7 +20,7 @@ from adapterkit.inference.labelled import prepare_rows
 from adapterkit.methods.base import methods
 from adapterkit.tasks.base import tasks
 from adapterkit.tasks.types import Row
-from adapterkit.training.comparison import compare
+from adapterkit.training.comparison import _trial_of, compare
 from adapterkit.training.full_finetuning import LEARNING_RATE, TrainableBackbone, fine_tune
 from adapterkit.training.initial_adapter import fresh_adapter
 from adapterkit.training.recipe import Recipe
@@ -28,6 +28,7 @@ from adapterkit.training.run import Run
 from adapterkit.training.train import train
 from adapterkit.training.trainable import TrainableAdapters
 from adapterkit.training.training_section import Training
+from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_refused, run_command
 
 TOPICS = {"bank": "money fee bank account card", "sky": "rain sun wait slow fast"}
@@ -239,3 +240,12 @@ def test_faulty_commands_are_one_line(recipe: Recipe) -> None:
     assert_refused("compare", "r.yaml", "--plot", "no/c.png", words="there is no folder no")
     assert_refused("compare", "r.yaml", "--methods", "lora,none", words="no method 'none'")
     assert_refused("compare", "r.yaml", "--methods", ",", words="there is no method to compare")
+
+
+def test_a_score_that_is_undefined_ends_a_comparison_with_one_line(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    metrics = {"validation": {"loss": 1.0, "accuracy": 0.5}, "test": {"loss": 1.0}}
+    adapter = replace(make_adapter(tiny), metrics=metrics)
+    with pytest.raises(RecipeError, match=r"^the test rows leave accuracy undefined"):
+        _trial_of(adapter, {}, 1, 0.1, 1)

@@ -20,6 +20,8 @@ import pytest
 from filelock import FileLock
 
 from adapterkit import AdapterkitError, Callback, Recipe, train, train_many, tune
+from adapterkit.adapter.folder import load_adapter
+from adapterkit.adapter.store import Store
 from adapterkit.backbone.model import Backbone
 from adapterkit.errors import TrainingInterruptedError
 from adapterkit.training import trial_group, tuning
@@ -30,6 +32,7 @@ from adapterkit.training.study import FIRST_UNPRUNED, WARM_UP, median_scores
 from adapterkit.training.train import StoppedError
 from adapterkit.training.trial_group import MedianJudge, TrialOutcome
 from adapterkit.training.tuning_table import tuning_table
+from helpers.adapters import MakeAdapter
 from helpers.command_line import assert_refused, run_command, write_recipe
 from helpers.joint_training import assert_equals_solo, write_rows
 
@@ -93,6 +96,24 @@ def test_a_search_goes_on_with_the_same_file_and_refuses_another_one(tiny: Backb
     Path("text.db").write_text("no database")
     with pytest.raises(AdapterkitError, match=r"^text\.db: cannot be used as the file"):
         tune(plan, tiny, trials=1, study="text.db", progress=False)
+
+
+def test_adapters_that_the_recipe_names_are_those_of_the_store(
+    tiny: Backbone, make_adapter: MakeAdapter
+) -> None:
+    store = Store("shelf")
+    ground = make_adapter(tiny, name="a/ground")
+    folder = store.publish(ground, tiny.geometry)
+    plan = recipe({"training.learning_rate": [5e-3, 1e-3]}, epochs=1, on_top_of="a/ground")
+    result = tune(plan, tiny, trials=1, study="s.db", store=store, progress=False)
+    below = result.adapter.on_top_of
+    assert below is not None
+    assert below.digest == load_adapter(folder, tiny).digest
+    assert [path.name for path in Path("shelf/a").iterdir()] == ["ground"]
+    store.publish(make_adapter(tiny, name="a/ground", seed=5), tiny.geometry)
+    words = r"^s\.db: .* another search \(other adapters below\)"
+    with pytest.raises(AdapterkitError, match=words):
+        tune(plan, tiny, trials=2, study="s.db", store=store, progress=False)
 
 
 def test_a_run_below_the_median_is_pruned(tiny: Backbone) -> None:
