@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,12 @@ RAISED = re.compile(r"^(?:\w+\.)*\w*Error: (.+)$", re.MULTILINE)
 
 OURS = re.compile(r"^adapterkit\.errors\.\w+: (.+)$", re.MULTILINE)
 """The same of an error of ours, which says best what is wrong."""
+
+ADDRESS = re.compile(r"(?P<host>[^/:\s]+|\[[0-9A-Fa-f:]+\]):(?P<port>[0-9]{1,5})")
+"""The address of a cluster as host and port. Others, such as `auto`, are found by Ray."""
+
+CONNECT_SECONDS = 10.0
+"""Most seconds until a cluster accepts a connection."""
 
 MOST_RETRIES = 3
 """How often work is done again whose worker was lost."""
@@ -63,6 +70,7 @@ class RayCluster:
         self.may_grow = named not in (None, "", "local")
         self.log_folder = ""
         if not self.ray.is_initialized():
+            _check_listens(named or "")
             try:
                 context = self.ray.init(
                     address,
@@ -124,6 +132,26 @@ class RayCluster:
             while waiting:
                 done, waiting = self.ray.wait(waiting)
                 yield from self.ray.get(done)
+
+
+def _check_listens(address: str) -> None:
+    """Checks that a cluster listens at an address. Ray tries it for many minutes, with a warning of
+    its own every few seconds.
+
+    Raises:
+        AdapterkitError: Nothing listens there.
+    """
+    found = ADDRESS.fullmatch(address)
+    if found is None:
+        return
+    try:
+        place = found["host"].strip("[]"), int(found["port"])
+        socket.create_connection(place, CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise AdapterkitError(
+            f"--engine ray: no cluster answers at {address} ({error}); is RAY_ADDRESS right, and "
+            "does the cluster run (`ray start --head`)?"
+        ) from None
 
 
 def enter(folder: Path) -> None:

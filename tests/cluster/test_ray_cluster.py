@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,20 @@ def test_a_cluster_that_cannot_be_joined_is_an_error_of_the_user(
     fake(monkeypatch, FakeRay(error))
     with pytest.raises(AdapterkitError, match=f"^--engine ray: {error}$"):
         RayCluster()
+
+
+def test_a_cluster_that_does_not_listen_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, FakeRay(AssertionError("Ray would try for minutes")))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(AssertionError):
+            RayCluster(address=address)
+    for closed in (address, "127.0.0.1:99999"):
+        monkeypatch.setenv("RAY_ADDRESS", closed)
+        with pytest.raises(
+            AdapterkitError, match=f"^--engine ray: no cluster answers at {closed} "
+        ):
+            RayCluster()
 
 
 @pytest.mark.parametrize(
