@@ -91,13 +91,14 @@ def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tenso
 
 
 def _tensors(path: Path) -> Tensors:
-    """The tensors of a file. It is read and not mapped: a mapped file that is truncated later would
-    end the process, and every tensor of a mapped file leaves 64 bytes behind for ever."""
+    """The tensors of a file, sorted by name. The file is read and not mapped: a mapped file that is
+    truncated later would end the process, and every tensor of one leaves 64 bytes behind for ever.
+    """
     n_bytes = path.stat().st_size
     if n_bytes > LARGEST_FILE:
         raise ValueError(f"it has {n_bytes} bytes, at most {LARGEST_FILE} are read")
     try:
-        return load(path.read_bytes())
+        return dict(sorted(load(path.read_bytes()).items()))
     except KeyError as error:
         raise ValueError(f"unknown dtype {error}") from None
 
