@@ -56,7 +56,7 @@ def _row(record: Any) -> dict[str, Any] | str:
 def _parse(text: str) -> Any:
     """A JSON value, never a text: that says what is wrong."""
     try:
-        value = json.loads(text, object_pairs_hook=_without_repeats)
+        value = json.loads(text, object_pairs_hook=without_repeats)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if error.lineno > 1 else ""
         return f"not JSON ({error.msg} at {place}character {error.colno})"
@@ -67,7 +67,7 @@ def _parse(text: str) -> Any:
     return "expected a JSON object, got str" if isinstance(value, str) else value
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. The parser would keep the last of two equal keys without a message.
 
     Raises:

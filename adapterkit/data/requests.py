@@ -14,6 +14,7 @@ from ..errors import DataError, RowError
 from ..names import BASE
 from ..tasks.columns import SourceColumn
 from ..tasks.fields import FieldKind
+from .json_rows import without_repeats
 
 if TYPE_CHECKING:
     from ..tasks.types import Text
@@ -186,11 +187,17 @@ def _text_of(
 
 def parse_text(word: str) -> str | dict[str, Any]:
     """What a word of the command line or of a tensor asks: a text, or values by role if it is a
-    JSON object that is nested at most `MOST_DEPTH` deep."""
+    JSON object that is nested at most `MOST_DEPTH` deep.
+
+    Raises:
+        DataError: The object has a key twice.
+    """
     if not may_be_values(word):
         return word
     try:
-        values = json.loads(word)
+        values = json.loads(word, object_pairs_hook=without_repeats)
+    except KeyError as error:
+        raise DataError(f"the key '{error.args[0]}' is there twice in {word:.60}") from None
     except (ValueError, RecursionError):  # the latter: nested deeper than Python can parse
         return word
     return values if isinstance(values, dict) and not _is_deeper(values, MOST_DEPTH) else word

@@ -102,3 +102,8 @@ def test_text_that_is_not_a_json_object_is_a_text(word: str) -> None:
 
 def test_a_json_object_has_values_by_role() -> None:
     assert parse_text(' {"question": "¿Dónde?"}') == {"question": "¿Dónde?"}
+
+
+def test_a_json_object_with_a_key_twice_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the key 'text' is there twice in \{"):
+        parse_text('{"text": "tea", "text": "coffee"}')
