@@ -13,26 +13,22 @@ from ...inference.pipeline import summarize
 from ...names import BASE
 from ...tasks.types import Answer, Text
 from ..adapter_descriptions import plain_inputs
-from ..bodies.adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
+from ..bodies.adapter_choice import NamedAdapter, chosen_adapter
 from ..bodies.responses import PredictResponse
 from ..bodies.schemas import PredictBody
 from ..http.strict_json import StrictJsonRoute
 from ..keys.api_keys import Caller
 from ..middleware.auth import CallerDep, ServiceDep
 from ..service import RowAnswer, Service
+from .adapter_routes import adapter_route
 
 router = APIRouter(tags=["answers"], route_class=StrictJsonRoute)
 """The routes that `FastPath` calls directly."""
 
 
-@router.post(
-    "/adapters/{name:adapter}/predict",
-    openapi_extra=ADAPTER_PARAMETERS,
-    response_model=PredictResponse,
-)
-@router.post(
+@adapter_route(
+    router,
     "/predict",
-    openapi_extra=ADAPTER_PARAMETERS,
     response_model=PredictResponse,
 )
 async def predict(

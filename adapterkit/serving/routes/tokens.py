@@ -12,13 +12,14 @@ from pydantic_core import to_json
 from ...backbone.model import Backbone
 from ...backbone.tokenizer import Token
 from ...errors import DataError, TooLargeError
-from ..bodies.adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
+from ..bodies.adapter_choice import NamedAdapter, chosen_adapter
 from ..bodies.responses import TokenItem
 from ..bodies.schemas import DecodeBody, TokenizeBody
 from ..engine.tokenizing import estimate_tokens
 from ..http.strict_json import StrictJsonRoute
 from ..middleware.auth import CallerDep, ServiceDep
 from ..service import share_of
+from .adapter_routes import adapter_route
 
 MAX_CHARACTERS = 100_000
 """Most characters of all texts of a request. A token takes many times the bytes of its text, as an
@@ -31,12 +32,7 @@ router = APIRouter(tags=["answers"], route_class=StrictJsonRoute)
 """Routes that `FastPath` calls directly, as those of `predictions.router`."""
 
 
-@router.post(
-    "/adapters/{name:adapter}/tokenize",
-    openapi_extra=ADAPTER_PARAMETERS,
-    response_model=list[list[TokenItem]],
-)
-@router.post("/tokenize", openapi_extra=ADAPTER_PARAMETERS, response_model=list[list[TokenItem]])
+@adapter_route(router, "/tokenize", response_model=list[list[TokenItem]])
 async def tokenize(
     body: TokenizeBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -65,10 +61,7 @@ async def tokenize(
     return Response(content, media_type="application/json")
 
 
-@router.post(
-    "/adapters/{name:adapter}/decode", openapi_extra=ADAPTER_PARAMETERS, response_model=list[str]
-)
-@router.post("/decode", openapi_extra=ADAPTER_PARAMETERS, response_model=list[str])
+@adapter_route(router, "/decode", response_model=list[str])
 async def decode(
     body: DecodeBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:

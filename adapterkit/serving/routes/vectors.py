@@ -16,7 +16,7 @@ from ...adapter.adapter import Adapter
 from ...errors import DataError, TooLargeError
 from ...names import BASE
 from ...tasks.types import Example
-from ..bodies.adapter_choice import ADAPTER_PARAMETERS, NamedAdapter, chosen_adapter
+from ..bodies.adapter_choice import NamedAdapter, chosen_adapter
 from ..bodies.responses import EmbeddingsResponse, Rank, Vector
 from ..bodies.schemas import (
     EmbedAllBody,
@@ -31,6 +31,7 @@ from ..http.errors import ERROR_TYPES
 from ..http.strict_json import StrictJsonRoute
 from ..middleware.auth import CallerDep, ServiceDep
 from ..service import RowAnswer
+from .adapter_routes import adapter_route
 from .predictions import json_response
 
 MAX_NUMBERS = 1_000_000
@@ -49,10 +50,7 @@ router = APIRouter(tags=["answers"], route_class=StrictJsonRoute)
 """Routes that `FastPath` calls directly, as those of `predictions.router`."""
 
 
-@router.post(
-    "/adapters/{name:adapter}/embed", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Vector]
-)
-@router.post("/embed", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Vector])
+@adapter_route(router, "/embed", response_model=list[Vector])
 async def embed(
     body: EmbedBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -65,12 +63,7 @@ async def embed(
     return json_response([_unit(v) for v in vectors] if body.normalize else vectors, answers)
 
 
-@router.post(
-    "/adapters/{name:adapter}/embed_all",
-    openapi_extra=ADAPTER_PARAMETERS,
-    response_model=list[list[Vector]],
-)
-@router.post("/embed_all", openapi_extra=ADAPTER_PARAMETERS, response_model=list[list[Vector]])
+@adapter_route(router, "/embed_all", response_model=list[list[Vector]])
 async def embed_all(
     body: EmbedAllBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -96,15 +89,9 @@ async def embed_all(
     return json_response(content, answers)
 
 
-@router.post(
-    "/adapters/{name:adapter}/v1/embeddings",
-    openapi_extra=ADAPTER_PARAMETERS,
-    response_model=EmbeddingsResponse,
-    responses=OPENAI_ERRORS,
-)
-@router.post(
+@adapter_route(
+    router,
     OPENAI_PATH,
-    openapi_extra=ADAPTER_PARAMETERS,
     response_model=EmbeddingsResponse,
     responses=OPENAI_ERRORS,
 )
@@ -137,12 +124,7 @@ async def openai_embeddings(
     return json_response(content, answers)
 
 
-@router.post(
-    "/adapters/{name:adapter}/similarity",
-    openapi_extra=ADAPTER_PARAMETERS,
-    response_model=list[float],
-)
-@router.post("/similarity", openapi_extra=ADAPTER_PARAMETERS, response_model=list[float])
+@adapter_route(router, "/similarity", response_model=list[float])
 async def similarity(
     body: SimilarityBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
@@ -153,10 +135,7 @@ async def similarity(
     return json_response(_cosines(answers), answers)
 
 
-@router.post(
-    "/adapters/{name:adapter}/rerank", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Rank]
-)
-@router.post("/rerank", openapi_extra=ADAPTER_PARAMETERS, response_model=list[Rank])
+@adapter_route(router, "/rerank", response_model=list[Rank])
 async def rerank(
     body: RerankBody, service: ServiceDep, caller: CallerDep, named: NamedAdapter
 ) -> Response:
