@@ -58,8 +58,8 @@ def read_weights(folder: Path, name: str = WEIGHTS) -> Tensors:
         raise AdapterError(f"{folder}: {name} is missing{hint if pickled else ''}")
     try:
         return _tensors(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AdapterError(f"{path}: truncated or not safetensors ({error})") from None
+    except ValueError as error:
+        raise AdapterError(f"{path}: {error}") from None
 
 
 def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tensors:
@@ -80,8 +80,8 @@ def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tenso
         raise AdapterError(f"{name} is missing")
     try:
         tensors = _tensors(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AdapterError(f"{name}: truncated or not safetensors ({error})") from None
+    except ValueError as error:
+        raise AdapterError(f"{name}: {error}") from None
     errors = tensor_errors(tensors, shapes)
     if not errors and (actual := file_digest(path)) != digest:
         errors = [f"has weights {actual[:19]}, the card names {digest[:19]}"]
@@ -93,14 +93,18 @@ def read_member(folder: Path, number: int, digest: str, shapes: Shapes) -> Tenso
 def _tensors(path: Path) -> Tensors:
     """The tensors of a file, sorted by name. The file is read and not mapped: a mapped file that is
     truncated later would end the process, and every tensor of one leaves 64 bytes behind for ever.
+
+    Raises:
+        ValueError: The file cannot be read, is too large, or is not safetensors.
     """
-    n_bytes = path.stat().st_size
-    if n_bytes > LARGEST_FILE:
-        raise ValueError(f"it has {n_bytes} bytes, at most {LARGEST_FILE} are read")
     try:
+        n_bytes = path.stat().st_size
+        if n_bytes > LARGEST_FILE:
+            raise ValueError(f"it has {n_bytes} bytes, at most {LARGEST_FILE} are read")
         return dict(sorted(load(path.read_bytes()).items()))
-    except KeyError as error:
-        raise ValueError(f"unknown dtype {error}") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        reason = f"unknown dtype {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"truncated or not safetensors ({reason})") from None
 
 
 def tensor_errors(tensors: Tensors, shapes: Shapes) -> list[str]:
