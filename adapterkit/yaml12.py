@@ -58,7 +58,7 @@ def write_yaml(content: Mapping[str, Any]) -> str:
     writer, out = YAML(typ="safe", pure=True), StringIO()
     writer.default_flow_style = None
     writer.allow_unicode = True
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None
     writer.width = 1000
     writer.dump(content, out)
     return out.getvalue()

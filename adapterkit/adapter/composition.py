@@ -33,8 +33,8 @@ def compose(
 
     Equal weights that sum to 1 average adapters; others are task arithmetic (Ilharco et al. 2023),
     in which a negative weight subtracts what an adapter has learned. The sum is exact, so a method
-    that has none is refused (`Method.weighted_sum`). A single adapter without weights stays as it
-    is, for example to be put on top of another (Pfeiffer et al. 2020, MAD-X).
+    whose tensors cannot be summed is refused (`Method.weighted_sum`). A single adapter without
+    weights stays as it is, for example to be put on top of another (Pfeiffer et al. 2020, MAD-X).
 
     Args:
         adapters: Saved adapters of one method.

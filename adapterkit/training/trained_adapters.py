@@ -21,7 +21,7 @@ def evaluated_adapters(
     finished: Sequence[tuple[Plan, Sequence[Run]]],
     n_together: int,
 ) -> list[Adapter]:
-    """The adapters of finished runs, with records that have their scores on every held-out split.
+    """The adapters of finished runs. Their records have the scores on every held-out split.
 
     Args:
         accelerator: Accelerate's.
